@@ -1,0 +1,228 @@
+//! The access log: one line for each request, written when its answer ends.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use serde::Serialize;
+use tracing_appender::non_blocking::NonBlocking;
+
+use crate::body::Body;
+use crate::cluster::membership::Membership;
+use crate::error::Error;
+use crate::key::AssetKey;
+use crate::metrics::{Metrics, Served, Source};
+
+/// Whose bytes a client got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum From {
+    /// What is stored here.
+    Memory,
+    /// The origin, asked by this edge.
+    Origin,
+    /// The peer of this name, asked by this edge.
+    Peer(Arc<str>),
+    /// This edge's own words.
+    Nobody,
+}
+
+/// What is known of a request when its answer begins.
+#[derive(Debug)]
+pub struct Record {
+    /// Which listener it came in by.
+    pub source: Source,
+    /// Its method.
+    pub method: Method,
+    /// Its canonical name, or the target that has none.
+    pub key: Result<AssetKey, Box<str>>,
+    /// What became of it.
+    pub served: Served,
+    /// Whose bytes the client gets.
+    pub from: From,
+    /// What went wrong.
+    pub error: Option<Error>,
+}
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Json,
+    Text,
+}
+
+/// Where requests are written down, and counted.
+pub(crate) struct Access {
+    pub(crate) edge: String,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) lines: Option<(Format, NonBlocking)>,
+}
+
+impl Access {
+    /// Counts and logs the request when `response` has ended, or was dropped.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        record: Record,
+        response: Response<Body>,
+        began: Instant,
+    ) -> Response<Watched> {
+        let status = response.status();
+        response.map(|body| {
+            let unsent = http_body::Body::size_hint(&body).lower();
+            let ended = http_body::Body::is_end_stream(&body);
+            Watched { body, access: Arc::clone(self), record, status, began, first: None, bytes: 0, unsent, ended }
+        })
+    }
+
+    fn write(&self, line: &Line<'_>) {
+        let Some((format, out)) = &self.lines else {
+            return;
+        };
+        let mut text = match format {
+            Format::Json => serde_json::to_string(line).unwrap_or_default(),
+            Format::Text => line.text(),
+        };
+        text.push('\n');
+        // The appender takes lines off this thread; when its queue is full it
+        // drops them, and counts.
+        let _ = out.clone().write_all(text.as_bytes());
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    edge: &'a str,
+    source: &'static str,
+    method: &'a str,
+    path: &'a str,
+    status: u16,
+    result: &'static str,
+    from: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'a str>,
+    bytes: u64,
+    first_byte_ms: f64,
+    total_ms: f64,
+    /// Whether the answer ended as it should.
+    complete: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Line<'_> {
+    fn text(&self) -> String {
+        let mut text = String::with_capacity(160);
+        let _ = write!(
+            text,
+            "{} {} {} {} {} {} {} from={}",
+            self.time, self.edge, self.source, self.method, self.path, self.status, self.result, self.from
+        );
+        if let Some(owner) = self.owner {
+            let _ = write!(text, " owner={owner}");
+        }
+        let _ = write!(text, " bytes={} first={:.1}ms total={:.1}ms", self.bytes, self.first_byte_ms, self.total_ms);
+        if !self.complete {
+            text.push_str(" INCOMPLETE");
+        }
+        if let Some(error) = &self.error {
+            let _ = write!(text, " error=\"{error}\"");
+        }
+        text
+    }
+}
+
+/// A body that knows what it is the answer to.
+pub(crate) struct Watched {
+    body: Body,
+    access: Arc<Access>,
+    record: Record,
+    status: StatusCode,
+    began: Instant,
+    first: Option<Duration>,
+    bytes: u64,
+    /// How much has to be sent still, as far as the body knows.
+    unsent: u64,
+    ended: bool,
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(None) => self.ended = true,
+            Poll::Ready(Some(Ok(frame))) => {
+                let began = self.began;
+                self.first.get_or_insert_with(|| began.elapsed());
+                let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.bytes += len;
+                self.unsent = self.unsent.saturating_sub(len);
+            }
+            Poll::Ready(Some(Err(error))) => self.record.error = Some(error.clone()),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        http_body::Body::is_end_stream(&self.body)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&self.body)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let total = self.began.elapsed();
+        let record = &self.record;
+        // hyper drops a body of known length once it has all of it, without
+        // asking for its end.
+        let complete =
+            record.error.is_none() && (self.ended || self.unsent == 0 && http_body::Body::is_end_stream(&self.body));
+        let served = if record.error.is_some() { Served::Error } else { record.served };
+        self.access.metrics.request(record.source, served, total);
+        if self.access.lines.is_none() {
+            return;
+        }
+        let view = self.access.membership.view();
+        let owner =
+            record.key.as_ref().ok().filter(|_| !view.peers().is_empty()).and_then(|key| view.ring.owner(key.hash()));
+        self.access.write(&Line {
+            time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+            edge: &self.access.edge,
+            source: record.source.name(),
+            method: record.method.as_str(),
+            path: record.key.as_ref().map_or_else(|target| &**target, AssetKey::as_str),
+            status: self.status.as_u16(),
+            result: served.name(),
+            from: match &record.from {
+                From::Memory => "memory",
+                From::Origin => "origin",
+                From::Peer(name) => name,
+                From::Nobody => "-",
+            },
+            owner: owner.map(|owner| &**owner.name()),
+            bytes: self.bytes,
+            first_byte_ms: millis(self.first.unwrap_or(total)),
+            total_ms: millis(total),
+            complete,
+            error: record.error.as_ref().map(|error| format!("{}: {error}", error.name())),
+        });
+    }
+}
+
+/// To a hundredth of a millisecond.
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 100_000.0).round() / 100.0
+}

@@ -1,0 +1,480 @@
+//! [`Body`]: whatever is sent as the content of a message.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::budget::Charge;
+use crate::error::Error;
+
+pub(crate) mod growing;
+
+use growing::{Next, PIECE, Reader};
+
+/// The content of a request or response, in frames of [`Bytes`].
+///
+/// It ends with an error, never cleanly, when its source breaks off.
+#[derive(Default)]
+pub struct Body(Kind);
+
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Held(Slice),
+    Flight(Box<Follower>),
+    Received(Box<Received>),
+    Skipping(Box<Body>, u64),
+    Stream(BoxStream<'static, Result<Bytes, Error>>),
+}
+
+impl Body {
+    /// No content.
+    pub const fn empty() -> Self {
+        Self(Kind::Empty)
+    }
+
+    /// What `stream` brings; an error of its breaks the body off.
+    pub fn from_stream(stream: impl Stream<Item = Result<Bytes, Error>> + Send + 'static) -> Self {
+        Self(Kind::Stream(Box::pin(stream)))
+    }
+
+    pub(crate) fn held(held: Arc<Held>, first: u64, end: u64) -> Self {
+        match held.pieces.as_slice() {
+            // One piece: hand it out whole and have done with it.
+            [only] if held.fits_one_write() => Self(Kind::Full(only.slice(to_usize(first)..to_usize(end)))),
+            _ => Self(Kind::Held(Slice { held, at: first, end })),
+        }
+    }
+
+    /// What a flight brings; `charge` is the flight's share of the budget, which
+    /// is taken for as long as anyone reads.
+    pub(crate) fn flight(reader: Reader, charge: Arc<Charge>, resume: Resume) -> Self {
+        Self(Kind::Flight(Box::new(Follower { reader, resume, state: Following::Flight, _charge: charge })))
+    }
+
+    /// `body` without its first `bytes` bytes.
+    pub(crate) fn skipping(body: Self, bytes: u64) -> Self {
+        Self(Kind::Skipping(Box::new(body), bytes))
+    }
+
+    pub(crate) fn received(incoming: Incoming, patience: Option<Duration>, blame: fn(String) -> Error) -> Self {
+        if http_body::Body::is_end_stream(&incoming) {
+            return Self::empty();
+        }
+        Self(Kind::Received(Box::new(Received { incoming, patience, blame, timer: None })))
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Empty => "Body(empty)",
+            Kind::Full(_) => "Body(full)",
+            Kind::Held(_) => "Body(held)",
+            Kind::Flight(_) => "Body(flight)",
+            Kind::Received(_) => "Body(received)",
+            Kind::Skipping(..) => "Body(skipping)",
+            Kind::Stream(_) => "Body(stream)",
+        })
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.0 = Kind::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Kind::Held(slice) => Poll::Ready(slice.next().map(|data| Ok(Frame::data(data)))),
+            Kind::Flight(follower) => follower.poll_frame(cx),
+            Kind::Received(received) => received.poll_frame(cx),
+            Kind::Skipping(body, left) => poll_behind(body, left, cx),
+            Kind::Stream(stream) => stream.as_mut().poll_next(cx).map_ok(Frame::data),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_empty(),
+            Kind::Held(slice) => slice.at == slice.end,
+            Kind::Flight(follower) => follower.remaining() == Some(0),
+            Kind::Received(received) => received.incoming.is_end_stream(),
+            Kind::Skipping(body, _) => body.is_end_stream(),
+            Kind::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Held(slice) => SizeHint::with_exact(slice.end - slice.at),
+            Kind::Flight(follower) => follower.remaining().map(SizeHint::with_exact).unwrap_or_default(),
+            Kind::Received(received) => received.incoming.size_hint(),
+            Kind::Skipping(body, left) => {
+                body.size_hint().exact().map(|len| SizeHint::with_exact(len.saturating_sub(*left))).unwrap_or_default()
+            }
+            Kind::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// The next frame of `body` behind the `left` bytes that are to be dropped.
+fn poll_behind(body: &mut Body, left: &mut u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    loop {
+        let frame = ready!(http_body::Body::poll_frame(Pin::new(body), cx));
+        let Some(Ok(frame)) = frame else {
+            return Poll::Ready(frame);
+        };
+        let Ok(mut data) = frame.into_data() else {
+            continue;
+        };
+        let drop = to_usize(*left).min(data.len());
+        *left -= drop as u64;
+        if drop < data.len() {
+            return Poll::Ready(Some(Ok(Frame::data(data.split_off(drop)))));
+        }
+    }
+}
+
+/// A whole body that is held in memory, with its share of the budget.
+pub(crate) struct Held {
+    pieces: Vec<Bytes>,
+    len: u64,
+    charge: Arc<Charge>,
+}
+
+impl Held {
+    /// `pieces` are of [`PIECE`] bytes each, but for the last.
+    pub(crate) fn new(pieces: Vec<Bytes>, charge: Arc<Charge>) -> Self {
+        let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self { pieces, len, charge }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// What it takes of the budget, in bytes.
+    pub(crate) fn charged(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// A body so small that it is gone with one write: a reader of it is not
+    /// worth counting.
+    fn fits_one_write(&self) -> bool {
+        self.len <= 64 * 1024
+    }
+}
+
+struct Slice {
+    held: Arc<Held>,
+    at: u64,
+    end: u64,
+}
+
+impl Slice {
+    fn next(&mut self) -> Option<Bytes> {
+        if self.at >= self.end {
+            return None;
+        }
+        let at = to_usize(self.at);
+        let piece = &self.held.pieces[at / PIECE];
+        let first = at % PIECE;
+        let most = to_usize(self.end - self.at).min(piece.len() - first);
+        self.at += most as u64;
+        Some(piece.slice(first..first + most))
+    }
+}
+
+/// How a reader that a window has left behind goes on by itself: given its
+/// position, a body of what follows.
+pub(crate) type Resume = Arc<dyn Fn(u64) -> BoxFuture<'static, Result<Body, Error>> + Send + Sync>;
+
+struct Follower {
+    reader: Reader,
+    resume: Resume,
+    state: Following,
+    _charge: Arc<Charge>,
+}
+
+enum Following {
+    Flight,
+    Resuming(BoxFuture<'static, Result<Body, Error>>),
+    Alone(Body),
+}
+
+impl Follower {
+    fn remaining(&self) -> Option<u64> {
+        match &self.state {
+            Following::Flight | Following::Resuming(_) => self.reader.remaining(),
+            Following::Alone(body) => http_body::Body::size_hint(body).exact(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        loop {
+            self.state = match &mut self.state {
+                Following::Flight => match ready!(self.reader.poll_next(cx)) {
+                    Next::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Next::End => return Poll::Ready(None),
+                    Next::Failed(error) => return Poll::Ready(Some(Err(error))),
+                    Next::Lost(at) => Following::Resuming((self.resume)(at)),
+                },
+                Following::Resuming(future) => match ready!(future.as_mut().poll(cx)) {
+                    Ok(body) => Following::Alone(body),
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                },
+                Following::Alone(body) => return http_body::Body::poll_frame(Pin::new(body), cx),
+            };
+        }
+    }
+}
+
+/// A body that comes over a connection, with a bound on the wait for each
+/// frame, and somebody to blame when it breaks off.
+struct Received {
+    incoming: Incoming,
+    patience: Option<Duration>,
+    blame: fn(String) -> Error,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Received {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let polled = http_body::Body::poll_frame(Pin::new(&mut self.incoming), cx);
+        let Poll::Ready(frame) = polled else {
+            return self.poll_patience(cx);
+        };
+        self.timer = None;
+        match frame {
+            // Trailers are not relayed: RFC 9110 §6.5.1 lets an intermediary drop them.
+            Some(Ok(frame)) if frame.is_trailers() => Poll::Ready(None),
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Err(error)) => Poll::Ready(Some(Err((self.blame)(describe(&error))))),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(patience) = self.patience else {
+            return Poll::Pending;
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + patience)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Some(Err((self.blame)(format!("nothing came for {patience:?}")))))
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn to_usize(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use http_body_util::BodyExt;
+    use proptest::prelude::*;
+
+    use super::growing::Growing;
+    use super::*;
+    use crate::budget::Budget;
+
+    fn charge(bytes: u64) -> Arc<Charge> {
+        Arc::new(Budget::new(u64::MAX).charge(bytes).unwrap())
+    }
+
+    fn alone() -> Resume {
+        Arc::new(|_| Box::pin(async { Err(Error::Outgrown) }))
+    }
+
+    fn read(reader: &mut Reader) -> (Vec<u8>, Option<Next>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut bytes = Vec::new();
+        loop {
+            match reader.poll_next(&mut cx) {
+                Poll::Ready(Next::Data(data)) => bytes.extend_from_slice(&data),
+                Poll::Ready(other) => return (bytes, Some(other)),
+                Poll::Pending => return (bytes, None),
+            }
+        }
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn readers_see_what_was_written(
+            sizes in proptest::collection::vec(0usize..100_000, 1..20),
+            joins in proptest::collection::vec(0usize..20, 0..6),
+            cut in any::<(u32, u32)>(),
+        ) {
+            let body = Growing::new();
+            let whole = pattern(sizes.iter().sum());
+            let mut readers = Vec::new();
+            let mut sent = 0;
+            for (i, size) in sizes.iter().enumerate() {
+                for _ in joins.iter().filter(|&&join| join == i) {
+                    readers.push((body.reader(0, None), Vec::new()));
+                }
+                body.append(Bytes::copy_from_slice(&whole[sent..sent + size]));
+                sent += size;
+                if let Some((reader, got)) = readers.get_mut(i % 3) {
+                    got.extend(read(reader).0);
+                }
+            }
+            let pieces = body.complete().unwrap();
+            prop_assert!(pieces.iter().rev().skip(1).all(|piece| piece.len() == PIECE));
+            prop_assert_eq!(&pieces.concat(), &whole);
+            for (mut reader, mut got) in readers {
+                let (rest, end) = read(&mut reader);
+                got.extend(rest);
+                prop_assert!(matches!(end, Some(Next::End)));
+                prop_assert_eq!(&got, &whole);
+            }
+            // Any slice of what is held, too.
+            let len = whole.len() as u64;
+            let first = u64::from(cut.0) % (len + 1);
+            let end = first + u64::from(cut.1) % (len - first + 1);
+            let held = Arc::new(Held::new(pieces, charge(len)));
+            let mut slice = Slice { held, at: first, end };
+            let got: Vec<u8> = std::iter::from_fn(|| slice.next()).flatten().collect();
+            prop_assert_eq!(&got[..], &whole[to_usize(first)..to_usize(end)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn skipping_is_by_bytes_not_frames() {
+        let whole = pattern(3 * PIECE);
+        let pieces = whole.chunks(PIECE).map(Bytes::copy_from_slice).collect();
+        let held = Arc::new(Held::new(pieces, charge(1)));
+        let rest = Body::skipping(Body::held(held, 0, whole.len() as u64), PIECE as u64 + 7);
+        assert_eq!(rest.collect().await.unwrap().to_bytes(), &whole[PIECE + 7..]);
+    }
+
+    #[test]
+    fn byte_by_byte_costs_no_more_than_its_bytes() {
+        let body = Growing::new();
+        let mut reader = body.reader(0, None);
+        for byte in pattern(5000) {
+            body.append(Bytes::copy_from_slice(&[byte]));
+        }
+        assert_eq!(read(&mut reader).0, pattern(5000));
+        assert_eq!(body.complete().unwrap().concat(), pattern(5000));
+    }
+
+    #[test]
+    fn failure_comes_after_what_was_there() {
+        let body = Growing::new();
+        let mut reader = body.reader(0, Some(10));
+        body.append(Bytes::from_static(b"1234"));
+        body.fail(Error::OriginTimeout);
+        body.fail(Error::Panicked);
+        let (bytes, end) = read(&mut reader);
+        assert_eq!(bytes, b"1234");
+        assert!(matches!(end, Some(Next::Failed(Error::OriginTimeout))));
+    }
+
+    #[test]
+    fn a_body_shorter_than_it_said_never_ends_cleanly() {
+        let body = Growing::new();
+        let mut reader = body.reader(0, Some(10));
+        body.append(Bytes::from_static(b"1234"));
+        body.complete();
+        assert!(matches!(read(&mut reader).1, Some(Next::Failed(Error::OriginBroke(_)))));
+    }
+
+    #[test]
+    fn a_window_keeps_the_pace_of_its_fastest_reader() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let body = Growing::new();
+        let mut fast = body.reader(0, None);
+        let mut slow = body.reader(0, None);
+        let piece = Bytes::from(vec![7; PIECE]);
+        body.become_window(2 * PIECE as u64);
+        for _ in 0..20 {
+            assert!(matches!(body.poll_room(&mut cx), Poll::Ready(Ok(()))));
+            body.append(piece.clone());
+            assert_eq!(read(&mut fast).0.len(), PIECE);
+        }
+        assert!(matches!(slow.poll_next(&mut cx), Poll::Ready(Next::Lost(0))));
+        while body.poll_room(&mut cx).is_ready() {
+            body.append(piece.clone());
+        }
+        assert!(body.len() <= 20 * PIECE as u64 + AHEAD_AND_ONE);
+        drop((fast, slow));
+        assert!(matches!(body.poll_room(&mut cx), Poll::Ready(Err(Error::Abandoned))));
+        assert!(body.complete().is_none());
+    }
+
+    const AHEAD_AND_ONE: u64 = 1024 * 1024 + PIECE as u64;
+
+    #[tokio::test]
+    async fn a_lost_reader_goes_on_alone() {
+        let body = Growing::new();
+        let resume: Resume = Arc::new(|at| Box::pin(async move { Ok(Body::from(format!("from {at}"))) }));
+        let lost = Body::flight(body.reader(0, None), charge(1), resume);
+        body.append(Bytes::from(vec![7; 3 * PIECE]));
+        body.become_window(PIECE as u64);
+        assert_eq!(lost.collect().await.unwrap().to_bytes(), "from 0");
+        let failed = Body::flight(body.reader(0, None), charge(1), alone());
+        assert!(failed.collect().await.is_err());
+    }
+}

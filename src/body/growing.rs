@@ -1,0 +1,323 @@
+//! The shared body of a flight: one writer appends, many readers follow.
+//!
+//! A reader is a position and a waker. Whoever joins late begins at byte 0;
+//! whoever is slow holds up neither the writer nor another reader. What has
+//! come is kept in pieces of exactly [`PIECE`] bytes, copied out of the
+//! network's buffers, so what a body takes is what its length says.
+//!
+//! A body that outgrows what may be held becomes a window: the oldest pieces
+//! go, the writer keeps the pace of the fastest reader, and a reader that
+//! falls out of the window is told where it stands ([`Next::Lost`]).
+//!
+//! The file uses no more than a mutex and wakers, so that the same code runs
+//! under loom (`tests/loom`).
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::error::Error;
+use crate::sync::{Arc, Mutex, MutexGuard};
+
+/// The length of every piece of a body but the last, in bytes: large enough
+/// that a socket takes one at a time, small enough to be wasted.
+pub(crate) const PIECE: usize = 256 * 1024;
+
+/// How far a window's writer may run ahead of its fastest reader, in bytes.
+const AHEAD: u64 = 1024 * 1024;
+
+/// More fragments than this are merged, so that an origin that sends byte by
+/// byte costs no more than its bytes.
+const FRAGMENTS: usize = 64;
+
+struct State {
+    /// Offset of the first byte that is held.
+    base: u64,
+    /// Whole pieces, from `base` on.
+    pieces: VecDeque<Bytes>,
+    /// What came behind the whole pieces, each with its offset.
+    fragments: Vec<(u64, Bytes)>,
+    /// Offset behind the last byte that came.
+    len: u64,
+    end: End,
+    extent: Extent,
+    waiting: Vec<Waker>,
+    /// Counts the times that `waiting` was emptied: a reader that waits knows
+    /// by it whether its waker is still there.
+    round: u64,
+    readers: usize,
+    /// The greatest position that any reader had.
+    fastest: u64,
+    writer: Option<Waker>,
+}
+
+#[derive(Clone)]
+enum End {
+    Open,
+    Complete,
+    Failed(Error),
+}
+
+#[derive(Clone, Copy)]
+enum Extent {
+    /// Every byte is kept.
+    Whole,
+    /// At most this many whole pieces are kept.
+    Window(usize),
+}
+
+impl State {
+    /// The bytes at `at`, which must not be behind the end: as many as lie together.
+    fn at(&self, at: u64) -> Bytes {
+        let from_base = usize::try_from(at - self.base).unwrap_or(usize::MAX);
+        if let Some(piece) = self.pieces.get(from_base / PIECE) {
+            return piece.slice(from_base % PIECE..);
+        }
+        let index = self.fragments.partition_point(|(start, _)| *start <= at) - 1;
+        let (start, fragment) = &self.fragments[index];
+        fragment.slice(usize::try_from(at - start).unwrap_or(usize::MAX)..)
+    }
+
+    fn fragment_bytes(&self) -> usize {
+        let start = self.base + (self.pieces.len() * PIECE) as u64;
+        usize::try_from(self.len - start).unwrap_or(usize::MAX)
+    }
+
+    fn push(&mut self, mut data: Bytes) {
+        while !data.is_empty() {
+            let room = PIECE - self.fragment_bytes();
+            let part = data.split_to(room.min(data.len()));
+            let start = self.len;
+            self.len += part.len() as u64;
+            self.fragments.push((start, part));
+            if self.fragment_bytes() == PIECE {
+                let piece = self.merge();
+                self.pieces.push_back(piece);
+                self.fragments.clear();
+            } else if self.fragments.len() > FRAGMENTS {
+                let start = self.fragments[0].0;
+                let merged = self.merge();
+                self.fragments.clear();
+                self.fragments.push((start, merged));
+            }
+        }
+        self.slide();
+    }
+
+    /// The fragments as one allocation of exactly their length.
+    fn merge(&self) -> Bytes {
+        let mut merged = BytesMut::with_capacity(self.fragment_bytes());
+        for (_, fragment) in &self.fragments {
+            merged.extend_from_slice(fragment);
+        }
+        merged.freeze()
+    }
+
+    fn slide(&mut self) {
+        if let Extent::Window(most) = self.extent {
+            while self.pieces.len() > most {
+                self.pieces.pop_front();
+                self.base += PIECE as u64;
+            }
+        }
+    }
+
+    fn wake(&mut self) -> Vec<Waker> {
+        self.round += 1;
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+pub(crate) struct Growing {
+    state: Mutex<State>,
+}
+
+impl Growing {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                base: 0,
+                pieces: VecDeque::new(),
+                fragments: Vec::new(),
+                len: 0,
+                end: End::Open,
+                extent: Extent::Whole,
+                waiting: Vec::new(),
+                round: 0,
+                readers: 0,
+                fastest: 0,
+                writer: None,
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in a critical section can leave the state half changed.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Appends `data` and wakes whoever waits for it.
+    pub(crate) fn append(&self, data: Bytes) {
+        let mut state = self.lock();
+        state.push(data);
+        let waiting = state.wake();
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ends the body well. Returns all of its pieces, each an allocation of
+    /// its own, unless it had become a window.
+    pub(crate) fn complete(&self) -> Option<Vec<Bytes>> {
+        let mut state = self.lock();
+        if !state.fragments.is_empty() {
+            let start = state.fragments[0].0;
+            let merged = state.merge();
+            state.fragments.clear();
+            state.fragments.push((start, merged));
+        }
+        state.end = End::Complete;
+        let whole = matches!(state.extent, Extent::Whole).then(|| {
+            let last = state.fragments.first().map(|(_, last)| last.clone());
+            state.pieces.iter().cloned().chain(last).collect()
+        });
+        let waiting = state.wake();
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+        whole
+    }
+
+    /// Ends the body badly: readers get what has come, then `error`. A body
+    /// that has ended stays as it is.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut state = self.lock();
+        if matches!(state.end, End::Open) {
+            state.end = End::Failed(error);
+        }
+        let waiting = state.wake();
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// From now on keeps at most `bytes` (and the piece that is growing).
+    pub(crate) fn become_window(&self, bytes: u64) {
+        let mut state = self.lock();
+        let most = usize::try_from(bytes).unwrap_or(usize::MAX) / PIECE;
+        state.extent = Extent::Window(most.max(1));
+        state.slide();
+    }
+
+    /// Ready when the writer may append: at once, but for a window whose
+    /// fastest reader is far behind. `Err` when a window has no reader left.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let mut state = self.lock();
+        match state.extent {
+            Extent::Whole => Poll::Ready(Ok(())),
+            Extent::Window(_) if state.readers == 0 => Poll::Ready(Err(Error::Abandoned)),
+            Extent::Window(_) if state.len <= state.fastest + AHEAD => Poll::Ready(Ok(())),
+            Extent::Window(_) => {
+                state.writer = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(crate) fn readers(&self) -> usize {
+        self.lock().readers
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.lock().len
+    }
+
+    /// A reader of the bytes from `first` on, up to `end` if there is one.
+    pub(crate) fn reader(self: &Arc<Self>, first: u64, end: Option<u64>) -> Reader {
+        let mut state = self.lock();
+        state.readers += 1;
+        drop(state);
+        Reader { body: Arc::clone(self), at: first, end, waits: None }
+    }
+}
+
+/// What a reader finds at its position.
+pub(crate) enum Next {
+    Data(Bytes),
+    End,
+    Failed(Error),
+    /// The window has moved past the position; it is the reader's.
+    Lost(u64),
+}
+
+pub(crate) struct Reader {
+    body: Arc<Growing>,
+    at: u64,
+    end: Option<u64>,
+    /// Round and index of the waker that it left, if it waits.
+    waits: Option<(u64, usize)>,
+}
+
+impl Reader {
+    /// The bytes that this reader has still to give, if the end is known.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        self.end.map(|end| end - self.at)
+    }
+
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        if self.end.is_some_and(|end| self.at >= end) {
+            return Poll::Ready(Next::End);
+        }
+        let mut state = self.body.lock();
+        if self.at < state.base {
+            return Poll::Ready(Next::Lost(self.at));
+        }
+        if self.at < state.len {
+            let mut data = state.at(self.at);
+            if let Some(end) = self.end {
+                data.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
+            }
+            self.at += data.len() as u64;
+            self.waits = None;
+            let writer = if self.at > state.fastest {
+                state.fastest = self.at;
+                state.writer.take()
+            } else {
+                None
+            };
+            drop(state);
+            if let Some(writer) = writer {
+                writer.wake();
+            }
+            return Poll::Ready(Next::Data(data));
+        }
+        match state.end.clone() {
+            // Its end is known, and lies behind what came: it was cut short.
+            End::Complete if self.end.is_some() => {
+                Poll::Ready(Next::Failed(Error::OriginBroke("it is shorter than it said".to_owned())))
+            }
+            End::Complete => Poll::Ready(Next::End),
+            End::Failed(error) => Poll::Ready(Next::Failed(error)),
+            End::Open => {
+                match self.waits {
+                    Some((round, index)) if round == state.round => state.waiting[index].clone_from(cx.waker()),
+                    _ => {
+                        self.waits = Some((state.round, state.waiting.len()));
+                        state.waiting.push(cx.waker().clone());
+                    }
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.body.lock();
+        state.readers -= 1;
+        let writer = if state.readers == 0 { state.writer.take() } else { None };
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! `peerage demo`: a slow origin and three edges, as child processes.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, UNAVAILABLE, input_ends, runtime};
+
+#[derive(clap::Args)]
+pub(super) struct Demo {
+    /// Added to every port, when the usual ones are taken
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=50_000))]
+    shift: u16,
+    /// How long the origin takes for every answer
+    #[arg(long, value_name = "TIME", default_value = "300ms")]
+    delay: crate::config::Period,
+    /// Ends when standard input does
+    #[arg(long, hide = true)]
+    while_input: bool,
+}
+
+const EDGES: u16 = 3;
+/// How long a child may take to listen.
+const START: Duration = Duration::from_secs(10);
+/// How long a child may take to end before it is killed.
+const END: Duration = Duration::from_secs(5);
+
+macro_rules! site {
+    ($($name:literal)*) => { [$(($name, include_bytes!(concat!("../../static-origin/", $name)).as_slice())),*] };
+}
+
+/// The site that the demo's origin serves: `static-origin` of the repository.
+static SITE: [(&str, &[u8]); 5] = site![
+    "logo-3c90fca58bac4755.png"
+    "index.html"
+    "photo-59a1930b1c4284a8.png"
+    "style-b42d312740cc2ba0.css"
+    "app-f50dc1ea7277871b.js"
+];
+
+struct Process {
+    name: String,
+    child: Child,
+    /// How to start it again.
+    command: String,
+    ended: bool,
+}
+
+impl Demo {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let runtime = runtime(1)?;
+        let ended = runtime.block_on(self.play());
+        runtime.shutdown_background();
+        ended
+    }
+
+    async fn play(&self) -> Result<(), Failure> {
+        let program = std::env::current_exe()?;
+        let folder = tempfile::Builder::new().prefix("peerage-demo-").tempdir()?;
+        let site = folder.path().join("origin");
+        for (name, content) in SITE {
+            std::fs::create_dir_all(&site)?;
+            std::fs::write(site.join(name), content)?;
+        }
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut processes = vec![self.start_origin(&program, &site)?];
+        for number in 1..=EDGES {
+            processes.push(self.start_edge(&program, folder.path(), number)?);
+        }
+        let outcome = tokio::select! {
+            outcome = self.watch(&mut processes, folder.path()) => outcome,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            () = input_ends(), if self.while_input => Ok(()),
+        };
+        for process in &mut processes {
+            process.end().await;
+        }
+        outcome
+    }
+
+    /// Waits until all listen, says what there is, and then what happens.
+    async fn watch(&self, processes: &mut [Process], folder: &Path) -> Result<(), Failure> {
+        self.all_listen(processes).await?;
+        print!("{}", self.welcome(processes, folder));
+        loop {
+            for process in processes.iter_mut().filter(|process| !process.ended) {
+                if let Some(status) = process.child.try_wait()? {
+                    process.ended = true;
+                    println!("{} has ended ({status}); start it again with:\n  {}", process.name, process.command);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn all_listen(&self, processes: &mut [Process]) -> Result<(), Failure> {
+        let mut ports = vec![self.port(9000)];
+        ports.extend((1..=EDGES).map(|number| self.port(9900 + number)));
+        let listening = async {
+            for (process, port) in processes.iter_mut().zip(ports) {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                while TcpStream::connect(address).await.is_err() {
+                    if let Some(status) = process.child.try_wait()? {
+                        return Err(did_not_start(&process.name, status));
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                // Somebody else may be listening there.
+                if let Some(status) = process.child.try_wait()? {
+                    return Err(did_not_start(&process.name, status));
+                }
+            }
+            Ok(())
+        };
+        let late = || Failure::Unavailable(format!("the demo's processes did not listen within {START:?}"));
+        tokio::time::timeout(START, listening).await.map_err(|_| late())?
+    }
+
+    fn port(&self, usual: u16) -> u16 {
+        usual + self.shift
+    }
+
+    fn start_origin(&self, program: &Path, site: &Path) -> Result<Process, Failure> {
+        let listen = format!("127.0.0.1:{}", self.port(9000));
+        let arguments =
+            ["origin", &site.to_string_lossy(), "--listen", &listen, "--delay", &self.delay.to_string(), "--writable"]
+                .map(str::to_owned);
+        Process::start("origin".to_owned(), program, &arguments)
+    }
+
+    fn start_edge(&self, program: &Path, folder: &Path, number: u16) -> Result<Process, Failure> {
+        let file = folder.join(format!("edge-{number}.toml"));
+        std::fs::write(&file, self.configuration(number))?;
+        let arguments = ["run", "--config", &file.to_string_lossy()].map(str::to_owned);
+        Process::start(format!("edge-{number}"), program, &arguments)
+    }
+
+    fn configuration(&self, number: u16) -> String {
+        let peers: Vec<_> = (1..=EDGES).map(|number| format!("\"127.0.0.1:{}\"", self.port(7000 + number))).collect();
+        format!(
+            "[edge]\nname = \"edge-{number}\"\nlisten = \"127.0.0.1:{}\"\n\n[origin]\nurl = \"http://127.0.0.1:{}\"\n\n\
+             [cluster]\nlisten = \"127.0.0.1:{}\"\npeers = [{}]\n\n[admin]\nlisten = \"127.0.0.1:{}\"\n\n\
+             [log]\nformat = \"text\"\nlevel = \"warn\"\n",
+            self.port(8000 + number),
+            self.port(9000),
+            self.port(7000 + number),
+            peers.join(", "),
+            self.port(9900 + number),
+        )
+    }
+
+    fn welcome(&self, processes: &[Process], folder: &Path) -> String {
+        let mut text = String::from("\n");
+        let pid = |process: &Process| process.child.id().map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let _ = writeln!(
+            text,
+            "origin  http://127.0.0.1:{}  takes {} for every answer  pid {}",
+            self.port(9000),
+            self.delay,
+            pid(&processes[0])
+        );
+        for (number, process) in (1..).zip(&processes[1..]) {
+            let _ = writeln!(
+                text,
+                "{}  http://127.0.0.1:{}  peers at {}  http://127.0.0.1:{}/metrics  pid {}",
+                process.name,
+                self.port(8000 + number),
+                self.port(7000 + number),
+                self.port(9900 + number),
+                pid(process)
+            );
+        }
+        let (asset, _) = SITE[0];
+        let _ = writeln!(text, "\nTry, in another terminal:");
+        for number in 1..=EDGES {
+            let _ = writeln!(text, "  curl -s -o /dev/null -D - http://127.0.0.1:{}/{asset}", self.port(8000 + number));
+        }
+        let _ = writeln!(
+            text,
+            "Which edge owns it:\n  {} owner --config {} /{asset}",
+            shown(&program()),
+            folder.join("edge-1.toml").display()
+        );
+        let _ = writeln!(
+            text,
+            "Kill an edge, and start it again:\n  kill -9 {}\n  {}",
+            pid(&processes[1]),
+            processes[1].command
+        );
+        let _ = writeln!(text, "Ctrl-C ends all. What follows is a line for each request, from whoever answered it.\n");
+        text
+    }
+}
+
+impl Process {
+    fn start(name: String, program: &Path, arguments: &[String]) -> Result<Self, Failure> {
+        let mut command = Command::new(program);
+        // The pipe ends with this process, however it ends; so do its children.
+        command.args(arguments).arg("--while-input").stdin(Stdio::piped()).kill_on_drop(true);
+        let child = command.spawn()?;
+        let command = format!("{} {}", shown(program), arguments.join(" "));
+        Ok(Self { name, child, command, ended: false })
+    }
+
+    async fn end(&mut self) {
+        drop(self.child.stdin.take());
+        if tokio::time::timeout(END, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+fn program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("peerage"))
+}
+
+/// A path as one would type it here.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).display().to_string()
+}
+
+fn did_not_start(name: &str, status: ExitStatus) -> Failure {
+    let text = format!("{name} did not start ({status}); its own words are above");
+    if status.code() == Some(i32::from(UNAVAILABLE)) {
+        return Failure::Unavailable(format!(
+            "{text}. Is another demo running? `peerage demo --shift 100` takes other ports"
+        ));
+    }
+    Failure::Own(std::io::Error::other(text))
+}

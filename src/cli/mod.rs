@@ -1,0 +1,174 @@
+//! The commands, a file for each.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, LogConfig, LogFormat, LogLevel};
+use crate::error::StartError;
+
+mod demo;
+mod origin;
+mod owner;
+mod run;
+mod validate;
+
+/// Bad usage, or a bad configuration.
+const USAGE: u8 = 64;
+/// A port, or a service that is needed, cannot be had.
+const UNAVAILABLE: u8 = 69;
+/// A fault of the program's own.
+const SOFTWARE: u8 = 70;
+
+/// An HTTP caching reverse proxy whose edges act as one cache.
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = true, subcommand_required = true, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  peerage demo                                a slow origin and three edges, to play with
+  peerage run                                 one edge, as config.toml in this folder says
+  peerage run --set origin.url=http://10.0.0.9:8080
+  PEERAGE_CACHE__MEMORY=2GiB peerage run
+  peerage owner /logo-0492830483.png          which edge owns it, and who comes next
+
+Exit codes: 0 good, 64 bad usage or configuration, 69 a port or a service cannot
+be had, 70 a fault of its own.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs one edge
+    ///
+    /// SIGTERM and SIGINT let what is under way end, for edge.drain at most; a
+    /// second one ends at once. SIGHUP reads the configuration again.
+    Run(run::Run),
+    /// Runs a slow origin and three edges on loopback, to play with
+    Demo(demo::Demo),
+    /// Serves a folder as a development origin
+    Origin(origin::OriginCommand),
+    /// Says whether the configuration is good, and if not, which key is wrong
+    Validate(validate::Validate),
+    /// Prints the peers in rank for each path: the owner, then its successors
+    Owner(owner::Owner),
+}
+
+/// Where the configuration is.
+#[derive(clap::Args)]
+struct ConfigArguments {
+    /// The file; without it, config.toml in this folder
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides one key, as in `--set origin.url=http://127.0.0.1:9000`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArguments {
+    fn load(&self) -> Result<Config, StartError> {
+        let file = self.config.clone().unwrap_or_else(|| PathBuf::from("config.toml"));
+        if self.config.is_none() && !file.exists() {
+            let text = "there is no config.toml in this folder; name a file with --config, or see `peerage demo`";
+            return Err(StartError::Config(text.to_owned()));
+        }
+        Config::load(Some(&file), &self.set)
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to standard output, and are no error.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let ended = match arguments.command {
+        Command::Run(run) => run.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Origin(origin) => origin.run(),
+        Command::Validate(validate) => validate.run(),
+        Command::Owner(owner) => owner.run(),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peerage: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("{0}")]
+    Own(#[from] io::Error),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Start(StartError::Config(_)) | Self::Usage(_) => USAGE,
+            Self::Start(StartError::Listen { .. }) | Self::Unavailable(_) => UNAVAILABLE,
+            Self::Own(_) => SOFTWARE,
+        }
+    }
+}
+
+/// Text for people where people look on, JSON elsewhere, unless it is said.
+fn is_text(format: LogFormat, stream: &impl IsTerminal) -> bool {
+    match format {
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => stream.is_terminal(),
+    }
+}
+
+/// Sends what happens to the process to standard error.
+fn init_log(config: &LogConfig) {
+    let level = match config.level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+    // Set already only where a test runs two commands in one process.
+    let _ = if is_text(config.format, &io::stderr()) {
+        log.with_ansi(io::stderr().is_terminal()).try_init()
+    } else {
+        log.json().flatten_event(true).try_init()
+    };
+}
+
+/// Resolves when standard input ends: for a child that must not outlive whoever
+/// started it, and holds the other end.
+async fn input_ends() {
+    use tokio::io::AsyncReadExt;
+    let mut input = tokio::io::stdin();
+    let mut ignored = [0; 64];
+    while matches!(input.read(&mut ignored).await, Ok(read) if read > 0) {}
+}
+
+/// A number of threads as tokio takes it; 0 is one for each core.
+fn runtime(threads: usize) -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build()
+}

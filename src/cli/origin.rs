@@ -1,0 +1,108 @@
+//! `peerage origin`: a folder as a development origin.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, input_ends, runtime};
+use crate::body::Body;
+use crate::config::{Config, Period};
+use crate::error::Error;
+use crate::origin::Origin;
+use crate::origin::files::{FileOrigin, Writes};
+
+#[derive(clap::Args)]
+pub(super) struct OriginCommand {
+    /// The folder
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Where to listen
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
+    listen: SocketAddr,
+    /// How long every answer waits, such as 300ms
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    delay: Period,
+    /// Lets PUT make and replace files
+    #[arg(long)]
+    writable: bool,
+    /// Ends when standard input does
+    #[arg(long, hide = true)]
+    while_input: bool,
+}
+
+impl OriginCommand {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let rules = Config::default().rules().map_err(Failure::Usage)?;
+        let writes = if self.writable { Writes::Allowed } else { Writes::Refused };
+        let files = FileOrigin::new(&self.folder, self.delay.0, writes, rules)
+            .map_err(|error| Failure::Usage(format!("{}: {error}; a folder is needed", self.folder.display())))?;
+        let runtime = runtime(0)?;
+        let ended = runtime.block_on(async {
+            let listener = TcpListener::bind(self.listen).await.map_err(|error| {
+                Failure::Unavailable(format!("--listen: cannot listen on {}: {error}", self.listen))
+            })?;
+            println!("origin serves {} at http://{}", self.folder.display(), listener.local_addr()?);
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            tokio::select! {
+                () = serve(listener, Arc::new(files)) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = input_ends(), if self.while_input => {}
+            }
+            Ok(())
+        });
+        runtime.shutdown_background();
+        ended
+    }
+}
+
+async fn serve(listener: TcpListener, files: Arc<FileOrigin>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                eprintln!("origin: cannot accept a connection: {error}");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let files = Arc::clone(&files);
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let service = service_fn(move |request| answer(Arc::clone(&files), request));
+            // A client that breaks off harms nobody else.
+            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// Answers, and prints who asked for what.
+async fn answer(files: Arc<FileOrigin>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let began = Instant::now();
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let via = request.headers().get(http::header::VIA).and_then(|via| via.to_str().ok()).unwrap_or("-").to_owned();
+    let request = request.map(|body| Body::received(body, None, Error::ClientBroke));
+    let response = files.fetch(request).await.unwrap_or_else(|error| {
+        let mut response = Response::new(Body::from(format!("{}\n", error.public())));
+        *response.status_mut() = error.status();
+        response
+    });
+    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
+    println!(
+        "{time} origin {method} {uri} {} via=\"{via}\" {}ms",
+        response.status().as_u16(),
+        began.elapsed().as_millis()
+    );
+    Ok(response)
+}

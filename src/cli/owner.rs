@@ -1,0 +1,34 @@
+//! `peerage owner`: who owns a path, and who comes next.
+
+use super::{ConfigArguments, Failure};
+use crate::cluster::ring::Ring;
+use crate::key::AssetKey;
+
+#[derive(clap::Args)]
+pub(super) struct Owner {
+    /// Paths as clients ask for them, such as /logo-0492830483.png
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+    #[command(flatten)]
+    config: ConfigArguments,
+}
+
+impl Owner {
+    /// A line for each path: its canonical form, then the peers in rank.
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let config = self.config.load()?;
+        let Some(cluster) = &config.cluster else {
+            return Err(Failure::Usage(
+                "cluster.peers: there is no [cluster] in the configuration; an edge alone owns everything".to_owned(),
+            ));
+        };
+        let ring = Ring::new(cluster.peers.iter().map(String::as_str));
+        let limit = usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX);
+        for path in &self.paths {
+            let key = AssetKey::parse(path, limit).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
+            let ranked: Vec<_> = ring.rank(key.hash()).into_iter().map(|member| &**member.name()).collect();
+            println!("{key} {}", ranked.join(" "));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! `peerage run`: one edge.
+
+use std::io::{self, BufWriter};
+use std::pin::pin;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+
+use super::{ConfigArguments, Failure, init_log, input_ends, is_text, runtime};
+use crate::access::Format;
+use crate::config::LogConfig;
+use crate::server::{Reloading, Server};
+
+#[derive(clap::Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Ends when standard input does
+    #[arg(long, hide = true)]
+    while_input: bool,
+}
+
+impl Run {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let config = self.config.load()?;
+        init_log(&config.log);
+        let runtime = runtime(config.edge.threads)?;
+        let ended = runtime.block_on(async {
+            let (name, origin, log) = (config.edge.name.clone(), config.origin.url.clone(), config.log.clone());
+            let mut server = Server::bind(config).await?;
+            let _lines = write_lines(&mut server, &log);
+            let at = server.addresses();
+            let peers = at.peers.map(|address| address.to_string());
+            tracing::info!(%name, clients = %at.clients, peers, admin = %at.admin, %origin, "serving");
+            let reloading = server.reloading();
+            let signals = Signals::new()?;
+            let cut = server.run(self.until_told(signals, reloading)).await;
+            if cut > 0 {
+                tracing::warn!(connections = cut, "edge.drain is over: what was still under way was cut short");
+            }
+            tracing::info!("ended");
+            Ok(())
+        });
+        // A blocked read of standard input must not hold the process up.
+        runtime.shutdown_background();
+        ended
+    }
+
+    /// Resolves when it is time to drain; reloads when told to.
+    async fn until_told(&self, mut signals: Signals, mut reloading: Reloading) {
+        let mut input = pin!(async {
+            if self.while_input {
+                input_ends().await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        });
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                () = &mut input => break,
+                _ = signals.hangup.recv() => self.reload(&mut reloading),
+            }
+        }
+        tracing::info!("draining; a second signal ends at once");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = signals.terminate.recv() => {}
+                _ = signals.interrupt.recv() => {}
+            }
+            std::process::exit(0);
+        });
+    }
+
+    fn reload(&self, reloading: &mut Reloading) {
+        match self.config.load().and_then(|config| reloading.reload(config)) {
+            Ok(restart) if restart.is_empty() => tracing::info!("the configuration was read again"),
+            Ok(restart) => tracing::warn!(
+                changed = restart.join(", "),
+                "the configuration was read again; what changed here needs a restart"
+            ),
+            Err(error) => tracing::error!(%error, "the configuration is not good; the edge goes on as it was"),
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Access lines go to standard output, from a thread of their own; what is
+/// returned writes the last of them when it is dropped.
+fn write_lines(server: &mut Server, log: &LogConfig) -> Option<WorkerGuard> {
+    if !log.access {
+        return None;
+    }
+    let format = if is_text(log.format, &io::stdout()) { Format::Text } else { Format::Json };
+    let (lines, guard) =
+        NonBlockingBuilder::default().lossy(true).finish(BufWriter::with_capacity(64 * 1024, io::stdout()));
+    server.log_to(format, lines);
+    Some(guard)
+}

@@ -1,0 +1,562 @@
+//! The configuration: defaults, then a TOML file, then the environment, then
+//! `--set`; each overrides what comes before it.
+//!
+//! Whatever is wrong is told in one line that names the key, says what is
+//! wrong, and what would be right.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use figment::{Figment, Profile};
+use http::Uri;
+use http::uri::Authority;
+use serde::{Deserialize, Serialize};
+
+use crate::error::StartError;
+use crate::memory::Plan;
+use crate::naming::Rule;
+use crate::origin::http_origin;
+use crate::semantics::cache_status;
+
+mod values;
+
+pub use values::{Period, Size};
+
+/// The prefix of environment variables: `PEERAGE_ORIGIN__URL` is `origin.url`.
+pub const ENV_PREFIX: &str = "PEERAGE_";
+
+/// Everything that can be set. `config.toml` in the repository holds each key
+/// with its default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// This edge.
+    pub edge: EdgeConfig,
+    /// Where assets come from.
+    pub origin: OriginConfig,
+    /// What is kept.
+    pub cache: CacheConfig,
+    /// The other edges; `None` for an edge alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterConfig>,
+    /// The listener for operators.
+    pub admin: AdminConfig,
+    /// What a client may ask of this edge.
+    pub limits: LimitsConfig,
+    /// What is written down.
+    pub log: LogConfig,
+    /// Which names hold a hash.
+    pub immutable: Vec<ImmutableConfig>,
+}
+
+/// `[edge]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EdgeConfig {
+    /// In Via and Cache-Status; unique in the cluster.
+    #[serde(deserialize_with = "values::text")]
+    pub name: String,
+    /// For clients: HTTP/1.1 and cleartext HTTP/2.
+    #[serde(with = "values::address")]
+    pub listen: SocketAddr,
+    /// How long requests may take to end after SIGTERM.
+    pub drain: Period,
+    /// Worker threads; 0 is one for each core.
+    pub threads: usize,
+}
+
+/// `[origin]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OriginConfig {
+    /// `http://host[:port][/folder]`
+    #[serde(with = "values::url")]
+    pub url: Uri,
+    /// To have a connection.
+    pub connect_timeout: Period,
+    /// From a request to the first byte of its answer.
+    pub first_byte_timeout: Period,
+    /// Between two pieces of a body.
+    pub idle_timeout: Period,
+    /// How many requests may wait for its answers at a time.
+    pub requests: usize,
+}
+
+/// `[cache]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheConfig {
+    /// Main, hot and flights together.
+    pub memory: Size,
+    /// Of memory, for copies of what peers own.
+    pub hot_share: f64,
+    /// Of memory, for flights and for bodies that are read after they left a tier.
+    pub flight_share: f64,
+    /// The largest body that is kept.
+    pub max_object: Size,
+    /// How long a 404 for an immutable name is remembered.
+    pub negative: Period,
+    /// How long requests for what is not stored do not wait for one another.
+    pub hit_for_miss: Period,
+    /// How long a fill goes on when everybody who wanted it has left.
+    pub fill_alone: Period,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterConfig {
+    /// For peers.
+    #[serde(with = "values::address")]
+    pub listen: SocketAddr,
+    /// All members, this edge among them, as `host:port`.
+    pub peers: Vec<String>,
+    /// How peers reach this edge, when it is not `listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// To have a connection to a peer.
+    pub connect_timeout: Period,
+    /// From a request to the first byte of a peer's answer; it includes the
+    /// origin's time.
+    pub first_byte_timeout: Period,
+    /// Between two pieces of a body.
+    pub idle_timeout: Period,
+    /// How many peers are asked, in order of rank, before the origin is.
+    pub attempts: usize,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdminConfig {
+    /// `/metrics`, `/healthz`, `/readyz`, `/peers`.
+    #[serde(with = "values::address")]
+    pub listen: SocketAddr,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsConfig {
+    /// Connections at a time, on each listener.
+    pub connections: usize,
+    /// Requests at a time on one HTTP/2 connection.
+    pub streams: u32,
+    /// The head of a request.
+    pub header: Size,
+    /// The target of a request.
+    pub uri: Size,
+    /// For a request's head to come; also how long an idle connection is kept.
+    pub header_timeout: Period,
+    /// How long a client may take nothing of what it asked for.
+    pub send_timeout: Period,
+    /// How long a client may send nothing of the body that it announced.
+    pub body_timeout: Period,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// `auto` is text on a terminal and JSON elsewhere.
+    pub format: LogFormat,
+    /// What happens to the edge itself, on standard error.
+    pub level: LogLevel,
+    /// A line for each request, on standard output.
+    pub access: bool,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// A JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What is logged: this, and all that is worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// `[[immutable]]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImmutableConfig {
+    /// See [`Rule`].
+    pub path: String,
+}
+
+const fn secs(seconds: u64) -> Period {
+    Period(Duration::from_secs(seconds))
+}
+
+const fn mib(count: u64) -> Size {
+    Size(count * 1024 * 1024)
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            edge: EdgeConfig::default(),
+            origin: OriginConfig::default(),
+            cache: CacheConfig::default(),
+            cluster: None,
+            admin: AdminConfig::default(),
+            limits: LimitsConfig::default(),
+            log: LogConfig::default(),
+            immutable: vec![ImmutableConfig { path: "/**/*-{hash}.*".to_owned() }],
+        }
+    }
+}
+
+impl Default for EdgeConfig {
+    fn default() -> Self {
+        Self { name: "edge-1".to_owned(), listen: loopback(8001), drain: secs(30), threads: 0 }
+    }
+}
+
+impl Default for OriginConfig {
+    fn default() -> Self {
+        Self {
+            url: Uri::from_static("http://127.0.0.1:9000"),
+            connect_timeout: secs(2),
+            first_byte_timeout: secs(30),
+            idle_timeout: secs(30),
+            requests: 1024,
+        }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            memory: mib(512),
+            hot_share: 0.125,
+            flight_share: 0.25,
+            max_object: mib(64),
+            negative: secs(1),
+            hit_for_miss: secs(10),
+            fill_alone: secs(30),
+        }
+    }
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            listen: loopback(7001),
+            peers: [7001, 7002, 7003].map(|port| loopback(port).to_string()).to_vec(),
+            advertise: None,
+            connect_timeout: Period(Duration::from_millis(500)),
+            first_byte_timeout: secs(35),
+            idle_timeout: secs(30),
+            attempts: 3,
+        }
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: loopback(9901) }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            streams: 128,
+            header: Size(64 * 1024),
+            uri: Size(16 * 1024),
+            header_timeout: secs(60),
+            send_timeout: secs(60),
+            body_timeout: secs(60),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: LogLevel::Info, access: true }
+    }
+}
+
+/// Every key, as it is written with dots. `immutable` is a list of tables.
+pub const KEYS: &[&str] = &[
+    "edge.name",
+    "edge.listen",
+    "edge.drain",
+    "edge.threads",
+    "origin.url",
+    "origin.connect_timeout",
+    "origin.first_byte_timeout",
+    "origin.idle_timeout",
+    "origin.requests",
+    "cache.memory",
+    "cache.hot_share",
+    "cache.flight_share",
+    "cache.max_object",
+    "cache.negative",
+    "cache.hit_for_miss",
+    "cache.fill_alone",
+    "cluster.listen",
+    "cluster.peers",
+    "cluster.advertise",
+    "cluster.connect_timeout",
+    "cluster.first_byte_timeout",
+    "cluster.idle_timeout",
+    "cluster.attempts",
+    "admin.listen",
+    "limits.connections",
+    "limits.streams",
+    "limits.header",
+    "limits.uri",
+    "limits.header_timeout",
+    "limits.send_timeout",
+    "limits.body_timeout",
+    "log.format",
+    "log.level",
+    "log.access",
+    "immutable.path",
+];
+
+impl Config {
+    /// Loads and checks: defaults, then `file`, then the environment, then
+    /// `sets` (`key=value`, in order).
+    ///
+    /// # Errors
+    /// [`StartError::Config`], with one line that names the key.
+    pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Self, StartError> {
+        let mut figment = Figment::new();
+        if let Some(file) = file {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                bad(format!("{}: cannot be read: {error}; name another file with --config", file.display()))
+            })?;
+            // Parsed here first: its own errors show the line.
+            Toml::from_str::<Dict>(&text)
+                .map_err(|error| bad(format!("{}: {}", file.display(), one_line(&error.to_string()))))?;
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        figment = figment.merge(Env::prefixed(ENV_PREFIX).split("__"));
+        for set in sets {
+            figment = figment.merge(parse_set(set)?);
+        }
+        Self::extract(figment).map_err(bad)
+    }
+
+    fn extract(figment: Figment) -> Result<Self, String> {
+        let given: Dict = figment.extract().map_err(|error| one_line(&error.to_string()))?;
+        refuse_unknown(&given, "")?;
+        let config: Self = figment.extract().map_err(|error| explain(&error))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What no single key's form can tell.
+    ///
+    /// # Errors
+    /// One line that names the key, what is wrong, and what would be right.
+    pub fn check(&self) -> Result<(), String> {
+        self.check_edge()?;
+        self.check_cache()?;
+        if let Some(cluster) = &self.cluster {
+            cluster.check()?;
+        }
+        http_origin::check_url(&self.origin.url).map_err(|error| format!("origin.url: {error}"))?;
+        for rule in &self.immutable {
+            Rule::parse(&rule.path).map_err(|error| format!("immutable.path: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn check_edge(&self) -> Result<(), String> {
+        if !cache_status::is_token(&self.edge.name) || self.edge.name.contains(['/', ':']) {
+            return Err(format!(
+                "edge.name: `{}` cannot stand in Via and Cache-Status; a letter, then letters, digits, `-`, `.` or `_` are needed, such as `edge-1`",
+                self.edge.name
+            ));
+        }
+        for (key, value) in [
+            ("origin.requests", self.origin.requests),
+            ("limits.connections", self.limits.connections),
+            ("limits.streams", self.limits.streams as usize),
+            ("cluster.attempts", self.cluster.as_ref().map_or(1, |cluster| cluster.attempts)),
+        ] {
+            if value == 0 {
+                return Err(format!("{key}: 0 would let nothing through; a number above 0 is needed"));
+            }
+        }
+        for (key, size, least, most) in [
+            ("limits.header", self.limits.header, 8 * 1024, 1024 * 1024),
+            ("limits.uri", self.limits.uri, 256, 60 * 1024),
+        ] {
+            if !(least..=most).contains(&size.0) {
+                return Err(format!(
+                    "{key}: {size} is out of bounds; it must lie between {} and {}",
+                    Size(least),
+                    Size(most)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_cache(&self) -> Result<(), String> {
+        let cache = &self.cache;
+        for (key, share) in [("cache.hot_share", cache.hot_share), ("cache.flight_share", cache.flight_share)] {
+            if !(0.01..=0.5).contains(&share) {
+                return Err(format!("{key}: {share} is out of bounds; a share between 0.01 and 0.5 is needed"));
+            }
+        }
+        if cache.memory.0 < mib(4).0 {
+            return Err(format!("cache.memory: {} is too little; at least 4MiB is needed", cache.memory));
+        }
+        let largest = self.plan().largest();
+        if cache.max_object.0 > largest {
+            let fits = Size(largest / 1024 * 1024);
+            return Err(format!(
+                "cache.max_object: {} does not fit into cache.memory = {}: two such objects must fit into its flight_share and one into a shard; set max_object to {fits} or less, or raise memory",
+                cache.max_object, cache.memory
+            ));
+        }
+        if cache.max_object.0 == 0 {
+            return Err("cache.max_object: 0 would store nothing; a size such as 64MiB is needed".to_owned());
+        }
+        Ok(())
+    }
+
+    /// How `cache.memory` is divided.
+    pub fn plan(&self) -> Plan {
+        Plan::new(self.cache.memory.0, self.cache.hot_share, self.cache.flight_share, self.cache.max_object.0)
+    }
+
+    /// The rules of `[[immutable]]`.
+    ///
+    /// # Errors
+    /// As [`Config::check`].
+    pub fn rules(&self) -> Result<Vec<Rule>, String> {
+        self.immutable.iter().map(|rule| Rule::parse(&rule.path)).collect()
+    }
+}
+
+impl ClusterConfig {
+    fn check(&self) -> Result<(), String> {
+        for peer in self.peers.iter().chain(&self.advertise) {
+            let key = if Some(peer) == self.advertise.as_ref() { "cluster.advertise" } else { "cluster.peers" };
+            let address =
+                Authority::from_str(peer).ok().filter(|address| address.port_u16().is_some_and(|port| port > 0));
+            if address.is_none_or(|address| address.host().is_empty() || address.as_str().contains('@')) {
+                return Err(format!(
+                    "{key}: `{peer}` is not an address; `host:port` is needed, such as `10.0.0.5:7001`"
+                ));
+            }
+        }
+        if self.advertise.is_none() && self.listen.ip().is_unspecified() {
+            return Err(format!(
+                "cluster.advertise: needed, for nobody can reach {}; set it to the address of this edge that stands in cluster.peers",
+                self.listen
+            ));
+        }
+        Ok(())
+    }
+
+    /// The name of this edge on the ring, when its listener is at `listening`.
+    pub fn own(&self, listening: SocketAddr) -> String {
+        self.advertise.clone().unwrap_or_else(|| listening.to_string())
+    }
+}
+
+fn bad(text: String) -> StartError {
+    StartError::Config(text)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn parse_set(set: &str) -> Result<Serialized<Value>, StartError> {
+    let Some((key, value)) = set.split_once('=') else {
+        return Err(bad(format!(
+            "--set {set}: `key=value` is needed, such as `--set origin.url=http://127.0.0.1:9000`"
+        )));
+    };
+    let Ok(value) = value.parse::<Value>();
+    let nested = figment::util::nest(key.trim(), value);
+    Ok(Serialized::from(nested, Profile::Default))
+}
+
+/// Says what an extraction failed on, with the key first.
+fn explain(error: &figment::Error) -> String {
+    use figment::error::Kind;
+    let mut path = error.path.join(".");
+    if let Some(list) = path.strip_prefix("immutable.") {
+        path = format!("immutable.{}", list.split('.').nth(1).unwrap_or(list));
+    }
+    let source = error.metadata.as_ref().map(|metadata| format!(" (from {})", metadata.name)).unwrap_or_default();
+    let what = match &error.kind {
+        Kind::InvalidType(found, wanted) => format!("{found} is of the wrong type; {wanted} is needed"),
+        Kind::UnknownVariant(found, known) => format!("`{found}` is unknown; one of {} is needed", known.join(", ")),
+        Kind::MissingField(field) => {
+            path = format!("immutable.{field}");
+            "is missing; each [[immutable]] rule needs a path such as \"/**/*-{hash}.*\"".to_owned()
+        }
+        other => other.to_string(),
+    };
+    format!("{path}: {}{source}", one_line(&what))
+}
+
+fn refuse_unknown(given: &Dict, table: &str) -> Result<(), String> {
+    for (name, value) in given {
+        let path = if table.is_empty() { name.clone() } else { format!("{table}.{name}") };
+        let tables = match value {
+            Value::Dict(_, dict) => vec![dict],
+            Value::Array(_, items) => items.iter().filter_map(Value::as_dict).collect(),
+            _ => Vec::new(),
+        };
+        let inside = format!("{path}.");
+        let known = KEYS.contains(&path.as_str()) || KEYS.iter().any(|key| key.starts_with(&inside));
+        if !known {
+            return Err(format!("{path}: unknown key; did you mean `{}`?", nearest(&path)));
+        }
+        if KEYS.contains(&path.as_str()) {
+            continue;
+        }
+        for table in tables {
+            refuse_unknown(table, &path)?;
+        }
+    }
+    Ok(())
+}
+
+fn nearest(path: &str) -> &'static str {
+    let table = path.split('.').next().unwrap_or_default();
+    let distance = |key: &&&str| {
+        let whole = strsim::damerau_levenshtein(path, key);
+        // Right key, table forgotten or misspelt.
+        let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+        let alone = strsim::damerau_levenshtein(&last(path), &last(key)) + usize::from(!key.starts_with(table));
+        whole.min(alone)
+    };
+    KEYS.iter().min_by_key(distance).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

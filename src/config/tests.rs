@@ -1,0 +1,168 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn load(text: &str) -> Result<Config, String> {
+    Config::extract(Figment::new().merge(Toml::string(text)))
+}
+
+fn repository_file() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml")).unwrap()
+}
+
+#[test]
+fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
+    let text = repository_file();
+    let defaults = Config { cluster: Some(ClusterConfig::default()), ..Config::default() };
+    assert_eq!(load(&text).unwrap(), defaults);
+
+    let mut table = String::new();
+    let mut commented = false;
+    let mut seen = Vec::new();
+    for line in text.lines().map(str::trim) {
+        if let Some(header) = line.strip_prefix('[') {
+            table = header.split(']').next().unwrap().trim_start_matches('[').to_owned();
+            commented = false;
+            continue;
+        }
+        // A key without a default stands there as a comment.
+        let shown = line.strip_prefix("# ").filter(|rest| rest.starts_with("advertise = ")).unwrap_or(line);
+        let Some((key, value)) = shown.split_once('=').filter(|_| !shown.starts_with('#')) else {
+            commented = line.starts_with('#');
+            continue;
+        };
+        assert!(commented || value.contains(" # "), "{table}.{key} has no comment");
+        seen.push(format!("{table}.{}", key.trim()));
+    }
+    seen.sort_unstable();
+    let mut keys: Vec<_> = KEYS.iter().map(|&key| key.to_owned()).collect();
+    keys.sort_unstable();
+    assert_eq!(seen, keys);
+}
+
+#[test]
+fn the_list_of_keys_is_that_of_the_structs() {
+    let mut cluster = ClusterConfig::default();
+    cluster.advertise = Some("a:1".to_owned());
+    let all = Value::serialize(Config { cluster: Some(cluster), ..Config::default() }).unwrap();
+    let mut keys = Vec::new();
+    for (table, value) in all.as_dict().unwrap() {
+        let first = value.as_array().map_or(value, |items| &items[0]);
+        keys.extend(first.as_dict().unwrap().keys().map(|key| format!("{table}.{key}")));
+    }
+    keys.sort_unstable();
+    let mut listed: Vec<_> = KEYS.iter().map(|&key| key.to_owned()).collect();
+    listed.sort_unstable();
+    assert_eq!(keys, listed);
+}
+
+/// A value for every key that is not its default.
+const OTHERS: [(&str, &str); 35] = [
+    ("edge.name", "edge-9"),
+    ("edge.listen", "127.0.0.2:81"),
+    ("edge.drain", "1h30m"),
+    ("edge.threads", "3"),
+    ("origin.url", "http://example.com/x"),
+    ("origin.connect_timeout", "1s"),
+    ("origin.first_byte_timeout", "1s"),
+    ("origin.idle_timeout", "1s"),
+    ("origin.requests", "3"),
+    ("cache.memory", "1GiB"),
+    ("cache.hot_share", "0.25"),
+    ("cache.flight_share", "0.3"),
+    ("cache.max_object", "1MB"),
+    ("cache.negative", "300ms"),
+    ("cache.hit_for_miss", "1s"),
+    ("cache.fill_alone", "1s"),
+    ("cluster.listen", "127.0.0.2:82"),
+    ("cluster.peers", "[\"a:1\", \"b:2\"]"),
+    ("cluster.advertise", "a:1"),
+    ("cluster.connect_timeout", "1s"),
+    ("cluster.first_byte_timeout", "1s"),
+    ("cluster.idle_timeout", "1s"),
+    ("cluster.attempts", "7"),
+    ("admin.listen", "127.0.0.2:83"),
+    ("limits.connections", "7"),
+    ("limits.streams", "7"),
+    ("limits.header", "9KiB"),
+    ("limits.uri", "1000"),
+    ("limits.header_timeout", "1s"),
+    ("limits.send_timeout", "1s"),
+    ("limits.body_timeout", "1s"),
+    ("log.format", "json"),
+    ("log.level", "debug"),
+    ("log.access", "false"),
+    ("immutable", "[{path=\"/cas/{hash}\"}]"),
+];
+
+#[test]
+fn every_key_is_overridden_by_set_and_by_the_environment() {
+    let defaults = Value::serialize(Config { cluster: Some(ClusterConfig::default()), ..Config::default() }).unwrap();
+    for (key, value) in OTHERS {
+        let by_set = Config::extract(Figment::new().merge(parse_set(&format!("{key}={value}")).unwrap())).unwrap();
+        figment::Jail::expect_with(|jail| {
+            jail.clear_env();
+            jail.set_env(format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")), value);
+            let by_env = Config::load(None, &[]).map_err(|error| error.to_string())?;
+            assert_eq!(by_env, by_set, "{key}");
+            let both = Config::load(None, &[format!("{key}={value}"), "edge.drain=7s".to_owned()])
+                .map_err(|e| e.to_string())?;
+            assert_eq!(both.edge.drain, Period(Duration::from_secs(7)));
+            Ok(())
+        });
+        let set = Value::serialize(&by_set).unwrap();
+        assert_ne!(set.find_ref(key), defaults.find_ref(key), "{key}");
+    }
+    let overridden =
+        |key: &&&str| !OTHERS.iter().any(|(other, _)| *other == **key || key.starts_with(&format!("{other}.")));
+    assert_eq!(KEYS.iter().filter(overridden).count(), 0);
+}
+
+#[test]
+fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
+    for (text, parts) in [
+        ("[cache]\nmemroy = 1", &["cache.memroy", "cache.memory"][..]),
+        ("[cash]\nmemory = 1", &["cash", "cache."]),
+        ("memory = 1", &["memory", "cache.memory"]),
+        ("[edge]\ndrain = 30", &["edge.drain", "no unit", "`30s`"]),
+        ("[edge]\ndrain = \"30\"", &["edge.drain", "`30s`"]),
+        ("[edge]\nname = \"a b\"", &["edge.name", "`a b`"]),
+        ("[edge]\nlisten = \"8001\"", &["edge.listen", "127.0.0.1:8001"]),
+        ("[edge]\nthreads = \"many\"", &["edge.threads"]),
+        ("[origin]\nurl = \"https://x\"", &["origin.url", "http://"]),
+        ("[origin]\nurl = \"ftp://x\"", &["origin.url", "http://"]),
+        ("[origin]\nurl = \"http://u:p@x\"", &["origin.url", "user name"]),
+        ("[origin]\nrequests = 0", &["origin.requests"]),
+        ("[cache]\nmemory = \"lots\"", &["cache.memory", "`512MiB`"]),
+        ("[cache]\nmemory = -1", &["cache.memory", "negative"]),
+        ("[cache]\nmemory = \"64MiB\"", &["cache.max_object", "64MiB", "set max_object to"]),
+        ("[cache]\nhot_share = 2.0", &["cache.hot_share"]),
+        ("[cluster]\npeers = [\"nowhere\"]", &["cluster.peers", "`nowhere`", "host:port"]),
+        ("[cluster]\nlisten = \"0.0.0.0:7001\"", &["cluster.advertise"]),
+        ("[log]\nlevel = \"loud\"", &["log.level", "warn"]),
+        ("[[immutable]]\npath = \"/x\"", &["immutable.path", "{hash}"]),
+        ("[[immutable]]\npaht = \"/x\"", &["immutable.paht", "immutable.path"]),
+        ("[[immutable]]\n", &["immutable.path", "missing"]),
+        ("immutable = 3", &["immutable"]),
+    ] {
+        let error = load(text).unwrap_err();
+        assert!(!error.contains('\n'), "{error}");
+        for part in parts {
+            assert!(error.contains(part), "{text}\n-> {error}");
+        }
+    }
+}
+
+#[test]
+fn a_proposed_max_object_is_accepted() {
+    let error = load("[cache]\nmemory = \"100MB\"").unwrap_err();
+    let proposed = error.split("set max_object to ").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(load(&format!("[cache]\nmemory = \"100MB\"\nmax_object = \"{proposed}\"")).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn no_file_panics(text in "(\\[{1,2}(edge|cache|cluster|immutable)\\]{1,2}\n)?[a-z_]{1,9} = [\"0-9a-zA-Z.\\[\\]{}=-]{0,12}") {
+        let _ = load(&text);
+    }
+}

@@ -1,0 +1,216 @@
+//! The forms of single values: sizes, durations, addresses, URLs.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use figment::value::Value;
+use serde::de::{Deserializer, Error as _, Unexpected, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// A number of bytes: `512MiB`, `64MB` (1000s), or a bare number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let size: bytesize::ByteSize =
+            text.trim().parse().map_err(|_| format!("`{text}` is not a size; {SIZE_EXAMPLE}"))?;
+        Ok(Self(size.as_u64()))
+    }
+}
+
+const SIZE_EXAMPLE: &str = "a size such as `512MiB`, `64MB` or a number of bytes is needed";
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (factor, unit) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+            if self.0 >= factor && self.0 % factor == 0 {
+                return write!(f, "{}{unit}", self.0 / factor);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Sizes;
+        impl Visitor<'_> for Sizes {
+            type Value = Size;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(SIZE_EXAMPLE)
+            }
+            fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<Size, E> {
+                Ok(Size(bytes))
+            }
+            fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<Size, E> {
+                u64::try_from(bytes).map(Size).map_err(|_| E::custom(format!("{bytes} is negative; {SIZE_EXAMPLE}")))
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Sizes)
+    }
+}
+
+/// A length of time: `300ms`, `30s`, `1h30m`. A bare number has no unit, and
+/// is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub struct Period(pub Duration);
+
+const PERIOD_EXAMPLE: &str = "a duration with its unit, such as `300ms`, `30s` or `1h30m`, is needed";
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("`{text}` is not a duration; {PERIOD_EXAMPLE}");
+        let parsed: jiff::SignedDuration = text.trim().parse().map_err(|_| refused())?;
+        let duration = Duration::try_from(parsed).map_err(|_| refused())?;
+        // Longer than a century is a slip of the pen, and overflows clocks.
+        if duration > Duration::from_secs(100 * 366 * 86400) {
+            return Err(refused());
+        }
+        Ok(Self(duration))
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        if self.0.subsec_nanos() % 1_000_000 != 0 {
+            return write!(f, "{}ns", self.0.as_nanos());
+        }
+        if millis == 0 || millis % 1000 != 0 { write!(f, "{millis}ms") } else { write!(f, "{}s", millis / 1000) }
+    }
+}
+
+impl Serialize for Period {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Periods;
+        impl Visitor<'_> for Periods {
+            type Value = Period;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(PERIOD_EXAMPLE)
+            }
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Period, E> {
+                Err(E::custom(format!("{number} has no unit; {PERIOD_EXAMPLE}")))
+            }
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Period, E> {
+                Err(E::custom(format!("{number} has no unit; {PERIOD_EXAMPLE}")))
+            }
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Period, E> {
+                Err(E::custom(format!("{number} has no unit; {PERIOD_EXAMPLE}")))
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Period, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Periods)
+    }
+}
+
+/// Text, also where the environment's value looks like a number.
+pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match <Value as Deserialize>::deserialize(deserializer)? {
+        Value::String(_, text) => Ok(text),
+        Value::Num(_, number) => {
+            Ok(number.to_u128().map_or_else(|| format!("{number:?}"), |number| number.to_string()))
+        }
+        _ => Err(D::Error::invalid_type(Unexpected::Other("a table or list"), &"text")),
+    }
+}
+
+/// An address with its port.
+pub(super) mod address {
+    use super::{Deserialize, Deserializer, Serializer};
+    use serde::de::Error as _;
+    use std::net::SocketAddr;
+
+    pub(crate) fn serialize<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let needed = "an IP address with a port is needed, such as `127.0.0.1:8001`";
+        text.parse().map_err(|_| D::Error::custom(format!("`{text}` cannot be listened on; {needed}")))
+    }
+}
+
+/// A URL; what kind of URL is checked where it is used.
+pub(super) mod url {
+    use super::{Deserialize, Deserializer, Serializer};
+    use http::Uri;
+    use serde::de::Error as _;
+
+    pub(crate) fn serialize<S: Serializer>(url: &Uri, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(url)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uri, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let needed = "a URL is needed, such as `http://127.0.0.1:9000`";
+        text.parse().map_err(|_| D::Error::custom(format!("`{text}` is not a URL; {needed}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in
+            [("512MiB", 512 << 20), ("64MB", 64_000_000), ("1024", 1024), ("1 KiB", 1024), ("1.5GiB", 3 << 29)]
+        {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "x", "-1", "12 parsecs", "MiB"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn periods() {
+        for (text, millis) in [("300ms", 300), ("30s", 30_000), ("1h30m", 5_400_000), ("1.5s", 1500), ("0s", 0)] {
+            assert_eq!(text.parse(), Ok(Period(Duration::from_millis(millis))), "{text}");
+        }
+        for text in ["", "30", "0", "1.5", "-3s", "soon", "1000000h"] {
+            assert!(text.parse::<Period>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_displayed_parses(bytes: u64, nanos in 0u64..u64::from(u32::MAX) * 1_000_000) {
+            prop_assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)));
+            let period = Period(Duration::from_nanos(nanos));
+            prop_assert_eq!(period.to_string().parse(), Ok(period));
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,20}") {
+            let _ = text.parse::<Size>();
+            let _ = text.parse::<Period>();
+        }
+    }
+}

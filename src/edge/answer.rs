@@ -1,0 +1,236 @@
+//! Giving an asset out: conditions, ranges, and the fields that say how it
+//! came to be here.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING, VIA,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+
+use super::fill::{asked, joined};
+use super::{Answer, Ask, Edge, Part, Shared, served};
+use crate::access::{From, Record};
+use crate::body::Body;
+use crate::error::Error;
+use crate::flight::{Kept, Provider, Streaming};
+use crate::key::AssetKey;
+use crate::memory::Tier;
+use crate::metrics::{Fetched, Served, Source};
+use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
+use crate::semantics::conditional::{self, Precondition};
+use crate::semantics::forward;
+use crate::semantics::freshness::{self, Refusal, Verdict};
+use crate::semantics::range::{self, Ranged};
+use crate::stored::{Head, Stored};
+
+/// How much of a response a request gets.
+enum Extent {
+    Whole,
+    Part { first: u64, end: u64 },
+    Nothing,
+}
+
+impl Edge {
+    pub(super) fn from_memory(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
+        let head = &stored.head;
+        let status = CacheStatus { handled: Handled::Hit, ttl: head.ttl(ask.now), ..CacheStatus::default() };
+        let (mut response, extent) = select(ask, head);
+        response.headers_mut().insert(AGE, head.age(ask.now).as_secs().into());
+        response.headers_mut().insert(CACHE_STATUS, self.status(&status));
+        let len = stored.body.len();
+        *response.body_mut() = match extent {
+            Extent::Nothing => Body::empty(),
+            Extent::Whole => Body::held(Arc::clone(&stored.body), 0, len),
+            Extent::Part { first, end } => Body::held(Arc::clone(&stored.body), first, end),
+        };
+        let served = match tier {
+            Tier::Main => Served::Hit,
+            Tier::Hot => Served::HotHit,
+        };
+        Answer { response, record: Self::record(ask, served, From::Memory) }
+    }
+
+    pub(super) fn from_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared<'_>) -> Answer {
+        let Shared { flight, streaming, order } = shared;
+        let Streaming { head, provider, kept, charge } = streaming;
+        let status = CacheStatus {
+            handled,
+            collapsed: part == Part::Follower,
+            stored: kept == Kept::Stored,
+            detail: if let Kept::Shared(refusal) = kept { Some(refusal.name()) } else { None },
+            ttl: None,
+        };
+        let (mut response, extent) = select(ask, &head);
+        let age = head.age(SystemTime::now()).as_secs();
+        if age > 0 {
+            response.headers_mut().insert(AGE, age.into());
+        }
+        response.headers_mut().insert(CACHE_STATUS, append_member(head.upstream_status.as_ref(), self.status(&status)));
+        let bounds = match extent {
+            Extent::Nothing => None,
+            Extent::Whole => Some((0, head.length)),
+            Extent::Part { first, end } => Some((first, Some(end))),
+        };
+        if let Some((first, end)) = bounds {
+            let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
+            *response.body_mut() = Body::flight(flight.body.reader(first, end), charge, resume);
+        }
+        Answer { response, record: Self::record(ask, served(part), From::from(&provider)) }
+    }
+
+    /// The response to a fill that turned out to be its leader's alone.
+    pub(super) fn from_first(
+        &self,
+        ask: &Ask,
+        handled: Handled,
+        provider: &Provider,
+        response: Response<Body>,
+        refusal: Refusal,
+    ) -> Answer {
+        let status = CacheStatus { handled, detail: Some(refusal.name()), ..CacheStatus::default() };
+        let response = self.relay(ask, response, &status);
+        Answer { response, record: Self::record(ask, Served::Pass, From::from(provider)) }
+    }
+
+    pub(super) fn from_pass(
+        &self,
+        ask: &Ask,
+        handled: Handled,
+        began: std::time::Instant,
+        response: Response<Body>,
+    ) -> Answer {
+        self.metrics.fetch(asked(&Provider::Origin), Fetched::Ok, began.elapsed());
+        if handled == Handled::Bypass && ask.method == Method::GET {
+            self.reconsider(ask, &response);
+        }
+        let status = CacheStatus { handled, ..CacheStatus::default() };
+        let response = self.relay(ask, response, &status);
+        Answer { response, record: Self::record(ask, Served::Pass, From::Origin) }
+    }
+
+    /// A marked name whose response could be stored after all: the next
+    /// request for it may lead a flight.
+    fn reconsider(&self, ask: &Ask, response: &Response<Body>) {
+        let policy = self.policy.load();
+        let age = freshness::initial_age(response.headers(), ask.now, SystemTime::now());
+        let verdict =
+            freshness::verdict(policy.name(&ask.key), response.status(), response.headers(), age, policy.negative);
+        let length = http_body::Body::size_hint(response.body()).exact();
+        if matches!(verdict, Verdict::Store(_)) && length.is_some_and(|length| length <= self.plan.max_object) {
+            self.memory.unmark(&ask.key);
+        }
+    }
+
+    /// Hands a response on as it came, with this edge's members in the fields
+    /// that every edge adds to.
+    fn relay(&self, ask: &Ask, mut response: Response<Body>, status: &CacheStatus) -> Response<Body> {
+        let headers = response.headers_mut();
+        forward::strip_hop_by_hop(headers);
+        headers.append(VIA, self.via.clone());
+        let upstream = joined(headers, &CACHE_STATUS);
+        headers.insert(CACHE_STATUS, append_member(upstream.as_ref(), self.status(status)));
+        if ask.method == Method::HEAD {
+            *response.body_mut() = Body::empty();
+        }
+        response
+    }
+
+    /// This edge's own words about what went wrong.
+    pub(super) fn refuse(
+        &self,
+        source: Source,
+        method: Method,
+        key: Result<AssetKey, Box<str>>,
+        error: Error,
+    ) -> Answer {
+        let status = CacheStatus { handled: Handled::Refused, detail: Some(error.name()), ..CacheStatus::default() };
+        let text = format!("{}\n", error.public());
+        let mut headers = HeaderMap::with_capacity(6);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(CONTENT_LENGTH, text.len().into());
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CACHE_STATUS, self.status(&status));
+        headers.insert(VIA, self.via.clone());
+        if matches!(error, Error::MethodNotAllowed) {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        let body = if method == Method::HEAD { Body::empty() } else { text.into() };
+        let mut response = Response::new(body);
+        *response.status_mut() = error.status();
+        *response.headers_mut() = headers;
+        let record = Record { source, method, key, served: Served::Error, from: From::Nobody, error: Some(error) };
+        Answer { response, record }
+    }
+}
+
+/// Applies the request's conditions and range to a response at hand.
+fn select(ask: &Ask, head: &Head) -> (Response<Body>, Extent) {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers.clone();
+    let extent = if head.status == StatusCode::OK { condition(ask, head, &mut response) } else { Extent::Whole };
+    match extent {
+        _ if ask.method == Method::HEAD => (response, Extent::Nothing),
+        extent => (response, extent),
+    }
+}
+
+fn condition(ask: &Ask, head: &Head, response: &mut Response<Body>) -> Extent {
+    match conditional::evaluate(&ask.headers, &head.headers) {
+        Precondition::Proceed => {}
+        Precondition::NotModified => {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            // RFC 9110 §15.4.5: what describes the content stays away with it.
+            for field in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, TRANSFER_ENCODING] {
+                response.headers_mut().remove(field);
+            }
+            return Extent::Nothing;
+        }
+        Precondition::Failed => {
+            *response.status_mut() = StatusCode::PRECONDITION_FAILED;
+            empty(response.headers_mut());
+            return Extent::Nothing;
+        }
+    }
+    let Some(length) = head.length.filter(|_| ask.method == Method::GET) else {
+        return Extent::Whole;
+    };
+    match range::evaluate(&ask.headers, &head.headers, length) {
+        Ranged::Whole => Extent::Whole,
+        Ranged::Part { first, end } => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_LENGTH, (end - first).into());
+            headers.insert(CONTENT_RANGE, text(format!("bytes {first}-{}/{length}", end - 1)));
+            Extent::Part { first, end }
+        }
+        Ranged::Unsatisfiable => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            empty(response.headers_mut());
+            response.headers_mut().insert(CONTENT_RANGE, text(format!("bytes */{length}")));
+            Extent::Nothing
+        }
+    }
+}
+
+fn empty(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_TYPE);
+    headers.remove(CONTENT_ENCODING);
+    headers.insert(CONTENT_LENGTH, 0.into());
+}
+
+fn text(value: String) -> HeaderValue {
+    HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The members of those before, then this edge's: RFC 9211 §2 has the cache
+/// that is nearest to the origin come first.
+fn append_member(before: Option<&HeaderValue>, own: HeaderValue) -> HeaderValue {
+    let Some(before) = before else {
+        return own;
+    };
+    let all = [before.as_bytes(), own.as_bytes()].join(&b", "[..]);
+    HeaderValue::from_bytes(&all).unwrap_or(own)
+}

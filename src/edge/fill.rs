@@ -1,0 +1,400 @@
+//! Bringing an asset in: from the peers in order of rank, then the origin.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::{AGE, CONTENT_LENGTH, DATE, VIA};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Body as _;
+use tokio::sync::oneshot;
+
+use super::Edge;
+use crate::body::growing::PIECE;
+use crate::body::{Body, Held};
+use crate::budget::Charge;
+use crate::cluster::membership::Heard;
+use crate::error::{Error, Fault};
+use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Streaming};
+use crate::key::AssetKey;
+use crate::memory::{Found, Tier};
+use crate::metrics::{Asked, Fetched};
+use crate::outgoing::Unframed;
+use crate::semantics::cache_status::CACHE_STATUS;
+use crate::semantics::forward;
+use crate::semantics::freshness::{self, Lifetime, Name, Refusal, Verdict};
+use crate::stored::{Head, Stored};
+
+/// What a fill asks for.
+pub(super) struct Order {
+    pub(super) name: Name,
+    /// The fields that go upstream.
+    pub(super) headers: HeaderMap,
+}
+
+/// A response that belongs to the leader's client alone.
+pub(super) struct First {
+    pub(super) provider: Provider,
+    pub(super) response: Response<Body>,
+}
+
+/// A response as it came, with whom from, and when it was asked for.
+struct Arrival {
+    provider: Provider,
+    response: Response<Body>,
+    asked: SystemTime,
+    began: Instant,
+}
+
+/// A body that is coming in.
+struct Intake {
+    head: Arc<Head>,
+    kept: Kept,
+    charge: Arc<Charge>,
+    /// What of the charge is not for the body, in bytes.
+    fields: u64,
+    came: u64,
+    /// Since when nobody wants it.
+    alone_since: Option<Instant>,
+}
+
+impl Edge {
+    /// Fills a flight, whatever becomes of those who wanted it.
+    pub(super) async fn fill(self: Arc<Self>, lead: Lead, order: Arc<Order>, first: oneshot::Sender<First>) {
+        // Look again: it may have landed between the look and the lead.
+        if let Found::Fresh(..) = self.memory.find(lead.key(), SystemTime::now()) {
+            return lead.settle(Outcome::Landed);
+        }
+        match lead.reach() {
+            Reach::Origin => self.fill_from_origin(lead, &order, first).await,
+            Reach::Peers => self.fill_from_peers(lead, &order, first).await,
+        }
+    }
+
+    async fn fill_from_origin(&self, lead: Lead, order: &Order, first: oneshot::Sender<First>) {
+        let (asked, began) = (SystemTime::now(), Instant::now());
+        match self.ask_origin(request(lead.key(), order)).await {
+            Ok(response) => {
+                let arrival = Arrival { provider: Provider::Origin, response, asked, began };
+                self.receive(lead, order, arrival, first).await;
+            }
+            Err(error) => {
+                tracing::warn!(path = %lead.key(), %error, "the origin gave no answer");
+                lead.fail(error);
+            }
+        }
+    }
+
+    async fn fill_from_peers(&self, lead: Lead, order: &Order, first: oneshot::Sender<First>) {
+        if let Some(arrival) = self.ask_peers(lead.key(), order).await {
+            return self.receive(lead, order, arrival, first).await;
+        }
+        // This edge is next in rank. Peers may be asking it for the same
+        // already, so there is one flight to the origin for both.
+        match self.flights.join(lead.key(), Reach::Origin) {
+            Joining::Follow(flight) => lead.settle(Outcome::Joined(flight)),
+            Joining::Lead(own) => {
+                lead.settle(Outcome::Joined(Arc::clone(own.flight())));
+                self.fill_from_origin(own, order, first).await;
+            }
+        }
+    }
+
+    /// The answer of the first peer in rank that gives one. `None` when this
+    /// edge ranks next, or when enough peers have failed.
+    async fn ask_peers(&self, key: &AssetKey, order: &Order) -> Option<Arrival> {
+        let ranked: Vec<Arc<str>> = {
+            let view = self.membership.view();
+            let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
+            before.take_while(|name| name != self.membership.own()).take(self.attempts).collect()
+        };
+        for peer in ranked {
+            let (asked, began) = (SystemTime::now(), Instant::now());
+            match self.peers.ask(&peer, request(key, order)).await {
+                Ok(response) => {
+                    if self.membership.note(&peer, Heard::Answer) {
+                        tracing::info!(%peer, "the peer answers again");
+                    }
+                    return Some(Arrival { provider: Provider::Peer(peer), response, asked, began });
+                }
+                Err(error) => {
+                    self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
+                    if self.membership.note(&peer, Heard::Nothing) {
+                        tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked");
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// One request to the origin; a failure is counted here, an answer by
+    /// whoever sees its end.
+    pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
+        request.headers_mut().append(forward::CDN_LOOP, HeaderValue::from_static("peerage"));
+        let origin = self.origin.load_full();
+        let began = Instant::now();
+        let answer = origin.fetch(request).await;
+        if answer.is_err() {
+            self.metrics.fetch(Asked::Origin, Fetched::Error, began.elapsed());
+        }
+        answer
+    }
+
+    /// Decides by the response's head what becomes of the flight.
+    async fn receive(&self, lead: Lead, order: &Order, arrival: Arrival, first: oneshot::Sender<First>) {
+        let now = SystemTime::now();
+        let (began, provider) = (arrival.began, arrival.provider);
+        let (mut parts, body) = arrival.response.into_parts();
+        let policy = self.policy.load_full();
+        let age = freshness::initial_age(&parts.headers, arrival.asked, now);
+        let verdict = freshness::verdict(order.name, parts.status, &parts.headers, age, policy.negative);
+        let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
+        let admitted = self.admit(verdict, &parts, length);
+        forward::strip_hop_by_hop(&mut parts.headers);
+        let admitted = admitted.and_then(|(lifetime, kept)| {
+            let head = Arc::new(head(&parts, length, now - age, lifetime, &self.via));
+            let fields = head.weight(lead.key(), 0);
+            let room = self.budget.charge(fields + length.unwrap_or(0)).ok_or(Refusal::NoRoom)?;
+            let tier = tier(&provider);
+            let fits = self.memory.takes(tier, fields + length.unwrap_or(0));
+            let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
+            Ok(Intake { head, kept, charge: Arc::new(room), fields, came: 0, alone_since: None })
+        });
+        match admitted {
+            Ok(intake) => self.take_in(lead, intake, provider, body, began).await,
+            Err(refusal) => {
+                self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+                if refusal.will_recur() {
+                    self.memory.mark(lead.key(), now, policy.hit_for_miss);
+                }
+                // The leader may have left; then nobody needs it.
+                let _ = first.send(First { provider, response: Response::from_parts(parts, body) });
+                lead.settle(Outcome::Pass(refusal));
+            }
+        }
+    }
+
+    /// Whether everybody may have the response, and whether it will be kept.
+    fn admit(
+        &self,
+        verdict: Verdict,
+        parts: &http::response::Parts,
+        length: Option<u64>,
+    ) -> Result<(Lifetime, Kept), Refusal> {
+        if length.is_some_and(|length| length > self.plan.max_object) {
+            return Err(Refusal::TooLarge);
+        }
+        match verdict {
+            Verdict::Pass(refusal) => Err(refusal),
+            Verdict::Store(_) if parts.extensions.get::<Unframed>().is_some() => Err(Refusal::Unframed),
+            Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),
+            Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { said: None }, Kept::Shared(refusal))),
+        }
+    }
+
+    /// Lets everybody have the body as it comes, and keeps it when it is whole.
+    async fn take_in(&self, mut lead: Lead, mut intake: Intake, provider: Provider, mut body: Body, began: Instant) {
+        lead.stream(Streaming {
+            head: Arc::clone(&intake.head),
+            provider: provider.clone(),
+            kept: intake.kept,
+            charge: Arc::clone(&intake.charge),
+        });
+        let ended = loop {
+            match next_data(&mut body).await {
+                None => break intake.check_end(),
+                Some(Err(error)) => break Err(error),
+                Some(Ok(data)) => {
+                    if let Err(error) = self.take(&mut lead, &mut intake, data).await {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        match ended {
+            Ok(()) => {
+                self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+                self.land(lead, intake, tier(&provider));
+            }
+            Err(error) => {
+                self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
+                if let (Provider::Peer(peer), Fault::Peer) = (&provider, error.fault()) {
+                    self.membership.note(peer, Heard::Nothing);
+                }
+                tracing::warn!(path = %lead.key(), %error, "a fill came to nothing");
+                lead.fail(error);
+            }
+        }
+    }
+
+    /// Appends what came, within what may be held.
+    async fn take(&self, lead: &mut Lead, intake: &mut Intake, data: Bytes) -> Result<(), Error> {
+        let growing = Arc::clone(&lead.flight().body);
+        poll_fn(|cx| growing.poll_room(cx)).await?;
+        intake.still_wanted(lead, self.policy.load().fill_alone)?;
+        intake.came += data.len() as u64;
+        match intake.head.length {
+            Some(length) if intake.came > length => {
+                return Err(Error::OriginBroke("it is longer than it said".to_owned()));
+            }
+            Some(_) => {}
+            None => self.make_room(lead, intake),
+        }
+        lead.append(data);
+        Ok(())
+    }
+
+    /// A body of unknown length takes its room piece by piece. When it grows
+    /// too large it becomes a window: those who read it go on, nobody joins.
+    fn make_room(&self, lead: &mut Lead, intake: &mut Intake) {
+        if intake.kept == Kept::Shared(Refusal::TooLarge) {
+            return;
+        }
+        let held = intake.charge.bytes() - intake.fields;
+        if intake.came <= held {
+            return;
+        }
+        let more = (intake.came - held).next_multiple_of(PIECE as u64);
+        if intake.came <= self.plan.max_object && intake.charge.grow(more) {
+            return;
+        }
+        lead.flight().body.become_window(held);
+        intake.kept = Kept::Shared(Refusal::TooLarge);
+        self.memory.mark(lead.key(), SystemTime::now(), self.policy.load().hit_for_miss);
+        lead.unlist();
+    }
+
+    /// Ends a flight well: into memory first, so that nobody who comes now
+    /// finds neither the flight nor what it brought.
+    fn land(&self, lead: Lead, intake: Intake, tier: Tier) {
+        let Some(pieces) = lead.flight().body.complete() else {
+            return;
+        };
+        if intake.kept == Kept::Stored {
+            intake.charge.shrink_to(intake.fields + intake.came);
+            let body = Arc::new(Held::new(pieces, intake.charge));
+            if self.memory.takes(tier, body.charged()) {
+                let head = with_length(intake.head, body.len());
+                self.memory.store(tier, lead.key().clone(), Stored { head, body });
+            }
+        }
+        // Only now does the flight leave the list.
+        drop(lead);
+    }
+}
+
+impl Intake {
+    fn check_end(&self) -> Result<(), Error> {
+        match self.head.length {
+            Some(length) if self.came < length => {
+                Err(Error::OriginBroke(format!("{} of {length} bytes came", self.came)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A fill that nobody waits for goes on, for it will be wanted; but not
+    /// for ever.
+    fn still_wanted(&mut self, lead: &Lead, fill_alone: std::time::Duration) -> Result<(), Error> {
+        if lead.flight().is_wanted() {
+            self.alone_since = None;
+            return Ok(());
+        }
+        let since = *self.alone_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > fill_alone { Err(Error::Abandoned) } else { Ok(()) }
+    }
+}
+
+fn request(key: &AssetKey, order: &Order) -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = key.target().into();
+    *request.headers_mut() = order.headers.clone();
+    request
+}
+
+fn tier(provider: &Provider) -> Tier {
+    match provider {
+        Provider::Origin => Tier::Main,
+        Provider::Peer(_) => Tier::Hot,
+    }
+}
+
+pub(super) fn asked(provider: &Provider) -> Asked {
+    match provider {
+        Provider::Origin => Asked::Origin,
+        Provider::Peer(_) => Asked::Peer,
+    }
+}
+
+async fn next_data(body: &mut Body) -> Option<Result<Bytes, Error>> {
+    loop {
+        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await? {
+            Ok(frame) => {
+                if let Ok(data) = frame.into_data() {
+                    return Some(Ok(data));
+                }
+            }
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}
+
+fn stated_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn head(
+    parts: &http::response::Parts,
+    length: Option<u64>,
+    born: SystemTime,
+    lifetime: Lifetime,
+    via: &HeaderValue,
+) -> Head {
+    let mut headers = parts.headers.clone();
+    headers.remove(AGE);
+    let upstream_status = joined(&headers, &CACHE_STATUS);
+    headers.remove(CACHE_STATUS);
+    headers.append(VIA, via.clone());
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    // RFC 9110 §6.6.1: a recipient with a clock adds the Date that lacks.
+    if !headers.contains_key(DATE) {
+        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(born)) {
+            headers.insert(DATE, date);
+        }
+    }
+    Head { status: parts.status, headers, length, upstream_status, born, lifetime }
+}
+
+/// All lines of a list field in one.
+pub(super) fn joined(headers: &HeaderMap, name: &http::HeaderName) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?.clone();
+    let mut all = first.as_bytes().to_vec();
+    for line in lines {
+        all.extend_from_slice(b", ");
+        all.extend_from_slice(line.as_bytes());
+    }
+    HeaderValue::from_bytes(&all).ok()
+}
+
+/// The head with the length of the body, now that it is known.
+fn with_length(head: Arc<Head>, length: u64) -> Arc<Head> {
+    if head.length.is_some() {
+        return head;
+    }
+    let mut headers = head.headers.clone();
+    headers.insert(CONTENT_LENGTH, length.into());
+    Arc::new(Head {
+        status: head.status,
+        headers,
+        length: Some(length),
+        upstream_status: head.upstream_status.clone(),
+        born: head.born,
+        lifetime: head.lifetime,
+    })
+}

@@ -1,0 +1,326 @@
+//! [`Edge`]: the only place that decides what becomes of a request.
+//!
+//! `respond` reads as the request's way: memory, flight, pass. [`fill`] brings
+//! an asset in, [`answer`] gives one out.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use tokio::sync::oneshot;
+
+use crate::access::{From, Record};
+use crate::body::Body;
+use crate::budget::Budget;
+use crate::cluster::membership::Membership;
+use crate::cluster::peer::Peers;
+use crate::error::Error;
+use crate::flight::{Flight, Flights, Joining, Lead, Outcome, Provider, Reach, Streaming};
+use crate::key::AssetKey;
+use crate::memory::{Found, Memory, Plan, Tier};
+use crate::metrics::{Gauges, Metrics, Served, Source};
+use crate::naming::Rule;
+use crate::origin::Origin;
+use crate::semantics::cache_status::{CacheStatus, Handled};
+use crate::semantics::forward::{self, Faithful};
+use crate::semantics::freshness::Name;
+
+mod answer;
+mod fill;
+mod resume;
+
+use fill::{First, Order};
+
+/// What can change while the edge runs.
+pub(crate) struct Policy {
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) negative: Duration,
+    pub(crate) hit_for_miss: Duration,
+    pub(crate) fill_alone: Duration,
+    pub(crate) uri_limit: usize,
+}
+
+impl Policy {
+    fn name(&self, key: &AssetKey) -> Name {
+        if self.rules.iter().any(|rule| rule.hash_in(key.path()).is_some()) { Name::Immutable } else { Name::Plain }
+    }
+}
+
+/// What an edge is made of.
+pub(crate) struct Parts {
+    pub(crate) name: String,
+    pub(crate) plan: Plan,
+    pub(crate) policy: Policy,
+    pub(crate) origin: Box<dyn Origin>,
+    pub(crate) peers: Peers,
+    /// How many peers are asked before the origin is.
+    pub(crate) attempts: usize,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// One edge: it answers requests, and gets what it has not through its peers
+/// or from the origin.
+pub struct Edge {
+    name: String,
+    via: HeaderValue,
+    plan: Plan,
+    policy: ArcSwap<Policy>,
+    origin: ArcSwap<Box<dyn Origin>>,
+    peers: Peers,
+    attempts: usize,
+    memory: Memory,
+    budget: Arc<Budget>,
+    flights: Arc<Flights>,
+    membership: Arc<Membership>,
+    metrics: Arc<Metrics>,
+}
+
+/// A request as the edge sees it: its target is a key, and the fields of its
+/// connection are gone.
+struct Ask {
+    source: Source,
+    /// Who is at the other end of the connection.
+    client: IpAddr,
+    method: Method,
+    key: AssetKey,
+    headers: HeaderMap,
+    body: Body,
+    now: SystemTime,
+}
+
+/// An answer, and what to write down of it.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Body>,
+    pub(crate) record: Record,
+}
+
+/// What a client's part in a flight is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Leader,
+    Follower,
+}
+
+impl Edge {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let via =
+            forward::via(Version::HTTP_11, &parts.name).unwrap_or_else(|| HeaderValue::from_static("1.1 peerage"));
+        Arc::new(Self {
+            name: parts.name,
+            via,
+            plan: parts.plan,
+            policy: ArcSwap::from_pointee(parts.policy),
+            origin: ArcSwap::from_pointee(parts.origin),
+            peers: parts.peers,
+            attempts: parts.attempts,
+            memory: Memory::new(&parts.plan),
+            budget: Budget::new(parts.plan.memory),
+            flights: Flights::new(),
+            membership: parts.membership,
+            metrics: parts.metrics,
+        })
+    }
+
+    /// The cluster as this edge knows it.
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
+    /// From now on, `policy` holds; what is stored stays.
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
+    }
+
+    /// From now on, assets come from `origin`.
+    pub(crate) fn set_origin(&self, origin: Box<dyn Origin>) {
+        self.origin.store(Arc::new(origin));
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    pub(crate) fn gauges(&self) -> Gauges {
+        let tier = |tier: Tier| {
+            let (bytes, objects, evictions) = self.memory.figures(tier);
+            (tier.name(), bytes, objects, evictions)
+        };
+        let view = self.membership.view();
+        Gauges {
+            flights: self.flights.under_way(),
+            tiers: Tier::ALL.map(tier).to_vec(),
+            memory_used: self.budget.used(),
+            peers: view.peers().iter().map(|peer| (Arc::clone(&peer.name), peer.is_up())).collect(),
+        }
+    }
+
+    /// Answers one request that came in by `source` from `client`.
+    pub(crate) async fn respond(self: &Arc<Self>, source: Source, client: IpAddr, request: Request<Body>) -> Answer {
+        let (parts, body) = request.into_parts();
+        let key = match AssetKey::from_uri(&parts.uri, self.policy.load().uri_limit) {
+            Ok(key) => key,
+            Err(error) => {
+                let target = parts.uri.path_and_query().map_or("-", |target| target.as_str());
+                return self.refuse(source, parts.method, Err(target.chars().take(200).collect()), error);
+            }
+        };
+        let cached = matches!(parts.method, Method::GET | Method::HEAD);
+        if !cached && matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return self.refuse(source, parts.method, Ok(key), Error::MethodNotAllowed);
+        }
+        let (method, headers) = (parts.method, parts.headers);
+        let ask = Ask { source, client, method, key, headers, body, now: SystemTime::now() };
+        if cached { self.look_up(ask).await } else { self.pass(ask, Handled::Method).await }
+    }
+
+    async fn look_up(self: &Arc<Self>, ask: Ask) -> Answer {
+        match self.memory.find(&ask.key, ask.now) {
+            Found::Fresh(tier, stored) => self.from_memory(&ask, tier, &stored),
+            Found::Marked => self.pass(ask, Handled::Bypass).await,
+            // An answer to these credentials is nobody else's: RFC 9111 §3.5.
+            _ if ask.headers.contains_key(AUTHORIZATION) => self.pass(ask, Handled::Request).await,
+            Found::Stale => self.share(ask, Handled::Stale).await,
+            Found::Nothing => self.share(ask, Handled::UriMiss).await,
+        }
+    }
+
+    /// Leads or follows the flight of the asset, and answers from it.
+    async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
+        forward::strip_hop_by_hop(&mut ask.headers);
+        let order = Arc::new(self.order(&ask));
+        let (mut flight, part, mut first) = match self.join(&ask) {
+            Joining::Follow(flight) => (flight, Part::Follower, None),
+            Joining::Lead(lead) => {
+                let flight = Arc::clone(lead.flight());
+                (flight, Part::Leader, Some(self.depart(lead, Arc::clone(&order))))
+            }
+        };
+        loop {
+            match flight.outcome().await {
+                Outcome::Streaming(streaming) => {
+                    return self.from_flight(&ask, handled, part, Shared { flight: &flight, streaming, order });
+                }
+                Outcome::Joined(other) => flight = other,
+                Outcome::Landed => match self.memory.find(&ask.key, ask.now) {
+                    Found::Fresh(tier, stored) => return self.from_memory(&ask, tier, &stored),
+                    // It landed, and was evicted already: no use in queueing again.
+                    _ => return self.pass(ask, handled).await,
+                },
+                Outcome::Pass(refusal) => {
+                    let first = match first.take() {
+                        Some(first) => first.await.ok(),
+                        None => None,
+                    };
+                    return match first {
+                        Some(First { provider, response }) if self.answers(&ask) => {
+                            self.from_first(&ask, handled, &provider, response, refusal)
+                        }
+                        _ => self.pass(ask, handled).await,
+                    };
+                }
+                Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+                Outcome::Pending => unreachable!("an outcome is waited for until it is there"),
+            }
+        }
+    }
+
+    /// A flight to peers is for clients alone, and for keys that another owns.
+    fn join(&self, ask: &Ask) -> Joining {
+        let view = self.membership.view();
+        let owner = view.ring.owner(ask.key.hash());
+        let own = owner.is_none_or(|owner| owner.name() == self.membership.own());
+        if own || ask.source == Source::Peer {
+            return self.flights.join(&ask.key, Reach::Origin);
+        }
+        match self.flights.to_origin(&ask.key) {
+            Some(flight) => Joining::Follow(flight),
+            None => self.flights.join(&ask.key, Reach::Peers),
+        }
+    }
+
+    /// Sends the flight on its way, in a task of its own: no client's leaving
+    /// ends it. What comes back is the response, if it is the leader's alone.
+    fn depart(self: &Arc<Self>, lead: Lead, order: Arc<Order>) -> oneshot::Receiver<First> {
+        let (first, receiver) = oneshot::channel();
+        tokio::spawn(Arc::clone(self).fill(lead, order, first));
+        receiver
+    }
+
+    fn order(&self, ask: &Ask) -> Order {
+        let name = self.policy.load().name(&ask.key);
+        let faithful = match name {
+            Name::Immutable => Faithful::NameOnly,
+            Name::Plain => Faithful::Whole,
+        };
+        let mut headers = forward::upstream_fields(&ask.headers, faithful, &self.via);
+        if faithful == Faithful::Whole {
+            Self::introduce(ask, &mut headers);
+        }
+        Order { name, headers }
+    }
+
+    /// Whether the answer to a fill is also the answer to the request that
+    /// began it: only if the fill asked for the same.
+    fn answers(&self, ask: &Ask) -> bool {
+        !forward::is_selective(&ask.headers)
+            && (self.policy.load().name(&ask.key) == Name::Plain || !ask.headers.contains_key(http::header::COOKIE))
+    }
+
+    /// Forwards a request to the origin, both bodies streamed; nothing is kept.
+    async fn pass(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
+        forward::strip_hop_by_hop(&mut ask.headers);
+        let mut request = Request::new(std::mem::take(&mut ask.body));
+        *request.method_mut() = ask.method.clone();
+        *request.uri_mut() = ask.key.target().into();
+        *request.headers_mut() = forward::upstream_fields(&ask.headers, Faithful::Verbatim, &self.via);
+        Self::introduce(&ask, request.headers_mut());
+        let began = Instant::now();
+        match self.ask_origin(request).await {
+            Ok(response) => self.from_pass(&ask, handled, began, response),
+            Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
+        }
+    }
+
+    /// Tells the origin who asks; a peer has told already.
+    fn introduce(ask: &Ask, headers: &mut HeaderMap) {
+        if ask.source == Source::Client {
+            forward::add_forwarded(headers, ask.client, ask.headers.get(http::header::HOST), "http");
+        }
+    }
+
+    fn record(ask: &Ask, served: Served, from: From) -> Record {
+        Record { source: ask.source, method: ask.method.clone(), key: Ok(ask.key.clone()), served, from, error: None }
+    }
+
+    fn status(&self, status: &CacheStatus) -> HeaderValue {
+        status.value(&self.name)
+    }
+}
+
+impl std::convert::From<&Provider> for From {
+    fn from(provider: &Provider) -> Self {
+        match provider {
+            Provider::Origin => Self::Origin,
+            Provider::Peer(name) => Self::Peer(Arc::clone(name)),
+        }
+    }
+}
+
+/// What a flight's clients are told they share.
+fn served(part: Part) -> Served {
+    match part {
+        Part::Leader => Served::Miss,
+        Part::Follower => Served::Collapsed,
+    }
+}
+
+/// A flight and its head, as an answer needs them.
+struct Shared<'a> {
+    flight: &'a Arc<Flight>,
+    streaming: Streaming,
+    order: Arc<Order>,
+}

@@ -1,0 +1,94 @@
+//! How a reader goes on alone when a window has moved past it: it asks the
+//! origin for what follows, if that is sure to be of the same asset.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+
+use super::Edge;
+use super::fill::Order;
+use crate::body::{Body, Resume};
+use crate::error::Error;
+use crate::key::AssetKey;
+use crate::semantics::conditional::is_strong;
+use crate::semantics::freshness::Name;
+use crate::stored::Head;
+
+impl Edge {
+    pub(super) fn resume(self: &Arc<Self>, key: AssetKey, head: Arc<Head>, order: Arc<Order>) -> Resume {
+        let edge = Arc::clone(self);
+        Arc::new(move |at| {
+            let (edge, key, head, order) = (Arc::clone(&edge), key.clone(), Arc::clone(&head), Arc::clone(&order));
+            Box::pin(async move { edge.go_on(&key, &head, &order, at).await })
+        })
+    }
+
+    async fn go_on(&self, key: &AssetKey, head: &Head, order: &Order, at: u64) -> Result<Body, Error> {
+        let tag = head.headers.get(ETAG).filter(|tag| is_strong(tag.as_bytes()));
+        if tag.is_none() && order.name == Name::Plain {
+            return Err(Error::Outgrown);
+        }
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = key.target().into();
+        *request.headers_mut() = order.headers.clone();
+        request.headers_mut().insert(RANGE, range_from(at));
+        if let Some(tag) = tag {
+            request.headers_mut().insert(IF_RANGE, tag.clone());
+        }
+        let response = self.ask_origin(request).await?;
+        continuation(response, tag, at)
+    }
+}
+
+fn range_from(at: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("bytes={at}-")).unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
+}
+
+/// What of `response` follows byte `at` of the representation with `tag`.
+fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64) -> Result<Body, Error> {
+    let same = tag.is_none() || response.headers().get(ETAG) == tag;
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT if same && starts_at(response.headers(), at) => Ok(response.into_body()),
+        StatusCode::OK if same => Ok(Body::skipping(response.into_body(), at)),
+        _ => Err(Error::Outgrown),
+    }
+}
+
+fn starts_at(headers: &HeaderMap, at: u64) -> bool {
+    let range = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    let first = range.and_then(|range| range.strip_prefix("bytes ")).and_then(|range| range.split('-').next());
+    first.and_then(|first| first.parse().ok()) == Some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn rest(status: u16, fields: &[(&'static str, &'static str)], tag: Option<&'static str>) -> Option<String> {
+        let mut response = Response::new(Body::from("0123456789"));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        for (name, value) in fields {
+            response.headers_mut().insert(*name, HeaderValue::from_static(value));
+        }
+        let tag = tag.map(HeaderValue::from_static);
+        let body = continuation(response, tag.as_ref(), 4).ok()?;
+        Some(String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn only_the_same_asset_is_gone_on_with() {
+        let from_four = ("content-range", "bytes 4-13/14");
+        let tag = ("etag", "\"a\"");
+        assert_eq!(rest(206, &[from_four, tag], Some("\"a\"")).await.unwrap(), "0123456789");
+        assert_eq!(rest(206, &[from_four], None).await.unwrap(), "0123456789");
+        assert_eq!(rest(200, &[tag], Some("\"a\"")).await.unwrap(), "456789");
+        assert_eq!(rest(206, &[from_four, tag], Some("\"b\"")).await, None);
+        assert_eq!(rest(200, &[], Some("\"a\"")).await, None);
+        assert_eq!(rest(206, &[("content-range", "bytes 5-13/14"), tag], Some("\"a\"")).await, None);
+        assert_eq!(rest(206, &[tag], Some("\"a\"")).await, None);
+        assert_eq!(rest(404, &[tag], Some("\"a\"")).await, None);
+    }
+}

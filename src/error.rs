@@ -1,0 +1,165 @@
+//! What can go wrong with a request, and whose fault it is.
+
+use std::io;
+
+use http::StatusCode;
+
+/// Who is to blame for an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The request cannot be served as it stands.
+    Client,
+    /// Another edge failed; the next in rank is asked.
+    Peer,
+    /// The origin failed, or could not be reached.
+    Origin,
+    /// This edge is full, going down, or wrong.
+    Own,
+}
+
+/// A request's failure. Cheap to clone: everyone who waits for a flight gets it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The target is refused rather than guessed at.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// The target is longer than `limits.uri`.
+    #[error("the request target is too long")]
+    UriTooLong,
+    /// A method that a cache in front of a site has no business with.
+    #[error("the method is not allowed here")]
+    MethodNotAllowed,
+    /// The client went away, or its request body broke off.
+    #[error("the request body broke off: {0}")]
+    ClientBroke(String),
+
+    /// No connection to the peer could be had.
+    #[error("cannot reach the peer: {0}")]
+    PeerUnreachable(String),
+    /// The peer took longer than `cluster.first_byte_timeout` to begin.
+    #[error("the peer did not answer in time")]
+    PeerTimeout,
+    /// The peer's response broke off.
+    #[error("the peer's response broke off: {0}")]
+    PeerBroke(String),
+
+    /// No connection to the origin could be had.
+    #[error("cannot reach the origin: {0}")]
+    OriginUnreachable(String),
+    /// The origin took longer than `origin.first_byte_timeout` to begin.
+    #[error("the origin did not answer in time")]
+    OriginTimeout,
+    /// What the origin sent is no response.
+    #[error("the origin's answer is not HTTP: {0}")]
+    OriginGarbage(String),
+    /// The origin's response broke off, stalled, or had another length than it said.
+    #[error("the origin's response broke off: {0}")]
+    OriginBroke(String),
+    /// An embedded origin (a closure) returned an error.
+    #[error("the origin failed: {0}")]
+    OriginFailed(String),
+
+    /// `origin.requests` are under way already, and none ended in time.
+    #[error("too many requests to the origin are under way")]
+    Overloaded,
+    /// A fill panicked; its clients are told, and the edge goes on.
+    #[error("the fill of this asset panicked")]
+    Panicked,
+    /// Nobody waited for the fill any more, and it was given up.
+    #[error("the fill was given up")]
+    Abandoned,
+    /// The flight outgrew what may be held; who reads it goes on alone.
+    #[error("the response outgrew the memory for flights")]
+    Outgrown,
+}
+
+impl Error {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::BadRequest(_) | Self::UriTooLong | Self::MethodNotAllowed | Self::ClientBroke(_) => Fault::Client,
+            Self::PeerUnreachable(_) | Self::PeerTimeout | Self::PeerBroke(_) => Fault::Peer,
+            Self::OriginUnreachable(_)
+            | Self::OriginTimeout
+            | Self::OriginGarbage(_)
+            | Self::OriginBroke(_)
+            | Self::OriginFailed(_) => Fault::Origin,
+            Self::Overloaded | Self::Panicked | Self::Abandoned | Self::Outgrown => Fault::Own,
+        }
+    }
+
+    /// The status that tells a client of it (RFC 9110 §15).
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::ClientBroke(_) => StatusCode::BAD_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::PeerTimeout | Self::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::PeerUnreachable(_)
+            | Self::PeerBroke(_)
+            | Self::OriginUnreachable(_)
+            | Self::OriginGarbage(_)
+            | Self::OriginBroke(_)
+            | Self::OriginFailed(_) => StatusCode::BAD_GATEWAY,
+            Self::Overloaded | Self::Abandoned | Self::Outgrown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// A short name for logs and for Cache-Status' `detail` (RFC 9211 §2.8).
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad-request",
+            Self::UriTooLong => "uri-too-long",
+            Self::MethodNotAllowed => "method-not-allowed",
+            Self::ClientBroke(_) => "client-broke-off",
+            Self::PeerUnreachable(_) => "peer-unreachable",
+            Self::PeerTimeout => "peer-timeout",
+            Self::PeerBroke(_) => "peer-broke-off",
+            Self::OriginUnreachable(_) => "origin-unreachable",
+            Self::OriginTimeout => "origin-timeout",
+            Self::OriginGarbage(_) => "origin-garbage",
+            Self::OriginBroke(_) => "origin-broke-off",
+            Self::OriginFailed(_) => "origin-failed",
+            Self::Overloaded => "overloaded",
+            Self::Panicked => "panicked",
+            Self::Abandoned => "abandoned",
+            Self::Outgrown => "outgrown",
+        }
+    }
+
+    /// What the client reads: what happened, without names or addresses of
+    /// what stands behind this edge.
+    pub fn public(&self) -> &'static str {
+        match self {
+            Self::BadRequest(why) => why,
+            Self::UriTooLong => "the request target is too long",
+            Self::MethodNotAllowed => "this method is not served here",
+            Self::ClientBroke(_) => "the request body broke off",
+            Self::PeerTimeout | Self::OriginTimeout => "the origin did not answer in time",
+            Self::PeerUnreachable(_) | Self::OriginUnreachable(_) => "the origin cannot be reached",
+            Self::OriginGarbage(_) => "the origin's answer cannot be understood",
+            Self::PeerBroke(_) | Self::OriginBroke(_) | Self::OriginFailed(_) => "the origin's answer broke off",
+            Self::Overloaded | Self::Abandoned | Self::Outgrown => "too busy; try again",
+            Self::Panicked => "a fault of this edge; it is logged",
+        }
+    }
+}
+
+/// Why an edge did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is not usable; the text names the key.
+    #[error("{0}")]
+    Config(String),
+    /// An address cannot be listened on.
+    #[error("{key}: cannot listen on {addr}: {source}")]
+    Listen {
+        /// The configuration key that names the address.
+        key: &'static str,
+        /// The address.
+        addr: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}

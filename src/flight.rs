@@ -1,0 +1,295 @@
+//! Single flight: one fill of one key at a time, which everybody shares.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::body::growing::Growing;
+use crate::budget::Charge;
+use crate::error::Error;
+use crate::key::AssetKey;
+use crate::semantics::freshness::Refusal;
+use crate::stored::Head;
+
+const SHARDS: usize = 64;
+
+/// Where a flight may go. A request from a peer joins only those that go
+/// straight to the origin, so no two edges can wait for one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Reach {
+    Origin,
+    Peers,
+}
+
+/// Who gave a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Provider {
+    Origin,
+    Peer(Arc<str>),
+}
+
+/// What has become of a flight, once its head is known.
+#[derive(Clone)]
+pub(crate) enum Outcome {
+    Pending,
+    Streaming(Streaming),
+    /// It was in memory after all.
+    Landed,
+    /// It belongs to the leader's client alone: everybody else asks anew.
+    Pass(Refusal),
+    /// This edge is next in rank: another flight, to the origin, goes on.
+    Joined(Arc<Flight>),
+    Failed(Error),
+}
+
+/// The head of a flight whose body is growing, or is there.
+#[derive(Clone)]
+pub(crate) struct Streaming {
+    pub(crate) head: Arc<Head>,
+    pub(crate) provider: Provider,
+    pub(crate) kept: Kept,
+    /// The flight's share of the budget.
+    pub(crate) charge: Arc<Charge>,
+}
+
+/// Whether a flight's response will be stored here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Stored,
+    Shared(Refusal),
+}
+
+pub(crate) struct Flight {
+    id: Id,
+    outcome: watch::Sender<Outcome>,
+    pub(crate) body: Arc<Growing>,
+}
+
+impl Flight {
+    /// Waits for the head, or for whatever comes instead.
+    pub(crate) async fn outcome(&self) -> Outcome {
+        let mut outcome = self.outcome.subscribe();
+        match outcome.wait_for(|outcome| !matches!(outcome, Outcome::Pending)).await {
+            Ok(outcome) => outcome.clone(),
+            Err(_) => Outcome::Failed(Error::Panicked),
+        }
+    }
+
+    /// Whether anyone waits for its head or reads its body.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.outcome.receiver_count() > 0 || self.body.readers() > 0
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Id {
+    key: AssetKey,
+    reach: Reach,
+}
+
+type Table = HashMap<Id, Arc<Flight>, BuildHasherDefault<Mixed>>;
+
+/// The flights of an edge.
+pub(crate) struct Flights {
+    shards: Box<[Mutex<Table>]>,
+    under_way: AtomicU64,
+}
+
+pub(crate) enum Joining {
+    Lead(Lead),
+    Follow(Arc<Flight>),
+}
+
+impl Flights {
+    pub(crate) fn new() -> Arc<Self> {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Arc::new(Self { shards, under_way: AtomicU64::new(0) })
+    }
+
+    fn shard(&self, key: &AssetKey) -> MutexGuard<'_, Table> {
+        #[allow(clippy::cast_possible_truncation)] // any bits will do
+        let index = key.hash() as usize % SHARDS;
+        self.shards[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Leads a new flight, or follows the one that is under way.
+    pub(crate) fn join(self: &Arc<Self>, key: &AssetKey, reach: Reach) -> Joining {
+        let id = Id { key: key.detached(), reach };
+        let mut table = self.shard(key);
+        if let Some(flight) = table.get(&id) {
+            return Joining::Follow(Arc::clone(flight));
+        }
+        let flight =
+            Arc::new(Flight { id: id.clone(), outcome: watch::Sender::new(Outcome::Pending), body: Growing::new() });
+        table.insert(id, Arc::clone(&flight));
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Joining::Lead(Lead { flights: Arc::clone(self), flight, listed: true })
+    }
+
+    /// The flight of `key` that goes straight to the origin, if there is one.
+    pub(crate) fn to_origin(&self, key: &AssetKey) -> Option<Arc<Flight>> {
+        let table = self.shard(key);
+        if table.is_empty() {
+            return None;
+        }
+        table.get(&Id { key: key.clone(), reach: Reach::Origin }).cloned()
+    }
+
+    pub(crate) fn under_way(&self) -> u64 {
+        self.under_way.load(Ordering::Relaxed)
+    }
+}
+
+/// The duty to bring a flight to its end. Dropped before that, as by a panic,
+/// it tells everybody who waits, and the next request tries afresh.
+pub(crate) struct Lead {
+    flights: Arc<Flights>,
+    flight: Arc<Flight>,
+    listed: bool,
+}
+
+impl Lead {
+    pub(crate) fn key(&self) -> &AssetKey {
+        &self.flight.id.key
+    }
+
+    pub(crate) fn reach(&self) -> Reach {
+        self.flight.id.reach
+    }
+
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Publishes the head; the body follows by [`Lead::append`].
+    pub(crate) fn stream(&self, streaming: Streaming) {
+        self.flight.outcome.send_replace(Outcome::Streaming(streaming));
+    }
+
+    pub(crate) fn append(&self, data: Bytes) {
+        self.flight.body.append(data);
+    }
+
+    /// Ends a flight that has no body of its own.
+    pub(crate) fn settle(self, outcome: Outcome) {
+        self.flight.outcome.send_replace(outcome);
+    }
+
+    /// Fails the flight: those who wait for the head get `error`, those who
+    /// read the body get it behind what has come.
+    pub(crate) fn fail(self, error: Error) {
+        self.flight.body.fail(error.clone());
+        self.flight.outcome.send_if_modified(|outcome| {
+            let pending = matches!(outcome, Outcome::Pending);
+            if pending {
+                *outcome = Outcome::Failed(error);
+            }
+            pending
+        });
+    }
+
+    /// Lets nobody join any more; those who did go on.
+    pub(crate) fn unlist(&mut self) {
+        if self.listed {
+            self.flights.shard(&self.flight.id.key).remove(&self.flight.id);
+            self.flights.under_way.fetch_sub(1, Ordering::Relaxed);
+            self.listed = false;
+        }
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.unlist();
+        // Neither does anything to a flight that has come to its end.
+        self.flight.body.fail(Error::Panicked);
+        self.flight.outcome.send_if_modified(|outcome| {
+            let pending = matches!(outcome, Outcome::Pending);
+            if pending {
+                *outcome = Outcome::Failed(Error::Panicked);
+            }
+            pending
+        });
+    }
+}
+
+/// A key's hash, mixed with what else an [`Id`] holds.
+#[derive(Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = self.0.rotate_left(5) ^ hash;
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+    fn write_isize(&mut self, discriminant: isize) {
+        self.write(&discriminant.to_le_bytes()[..1]);
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> AssetKey {
+        AssetKey::parse("/a", 100).unwrap()
+    }
+
+    fn lead(flights: &Arc<Flights>, reach: Reach) -> Lead {
+        match flights.join(&key(), reach) {
+            Joining::Lead(lead) => lead,
+            Joining::Follow(_) => panic!("someone leads already"),
+        }
+    }
+
+    fn follow(flights: &Arc<Flights>, reach: Reach) -> Arc<Flight> {
+        match flights.join(&key(), reach) {
+            Joining::Follow(flight) => flight,
+            Joining::Lead(_) => panic!("nobody leads"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_lead_strands_nobody() {
+        let flights = Flights::new();
+        let leading = lead(&flights, Reach::Origin);
+        let following = follow(&flights, Reach::Origin);
+        assert_eq!(flights.under_way(), 1);
+        drop(leading);
+        assert!(matches!(following.outcome().await, Outcome::Failed(Error::Panicked)));
+        assert_eq!(flights.under_way(), 0);
+        drop(lead(&flights, Reach::Origin));
+    }
+
+    #[tokio::test]
+    async fn reaches_are_apart() {
+        let flights = Flights::new();
+        let to_peers = lead(&flights, Reach::Peers);
+        assert!(flights.to_origin(&key()).is_none());
+        let to_origin = lead(&flights, Reach::Origin);
+        assert!(flights.to_origin(&key()).is_some());
+        to_peers.settle(Outcome::Joined(Arc::clone(to_origin.flight())));
+        to_origin.fail(Error::OriginTimeout);
+        assert_eq!(flights.under_way(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_the_one_that_was_told() {
+        let flights = Flights::new();
+        let leading = lead(&flights, Reach::Origin);
+        let following = follow(&flights, Reach::Origin);
+        leading.fail(Error::OriginTimeout);
+        assert!(matches!(following.outcome().await, Outcome::Failed(Error::OriginTimeout)));
+    }
+}

@@ -1,0 +1,299 @@
+//! [`AssetKey`]: the canonical name of an asset.
+//!
+//! One canonical form serves the cache key, the placement on the ring and the
+//! request to the origin, so no two of them can disagree about what a request
+//! means. What cannot be brought into that form without a guess is refused.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use bytes::Bytes;
+use http::Uri;
+use http::uri::PathAndQuery;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::Error;
+
+/// The canonical path and query of an asset, with its hash.
+///
+/// Canonical means, after RFC 3986 §6.2.2: escapes of unreserved characters
+/// are decoded, all other escapes have upper-case digits, and a character that
+/// the grammar does not allow bare is escaped. Characters that the grammar
+/// reserves keep the form they came in, for `+` and `%2B` are different names.
+///
+/// Equality is that of the name; the hash (XXH3-64 of the name) only speeds
+/// things up, so two names whose hashes collide never share a response.
+#[derive(Clone)]
+pub struct AssetKey {
+    hash: u64,
+    name: PathAndQuery,
+}
+
+impl AssetKey {
+    /// The key of a request target; `limit` is its greatest length in bytes.
+    ///
+    /// Only the path and the query count: an absolute-form target's scheme and
+    /// authority choose nothing, for the origin is the configuration's alone.
+    ///
+    /// # Errors
+    /// [`Error::UriTooLong`] above `limit`; [`Error::BadRequest`] for a target
+    /// without a path, a dot segment, an escaped slash or NUL in the path, or
+    /// a malformed escape.
+    pub fn from_uri(uri: &Uri, limit: usize) -> Result<Self, Error> {
+        let Some(target) = uri.path_and_query() else {
+            return Err(Error::BadRequest("the request target has no path"));
+        };
+        if target.as_str().len() > limit {
+            return Err(Error::UriTooLong);
+        }
+        if !target.as_str().starts_with('/') {
+            return Err(Error::BadRequest("the request target is not a path"));
+        }
+        refuse_dot_segments(target.path())?;
+        if target.as_str().bytes().all(|byte| PLAIN[byte as usize]) {
+            return Ok(Self::of(target.clone()));
+        }
+        Ok(Self::of(canonical(target)?))
+    }
+
+    /// The key of a path given as text, as on a command line.
+    ///
+    /// # Errors
+    /// As [`AssetKey::from_uri`], and [`Error::BadRequest`] for what is no
+    /// request target at all.
+    pub fn parse(text: &str, limit: usize) -> Result<Self, Error> {
+        // On a command line a space or a control character may stand bare;
+        // in a request target it cannot.
+        let mut target = Vec::with_capacity(text.len());
+        for byte in text.bytes() {
+            if byte <= b' ' || byte == 0x7f || byte == b'#' {
+                escape(byte, &mut target);
+            } else {
+                target.push(byte);
+            }
+        }
+        let uri =
+            Uri::from_maybe_shared(Bytes::from(target)).map_err(|_| Error::BadRequest("the path cannot be parsed"))?;
+        Self::from_uri(&uri, limit)
+    }
+
+    fn of(name: PathAndQuery) -> Self {
+        let hash = xxh3_64(name.as_str().as_bytes());
+        Self { hash, name }
+    }
+
+    /// The same key in memory of its own. A parsed key is a slice of the
+    /// connection's read buffer; keeping it would keep the whole buffer.
+    pub(crate) fn detached(&self) -> Self {
+        let bytes = Bytes::copy_from_slice(self.as_str().as_bytes());
+        let name = PathAndQuery::from_maybe_shared(bytes).unwrap_or_else(|_| self.name.clone());
+        Self { hash: self.hash, name }
+    }
+
+    /// XXH3-64 of the canonical name: what tiers, flights and the ring use.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The canonical path and query.
+    pub fn as_str(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// The canonical path, without the query.
+    pub fn path(&self) -> &str {
+        self.name.path()
+    }
+
+    /// The request target to send upstream.
+    pub(crate) fn target(&self) -> PathAndQuery {
+        self.name.clone()
+    }
+}
+
+impl PartialEq for AssetKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for AssetKey {}
+
+impl Hash for AssetKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl fmt::Display for AssetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for AssetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AssetKey({self})")
+    }
+}
+
+/// RFC 3986 §2.3.
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// What may stand bare in a path or a query: RFC 3986 §3.3 and §3.4.
+const fn is_bare(byte: u8) -> bool {
+    is_unreserved(byte)
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',')
+        || matches!(byte, b';' | b'=' | b':' | b'@' | b'/' | b'?')
+}
+
+/// The bytes that are canonical as they stand.
+static PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    loop {
+        table[byte as usize] = is_bare(byte);
+        if byte == u8::MAX {
+            break table;
+        }
+        byte += 1;
+    }
+};
+
+/// Refuses `.` and `..` as segments, in any spelling: whoever resolves them
+/// after us would find another asset than the one that the key names.
+fn refuse_dot_segments(path: &str) -> Result<(), Error> {
+    if !path.contains("/.") && !path.contains('%') {
+        return Ok(());
+    }
+    let dots = |segment: &str| {
+        let plain = segment.replace("%2e", ".").replace("%2E", ".");
+        plain == "." || plain == ".."
+    };
+    if path.split('/').any(dots) {
+        return Err(Error::BadRequest("the path has a dot segment"));
+    }
+    Ok(())
+}
+
+fn canonical(target: &PathAndQuery) -> Result<PathAndQuery, Error> {
+    let text = target.as_str();
+    let path_len = target.path().len();
+    let mut out = Vec::with_capacity(text.len() + 16);
+    let mut bytes = text.bytes().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        if byte != b'%' {
+            if PLAIN[byte as usize] {
+                out.push(byte);
+            } else {
+                escape(byte, &mut out);
+            }
+            continue;
+        }
+        let digit = |next: Option<(usize, u8)>| next.and_then(|(_, hex)| char::from(hex).to_digit(16));
+        let (Some(high), Some(low)) = (digit(bytes.next()), digit(bytes.next())) else {
+            return Err(Error::BadRequest("the path has a malformed escape"));
+        };
+        #[allow(clippy::cast_possible_truncation)] // two hexadecimal digits
+        let meant = (high * 16 + low) as u8;
+        if at < path_len && matches!(meant, b'/' | 0) {
+            return Err(Error::BadRequest("the path has an escaped slash or NUL"));
+        }
+        if is_unreserved(meant) {
+            out.push(meant);
+        } else {
+            escape(meant, &mut out);
+        }
+    }
+    PathAndQuery::from_maybe_shared(Bytes::from(out)).map_err(|_| Error::BadRequest("the path cannot be parsed"))
+}
+
+fn escape(byte: u8, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: usize = 16 * 1024;
+
+    fn key(target: &str) -> Result<String, Error> {
+        let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes()))
+            .map_err(|_| Error::BadRequest("not a target"))?;
+        AssetKey::from_uri(&uri, LIMIT).map(|key| key.to_string())
+    }
+
+    #[test]
+    fn spellings_of_one_name_are_one_key() {
+        for (target, name) in [
+            ("/a/b.png", "/a/b.png"),
+            ("/%61/b%2Epng", "/a/b.png"),
+            ("/%7euser/%c3%a9", "/~user/%C3%A9"),
+            ("/\u{e9}", "/%C3%A9"),
+            ("/a%20b", "/a%20b"),
+            ("/a?x=%41&y=[1]", "/a?x=A&y=%5B1%5D"),
+            ("http://elsewhere/a?b", "/a?b"),
+        ] {
+            assert_eq!(key(target).as_deref(), Ok(name), "{target}");
+        }
+    }
+
+    #[test]
+    fn different_names_stay_apart() {
+        let names = ["/a+b", "/a%20b", "/a%2Bb", "/a//b", "/a/b", "/a/b/", "/a/b?", "/a/b?x", "/a/B", "/a%3Fx"];
+        for (i, a) in names.iter().enumerate() {
+            for b in &names[i + 1..] {
+                assert_ne!(key(a).unwrap(), key(b).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn what_could_name_two_things_is_refused() {
+        for target in ["/../a", "/a/./b", "/a/%2e%2E/b", "/a/.%2e", "/a%2fb", "/a%00", "/a%zz", "/a%4", "/a?%g1", "*"] {
+            assert!(matches!(key(target), Err(Error::BadRequest(_))), "{target}");
+        }
+        assert_eq!(key("/a/..b/.well-known/...").as_deref(), Ok("/a/..b/.well-known/..."));
+    }
+
+    #[test]
+    fn length_is_bounded() {
+        assert!(key(&format!("/{}", "a".repeat(8192))).is_ok());
+        assert_eq!(key(&format!("/{}", "a".repeat(LIMIT))), Err(Error::UriTooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn any_target_is_refused_or_canonical(target in "/[ -~é]{0,60}") {
+            if let Ok(once) = key(&target) {
+                prop_assert_eq!(key(&once), Ok(once.clone()));
+                prop_assert!(once.bytes().all(|byte| is_bare(byte) || byte == b'%'));
+            }
+        }
+
+        #[test]
+        fn escaping_any_byte_of_a_name_keeps_its_meaning(segment in proptest::collection::vec(1u8..=255, 1..40)) {
+            prop_assume!(!segment.contains(&b'/'));
+            let mut lower = String::from("/x");
+            for byte in &segment {
+                lower.push_str(&format!("%{byte:02x}"));
+            }
+            let named = key(&lower).unwrap();
+            let decoded: Vec<u8> = percent_encoding::percent_decode_str(&named[2..]).collect();
+            prop_assert_eq!(decoded, segment);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(target in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(uri) = Uri::from_maybe_shared(Bytes::from(target)) {
+                let _ = AssetKey::from_uri(&uri, LIMIT);
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The two tiers of stored responses, and the markers of what is not stored.
+//!
+//! Each tier is a `quick_cache` (Clock-Pro, which a scan does not flush),
+//! weighed in bytes. Its weight is split over shards that do not borrow from
+//! one another, and an entry too heavy for its shard is dropped in silence:
+//! so [`Plan`] chooses the shards by the largest object.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use quick_cache::sync::Cache;
+use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
+
+use crate::key::AssetKey;
+use crate::stored::Stored;
+
+/// Room for the fields of an object of the largest size, in bytes.
+const FIELDS: u64 = 64 * 1024;
+/// The part of a shard that one entry may take, in percent (`quick_cache`
+/// refuses more than its share for hot entries, 97 %; a percent is for rounding).
+const LARGEST_PERCENT: u64 = 96;
+/// How many names can be marked as not stored at a time.
+const MARKERS: usize = 16 * 1024;
+
+/// How `cache.memory` is divided. All in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// All bodies together.
+    pub memory: u64,
+    /// The main tier.
+    pub main: u64,
+    /// The hot tier.
+    pub hot: u64,
+    /// The largest body that is stored.
+    pub max_object: u64,
+}
+
+impl Plan {
+    /// Divides `memory`: shares for hot copies and for flights, the rest is
+    /// the main tier's.
+    pub fn new(memory: u64, hot_share: f64, flight_share: f64, max_object: u64) -> Self {
+        let hot = share(memory, hot_share);
+        let flights = share(memory, flight_share);
+        Self { memory, main: memory.saturating_sub(hot + flights), hot, max_object }
+    }
+
+    /// The largest `max_object` that this memory can take: one that fits into
+    /// the main tier, and of which two can be in flight at a time.
+    pub fn largest(&self) -> u64 {
+        let flights = self.memory.saturating_sub(self.main + self.hot);
+        (flights / 2).min(largest_entry(self.main)).saturating_sub(FIELDS)
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // a share, rounded
+fn share(memory: u64, share: f64) -> u64 {
+    (memory as f64 * share) as u64
+}
+
+fn largest_entry(shard: u64) -> u64 {
+    shard / 100 * LARGEST_PERCENT
+}
+
+/// The most shards, up to four a core, that take entries of `entry` bytes.
+fn shards(tier: u64, entry: u64) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut shards = (cores * 4).next_power_of_two();
+    while shards > 1 && largest_entry(tier / shards as u64) < entry {
+        shards /= 2;
+    }
+    shards
+}
+
+/// Which tier a response is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// What this edge owns, or fetched from the origin itself.
+    Main,
+    /// Copies of what a peer gave.
+    Hot,
+}
+
+impl Tier {
+    /// Both, in the order in which they are looked through.
+    pub const ALL: [Self; 2] = [Self::Main, Self::Hot];
+
+    /// The label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Hot => "hot",
+        }
+    }
+}
+
+/// What memory knows of a key.
+pub(crate) enum Found {
+    Fresh(Tier, Arc<Stored>),
+    /// It was there, and has expired.
+    Stale,
+    /// Known not to be stored: do not queue for it.
+    Marked,
+    Nothing,
+}
+
+type Responses = Cache<AssetKey, Arc<Stored>, ByWeight, KeyHash, CountEvictions>;
+
+struct Shelf {
+    responses: Responses,
+    largest: u64,
+    evictions: Arc<AtomicU64>,
+}
+
+impl Shelf {
+    fn new(bytes: u64, max_object: u64) -> Self {
+        let shards = shards(bytes, max_object + FIELDS);
+        let evictions = Arc::new(AtomicU64::new(0));
+        // An estimate; below 32 a shard, quick_cache would take fewer shards.
+        let items = usize::try_from(bytes / (16 * 1024)).unwrap_or(usize::MAX).max(shards * 32);
+        let options = OptionsBuilder::new()
+            .shards(shards)
+            .estimated_items_capacity(items)
+            .weight_capacity(bytes)
+            .build()
+            .expect("capacities are set");
+        let responses = Cache::with_options(options, ByWeight, KeyHash, CountEvictions(Arc::clone(&evictions)));
+        let largest = largest_entry(responses.shard_capacity());
+        Self { responses, largest, evictions }
+    }
+}
+
+pub(crate) struct Memory {
+    main: Shelf,
+    hot: Shelf,
+    /// Until when requests for these keys (by hash: a collision costs a miss)
+    /// do not wait for one another.
+    markers: Cache<u64, SystemTime>,
+}
+
+impl Memory {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self {
+            main: Shelf::new(plan.main, plan.max_object),
+            hot: Shelf::new(plan.hot, plan.max_object),
+            markers: Cache::new(MARKERS),
+        }
+    }
+
+    fn shelf(&self, tier: Tier) -> &Shelf {
+        match tier {
+            Tier::Main => &self.main,
+            Tier::Hot => &self.hot,
+        }
+    }
+
+    pub(crate) fn find(&self, key: &AssetKey, now: SystemTime) -> Found {
+        let mut stale = false;
+        for tier in Tier::ALL {
+            let Some(stored) = self.shelf(tier).responses.get(key) else {
+                continue;
+            };
+            if stored.head.is_fresh(now) {
+                return Found::Fresh(tier, stored);
+            }
+            self.shelf(tier).responses.remove_if(key, |found| Arc::ptr_eq(found, &stored));
+            stale = true;
+        }
+        if stale {
+            return Found::Stale;
+        }
+        match self.markers.get(&key.hash()) {
+            Some(until) if now < until => Found::Marked,
+            Some(_) => {
+                self.markers.remove(&key.hash());
+                Found::Nothing
+            }
+            None => Found::Nothing,
+        }
+    }
+
+    /// Whether an entry of this weight can be kept in `tier` at all.
+    pub(crate) fn takes(&self, tier: Tier, weight: u64) -> bool {
+        weight <= self.shelf(tier).largest
+    }
+
+    /// Keeps a complete response. What makes room for it is dropped once the
+    /// tier's lock is free.
+    pub(crate) fn store(&self, tier: Tier, key: AssetKey, stored: Stored) {
+        self.markers.remove(&key.hash());
+        if tier == Tier::Main {
+            self.hot.responses.remove(&key);
+        }
+        self.shelf(tier).responses.insert(key, Arc::new(stored));
+    }
+
+    /// For the time of `period` from `now`, requests for `key` do not wait for
+    /// one another.
+    pub(crate) fn mark(&self, key: &AssetKey, now: SystemTime, period: Duration) {
+        self.markers.insert(key.hash(), now + period);
+    }
+
+    /// The next request for `key` may try to have it stored again.
+    pub(crate) fn unmark(&self, key: &AssetKey) {
+        self.markers.remove(&key.hash());
+    }
+
+    /// Bytes, objects and evictions of a tier.
+    pub(crate) fn figures(&self, tier: Tier) -> (u64, u64, u64) {
+        let shelf = self.shelf(tier);
+        (shelf.responses.weight(), shelf.responses.len() as u64, shelf.evictions.load(Ordering::Relaxed))
+    }
+}
+
+#[derive(Clone)]
+struct ByWeight;
+
+impl Weighter<AssetKey, Arc<Stored>> for ByWeight {
+    fn weight(&self, _: &AssetKey, stored: &Arc<Stored>) -> u64 {
+        stored.weight()
+    }
+}
+
+#[derive(Clone)]
+struct CountEvictions(Arc<AtomicU64>);
+
+impl Lifecycle<AssetKey, Arc<Stored>> for CountEvictions {
+    /// Dropped when the shard's lock has been released.
+    type RequestState = Vec<Arc<Stored>>;
+
+    fn on_evict(&self, state: &mut Self::RequestState, _: AssetKey, stored: Arc<Stored>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        state.push(stored);
+    }
+}
+
+/// The key carries its hash; it is not hashed again.
+#[derive(Clone)]
+struct KeyHash;
+
+impl BuildHasher for KeyHash {
+    type Hasher = Given;
+    fn build_hasher(&self) -> Given {
+        Given(0)
+    }
+}
+
+struct Given(u64);
+
+impl Hasher for Given {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("an AssetKey gives its hash as one u64");
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::body::Held;
+    use crate::budget::Budget;
+    use crate::semantics::freshness::Lifetime;
+    use crate::stored::Head;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn key(name: &str) -> AssetKey {
+        AssetKey::parse(name, 1024).unwrap()
+    }
+
+    fn stored(budget: &Arc<Budget>, len: u64, lifetime: Lifetime, born: SystemTime) -> Stored {
+        let head = Head {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            length: Some(len),
+            born,
+            lifetime,
+            upstream_status: None,
+        };
+        let charge = budget.charge(len + 600).unwrap();
+        Stored { head: Arc::new(head), body: Arc::new(Held::new(vec![Bytes::from_static(b"x")], Arc::new(charge))) }
+    }
+
+    const FOREVER: Lifetime = Lifetime::UntilEvicted { said: None };
+
+    #[test]
+    fn the_largest_object_fits_and_one_more_byte_is_known_not_to() {
+        for memory in [8 * MIB, 64 * MIB, 512 * MIB, 7_777_777_777] {
+            let max_object = Plan::new(memory, 0.125, 0.25, 0).largest();
+            let plan = Plan::new(memory, 0.125, 0.25, max_object);
+            let tiers = Memory::new(&plan);
+            let budget = Budget::new(memory);
+            let largest = max_object + FIELDS;
+            assert!(tiers.takes(Tier::Main, largest));
+            let entry = stored(&budget, largest - 600, FOREVER, SystemTime::now());
+            tiers.store(Tier::Main, key("/a"), entry);
+            assert!(matches!(tiers.find(&key("/a"), SystemTime::now()), Found::Fresh(Tier::Main, _)), "{memory}");
+        }
+    }
+
+    #[test]
+    fn tiers_stay_within_their_weight_and_give_the_budget_back() {
+        let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
+        let tiers = Memory::new(&plan);
+        let budget = Budget::new(plan.memory);
+        for i in 0..1000 {
+            tiers.store(Tier::Main, key(&format!("/{i}")), stored(&budget, 100_000, FOREVER, SystemTime::now()));
+            assert!(budget.used() <= plan.main);
+        }
+        let (bytes, objects, evictions) = tiers.figures(Tier::Main);
+        assert_eq!(bytes, budget.used());
+        assert_eq!(objects + evictions, 1000);
+        assert!(objects > 50, "{objects}");
+    }
+
+    #[test]
+    fn expiry_and_markers() {
+        let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
+        let tiers = Memory::new(&plan);
+        let budget = Budget::new(plan.memory);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let second = Duration::from_secs(1);
+        tiers.store(Tier::Hot, key("/a"), stored(&budget, 10, Lifetime::For(second), now));
+        assert!(matches!(tiers.find(&key("/a"), now), Found::Fresh(Tier::Hot, _)));
+        assert!(matches!(tiers.find(&key("/a"), now + second), Found::Stale));
+        assert!(matches!(tiers.find(&key("/a"), now + second), Found::Nothing));
+        tiers.mark(&key("/a"), now, second);
+        assert!(matches!(tiers.find(&key("/a"), now), Found::Marked));
+        assert!(matches!(tiers.find(&key("/a"), now + second), Found::Nothing));
+        tiers.mark(&key("/a"), now, second);
+        tiers.store(Tier::Main, key("/a"), stored(&budget, 10, Lifetime::For(second), now));
+        assert!(matches!(tiers.find(&key("/a"), now + second), Found::Stale));
+        assert!(matches!(tiers.find(&key("/a"), now), Found::Nothing));
+    }
+}

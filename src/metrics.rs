@@ -1,0 +1,400 @@
+//! What this edge counts, and how Prometheus reads it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tracing_appender::non_blocking::ErrorCounter;
+
+/// Which listener a request came in by: a fact, not a field of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// `edge.listen`
+    Client,
+    /// `cluster.listen`
+    Peer,
+}
+
+impl Source {
+    const ALL: [Self; 2] = [Self::Client, Self::Peer];
+
+    /// The label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Served {
+    Hit,
+    HotHit,
+    Miss,
+    Collapsed,
+    Stale,
+    Pass,
+    Error,
+}
+
+impl Served {
+    const ALL: [Self; 7] = [Self::Hit, Self::HotHit, Self::Miss, Self::Collapsed, Self::Stale, Self::Pass, Self::Error];
+
+    /// The label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::HotHit => "hot_hit",
+            Self::Miss => "miss",
+            Self::Collapsed => "collapsed",
+            Self::Stale => "stale",
+            Self::Pass => "pass",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Whom this edge asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Asked {
+    Peer,
+    Origin,
+}
+
+impl Asked {
+    const ALL: [Self; 2] = [Self::Peer, Self::Origin];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// How it went: `Ok` is any answer that came whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Fetched {
+    Ok,
+    Error,
+}
+
+impl Fetched {
+    const ALL: [Self; 2] = [Self::Ok, Self::Error];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Threads spread over this many cells, each on cache lines of its own.
+const CELLS: usize = 16;
+
+#[repr(align(128))]
+#[derive(Default)]
+struct Cell(AtomicU64);
+
+/// A counter that threads do not fight over.
+#[derive(Default)]
+struct Count([Cell; CELLS]);
+
+impl Count {
+    fn add(&self, more: u64) {
+        self.0[cell()].0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    fn total(&self) -> u64 {
+        self.0.iter().map(|cell| cell.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
+fn cell() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static CELL: usize = NEXT.fetch_add(1, Ordering::Relaxed) % CELLS;
+    }
+    CELL.with(|cell| *cell)
+}
+
+/// Upper bounds of the histograms' buckets, in seconds.
+const BOUNDS: [f64; 16] = [
+    0.000_1,
+    0.000_25,
+    0.000_5,
+    0.001,
+    0.002_5,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+    f64::INFINITY,
+];
+
+#[derive(Default)]
+struct Times {
+    buckets: [Count; BOUNDS.len()],
+    nanos: Count,
+}
+
+impl Times {
+    fn observe(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let bucket = BOUNDS.iter().position(|&bound| seconds <= bound).unwrap_or(BOUNDS.len() - 1);
+        self.buckets[bucket].add(1);
+        self.nanos.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+/// The counters that the request path turns.
+#[derive(Default)]
+pub(crate) struct Metrics {
+    requests: [[Count; Served::ALL.len()]; 2],
+    request_times: Times,
+    fetches: [[Count; 2]; 2],
+    fetch_times: [Times; 2],
+    refused_connections: Count,
+    log_lines_lost: OnceLock<ErrorCounter>,
+}
+
+impl Metrics {
+    pub(crate) fn request(&self, source: Source, served: Served, time: Duration) {
+        self.requests[source as usize][served as usize].add(1);
+        self.request_times.observe(time);
+    }
+
+    pub(crate) fn fetch(&self, asked: Asked, fetched: Fetched, time: Duration) {
+        self.fetches[asked as usize][fetched as usize].add(1);
+        self.fetch_times[asked as usize].observe(time);
+    }
+
+    pub(crate) fn refused_connection(&self) {
+        self.refused_connections.add(1);
+    }
+
+    /// From now on, this counter tells of access log lines that were lost.
+    pub(crate) fn count_lost_lines(&self, counter: ErrorCounter) {
+        let _ = self.log_lines_lost.set(counter);
+    }
+
+    fn log_lines_lost(&self) -> u64 {
+        self.log_lines_lost.get().map_or(0, |counter| counter.dropped_lines() as u64)
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// What is read off, rather than counted.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct Gauges {
+    pub(crate) flights: u64,
+    /// Tier, bytes, objects, evictions.
+    pub(crate) tiers: Vec<(&'static str, u64, u64, u64)>,
+    pub(crate) memory_used: u64,
+    pub(crate) peers: Vec<(Arc<str>, bool)>,
+}
+
+/// All of it as Prometheus reads it (OpenMetrics text).
+pub(crate) fn exposition(metrics: &Arc<Metrics>, gauges: Gauges) -> String {
+    let mut registry = Registry::with_prefix("peerage");
+    registry.register_collector(Box::new(Exposed { metrics: Arc::clone(metrics), gauges }));
+    let mut text = String::with_capacity(8 * 1024);
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => text,
+        Err(fmt::Error) => String::new(),
+    }
+}
+
+/// The media type of [`exposition`].
+pub(crate) const EXPOSITION_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Debug)]
+struct Exposed {
+    metrics: Arc<Metrics>,
+    gauges: Gauges,
+}
+
+impl Collector for Exposed {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.requests(&mut encoder)?;
+        self.fetches(&mut encoder)?;
+        self.memory(&mut encoder)?;
+        let mut family = encoder.encode_descriptor(
+            "peer_up",
+            "Whether the last request to the peer was answered",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (peer, up) in &self.gauges.peers {
+            let labels = [("peer", &**peer)];
+            ConstGauge::new(i64::from(*up)).encode(family.encode_family(&labels)?)?;
+        }
+        for (name, help, count) in [
+            (
+                "refused_connections",
+                "Connections closed at once, for limits.connections were open",
+                self.metrics.refused_connections.total(),
+            ),
+            (
+                "log_lines_lost",
+                "Access log lines that were dropped, for their reader was too slow",
+                self.metrics.log_lines_lost(),
+            ),
+        ] {
+            let counter = ConstCounter::new(count);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Exposed {
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "requests",
+            "Requests, by listener and by what became of them",
+            None,
+            MetricType::Counter,
+        )?;
+        for source in Source::ALL {
+            for served in Served::ALL {
+                let labels = [("source", source.name()), ("result", served.name())];
+                let count = self.metrics.requests[source as usize][served as usize].total();
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "request_seconds",
+            "From a request's head to the end of its answer",
+            None,
+            MetricType::Histogram,
+        )?;
+        encode_times(&self.metrics.request_times, &mut family)
+    }
+
+    fn fetches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family =
+            encoder.encode_descriptor("fetches", "Requests to peers and to the origin", None, MetricType::Counter)?;
+        for asked in Asked::ALL {
+            for fetched in Fetched::ALL {
+                let labels = [("from", asked.name()), ("outcome", fetched.name())];
+                let count = self.metrics.fetches[asked as usize][fetched as usize].total();
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "fetch_seconds",
+            "From a fetch's start to its end",
+            None,
+            MetricType::Histogram,
+        )?;
+        for asked in Asked::ALL {
+            let labels = [("from", asked.name())];
+            encode_times(&self.metrics.fetch_times[asked as usize], &mut family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn memory(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let gauge = |count: u64| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+        gauge(self.gauges.flights).encode(encoder.encode_descriptor(
+            "flights",
+            "Fills under way",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        gauge(self.gauges.memory_used).encode(encoder.encode_descriptor(
+            "memory_used_bytes",
+            "Of cache.memory: stored, in flight, or being read",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let mut family =
+            encoder.encode_descriptor("cache_bytes", "Weight of what is stored", None, MetricType::Gauge)?;
+        for (tier, bytes, _, _) in &self.gauges.tiers {
+            gauge(*bytes).encode(family.encode_family(&[("tier", *tier)])?)?;
+        }
+        let mut family = encoder.encode_descriptor("cache_objects", "Stored responses", None, MetricType::Gauge)?;
+        for (tier, _, objects, _) in &self.gauges.tiers {
+            gauge(*objects).encode(family.encode_family(&[("tier", *tier)])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "evictions",
+            "Stored responses that made room for others",
+            None,
+            MetricType::Counter,
+        )?;
+        for (tier, _, _, evictions) in &self.gauges.tiers {
+            ConstCounter::new(*evictions).encode(family.encode_family(&[("tier", *tier)])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_times(times: &Times, encoder: &mut prometheus_client::encoding::MetricEncoder<'_>) -> fmt::Result {
+    let counts = times.buckets.each_ref().map(Count::total);
+    let buckets: Vec<_> =
+        BOUNDS.into_iter().map(|bound| if bound.is_infinite() { f64::MAX } else { bound }).zip(counts).collect();
+    let sum = Duration::from_nanos(times.nanos.total()).as_secs_f64();
+    encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let metrics = Arc::new(Metrics::default());
+        metrics.request(Source::Client, Served::HotHit, Duration::from_millis(3));
+        metrics.fetch(Asked::Origin, Fetched::Ok, Duration::from_secs(20));
+        let gauges = Gauges {
+            flights: 2,
+            tiers: vec![("main", 10, 1, 0), ("hot", 0, 0, 3)],
+            memory_used: 10,
+            peers: vec![("b:1".into(), true)],
+        };
+        let text = exposition(&metrics, gauges);
+        for line in [
+            "peerage_requests_total{source=\"client\",result=\"hot_hit\"} 1",
+            "peerage_requests_total{source=\"peer\",result=\"stale\"} 0",
+            "peerage_fetches_total{from=\"origin\",outcome=\"ok\"} 1",
+            "peerage_flights 2",
+            "peerage_cache_bytes{tier=\"main\"} 10",
+            "peerage_cache_objects{tier=\"hot\"} 0",
+            "peerage_evictions_total{tier=\"hot\"} 3",
+            "peerage_peer_up{peer=\"b:1\"} 1",
+            "peerage_request_seconds_bucket{le=\"0.0025\"} 0",
+            "peerage_request_seconds_bucket{le=\"0.005\"} 1",
+            "peerage_request_seconds_bucket{le=\"+Inf\"} 1",
+            "peerage_fetch_seconds_count{from=\"origin\"} 1",
+            "peerage_fetch_seconds_bucket{le=\"10.0\",from=\"origin\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! An origin behind HTTP.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Response, Uri};
+use tokio::sync::Semaphore;
+
+use crate::body::Body;
+use crate::error::Error;
+use crate::origin::Origin;
+use crate::outgoing::{Blame, Outgoing, Patience};
+
+const BLAME: Blame = Blame {
+    unreachable: Error::OriginUnreachable,
+    late: Error::OriginTimeout,
+    garbage: Error::OriginGarbage,
+    broke: Error::OriginBroke,
+};
+
+/// The HTTP server that `origin.url` names. Its authority is the Host of every
+/// request to it: what a client asked for chooses nothing.
+pub struct HttpOrigin {
+    authority: Authority,
+    host: HeaderValue,
+    /// The URL's path, without a slash at its end.
+    prefix: String,
+    patience: Patience,
+    outgoing: Outgoing,
+    /// One permit for each request whose head has not come.
+    places: Arc<Semaphore>,
+}
+
+impl HttpOrigin {
+    /// `url` is `http://host[:port][/prefix]`; at most `requests` wait for its
+    /// answers at a time.
+    ///
+    /// # Errors
+    /// What is wrong with `url`, and what would be right.
+    pub(crate) fn new(url: &Uri, patience: Patience, requests: usize) -> Result<Self, String> {
+        let authority = check_url(url)?;
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?;
+        Ok(Self {
+            authority,
+            host,
+            prefix: url.path().trim_end_matches('/').to_owned(),
+            patience,
+            outgoing: Outgoing::new(patience, BLAME),
+            places: Arc::new(Semaphore::new(requests)),
+        })
+    }
+
+    fn address(&self, request: &mut Request<Body>) -> Result<(), Error> {
+        let garbage = |error: &dyn std::error::Error| Error::OriginUnreachable(error.to_string());
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        if let (false, Some(path)) = (self.prefix.is_empty(), &parts.path_and_query) {
+            let prefixed = PathAndQuery::try_from(format!("{}{path}", self.prefix)).map_err(|error| garbage(&error))?;
+            parts.path_and_query = Some(prefixed);
+        }
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.authority.clone());
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| garbage(&error))?;
+        request.headers_mut().insert(HOST, self.host.clone());
+        Ok(())
+    }
+}
+
+impl Origin for HttpOrigin {
+    fn fetch(&self, mut request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
+        Box::pin(async move {
+            self.address(&mut request)?;
+            let place = tokio::time::timeout(self.patience.first_byte, self.places.acquire()).await;
+            let Ok(Ok(_place)) = place else {
+                return Err(Error::Overloaded);
+            };
+            self.outgoing.send(request).await
+        })
+    }
+}
+
+/// The authority of an origin's URL, if all of the URL can be used.
+pub(crate) fn check_url(url: &Uri) -> Result<Authority, String> {
+    let example = "such as `http://127.0.0.1:9000`";
+    match url.scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            return Err(format!("`{url}`: TLS to the origin is not built in yet; an http:// URL is needed, {example}"));
+        }
+        _ => return Err(format!("`{url}` is not a URL {example}")),
+    }
+    if url.query().is_some() {
+        return Err(format!("`{url}` has a query; the URL of a server or of a folder on it is needed, {example}"));
+    }
+    match url.authority() {
+        Some(authority) if authority.as_str().contains('@') => {
+            Err("has a user name in it; credentials are not sent to an origin".to_owned())
+        }
+        Some(authority) if !authority.host().is_empty() => Ok(authority.clone()),
+        _ => Err(format!("`{url}` names no host; a URL is needed {example}")),
+    }
+}

@@ -1,0 +1,228 @@
+//! Asking over HTTP/1.1: what the origin and the peers have in common.
+//!
+//! Connections are pooled; every wait has a bound; a request without content
+//! is repeated once, and only when a reused connection turned out to be dead.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Extensions, Request, Response, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{
+    CaptureConnection, Connected, Connection, HttpConnector, capture_connection,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use crate::body::{Body, describe};
+use crate::error::Error;
+
+/// The bounds on waiting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) connect: Duration,
+    /// From the request to the first byte of the answer.
+    pub(crate) first_byte: Duration,
+    /// Between two pieces of a body.
+    pub(crate) idle: Duration,
+}
+
+/// Whom errors name.
+pub(crate) struct Blame {
+    pub(crate) unreachable: fn(String) -> Error,
+    pub(crate) late: Error,
+    pub(crate) garbage: fn(String) -> Error,
+    pub(crate) broke: fn(String) -> Error,
+}
+
+/// How many idle connections are kept for each host.
+const IDLE_CONNECTIONS: usize = 256;
+/// How long an idle connection is kept.
+const IDLE_FOR: Duration = Duration::from_secs(60);
+/// The most that is read ahead of whoever takes the body; it bounds an
+/// answer's head too.
+const READ_AHEAD: usize = 256 * 1024;
+
+/// A client for servers that the configuration names.
+pub(crate) struct Outgoing {
+    client: Client<Remembering, Body>,
+    patience: Patience,
+    blame: Blame,
+}
+
+impl Outgoing {
+    pub(crate) fn new(patience: Patience, blame: Blame) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(patience.connect));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_FOR)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .http1_max_buf_size(READ_AHEAD)
+            .set_host(false)
+            .build(Remembering(connector));
+        Self { client, patience, blame }
+    }
+
+    /// Sends `request`, whose URI is absolute, and waits for the head.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        let sending = self.send_or_repeat(request);
+        let late = || self.blame.late.clone();
+        let response = tokio::time::timeout(self.patience.first_byte, sending).await.map_err(|_| late())??;
+        let mut response =
+            response.map(|incoming| Body::received(incoming, Some(self.patience.idle), self.blame.broke));
+        if is_unframed(&response) {
+            response.extensions_mut().insert(Unframed);
+        }
+        Ok(response)
+    }
+
+    async fn send_or_repeat(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let repeat = (request.method().is_idempotent() && request.body().is_end_stream()).then(|| {
+            let mut copy = Request::new(Body::empty());
+            *copy.method_mut() = request.method().clone();
+            *copy.uri_mut() = request.uri().clone();
+            *copy.headers_mut() = request.headers().clone();
+            copy
+        });
+        let connection = capture_connection(&mut request);
+        let error = match self.client.request(request).await {
+            Ok(response) => {
+                if let Some(used) = Used::of(&connection) {
+                    used.0.store(true, Ordering::Relaxed);
+                }
+                return Ok(response);
+            }
+            Err(error) => error,
+        };
+        let reused = Used::of(&connection).is_some_and(|used| used.0.load(Ordering::Relaxed));
+        match repeat {
+            Some(copy) if reused && no_answer_came(&error) => {
+                self.client.request(copy).await.map_err(|error| self.failure(&error))
+            }
+            _ => Err(self.failure(&error)),
+        }
+    }
+
+    fn failure(&self, error: &legacy::Error) -> Error {
+        if error.is_connect() {
+            return (self.blame.unreachable)(describe(error));
+        }
+        match inner(error) {
+            Some(inner) if inner.is_user() => Error::ClientBroke(describe(inner)),
+            Some(inner) if inner.is_parse() => (self.blame.garbage)(describe(inner)),
+            _ => (self.blame.broke)(describe(error)),
+        }
+    }
+}
+
+fn inner(error: &legacy::Error) -> Option<&hyper::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+fn no_answer_came(error: &legacy::Error) -> bool {
+    inner(error).is_some_and(|inner| {
+        inner.is_incomplete_message() || inner.is_canceled() || inner.is_closed() || is_reset(inner)
+    })
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|io| matches!(io.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
+}
+
+/// Marks a response whose body ends where its connection does (RFC 9112 §6.3):
+/// one that was cut off ends there too, so its end proves nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Unframed;
+
+fn is_unframed(response: &Response<Body>) -> bool {
+    response.version() <= Version::HTTP_11
+        && !response.body().is_end_stream()
+        && !response.headers().contains_key(CONTENT_LENGTH)
+        && !response.headers().contains_key(TRANSFER_ENCODING)
+}
+
+/// A connector whose connections remember that they have been of use.
+#[derive(Clone)]
+struct Remembering(HttpConnector);
+
+impl tower_service::Service<Uri> for Remembering {
+    type Response = Remembered;
+    type Error = <HttpConnector as tower_service::Service<Uri>>::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Remembered, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        tower_service::Service::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = tower_service::Service::call(&mut self.0, uri);
+        Box::pin(async move { Ok(Remembered { io: connecting.await?, used: Used::default() }) })
+    }
+}
+
+/// Whether a connection has brought an answer before.
+#[derive(Clone, Default)]
+struct Used(Arc<AtomicBool>);
+
+impl Used {
+    fn of(capture: &CaptureConnection) -> Option<Self> {
+        let mut extensions = Extensions::new();
+        capture.connection_metadata().as_ref()?.get_extras(&mut extensions);
+        extensions.remove()
+    }
+}
+
+struct Remembered {
+    io: TokioIo<TcpStream>,
+    used: Used,
+}
+
+impl Connection for Remembered {
+    fn connected(&self) -> Connected {
+        self.io.connected().extra(self.used.clone())
+    }
+}
+
+impl Read for Remembered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Remembered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,113 @@
+//! Cache-Status: RFC 9211.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+/// RFC 9211 §2.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// How one cache handled a request: a member of the field's list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheStatus {
+    /// Hit, or why the request went forward.
+    pub handled: Handled,
+    /// `ttl`, §2.4: the freshness left.
+    pub ttl: Option<Duration>,
+    /// `collapsed`, §2.6: it shares a request that was under way.
+    pub collapsed: bool,
+    /// `stored`, §2.5: the response was, or is being, stored here.
+    pub stored: bool,
+    /// `detail`, §2.8.
+    pub detail: Option<&'static str>,
+}
+
+/// `hit` (§2.1) or `fwd` (§2.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Handled {
+    /// Answered from what is stored.
+    Hit,
+    /// `fwd=uri-miss`: nothing was stored under the name.
+    #[default]
+    UriMiss,
+    /// `fwd=stale`: what was stored had expired.
+    Stale,
+    /// `fwd=method`: the method is not cached.
+    Method,
+    /// `fwd=request`: the request itself asks for the origin.
+    Request,
+    /// `fwd=bypass`: this name is known not to be stored.
+    Bypass,
+    /// Neither: this edge answered itself, with an error.
+    Refused,
+}
+
+impl CacheStatus {
+    /// The field's value for a cache called `name` (an sf-token, or else it is
+    /// quoted as an sf-string).
+    pub fn value(&self, name: &str) -> HeaderValue {
+        let mut text = String::with_capacity(64);
+        push_name(name, &mut text);
+        text.push_str(match self.handled {
+            Handled::Hit => ";hit",
+            Handled::UriMiss => ";fwd=uri-miss",
+            Handled::Stale => ";fwd=stale",
+            Handled::Method => ";fwd=method",
+            Handled::Request => ";fwd=request",
+            Handled::Bypass => ";fwd=bypass",
+            Handled::Refused => "",
+        });
+        if let Some(ttl) = self.ttl {
+            text.push_str(";ttl=");
+            text.push_str(itoa::Buffer::new().format(ttl.as_secs()));
+        }
+        if self.collapsed {
+            text.push_str(";collapsed");
+        }
+        if self.stored {
+            text.push_str(";stored");
+        }
+        if let Some(detail) = self.detail {
+            let _ = write!(text, ";detail={detail}");
+        }
+        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
+    }
+}
+
+fn push_name(name: &str, text: &mut String) {
+    if is_token(name) {
+        text.push_str(name);
+        return;
+    }
+    text.push('"');
+    for character in name.chars().filter(|character| matches!(character, ' '..='~')) {
+        if matches!(character, '"' | '\\') {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text.push('"');
+}
+
+/// sf-token, RFC 9651 §3.3.4.
+pub fn is_token(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '*')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members() {
+        let hit =
+            CacheStatus { handled: Handled::Hit, ttl: Some(Duration::from_secs(31_535_990)), ..CacheStatus::default() };
+        assert_eq!(hit.value("edge-1"), "edge-1;hit;ttl=31535990");
+        let miss = CacheStatus { collapsed: true, stored: true, ..CacheStatus::default() };
+        assert_eq!(miss.value("edge-1"), "edge-1;fwd=uri-miss;collapsed;stored");
+        let refused = CacheStatus { handled: Handled::Refused, detail: Some("bad-request"), ..CacheStatus::default() };
+        assert_eq!(refused.value("1 \"x\""), "\"1 \\\"x\\\"\";detail=bad-request");
+    }
+}

@@ -1,0 +1,132 @@
+//! Conditional requests on a response that is at hand: RFC 9110 §13.
+
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use http::header::{ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED};
+
+/// What the preconditions of a GET or HEAD come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precondition {
+    /// Answer as if there were none.
+    Proceed,
+    /// 304
+    NotModified,
+    /// 412
+    Failed,
+}
+
+/// Evaluates the preconditions of `request` against the selected response, in
+/// the order of RFC 9110 §13.2.2. An invalid date counts as no field at all.
+pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
+    let tag = response.get(ETAG).map(http::HeaderValue::as_bytes);
+    let modified = date(response, LAST_MODIFIED);
+    if request.contains_key(IF_MATCH) {
+        if !lists(request, IF_MATCH, tag, Comparison::Strong) {
+            return Precondition::Failed;
+        }
+    } else if let (Some(since), Some(modified)) = (date(request, IF_UNMODIFIED_SINCE), modified) {
+        if modified > since {
+            return Precondition::Failed;
+        }
+    }
+    if request.contains_key(IF_NONE_MATCH) {
+        if lists(request, IF_NONE_MATCH, tag, Comparison::Weak) {
+            return Precondition::NotModified;
+        }
+    } else if let (Some(since), Some(modified)) = (date(request, IF_MODIFIED_SINCE), modified) {
+        if modified <= since {
+            return Precondition::NotModified;
+        }
+    }
+    Precondition::Proceed
+}
+
+/// How entity tags compare: RFC 9110 §8.8.3.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    /// Both strong, and the same.
+    Strong,
+    /// The same but for weakness.
+    Weak,
+}
+
+/// Whether two entity tags are the same under `how`.
+pub fn same_tag(a: &[u8], b: &[u8], how: Comparison) -> bool {
+    match how {
+        Comparison::Strong => a == b && is_strong(a),
+        Comparison::Weak => opaque(a) == opaque(b),
+    }
+}
+
+/// Whether a tag is a strong validator.
+pub fn is_strong(tag: &[u8]) -> bool {
+    tag.starts_with(b"\"")
+}
+
+fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+fn lists(request: &HeaderMap, field: http::HeaderName, tag: Option<&[u8]>, how: Comparison) -> bool {
+    request.get_all(field).iter().any(|line| {
+        let line = line.as_bytes().trim_ascii();
+        line == b"*" || tag.is_some_and(|tag| tags(line).any(|listed| same_tag(listed, tag, how)))
+    })
+}
+
+/// The entity tags of a list. A comma may stand inside a tag, so the quotes lead.
+fn tags(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        let start = rest.iter().position(|&byte| byte != b',' && byte != b' ' && byte != b'\t')?;
+        rest = &rest[start..];
+        let open = if rest.starts_with(b"W/\"") { 3 } else { 1 };
+        let close = rest.get(open..)?.iter().position(|&byte| byte == b'"')?;
+        let (tag, after) = rest.split_at(open + close + 1);
+        rest = after;
+        Some(tag)
+    })
+}
+
+fn date(headers: &HeaderMap, field: http::HeaderName) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(field)?.to_str().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn preconditions_in_their_order() {
+        use Precondition::{Failed, NotModified, Proceed};
+        let early = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let late = "Mon, 07 Nov 1994 08:49:37 GMT";
+        let response = headers(&[("etag", "\"a,b\""), ("last-modified", early)]);
+        for (request, expected) in [
+            (&[][..], Proceed),
+            (&[("if-none-match", "\"a,b\"")], NotModified),
+            (&[("if-none-match", "\"x\", W/\"a,b\"")], NotModified),
+            (&[("if-none-match", "*")], NotModified),
+            (&[("if-none-match", "\"a\", \"b\"")], Proceed),
+            (&[("if-none-match", "\"x\""), ("if-modified-since", late)], Proceed),
+            (&[("if-none-match", "garbage")], Proceed),
+            (&[("if-modified-since", early)], NotModified),
+            (&[("if-modified-since", "yesterday")], Proceed),
+            (&[("if-match", "\"x\"")], Failed),
+            (&[("if-match", "W/\"a,b\"")], Failed),
+            (&[("if-match", "*"), ("if-none-match", "\"a,b\"")], NotModified),
+            (&[("if-unmodified-since", "Sat, 05 Nov 1994 08:49:37 GMT")], Failed),
+            (&[("if-unmodified-since", early)], Proceed),
+        ] {
+            assert_eq!(evaluate(&headers(request), &response), expected, "{request:?}");
+        }
+        assert_eq!(evaluate(&headers(&[("if-none-match", "*")]), &HeaderMap::new()), NotModified);
+    }
+}

@@ -1,0 +1,198 @@
+//! Which fields cross the edge: RFC 9110 §7.6, RFC 8586.
+
+use std::net::IpAddr;
+
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+/// RFC 8586.
+pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What this edge calls itself towards the origin.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("peerage/", env!("CARGO_PKG_VERSION")));
+
+/// The fields that belong to one connection, besides those that Connection
+/// lists (RFC 9110 §7.6.1).
+static HOP_BY_HOP: [HeaderName; 7] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// The fields that make a request conditional or partial: a fill wants the
+/// whole of the asset, whatever its first client has of it.
+static SELECTIVE: [HeaderName; 7] =
+    [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, ACCEPT_ENCODING];
+
+/// The fields that no sender's Connection may take away from the message.
+fn is_essential(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "age"
+            | "authorization"
+            | "cache-control"
+            | "cache-status"
+            | "cdn-loop"
+            | "content-encoding"
+            | "content-length"
+            | "content-range"
+            | "content-type"
+            | "cookie"
+            | "date"
+            | "etag"
+            | "expires"
+            | "host"
+            | "set-cookie"
+            | "vary"
+            | "via"
+    )
+}
+
+/// Removes what belongs to the connection that the message came on.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let listed: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .filter(|name| !is_essential(name))
+            .collect();
+        for name in listed {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// How faithfully a request has to be repeated upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faithful {
+    /// The answer is for this client alone: all its fields go along.
+    Verbatim,
+    /// The answer is for everybody, if it can be stored: the fields that ask
+    /// for a part or a form of the asset stay behind.
+    Whole,
+    /// The name says all: no field of the client's goes along, so none can
+    /// shape what others will get.
+    NameOnly,
+}
+
+/// The fields of a request that goes upstream: those of `request` (already
+/// without its connection's own), and ours.
+pub fn upstream_fields(request: &HeaderMap, faithful: Faithful, via: &HeaderValue) -> HeaderMap {
+    let mut fields = match faithful {
+        Faithful::NameOnly => {
+            let mut fields = HeaderMap::with_capacity(4);
+            for name in [VIA, CDN_LOOP] {
+                for value in request.get_all(&name) {
+                    fields.append(name.clone(), value.clone());
+                }
+            }
+            fields.insert(USER_AGENT, AGENT);
+            fields
+        }
+        Faithful::Whole => {
+            let mut fields = request.clone();
+            for name in &SELECTIVE {
+                fields.remove(name);
+            }
+            fields
+        }
+        Faithful::Verbatim => request.clone(),
+    };
+    fields.remove(HOST);
+    fields.append(VIA, via.clone());
+    fields
+}
+
+/// Whether a request asks for something other than the whole of the asset, so
+/// that the answer to a fill is not the answer to it.
+pub fn is_selective(request: &HeaderMap) -> bool {
+    SELECTIVE.iter().any(|name| name != ACCEPT_ENCODING && request.contains_key(name))
+}
+
+/// Tells the origin of a client who is not at the connection's other end.
+/// `scheme` is that of the client's connection.
+pub fn add_forwarded(fields: &mut HeaderMap, client: IpAddr, host: Option<&HeaderValue>, scheme: &'static str) {
+    let known = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let chain = known.map(|value| format!("{value}, ")).collect::<String>() + &client.to_string();
+    if let Ok(chain) = HeaderValue::try_from(chain) {
+        fields.insert(FORWARDED_FOR, chain);
+    }
+    if let Some(host) = host {
+        fields.insert(FORWARDED_HOST, host.clone());
+    }
+    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+}
+
+/// The value that an edge named `name` adds to Via (RFC 9110 §7.6.3) for a
+/// message that came over `version`.
+pub fn via(version: Version, name: &str) -> Option<HeaderValue> {
+    let protocol = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2.0",
+        _ => "1.1",
+    };
+    HeaderValue::try_from(format!("{protocol} {name}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_connections_fields_stay_on_it() {
+        let mut fields = headers(&[
+            ("connection", "close, x-private, Via, cookie"),
+            ("connection", "x-other"),
+            ("x-private", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("via", "1.1 before"),
+            ("cookie", "a=b"),
+            ("x-kept", "1"),
+        ]);
+        strip_hop_by_hop(&mut fields);
+        assert_eq!(fields, headers(&[("via", "1.1 before"), ("cookie", "a=b"), ("x-kept", "1")]));
+    }
+
+    #[test]
+    fn a_fill_takes_along_only_what_everybody_shares() {
+        let request =
+            headers(&[("host", "h"), ("cookie", "a=b"), ("range", "bytes=0-1"), ("via", "1.1 x"), ("accept", "*/*")]);
+        let via = HeaderValue::from_static("1.1 edge-1");
+        let whole = upstream_fields(&request, Faithful::Whole, &via);
+        assert_eq!(whole, headers(&[("cookie", "a=b"), ("via", "1.1 x"), ("via", "1.1 edge-1"), ("accept", "*/*")]));
+        let bare = upstream_fields(&request, Faithful::NameOnly, &via);
+        assert!(!bare.contains_key("cookie") && !bare.contains_key("accept") && bare.get_all(VIA).iter().count() == 2);
+        let verbatim = upstream_fields(&request, Faithful::Verbatim, &via);
+        assert!(verbatim.contains_key("range") && !verbatim.contains_key("host"));
+        assert!(is_selective(&request) && !is_selective(&whole));
+    }
+
+    #[test]
+    fn the_chain_of_clients_grows() {
+        let mut fields = headers(&[("x-forwarded-for", "10.0.0.1"), ("x-forwarded-for", "10.0.0.2")]);
+        add_forwarded(&mut fields, IpAddr::from([10, 0, 0, 3]), None, "http");
+        assert_eq!(fields.get("x-forwarded-for").unwrap(), "10.0.0.1, 10.0.0.2, 10.0.0.3");
+    }
+}

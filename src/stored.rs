@@ -1,0 +1,79 @@
+//! [`Stored`]: a stored response, as RFC 9111 §1.1 means it; and its head,
+//! which a flight publishes before the body is there.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::body::Held;
+use crate::key::AssetKey;
+use crate::semantics::freshness::Lifetime;
+
+/// What an entry takes besides what its weight counts: the key, the response's
+/// own structs, the table's slot, the allocator's rounding. In bytes.
+const OVERHEAD: u64 = 512;
+/// What a field takes besides its name and value.
+const FIELD_OVERHEAD: u64 = 80;
+
+/// Status, fields and times of a response that may be reused.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    /// End-to-end fields, without Age and Cache-Status: those are made anew.
+    pub(crate) headers: HeaderMap,
+    /// The length of the body in bytes, if it is known.
+    pub(crate) length: Option<u64>,
+    /// The Cache-Status members of those who handled it before this edge; they
+    /// speak of the request that filled the flight, not of a later hit.
+    pub(crate) upstream_status: Option<HeaderValue>,
+    /// When its age was zero.
+    pub(crate) born: SystemTime,
+    pub(crate) lifetime: Lifetime,
+}
+
+impl Head {
+    /// RFC 9111 §4.2.3, `current_age`.
+    pub(crate) fn age(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.born).unwrap_or_default()
+    }
+
+    /// RFC 9111 §4.2.
+    pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
+        match self.lifetime {
+            Lifetime::UntilEvicted { .. } => true,
+            Lifetime::For(lifetime) => self.age(now) < lifetime,
+        }
+    }
+
+    /// The freshness left, where the response states any.
+    pub(crate) fn ttl(&self, now: SystemTime) -> Option<Duration> {
+        let lifetime = match self.lifetime {
+            Lifetime::UntilEvicted { said } => said?,
+            Lifetime::For(lifetime) => lifetime,
+        };
+        Some(lifetime.saturating_sub(self.age(now)))
+    }
+
+    /// What an entry with this head and `body` bytes of content weighs.
+    pub(crate) fn weight(&self, key: &AssetKey, body: u64) -> u64 {
+        let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            name.as_str().len() as u64 + value.len() as u64 + FIELD_OVERHEAD
+        };
+        let fields: u64 = self.headers.iter().map(field).sum();
+        OVERHEAD + key.as_str().len() as u64 + fields + body
+    }
+}
+
+/// A complete response that may be reused.
+pub(crate) struct Stored {
+    pub(crate) head: Arc<Head>,
+    pub(crate) body: Arc<Held>,
+}
+
+impl Stored {
+    /// What the tiers count: constant, and what the budget was charged.
+    pub(crate) fn weight(&self) -> u64 {
+        self.body.charged()
+    }
+}
