@@ -76,7 +76,18 @@ impl Access {
         response.map(|body| {
             let unsent = http_body::Body::size_hint(&body).lower();
             let ended = http_body::Body::is_end_stream(&body);
-            Watched { body, access: Arc::clone(self), record, status, began, first: None, bytes: 0, unsent, ended }
+            Watched {
+                body,
+                access: Arc::clone(self),
+                record,
+                status,
+                began,
+                first: None,
+                bytes: 0,
+                unsent,
+                ended,
+                broke: false,
+            }
         })
     }
 
@@ -150,6 +161,7 @@ pub(crate) struct Watched {
     /// How much has to be sent still, as far as the body knows.
     unsent: u64,
     ended: bool,
+    broke: bool,
 }
 
 impl http_body::Body for Watched {
@@ -168,7 +180,10 @@ impl http_body::Body for Watched {
                 self.bytes += len;
                 self.unsent = self.unsent.saturating_sub(len);
             }
-            Poll::Ready(Some(Err(error))) => self.record.error = Some(error.clone()),
+            Poll::Ready(Some(Err(error))) => {
+                self.broke = true;
+                self.record.error = Some(error.clone());
+            }
         }
         polled
     }
@@ -188,8 +203,7 @@ impl Drop for Watched {
         let record = &self.record;
         // hyper drops a body of known length once it has all of it, without
         // asking for its end.
-        let complete =
-            record.error.is_none() && (self.ended || self.unsent == 0 && http_body::Body::is_end_stream(&self.body));
+        let complete = !self.broke && (self.ended || self.unsent == 0 && http_body::Body::is_end_stream(&self.body));
         let served = if record.error.is_some() { Served::Error } else { record.served };
         self.access.metrics.request(record.source, served, total);
         if self.access.lines.is_none() {

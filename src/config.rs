@@ -534,7 +534,7 @@ fn refuse_unknown(given: &Dict, table: &str) -> Result<(), String> {
         let inside = format!("{path}.");
         let known = KEYS.contains(&path.as_str()) || KEYS.iter().any(|key| key.starts_with(&inside));
         if !known {
-            return Err(format!("{path}: unknown key; did you mean `{}`?", nearest(&path)));
+            return Err(format!("{path}: unknown key; did you mean `{}`?", nearest(&path, value)));
         }
         if KEYS.contains(&path.as_str()) {
             continue;
@@ -546,14 +546,19 @@ fn refuse_unknown(given: &Dict, table: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn nearest(path: &str) -> &'static str {
-    let table = path.split('.').next().unwrap_or_default();
-    let distance = |key: &&&str| {
-        let whole = strsim::damerau_levenshtein(path, key);
-        // Right key, table forgotten or misspelt.
-        let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-        let alone = strsim::damerau_levenshtein(&last(path), &last(key)) + usize::from(!key.starts_with(table));
-        whole.min(alone)
+/// The known name that is most like `path`: a table for a table, or else a key,
+/// also when only its table was forgotten or misspelt.
+fn nearest(path: &str, given: &Value) -> &'static str {
+    let table = |key: &&'static str| key.split('.').next().unwrap_or_default();
+    if given.as_dict().is_some() && !path.contains('.') {
+        let distance = |name: &&str| strsim::damerau_levenshtein(path, name);
+        return KEYS.iter().map(table).min_by_key(distance).unwrap_or_default();
+    }
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let distance = |key: &&&'static str| {
+        let same_table = path.starts_with(table(*key));
+        let alone = strsim::damerau_levenshtein(&last(path), &last(key)) + usize::from(!same_table);
+        alone.min(strsim::damerau_levenshtein(path, key))
     };
     KEYS.iter().min_by_key(distance).copied().unwrap_or_default()
 }

@@ -21,7 +21,7 @@ pub enum Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The target is refused rather than guessed at.
-    #[error("bad request: {0}")]
+    #[error("{0}")]
     BadRequest(&'static str),
     /// The target is longer than `limits.uri`.
     #[error("the request target is too long")]

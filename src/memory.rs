@@ -50,7 +50,7 @@ impl Plan {
     /// the main tier, and of which two can be in flight at a time.
     pub fn largest(&self) -> u64 {
         let flights = self.memory.saturating_sub(self.main + self.hot);
-        (flights / 2).min(largest_entry(self.main)).saturating_sub(FIELDS)
+        (flights / 2).min(largest_entry(self.main).saturating_sub(FIELDS))
     }
 }
 

@@ -357,8 +357,7 @@ impl Exposed {
 
 fn encode_times(times: &Times, encoder: &mut prometheus_client::encoding::MetricEncoder<'_>) -> fmt::Result {
     let counts = times.buckets.each_ref().map(Count::total);
-    let buckets: Vec<_> =
-        BOUNDS.into_iter().map(|bound| if bound.is_infinite() { f64::MAX } else { bound }).zip(counts).collect();
+    let buckets: Vec<_> = BOUNDS.into_iter().zip(counts).collect();
     let sum = Duration::from_nanos(times.nanos.total()).as_secs_f64();
     encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
 }

@@ -143,7 +143,7 @@ impl Server {
                 limits: Arc::clone(&limits),
                 source,
                 phase: drain.clone(),
-                open: open.clone(),
+                _open: open.clone(),
             };
             tokio::spawn(serve.accept(listener))
         };
@@ -276,8 +276,8 @@ struct Serve {
     limits: Arc<LimitsConfig>,
     source: Source,
     phase: watch::Receiver<Phase>,
-    /// Closed when the last connection has ended.
-    open: mpsc::Sender<Infallible>,
+    /// Held, not used: it closes when the last connection has ended.
+    _open: mpsc::Sender<Infallible>,
 }
 
 impl Serve {

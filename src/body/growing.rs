@@ -225,18 +225,6 @@ impl Growing {
     pub(crate) fn readers(&self) -> usize {
         self.lock().readers
     }
-
-    pub(crate) fn len(&self) -> u64 {
-        self.lock().len
-    }
-
-    /// A reader of the bytes from `first` on, up to `end` if there is one.
-    pub(crate) fn reader(self: &Arc<Self>, first: u64, end: Option<u64>) -> Reader {
-        let mut state = self.lock();
-        state.readers += 1;
-        drop(state);
-        Reader { body: Arc::clone(self), at: first, end, waits: None }
-    }
 }
 
 /// What a reader finds at its position.
@@ -257,6 +245,12 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// A reader of the bytes from `first` on, up to `end` if there is one.
+    pub(crate) fn new(body: Arc<Growing>, first: u64, end: Option<u64>) -> Self {
+        body.lock().readers += 1;
+        Self { body, at: first, end, waits: None }
+    }
+
     /// The bytes that this reader has still to give, if the end is known.
     pub(crate) fn remaining(&self) -> Option<u64> {
         self.end.map(|end| end - self.at)

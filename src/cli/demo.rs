@@ -170,7 +170,7 @@ impl Demo {
         for (number, process) in (1..).zip(&processes[1..]) {
             let _ = writeln!(
                 text,
-                "{}  http://127.0.0.1:{}  peers at {}  http://127.0.0.1:{}/metrics  pid {}",
+                "{}  http://127.0.0.1:{}  peers at 127.0.0.1:{}  http://127.0.0.1:{}/metrics  pid {}",
                 process.name,
                 self.port(8000 + number),
                 self.port(7000 + number),

@@ -42,8 +42,7 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
 
 #[test]
 fn the_list_of_keys_is_that_of_the_structs() {
-    let mut cluster = ClusterConfig::default();
-    cluster.advertise = Some("a:1".to_owned());
+    let cluster = ClusterConfig { advertise: Some("a:1".to_owned()), ..ClusterConfig::default() };
     let all = Value::serialize(Config { cluster: Some(cluster), ..Config::default() }).unwrap();
     let mut keys = Vec::new();
     for (table, value) in all.as_dict().unwrap() {
@@ -122,7 +121,7 @@ fn every_key_is_overridden_by_set_and_by_the_environment() {
 fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
     for (text, parts) in [
         ("[cache]\nmemroy = 1", &["cache.memroy", "cache.memory"][..]),
-        ("[cash]\nmemory = 1", &["cash", "cache."]),
+        ("[cash]\nmemory = 1", &["cash", "`cache`"]),
         ("memory = 1", &["memory", "cache.memory"]),
         ("[edge]\ndrain = 30", &["edge.drain", "no unit", "`30s`"]),
         ("[edge]\ndrain = \"30\"", &["edge.drain", "`30s`"]),

@@ -13,6 +13,7 @@ use super::fill::{asked, joined};
 use super::{Answer, Ask, Edge, Part, Shared, served};
 use crate::access::{From, Record};
 use crate::body::Body;
+use crate::body::growing::Reader;
 use crate::error::Error;
 use crate::flight::{Kept, Provider, Streaming};
 use crate::key::AssetKey;
@@ -75,7 +76,7 @@ impl Edge {
         };
         if let Some((first, end)) = bounds {
             let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
-            *response.body_mut() = Body::flight(flight.body.reader(first, end), charge, resume);
+            *response.body_mut() = Body::flight(Reader::new(Arc::clone(&flight.body), first, end), charge, resume);
         }
         Answer { response, record: Self::record(ask, served(part), From::from(&provider)) }
     }

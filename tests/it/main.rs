@@ -1,1 +1,15 @@
-fn main() {}
+//! Peerage as its users have it: real sockets, real edges, and an origin that
+//! does what the test tells it to.
+
+#![allow(missing_docs)]
+
+mod client;
+mod commands;
+mod flights;
+mod harness;
+mod keys;
+mod origin;
+mod ownership;
+mod readme;
+mod serving;
+mod storing;

@@ -1,0 +1,134 @@
+//! A client that notices everything: what came, and whether it came whole.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+/// A request that is being put together.
+pub struct Ask {
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+    version: Version,
+}
+
+/// A whole answer, or as much of it as came.
+#[derive(Debug)]
+pub struct Got {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// Whether the body ended as HTTP has it end.
+    pub complete: bool,
+}
+
+impl Got {
+    pub fn field(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// This edge's member of Cache-Status: the last.
+    pub fn cache_status(&self) -> &str {
+        self.field("cache-status").rsplit(", ").next().unwrap()
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+/// An answer whose body has still to be read.
+pub struct Open {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    body: Incoming,
+}
+
+pub fn ask(address: SocketAddr, method: Method, target: &str) -> Ask {
+    let mut request = Request::new(Full::default());
+    *request.method_mut() = method;
+    *request.uri_mut() = target.parse().unwrap();
+    request.headers_mut().insert("host", "site.example".parse().unwrap());
+    Ask { address, request, version: Version::HTTP_11 }
+}
+
+impl Ask {
+    pub fn field(mut self, name: &'static str, value: &str) -> Self {
+        self.request.headers_mut().append(name, value.parse().unwrap());
+        self
+    }
+
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        *self.request.body_mut() = Full::new(body.into());
+        self
+    }
+
+    pub fn http2(mut self) -> Self {
+        self.version = Version::HTTP_2;
+        self
+    }
+
+    /// Waits for the head.
+    pub async fn open(mut self) -> Open {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let io = TokioIo::new(stream);
+        let response = if self.version == Version::HTTP_2 {
+            let uri = format!("http://site.example{}", self.request.uri()).parse().unwrap();
+            *self.request.uri_mut() = uri;
+            self.request.headers_mut().remove("host");
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(self.request).await.unwrap()
+        } else {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(self.request).await.unwrap()
+        };
+        let (parts, body) = response.into_parts();
+        Open { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Waits for all of it.
+    pub async fn get(self) -> Got {
+        self.open().await.rest().await
+    }
+}
+
+impl Open {
+    /// The next piece of the body; `None` at its end. Panics if it breaks off.
+    pub async fn piece(&mut self) -> Option<Bytes> {
+        Some(self.body.frame().await?.unwrap().into_data().unwrap())
+    }
+
+    /// At least `count` bytes more.
+    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            bytes.extend_from_slice(&self.piece().await.expect("the body is longer"));
+        }
+        bytes
+    }
+
+    pub async fn rest(mut self) -> Got {
+        let mut body = Vec::new();
+        let mut complete = true;
+        while let Some(frame) = self.body.frame().await {
+            match frame {
+                Ok(frame) => {
+                    body.extend_from_slice(&frame.into_data().unwrap_or_default());
+                }
+                Err(_) => {
+                    complete = false;
+                    break;
+                }
+            }
+        }
+        Got { status: self.status, headers: self.headers, body: body.into(), complete }
+    }
+}

@@ -1,0 +1,309 @@
+//! The binary: arguments, exit codes, signals, logs.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use http::Method;
+
+use crate::client::{Got, ask};
+use crate::harness::{pattern, within};
+use crate::origin::{Gate, Origin, Script};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
+
+fn peerage(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// Ports that were free a moment ago.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// A process that ends with the test, as its standard input does.
+struct Process {
+    child: Child,
+    clients: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Process {
+    async fn run(folder: &Path, origin: &Origin, more: &str) -> Self {
+        let [clients, admin] = free_ports();
+        let file = folder.join("edge.toml");
+        let text = format!(
+            "[edge]\nname = \"edge-7\"\nlisten = \"127.0.0.1:{clients}\"\n[origin]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n{more}",
+            origin.url()
+        );
+        std::fs::write(&file, text).unwrap();
+        let out = std::fs::File::create(folder.join("out")).unwrap();
+        let err = std::fs::File::create(folder.join("err")).unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--while-input", "--config"]).arg(&file).stdin(Stdio::piped()).stdout(out).stderr(err);
+        let child = command.spawn().unwrap();
+        let process = Self { child, clients: ([127, 0, 0, 1], clients).into(), admin: ([127, 0, 0, 1], admin).into() };
+        let listening = async {
+            while TcpStream::connect(process.admin).is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(20, listening).await;
+        process
+    }
+
+    async fn get(&self, path: &str) -> Got {
+        ask(self.clients, Method::GET, path).get().await
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    async fn ends(&mut self) -> Option<i32> {
+        let ended = async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        within(20, ended).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `file` has a line with `text`, and returns the line.
+async fn line_with(file: &Path, text: &str) -> String {
+    let found = async {
+        loop {
+            let lines = std::fs::read_to_string(file).unwrap_or_default();
+            if let Some(line) = lines.lines().find(|line| line.contains(text)) {
+                return line.to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    within(20, found).await
+}
+
+#[test]
+fn validate_says_good_or_which_key() {
+    let folder = folder();
+    let file = folder.path().join("config.toml");
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
+    std::fs::copy(repository, &file).unwrap();
+    let good = peerage(folder.path(), &["validate"]);
+    assert_eq!(good.status.code(), Some(0));
+    assert!(String::from_utf8(good.stdout).unwrap().starts_with("good: edge-1"));
+    for (arguments, told) in [
+        (&["validate", "--set", "cache.memroy=1"][..], "cache.memory"),
+        (&["validate", "--set", "cache.memory=64MiB"], "cache.max_object"),
+        (&["validate", "--set", "edge.drain=30"], "edge.drain"),
+        (&["validate", "--set", "nonsense"], "key=value"),
+        (&["validate", "--config", "nowhere.toml"], "nowhere.toml"),
+        (&["run", "--set", "origin.url=https://x"], "origin.url"),
+        (&["owner", "/a%2fb"], "/a%2fb"),
+        (&["owner"], "PATH"),
+        (&["frobnicate"], "frobnicate"),
+        (&["origin", "nowhere"], "nowhere"),
+        (&["origin", ".", "--delay", "300"], "300"),
+    ] {
+        let bad = peerage(folder.path(), arguments);
+        let text = String::from_utf8(bad.stderr).unwrap();
+        assert_eq!(bad.status.code(), Some(64), "{arguments:?}: {text}");
+        assert!(text.contains(told), "{arguments:?}: {text}");
+    }
+    std::fs::write(&file, "[edge\n").unwrap();
+    let broken = peerage(folder.path(), &["validate"]);
+    let text = String::from_utf8(broken.stderr).unwrap();
+    assert_eq!((broken.status.code(), text.lines().count()), (Some(64), 1), "{text}");
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(peerage(folder.path(), &["run"]).status.code(), Some(64));
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let folder = folder();
+    for argument in ["--help", "--version"] {
+        let output = peerage(folder.path(), &[argument]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(!output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn owner_prints_the_rank_of_each_path() {
+    let output = peerage(Path::new(env!("CARGO_MANIFEST_DIR")), &["owner", "/logo-0492830483.png", "/a b"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[0], "/logo-0492830483.png 127.0.0.1:7003 127.0.0.1:7002 127.0.0.1:7001");
+    assert!(lines[1].starts_with("/a%20b 127.0.0.1:70"));
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told_with_its_key() {
+    let folder = folder();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    std::fs::write(folder.path().join("config.toml"), "[edge]\nlisten = \"127.0.0.1:0\"\n").unwrap();
+    let output = peerage(folder.path(), &["run", "--set", &format!("admin.listen={address}")]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(text.contains("admin.listen") && text.contains(&address.to_string()), "{text}");
+    let output = peerage(folder.path(), &["origin", ".", "--listen", &address.to_string()]);
+    assert_eq!(output.status.code(), Some(69));
+}
+
+#[tokio::test]
+async fn sigterm_drains_and_every_request_has_its_line() {
+    let folder = folder();
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    let path = "/logo-0492830483.png";
+    origin.script(path, Script::ok(pattern(1000)).gate(&gate));
+    let mut edge = Process::run(folder.path(), &origin, "[log]\nformat = \"json\"\n").await;
+    gate.open(10);
+    let mut open = ask(edge.clients, Method::GET, path).open().await;
+    open.bytes(10).await;
+    edge.signal("TERM");
+    line_with(&folder.path().join("err"), "draining").await;
+    gate.open(1000);
+    assert!(open.rest().await.complete);
+    assert_eq!(edge.ends().await, Some(0));
+    let line = line_with(&folder.path().join("out"), path).await;
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for (field, value) in [
+        ("edge", "edge-7".into()),
+        ("source", "client".into()),
+        ("method", "GET".into()),
+        ("path", path.into()),
+        ("status", 200.into()),
+        ("result", "miss".into()),
+        ("from", "origin".into()),
+        ("bytes", 1000.into()),
+        ("complete", serde_json::Value::Bool(true)),
+    ] {
+        assert_eq!(line[field], value, "{field} of {line}");
+    }
+    assert!(line["total_ms"].as_f64().unwrap() >= line["first_byte_ms"].as_f64().unwrap());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let folder = folder();
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("*", Script::ok(pattern(1000)).gate(&gate));
+    let mut edge = Process::run(folder.path(), &origin, "").await;
+    gate.open(10);
+    let mut open = ask(edge.clients, Method::GET, "/a").open().await;
+    open.bytes(10).await;
+    edge.signal("INT");
+    line_with(&folder.path().join("err"), "draining").await;
+    edge.signal("INT");
+    edge.ends().await;
+}
+
+#[tokio::test]
+async fn sighup_reloads_and_a_bad_file_changes_nothing() {
+    let folder = folder();
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    first.script("*", Script::ok("first"));
+    second.script("*", Script::ok("second"));
+    let edge = Process::run(folder.path(), &first, "").await;
+    assert_eq!(edge.get("/a").await.text(), "first");
+    let file = folder.path().join("edge.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let mut open = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+    open.write_all(b"[cache]\nmemroy = 1\n").unwrap();
+    edge.signal("HUP");
+    let told = line_with(&folder.path().join("err"), "not good").await;
+    assert!(told.contains("cache.memory"), "{told}");
+    assert_eq!(edge.get("/a").await.text(), "first");
+    let changed = good.replace(&first.url().to_string(), &second.url().to_string());
+    std::fs::write(&file, changed + "[limits]\nstreams = 7\n").unwrap();
+    edge.signal("HUP");
+    let told = line_with(&folder.path().join("err"), "needs a restart").await;
+    assert!(told.contains("[limits]"), "{told}");
+    assert_eq!(edge.get("/a").await.text(), "second");
+}
+
+#[tokio::test]
+async fn the_development_origin_serves_a_folder() {
+    let folder = folder();
+    let site = folder.path().join("site");
+    std::fs::create_dir(&site).unwrap();
+    std::fs::write(site.join("logo-0492830483.png"), pattern(1000)).unwrap();
+    std::fs::write(folder.path().join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink(folder.path().join("secret"), site.join("link")).unwrap();
+    let [port] = free_ports();
+    let listen = format!("127.0.0.1:{port}");
+    let mut command = Command::new(BINARY);
+    command.args(["origin", "site", "--writable", "--while-input", "--listen", &listen]);
+    let child = command.current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let address: SocketAddr = listen.parse().unwrap();
+    let process = Process { child, clients: address, admin: address };
+    let listening = async {
+        while TcpStream::connect(address).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(20, listening).await;
+
+    let logo = process.get("/logo-0492830483.png").await;
+    assert_eq!((logo.field("content-type"), &logo.body), ("image/png", &pattern(1000)));
+    assert_eq!(logo.field("cache-control"), "public, max-age=31536000, immutable");
+    let tag = logo.field("etag").to_owned();
+    assert!(tag.starts_with('"'));
+    let get = |path| ask(address, Method::GET, path);
+    assert_eq!(get("/logo-0492830483.png").field("if-none-match", &tag).get().await.status, 304);
+    let part = get("/logo-0492830483.png").field("range", "bytes=990-").field("if-range", &tag).get().await;
+    assert_eq!((part.status.as_u16(), part.body), (206, pattern(1000).slice(990..)));
+    for path in ["/../secret", "/%2e%2e/secret", "/link", "/none", "/"] {
+        assert!(process.get(path).await.status.is_client_error(), "{path}");
+    }
+    let put = |path| ask(address, Method::PUT, path).body("new");
+    assert_eq!(put("/a/b%20c-0492830483.txt").get().await.status, 201);
+    assert_eq!(std::fs::read(site.join("a/b c-0492830483.txt")).unwrap(), b"new");
+    assert_eq!(put("/logo-0492830483.png").get().await.status, 204);
+    assert_ne!(process.get("/logo-0492830483.png").await.field("etag"), tag);
+    assert_eq!(ask(address, Method::DELETE, "/logo-0492830483.png").get().await.status, 405);
+}
+
+#[test]
+fn the_demos_site_is_named_by_its_contents() {
+    use sha2::{Digest, Sha256};
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("static-origin");
+    let page = std::fs::read_to_string(folder.join("index.html")).unwrap();
+    let mut hashed = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let Some((_, rest)) = name.rsplit_once('-') else {
+            continue;
+        };
+        let digest = Sha256::digest(std::fs::read(&path).unwrap());
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(rest.split('.').next().unwrap(), &hex[..16], "{name}");
+        assert!(page.contains(&name), "the page does not use {name}");
+        hashed += 1;
+    }
+    assert_eq!(hashed, 4);
+}

@@ -1,0 +1,384 @@
+//! One fill for everybody: streaming, leaving, failing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use peerage::AssetKey;
+use peerage::config::{Period, Size};
+
+use crate::client::Ask;
+use crate::harness::{Cluster, all, alone, assert_same, embedded, pattern, within};
+use crate::origin::{Gate, Origin, Script};
+
+const ASSET: &str = "/asset-0123456789abcdef.bin";
+const MIB: usize = 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_clients_of_three_edges_cost_one_fetch() {
+    let origin = Origin::start().await;
+    let body = pattern(4 * MIB);
+    origin.script(ASSET, Script::ok(body.clone()).delay(Duration::from_millis(300)));
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    let asks: Vec<_> = (0..300).map(|i| cluster.edges[i % 3].get(ASSET)).collect();
+    let gots = within(60, all(asks.into_iter().map(Ask::get))).await;
+    for got in &gots {
+        assert_same(got, &body);
+    }
+    assert_eq!(origin.count(ASSET), 1);
+    let owner = &cluster.edges[cluster.rank(ASSET)[0]];
+    assert!((owner.metric("peerage_fetches_total{from=\"origin\",outcome=\"ok\"}").await - 1.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn who_joins_late_at_another_edge_has_at_once_what_is_there() {
+    let origin = Origin::start().await;
+    let body = pattern(5 * MIB);
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(body.clone()).gate(&gate));
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    let rank = cluster.rank(ASSET);
+    gate.open(2 * MIB);
+    let mut early = cluster.edges[rank[1]].get(ASSET).open().await;
+    let first = within(20, early.bytes(2 * MIB)).await;
+    // The origin holds the rest back: what comes now is there already.
+    let mut late = cluster.edges[rank[2]].get(ASSET).open().await;
+    assert_eq!(within(20, late.bytes(2 * MIB)).await, first);
+    gate.open(3 * MIB);
+    for mut open in [early, late] {
+        let rest = within(20, open.bytes(3 * MIB)).await;
+        assert!(rest == body[2 * MIB..]);
+        assert!(open.piece().await.is_none());
+    }
+    assert_eq!(origin.count(ASSET), 1);
+}
+
+#[tokio::test]
+async fn an_origin_that_breaks_off_is_nobodys_whole_answer() {
+    let body = pattern(MIB);
+    let half = body.len() / 2;
+    for script in [
+        Script::ok(body.clone()).cut_at(half),
+        Script::ok(body.clone()).chunked().cut_at(half),
+        Script::ok(body.slice(..half)).claim(body.len()),
+    ] {
+        let origin = Origin::start().await;
+        let cluster =
+            Cluster::start(3, &origin, |config| config.origin.idle_timeout = Period(Duration::from_millis(200))).await;
+        let gate = Gate::closed();
+        origin.script(ASSET, script.gate(&gate));
+        let mut opened = Vec::new();
+        for i in 0..9 {
+            let ask = cluster.edges[i % 3].get(ASSET);
+            let ask = if i < 3 { ask.http2() } else { ask };
+            opened.push(within(20, async { tokio::spawn(ask.open()).await.unwrap() }).await);
+        }
+        gate.open(MIB);
+        for open in opened {
+            let got = within(20, open.rest()).await;
+            assert!(!got.complete && got.body.len() <= half, "{} bytes", got.body.len());
+        }
+        for edge in &cluster.edges {
+            for tier in ["main", "hot"] {
+                assert!(edge.metric(&format!("peerage_cache_objects{{tier=\"{tier}\"}}")).await < 0.1);
+            }
+            edge.metric_becomes("peerage_flights", 0.0).await;
+            edge.metric_becomes("peerage_memory_used_bytes", 0.0).await;
+        }
+        assert_eq!(origin.count(ASSET), 1);
+        origin.script(ASSET, Script::ok(body.clone()));
+        for edge in &cluster.edges {
+            assert_same(&within(20, edge.get(ASSET).get()).await, &body);
+        }
+        assert_eq!(origin.count(ASSET), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_body_longer_than_it_said_is_cut_to_its_length() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(ASSET, Script::ok(pattern(1000)).claim(900));
+    let got = edge.get(ASSET).get().await;
+    assert!(got.complete && got.body == pattern(1000)[..900]);
+}
+
+#[tokio::test]
+async fn the_first_clients_leaving_harms_nobody() {
+    let origin = Origin::start().await;
+    let body = pattern(MIB);
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(body.clone()).gate(&gate));
+    let edge = alone(&origin, |_| {}).await;
+    gate.open(1000);
+    let mut first = edge.get(ASSET).open().await;
+    let second = edge.get(ASSET).open().await;
+    first.bytes(1000).await;
+    drop(first);
+    gate.open(MIB);
+    assert_same(&within(20, second.rest()).await, &body);
+    assert_eq!(origin.count(ASSET), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_head_harms_nobody() {
+    let origin = Origin::start().await;
+    let body = pattern(1000);
+    origin.script(ASSET, Script::ok(body.clone()).delay(Duration::from_millis(200)));
+    let edge = alone(&origin, |_| {}).await;
+    let first = tokio::spawn(edge.get(ASSET).get());
+    origin.arrived(1).await;
+    first.abort();
+    assert_same(&within(20, edge.get(ASSET).get()).await, &body);
+    assert_eq!(origin.count(ASSET), 1);
+}
+
+#[tokio::test]
+async fn a_fill_that_nobody_waits_for_goes_on() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(pattern(MIB)).gate(&gate));
+    let edge = alone(&origin, |_| {}).await;
+    gate.open(1000);
+    let mut only = edge.get(ASSET).open().await;
+    only.bytes(1000).await;
+    drop(only);
+    gate.open(MIB);
+    edge.metric_becomes("peerage_cache_objects{tier=\"main\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_fill_that_nobody_waits_for_is_bounded() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(pattern(MIB)).gate(&gate));
+    let edge = alone(&origin, |config| config.cache.fill_alone = Period(Duration::ZERO)).await;
+    gate.open(1000);
+    let mut only = edge.get(ASSET).open().await;
+    only.bytes(1000).await;
+    drop(only);
+    // It ends with one of the next pieces, long before the last.
+    let drips = async {
+        while edge.metric("peerage_flights").await > 0.0 {
+            gate.open(1);
+        }
+    };
+    within(20, drips).await;
+    assert!(edge.metric("peerage_cache_objects{tier=\"main\"}").await < 0.1);
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_stalls_nobody() {
+    let origin = Origin::start().await;
+    let body = pattern(16 * MIB);
+    origin.script(ASSET, Script::ok(body.clone()));
+    let edge = alone(&origin, |_| {}).await;
+    let idle = edge.get(ASSET).open().await;
+    assert_same(&within(20, edge.get(ASSET).get()).await, &body);
+    assert_same(&within(20, edge.get(ASSET).get()).await, &body);
+    assert_same(&within(20, idle.rest()).await, &body);
+    assert_eq!(origin.count(ASSET), 1);
+}
+
+#[tokio::test]
+async fn a_panicking_fill_strands_nobody() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let edge = embedded(move |_: AssetKey| {
+        let call = counted.fetch_add(1, Ordering::Relaxed);
+        async move {
+            tokio::task::yield_now().await;
+            assert!(call > 0, "the first call panics, as the test wants");
+            Ok::<_, std::io::Error>(Some(Bytes::from_static(b"well")))
+        }
+    })
+    .await;
+    let gots = within(20, all((0..5).map(|_| edge.get(ASSET)).map(Ask::get))).await;
+    assert!(gots.iter().any(|got| got.status == 500 && got.complete));
+    assert!(gots.iter().all(|got| got.status == 500 || got.text() == "well"));
+    assert_eq!(edge.get(ASSET).get().await.text(), "well");
+}
+
+#[tokio::test]
+async fn an_embedded_origin_has_the_whole_way() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let edge = embedded(move |key: AssetKey| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async move {
+            match key.path() {
+                "/none" => Ok(None),
+                "/bad" => Err(std::io::Error::other("no such luck")),
+                path => Ok(Some(Bytes::from(format!("this is {path}")))),
+            }
+        }
+    })
+    .await;
+    assert_eq!(edge.get("/some?x=1").get().await.text(), "this is /some");
+    let again = edge.get("/some?x=1").get().await;
+    assert_eq!((again.text(), again.cache_status().contains(";hit")), ("this is /some", true));
+    assert_eq!(edge.get("/none").get().await.status, 404);
+    let bad = edge.get("/bad").get().await;
+    assert_eq!((bad.status.as_u16(), bad.cache_status()), (502, "edge-1;detail=origin-failed"));
+    assert!(!bad.text().contains("luck"));
+    assert_eq!(edge.ask(Method::POST, "/some").get().await.status, 405);
+}
+
+#[tokio::test]
+async fn a_failing_origin_is_asked_once_for_all_who_wait() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(ASSET, Script::status(503).delay(Duration::from_millis(100)));
+    let gots = within(20, all((0..30).map(|_| edge.get(ASSET)).map(Ask::get))).await;
+    assert!(gots.iter().all(|got| got.status == 503 && got.text() == "status 503\n"));
+    assert_eq!(origin.count(ASSET), 1);
+    // It is the answer to those who waited, and to nobody after them.
+    origin.script(ASSET, Script::ok("well"));
+    assert_eq!(edge.get(ASSET).get().await.text(), "well");
+}
+
+#[tokio::test]
+async fn an_unreachable_origin_is_told_to_all() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.origin.url = "http://127.0.0.1:1".parse().unwrap();
+    })
+    .await;
+    let gots = within(20, all((0..5).map(|_| edge.get(ASSET)).map(Ask::get))).await;
+    for got in gots {
+        assert_eq!((got.status.as_u16(), got.cache_status()), (502, "edge-1;detail=origin-unreachable"));
+        assert!(!got.text().contains("127.0.0.1"), "an inner address: {}", got.text());
+    }
+}
+
+#[tokio::test]
+async fn an_origin_that_does_not_begin_gets_504() {
+    let origin = Origin::start().await;
+    origin.script(ASSET, Script::ok("late").delay(Duration::from_secs(60)));
+    let edge = alone(&origin, |config| config.origin.first_byte_timeout = Period(Duration::from_millis(100))).await;
+    let got = within(20, edge.get(ASSET).get()).await;
+    assert_eq!((got.status.as_u16(), got.cache_status()), (504, "edge-1;detail=origin-timeout"));
+}
+
+#[tokio::test]
+async fn garbage_is_no_answer() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for raw in ["nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", ""] {
+        origin.script(ASSET, Script::raw(raw));
+        let got = within(20, edge.get(ASSET).get()).await;
+        assert_eq!(got.status, 502, "{raw}");
+    }
+    assert_eq!(origin.count(ASSET), 3);
+}
+
+#[tokio::test]
+async fn what_is_not_storable_is_released_together_and_then_not_queued_for() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let page = Script::ok("yours").field("cache-control", "private");
+    origin.script("/page", page.clone().delay(Duration::from_millis(200)));
+    let gots = within(20, all((0..10).map(|_| edge.get("/page")).map(Ask::get))).await;
+    assert!(gots.iter().all(|got| got.text() == "yours"));
+    assert_eq!(origin.count("/page"), 10);
+    // None of these waits for another: all ten arrive before any is answered.
+    let gate = Gate::closed();
+    origin.script("/page", page.gate(&gate));
+    let asks: Vec<_> = (0..10).map(|_| edge.get("/page").get()).collect();
+    let waiting = tokio::spawn(all(asks));
+    within(20, origin.arrived(20)).await;
+    gate.open(1000);
+    let gots = within(20, waiting).await.unwrap();
+    assert!(gots.iter().all(|got| got.cache_status() == "edge-1;fwd=bypass"));
+}
+
+#[tokio::test]
+async fn a_marked_name_that_becomes_storable_is_stored_again() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("/page", Script::ok("a").field("cache-control", "no-store"));
+    assert_eq!(edge.get("/page").get().await.cache_status(), "edge-1;fwd=uri-miss;detail=no-store");
+    origin.script("/page", Script::ok("b").field("cache-control", "max-age=60"));
+    assert_eq!(edge.get("/page").get().await.cache_status(), "edge-1;fwd=bypass");
+    assert_eq!(edge.get("/page").get().await.cache_status(), "edge-1;fwd=uri-miss;stored");
+    assert!(edge.get("/page").get().await.cache_status().contains(";hit"));
+}
+
+#[tokio::test]
+async fn a_range_is_served_as_soon_as_its_bytes_are_there() {
+    let origin = Origin::start().await;
+    let body = pattern(MIB);
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(body.clone()).gate(&gate));
+    let edge = alone(&origin, |_| {}).await;
+    gate.open(2000);
+    let mut whole = edge.get(ASSET).open().await;
+    whole.bytes(2000).await;
+    let part = within(20, edge.get(ASSET).field("range", "bytes=500-1499").get()).await;
+    assert_eq!((part.status.as_u16(), part.field("content-range")), (206, "bytes 500-1499/1048576"));
+    assert!(part.complete && part.body == body[500..1500]);
+    gate.open(MIB);
+    assert!(whole.rest().await.complete);
+    assert_eq!(origin.count(ASSET), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_outgrows_its_limit_goes_on_for_all_and_is_not_kept() {
+    let origin = Origin::start().await;
+    let body = pattern(40 * MIB);
+    let small = |config: &mut peerage::Config| {
+        config.cache.memory = Size(16 * MIB as u64);
+        config.cache.max_object = Size(2 * MIB as u64);
+    };
+    let edge = alone(&origin, small).await;
+    edge.get("/small-0123456789abcdef.bin").get().await;
+    let gate = Gate::closed();
+    let script = Script::ok(body.clone()).chunked().with_ranges().field("etag", "\"v1\"");
+    origin.script(ASSET, script.gate(&gate));
+    let kept = "/kept-0123456789abcdef.bin";
+    origin.script(kept, Script::ok("kept"));
+    edge.get(kept).get().await;
+    let before = origin.seen().len();
+    gate.open(1000);
+    let lagging = edge.get(ASSET).open().await;
+    let fast = edge.get(ASSET).open().await;
+    gate.open(4 * body.len());
+    assert_same(&within(60, fast.rest()).await, &body);
+    // Far behind by now, it goes on with a range of its own.
+    assert_same(&within(60, lagging.rest()).await, &body);
+    let asked: Vec<_> = origin.seen()[before..].iter().map(|seen| seen.field("range").is_some()).collect();
+    assert_eq!(asked.iter().filter(|&&range| !range).count(), 1, "{asked:?}");
+    // Nothing made room for it, and nothing is left of it.
+    assert!(edge.get(kept).get().await.cache_status().contains(";hit"));
+    assert!(edge.metric("peerage_evictions_total{tier=\"main\"}").await < 0.1);
+    edge.metric_becomes("peerage_flights", 0.0).await;
+}
+
+#[tokio::test]
+async fn an_object_above_the_limit_streams_through_and_evicts_nothing() {
+    let origin = Origin::start().await;
+    let body = pattern(12 * MIB);
+    let edge = alone(&origin, |config| {
+        config.cache.memory = Size(16 * MIB as u64);
+        config.cache.max_object = Size(2 * MIB as u64);
+    })
+    .await;
+    origin.script("*", Script::ok(pattern(100_000)));
+    for i in 0..20 {
+        edge.get(&format!("/small-{i:016x}.bin")).get().await;
+    }
+    origin.script(ASSET, Script::ok(body.clone()));
+    let gots = within(60, all((0..4).map(|_| edge.get(ASSET)).map(Ask::get))).await;
+    for got in &gots {
+        assert_same(got, &body);
+    }
+    assert!(gots.iter().any(|got| got.cache_status() == "edge-1;fwd=uri-miss;detail=too-large"));
+    let before = origin.seen().len();
+    for i in 0..20 {
+        assert!(edge.get(&format!("/small-{i:016x}.bin")).get().await.cache_status().contains(";hit"));
+    }
+    assert_eq!(origin.seen().len(), before);
+    assert!(edge.metric("peerage_memory_used_bytes").await < 3e6);
+}

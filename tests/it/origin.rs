@@ -1,0 +1,294 @@
+//! A scripted origin: it speaks HTTP/1.1 byte by byte, delays, drips, breaks
+//! off, lies about lengths, and counts.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+/// What the origin says to one request.
+#[derive(Clone)]
+pub struct Script {
+    status: u16,
+    fields: Vec<(String, String)>,
+    body: Bytes,
+    framing: Framing,
+    delay: Duration,
+    cut_at: Option<usize>,
+    gate: Option<Gate>,
+    ranges: bool,
+    raw: Option<Bytes>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Length(Option<usize>),
+    Chunked,
+    UntilClose,
+}
+
+/// Holds a body back until the test lets more of it go.
+#[derive(Clone)]
+pub struct Gate(Arc<Semaphore>);
+
+impl Gate {
+    pub fn closed() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+
+    /// Lets `bytes` more of the body go.
+    pub fn open(&self, bytes: usize) {
+        self.0.add_permits(bytes);
+    }
+}
+
+impl Script {
+    pub fn ok(body: impl Into<Bytes>) -> Self {
+        Self {
+            status: 200,
+            fields: Vec::new(),
+            body: body.into(),
+            framing: Framing::Length(None),
+            delay: Duration::ZERO,
+            cut_at: None,
+            gate: None,
+            ranges: false,
+            raw: None,
+        }
+    }
+
+    pub fn status(status: u16) -> Self {
+        Self { status, ..Self::ok(format!("status {status}\n")) }
+    }
+
+    /// These very bytes, and nothing else.
+    pub fn raw(bytes: impl Into<Bytes>) -> Self {
+        Self { raw: Some(bytes.into()), ..Self::ok("") }
+    }
+
+    pub fn field(mut self, name: &str, value: &str) -> Self {
+        self.fields.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn delay(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
+    pub fn chunked(self) -> Self {
+        Self { framing: Framing::Chunked, ..self }
+    }
+
+    pub fn until_close(self) -> Self {
+        Self { framing: Framing::UntilClose, ..self }
+    }
+
+    /// Says another length than it has.
+    pub fn claim(self, length: usize) -> Self {
+        Self { framing: Framing::Length(Some(length)), ..self }
+    }
+
+    /// Closes the connection after so many bytes of the body.
+    pub fn cut_at(self, bytes: usize) -> Self {
+        Self { cut_at: Some(bytes), ..self }
+    }
+
+    pub fn gate(self, gate: &Gate) -> Self {
+        Self { gate: Some(gate.clone()), ..self }
+    }
+
+    /// Answers `Range: bytes=N-`.
+    pub fn with_ranges(self) -> Self {
+        Self { ranges: true, ..self }
+    }
+}
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub method: String,
+    pub target: String,
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
+#[derive(Default)]
+struct State {
+    scripts: Mutex<HashMap<String, Script>>,
+    seen: Mutex<Vec<Seen>>,
+    arrived: watch::Sender<usize>,
+    connections: AtomicUsize,
+}
+
+pub struct Origin {
+    pub address: SocketAddr,
+    state: Arc<State>,
+}
+
+impl Origin {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let accepting = Arc::clone(&state);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                accepting.connections.fetch_add(1, Ordering::Relaxed);
+                let state = Arc::clone(&accepting);
+                tokio::spawn(async move {
+                    // An edge that goes away is its own business.
+                    let _ = serve(stream, state).await;
+                });
+            }
+        });
+        Self { address, state }
+    }
+
+    /// From now on, `path` is answered by `script`; `*` is any other path.
+    pub fn script(&self, path: &str, script: Script) {
+        self.state.scripts.lock().unwrap().insert(path.to_owned(), script);
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.state.seen.lock().unwrap().clone()
+    }
+
+    /// How many requests for `path` have arrived.
+    pub fn count(&self, path: &str) -> usize {
+        self.seen().iter().filter(|seen| seen.target == path).count()
+    }
+
+    /// Waits until so many requests have arrived in all.
+    pub async fn arrived(&self, requests: usize) {
+        let mut arrived = self.state.arrived.subscribe();
+        arrived.wait_for(|arrived| *arrived >= requests).await.unwrap();
+    }
+
+    pub fn url(&self) -> http::Uri {
+        format!("http://{}", self.address).parse().unwrap()
+    }
+}
+
+async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
+    while let Some(seen) = read_request(&mut stream).await? {
+        let script = {
+            let scripts = state.scripts.lock().unwrap();
+            scripts.get(&seen.target).or_else(|| scripts.get("*")).cloned()
+        };
+        let (method, range) = (seen.method.clone(), seen.field("range").map(str::to_owned));
+        state.seen.lock().unwrap().push(seen);
+        state.arrived.send_modify(|arrived| *arrived += 1);
+        let script = script.unwrap_or_else(|| Script::status(404));
+        if !say(stream.get_mut(), &script, &method, range.as_deref()).await? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>> {
+    let mut line = String::new();
+    if stream.read_line(&mut line).await? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split(' ');
+    let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
+    let mut fields = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await?;
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
+        fields.push((name.to_owned(), value.trim().to_owned()));
+    }
+    let mut seen = Seen { method, target, fields, body: Vec::new() };
+    if let Some(length) = seen.field("content-length") {
+        seen.body = vec![0; length.parse().unwrap()];
+        stream.read_exact(&mut seen.body).await?;
+    } else if seen.field("transfer-encoding").is_some() {
+        loop {
+            let mut size = String::new();
+            stream.read_line(&mut size).await?;
+            let size = usize::from_str_radix(size.trim(), 16).unwrap();
+            let mut chunk = vec![0; size + 2];
+            stream.read_exact(&mut chunk).await?;
+            if size == 0 {
+                break;
+            }
+            seen.body.extend_from_slice(&chunk[..size]);
+        }
+    }
+    Ok(Some(seen))
+}
+
+/// Says what the script says; whether the connection can be used again.
+async fn say(stream: &mut TcpStream, script: &Script, method: &str, range: Option<&str>) -> std::io::Result<bool> {
+    tokio::time::sleep(script.delay).await;
+    if let Some(raw) = &script.raw {
+        stream.write_all(raw).await?;
+        return Ok(false);
+    }
+    let mut body = script.body.clone();
+    let mut head = format!("HTTP/1.1 {} Scripted\r\n", script.status);
+    let from = range
+        .filter(|_| script.ranges)
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    if let Some(from) = from {
+        head = format!("HTTP/1.1 206 Scripted\r\ncontent-range: bytes {from}-{}/{}\r\n", body.len() - 1, body.len());
+        body = body.slice(from..);
+    }
+    for (name, value) in &script.fields {
+        head += &format!("{name}: {value}\r\n");
+    }
+    match script.framing {
+        Framing::Length(claimed) => head += &format!("content-length: {}\r\n", claimed.unwrap_or(body.len())),
+        Framing::Chunked => head += "transfer-encoding: chunked\r\n",
+        Framing::UntilClose => head += "connection: close\r\n",
+    }
+    stream.write_all((head + "\r\n").as_bytes()).await?;
+    if method == "HEAD" {
+        return Ok(true);
+    }
+    let end = script.cut_at.unwrap_or(body.len());
+    let mut sent = 0;
+    while sent < end {
+        let mut next = (end - sent).min(64 * 1024);
+        if let Some(Gate(gate)) = &script.gate {
+            // As much as has been let go, but one byte at the least.
+            let open = gate.available_permits().clamp(1, next);
+            gate.acquire_many(u32::try_from(open).unwrap()).await.unwrap().forget();
+            next = open;
+        }
+        let piece = &body[sent..sent + next];
+        if script.framing == Framing::Chunked {
+            stream.write_all(format!("{next:x}\r\n").as_bytes()).await?;
+            stream.write_all(piece).await?;
+            stream.write_all(b"\r\n").await?;
+        } else {
+            stream.write_all(piece).await?;
+        }
+        sent += next;
+    }
+    if script.cut_at.is_some() || script.framing == Framing::UntilClose {
+        return Ok(false);
+    }
+    if script.framing == Framing::Chunked {
+        stream.write_all(b"0\r\n\r\n").await?;
+    }
+    Ok(!matches!(script.framing, Framing::Length(Some(claimed)) if claimed != body.len()))
+}

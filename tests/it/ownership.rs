@@ -1,0 +1,174 @@
+//! Who asks whom, and what happens when the one that is asked is not there.
+
+use std::time::Duration;
+
+use peerage::config::{ClusterConfig, Period};
+use tokio::net::TcpListener;
+
+use crate::client::Ask;
+use crate::harness::{Cluster, all, config, run, within};
+use crate::origin::{Origin, Script};
+
+#[tokio::test]
+async fn a_miss_asks_the_owner_and_keeps_a_copy() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels").field("cache-control", "max-age=31536000"));
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    let path = cluster.path_owned_by(2, 1);
+    let first = cluster.edges[0].get(&path).get().await;
+    assert_eq!(first.field("cache-status"), "edge-3;fwd=uri-miss;stored, edge-1;fwd=uri-miss;stored");
+    let vias: Vec<_> = first.headers.get_all("via").iter().map(|via| via.to_str().unwrap()).collect();
+    assert_eq!(vias, ["1.1 edge-3", "1.1 edge-1"]);
+    let again = cluster.edges[0].get(&path).get().await;
+    assert!(again.field("cache-status").starts_with("edge-1;hit;ttl=31535999"), "{}", again.field("cache-status"));
+    let other = cluster.edges[1].get(&path).get().await;
+    assert!(other.field("cache-status").starts_with("edge-3;hit;ttl="), "{}", other.field("cache-status"));
+    assert_eq!(origin.count(&path), 1);
+    let figures = [("main", [0.0, 0.0, 1.0]), ("hot", [1.0, 1.0, 0.0])];
+    for (tier, objects) in figures {
+        for (edge, objects) in cluster.edges.iter().zip(objects) {
+            edge.metric_becomes(&format!("peerage_cache_objects{{tier=\"{tier}\"}}"), objects).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_peer_asks_goes_to_the_origin_whoever_owns_it() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels"));
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    let path = cluster.path_owned_by(2, 1);
+    let got = cluster.edges[0].get_as_peer(&path).get().await;
+    assert_eq!(got.field("cache-status"), "edge-1;fwd=uri-miss;stored");
+    assert!(cluster.edges[2].metric("peerage_requests_total{source=\"peer\",result=\"miss\"}").await < 0.1);
+}
+
+#[tokio::test]
+async fn a_dead_owners_keys_are_fetched_once_by_the_successor() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels").delay(Duration::from_millis(20)));
+    let mut cluster = Cluster::start(3, &origin, |_| {}).await;
+    let paths: Vec<_> = (0..10).map(|i| cluster.path_owned_by(2, i)).collect();
+    let dead = cluster.edges[2].name();
+    cluster.edges[2].stop().await;
+    let asks: Vec<_> = paths.iter().flat_map(|path| cluster.edges[..2].iter().map(|edge| edge.get(path))).collect();
+    let gots = within(20, all(asks.into_iter().map(Ask::get))).await;
+    assert!(gots.iter().all(|got| got.text() == "pixels"));
+    for path in &paths {
+        assert_eq!(origin.count(path), 1, "{path}");
+    }
+    for edge in &cluster.edges[..2] {
+        assert!(edge.metric(&format!("peerage_peer_up{{peer=\"{dead}\"}}")).await < 0.1);
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_is_silent_is_passed_over() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels"));
+    // It takes connections, and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let cluster = Cluster::start(1, &origin, |config| {
+        let cluster = config.cluster.as_mut().unwrap();
+        cluster.first_byte_timeout = Period(Duration::from_millis(100));
+    })
+    .await;
+    let edge = &cluster.edges[0];
+    let names = [edge.name(), silent.local_addr().unwrap().to_string()];
+    edge.edge.membership().replace(names.iter().map(String::as_str));
+    for i in 0..10 {
+        let got = within(20, edge.get(&format!("/a-{i:016x}.bin")).get()).await;
+        assert_eq!(got.text(), "pixels");
+    }
+    assert!(edge.metric(&format!("peerage_peer_up{{peer=\"{}\"}}", names[1])).await < 0.1);
+}
+
+#[tokio::test]
+async fn edges_whose_lists_contradict_answer_every_key() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels"));
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let names = cluster.names();
+    // Each believes that the other owns everything; then, that nobody does.
+    for lists in [[vec![&*names[1]], vec![&*names[0]]], [Vec::new(), Vec::new()]] {
+        for (edge, list) in cluster.edges.iter().zip(lists) {
+            edge.edge.membership().replace(list);
+        }
+        let asks: Vec<_> = (0..40).map(|i| cluster.edges[i % 2].get(&format!("/a-{:016x}.bin", i / 2))).collect();
+        let gots = within(10, all(asks.into_iter().map(Ask::get))).await;
+        assert!(gots.iter().all(|got| got.text() == "pixels"));
+    }
+}
+
+#[tokio::test]
+async fn the_origins_errors_come_through_the_owner_and_are_not_asked_for_again() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    for (status, seed) in [(404, 1), (503, 2), (403, 3)] {
+        let path = cluster.path_owned_by(2, seed);
+        origin.script(&path, Script::status(status));
+        let got = cluster.edges[0].get(&path).get().await;
+        assert_eq!((got.status.as_u16(), got.text()), (status, format!("status {status}\n").as_str()));
+        assert_eq!(origin.count(&path), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_origin_that_only_the_owner_cannot_reach_is_told_as_such() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |config| config.origin.url = "http://127.0.0.1:1".parse().unwrap()).await;
+    let path = cluster.path_owned_by(1, 1);
+    let got = within(20, cluster.edges[0].get(&path).get()).await;
+    assert_eq!(got.status, 502);
+    assert!(
+        got.field("cache-status").starts_with("edge-2;detail=origin-unreachable, edge-1;"),
+        "{}",
+        got.field("cache-status")
+    );
+}
+
+#[tokio::test]
+async fn an_edge_that_is_not_in_its_own_list_owns_nothing() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels"));
+    let cluster = Cluster::start(1, &origin, |_| {}).await;
+    let mut guest = config("guest");
+    guest.origin.url = origin.url();
+    guest.cluster = Some(ClusterConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        peers: cluster.names(),
+        ..ClusterConfig::default()
+    });
+    let guest = run(peerage::Server::bind(guest).await.unwrap());
+    for i in 0..5 {
+        let got = guest.get(&format!("/a-{i:016x}.bin")).get().await;
+        assert!(got.field("cache-status").starts_with("edge-1;"), "{}", got.field("cache-status"));
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_breaks_off_ends_nobodys_answer_cleanly() {
+    let origin = Origin::start().await;
+    // A false peer: an origin script that cuts.
+    let peer = Origin::start().await;
+    peer.script("*", Script::ok("0123456789").cut_at(5));
+    let cluster = Cluster::start(1, &origin, |_| {}).await;
+    let edge = &cluster.edges[0];
+    edge.edge.membership().replace([peer.address.to_string().as_str()]);
+    let got = within(20, edge.get("/a-0123456789abcdef.bin").get()).await;
+    assert!(!got.complete);
+    edge.metric_becomes("peerage_cache_objects{tier=\"hot\"}", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_died_in_the_pool_is_not_the_clients_trouble() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    // The origin closes after each answer without saying so.
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    origin.script("*", Script::raw(answer));
+    for i in 0..50 {
+        let got = within(20, cluster.edges[i % 2].get(&format!("/a-{i:016x}.bin")).get()).await;
+        assert_eq!((got.status.as_u16(), got.text()), (200, "ok"));
+    }
+}

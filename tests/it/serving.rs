@@ -1,0 +1,285 @@
+//! HTTP towards clients and operators.
+
+use http::Method;
+use peerage::config::{Period, Size};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::client::ask;
+use crate::harness::{Cluster, alone, pattern, within};
+use crate::origin::{Gate, Origin, Script};
+
+const ASSET: &str = "/logo-0492830483.png";
+
+#[tokio::test]
+async fn both_versions_of_http_get_the_same() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(ASSET, Script::ok("pixels").field("content-type", "image/png").field("etag", "\"a\""));
+    for _ in 0..2 {
+        let one = edge.get(ASSET).get().await;
+        let two = edge.get(ASSET).http2().get().await;
+        for got in [one, two] {
+            assert_eq!((got.text(), got.field("content-type"), got.field("etag")), ("pixels", "image/png", "\"a\""));
+            assert_eq!((got.field("via"), got.field("content-length")), ("1.1 edge-1", "6"));
+            assert!(!got.field("date").is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn head_is_get_without_the_body() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for (path, script) in [
+        (ASSET, Script::ok("pixels")),
+        ("/chunked-0492830483.png", Script::ok("pixels").chunked()),
+        ("/page", Script::ok("pixels")),
+    ] {
+        origin.script(path, script);
+        let miss = edge.ask(Method::HEAD, path).get().await;
+        assert_eq!((miss.status.as_u16(), miss.body.len()), (200, 0));
+        edge.get(path).get().await;
+        let hit = edge.ask(Method::HEAD, path).get().await;
+        assert_eq!((hit.field("content-length"), hit.body.len()), ("6", 0), "{path}");
+        let hit = edge.ask(Method::HEAD, path).http2().get().await;
+        assert_eq!((hit.field("content-length"), hit.body.len()), ("6", 0), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn conditions_and_ranges_on_a_hit() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let body = pattern(1000);
+    origin.script(ASSET, Script::ok(body.clone()).field("etag", "\"a\"").field("content-type", "image/png"));
+    edge.get(ASSET).get().await;
+    let get = |name, value: &'static str| edge.get(ASSET).field(name, value).get();
+    let same = get("if-none-match", "\"b\", \"a\"").await;
+    assert_eq!((same.status.as_u16(), same.body.len(), same.field("etag")), (304, 0, "\"a\""));
+    assert_eq!(get("if-none-match", "\"b\"").await.status, 200);
+    assert_eq!(get("if-match", "\"b\"").await.status, 412);
+    for (range, status, part, shown) in [
+        ("bytes=0-9", 206, &body[..10], "bytes 0-9/1000"),
+        ("bytes=-10", 206, &body[990..], "bytes 990-999/1000"),
+        ("bytes=990-", 206, &body[990..], "bytes 990-999/1000"),
+        ("bytes=1000-", 416, &body[..0], "bytes */1000"),
+        ("bytes=x", 200, &body[..], ""),
+    ] {
+        let got = get("range", range).await;
+        assert_eq!((got.status.as_u16(), got.field("content-range")), (status, shown), "{range}");
+        assert_eq!(got.body, part);
+    }
+    assert_eq!(origin.count(ASSET), 1);
+}
+
+#[tokio::test]
+async fn other_methods_are_forwarded_with_their_bodies() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("/form", Script::ok("thanks"));
+    for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+        let got = edge.ask(method.clone(), "/form?x=1").body("a=b").get().await;
+        assert_eq!(got.cache_status(), "edge-1;fwd=method");
+        let seen = origin.seen().pop().unwrap();
+        assert_eq!(
+            (seen.method.as_str(), seen.target.as_str(), seen.body.as_slice()),
+            (method.as_str(), "/form?x=1", &b"a=b"[..])
+        );
+    }
+    assert_eq!(edge.ask(Method::TRACE, "/form").get().await.status, 405);
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("/form", Script::ok(pattern(100_000)).gate(&gate));
+    let edge = alone(&origin, |_| {}).await;
+    gate.open(10);
+    let mut open = within(20, edge.ask(Method::POST, "/form").body(pattern(500_000)).open()).await;
+    assert!(within(20, open.bytes(10)).await == pattern(100_000)[..10]);
+    assert!(origin.seen()[0].body == pattern(500_000));
+    gate.open(100_000);
+    assert!(open.rest().await.complete);
+}
+
+#[tokio::test]
+async fn a_connections_fields_do_not_cross() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("/a", Script::ok("x").field("connection", "x-inner").field("x-inner", "1").field("keep-alive", "5"));
+    let got = edge
+        .ask(Method::POST, "/a")
+        .field("connection", "x-outer, via")
+        .field("x-outer", "1")
+        .field("te", "trailers")
+        .get()
+        .await;
+    assert_eq!((got.field("x-inner"), got.field("keep-alive")), ("", ""));
+    let seen = &origin.seen()[0];
+    assert_eq!((seen.field("x-outer"), seen.field("te"), seen.field("via")), (None, None, Some("1.1 edge-1")));
+}
+
+#[tokio::test]
+async fn bad_targets_are_refused_and_harm_nobody() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for (target, status) in [
+        ("/a/../b".to_owned(), 400),
+        ("/a%2fb".to_owned(), 400),
+        ("/a%00".to_owned(), 400),
+        ("/%zz".to_owned(), 400),
+        (format!("/{}", "a".repeat(20_000)), 414),
+    ] {
+        let got = edge.get(&target).get().await;
+        assert_eq!(got.status, status);
+        assert!(got.cache_status().starts_with("edge-1;detail="));
+    }
+    assert!(origin.seen().is_empty());
+}
+
+async fn raw(edge: &crate::harness::Running, request: &str) -> String {
+    let mut stream = TcpStream::connect(edge.clients).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    within(20, stream.read_to_end(&mut answer)).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn malformed_requests_get_an_error_and_a_closed_connection() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("x"));
+    let edge = alone(&origin, |_| {}).await;
+    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(100_000));
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: x\r\n\r\n", "400"),
+        ("nonsense\r\n\r\n", "400"),
+        (&long, "431"),
+    ] {
+        let answer = raw(&edge, request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_absolute_target_or_a_host_chooses_no_other_origin() {
+    let origin = Origin::start().await;
+    origin.script(ASSET, Script::ok("ours"));
+    let edge = alone(&origin, |_| {}).await;
+    let answer =
+        raw(&edge, &format!("GET http://169.254.169.254{ASSET} HTTP/1.1\r\nhost: evil\r\nconnection: close\r\n\r\n"))
+            .await;
+    assert!(answer.ends_with("ours"), "{answer}");
+    assert!(edge.get(ASSET).get().await.cache_status().contains(";hit"));
+    assert_eq!(origin.seen()[0].field("host"), Some(origin.address.to_string().as_str()));
+}
+
+#[tokio::test]
+async fn an_unread_request_body_does_not_poison_the_connection() {
+    let origin = Origin::start().await;
+    origin.script(ASSET, Script::ok("pixels"));
+    let edge = alone(&origin, |_| {}).await;
+    edge.get(ASSET).get().await;
+    // The body looks like a request; it must not be taken for one.
+    let smuggled = format!("GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n");
+    let request = format!(
+        "GET {ASSET} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{smuggled}GET {ASSET} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        smuggled.len()
+    );
+    let answer = raw(&edge, &request).await;
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{answer}");
+    assert_eq!(origin.count("/smuggled"), 0);
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_are_closed_and_counted() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| config.limits.connections = 1).await;
+    origin.script(ASSET, Script::ok("pixels"));
+    let mut held = TcpStream::connect(edge.clients).await.unwrap();
+    held.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    assert!(held.read_u8().await.is_ok());
+    assert_eq!(raw(&edge, "").await, "");
+    assert!(edge.metric("peerage_refused_connections_total").await > 0.9);
+    drop(held);
+    let again = async {
+        loop {
+            let mut stream = TcpStream::connect(edge.clients).await.unwrap();
+            let request = format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n");
+            if stream.write_all(request.as_bytes()).await.is_ok() && stream.read_u8().await.is_ok() {
+                break;
+            }
+        }
+    };
+    within(20, again).await;
+}
+
+#[tokio::test]
+async fn operators_see_health_metrics_and_peers() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    let admin = cluster.edges[0].admin;
+    let get = |path| ask(admin, Method::GET, path).get();
+    assert_eq!(get("/healthz").await.text(), "ok\n");
+    assert_eq!(get("/readyz").await.status, 200);
+    assert_eq!(get("/nothing").await.status, 404);
+    assert_eq!(ask(admin, Method::POST, "/healthz").get().await.status, 405);
+    assert!(get("/metrics").await.field("content-type").starts_with("application/openmetrics-text"));
+    let peers: serde_json::Value = serde_json::from_slice(&get("/peers").await.body).unwrap();
+    let own: Vec<_> = peers.as_array().unwrap().iter().filter(|peer| peer["own"] == true).collect();
+    assert_eq!((peers.as_array().unwrap().len(), own.len()), (3, 1));
+    assert_eq!(own[0]["name"], cluster.edges[0].name());
+}
+
+#[tokio::test]
+async fn draining_lets_what_is_under_way_end() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(pattern(1000)).gate(&gate));
+    let mut edge = alone(&origin, |_| {}).await;
+    gate.open(10);
+    let mut open = edge.get(ASSET).open().await;
+    open.bytes(10).await;
+    edge.begin_stop();
+    let unready = async {
+        loop {
+            if ask(edge.admin, Method::GET, "/readyz").get().await.status == 503 {
+                break;
+            }
+        }
+    };
+    within(20, unready).await;
+    // Nobody new is let in.
+    let refused = async { while TcpStream::connect(edge.clients).await.is_ok() {} };
+    within(20, refused).await;
+    gate.open(1000);
+    let got = open.rest().await;
+    assert!(got.complete && got.body.len() == 990);
+}
+
+#[tokio::test]
+async fn draining_is_bounded() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(pattern(1000)).gate(&gate));
+    let mut edge = alone(&origin, |config| config.edge.drain = Period(std::time::Duration::from_millis(50))).await;
+    gate.open(10);
+    let mut open = edge.get(ASSET).open().await;
+    open.bytes(10).await;
+    assert_eq!(within(20, edge.stop()).await, 1);
+}
+
+#[tokio::test]
+async fn the_limits_on_heads_are_those_configured() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.limits.uri = Size(300);
+        config.limits.header = Size(8 * 1024);
+    })
+    .await;
+    assert_eq!(edge.get(&format!("/{}", "a".repeat(300))).get().await.status, 414);
+    assert_eq!(edge.get("/a").field("x-long", &"a".repeat(9000)).get().await.status, 431);
+}

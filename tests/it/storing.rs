@@ -1,0 +1,152 @@
+//! What is stored, for how long, and what is not.
+
+use std::time::Duration;
+
+use peerage::config::{Period, Size};
+
+use crate::harness::{Cluster, alone, pattern};
+use crate::origin::{Origin, Script};
+
+const HASHED: &str = "/logo-0492830483.png";
+
+#[tokio::test]
+async fn what_may_be_stored_is_and_nothing_else() {
+    for (path, script, stored) in [
+        (HASHED, Script::ok("x"), true),
+        (HASHED, Script::ok("x").field("cache-control", "max-age=0"), true),
+        (HASHED, Script::ok("x").field("cache-control", "no-store"), false),
+        (HASHED, Script::ok("x").field("cache-control", "private"), false),
+        (HASHED, Script::ok("x").field("set-cookie", "a=b"), false),
+        (HASHED, Script::ok("x").until_close(), false),
+        (HASHED, Script::ok("x").chunked(), true),
+        (HASHED, Script::ok(""), true),
+        ("/plain.png", Script::ok("x"), false),
+        ("/plain.png", Script::ok("x").field("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"), false),
+        ("/plain.png", Script::ok("x").field("cache-control", "max-age=60"), true),
+        ("/plain.png", Script::ok("x").field("cache-control", "s-maxage=60, max-age=0"), true),
+        ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("age", "60"), false),
+        ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("set-cookie", "a=b"), false),
+        ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("vary", "*"), false),
+        ("/plain.png", Script::status(503).field("cache-control", "max-age=60"), false),
+        ("/plain.png?a=b", Script::ok("x").field("cache-control", "public, max-age=60"), true),
+    ] {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, |_| {}).await;
+        origin.script(path, script);
+        let first = edge.get(path).get().await;
+        let second = edge.get(path).get().await;
+        assert_eq!(first.cache_status().contains(";stored"), stored, "{path}: {}", first.cache_status());
+        assert_eq!(second.cache_status().contains(";hit"), stored, "{path}: {}", second.cache_status());
+        assert_eq!(first.body, second.body);
+        assert_eq!(origin.count(path), if stored { 1 } else { 2 });
+    }
+}
+
+#[tokio::test]
+async fn age_counts_and_expires() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("/a", Script::ok("x").field("cache-control", "max-age=100").field("age", "40"));
+    assert_eq!(edge.get("/a").get().await.field("age"), "40");
+    let hit = edge.get("/a").get().await;
+    assert_eq!(hit.field("age"), "40");
+    let ttl: u64 = hit.cache_status().strip_prefix("edge-1;hit;ttl=").unwrap().parse().unwrap();
+    assert!((55..60).contains(&ttl), "{ttl}");
+    // A second's freshness, nearly all of it gone on arrival.
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now() - Duration::from_secs(9));
+    origin.script("/b", Script::ok("x").field("cache-control", "max-age=10").field("date", &date));
+    edge.get("/b").get().await;
+    let expired = async { while !edge.get("/b").get().await.cache_status().contains("fwd=") {} };
+    crate::harness::within(20, expired).await;
+    assert!(origin.count("/b") >= 2);
+}
+
+#[tokio::test]
+async fn a_missing_asset_asked_nine_times_costs_one_request() {
+    let origin = Origin::start().await;
+    // Long enough that a slow machine's test does not outlive it.
+    let cluster = Cluster::start(3, &origin, |config| config.cache.negative = Period(Duration::from_secs(60))).await;
+    for i in 0..9 {
+        let got = cluster.edges[i % 3].get(HASHED).get().await;
+        assert_eq!((got.status.as_u16(), got.text()), (404, "status 404\n"));
+    }
+    assert_eq!(origin.count(HASHED), 1);
+}
+
+#[tokio::test]
+async fn a_missing_asset_is_found_once_it_is_there() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| config.cache.negative = Period(Duration::from_millis(1))).await;
+    assert_eq!(edge.get(HASHED).get().await.status, 404);
+    origin.script(HASHED, Script::ok("there"));
+    let found = async { while edge.get(HASHED).get().await.status == 404 {} };
+    crate::harness::within(20, found).await;
+}
+
+#[tokio::test]
+async fn a_404_for_another_name_is_not_remembered() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for _ in 0..2 {
+        assert_eq!(edge.get("/plain").get().await.status, 404);
+    }
+    assert_eq!(origin.count("/plain"), 2);
+}
+
+#[tokio::test]
+async fn an_immutable_name_is_asked_for_without_the_clients_fields() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(HASHED, Script::ok("x").field("vary", "Accept-Encoding"));
+    origin.script("/plain", Script::ok("x").field("cache-control", "max-age=60"));
+    let fields = |ask: crate::client::Ask| {
+        ask.field("cookie", "a=b").field("accept-encoding", "gzip").field("range", "bytes=0-0").field("x-thing", "1")
+    };
+    assert_eq!(fields(edge.get(HASHED)).get().await.status, 206);
+    assert_eq!(fields(edge.get("/plain")).get().await.status, 206);
+    let seen = origin.seen();
+    for name in ["cookie", "accept-encoding", "range", "x-thing", "x-forwarded-for"] {
+        assert_eq!(seen[0].field(name), None, "{name}");
+    }
+    assert_eq!(seen[0].field("via"), Some("1.1 edge-1"));
+    assert_eq!(seen[0].field("cdn-loop"), Some("peerage"));
+    assert_eq!(seen[0].field("host"), Some(origin.address.to_string().as_str()));
+    assert_eq!((seen[1].field("cookie"), seen[1].field("x-thing")), (Some("a=b"), Some("1")));
+    assert_eq!((seen[1].field("range"), seen[1].field("accept-encoding")), (None, None));
+    assert_eq!(seen[1].field("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(seen[1].field("x-forwarded-host"), Some("site.example"));
+}
+
+#[tokio::test]
+async fn credentials_go_past_the_cache() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("/a", Script::ok("x").field("cache-control", "max-age=60"));
+    for _ in 0..2 {
+        let got = edge.get("/a").field("authorization", "Basic x").get().await;
+        assert_eq!(got.cache_status(), "edge-1;fwd=request");
+    }
+    assert_eq!(edge.get("/a").get().await.cache_status(), "edge-1;fwd=uri-miss;stored");
+    assert_eq!(origin.seen().iter().filter(|seen| seen.field("authorization").is_some()).count(), 2);
+}
+
+#[tokio::test]
+async fn memory_stays_within_its_budget() {
+    const MIB: u64 = 1024 * 1024;
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.cache.memory = Size(8 * MIB);
+        config.cache.max_object = Size(MIB);
+    })
+    .await;
+    origin.script("*", Script::ok(pattern(300_000)));
+    for i in 0..100 {
+        let script = if i % 2 == 0 { Script::ok(pattern(300_000)) } else { Script::ok(pattern(300_000)).chunked() };
+        origin.script("*", script);
+        assert!(edge.get(&format!("/a-{i:016x}.bin")).get().await.complete);
+        assert!(edge.metric("peerage_memory_used_bytes").await <= 8.0 * 1024.0 * 1024.0);
+    }
+    let bytes = edge.metric("peerage_cache_bytes{tier=\"main\"}").await;
+    assert!(bytes <= 5.0 * 1024.0 * 1024.0 && bytes > 2e6, "{bytes}");
+    assert!(edge.metric("peerage_evictions_total{tier=\"main\"}").await > 50.0);
+}
