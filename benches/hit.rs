@@ -1,1 +1,200 @@
-fn main() {}
+//! What a hit costs: CPU time of a whole process for each request, Peerage
+//! beside bare hyper with a lookup and a `Full<Bytes>`, in pairs, in one run.
+//!
+//! `cargo bench --bench hit` prints a table. Each server is a process of its
+//! own with one worker thread; the clients are this process, over 64 kept-alive
+//! connections on loopback.
+
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use peerage::{AssetKey, Config, Server};
+use quick_cache::sync::Cache;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+const SIZES: [usize; 3] = [1024, 16 * 1024, 256 * 1024];
+const CONNECTIONS: usize = 64;
+const PAIRS: usize = 7;
+const ROUND: Duration = Duration::from_millis(1500);
+
+fn path(size: usize) -> String {
+    format!("/asset-{size:016x}.bin")
+}
+
+fn body(size: usize) -> Bytes {
+    Bytes::from(vec![b'x'; size])
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.iter().position(|argument| argument == "--serve").map(|at| arguments[at + 1].as_str()) {
+        Some("hyper") => one_worker().block_on(serve_hyper()),
+        Some("peerage") => one_worker().block_on(serve_peerage()),
+        Some(other) => panic!("no such server: {other}"),
+        // `cargo test` runs benches too, with this argument: nothing to do.
+        None if arguments.iter().any(|argument| argument == "--test") => {}
+        None => compare(),
+    }
+}
+
+fn one_worker() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+async fn serve_hyper() {
+    let cache = std::sync::Arc::new(Cache::<String, Bytes>::new(1000));
+    for size in SIZES {
+        cache.insert(path(size), body(size));
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let cache = std::sync::Arc::clone(&cache);
+        tokio::spawn(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let found = cache.get(request.uri().path()).unwrap();
+                let mut response = Response::new(Full::new(found));
+                response.headers_mut().insert("content-type", HeaderValue::from_static("application/octet-stream"));
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn serve_peerage() {
+    let mut config = Config::default();
+    config.edge.listen = "127.0.0.1:0".parse().unwrap();
+    config.admin.listen = "127.0.0.1:0".parse().unwrap();
+    let origin = |key: AssetKey| async move {
+        let size = SIZES.into_iter().find(|&size| path(size) == key.path());
+        Ok::<_, Infallible>(size.map(body))
+    };
+    let server = Server::bind_with(config, origin).await.unwrap();
+    println!("{}", server.addresses().clients);
+    server.run(std::future::pending()).await;
+}
+
+struct Target {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Target {
+    fn start(name: &str) -> Self {
+        let program = std::env::current_exe().unwrap();
+        let mut child = Command::new(program).args(["--serve", name]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, address: line.trim().parse().unwrap() }
+    }
+
+    /// Nanoseconds that all its threads have spent on a processor.
+    fn cpu(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let spent = |task: std::fs::DirEntry| {
+            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        };
+        tasks.filter_map(|task| spent(task.ok()?)).sum()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn compare() {
+    let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (hyper, peerage) = (Target::start("hyper"), Target::start("peerage"));
+    println!("CPU microseconds a request, median of {PAIRS} pairs of rounds of {ROUND:?}, {CONNECTIONS} connections");
+    println!("{:>9}  {:>10}  {:>10}  {:>6}  (least to most)", "body", "bare hyper", "peerage", "ratio");
+    for size in SIZES {
+        let mut rounds = Vec::new();
+        for round in 0..=PAIRS {
+            let pair = (cost(&clients, &hyper, size), cost(&clients, &peerage, size));
+            // The first pair warms up.
+            if round > 0 {
+                rounds.push(pair);
+            }
+            if std::io::stdout().is_terminal() {
+                print!("\r{size:>9}  {round} of {PAIRS} pairs");
+                let _ = std::io::stdout().flush();
+            }
+        }
+        let ratios = sorted(rounds.iter().map(|(hyper, peerage)| peerage / hyper));
+        let over = if std::io::stdout().is_terminal() { "\r" } else { "" };
+        println!(
+            "{over}{size:>9}  {:>10.2}  {:>10.2}  {:>6.2}  ({:.2} to {:.2})",
+            sorted(rounds.iter().map(|pair| pair.0))[PAIRS / 2],
+            sorted(rounds.iter().map(|pair| pair.1))[PAIRS / 2],
+            ratios[PAIRS / 2],
+            ratios[0],
+            ratios[PAIRS - 1]
+        );
+    }
+}
+
+fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut figures: Vec<_> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures
+}
+
+/// CPU microseconds of the server for each request of one round.
+#[allow(clippy::cast_precision_loss)] // counts are far below 2^52
+fn cost(clients: &Runtime, target: &Target, size: usize) -> f64 {
+    let before = target.cpu();
+    let requests = clients.block_on(async {
+        let until = Instant::now() + ROUND;
+        let tasks: Vec<_> = (0..CONNECTIONS).map(|_| tokio::spawn(ask(target.address, size, until))).collect();
+        let mut requests = 0;
+        for task in tasks {
+            requests += task.await.unwrap();
+        }
+        requests
+    });
+    (target.cpu() - before) as f64 / 1000.0 / requests as f64
+}
+
+/// Asks over one connection until the time is up; how often.
+async fn ask(address: SocketAddr, size: usize, until: Instant) -> u64 {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let request = format!("GET {} HTTP/1.1\r\nhost: bench\r\n\r\n", path(size));
+    let mut buffer = vec![0; 512 * 1024];
+    let mut requests = 0;
+    while Instant::now() < until {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut read = 0;
+        let mut whole = usize::MAX;
+        while read < whole {
+            let more = stream.read(&mut buffer[read..]).await.unwrap();
+            assert!(more > 0, "the server closed the connection");
+            read += more;
+            if whole == usize::MAX {
+                let head = buffer[..read].windows(4).position(|window| window == b"\r\n\r\n");
+                whole = head.map_or(usize::MAX, |head| head + 4 + size);
+            }
+        }
+        assert!(read == whole && buffer.starts_with(b"HTTP/1.1 200"), "not the answer that was asked for");
+        requests += 1;
+    }
+    requests
+}
