@@ -55,14 +55,17 @@ impl Body {
         match held.pieces.as_slice() {
             // One piece: hand it out whole and have done with it.
             [only] if held.fits_one_write() => Self(Kind::Full(only.slice(to_usize(first)..to_usize(end)))),
-            _ => Self(Kind::Held(Slice { held, at: first, end })),
+            _ => Self(Kind::Held(Slice { held, at: first, end, turn: Turn::default() })),
         }
     }
 
     /// What a flight brings; `charge` is the flight's share of the budget, which
     /// is taken for as long as anyone reads.
     pub(crate) fn flight(reader: Reader, charge: Arc<Charge>, resume: Resume) -> Self {
-        Self(Kind::Flight(Box::new(Follower { reader, resume, state: Following::Flight, _charge: charge })))
+        // Hundreds may wait for one head: first they all get it, then they all
+        // get a little, then more and more.
+        let (state, turn) = (Following::Flight, Turn::Yield);
+        Self(Kind::Flight(Box::new(Follower { reader, resume, state, stride: FIRST_STRIDE, turn, _charge: charge })))
     }
 
     /// `body` without its first `bytes` bytes.
@@ -122,7 +125,11 @@ impl http_body::Body for Body {
                 self.0 = Kind::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Kind::Held(slice) => Poll::Ready(slice.next().map(|data| Ok(Frame::data(data)))),
+            Kind::Held(slice) => {
+                ready!(slice.turn.poll(cx));
+                slice.turn = Turn::Yield;
+                Poll::Ready(slice.next().map(|data| Ok(Frame::data(data))))
+            }
             Kind::Flight(follower) => follower.poll_frame(cx),
             Kind::Received(received) => received.poll_frame(cx),
             Kind::Skipping(body, left) => poll_behind(body, left, cx),
@@ -209,6 +216,30 @@ struct Slice {
     held: Arc<Held>,
     at: u64,
     end: u64,
+    turn: Turn,
+}
+
+/// Whose turn it is on this thread. A reader gives way after each piece: a
+/// socket can take megabytes at a time, and who waits for a first byte goes
+/// before who has some.
+#[derive(Default)]
+enum Turn {
+    #[default]
+    Take,
+    Yield,
+}
+
+impl Turn {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Take => Poll::Ready(()),
+            Self::Yield => {
+                *self = Self::Take;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
 }
 
 impl Slice {
@@ -229,10 +260,16 @@ impl Slice {
 /// position, a body of what follows.
 pub(crate) type Resume = Arc<dyn Fn(u64) -> BoxFuture<'static, Result<Body, Error>> + Send + Sync>;
 
+/// What a reader of a flight gets in its first turn, in bytes.
+const FIRST_STRIDE: usize = 16 * 1024;
+
 struct Follower {
     reader: Reader,
     resume: Resume,
     state: Following,
+    /// The most that is given in one turn; it grows with each.
+    stride: usize,
+    turn: Turn,
     _charge: Arc<Charge>,
 }
 
@@ -250,10 +287,18 @@ impl Follower {
         }
     }
 
+    fn poll_flight(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        ready!(self.turn.poll(cx));
+        let next = ready!(self.reader.poll_next(self.stride, cx));
+        self.turn = Turn::Yield;
+        self.stride = (self.stride * 2).min(PIECE);
+        Poll::Ready(next)
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         loop {
             self.state = match &mut self.state {
-                Following::Flight => match ready!(self.reader.poll_next(cx)) {
+                Following::Flight => match ready!(self.poll_flight(cx)) {
                     Next::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                     Next::End => return Poll::Ready(None),
                     Next::Failed(error) => return Poll::Ready(Some(Err(error))),
@@ -346,7 +391,7 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         let mut bytes = Vec::new();
         loop {
-            match reader.poll_next(&mut cx) {
+            match reader.poll_next(usize::MAX, &mut cx) {
                 Poll::Ready(Next::Data(data)) => bytes.extend_from_slice(&data),
                 Poll::Ready(other) => return (bytes, Some(other)),
                 Poll::Pending => return (bytes, None),
@@ -394,7 +439,7 @@ mod tests {
             let first = u64::from(cut.0) % (len + 1);
             let end = first + u64::from(cut.1) % (len - first + 1);
             let held = Arc::new(Held::new(pieces, charge(len)));
-            let mut slice = Slice { held, at: first, end };
+            let mut slice = Slice { held, at: first, end, turn: Turn::default() };
             let got: Vec<u8> = std::iter::from_fn(|| slice.next()).flatten().collect();
             prop_assert_eq!(&got[..], &whole[to_usize(first)..to_usize(end)]);
         }
@@ -454,7 +499,7 @@ mod tests {
             body.append(piece.clone());
             assert_eq!(read(&mut fast).0.len(), PIECE);
         }
-        assert!(matches!(slow.poll_next(&mut cx), Poll::Ready(Next::Lost(0))));
+        assert!(matches!(slow.poll_next(usize::MAX, &mut cx), Poll::Ready(Next::Lost(0))));
         let mut ahead = 0;
         while body.poll_room(&mut cx).is_ready() {
             body.append(piece.clone());

@@ -359,10 +359,10 @@ impl Config {
         for set in sets {
             figment = figment.merge(parse_set(set)?);
         }
-        Self::extract(figment).map_err(bad)
+        Self::extract(&figment).map_err(bad)
     }
 
-    fn extract(figment: Figment) -> Result<Self, String> {
+    fn extract(figment: &Figment) -> Result<Self, String> {
         let given: Dict = figment.extract().map_err(|error| one_line(&error.to_string()))?;
         refuse_unknown(&given, "")?;
         let config: Self = figment.extract().map_err(|error| explain(&error))?;
@@ -556,7 +556,7 @@ fn nearest(path: &str, given: &Value) -> &'static str {
     }
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let distance = |key: &&&'static str| {
-        let same_table = path.starts_with(table(*key));
+        let same_table = path.starts_with(table(key));
         let alone = strsim::damerau_levenshtein(&last(path), &last(key)) + usize::from(!same_table);
         alone.min(strsim::damerau_levenshtein(path, key))
     };

@@ -218,7 +218,7 @@ pub(crate) struct Gauges {
     pub(crate) peers: Vec<(Arc<str>, bool)>,
 }
 
-/// All of it as Prometheus reads it (OpenMetrics text).
+/// All of it as Prometheus reads it (`OpenMetrics` text).
 pub(crate) fn exposition(metrics: &Arc<Metrics>, gauges: Gauges) -> String {
     let mut registry = Registry::with_prefix("peerage");
     registry.register_collector(Box::new(Exposed { metrics: Arc::clone(metrics), gauges }));

@@ -47,7 +47,7 @@ pub(crate) struct Blame {
 /// How many idle connections are kept for each host.
 const IDLE_CONNECTIONS: usize = 256;
 /// How long an idle connection is kept.
-const IDLE_FOR: Duration = Duration::from_secs(60);
+const IDLE_FOR: Duration = Duration::from_mins(1);
 /// The most that is read ahead of whoever takes the body; it bounds an
 /// answer's head too.
 const READ_AHEAD: usize = 256 * 1024;

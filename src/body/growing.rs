@@ -256,7 +256,8 @@ impl Reader {
         self.end.map(|end| end - self.at)
     }
 
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    /// What follows, at most `most` bytes of it.
+    pub(crate) fn poll_next(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<Next> {
         if self.end.is_some_and(|end| self.at >= end) {
             return Poll::Ready(Next::End);
         }
@@ -266,6 +267,7 @@ impl Reader {
         }
         if self.at < state.len {
             let mut data = state.at(self.at);
+            data.truncate(most);
             if let Some(end) = self.end {
                 data.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
             }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn load(text: &str) -> Result<Config, String> {
-    Config::extract(Figment::new().merge(Toml::string(text)))
+    Config::extract(&Figment::new().merge(Toml::string(text)))
 }
 
 fn repository_file() -> String {
@@ -95,10 +95,11 @@ const OTHERS: [(&str, &str); 35] = [
 ];
 
 #[test]
+#[allow(clippy::result_large_err)] // figment's own
 fn every_key_is_overridden_by_set_and_by_the_environment() {
     let defaults = Value::serialize(Config { cluster: Some(ClusterConfig::default()), ..Config::default() }).unwrap();
     for (key, value) in OTHERS {
-        let by_set = Config::extract(Figment::new().merge(parse_set(&format!("{key}={value}")).unwrap())).unwrap();
+        let by_set = Config::extract(&Figment::new().merge(parse_set(&format!("{key}={value}")).unwrap())).unwrap();
         figment::Jail::expect_with(|jail| {
             jail.clear_env();
             jail.set_env(format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")), value);

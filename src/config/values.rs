@@ -27,7 +27,7 @@ const SIZE_EXAMPLE: &str = "a size such as `512MiB`, `64MB` or a number of bytes
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (factor, unit) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
-            if self.0 >= factor && self.0 % factor == 0 {
+            if self.0 >= factor && self.0.is_multiple_of(factor) {
                 return write!(f, "{}{unit}", self.0 / factor);
             }
         }
@@ -78,7 +78,7 @@ impl FromStr for Period {
         let parsed: jiff::SignedDuration = text.trim().parse().map_err(|_| refused())?;
         let duration = Duration::try_from(parsed).map_err(|_| refused())?;
         // Longer than a century is a slip of the pen, and overflows clocks.
-        if duration > Duration::from_secs(100 * 366 * 86400) {
+        if duration > Duration::from_hours(24 * 366 * 100) {
             return Err(refused());
         }
         Ok(Self(duration))
@@ -88,10 +88,14 @@ impl FromStr for Period {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        if self.0.subsec_nanos() % 1_000_000 != 0 {
+        if !self.0.subsec_nanos().is_multiple_of(1_000_000) {
             return write!(f, "{}ns", self.0.as_nanos());
         }
-        if millis == 0 || millis % 1000 != 0 { write!(f, "{millis}ms") } else { write!(f, "{}s", millis / 1000) }
+        if millis == 0 || !millis.is_multiple_of(1000) {
+            write!(f, "{millis}ms")
+        } else {
+            write!(f, "{}s", millis / 1000)
+        }
     }
 }
 

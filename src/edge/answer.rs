@@ -34,7 +34,7 @@ enum Extent {
 }
 
 impl Edge {
-    pub(super) fn from_memory(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
+    pub(super) fn answer_stored(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
         let head = &stored.head;
         let status = CacheStatus { handled: Handled::Hit, ttl: head.ttl(ask.now), ..CacheStatus::default() };
         let (mut response, extent) = select(ask, head);
@@ -53,7 +53,13 @@ impl Edge {
         Answer { response, record: Self::record(ask, served, From::Memory) }
     }
 
-    pub(super) fn from_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared<'_>) -> Answer {
+    pub(super) fn answer_flight(
+        self: &Arc<Self>,
+        ask: &Ask,
+        handled: Handled,
+        part: Part,
+        shared: Shared<'_>,
+    ) -> Answer {
         let Shared { flight, streaming, order } = shared;
         let Streaming { head, provider, kept, charge } = streaming;
         let status = CacheStatus {
@@ -82,7 +88,7 @@ impl Edge {
     }
 
     /// The response to a fill that turned out to be its leader's alone.
-    pub(super) fn from_first(
+    pub(super) fn answer_first(
         &self,
         ask: &Ask,
         handled: Handled,
@@ -95,7 +101,7 @@ impl Edge {
         Answer { response, record: Self::record(ask, Served::Pass, From::from(provider)) }
     }
 
-    pub(super) fn from_pass(
+    pub(super) fn answer_pass(
         &self,
         ask: &Ask,
         handled: Handled,

@@ -362,10 +362,10 @@ fn head(
         headers.insert(CONTENT_LENGTH, length.into());
     }
     // RFC 9110 §6.6.1: a recipient with a clock adds the Date that lacks.
-    if !headers.contains_key(DATE) {
-        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(born)) {
-            headers.insert(DATE, date);
-        }
+    if !headers.contains_key(DATE)
+        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(born))
+    {
+        headers.insert(DATE, date);
     }
     Head { status: parts.status, headers, length, upstream_status, born, lifetime }
 }

@@ -179,7 +179,7 @@ impl Edge {
 
     async fn look_up(self: &Arc<Self>, ask: Ask) -> Answer {
         match self.memory.find(&ask.key, ask.now) {
-            Found::Fresh(tier, stored) => self.from_memory(&ask, tier, &stored),
+            Found::Fresh(tier, stored) => self.answer_stored(&ask, tier, &stored),
             Found::Marked => self.pass(ask, Handled::Bypass).await,
             // An answer to these credentials is nobody else's: RFC 9111 §3.5.
             _ if ask.headers.contains_key(AUTHORIZATION) => self.pass(ask, Handled::Request).await,
@@ -202,11 +202,11 @@ impl Edge {
         loop {
             match flight.outcome().await {
                 Outcome::Streaming(streaming) => {
-                    return self.from_flight(&ask, handled, part, Shared { flight: &flight, streaming, order });
+                    return self.answer_flight(&ask, handled, part, Shared { flight: &flight, streaming, order });
                 }
                 Outcome::Joined(other) => flight = other,
                 Outcome::Landed => match self.memory.find(&ask.key, ask.now) {
-                    Found::Fresh(tier, stored) => return self.from_memory(&ask, tier, &stored),
+                    Found::Fresh(tier, stored) => return self.answer_stored(&ask, tier, &stored),
                     // It landed, and was evicted already: no use in queueing again.
                     _ => return self.pass(ask, handled).await,
                 },
@@ -217,7 +217,7 @@ impl Edge {
                     };
                     return match first {
                         Some(First { provider, response }) if self.answers(&ask) => {
-                            self.from_first(&ask, handled, &provider, response, refusal)
+                            self.answer_first(&ask, handled, &provider, response, refusal)
                         }
                         _ => self.pass(ask, handled).await,
                     };
@@ -280,7 +280,7 @@ impl Edge {
         Self::introduce(&ask, request.headers_mut());
         let began = Instant::now();
         match self.ask_origin(request).await {
-            Ok(response) => self.from_pass(&ask, handled, began, response),
+            Ok(response) => self.answer_pass(&ask, handled, began, response),
             Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
         }
     }

@@ -40,7 +40,7 @@ pub enum Writes {
     Refused,
 }
 
-/// Serves a folder: strong ETags, single ranges, and a lifetime of a year for
+/// Serves a folder: strong `ETags`, single ranges, and a lifetime of a year for
 /// files whose names hold a hash.
 pub struct FileOrigin {
     root: PathBuf,
@@ -107,9 +107,8 @@ impl FileOrigin {
         }
         let mut response = Response::new(Body::empty());
         *response.headers_mut() = self.fields(key, &path, &metadata);
-        let (first, end) = match extent(&request.headers, &mut response, metadata.len()) {
-            Some(extent) => extent,
-            None => return Ok(response),
+        let Some((first, end)) = extent(&request.headers, &mut response, metadata.len()) else {
+            return Ok(response);
         };
         if request.method == Method::GET {
             *response.body_mut() = content(file, first, end).await?;

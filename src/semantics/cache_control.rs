@@ -13,6 +13,7 @@ pub const MAX_DELTA: u64 = 1 << 31;
 /// (RFC 9111 §5.2.2). Repeated and contradicting directives are read in the
 /// way that stores less and for a shorter time (§4.2.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a directive that is there or not
 pub struct CacheControl {
     /// §5.2.2.5
     pub no_store: bool,

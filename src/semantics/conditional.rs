@@ -25,19 +25,19 @@ pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
         if !lists(request, IF_MATCH, tag, Comparison::Strong) {
             return Precondition::Failed;
         }
-    } else if let (Some(since), Some(modified)) = (date(request, IF_UNMODIFIED_SINCE), modified) {
-        if modified > since {
-            return Precondition::Failed;
-        }
+    } else if let (Some(since), Some(modified)) = (date(request, IF_UNMODIFIED_SINCE), modified)
+        && modified > since
+    {
+        return Precondition::Failed;
     }
     if request.contains_key(IF_NONE_MATCH) {
         if lists(request, IF_NONE_MATCH, tag, Comparison::Weak) {
             return Precondition::NotModified;
         }
-    } else if let (Some(since), Some(modified)) = (date(request, IF_MODIFIED_SINCE), modified) {
-        if modified <= since {
-            return Precondition::NotModified;
-        }
+    } else if let (Some(since), Some(modified)) = (date(request, IF_MODIFIED_SINCE), modified)
+        && modified <= since
+    {
+        return Precondition::NotModified;
     }
     Precondition::Proceed
 }

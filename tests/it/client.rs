@@ -119,14 +119,11 @@ impl Open {
         let mut body = Vec::new();
         let mut complete = true;
         while let Some(frame) = self.body.frame().await {
-            match frame {
-                Ok(frame) => {
-                    body.extend_from_slice(&frame.into_data().unwrap_or_default());
-                }
-                Err(_) => {
-                    complete = false;
-                    break;
-                }
+            if let Ok(frame) = frame {
+                body.extend_from_slice(&frame.into_data().unwrap_or_default());
+            } else {
+                complete = false;
+                break;
             }
         }
         Got { status: self.status, headers: self.headers, body: body.into(), complete }

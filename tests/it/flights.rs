@@ -256,7 +256,7 @@ async fn an_unreachable_origin_is_told_to_all() {
 #[tokio::test]
 async fn an_origin_that_does_not_begin_gets_504() {
     let origin = Origin::start().await;
-    origin.script(ASSET, Script::ok("late").delay(Duration::from_secs(60)));
+    origin.script(ASSET, Script::ok("late").delay(Duration::from_mins(1)));
     let edge = alone(&origin, |config| config.origin.first_byte_timeout = Period(Duration::from_millis(100))).await;
     let got = within(20, edge.get(ASSET).get()).await;
     assert_eq!((got.status.as_u16(), got.cache_status()), (504, "edge-1;detail=origin-timeout"));

@@ -152,7 +152,7 @@ impl Cluster {
 
     /// A path, distinct by `seed`, that the edge at `owner` owns.
     pub fn path_owned_by(&self, owner: usize, seed: usize) -> String {
-        (0..)
+        (0..100_000)
             .map(|i| format!("/asset-{:016x}.bin", seed * 1_000_000 + i))
             .find(|path| self.rank(path)[0] == owner)
             .unwrap()

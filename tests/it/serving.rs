@@ -184,7 +184,7 @@ async fn an_unread_request_body_does_not_poison_the_connection() {
     let edge = alone(&origin, |_| {}).await;
     edge.get(ASSET).get().await;
     // The body looks like a request; it must not be taken for one.
-    let smuggled = format!("GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n");
+    let smuggled = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n".to_string();
     let request = format!(
         "GET {ASSET} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{smuggled}GET {ASSET} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
         smuggled.len()

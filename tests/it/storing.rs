@@ -65,7 +65,7 @@ async fn age_counts_and_expires() {
 async fn a_missing_asset_asked_nine_times_costs_one_request() {
     let origin = Origin::start().await;
     // Long enough that a slow machine's test does not outlive it.
-    let cluster = Cluster::start(3, &origin, |config| config.cache.negative = Period(Duration::from_secs(60))).await;
+    let cluster = Cluster::start(3, &origin, |config| config.cache.negative = Period(Duration::from_mins(1))).await;
     for i in 0..9 {
         let got = cluster.edges[i % 3].get(HASHED).get().await;
         assert_eq!((got.status.as_u16(), got.text()), (404, "status 404\n"));

@@ -24,7 +24,7 @@ use error::Error;
 async fn read_all(reader: &mut Reader) -> (Vec<u8>, Next) {
     let mut bytes = Vec::new();
     loop {
-        match poll_fn(|cx| reader.poll_next(cx)).await {
+        match poll_fn(|cx| reader.poll_next(usize::MAX, cx)).await {
             Next::Data(data) => bytes.extend_from_slice(&data),
             end => return (bytes, end),
         }
@@ -109,7 +109,7 @@ fn a_windows_writer_is_woken_by_its_reader() {
             });
         });
         // One step, then it leaves: the writer must end either way.
-        block_on(async { assert!(!matches!(poll_fn(|cx| reader.poll_next(cx)).await, Next::End)) });
+        block_on(async { assert!(!matches!(poll_fn(|cx| reader.poll_next(usize::MAX, cx)).await, Next::End)) });
         drop(reader);
         writer.join().unwrap();
     });
