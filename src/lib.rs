@@ -2,12 +2,12 @@
 //!
 //! A request's way:
 //!
-//! 1. [`server`] accepts it, on the listener for clients or on that for peers.
+//! 1. `server` accepts it, on the listener for clients or on that for peers.
 //! 2. [`Edge`] decides and composes; nobody else does. What is not GET or HEAD
 //!    is forwarded to the origin.
 //! 3. [`AssetKey`] is its canonical name: for the cache, the ring, the origin.
-//! 4. [`memory`] may hold a fresh response: then it is answered from there.
-//! 5. A [`flight`] is led, or followed: one fill of one key at a time.
+//! 4. `memory` may hold a fresh response: then it is answered from there.
+//! 5. A `flight` is led, or followed: one fill of one key at a time.
 //! 6. The fill asks the owner on the [ring](cluster::ring), its successors, or
 //!    the [`Origin`].
 //! 7. The head decides by [`semantics`]: everybody streams from the growing
