@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use serde::Serialize;
 use tracing_appender::non_blocking::NonBlocking;
 
@@ -74,8 +74,8 @@ impl Access {
     ) -> Response<Watched> {
         let status = response.status();
         response.map(|body| {
-            let unsent = http_body::Body::size_hint(&body).lower();
-            let ended = http_body::Body::is_end_stream(&body);
+            let unsent = body.size_hint().lower();
+            let ended = body.is_end_stream();
             Watched {
                 body,
                 access: Arc::clone(self),
@@ -87,6 +87,7 @@ impl Access {
                 unsent,
                 ended,
                 broke: false,
+                handed: None,
             }
         })
     }
@@ -162,6 +163,39 @@ pub(crate) struct Watched {
     unsent: u64,
     ended: bool,
     broke: bool,
+    handed: Option<Arc<Handed>>,
+}
+
+/// Since when a frame that was handed over has not been followed by a wish for
+/// the next.
+#[derive(Debug, Default)]
+pub(crate) struct Handed(Mutex<Option<Instant>>);
+
+impl Handed {
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = since;
+    }
+
+    /// How long that has been so.
+    pub(crate) fn waits_for(&self) -> Duration {
+        let since = *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+}
+
+impl Watched {
+    /// Whether there is so much to send that it matters if nobody takes it.
+    pub(crate) fn may_stall(&self) -> bool {
+        !self.body.is_end_stream() && self.body.size_hint().exact().is_none_or(|len| len > 64 * 1024)
+    }
+
+    /// From now on, notes when its frames are taken.
+    pub(crate) fn hand_over(&mut self) -> Weak<Handed> {
+        let handed = Arc::new(Handed(Mutex::new(Some(Instant::now()))));
+        let weak = Arc::downgrade(&handed);
+        self.handed = Some(handed);
+        weak
+    }
 }
 
 impl http_body::Body for Watched {
@@ -169,7 +203,10 @@ impl http_body::Body for Watched {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(handed) = &self.handed {
+            handed.set(matches!(polled, Poll::Ready(Some(Ok(_)))).then(Instant::now));
+        }
         match &polled {
             Poll::Pending => {}
             Poll::Ready(None) => self.ended = true,
@@ -189,11 +226,11 @@ impl http_body::Body for Watched {
     }
 
     fn is_end_stream(&self) -> bool {
-        http_body::Body::is_end_stream(&self.body)
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.body)
+        self.body.size_hint()
     }
 }
 
@@ -203,7 +240,7 @@ impl Drop for Watched {
         let record = &self.record;
         // hyper drops a body of known length once it has all of it, without
         // asking for its end.
-        let complete = !self.broke && (self.ended || self.unsent == 0 && http_body::Body::is_end_stream(&self.body));
+        let complete = !self.broke && (self.ended || self.unsent == 0 && self.body.is_end_stream());
         let served = if record.error.is_some() { Served::Error } else { record.served };
         self.access.metrics.request(record.source, served, total);
         if self.access.lines.is_none() {

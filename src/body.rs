@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
@@ -38,6 +38,7 @@ enum Kind {
     Received(Box<Received>),
     Skipping(Box<Body>, u64),
     Stream(BoxStream<'static, Result<Bytes, Error>>),
+    Observed(Box<Body>, Progress),
 }
 
 impl Body {
@@ -64,17 +65,23 @@ impl Body {
     pub(crate) fn flight(reader: Reader, charge: Arc<Charge>, resume: Resume) -> Self {
         // Hundreds may wait for one head: first they all get it, then they all
         // get a little, then more and more.
-        let (state, turn) = (Following::Flight, Turn::Yield);
-        Self(Kind::Flight(Box::new(Follower { reader, resume, state, stride: FIRST_STRIDE, turn, _charge: charge })))
+        let state = Following::Flight { reader, resume, _charge: charge };
+        Self(Kind::Flight(Box::new(Follower { state, stride: FIRST_STRIDE, turn: Turn::Yield })))
     }
 
-    /// `body` without its first `bytes` bytes.
+    /// `body` without its first `bytes` bytes; it has to have as many.
     pub(crate) fn skipping(body: Self, bytes: u64) -> Self {
         Self(Kind::Skipping(Box::new(body), bytes))
     }
 
+    /// `body`, and when it was last taken from.
+    pub(crate) fn observed(body: Self) -> (Self, Progress) {
+        let progress = Progress(Arc::new(Mutex::new(Instant::now())));
+        (Self(Kind::Observed(Box::new(body), progress.clone())), progress)
+    }
+
     pub(crate) fn received(incoming: Incoming, patience: Option<Duration>, blame: fn(String) -> Error) -> Self {
-        if http_body::Body::is_end_stream(&incoming) {
+        if incoming.is_end_stream() {
             return Self::empty();
         }
         Self(Kind::Received(Box::new(Received { incoming, patience, blame, timer: None })))
@@ -109,6 +116,7 @@ impl fmt::Debug for Body {
             Kind::Received(_) => "Body(received)",
             Kind::Skipping(..) => "Body(skipping)",
             Kind::Stream(_) => "Body(stream)",
+            Kind::Observed(..) => "Body(observed)",
         })
     }
 }
@@ -134,6 +142,10 @@ impl http_body::Body for Body {
             Kind::Received(received) => received.poll_frame(cx),
             Kind::Skipping(body, left) => poll_behind(body, left, cx),
             Kind::Stream(stream) => stream.as_mut().poll_next(cx).map_ok(Frame::data),
+            Kind::Observed(body, progress) => {
+                progress.note();
+                Pin::new(&mut **body).poll_frame(cx)
+            }
         }
     }
 
@@ -144,7 +156,7 @@ impl http_body::Body for Body {
             Kind::Held(slice) => slice.at == slice.end,
             Kind::Flight(follower) => follower.remaining() == Some(0),
             Kind::Received(received) => received.incoming.is_end_stream(),
-            Kind::Skipping(body, _) => body.is_end_stream(),
+            Kind::Skipping(body, _) | Kind::Observed(body, _) => body.is_end_stream(),
             Kind::Stream(_) => false,
         }
     }
@@ -160,6 +172,7 @@ impl http_body::Body for Body {
                 body.size_hint().exact().map(|len| SizeHint::with_exact(len.saturating_sub(*left))).unwrap_or_default()
             }
             Kind::Stream(_) => SizeHint::default(),
+            Kind::Observed(body, _) => body.size_hint(),
         }
     }
 }
@@ -167,9 +180,14 @@ impl http_body::Body for Body {
 /// The next frame of `body` behind the `left` bytes that are to be dropped.
 fn poll_behind(body: &mut Body, left: &mut u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
     loop {
-        let frame = ready!(http_body::Body::poll_frame(Pin::new(body), cx));
-        let Some(Ok(frame)) = frame else {
-            return Poll::Ready(frame);
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            None if *left > 0 => {
+                let short = Error::OriginBroke(format!("it ends {left} bytes before what was wanted of it"));
+                return Poll::Ready(Some(Err(short)));
+            }
+            other => return Poll::Ready(other),
         };
         let Ok(mut data) = frame.into_data() else {
             continue;
@@ -264,17 +282,19 @@ pub(crate) type Resume = Arc<dyn Fn(u64) -> BoxFuture<'static, Result<Body, Erro
 const FIRST_STRIDE: usize = 16 * 1024;
 
 struct Follower {
-    reader: Reader,
-    resume: Resume,
     state: Following,
     /// The most that is given in one turn; it grows with each.
     stride: usize,
     turn: Turn,
-    _charge: Arc<Charge>,
 }
 
 enum Following {
-    Flight,
+    /// The charge is held for as long as the flight's pieces are.
+    Flight {
+        reader: Reader,
+        resume: Resume,
+        _charge: Arc<Charge>,
+    },
     Resuming(BoxFuture<'static, Result<Body, Error>>),
     Alone(Body),
 }
@@ -282,35 +302,50 @@ enum Following {
 impl Follower {
     fn remaining(&self) -> Option<u64> {
         match &self.state {
-            Following::Flight | Following::Resuming(_) => self.reader.remaining(),
-            Following::Alone(body) => http_body::Body::size_hint(body).exact(),
+            Following::Flight { reader, .. } => reader.remaining(),
+            Following::Resuming(_) => None,
+            Following::Alone(body) => body.size_hint().exact(),
         }
-    }
-
-    fn poll_flight(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        ready!(self.turn.poll(cx));
-        let next = ready!(self.reader.poll_next(self.stride, cx));
-        self.turn = Turn::Yield;
-        self.stride = (self.stride * 2).min(PIECE);
-        Poll::Ready(next)
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         loop {
             self.state = match &mut self.state {
-                Following::Flight => match ready!(self.poll_flight(cx)) {
-                    Next::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                    Next::End => return Poll::Ready(None),
-                    Next::Failed(error) => return Poll::Ready(Some(Err(error))),
-                    Next::Lost(at) => Following::Resuming((self.resume)(at)),
-                },
+                Following::Flight { reader, resume, .. } => {
+                    ready!(self.turn.poll(cx));
+                    match ready!(reader.poll_next(self.stride, cx)) {
+                        Next::Data(data) => {
+                            self.turn = Turn::Yield;
+                            self.stride = (self.stride * 2).min(PIECE);
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                        Next::End => return Poll::Ready(None),
+                        Next::Failed(error) => return Poll::Ready(Some(Err(error))),
+                        // What the flight holds for this reader goes with the state.
+                        Next::Lost(at) => Following::Resuming(resume(at)),
+                    }
+                }
                 Following::Resuming(future) => match ready!(future.as_mut().poll(cx)) {
                     Ok(body) => Following::Alone(body),
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 },
-                Following::Alone(body) => return http_body::Body::poll_frame(Pin::new(body), cx),
+                Following::Alone(body) => return Pin::new(body).poll_frame(cx),
             };
         }
+    }
+}
+
+/// When a body last made progress, for whoever waits on its other end.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress(Arc<Mutex<Instant>>);
+
+impl Progress {
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(crate) fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -325,7 +360,7 @@ struct Received {
 
 impl Received {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = http_body::Body::poll_frame(Pin::new(&mut self.incoming), cx);
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         let Poll::Ready(frame) = polled else {
             return self.poll_patience(cx);
         };
@@ -417,7 +452,7 @@ mod tests {
             let mut sent = 0;
             for (i, size) in sizes.iter().enumerate() {
                 for _ in joins.iter().filter(|&&join| join == i) {
-                    readers.push((Reader::new(body.clone(), 0, None), Vec::new()));
+                    readers.push((Reader::new(body.clone()), Vec::new()));
                 }
                 body.append(Bytes::copy_from_slice(&whole[sent..sent + size]));
                 sent += size;
@@ -457,7 +492,7 @@ mod tests {
     #[test]
     fn byte_by_byte_costs_no_more_than_its_bytes() {
         let body = Growing::new();
-        let mut reader = Reader::new(body.clone(), 0, None);
+        let mut reader = Reader::new(body.clone());
         for byte in pattern(5000) {
             body.append(Bytes::copy_from_slice(&[byte]));
         }
@@ -468,7 +503,8 @@ mod tests {
     #[test]
     fn failure_comes_after_what_was_there() {
         let body = Growing::new();
-        let mut reader = Reader::new(body.clone(), 0, Some(10));
+        let mut reader = Reader::new(body.clone());
+        reader.narrow(0, Some(10));
         body.append(Bytes::from_static(b"1234"));
         body.fail(Error::OriginTimeout);
         body.fail(Error::Panicked);
@@ -480,7 +516,8 @@ mod tests {
     #[test]
     fn a_body_shorter_than_it_said_never_ends_cleanly() {
         let body = Growing::new();
-        let mut reader = Reader::new(body.clone(), 0, Some(10));
+        let mut reader = Reader::new(body.clone());
+        reader.narrow(0, Some(10));
         body.append(Bytes::from_static(b"1234"));
         body.complete();
         assert!(matches!(read(&mut reader).1, Some(Next::Failed(Error::OriginBroke(_)))));
@@ -490,8 +527,8 @@ mod tests {
     fn a_window_keeps_the_pace_of_its_fastest_reader() {
         let mut cx = Context::from_waker(Waker::noop());
         let body = Growing::new();
-        let mut fast = Reader::new(body.clone(), 0, None);
-        let mut slow = Reader::new(body.clone(), 0, None);
+        let mut fast = Reader::new(body.clone());
+        let mut slow = Reader::new(body.clone());
         let piece = Bytes::from(vec![7; PIECE]);
         body.become_window(2 * PIECE as u64);
         for _ in 0..20 {
@@ -515,11 +552,11 @@ mod tests {
     async fn a_lost_reader_goes_on_alone() {
         let body = Growing::new();
         let resume: Resume = Arc::new(|at| Box::pin(async move { Ok(Body::from(format!("from {at}"))) }));
-        let lost = Body::flight(Reader::new(body.clone(), 0, None), charge(1), resume);
+        let lost = Body::flight(Reader::new(body.clone()), charge(1), resume);
         body.append(Bytes::from(vec![7; 3 * PIECE]));
         body.become_window(PIECE as u64);
         assert_eq!(lost.collect().await.unwrap().to_bytes(), "from 0");
-        let failed = Body::flight(Reader::new(body.clone(), 0, None), charge(1), alone());
+        let failed = Body::flight(Reader::new(body.clone()), charge(1), alone());
         assert!(failed.collect().await.is_err());
     }
 }

@@ -10,8 +10,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use figment::providers::{Env, Format, Serialized, Toml};
-use figment::value::{Dict, Value};
-use figment::{Figment, Profile};
+use figment::value::{Dict, UncasedStr, Value};
+use figment::{Figment, Metadata, Profile};
 use http::Uri;
 use http::uri::Authority;
 use serde::{Deserialize, Serialize};
@@ -355,7 +355,10 @@ impl Config {
                 .map_err(|error| bad(format!("{}: {}", file.display(), one_line(&error.to_string()))))?;
             figment = figment.merge(Toml::file_exact(file));
         }
-        figment = figment.merge(Env::prefixed(ENV_PREFIX).split("__"));
+        // Others set variables with this prefix too: Kubernetes does, for a
+        // service of this name. Every key but the list of rules has a table.
+        let ours = |name: &UncasedStr| name.as_str().contains("__") || name == "immutable";
+        figment = figment.merge(Env::prefixed(ENV_PREFIX).filter(ours).split("__"));
         for set in sets {
             figment = figment.merge(parse_set(set)?);
         }
@@ -364,7 +367,7 @@ impl Config {
 
     fn extract(figment: &Figment) -> Result<Self, String> {
         let given: Dict = figment.extract().map_err(|error| one_line(&error.to_string()))?;
-        refuse_unknown(&given, "")?;
+        refuse_unknown(figment, &given, "")?;
         let config: Self = figment.extract().map_err(|error| explain(&error))?;
         config.check()?;
         Ok(config)
@@ -394,14 +397,16 @@ impl Config {
                 self.edge.name
             ));
         }
-        for (key, value) in [
-            ("origin.requests", self.origin.requests),
-            ("limits.connections", self.limits.connections),
-            ("limits.streams", self.limits.streams as usize),
-            ("cluster.attempts", self.cluster.as_ref().map_or(1, |cluster| cluster.attempts)),
+        let attempts = self.cluster.as_ref().map_or(1, |cluster| cluster.attempts);
+        for (key, value, least, most) in [
+            ("edge.threads", self.edge.threads, 0, 1024),
+            ("origin.requests", self.origin.requests, 1, 1_000_000),
+            ("limits.connections", self.limits.connections, 1, 10_000_000),
+            ("limits.streams", self.limits.streams as usize, 1, 100_000),
+            ("cluster.attempts", attempts, 1, 1000),
         ] {
-            if value == 0 {
-                return Err(format!("{key}: 0 would let nothing through; a number above 0 is needed"));
+            if !(least..=most).contains(&value) {
+                return Err(format!("{key}: {value} is out of bounds; a number between {least} and {most} is needed"));
             }
         }
         for (key, size, least, most) in [
@@ -414,6 +419,28 @@ impl Config {
                     Size(least),
                     Size(most)
                 ));
+            }
+        }
+        self.check_timeouts()
+    }
+
+    /// A wait of no time would fail everything.
+    fn check_timeouts(&self) -> Result<(), String> {
+        let cluster = self.cluster.clone().unwrap_or_default();
+        let (origin, limits) = (&self.origin, &self.limits);
+        for (key, period) in [
+            ("origin.connect_timeout", origin.connect_timeout),
+            ("origin.first_byte_timeout", origin.first_byte_timeout),
+            ("origin.idle_timeout", origin.idle_timeout),
+            ("cluster.connect_timeout", cluster.connect_timeout),
+            ("cluster.first_byte_timeout", cluster.first_byte_timeout),
+            ("cluster.idle_timeout", cluster.idle_timeout),
+            ("limits.header_timeout", limits.header_timeout),
+            ("limits.send_timeout", limits.send_timeout),
+            ("limits.body_timeout", limits.body_timeout),
+        ] {
+            if period.0.is_zero() {
+                return Err(format!("{key}: no time at all would fail everything; a duration such as `30s` is needed"));
             }
         }
         Ok(())
@@ -510,7 +537,7 @@ fn explain(error: &figment::Error) -> String {
     if let Some(list) = path.strip_prefix("immutable.") {
         path = format!("immutable.{}", list.split('.').nth(1).unwrap_or(list));
     }
-    let source = error.metadata.as_ref().map(|metadata| format!(" (from {})", metadata.name)).unwrap_or_default();
+    let source = origin_of(error.metadata.as_ref());
     let what = match &error.kind {
         Kind::InvalidType(found, wanted) => format!("{found} is of the wrong type; {wanted} is needed"),
         Kind::UnknownVariant(found, known) => format!("`{found}` is unknown; one of {} is needed", known.join(", ")),
@@ -523,27 +550,35 @@ fn explain(error: &figment::Error) -> String {
     format!("{path}: {}{source}", one_line(&what))
 }
 
-fn refuse_unknown(given: &Dict, table: &str) -> Result<(), String> {
+fn refuse_unknown(figment: &Figment, given: &Dict, table: &str) -> Result<(), String> {
     for (name, value) in given {
         let path = if table.is_empty() { name.clone() } else { format!("{table}.{name}") };
+        if KEYS.contains(&path.as_str()) {
+            continue;
+        }
+        let inside = format!("{path}.");
+        if !KEYS.iter().any(|key| key.starts_with(&inside)) {
+            let nearest = nearest(&path, value);
+            return Err(format!(
+                "{path}: unknown key{}; did you mean `{nearest}`?",
+                origin_of(figment.get_metadata(value.tag()))
+            ));
+        }
         let tables = match value {
             Value::Dict(_, dict) => vec![dict],
             Value::Array(_, items) => items.iter().filter_map(Value::as_dict).collect(),
             _ => Vec::new(),
         };
-        let inside = format!("{path}.");
-        let known = KEYS.contains(&path.as_str()) || KEYS.iter().any(|key| key.starts_with(&inside));
-        if !known {
-            return Err(format!("{path}: unknown key; did you mean `{}`?", nearest(&path, value)));
-        }
-        if KEYS.contains(&path.as_str()) {
-            continue;
-        }
         for table in tables {
-            refuse_unknown(table, &path)?;
+            refuse_unknown(figment, table, &path)?;
         }
     }
     Ok(())
+}
+
+/// Where a value came from, for an error.
+fn origin_of(metadata: Option<&Metadata>) -> String {
+    metadata.map(|metadata| format!(" (from {})", metadata.name.replace('`', ""))).unwrap_or_default()
 }
 
 /// The known name that is most like `path`: a table for a table, or else a key,

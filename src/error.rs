@@ -29,6 +29,13 @@ pub enum Error {
     /// A method that a cache in front of a site has no business with.
     #[error("the method is not allowed here")]
     MethodNotAllowed,
+    /// HTTP/1.1 needs one Host field (RFC 9112 §3.2).
+    #[error("an HTTP/1.1 request needs exactly one Host field")]
+    BadHost,
+    /// The request has passed this edge before (RFC 8586): the origin, or what
+    /// stands before it, sends it back.
+    #[error("the request has been here before: is origin.url an edge's own address?")]
+    Loop,
     /// The client went away, or its request body broke off.
     #[error("the request body broke off: {0}")]
     ClientBroke(String),
@@ -77,7 +84,12 @@ impl Error {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::BadRequest(_) | Self::UriTooLong | Self::MethodNotAllowed | Self::ClientBroke(_) => Fault::Client,
+            Self::BadRequest(_)
+            | Self::BadHost
+            | Self::UriTooLong
+            | Self::MethodNotAllowed
+            | Self::Loop
+            | Self::ClientBroke(_) => Fault::Client,
             Self::PeerUnreachable(_) | Self::PeerTimeout | Self::PeerBroke(_) => Fault::Peer,
             Self::OriginUnreachable(_)
             | Self::OriginTimeout
@@ -91,7 +103,8 @@ impl Error {
     /// The status that tells a client of it (RFC 9110 §15).
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::ClientBroke(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadHost | Self::ClientBroke(_) => StatusCode::BAD_REQUEST,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::PeerTimeout | Self::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -110,6 +123,8 @@ impl Error {
     pub fn name(&self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad-request",
+            Self::BadHost => "bad-host",
+            Self::Loop => "loop",
             Self::UriTooLong => "uri-too-long",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::ClientBroke(_) => "client-broke-off",
@@ -133,6 +148,8 @@ impl Error {
     pub fn public(&self) -> &'static str {
         match self {
             Self::BadRequest(why) => why,
+            Self::BadHost => "an HTTP/1.1 request needs exactly one Host field",
+            Self::Loop => "the request has been here before",
             Self::UriTooLong => "the request target is too long",
             Self::MethodNotAllowed => "this method is not served here",
             Self::ClientBroke(_) => "the request body broke off",

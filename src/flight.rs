@@ -78,11 +78,6 @@ impl Flight {
             Err(_) => Outcome::Failed(Error::Panicked),
         }
     }
-
-    /// Whether anyone waits for its head or reads its body.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.outcome.receiver_count() > 0 || self.body.readers() > 0
-    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]

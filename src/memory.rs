@@ -143,7 +143,9 @@ impl Memory {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self {
             main: Shelf::new(plan.main, plan.max_object),
-            hot: Shelf::new(plan.hot, plan.max_object),
+            // Copies of the largest objects are not worth a tier without shards:
+            // they stream from their owner each time.
+            hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
             markers: Cache::new(MARKERS),
         }
     }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Extensions, Request, Response, Uri, Version};
+use http::{Extensions, Request, Response, Uri};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy;
@@ -22,16 +22,15 @@ use hyper_util::client::legacy::connect::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-use crate::body::{Body, describe};
+use crate::body::{Body, Progress, describe};
 use crate::error::Error;
 
 /// The bounds on waiting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
     pub(crate) connect: Duration,
-    /// From the request to the first byte of the answer.
-    pub(crate) first_byte: Duration,
     /// Between two pieces of a body.
     pub(crate) idle: Duration,
 }
@@ -74,15 +73,48 @@ impl Outgoing {
         Self { client, patience, blame }
     }
 
-    /// Sends `request`, whose URI is absolute, and waits for the head.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+    /// Sends `request`, whose URI is absolute, and waits for the head: for
+    /// `within` at most after the last of the request's body was taken.
+    pub(crate) async fn send(&self, mut request: Request<Body>, within: Duration) -> Result<Response<Body>, Error> {
+        let progress = if request.body().is_end_stream() {
+            // Or the next request on the connection would be taken for the body.
+            if request.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+                request.headers_mut().remove(CONTENT_LENGTH);
+            }
+            None
+        } else {
+            let (body, progress) = Body::observed(std::mem::take(request.body_mut()));
+            *request.body_mut() = body;
+            Some(progress)
+        };
         let sending = self.send_or_repeat(request);
-        let late = || self.blame.late.clone();
-        let response = tokio::time::timeout(self.patience.first_byte, sending).await.map_err(|_| late())??;
+        let late = async {
+            let mut last = Instant::now();
+            loop {
+                tokio::time::sleep_until(last + within).await;
+                match progress.as_ref().map(Progress::last) {
+                    Some(later) if later > last => last = later,
+                    _ => break,
+                }
+            }
+        };
+        let response = tokio::select! {
+            response = sending => response?,
+            () = late => return Err(self.blame.late.clone()),
+        };
+        self.receive(response)
+    }
+
+    fn receive(&self, response: Response<Incoming>) -> Result<Response<Body>, Error> {
+        let framing = framing(&response)?;
         let mut response =
             response.map(|incoming| Body::received(incoming, Some(self.patience.idle), self.blame.broke));
-        if is_unframed(&response) {
-            response.extensions_mut().insert(Unframed);
+        match framing {
+            Framing::Counted => {}
+            // RFC 9112 §6.3: chunks override a Content-Length, and an
+            // intermediary removes it.
+            Framing::Chunked => drop(response.headers_mut().remove(CONTENT_LENGTH)),
+            Framing::UntilClose => drop(response.extensions_mut().insert(Unframed)),
         }
         Ok(response)
     }
@@ -146,11 +178,22 @@ fn is_reset(error: &hyper::Error) -> bool {
 #[derive(Clone, Copy)]
 pub(crate) struct Unframed;
 
-fn is_unframed(response: &Response<Body>) -> bool {
-    response.version() <= Version::HTTP_11
-        && !response.body().is_end_stream()
-        && !response.headers().contains_key(CONTENT_LENGTH)
-        && !response.headers().contains_key(TRANSFER_ENCODING)
+enum Framing {
+    Counted,
+    Chunked,
+    UntilClose,
+}
+
+/// How the end of an HTTP/1 response's body is told.
+fn framing(response: &Response<Incoming>) -> Result<Framing, Error> {
+    let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        (Some(_), _) => Err(Error::OriginGarbage("a transfer coding other than chunked".to_owned())),
+        (None, _) if response.body().is_end_stream() => Ok(Framing::Counted),
+        (None, _) if response.headers().contains_key(CONTENT_LENGTH) => Ok(Framing::Counted),
+        (None, _) => Ok(Framing::UntilClose),
+    }
 }
 
 /// A connector whose connections remember that they have been of use.

@@ -2,25 +2,27 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tracing_appender::non_blocking::NonBlocking;
 
-use crate::access::{Access, Format};
+use crate::access::{Access, Format, Handed, Watched};
 use crate::admin::{self, Readiness};
 use crate::body::Body;
 use crate::cluster::membership::Membership;
@@ -29,8 +31,8 @@ use crate::config::{Config, LimitsConfig};
 use crate::edge::{Edge, Parts, Policy};
 use crate::error::{Error, StartError};
 use crate::metrics::{Metrics, Source};
-use crate::origin::Origin;
 use crate::origin::http_origin::HttpOrigin;
+use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
 
 /// An edge that has its listeners, and serves as soon as it is [run](Server::run).
@@ -62,21 +64,28 @@ impl Server {
     /// [`StartError`], with the key that is to blame.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let origin = http_origin(&config)?;
-        Self::bind_with(config, origin).await
+        Self::assemble(config, Box::new(origin)).await
     }
 
-    /// An edge in front of any [`Origin`], such as a closure.
+    /// An edge in front of any [`Origin`], such as a closure. Of `[origin]`, the
+    /// `first_byte_timeout` and the number of `requests` hold for it too.
     ///
     /// # Errors
     /// [`StartError`], with the key that is to blame.
     pub async fn bind_with(config: Config, origin: impl Origin) -> Result<Self, StartError> {
+        let bounded = Bounded::new(origin, config.origin.first_byte_timeout.0, config.origin.requests);
+        Self::assemble(config, Box::new(bounded)).await
+    }
+
+    async fn assemble(config: Config, origin: Box<dyn Origin>) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let clients = listen("edge.listen", config.edge.listen).await?;
-        let admin = listen("admin.listen", config.admin.listen).await?;
         let peers = match &config.cluster {
             Some(cluster) => Some(listen("cluster.listen", cluster.listen).await?),
             None => None,
         };
+        // The last of them: who reaches it may take the others for listening.
+        let admin = listen("admin.listen", config.admin.listen).await?;
         let address = |listener: &TcpListener, configured: SocketAddr| listener.local_addr().unwrap_or(configured);
         let addresses = Addresses {
             clients: address(&clients, config.edge.listen),
@@ -90,10 +99,12 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let edge = Edge::new(Parts {
             name: config.edge.name.clone(),
+            uri_limit: usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX),
+            loop_id: loop_id(),
             plan: config.plan(),
             policy: policy(&config)?,
-            origin: Box::new(origin),
-            peers: Peers::new(peer_patience(&config)),
+            origin,
+            peers: peers_client(&config),
             attempts: config.cluster.as_ref().map_or(1, |cluster| cluster.attempts),
             membership: Arc::clone(&membership),
             metrics: Arc::clone(&metrics),
@@ -130,22 +141,14 @@ impl Server {
     }
 
     /// Serves until `shutdown` resolves, then lets what is under way end, for
-    /// `edge.drain` at most. Says how many connections it had to cut short.
+    /// `edge.drain` at most. Returns how many connections it had to cut short.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
         let Self { edge, access, config, clients, peers, admin, .. } = self;
         let limits = Arc::new(config.limits.clone());
-        let (draining, drain) = watch::channel(Phase::Serving);
-        let (open, mut closed) = mpsc::channel::<Infallible>(1);
+        let (phase, watched) = watch::channel(Phase::Serving);
         let accept = |listener, source| {
-            let serve = Serve {
-                edge: Arc::clone(&edge),
-                access: Arc::clone(&access),
-                limits: Arc::clone(&limits),
-                source,
-                phase: drain.clone(),
-                _open: open.clone(),
-            };
-            tokio::spawn(serve.accept(listener))
+            let (edge, access, limits) = (Arc::clone(&edge), Arc::clone(&access), Arc::clone(&limits));
+            tokio::spawn(Serve { edge, access, limits, source, phase: watched.clone() }.accept(listener))
         };
         let mut listeners = vec![accept(clients, Source::Client)];
         listeners.extend(peers.map(|listener| accept(listener, Source::Peer)));
@@ -153,15 +156,21 @@ impl Server {
         let operators = tokio::spawn(admin::serve(admin, Arc::clone(&edge), Arc::clone(&readiness)));
         shutdown.await;
         readiness.drain();
-        draining.send_replace(Phase::Draining);
-        drop((open, drain));
+        phase.send_replace(Phase::Draining);
+        let mut open = Vec::new();
         for listener in listeners {
-            // It ends by itself, at once: it is told by the same watch.
-            let _ = listener.await;
+            // It ends at once: it is told by the same watch.
+            open.push(listener.await.unwrap_or_default());
         }
-        let cut = tokio::time::timeout(config.edge.drain.0, closed.recv()).await.is_err();
+        let all_end = async {
+            for connections in &mut open {
+                while connections.join_next().await.is_some() {}
+            }
+        };
+        let _ = tokio::time::timeout(config.edge.drain.0, all_end).await;
         operators.abort();
-        if cut { draining.receiver_count() } else { 0 }
+        // What is left is cut short when the sets are dropped.
+        open.iter().map(JoinSet::len).sum()
     }
 }
 
@@ -207,7 +216,8 @@ impl Reloading {
             ("[cache] sizes", sizes(old) != sizes(new)),
         ];
         let restart = changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect();
-        self.running = config;
+        // The rest is what the process was started with, until it is restarted.
+        self.running.origin = config.origin;
         Ok(restart)
     }
 }
@@ -218,28 +228,31 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
         negative: config.cache.negative.0,
         hit_for_miss: config.cache.hit_for_miss.0,
         fill_alone: config.cache.fill_alone.0,
-        uri_limit: usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX),
     })
 }
 
 fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
     let origin = &config.origin;
-    let patience = Patience {
-        connect: origin.connect_timeout.0,
-        first_byte: origin.first_byte_timeout.0,
-        idle: origin.idle_timeout.0,
-    };
-    HttpOrigin::new(&origin.url, patience, origin.requests)
+    let patience = Patience { connect: origin.connect_timeout.0, idle: origin.idle_timeout.0 };
+    HttpOrigin::new(&origin.url, patience, origin.first_byte_timeout.0, origin.requests)
         .map_err(|error| StartError::Config(format!("origin.url: {error}")))
 }
 
-fn peer_patience(config: &Config) -> Patience {
+fn peers_client(config: &Config) -> Peers {
     let cluster = config.cluster.clone().unwrap_or_default();
-    Patience {
-        connect: cluster.connect_timeout.0,
-        first_byte: cluster.first_byte_timeout.0,
-        idle: cluster.idle_timeout.0,
+    if config.cluster.is_some() && cluster.first_byte_timeout.0 <= config.origin.first_byte_timeout.0 {
+        tracing::warn!(
+            "cluster.first_byte_timeout is not above origin.first_byte_timeout: a slow origin will pass for a dead peer"
+        );
     }
+    let patience = Patience { connect: cluster.connect_timeout.0, idle: cluster.idle_timeout.0 };
+    Peers::new(patience, cluster.first_byte_timeout.0)
+}
+
+/// A name for CDN-Loop that no other process has.
+fn loop_id() -> HeaderValue {
+    let random = RandomState::new().build_hasher().finish();
+    HeaderValue::try_from(format!("peerage-{random:016x}")).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
 }
 
 fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {
@@ -247,7 +260,7 @@ fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {
         return Membership::alone();
     };
     let own = cluster.own(listening);
-    if !cluster.peers.contains(&own) {
+    if !cluster.peers.is_empty() && !cluster.peers.contains(&own) {
         tracing::warn!(%own, "this edge is not among cluster.peers: it answers peers, but owns nothing");
     }
     Membership::new(&own, cluster.peers.iter().map(String::as_str))
@@ -276,66 +289,88 @@ struct Serve {
     limits: Arc<LimitsConfig>,
     source: Source,
     phase: watch::Receiver<Phase>,
-    /// Held, not used: it closes when the last connection has ended.
-    _open: mpsc::Sender<Infallible>,
 }
 
 impl Serve {
-    async fn accept(mut self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(self.limits.connections));
+    /// Accepts until the server drains; returns what is open then.
+    async fn accept(mut self, listener: TcpListener) -> JoinSet<()> {
+        let mut open = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = draining(&mut self.phase) => return,
+                Some(_) = open.join_next() => continue,
+                () = draining(&mut self.phase) => return open,
             };
-            let (stream, client) = match accepted {
-                Ok(accepted) => accepted,
+            match accepted {
+                Ok(_) if open.len() >= self.limits.connections => self.access.metrics.refused_connection(),
+                Ok((stream, client)) => drop(open.spawn(self.clone().connection(stream, client.ip()))),
                 Err(error) => {
                     // Out of file handles, or the like: what is open goes on,
                     // and a pause keeps this loop from spinning.
                     tracing::error!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
                 }
-            };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                self.access.metrics.refused_connection();
-                continue;
-            };
-            let connection = self.clone().connection(stream, client.ip());
-            tokio::spawn(async move {
-                connection.await;
-                drop(place);
-            });
+            }
         }
     }
 
     async fn connection(mut self, stream: TcpStream, client: IpAddr) {
         // A hit is one write; waiting to fill a segment would only delay it.
         let _ = stream.set_nodelay(true);
-        let io = TokioIo::new(Patient::new(stream, self.limits.send_timeout.0));
-        let (edge, access, source) = (Arc::clone(&self.edge), Arc::clone(&self.access), self.source);
-        let body_timeout = self.limits.body_timeout.0;
-        let service = service_fn(move |request: Request<Incoming>| {
-            let (edge, access) = (Arc::clone(&edge), Arc::clone(&access));
-            async move {
-                let began = Instant::now();
-                let request = request.map(|body| Body::received(body, Some(body_timeout), Error::ClientBroke));
-                let answer = edge.respond(source, client, request).await;
-                Ok::<_, Infallible>(access.watch(answer.record, answer.response, began))
-            }
-        });
+        let io = TokioIo::new(Patient::new(stream, &self.limits));
+        let stalled = Arc::new(Notify::new());
+        let serve = self.clone();
+        let watchdog = Arc::clone(&stalled);
+        let service = service_fn(move |request| serve.clone().answer(request, client, Arc::clone(&watchdog)));
         let builder = builder(&self.limits);
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = stalled.notified() => return tracing::debug!(%client, "a client took nothing of what it asked for"),
             () = draining(&mut self.phase) => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection => ended,
+                    () = stalled.notified() => return,
+                }
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%client, %error, "a connection ended badly");
+        }
+    }
+
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+        client: IpAddr,
+        stalled: Arc<Notify>,
+    ) -> Result<Response<Watched>, Infallible> {
+        let began = Instant::now();
+        let version = request.version();
+        let patience = self.limits.body_timeout.0;
+        let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke));
+        let answer = self.edge.respond(self.source, client, request).await;
+        let mut response = self.access.watch(answer.record, answer.response, began);
+        // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
+        // just open no window for one of its streams.
+        if version == Version::HTTP_2 && response.body().may_stall() {
+            let handed = response.body_mut().hand_over();
+            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, stalled));
+        }
+        Ok(response)
+    }
+}
+
+/// Ends the connection when a frame of this stream is not taken for the time of
+/// `patience`.
+async fn watch_stream(handed: Weak<Handed>, patience: Duration, stalled: Arc<Notify>) {
+    loop {
+        tokio::time::sleep(patience / 2).await;
+        match handed.upgrade() {
+            None => return,
+            Some(handed) if handed.waits_for() > patience => return stalled.notify_one(),
+            Some(_) => {}
         }
     }
 }
@@ -358,17 +393,30 @@ fn builder(limits: &LimitsConfig) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// A connection whose other end must take what it is sent: a write that makes
-/// no progress for the time of `patience` fails.
+/// What every connection to HTTP/2 begins with (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection whose other end must say at once what it speaks, and must take
+/// what it is sent: a write that makes no progress for a time fails.
 struct Patient {
     stream: TcpStream,
+    opening: Option<Opening>,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
+/// Until it is clear which version of HTTP a client speaks, nobody else has a
+/// timer on it.
+struct Opening {
+    /// How much of the preface has come.
+    seen: usize,
+    timer: Pin<Box<Sleep>>,
+}
+
 impl Patient {
-    fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None }
+    fn new(stream: TcpStream, limits: &LimitsConfig) -> Self {
+        let timer = Box::pin(tokio::time::sleep(limits.header_timeout.0));
+        Self { stream, opening: Some(Opening { seen: 0, timer }), patience: limits.send_timeout.0, stalled: None }
     }
 
     fn guard<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -387,7 +435,21 @@ impl Patient {
 
 impl AsyncRead for Patient {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let Some(opening) = &mut self.opening else {
+            return read;
+        };
+        if read.is_pending() {
+            return opening.timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+        }
+        let came = &buf.filled()[before..];
+        let (seen, expected) = (opening.seen + came.len(), &PREFACE[opening.seen..]);
+        opening.seen = seen;
+        if seen >= PREFACE.len() || !expected.starts_with(came) {
+            self.opening = None;
+        }
+        read
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::body::Held;
@@ -63,6 +64,22 @@ impl Head {
         let fields: u64 = self.headers.iter().map(field).sum();
         OVERHEAD + key.as_str().len() as u64 + fields + body
     }
+}
+
+/// The same fields in memory of their own: one allocation for all values. As
+/// they come they are slices of a connection's read buffer, and a stored
+/// response would keep all of it.
+pub(crate) fn detached(headers: &HeaderMap) -> HeaderMap {
+    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    let mut detached = HeaderMap::with_capacity(headers.len() + 4);
+    for (name, value) in headers {
+        all.extend_from_slice(value.as_bytes());
+        // The bytes were a valid value before.
+        if let Ok(value) = HeaderValue::from_maybe_shared(all.split().freeze()) {
+            detached.append(name.clone(), value);
+        }
+    }
+    detached
 }
 
 /// A complete response that may be reused.

@@ -27,6 +27,12 @@ pub(crate) const PIECE: usize = 256 * 1024;
 /// How far a window's writer may run ahead of its fastest reader, in bytes.
 const AHEAD: u64 = 1024 * 1024;
 
+/// The fewest whole pieces of a window: one to write, one to read.
+const LEAST_WINDOW: usize = 2;
+
+/// What a window takes at the least, in bytes: its pieces, and the fragments.
+pub(crate) const LEAST_ROOM: u64 = (LEAST_WINDOW as u64 + 1) * PIECE as u64;
+
 /// More fragments than this are merged, so that an origin that sends byte by
 /// byte costs no more than its bytes.
 const FRAGMENTS: usize = 64;
@@ -63,8 +69,19 @@ enum End {
 enum Extent {
     /// Every byte is kept.
     Whole,
-    /// At most this many whole pieces are kept.
+    /// At most this many whole pieces are kept; at least [`LEAST_WINDOW`].
     Window(usize),
+}
+
+impl Extent {
+    /// How far the writer may be ahead of the fastest reader when it appends up
+    /// to a piece: never so far that what that reader needs has gone.
+    fn ahead(self) -> Option<u64> {
+        match self {
+            Self::Whole => None,
+            Self::Window(most) => Some(AHEAD.min((most - 1) as u64 * PIECE as u64)),
+        }
+    }
 }
 
 impl State {
@@ -199,23 +216,23 @@ impl Growing {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// From now on keeps at most `bytes` (and the piece that is growing).
+    /// From now on keeps at most `bytes`, but [`LEAST_ROOM`] at the least.
     pub(crate) fn become_window(&self, bytes: u64) {
         let mut state = self.lock();
-        let most = usize::try_from(bytes).unwrap_or(usize::MAX) / PIECE;
-        state.extent = Extent::Window(most.max(1));
+        let pieces = usize::try_from(bytes).unwrap_or(usize::MAX) / PIECE;
+        state.extent = Extent::Window(pieces.saturating_sub(1).max(LEAST_WINDOW));
         state.slide();
     }
 
-    /// Ready when the writer may append: at once, but for a window whose
-    /// fastest reader is far behind. `Err` when a window has no reader left.
+    /// Ready when the writer may append up to a piece: at once, but for a window
+    /// whose fastest reader is far behind. `Err` when a window has no reader left.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.lock();
-        match state.extent {
-            Extent::Whole => Poll::Ready(Ok(())),
-            Extent::Window(_) if state.readers == 0 => Poll::Ready(Err(Error::Abandoned)),
-            Extent::Window(_) if state.len <= state.fastest + AHEAD => Poll::Ready(Ok(())),
-            Extent::Window(_) => {
+        match state.extent.ahead() {
+            None => Poll::Ready(Ok(())),
+            Some(_) if state.readers == 0 => Poll::Ready(Err(Error::Abandoned)),
+            Some(ahead) if state.len <= state.fastest + ahead => Poll::Ready(Ok(())),
+            Some(_) => {
                 state.writer = Some(cx.waker().clone());
                 Poll::Pending
             }
@@ -245,10 +262,24 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// A reader of the bytes from `first` on, up to `end` if there is one.
-    pub(crate) fn new(body: Arc<Growing>, first: u64, end: Option<u64>) -> Self {
+    /// A reader of the whole body. It counts from now on, so that whoever waits
+    /// for a head is not taken for nobody.
+    pub(crate) fn new(body: Arc<Growing>) -> Self {
         body.lock().readers += 1;
-        Self { body, at: first, end, waits: None }
+        Self { body, at: 0, end: None, waits: None }
+    }
+
+    /// Reads the bytes from `first` on instead, up to `end` if there is one.
+    pub(crate) fn narrow(&mut self, first: u64, end: Option<u64>) {
+        self.at = first;
+        self.end = end;
+        let mut state = self.body.lock();
+        state.fastest = state.fastest.max(first);
+        let writer = state.writer.take();
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
     }
 
     /// The bytes that this reader has still to give, if the end is known.

@@ -1,6 +1,6 @@
 //! The commands, a file for each.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -126,6 +126,15 @@ impl Failure {
             Self::Start(StartError::Listen { .. }) | Self::Unavailable(_) => UNAVAILABLE,
             Self::Own(_) => SOFTWARE,
         }
+    }
+}
+
+/// Prints a command's result. A reader that has seen enough (`| head`) is no
+/// failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `peerage owner`: who owns a path, and who comes next.
 
-use super::{ConfigArguments, Failure};
+use super::{ConfigArguments, Failure, print};
 use crate::cluster::ring::Ring;
 use crate::key::AssetKey;
 
@@ -24,11 +24,12 @@ impl Owner {
         };
         let ring = Ring::new(cluster.peers.iter().map(String::as_str));
         let limit = usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX);
+        let mut text = String::new();
         for path in &self.paths {
             let key = AssetKey::parse(path, limit).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
             let ranked: Vec<_> = ring.rank(key.hash()).into_iter().map(|member| &**member.name()).collect();
-            println!("{key} {}", ranked.join(" "));
+            text += &format!("{key} {}\n", ranked.join(" "));
         }
-        Ok(())
+        print(&text)
     }
 }

@@ -70,7 +70,7 @@ impl Membership {
 
     /// An edge alone.
     pub fn alone() -> Self {
-        Self::new("", [""])
+        Self::new("", [])
     }
 
     /// How peers reach this edge: its name on the ring.
@@ -83,9 +83,13 @@ impl Membership {
         self.view.load()
     }
 
-    /// Publishes another list. Who stays keeps its standing.
+    /// Publishes another list; an empty one is an edge alone. Who stays keeps
+    /// its standing.
     pub fn replace<'a>(&self, peers: impl IntoIterator<Item = &'a str>) {
-        let ring = Ring::new(peers);
+        let mut ring = Ring::new(peers);
+        if ring.members().is_empty() {
+            ring = Ring::new([&*self.own]);
+        }
         let before = self.view.load();
         let standing = |name: &Arc<str>| {
             before.peer(name).cloned().unwrap_or_else(|| {

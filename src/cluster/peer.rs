@@ -1,5 +1,7 @@
 //! Asking another edge, over HTTP on its peer listener.
 
+use std::time::Duration;
+
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
@@ -18,11 +20,13 @@ const BLAME: Blame = Blame {
 /// A client of other edges.
 pub(crate) struct Peers {
     outgoing: Outgoing,
+    first_byte: Duration,
 }
 
 impl Peers {
-    pub(crate) fn new(patience: Patience) -> Self {
-        Self { outgoing: Outgoing::new(patience, BLAME) }
+    /// Waits for the first byte of an answer for the time of `first_byte`.
+    pub(crate) fn new(patience: Patience, first_byte: Duration) -> Self {
+        Self { outgoing: Outgoing::new(patience, BLAME), first_byte }
     }
 
     /// Sends `request`, whose URI is a canonical path, to the edge that
@@ -38,6 +42,6 @@ impl Peers {
         if let Ok(host) = HeaderValue::from_str(address) {
             request.headers_mut().insert(HOST, host);
         }
-        self.outgoing.send(request).await
+        self.outgoing.send(request, self.first_byte).await
     }
 }

@@ -133,6 +133,8 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[origin]\nurl = \"ftp://x\"", &["origin.url", "http://"]),
         ("[origin]\nurl = \"http://u:p@x\"", &["origin.url", "user name"]),
         ("[origin]\nrequests = 0", &["origin.requests"]),
+        ("[limits]\nconnections = 9223372036854775807", &["limits.connections"]),
+        ("[limits]\nsend_timeout = \"0s\"", &["limits.send_timeout"]),
         ("[cache]\nmemory = \"lots\"", &["cache.memory", "`512MiB`"]),
         ("[cache]\nmemory = -1", &["cache.memory", "negative"]),
         ("[cache]\nmemory = \"64MiB\"", &["cache.max_object", "64MiB", "set max_object to"]),
@@ -151,6 +153,21 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
             assert!(error.contains(part), "{text}\n-> {error}");
         }
     }
+}
+
+#[test]
+#[allow(clippy::result_large_err)] // figment's own
+fn variables_of_others_are_let_be_and_unknown_ones_are_named() {
+    figment::Jail::expect_with(|jail| {
+        jail.clear_env();
+        jail.set_env("PEERAGE_PORT", "tcp://10.0.0.1:80");
+        jail.set_env("PEERAGE_SERVICE_HOST", "10.0.0.1");
+        assert!(Config::load(None, &[]).is_ok());
+        jail.set_env("PEERAGE_CACHE__MEMROY", "1");
+        let error = Config::load(None, &[]).unwrap_err().to_string();
+        assert!(error.contains("cache.memroy") && error.contains("PEERAGE_"), "{error}");
+        Ok(())
+    });
 }
 
 #[test]

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING, VIA,
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, EXPIRES,
+    LAST_MODIFIED, TRANSFER_ENCODING, VIA,
 };
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::fill::{asked, joined};
 use super::{Answer, Ask, Edge, Part, Shared, served};
 use crate::access::{From, Record};
 use crate::body::Body;
-use crate::body::growing::Reader;
 use crate::error::Error;
 use crate::flight::{Kept, Provider, Streaming};
 use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::metrics::{Fetched, Served, Source};
+use crate::outgoing::Unframed;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::forward;
@@ -53,14 +54,8 @@ impl Edge {
         Answer { response, record: Self::record(ask, served, From::Memory) }
     }
 
-    pub(super) fn answer_flight(
-        self: &Arc<Self>,
-        ask: &Ask,
-        handled: Handled,
-        part: Part,
-        shared: Shared<'_>,
-    ) -> Answer {
-        let Shared { flight, streaming, order } = shared;
+    pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
+        let Shared { mut reader, streaming, order } = shared;
         let Streaming { head, provider, kept, charge } = streaming;
         let status = CacheStatus {
             handled,
@@ -82,7 +77,8 @@ impl Edge {
         };
         if let Some((first, end)) = bounds {
             let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
-            *response.body_mut() = Body::flight(Reader::new(Arc::clone(&flight.body), first, end), charge, resume);
+            reader.narrow(first, end);
+            *response.body_mut() = Body::flight(reader, charge, resume);
         }
         Answer { response, record: Self::record(ask, served(part), From::from(&provider)) }
     }
@@ -133,6 +129,11 @@ impl Edge {
     /// Hands a response on as it came, with this edge's members in the fields
     /// that every edge adds to.
     fn relay(&self, ask: &Ask, mut response: Response<Body>, status: &CacheStatus) -> Response<Body> {
+        // A peer is told of a body without framing by sending it so: as chunks
+        // it would look whole, and be stored there.
+        let unframed = response.extensions().get::<Unframed>().is_some();
+        let own_framing = if unframed && ask.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
+        *response.version_mut() = own_framing;
         let headers = response.headers_mut();
         forward::strip_hop_by_hop(headers);
         headers.append(VIA, self.via.clone());
@@ -222,9 +223,13 @@ fn condition(ask: &Ask, head: &Head, response: &mut Response<Body>) -> Extent {
     }
 }
 
+/// Of an answer that is not the asset: what described the asset goes, above all
+/// how long it is fresh.
 fn empty(headers: &mut HeaderMap) {
-    headers.remove(CONTENT_TYPE);
-    headers.remove(CONTENT_ENCODING);
+    for field in [CONTENT_TYPE, CONTENT_ENCODING, EXPIRES, ETAG, LAST_MODIFIED] {
+        headers.remove(field);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(CONTENT_LENGTH, 0.into());
 }
 

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use tokio::sync::oneshot;
 
 use super::Edge;
-use crate::body::growing::PIECE;
+use crate::body::growing::{LEAST_ROOM, PIECE};
 use crate::body::{Body, Held};
 use crate::budget::Charge;
 use crate::cluster::membership::Heard;
@@ -25,7 +25,7 @@ use crate::outgoing::Unframed;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Lifetime, Name, Refusal, Verdict};
-use crate::stored::{Head, Stored};
+use crate::stored::{Head, Stored, detached};
 
 /// What a fill asks for.
 pub(super) struct Order {
@@ -56,6 +56,7 @@ struct Intake {
     /// What of the charge is not for the body, in bytes.
     fields: u64,
     came: u64,
+    extent: Extent,
     /// Since when nobody wants it.
     alone_since: Option<Instant>,
 }
@@ -97,6 +98,11 @@ impl Edge {
             Joining::Follow(flight) => lead.settle(Outcome::Joined(flight)),
             Joining::Lead(own) => {
                 lead.settle(Outcome::Joined(Arc::clone(own.flight())));
+                // Look again: while peers were asked, one of them may have had
+                // this edge bring it in.
+                if let Found::Fresh(..) = self.memory.find(own.key(), SystemTime::now()) {
+                    return own.settle(Outcome::Landed);
+                }
                 self.fill_from_origin(own, order, first).await;
             }
         }
@@ -133,7 +139,7 @@ impl Edge {
     /// One request to the origin; a failure is counted here, an answer by
     /// whoever sees its end.
     pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
-        request.headers_mut().append(forward::CDN_LOOP, HeaderValue::from_static("peerage"));
+        request.headers_mut().append(forward::CDN_LOOP, self.loop_id.clone());
         let origin = self.origin.load_full();
         let began = Instant::now();
         let answer = origin.fetch(request).await;
@@ -157,11 +163,12 @@ impl Edge {
         let admitted = admitted.and_then(|(lifetime, kept)| {
             let head = Arc::new(head(&parts, length, now - age, lifetime, &self.via));
             let fields = head.weight(lead.key(), 0);
-            let room = self.budget.charge(fields + length.unwrap_or(0)).ok_or(Refusal::NoRoom)?;
+            // Without a length, what a window takes at the least: it may become one.
+            let room = self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)).ok_or(Refusal::NoRoom)?;
             let tier = tier(&provider);
             let fits = self.memory.takes(tier, fields + length.unwrap_or(0));
             let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
-            Ok(Intake { head, kept, charge: Arc::new(room), fields, came: 0, alone_since: None })
+            Ok(Intake { head, kept, charge: Arc::new(room), fields, came: 0, extent: Extent::Whole, alone_since: None })
         });
         match admitted {
             Ok(intake) => self.take_in(lead, intake, provider, body, began).await,
@@ -231,39 +238,42 @@ impl Edge {
     }
 
     /// Appends what came, within what may be held.
-    async fn take(&self, lead: &mut Lead, intake: &mut Intake, data: Bytes) -> Result<(), Error> {
+    async fn take(&self, lead: &mut Lead, intake: &mut Intake, mut data: Bytes) -> Result<(), Error> {
         let growing = Arc::clone(&lead.flight().body);
-        poll_fn(|cx| growing.poll_room(cx)).await?;
-        intake.still_wanted(lead, self.policy.load().fill_alone)?;
-        intake.came += data.len() as u64;
-        match intake.head.length {
-            Some(length) if intake.came > length => {
-                return Err(Error::OriginBroke("it is longer than it said".to_owned()));
+        while !data.is_empty() {
+            let part = data.split_to(data.len().min(PIECE));
+            poll_fn(|cx| growing.poll_room(cx)).await?;
+            intake.still_wanted(lead, self.policy.load().fill_alone)?;
+            intake.came += part.len() as u64;
+            match intake.head.length {
+                Some(length) if intake.came > length => {
+                    return Err(Error::OriginBroke("it is longer than it said".to_owned()));
+                }
+                Some(_) => {}
+                None => self.make_room(lead, intake),
             }
-            Some(_) => {}
-            None => self.make_room(lead, intake),
+            lead.append(part);
         }
-        lead.append(data);
         Ok(())
     }
 
-    /// A body of unknown length takes its room piece by piece. When it grows
-    /// too large it becomes a window: those who read it go on, nobody joins.
+    /// A body of unknown length takes its room piece by piece. When there is no
+    /// more for it, it becomes a window: those who read it go on, nobody joins.
     fn make_room(&self, lead: &mut Lead, intake: &mut Intake) {
-        if intake.kept == Kept::Shared(Refusal::TooLarge) {
-            return;
-        }
         let held = intake.charge.bytes() - intake.fields;
-        if intake.came <= held {
+        if intake.extent == Extent::Window || intake.came <= held {
             return;
         }
         let more = (intake.came - held).next_multiple_of(PIECE as u64);
-        if intake.came <= self.plan.max_object && intake.charge.grow(more) {
+        let refusal = if intake.came > self.plan.max_object { Refusal::TooLarge } else { Refusal::NoRoom };
+        if refusal == Refusal::NoRoom && intake.charge.grow(more) {
             return;
         }
         lead.flight().body.become_window(held);
-        intake.kept = Kept::Shared(Refusal::TooLarge);
-        self.memory.mark(lead.key(), SystemTime::now(), self.policy.load().hit_for_miss);
+        intake.extent = Extent::Window;
+        if refusal.will_recur() {
+            self.memory.mark(lead.key(), SystemTime::now(), self.policy.load().hit_for_miss);
+        }
         lead.unlist();
     }
 
@@ -277,7 +287,7 @@ impl Edge {
             intake.charge.shrink_to(intake.fields + intake.came);
             let body = Arc::new(Held::new(pieces, intake.charge));
             if self.memory.takes(tier, body.charged()) {
-                let head = with_length(intake.head, body.len());
+                let head = stored_head(&intake.head, body.len());
                 self.memory.store(tier, lead.key().clone(), Stored { head, body });
             }
         }
@@ -299,13 +309,20 @@ impl Intake {
     /// A fill that nobody waits for goes on, for it will be wanted; but not
     /// for ever.
     fn still_wanted(&mut self, lead: &Lead, fill_alone: std::time::Duration) -> Result<(), Error> {
-        if lead.flight().is_wanted() {
+        if lead.flight().body.readers() > 0 {
             self.alone_since = None;
             return Ok(());
         }
         let since = *self.alone_since.get_or_insert_with(Instant::now);
         if since.elapsed() > fill_alone { Err(Error::Abandoned) } else { Ok(()) }
     }
+}
+
+/// How much of what came is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    Window,
 }
 
 fn request(key: &AssetKey, order: &Order) -> Request<Body> {
@@ -353,7 +370,7 @@ fn head(
     lifetime: Lifetime,
     via: &HeaderValue,
 ) -> Head {
-    let mut headers = parts.headers.clone();
+    let mut headers = detached(&parts.headers);
     headers.remove(AGE);
     let upstream_status = joined(&headers, &CACHE_STATUS);
     headers.remove(CACHE_STATUS);
@@ -382,19 +399,14 @@ pub(super) fn joined(headers: &HeaderMap, name: &http::HeaderName) -> Option<Hea
     HeaderValue::from_bytes(&all).ok()
 }
 
-/// The head with the length of the body, now that it is known.
-fn with_length(head: Arc<Head>, length: u64) -> Arc<Head> {
-    if head.length.is_some() {
-        return head;
+/// The head as it is stored: with the length of the body, and without what
+/// speaks only of the request that filled the flight.
+fn stored_head(head: &Arc<Head>, length: u64) -> Arc<Head> {
+    if head.length.is_some() && head.upstream_status.is_none() {
+        return Arc::clone(head);
     }
     let mut headers = head.headers.clone();
     headers.insert(CONTENT_LENGTH, length.into());
-    Arc::new(Head {
-        status: head.status,
-        headers,
-        length: Some(length),
-        upstream_status: head.upstream_status.clone(),
-        born: head.born,
-        lifetime: head.lifetime,
-    })
+    let (status, born, lifetime) = (head.status, head.born, head.lifetime);
+    Arc::new(Head { status, headers, length: Some(length), upstream_status: None, born, lifetime })
 }

@@ -8,17 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tokio::sync::oneshot;
 
 use crate::access::{From, Record};
 use crate::body::Body;
+use crate::body::growing::Reader;
 use crate::budget::Budget;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::error::Error;
-use crate::flight::{Flight, Flights, Joining, Lead, Outcome, Provider, Reach, Streaming};
+use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
 use crate::memory::{Found, Memory, Plan, Tier};
 use crate::metrics::{Gauges, Metrics, Served, Source};
@@ -40,7 +41,6 @@ pub(crate) struct Policy {
     pub(crate) negative: Duration,
     pub(crate) hit_for_miss: Duration,
     pub(crate) fill_alone: Duration,
-    pub(crate) uri_limit: usize,
 }
 
 impl Policy {
@@ -52,6 +52,10 @@ impl Policy {
 /// What an edge is made of.
 pub(crate) struct Parts {
     pub(crate) name: String,
+    /// The greatest length of a request target, in bytes.
+    pub(crate) uri_limit: usize,
+    /// What this process adds to CDN-Loop: the same for no other edge.
+    pub(crate) loop_id: HeaderValue,
     pub(crate) plan: Plan,
     pub(crate) policy: Policy,
     pub(crate) origin: Box<dyn Origin>,
@@ -67,6 +71,8 @@ pub(crate) struct Parts {
 pub struct Edge {
     name: String,
     via: HeaderValue,
+    uri_limit: usize,
+    loop_id: HeaderValue,
     plan: Plan,
     policy: ArcSwap<Policy>,
     origin: ArcSwap<Box<dyn Origin>>,
@@ -86,6 +92,10 @@ struct Ask {
     /// Who is at the other end of the connection.
     client: IpAddr,
     method: Method,
+    version: Version,
+    /// Which site the client means (RFC 9110 §7.2): told to the origin, and of
+    /// no other consequence.
+    host: Option<HeaderValue>,
     key: AssetKey,
     headers: HeaderMap,
     body: Body,
@@ -112,6 +122,8 @@ impl Edge {
         Arc::new(Self {
             name: parts.name,
             via,
+            uri_limit: parts.uri_limit,
+            loop_id: parts.loop_id,
             plan: parts.plan,
             policy: ArcSwap::from_pointee(parts.policy),
             origin: ArcSwap::from_pointee(parts.origin),
@@ -161,20 +173,41 @@ impl Edge {
     /// Answers one request that came in by `source` from `client`.
     pub(crate) async fn respond(self: &Arc<Self>, source: Source, client: IpAddr, request: Request<Body>) -> Answer {
         let (parts, body) = request.into_parts();
-        let key = match AssetKey::from_uri(&parts.uri, self.policy.load().uri_limit) {
+        let key = match self.check(&parts) {
             Ok(key) => key,
             Err(error) => {
                 let target = parts.uri.path_and_query().map_or("-", |target| target.as_str());
                 return self.refuse(source, parts.method, Err(target.chars().take(200).collect()), error);
             }
         };
-        let cached = matches!(parts.method, Method::GET | Method::HEAD);
-        if !cached && matches!(parts.method, Method::CONNECT | Method::TRACE) {
-            return self.refuse(source, parts.method, Ok(key), Error::MethodNotAllowed);
+        let (method, version, headers) = (parts.method, parts.version, parts.headers);
+        // HTTP/2 has it in the target, and an absolute target goes before the field.
+        let host = match parts.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => headers.get(HOST).cloned(),
+        };
+        let ask = Ask { source, client, method, version, host, key, headers, body, now: SystemTime::now() };
+        if matches!(ask.method, Method::GET | Method::HEAD) {
+            self.look_up(ask).await
+        } else {
+            self.pass(ask, Handled::Method).await
         }
-        let (method, headers) = (parts.method, parts.headers);
-        let ask = Ask { source, client, method, key, headers, body, now: SystemTime::now() };
-        if cached { self.look_up(ask).await } else { self.pass(ask, Handled::Method).await }
+    }
+
+    /// The key of a request that can be served at all.
+    fn check(&self, request: &http::request::Parts) -> Result<AssetKey, Error> {
+        if matches!(request.method, Method::CONNECT | Method::TRACE) {
+            return Err(Error::MethodNotAllowed);
+        }
+        let mut hosts = request.headers.get_all(HOST).iter();
+        let (host, more) = (hosts.next(), hosts.next());
+        if request.version == Version::HTTP_11 && host.is_none() || more.is_some() {
+            return Err(Error::BadHost);
+        }
+        if request.headers.get_all(forward::CDN_LOOP).iter().any(|id| forward::lists(id, &self.loop_id)) {
+            return Err(Error::Loop);
+        }
+        AssetKey::from_uri(&request.uri, self.uri_limit)
     }
 
     async fn look_up(self: &Arc<Self>, ask: Ask) -> Answer {
@@ -183,6 +216,8 @@ impl Edge {
             Found::Marked => self.pass(ask, Handled::Bypass).await,
             // An answer to these credentials is nobody else's: RFC 9111 §3.5.
             _ if ask.headers.contains_key(AUTHORIZATION) => self.pass(ask, Handled::Request).await,
+            // Content in a GET has no meaning that a key could hold: RFC 9110 §9.3.1.
+            _ if !http_body::Body::is_end_stream(&ask.body) => self.pass(ask, Handled::Request).await,
             Found::Stale => self.share(ask, Handled::Stale).await,
             Found::Nothing => self.share(ask, Handled::UriMiss).await,
         }
@@ -192,19 +227,26 @@ impl Edge {
     async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
         forward::strip_hop_by_hop(&mut ask.headers);
         let order = Arc::new(self.order(&ask));
-        let (mut flight, part, mut first) = match self.join(&ask) {
-            Joining::Follow(flight) => (flight, Part::Follower, None),
-            Joining::Lead(lead) => {
-                let flight = Arc::clone(lead.flight());
-                (flight, Part::Leader, Some(self.depart(lead, Arc::clone(&order))))
-            }
+        let joining = self.join(&ask);
+        let mut flight = match &joining {
+            Joining::Follow(flight) => Arc::clone(flight),
+            Joining::Lead(lead) => Arc::clone(lead.flight()),
+        };
+        // It counts as a reader from here on, while it waits for the head.
+        let mut reader = Reader::new(Arc::clone(&flight.body));
+        let (part, mut first) = match joining {
+            Joining::Follow(_) => (Part::Follower, None),
+            Joining::Lead(lead) => (Part::Leader, Some(self.depart(lead, Arc::clone(&order)))),
         };
         loop {
             match flight.outcome().await {
                 Outcome::Streaming(streaming) => {
-                    return self.answer_flight(&ask, handled, part, Shared { flight: &flight, streaming, order });
+                    return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order });
                 }
-                Outcome::Joined(other) => flight = other,
+                Outcome::Joined(other) => {
+                    reader = Reader::new(Arc::clone(&other.body));
+                    flight = other;
+                }
                 Outcome::Landed => match self.memory.find(&ask.key, ask.now) {
                     Found::Fresh(tier, stored) => return self.answer_stored(&ask, tier, &stored),
                     // It landed, and was evicted already: no use in queueing again.
@@ -256,18 +298,14 @@ impl Edge {
             Name::Immutable => Faithful::NameOnly,
             Name::Plain => Faithful::Whole,
         };
-        let mut headers = forward::upstream_fields(&ask.headers, faithful, &self.via);
-        if faithful == Faithful::Whole {
-            Self::introduce(ask, &mut headers);
-        }
-        Order { name, headers }
+        Order { name, headers: forward::upstream_fields(&ask.headers, faithful, &self.request_via(ask)) }
     }
 
     /// Whether the answer to a fill is also the answer to the request that
     /// began it: only if the fill asked for the same.
     fn answers(&self, ask: &Ask) -> bool {
         !forward::is_selective(&ask.headers)
-            && (self.policy.load().name(&ask.key) == Name::Plain || !ask.headers.contains_key(http::header::COOKIE))
+            && (self.policy.load().name(&ask.key) == Name::Plain || !ask.headers.contains_key(COOKIE))
     }
 
     /// Forwards a request to the origin, both bodies streamed; nothing is kept.
@@ -276,7 +314,7 @@ impl Edge {
         let mut request = Request::new(std::mem::take(&mut ask.body));
         *request.method_mut() = ask.method.clone();
         *request.uri_mut() = ask.key.target().into();
-        *request.headers_mut() = forward::upstream_fields(&ask.headers, Faithful::Verbatim, &self.via);
+        *request.headers_mut() = forward::upstream_fields(&ask.headers, Faithful::Verbatim, &self.request_via(&ask));
         Self::introduce(&ask, request.headers_mut());
         let began = Instant::now();
         match self.ask_origin(request).await {
@@ -288,8 +326,13 @@ impl Edge {
     /// Tells the origin who asks; a peer has told already.
     fn introduce(ask: &Ask, headers: &mut HeaderMap) {
         if ask.source == Source::Client {
-            forward::add_forwarded(headers, ask.client, ask.headers.get(http::header::HOST), "http");
+            forward::add_forwarded(headers, ask.client, ask.host.as_ref(), "http");
         }
+    }
+
+    /// What this edge adds to the Via of a request: the version that it came in.
+    fn request_via(&self, ask: &Ask) -> HeaderValue {
+        forward::via(ask.version, &self.name).unwrap_or_else(|| self.via.clone())
     }
 
     fn record(ask: &Ask, served: Served, from: From) -> Record {
@@ -318,9 +361,9 @@ fn served(part: Part) -> Served {
     }
 }
 
-/// A flight and its head, as an answer needs them.
-struct Shared<'a> {
-    flight: &'a Arc<Flight>,
+/// A flight's head, and a reader of its body.
+struct Shared {
+    reader: Reader,
     streaming: Streaming,
     order: Arc<Order>,
 }

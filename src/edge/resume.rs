@@ -2,8 +2,9 @@
 //! origin for what follows, if that is sure to be of the same asset.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use http::header::{CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
@@ -11,6 +12,8 @@ use super::fill::Order;
 use crate::body::{Body, Resume};
 use crate::error::Error;
 use crate::key::AssetKey;
+use crate::metrics::{Asked, Fetched};
+use crate::outgoing::Unframed;
 use crate::semantics::conditional::is_strong;
 use crate::semantics::freshness::Name;
 use crate::stored::Head;
@@ -36,7 +39,9 @@ impl Edge {
         if let Some(tag) = tag {
             request.headers_mut().insert(IF_RANGE, tag.clone());
         }
+        let began = Instant::now();
         let response = self.ask_origin(request).await?;
+        self.metrics.fetch(Asked::Origin, Fetched::Ok, began.elapsed());
         continuation(response, tag, at)
     }
 }
@@ -45,20 +50,37 @@ fn range_from(at: u64) -> HeaderValue {
     HeaderValue::try_from(format!("bytes={at}-")).unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
 }
 
-/// What of `response` follows byte `at` of the representation with `tag`.
+/// What of `response` follows byte `at` of the representation with `tag`: all
+/// that follows, with an end that proves itself.
 fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64) -> Result<Body, Error> {
     let same = tag.is_none() || response.headers().get(ETAG) == tag;
+    if !same || response.extensions().get::<Unframed>().is_some() {
+        return Err(Error::Outgrown);
+    }
     match response.status() {
-        StatusCode::PARTIAL_CONTENT if same && starts_at(response.headers(), at) => Ok(response.into_body()),
-        StatusCode::OK if same => Ok(Body::skipping(response.into_body(), at)),
+        StatusCode::PARTIAL_CONTENT if reaches_the_end(response.headers(), at) => Ok(response.into_body()),
+        StatusCode::OK => Ok(Body::skipping(response.into_body(), at)),
         _ => Err(Error::Outgrown),
     }
 }
 
-fn starts_at(headers: &HeaderMap, at: u64) -> bool {
-    let range = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
-    let first = range.and_then(|range| range.strip_prefix("bytes ")).and_then(|range| range.split('-').next());
-    first.and_then(|first| first.parse().ok()) == Some(at)
+/// Whether Content-Range and Content-Length say: from `at` to the last byte.
+/// Some servers give less than they were asked for.
+fn reaches_the_end(headers: &HeaderMap, at: u64) -> bool {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let range = text(CONTENT_RANGE).and_then(|range| range.strip_prefix("bytes "));
+    let Some((span, total)) = range.and_then(|range| range.split_once('/')) else {
+        return false;
+    };
+    let number = |digits: &str| digits.parse::<u64>().ok();
+    let span = span.split_once('-').and_then(|(first, last)| Some((number(first)?, number(last)?)));
+    let (Some((first, last)), Some(total)) = (span, number(total)) else {
+        return false;
+    };
+    let length = text(CONTENT_LENGTH).and_then(number);
+    first == at
+        && last.checked_add(1) == Some(total)
+        && length.is_none_or(|length| total.checked_sub(at) == Some(length))
 }
 
 #[cfg(test)]
@@ -79,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_same_asset_is_gone_on_with() {
+    async fn only_the_same_asset_is_gone_on_with_and_only_to_its_end() {
         let from_four = ("content-range", "bytes 4-13/14");
         let tag = ("etag", "\"a\"");
         assert_eq!(rest(206, &[from_four, tag], Some("\"a\"")).await.unwrap(), "0123456789");
@@ -87,7 +109,10 @@ mod tests {
         assert_eq!(rest(200, &[tag], Some("\"a\"")).await.unwrap(), "456789");
         assert_eq!(rest(206, &[from_four, tag], Some("\"b\"")).await, None);
         assert_eq!(rest(200, &[], Some("\"a\"")).await, None);
-        assert_eq!(rest(206, &[("content-range", "bytes 5-13/14"), tag], Some("\"a\"")).await, None);
+        for range in ["bytes 5-13/14", "bytes 4-12/14", "bytes 4-13/*", "bytes */14", "4-13/14", "bytes 4-13"] {
+            assert_eq!(rest(206, &[("content-range", range), tag], Some("\"a\"")).await, None, "{range}");
+        }
+        assert_eq!(rest(206, &[from_four, ("content-length", "9"), tag], Some("\"a\"")).await, None);
         assert_eq!(rest(206, &[tag], Some("\"a\"")).await, None);
         assert_eq!(rest(404, &[tag], Some("\"a\"")).await, None);
     }

@@ -1,6 +1,6 @@
 //! An origin behind HTTP.
 
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use http::header::HOST;
@@ -27,28 +27,28 @@ pub struct HttpOrigin {
     host: HeaderValue,
     /// The URL's path, without a slash at its end.
     prefix: String,
-    patience: Patience,
     outgoing: Outgoing,
+    first_byte: Duration,
     /// One permit for each request whose head has not come.
-    places: Arc<Semaphore>,
+    places: Semaphore,
 }
 
 impl HttpOrigin {
     /// `url` is `http://host[:port][/prefix]`; at most `requests` wait for its
-    /// answers at a time.
+    /// answers at a time, each for the time of `first_byte`.
     ///
     /// # Errors
     /// What is wrong with `url`, and what would be right.
-    pub(crate) fn new(url: &Uri, patience: Patience, requests: usize) -> Result<Self, String> {
+    pub(crate) fn new(url: &Uri, patience: Patience, first_byte: Duration, requests: usize) -> Result<Self, String> {
         let authority = check_url(url)?;
         let host = HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?;
         Ok(Self {
             authority,
             host,
             prefix: url.path().trim_end_matches('/').to_owned(),
-            patience,
             outgoing: Outgoing::new(patience, BLAME),
-            places: Arc::new(Semaphore::new(requests)),
+            first_byte,
+            places: Semaphore::new(requests),
         })
     }
 
@@ -71,11 +71,13 @@ impl Origin for HttpOrigin {
     fn fetch(&self, mut request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
         Box::pin(async move {
             self.address(&mut request)?;
-            let place = tokio::time::timeout(self.patience.first_byte, self.places.acquire()).await;
+            let began = Instant::now();
+            let place = tokio::time::timeout(self.first_byte, self.places.acquire()).await;
             let Ok(Ok(_place)) = place else {
                 return Err(Error::Overloaded);
             };
-            self.outgoing.send(request).await
+            // One deadline for the place and for the answer.
+            self.outgoing.send(request, self.first_byte.saturating_sub(began.elapsed())).await
         })
     }
 }

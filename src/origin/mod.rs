@@ -2,11 +2,13 @@
 
 use std::error::Error as StdError;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
 
 use crate::body::Body;
 use crate::error::Error;
@@ -51,6 +53,34 @@ where
         Box::pin(async move {
             let bytes = bytes?.await.map_err(|error| Error::OriginFailed(crate::body::describe(&error)))?;
             Ok(bytes.map_or_else(not_found, found))
+        })
+    }
+}
+
+/// An embedded origin with the bounds that an HTTP origin has of itself.
+pub(crate) struct Bounded {
+    origin: Box<dyn Origin>,
+    first_byte: Duration,
+    places: Semaphore,
+}
+
+impl Bounded {
+    /// At most `requests` at a time, each for the time of `first_byte`.
+    pub(crate) fn new(origin: impl Origin, first_byte: Duration, requests: usize) -> Self {
+        Self { origin: Box::new(origin), first_byte, places: Semaphore::new(requests) }
+    }
+}
+
+impl Origin for Bounded {
+    fn fetch(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
+        Box::pin(async move {
+            let answer = async {
+                let Ok(_place) = self.places.acquire().await else {
+                    return Err(Error::Overloaded);
+                };
+                self.origin.fetch(request).await
+            };
+            tokio::time::timeout(self.first_byte, answer).await.unwrap_or(Err(Error::OriginTimeout))
         })
     }
 }

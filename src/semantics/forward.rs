@@ -19,6 +19,9 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 /// What this edge calls itself towards the origin.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("peerage/", env!("CARGO_PKG_VERSION")));
 
+/// A fill's answer suits every client only if it has no content coding.
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+
 /// The fields that belong to one connection, besides those that Connection
 /// lists (RFC 9110 §7.6.1).
 static HOP_BY_HOP: [HeaderName; 7] =
@@ -26,8 +29,18 @@ static HOP_BY_HOP: [HeaderName; 7] =
 
 /// The fields that make a request conditional or partial: a fill wants the
 /// whole of the asset, whatever its first client has of it.
-static SELECTIVE: [HeaderName; 7] =
-    [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, ACCEPT_ENCODING];
+static SELECTIVE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
+
+/// Whether a field says something of this client or of its content, so that it
+/// must not shape an answer that others will get: what is left out of the key
+/// is left out of the request (`X-Forwarded-Host` is the best known example).
+fn is_unshared(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded-")
+        || name.starts_with("x-original-")
+        || name.starts_with("content-")
+        || matches!(name, "expect" | "forwarded" | "x-host" | "x-real-ip" | "x-rewrite-url" | "accept-encoding")
+}
 
 /// The fields that no sender's Connection may take away from the message.
 fn is_essential(name: &HeaderName) -> bool {
@@ -97,13 +110,16 @@ pub fn upstream_fields(request: &HeaderMap, faithful: Faithful, via: &HeaderValu
                 }
             }
             fields.insert(USER_AGENT, AGENT);
+            fields.insert(ACCEPT_ENCODING, IDENTITY);
             fields
         }
         Faithful::Whole => {
-            let mut fields = request.clone();
-            for name in &SELECTIVE {
-                fields.remove(name);
+            let shared = |(name, _): &(&HeaderName, &HeaderValue)| !SELECTIVE.contains(name) && !is_unshared(name);
+            let mut fields: HeaderMap = HeaderMap::with_capacity(request.len());
+            for (name, value) in request.iter().filter(shared) {
+                fields.append(name.clone(), value.clone());
             }
+            fields.insert(ACCEPT_ENCODING, IDENTITY);
             fields
         }
         Faithful::Verbatim => request.clone(),
@@ -116,7 +132,15 @@ pub fn upstream_fields(request: &HeaderMap, faithful: Faithful, via: &HeaderValu
 /// Whether a request asks for something other than the whole of the asset, so
 /// that the answer to a fill is not the answer to it.
 pub fn is_selective(request: &HeaderMap) -> bool {
-    SELECTIVE.iter().any(|name| name != ACCEPT_ENCODING && request.contains_key(name))
+    SELECTIVE.iter().any(|name| request.contains_key(name))
+}
+
+/// Whether a line of CDN-Loop lists `id` (RFC 8586 §2).
+pub fn lists(line: &HeaderValue, id: &HeaderValue) -> bool {
+    line.as_bytes().split(|&byte| byte == b',').any(|member| {
+        let name = member.split(|&byte| byte == b';').next().unwrap_or_default();
+        name.trim_ascii() == id.as_bytes()
+    })
 }
 
 /// Tells the origin of a client who is not at the connection's other end.
@@ -181,7 +205,14 @@ mod tests {
             headers(&[("host", "h"), ("cookie", "a=b"), ("range", "bytes=0-1"), ("via", "1.1 x"), ("accept", "*/*")]);
         let via = HeaderValue::from_static("1.1 edge-1");
         let whole = upstream_fields(&request, Faithful::Whole, &via);
-        assert_eq!(whole, headers(&[("cookie", "a=b"), ("via", "1.1 x"), ("via", "1.1 edge-1"), ("accept", "*/*")]));
+        let shared = [
+            ("cookie", "a=b"),
+            ("accept", "*/*"),
+            ("accept-encoding", "identity"),
+            ("via", "1.1 x"),
+            ("via", "1.1 edge-1"),
+        ];
+        assert_eq!(whole, headers(&shared));
         let bare = upstream_fields(&request, Faithful::NameOnly, &via);
         assert!(!bare.contains_key("cookie") && !bare.contains_key("accept") && bare.get_all(VIA).iter().count() == 2);
         let verbatim = upstream_fields(&request, Faithful::Verbatim, &via);

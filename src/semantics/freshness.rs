@@ -91,7 +91,7 @@ impl Refusal {
     /// Whether the next response under this name will likely be refused too,
     /// so that requests for it had better not wait for one another.
     pub fn will_recur(self) -> bool {
-        !matches!(self, Self::NoRoom | Self::Status)
+        self != Self::NoRoom
     }
 }
 
@@ -100,8 +100,15 @@ impl Refusal {
 /// remembered.
 pub fn verdict(name: Name, status: StatusCode, headers: &HeaderMap, age: Duration, negative: Duration) -> Verdict {
     let control = CacheControl::of(headers);
-    if let Some(refusal) = personal(headers, control) {
-        return Verdict::Pass(refusal);
+    match personal(headers, control) {
+        // An error is for everybody who waits, also when it says `no-store`, as
+        // errors do: nothing personal was in the request. So a failing origin
+        // is asked once, not once for each of them.
+        Some(Refusal::NoStore) if name == Name::Immutable && is_error(status) => {
+            return Verdict::Share(Refusal::NoStore);
+        }
+        Some(refusal) => return Verdict::Pass(refusal),
+        None => {}
     }
     match (name, status) {
         (Name::Immutable, StatusCode::OK) => {
@@ -126,14 +133,18 @@ fn plain(headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
     }
 }
 
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
 /// What makes a response somebody's own, whatever its name.
 fn personal(headers: &HeaderMap, control: CacheControl) -> Option<Refusal> {
-    if control.no_store {
-        Some(Refusal::NoStore)
-    } else if control.private {
+    if control.private {
         Some(Refusal::Private)
     } else if headers.contains_key(SET_COOKIE) {
         Some(Refusal::SetCookie)
+    } else if control.no_store {
+        Some(Refusal::NoStore)
     } else if !vary_is_harmless(headers) {
         Some(Refusal::Vary)
     } else {
@@ -240,6 +251,11 @@ mod tests {
         assert_eq!(judge(Name::Immutable, 404, &[]), Verdict::Store(Lifetime::For(NEGATIVE)));
         assert_eq!(judge(Name::Immutable, 503, &[]), Verdict::Share(Refusal::Status));
         assert_eq!(judge(Name::Immutable, 206, &[]), Verdict::Pass(Refusal::Status));
+        let no_store = ("cache-control", "no-store");
+        assert_eq!(judge(Name::Immutable, 200, &[no_store]), Verdict::Pass(Refusal::NoStore));
+        assert_eq!(judge(Name::Immutable, 502, &[no_store]), Verdict::Share(Refusal::NoStore));
+        assert_eq!(judge(Name::Immutable, 403, &[no_store, ("set-cookie", "a=b")]), Verdict::Pass(Refusal::SetCookie));
+        assert_eq!(judge(Name::Plain, 502, &[no_store]), Verdict::Pass(Refusal::NoStore));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The binary: arguments, exit codes, signals, logs.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -23,25 +23,17 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap().port())
-}
-
 /// A process that ends with the test, as its standard input does.
 struct Process {
     child: Child,
     clients: SocketAddr,
-    admin: SocketAddr,
 }
 
 impl Process {
     async fn run(folder: &Path, origin: &Origin, more: &str) -> Self {
-        let [clients, admin] = free_ports();
         let file = folder.join("edge.toml");
         let text = format!(
-            "[edge]\nname = \"edge-7\"\nlisten = \"127.0.0.1:{clients}\"\n[origin]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n{more}",
+            "[edge]\nname = \"edge-7\"\nlisten = \"127.0.0.1:0\"\n[origin]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{more}",
             origin.url()
         );
         std::fs::write(&file, text).unwrap();
@@ -50,14 +42,9 @@ impl Process {
         let mut command = Command::new(BINARY);
         command.args(["run", "--while-input", "--config"]).arg(&file).stdin(Stdio::piped()).stdout(out).stderr(err);
         let child = command.spawn().unwrap();
-        let process = Self { child, clients: ([127, 0, 0, 1], clients).into(), admin: ([127, 0, 0, 1], admin).into() };
-        let listening = async {
-            while TcpStream::connect(process.admin).is_err() {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(20, listening).await;
-        process
+        let line = line_with(&folder.join("err"), "serving").await;
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        Self { child, clients: line["clients"].as_str().unwrap().parse().unwrap() }
     }
 
     async fn get(&self, path: &str) -> Got {
@@ -94,7 +81,9 @@ async fn line_with(file: &Path, text: &str) -> String {
     let found = async {
         loop {
             let lines = std::fs::read_to_string(file).unwrap_or_default();
-            if let Some(line) = lines.lines().find(|line| line.contains(text)) {
+            // Only lines that have been written to their end.
+            let whole = &lines[..lines.rfind('\n').map_or(0, |end| end + 1)];
+            if let Some(line) = whole.lines().find(|line| line.contains(text)) {
                 return line.to_owned();
             }
             tokio::task::yield_now().await;
@@ -253,19 +242,13 @@ async fn the_development_origin_serves_a_folder() {
     std::fs::write(site.join("logo-0492830483.png"), pattern(1000)).unwrap();
     std::fs::write(folder.path().join("secret"), "secret").unwrap();
     std::os::unix::fs::symlink(folder.path().join("secret"), site.join("link")).unwrap();
-    let [port] = free_ports();
-    let listen = format!("127.0.0.1:{port}");
+    let out = std::fs::File::create(folder.path().join("out")).unwrap();
     let mut command = Command::new(BINARY);
-    command.args(["origin", "site", "--writable", "--while-input", "--listen", &listen]);
-    let child = command.current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let address: SocketAddr = listen.parse().unwrap();
-    let process = Process { child, clients: address, admin: address };
-    let listening = async {
-        while TcpStream::connect(address).is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    within(20, listening).await;
+    command.args(["origin", "site", "--writable", "--while-input", "--listen", "127.0.0.1:0"]);
+    let child = command.current_dir(folder.path()).stdin(Stdio::piped()).stdout(out).spawn().unwrap();
+    let line = line_with(&folder.path().join("out"), "http://").await;
+    let address: SocketAddr = line.rsplit("http://").next().unwrap().parse().unwrap();
+    let process = Process { child, clients: address };
 
     let logo = process.get("/logo-0492830483.png").await;
     assert_eq!((logo.field("content-type"), &logo.body), ("image/png", &pattern(1000)));

@@ -6,7 +6,7 @@ use peerage::config::{ClusterConfig, Period};
 use tokio::net::TcpListener;
 
 use crate::client::Ask;
-use crate::harness::{Cluster, all, config, run, within};
+use crate::harness::{Cluster, Running, all, config, run, within};
 use crate::origin::{Origin, Script};
 
 #[tokio::test]
@@ -20,7 +20,7 @@ async fn a_miss_asks_the_owner_and_keeps_a_copy() {
     let vias: Vec<_> = first.headers.get_all("via").iter().map(|via| via.to_str().unwrap()).collect();
     assert_eq!(vias, ["1.1 edge-3", "1.1 edge-1"]);
     let again = cluster.edges[0].get(&path).get().await;
-    assert!(again.field("cache-status").starts_with("edge-1;hit;ttl=31535999"), "{}", again.field("cache-status"));
+    assert!(again.field("cache-status").starts_with("edge-1;hit;ttl=315359"), "{}", again.field("cache-status"));
     let other = cluster.edges[1].get(&path).get().await;
     assert!(other.field("cache-status").starts_with("edge-3;hit;ttl="), "{}", other.field("cache-status"));
     assert_eq!(origin.count(&path), 1);
@@ -76,11 +76,82 @@ async fn an_owner_that_is_silent_is_passed_over() {
     let edge = &cluster.edges[0];
     let names = [edge.name(), silent.local_addr().unwrap().to_string()];
     edge.edge.membership().replace(names.iter().map(String::as_str));
-    for i in 0..10 {
-        let got = within(20, edge.get(&format!("/a-{i:016x}.bin")).get()).await;
+    let path = path_owned_by(edge, &names[1]);
+    assert_eq!(within(20, edge.get(&path).get()).await.text(), "pixels");
+    assert!(edge.metric(&format!("peerage_peer_up{{peer=\"{}\"}}", names[1])).await < 0.1);
+}
+
+fn path_owned_by(edge: &Running, owner: &str) -> String {
+    let view = edge.edge.membership().view();
+    let owns = |path: &String| {
+        let key = peerage::AssetKey::parse(path, usize::MAX).unwrap();
+        **view.ring.owner(key.hash()).unwrap().name() == *owner
+    };
+    (0..100_000).map(|i| format!("/asset-{i:016x}.bin")).find(owns).unwrap()
+}
+
+#[tokio::test]
+async fn a_silent_owners_key_is_fetched_once_whoever_tires_first() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels"));
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let cluster = Cluster::start(2, &origin, |config| {
+        let cluster = config.cluster.as_mut().unwrap();
+        // The one that starts later tires later.
+        let wait = if config.edge.name == "edge-1" { 100 } else { 600 };
+        cluster.first_byte_timeout = Period(Duration::from_millis(wait));
+    })
+    .await;
+    let mut names = cluster.names();
+    names.push(silent.local_addr().unwrap().to_string());
+    for edge in &cluster.edges {
+        edge.edge.membership().replace(names.iter().map(String::as_str));
+    }
+    // The silent one owns it, and the one that tires later is next in rank.
+    let wanted = |path: &String| {
+        let view = cluster.edges[0].edge.membership().view();
+        let rank = view.ring.rank(peerage::AssetKey::parse(path, usize::MAX).unwrap().hash());
+        **rank[0].name() == *names[2] && **rank[1].name() == *names[1]
+    };
+    let path = (0..100_000).map(|i| format!("/asset-{i:016x}.bin")).find(wanted).unwrap();
+    let asks: Vec<_> = cluster.edges.iter().map(|edge| edge.get(&path).get()).collect();
+    for got in within(20, all(asks)).await {
         assert_eq!(got.text(), "pixels");
     }
-    assert!(edge.metric(&format!("peerage_peer_up{{peer=\"{}\"}}", names[1])).await < 0.1);
+    assert_eq!(origin.count(&path), 1);
+}
+
+#[tokio::test]
+async fn an_owner_that_cannot_reach_the_origin_makes_no_herd() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |config| {
+        // Only the owner of the path fails to reach it.
+        if config.edge.name == "edge-2" {
+            config.origin.url = "http://127.0.0.1:1".parse().unwrap();
+        }
+    })
+    .await;
+    let path = cluster.path_owned_by(1, 1);
+    let asks: Vec<_> = (0..20).map(|_| cluster.edges[0].get(&path).get()).collect();
+    for got in within(20, all(asks)).await {
+        assert_eq!(got.status, 502);
+    }
+    assert_eq!(origin.count(&path), 0);
+}
+
+#[tokio::test]
+async fn an_origin_that_is_the_edge_itself_is_a_loop_that_ends() {
+    let origin = Origin::start().await;
+    let mut own = config("edge-1");
+    let held = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    own.edge.listen = held.local_addr().unwrap();
+    own.origin.url = format!("http://{}", own.edge.listen).parse().unwrap();
+    drop((held, origin));
+    let edge = run(peerage::Server::bind(own).await.unwrap());
+    for ask in [edge.get("/a"), edge.get("/logo-0492830483.png"), edge.ask(http::Method::POST, "/a")] {
+        let got = within(20, ask.get()).await;
+        assert_eq!(got.status, 508);
+    }
 }
 
 #[tokio::test]

@@ -75,11 +75,12 @@ impl Drop for Demo {
 /// Starts the demo on ports that are free, and returns how far they are shifted.
 fn start_demo(temporary: &Path) -> (Demo, u16) {
     // Each process begins elsewhere, so that two test runs do not collide.
-    let first = u16::try_from(std::process::id() % 200).unwrap() * 100 + 10_000;
+    // All lie below the ports that the system gives to others.
+    let first = u16::try_from(std::process::id() % 100).unwrap() * 100 + 10_000;
     for shift in (0..20).map(|i| first + i * 100) {
         let mut command = Command::new(BINARY);
         command.args(["demo", "--while-input", "--shift", &shift.to_string()]).env("TMPDIR", temporary);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let demo = Demo { _input: child.stdin.take().unwrap(), child };
         let (demo, started) = wait_for_demo(demo);
         if started {
@@ -115,6 +116,7 @@ fn the_readmes_commands_do_what_it_says() {
     // Some small machines have no pkill: this does what it does here.
     let mut script = String::from(
         "set -euo pipefail\n\
+         trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n\
          pkill() { for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q \"$TMPDIR.*$3\"; then kill -9 ${p#/proc/}; fi; done; }\n",
     );
     for step in &steps[1..] {

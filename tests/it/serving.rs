@@ -69,6 +69,7 @@ async fn conditions_and_ranges_on_a_hit() {
         let got = get("range", range).await;
         assert_eq!((got.status.as_u16(), got.field("content-range")), (status, shown), "{range}");
         assert_eq!(got.body, part);
+        assert_eq!(got.field("cache-control") == "no-store", status == 416, "{range}");
     }
     assert_eq!(origin.count(ASSET), 1);
 }
@@ -162,6 +163,87 @@ async fn malformed_requests_get_an_error_and_a_closed_connection() {
         let answer = raw(&edge, request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn one_host_is_needed() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("x"));
+    let edge = alone(&origin, |_| {}).await;
+    for (request, status) in [
+        ("GET /a HTTP/1.1\r\nconnection: close\r\n\r\n", "400"),
+        ("GET /a HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n", "400"),
+        ("CONNECT a:1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", "405"),
+    ] {
+        let answer = raw(&edge, request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    assert!(raw(&edge, "GET /a HTTP/1.0\r\n\r\n").await.contains(" 200 "));
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_takes_nothing_is_let_go() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.limits.header_timeout = Period(std::time::Duration::from_millis(100));
+        config.limits.send_timeout = Period(std::time::Duration::from_millis(100));
+    })
+    .await;
+    for beginning in ["", "PRI * HTTP/2.0\r\n", "GET / HT"] {
+        let answer = raw(&edge, beginning).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+    // A body larger than what sockets hold, of which nothing is read.
+    origin.script(ASSET, Script::ok(pattern(30_000_000)));
+    let mut silent = TcpStream::connect(edge.clients).await.unwrap();
+    silent.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let error = "peerage_requests_total{source=\"client\",result=\"miss\"}";
+    edge.metric_becomes(error, 1.0).await;
+    let mut came = Vec::new();
+    // Cut short: closed, or reset.
+    let _ = within(20, silent.read_to_end(&mut came)).await;
+    assert!(came.len() < 30_000_000);
+}
+
+#[tokio::test]
+async fn a_stream_whose_window_stays_shut_is_let_go() {
+    let origin = Origin::start().await;
+    let edge =
+        alone(&origin, |config| config.limits.send_timeout = Period(std::time::Duration::from_millis(100))).await;
+    // More than the client's windows let through.
+    origin.script(ASSET, Script::ok(pattern(30_000_000)));
+    let open = edge.get(ASSET).http2().open().await;
+    edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"miss\"}", 1.0).await;
+    assert!(!within(20, open.rest()).await.complete);
+}
+
+#[tokio::test]
+async fn a_long_upload_is_not_a_slow_answer() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("thanks"));
+    let edge = alone(&origin, |config| {
+        config.origin.first_byte_timeout = Period(std::time::Duration::from_millis(300));
+    })
+    .await;
+    let mut stream = TcpStream::connect(edge.clients).await.unwrap();
+    stream.write_all(b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nconnection: close\r\n\r\n").await.unwrap();
+    for _ in 0..10 {
+        // What is tested here is the passing of time.
+        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        stream.write_all(b"x").await.unwrap();
+    }
+    let mut answer = String::new();
+    within(20, stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_old_origin_does_not_make_the_edge_old() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::raw("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"));
+    let edge = alone(&origin, |_| {}).await;
+    let answer = raw(&edge, "GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 fn no_wakeup_is_lost() {
     explore(|| {
         let body = Growing::new();
-        let mut reader = Reader::new(body.clone(), 0, None);
+        let mut reader = Reader::new(body.clone());
         let writer = thread::spawn(move || {
             body.append(Bytes::from_static(b"one"));
             body.append(Bytes::from_static(b"two"));
@@ -58,10 +58,10 @@ fn no_wakeup_is_lost() {
 fn a_late_reader_and_a_leaving_one() {
     explore(|| {
         let body = Growing::new();
-        let leaving = Reader::new(body.clone(), 0, None);
+        let leaving = Reader::new(body.clone());
         let late = {
             let body = body.clone();
-            thread::spawn(move || block_on(read_all(&mut Reader::new(body.clone(), 0, None))).0)
+            thread::spawn(move || block_on(read_all(&mut Reader::new(body.clone()))).0)
         };
         let leaves = thread::spawn(move || drop(leaving));
         body.append(Bytes::from_static(b"all"));
@@ -76,7 +76,7 @@ fn a_late_reader_and_a_leaving_one() {
 fn failure_reaches_who_waits() {
     explore(|| {
         let body = Growing::new();
-        let mut reader = Reader::new(body.clone(), 0, None);
+        let mut reader = Reader::new(body.clone());
         let writer = thread::spawn(move || {
             body.append(Bytes::from_static(b"half"));
             body.fail(Error::OriginTimeout);
@@ -93,7 +93,7 @@ fn a_windows_writer_is_woken_by_its_reader() {
     explore(|| {
         let body = Growing::new();
         body.become_window(PIECE as u64);
-        let mut reader = Reader::new(body.clone(), 0, None);
+        let mut reader = Reader::new(body.clone());
         // Beyond what the writer may run ahead: it has to wait for the reader.
         let ahead = Bytes::from(vec![0; 5 * PIECE]);
         body.append(ahead.slice(..PIECE));
