@@ -55,6 +55,22 @@ fn no_wakeup_is_lost() {
 }
 
 #[test]
+fn every_append_wakes() {
+    explore(|| {
+        let body = Growing::new();
+        let mut reader = Reader::new(body.clone());
+        let reads = thread::spawn(move || {
+            let next = block_on(poll_fn(|cx| reader.poll_next(usize::MAX, cx)));
+            assert!(matches!(next, Next::Data(data) if data == "one"));
+        });
+        body.append(Bytes::from_static(b"one"));
+        // Nothing else comes before the reader has had this.
+        reads.join().unwrap();
+        body.complete();
+    });
+}
+
+#[test]
 fn a_late_reader_and_a_leaving_one() {
     explore(|| {
         let body = Growing::new();
@@ -88,29 +104,49 @@ fn failure_reaches_who_waits() {
     });
 }
 
+/// Appends four pieces to a window, each as soon as there is room for it.
+async fn write_window(body: &Growing, piece: &Bytes) -> Result<(), Error> {
+    for _ in 0..4 {
+        poll_fn(|cx| body.poll_room(cx)).await?;
+        body.append(piece.clone());
+    }
+    body.complete();
+    Ok(())
+}
+
 #[test]
-fn a_windows_writer_is_woken_by_its_reader() {
-    explore(|| {
+fn a_windows_writer_is_woken_by_its_readers_progress() {
+    let piece = Bytes::from(vec![0; PIECE]);
+    explore(move || {
         let body = Growing::new();
         body.become_window(PIECE as u64);
         let mut reader = Reader::new(body.clone());
-        // Beyond what the writer may run ahead: it has to wait for the reader.
-        let ahead = Bytes::from(vec![0; 5 * PIECE]);
-        body.append(ahead.slice(..PIECE));
-        let writer = thread::spawn(move || {
-            block_on(async {
-                for _ in 0..2 {
-                    if poll_fn(|cx| body.poll_room(cx)).await.is_err() {
-                        return;
-                    }
-                    body.append(ahead.clone());
+        let piece = piece.clone();
+        let writer = thread::spawn(move || block_on(write_window(&body, &piece)));
+        let mut came = 0;
+        let end = block_on(async {
+            loop {
+                match poll_fn(|cx| reader.poll_next(usize::MAX, cx)).await {
+                    Next::Data(data) => came += data.len(),
+                    end => break end,
                 }
-                body.complete();
-            });
+            }
         });
-        // One step, then it leaves: the writer must end either way.
-        block_on(async { assert!(!matches!(poll_fn(|cx| reader.poll_next(usize::MAX, cx)).await, Next::End)) });
+        assert!(matches!(end, Next::End) && came == 4 * PIECE);
+        assert_eq!(writer.join().unwrap(), Ok(()));
+    });
+}
+
+#[test]
+fn a_windows_writer_is_woken_by_its_readers_leaving() {
+    let piece = Bytes::from(vec![0; PIECE]);
+    explore(move || {
+        let body = Growing::new();
+        body.become_window(PIECE as u64);
+        let reader = Reader::new(body.clone());
+        let piece = piece.clone();
+        let writer = thread::spawn(move || block_on(write_window(&body, &piece)));
         drop(reader);
-        writer.join().unwrap();
+        assert_eq!(writer.join().unwrap(), Err(Error::Abandoned));
     });
 }
