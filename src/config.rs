@@ -5,23 +5,19 @@
 //! wrong, and what would be right.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use figment::providers::{Env, Format, Serialized, Toml};
-use figment::value::{Dict, UncasedStr, Value};
-use figment::{Figment, Metadata, Profile};
 use http::Uri;
 use http::uri::Authority;
 use serde::{Deserialize, Serialize};
 
-use crate::error::StartError;
 use crate::memory::Plan;
 use crate::naming::Rule;
 use crate::origin::http_origin;
 use crate::semantics::cache_status;
 
+mod load;
 mod values;
 
 pub use values::{Period, Size};
@@ -339,40 +335,6 @@ pub const KEYS: &[&str] = &[
 ];
 
 impl Config {
-    /// Loads and checks: defaults, then `file`, then the environment, then
-    /// `sets` (`key=value`, in order).
-    ///
-    /// # Errors
-    /// [`StartError::Config`], with one line that names the key.
-    pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Self, StartError> {
-        let mut figment = Figment::new();
-        if let Some(file) = file {
-            let text = std::fs::read_to_string(file).map_err(|error| {
-                bad(format!("{}: cannot be read: {error}; name another file with --config", file.display()))
-            })?;
-            // Parsed here first: its own errors show the line.
-            Toml::from_str::<Dict>(&text)
-                .map_err(|error| bad(format!("{}: {}", file.display(), one_line(&error.to_string()))))?;
-            figment = figment.merge(Toml::file_exact(file));
-        }
-        // Others set variables with this prefix too: Kubernetes does, for a
-        // service of this name. Every key but the list of rules has a table.
-        let ours = |name: &UncasedStr| name.as_str().contains("__") || name == "immutable";
-        figment = figment.merge(Env::prefixed(ENV_PREFIX).filter(ours).split("__"));
-        for set in sets {
-            figment = figment.merge(parse_set(set)?);
-        }
-        Self::extract(&figment).map_err(bad)
-    }
-
-    fn extract(figment: &Figment) -> Result<Self, String> {
-        let given: Dict = figment.extract().map_err(|error| one_line(&error.to_string()))?;
-        refuse_unknown(figment, &given, "")?;
-        let config: Self = figment.extract().map_err(|error| explain(&error))?;
-        config.check()?;
-        Ok(config)
-    }
-
     /// What no single key's form can tell.
     ///
     /// # Errors
@@ -509,93 +471,6 @@ impl ClusterConfig {
     pub fn own(&self, listening: SocketAddr) -> String {
         self.advertise.clone().unwrap_or_else(|| listening.to_string())
     }
-}
-
-fn bad(text: String) -> StartError {
-    StartError::Config(text)
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-fn parse_set(set: &str) -> Result<Serialized<Value>, StartError> {
-    let Some((key, value)) = set.split_once('=') else {
-        return Err(bad(format!(
-            "--set {set}: `key=value` is needed, such as `--set origin.url=http://127.0.0.1:9000`"
-        )));
-    };
-    let Ok(value) = value.parse::<Value>();
-    let nested = figment::util::nest(key.trim(), value);
-    Ok(Serialized::from(nested, Profile::Default))
-}
-
-/// Says what an extraction failed on, with the key first.
-fn explain(error: &figment::Error) -> String {
-    use figment::error::Kind;
-    let mut path = error.path.join(".");
-    if let Some(list) = path.strip_prefix("immutable.") {
-        path = format!("immutable.{}", list.split('.').nth(1).unwrap_or(list));
-    }
-    let source = origin_of(error.metadata.as_ref());
-    let what = match &error.kind {
-        Kind::InvalidType(found, wanted) => format!("{found} is of the wrong type; {wanted} is needed"),
-        Kind::UnknownVariant(found, known) => format!("`{found}` is unknown; one of {} is needed", known.join(", ")),
-        Kind::MissingField(field) => {
-            path = format!("immutable.{field}");
-            "is missing; each [[immutable]] rule needs a path such as \"/**/*-{hash}.*\"".to_owned()
-        }
-        other => other.to_string(),
-    };
-    format!("{path}: {}{source}", one_line(&what))
-}
-
-fn refuse_unknown(figment: &Figment, given: &Dict, table: &str) -> Result<(), String> {
-    for (name, value) in given {
-        let path = if table.is_empty() { name.clone() } else { format!("{table}.{name}") };
-        if KEYS.contains(&path.as_str()) {
-            continue;
-        }
-        let inside = format!("{path}.");
-        if !KEYS.iter().any(|key| key.starts_with(&inside)) {
-            let nearest = nearest(&path, value);
-            return Err(format!(
-                "{path}: unknown key{}; did you mean `{nearest}`?",
-                origin_of(figment.get_metadata(value.tag()))
-            ));
-        }
-        let tables = match value {
-            Value::Dict(_, dict) => vec![dict],
-            Value::Array(_, items) => items.iter().filter_map(Value::as_dict).collect(),
-            _ => Vec::new(),
-        };
-        for table in tables {
-            refuse_unknown(figment, table, &path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Where a value came from, for an error.
-fn origin_of(metadata: Option<&Metadata>) -> String {
-    metadata.map(|metadata| format!(" (from {})", metadata.name.replace('`', ""))).unwrap_or_default()
-}
-
-/// The known name that is most like `path`: a table for a table, or else a key,
-/// also when only its table was forgotten or misspelt.
-fn nearest(path: &str, given: &Value) -> &'static str {
-    let table = |key: &&'static str| key.split('.').next().unwrap_or_default();
-    if given.as_dict().is_some() && !path.contains('.') {
-        let distance = |name: &&str| strsim::damerau_levenshtein(path, name);
-        return KEYS.iter().map(table).min_by_key(distance).unwrap_or_default();
-    }
-    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-    let distance = |key: &&&'static str| {
-        let same_table = path.starts_with(table(key));
-        let alone = strsim::damerau_levenshtein(&last(path), &last(key)) + usize::from(!same_table);
-        alone.min(strsim::damerau_levenshtein(path, key))
-    };
-    KEYS.iter().min_by_key(distance).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 use proptest::prelude::*;
 
+use figment::Figment;
+use figment::providers::{Format, Toml};
+use figment::value::Value;
+
+use super::load::parse_set;
 use super::*;
 
 fn load(text: &str) -> Result<Config, String> {
