@@ -1,5 +1,6 @@
 //! [`Body`]: whatever is sent as the content of a message.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -39,6 +40,7 @@ enum Kind {
     Skipping(Box<Body>, u64),
     Stream(BoxStream<'static, Result<Bytes, Error>>),
     Observed(Box<Body>, Progress),
+    Chain(VecDeque<Body>),
 }
 
 impl Body {
@@ -72,6 +74,11 @@ impl Body {
     /// `body` without its first `bytes` bytes; it has to have as many.
     pub(crate) fn skipping(body: Self, bytes: u64) -> Self {
         Self(Kind::Skipping(Box::new(body), bytes))
+    }
+
+    /// One after the other.
+    pub(crate) fn chain(bodies: impl IntoIterator<Item = Self>) -> Self {
+        Self(Kind::Chain(bodies.into_iter().collect()))
     }
 
     /// `body`, and when it was last taken from.
@@ -117,6 +124,7 @@ impl fmt::Debug for Body {
             Kind::Skipping(..) => "Body(skipping)",
             Kind::Stream(_) => "Body(stream)",
             Kind::Observed(..) => "Body(observed)",
+            Kind::Chain(_) => "Body(chain)",
         })
     }
 }
@@ -146,6 +154,15 @@ impl http_body::Body for Body {
                 progress.note();
                 Pin::new(&mut **body).poll_frame(cx)
             }
+            Kind::Chain(bodies) => {
+                while let Some(body) = bodies.front_mut() {
+                    match ready!(Pin::new(body).poll_frame(cx)) {
+                        None => drop(bodies.pop_front()),
+                        frame => return Poll::Ready(frame),
+                    }
+                }
+                Poll::Ready(None)
+            }
         }
     }
 
@@ -158,6 +175,7 @@ impl http_body::Body for Body {
             Kind::Received(received) => received.incoming.is_end_stream(),
             Kind::Skipping(body, _) | Kind::Observed(body, _) => body.is_end_stream(),
             Kind::Stream(_) => false,
+            Kind::Chain(bodies) => bodies.iter().all(Self::is_end_stream),
         }
     }
 
@@ -173,6 +191,10 @@ impl http_body::Body for Body {
             }
             Kind::Stream(_) => SizeHint::default(),
             Kind::Observed(body, _) => body.size_hint(),
+            Kind::Chain(bodies) => {
+                let exact = bodies.iter().map(|body| body.size_hint().exact()).sum::<Option<u64>>();
+                exact.map(SizeHint::with_exact).unwrap_or_default()
+            }
         }
     }
 }

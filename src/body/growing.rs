@@ -269,6 +269,11 @@ impl Reader {
         Self { body, at: 0, end: None, waits: None }
     }
 
+    /// What it reads.
+    pub(crate) fn body(&self) -> Arc<Growing> {
+        Arc::clone(&self.body)
+    }
+
     /// Reads the bytes from `first` on instead, up to `end` if there is one.
     pub(crate) fn narrow(&mut self, first: u64, end: Option<u64>) {
         self.at = first;

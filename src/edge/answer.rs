@@ -1,6 +1,7 @@
 //! Giving an asset out: conditions, ranges, and the fields that say how it
 //! came to be here.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,6 +15,7 @@ use super::fill::{asked, joined};
 use super::{Answer, Ask, Edge, Part, Shared, served};
 use crate::access::{From, Record};
 use crate::body::Body;
+use crate::body::growing::Reader;
 use crate::error::Error;
 use crate::flight::{Kept, Provider, Streaming};
 use crate::key::AssetKey;
@@ -24,13 +26,15 @@ use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Refusal, Verdict};
-use crate::semantics::range::{self, Ranged};
+use crate::semantics::range::{self, Ranged, Span};
 use crate::stored::{Head, Stored};
 
 /// How much of a response a request gets.
 enum Extent {
     Whole,
-    Part { first: u64, end: u64 },
+    Part(Span),
+    /// As multipart/byteranges.
+    Parts(Multipart),
     Nothing,
 }
 
@@ -45,7 +49,10 @@ impl Edge {
         *response.body_mut() = match extent {
             Extent::Nothing => Body::empty(),
             Extent::Whole => Body::held(Arc::clone(&stored.body), 0, len),
-            Extent::Part { first, end } => Body::held(Arc::clone(&stored.body), first, end),
+            Extent::Part(Span { first, end }) => Body::held(Arc::clone(&stored.body), first, end),
+            Extent::Parts(multipart) => {
+                multipart.body(|Span { first, end }| Body::held(Arc::clone(&stored.body), first, end))
+            }
         };
         let served = match tier {
             Tier::Main => Served::Hit,
@@ -55,7 +62,7 @@ impl Edge {
     }
 
     pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
-        let Shared { mut reader, streaming, order } = shared;
+        let Shared { reader, streaming, order } = shared;
         let Streaming { head, provider, kept, charge } = streaming;
         let status = CacheStatus {
             handled,
@@ -70,16 +77,20 @@ impl Edge {
             response.headers_mut().insert(AGE, age.into());
         }
         response.headers_mut().insert(CACHE_STATUS, append_member(head.upstream_status.as_ref(), self.status(&status)));
-        let bounds = match extent {
-            Extent::Nothing => None,
-            Extent::Whole => Some((0, head.length)),
-            Extent::Part { first, end } => Some((first, Some(end))),
-        };
-        if let Some((first, end)) = bounds {
-            let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
+        let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
+        let growing = reader.body();
+        let read = |mut reader: Reader, first, end| {
             reader.narrow(first, end);
-            *response.body_mut() = Body::flight(reader, charge, resume);
-        }
+            Body::flight(reader, Arc::clone(&charge), Arc::clone(&resume))
+        };
+        *response.body_mut() = match extent {
+            Extent::Nothing => Body::empty(),
+            Extent::Whole => read(reader, 0, head.length),
+            Extent::Part(Span { first, end }) => read(reader, first, Some(end)),
+            Extent::Parts(multipart) => {
+                multipart.body(|Span { first, end }| read(Reader::new(Arc::clone(&growing)), first, Some(end)))
+            }
+        };
         Answer { response, record: Self::record(ask, served(part), From::from(&provider)) }
     }
 
@@ -207,12 +218,19 @@ fn condition(ask: &Ask, head: &Head, response: &mut Response<Body>) -> Extent {
     };
     match range::evaluate(&ask.headers, &head.headers, length) {
         Ranged::Whole => Extent::Whole,
-        Ranged::Part { first, end } => {
+        Ranged::Part(span) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             let headers = response.headers_mut();
-            headers.insert(CONTENT_LENGTH, (end - first).into());
-            headers.insert(CONTENT_RANGE, text(format!("bytes {first}-{}/{length}", end - 1)));
-            Extent::Part { first, end }
+            headers.insert(CONTENT_LENGTH, (span.end - span.first).into());
+            headers.insert(CONTENT_RANGE, text(content_range(span, length)));
+            Extent::Part(span)
+        }
+        Ranged::Parts(spans) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let multipart = Multipart::new(spans, length, response.headers().get(CONTENT_TYPE));
+            response.headers_mut().insert(CONTENT_LENGTH, multipart.len().into());
+            response.headers_mut().insert(CONTENT_TYPE, multipart.media_type());
+            Extent::Parts(multipart)
         }
         Ranged::Unsatisfiable => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
@@ -231,6 +249,50 @@ fn empty(headers: &mut HeaderMap) {
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(CONTENT_LENGTH, 0.into());
+}
+
+/// A multipart/byteranges body in the making (RFC 9110 §14.6).
+struct Multipart {
+    spans: Vec<Span>,
+    boundary: String,
+    /// What stands before each part, and behind the last.
+    heads: Vec<String>,
+    tail: String,
+}
+
+impl Multipart {
+    fn new(spans: Vec<Span>, length: u64, media_type: Option<&HeaderValue>) -> Self {
+        // 64 random bits: no content holds them but by chance.
+        let boundary = format!("peerage-{:016x}", RandomState::new().build_hasher().finish());
+        let media_type = media_type.and_then(|media_type| media_type.to_str().ok());
+        let media_type = media_type.map(|media_type| format!("Content-Type: {media_type}\r\n")).unwrap_or_default();
+        let head = |span: &Span| {
+            format!("\r\n--{boundary}\r\n{media_type}Content-Range: {}\r\n\r\n", content_range(*span, length))
+        };
+        let heads = spans.iter().map(head).collect();
+        let tail = format!("\r\n--{boundary}--\r\n");
+        Self { spans, boundary, heads, tail }
+    }
+
+    fn len(&self) -> u64 {
+        let heads: usize = self.heads.iter().map(String::len).sum();
+        let parts: u64 = self.spans.iter().map(|span| span.end - span.first).sum();
+        (heads + self.tail.len()) as u64 + parts
+    }
+
+    fn media_type(&self) -> HeaderValue {
+        text(format!("multipart/byteranges; boundary={}", self.boundary))
+    }
+
+    /// The body, its parts as `part` gives them.
+    fn body(self, part: impl Fn(Span) -> Body) -> Body {
+        let parts = self.heads.into_iter().zip(self.spans).flat_map(|(head, span)| [head.into(), part(span)]);
+        Body::chain(parts.chain([self.tail.into()]))
+    }
+}
+
+fn content_range(Span { first, end }: Span, length: u64) -> String {
+    format!("bytes {first}-{}/{length}", end - 1)
 }
 
 fn text(value: String) -> HeaderValue {

@@ -26,7 +26,7 @@ use crate::key::AssetKey;
 use crate::naming::Rule;
 use crate::origin::Origin;
 use crate::semantics::conditional::{self, Precondition};
-use crate::semantics::range::{self, Ranged};
+use crate::semantics::range::{self, Ranged, Span};
 
 /// How much of a file is read at a time, in bytes.
 const BLOCK: usize = 128 * 1024;
@@ -191,8 +191,9 @@ impl Origin for FileOrigin {
 fn extent(request: &HeaderMap, response: &mut Response<Body>, length: u64) -> Option<(u64, u64)> {
     let status = match conditional::evaluate(request, response.headers()) {
         Precondition::Proceed => match range::evaluate(request, response.headers(), length) {
-            Ranged::Whole => return Some((0, length)),
-            Ranged::Part { first, end } => {
+            // The development origin sends no multipart; the edges do.
+            Ranged::Whole | Ranged::Parts(_) => return Some((0, length)),
+            Ranged::Part(Span { first, end }) => {
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 response.headers_mut().insert(CONTENT_LENGTH, (end - first).into());
                 set_range(response, &format!("bytes {first}-{}/{length}", end - 1));

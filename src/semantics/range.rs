@@ -5,46 +5,73 @@ use http::header::{ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
 
 use super::conditional::{Comparison, same_tag};
 
-/// What a Range field asks of a representation.
+/// More parts than this are not sent one by one (§14.2 allows any server to
+/// ignore Range; §17.15 warns of what many small parts cost).
+pub const MAX_PARTS: usize = 16;
+
+/// Parts that lie nearer together than this many bytes are sent as one: their
+/// boundary would take as much (§15.3.7.2).
+const GAP: u64 = 80;
+
+/// Some bytes of a representation: from `first` up to, not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Offset of the first byte.
+    pub first: u64,
+    /// Offset behind the last byte; always above `first`.
+    pub end: u64,
+}
+
+/// What a Range field asks of a representation.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ranged {
     /// Send all of it: no Range, one that may be ignored, or If-Range failed.
     Whole,
-    /// Send the bytes from `first` up to, not including, `end`.
-    Part {
-        /// Offset of the first byte.
-        first: u64,
-        /// Offset behind the last byte; always above `first`.
-        end: u64,
-    },
+    /// Send these bytes.
+    Part(Span),
+    /// Send these, in this order, as multipart/byteranges: two at the least.
+    Parts(Vec<Span>),
     /// 416: no byte of it is there.
     Unsatisfiable,
 }
 
 /// What `request` (a GET) asks of a response with these fields and `length`
-/// bytes. Several ranges at once are answered with the whole, which §14.2
-/// allows to any server.
+/// bytes. A Range that the grammar does not allow counts as none (§14.2).
 pub fn evaluate(request: &HeaderMap, response: &HeaderMap, length: u64) -> Ranged {
-    let Some(range) = request.get(RANGE) else {
+    let mut lines = request.get_all(RANGE).iter();
+    let (Some(range), None) = (lines.next(), lines.next()) else {
         return Ranged::Whole;
     };
     if !if_range_holds(request, response) {
         return Ranged::Whole;
     }
-    let Some((unit, set)) = range.to_str().ok().and_then(|range| range.split_once('=')) else {
-        return Ranged::Whole;
-    };
-    if !unit.trim().eq_ignore_ascii_case("bytes") || set.contains(',') {
-        return Ranged::Whole;
+    match range.to_str().ok().and_then(|range| spans(range, length)) {
+        None => Ranged::Whole,
+        Some(spans) => choose(spans, length),
     }
-    one(set.trim(), length)
 }
 
-/// RFC 9110 §14.1.2: `first-last`, `first-`, `-suffix`.
-fn one(spec: &str, length: u64) -> Ranged {
-    let Some((first, last)) = spec.split_once('-') else {
-        return Ranged::Whole;
-    };
+/// The satisfiable spans of a Range field; `None` if it is not one of bytes.
+fn spans(range: &str, length: u64) -> Option<Vec<Span>> {
+    let (unit, set) = range.split_once('=')?;
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    let mut spans = Vec::new();
+    let mut specs = 0;
+    // The list rule (§5.6.1.2) lets empty members stand.
+    for spec in set.split(',').map(str::trim).filter(|spec| !spec.is_empty()) {
+        specs += 1;
+        spans.push(one(spec, length)?);
+    }
+    spans.retain(|span| span.first < span.end);
+    (specs > 0).then_some(spans)
+}
+
+/// §14.1.2: `first-last`, `first-`, `-suffix`; `None` for what is none of these.
+/// The span is empty if no byte of it is there.
+fn one(spec: &str, length: u64) -> Option<Span> {
+    let (first, last) = spec.split_once('-')?;
     // A number that does not fit is beyond any representation.
     let number = |digits: &str| {
         let valid = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -53,11 +80,43 @@ fn one(spec: &str, length: u64) -> Ranged {
     let (first, end) = match (number(first), number(last)) {
         (Some(first), Some(last)) if first <= last => (first, last.saturating_add(1).min(length)),
         (Some(first), None) if last.is_empty() => (first, length),
-        (None, Some(suffix)) if first.is_empty() && suffix > 0 => (length.saturating_sub(suffix), length),
-        (None, Some(_)) if first.is_empty() => return Ranged::Unsatisfiable,
-        _ => return Ranged::Whole,
+        (None, Some(suffix)) if first.is_empty() => (length.saturating_sub(suffix), length),
+        _ => return None,
     };
-    if first < end { Ranged::Part { first, end } } else { Ranged::Unsatisfiable }
+    Some(Span { first, end })
+}
+
+/// What is worth sending of the spans that were asked for.
+fn choose(spans: Vec<Span>, length: u64) -> Ranged {
+    let asked: u64 = spans.iter().map(|span| span.end - span.first).fold(0, u64::saturating_add);
+    let spans = coalesce(spans);
+    match spans.as_slice() {
+        [] => Ranged::Unsatisfiable,
+        [only] => Ranged::Part(*only),
+        many if many.len() > MAX_PARTS || asked > length => Ranged::Whole,
+        _ => Ranged::Parts(spans),
+    }
+}
+
+/// Makes one of spans that overlap or nearly touch; the order is that in which
+/// they were asked for, by the first of each that became one.
+fn coalesce(spans: Vec<Span>) -> Vec<Span> {
+    let mut merged: Vec<Span> = Vec::with_capacity(spans.len().min(MAX_PARTS + 1));
+    for mut span in spans {
+        let near = |a: &Span, b: &Span| a.first <= b.end.saturating_add(GAP) && b.first <= a.end.saturating_add(GAP);
+        let mut at = merged.len();
+        // It may bring together some that were apart.
+        while let Some(other) = merged.iter().position(|other| near(other, &span)) {
+            let other_span = merged.remove(other);
+            span = Span { first: span.first.min(other_span.first), end: span.end.max(other_span.end) };
+            at = at.min(other);
+        }
+        merged.insert(at.min(merged.len()), span);
+        if merged.len() > MAX_PARTS {
+            break;
+        }
+    }
+    merged
 }
 
 /// RFC 9110 §13.1.5: a tag by strong comparison; a date only if it is the very
@@ -84,10 +143,17 @@ mod tests {
         lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
     }
 
+    fn of(range: &str, length: u64) -> Ranged {
+        evaluate(&headers(&[("range", range)]), &HeaderMap::new(), length)
+    }
+
+    fn part(first: u64, end: u64) -> Ranged {
+        Ranged::Part(Span { first, end })
+    }
+
     #[test]
     fn ranges_of_ten_bytes() {
-        use Ranged::{Part, Unsatisfiable, Whole};
-        let part = |first, end| Part { first, end };
+        use Ranged::{Unsatisfiable, Whole};
         for (range, expected) in [
             ("bytes=0-3", part(0, 4)),
             ("Bytes = 0-3", part(0, 4)),
@@ -95,18 +161,52 @@ mod tests {
             ("bytes=-3", part(7, 10)),
             ("bytes=-30", part(0, 10)),
             ("bytes=8-99999999999999999999999", part(8, 10)),
+            ("bytes=,0-3,", part(0, 4)),
+            ("bytes=0-3,20-", part(0, 4)),
             ("bytes=10-", Unsatisfiable),
+            ("bytes=10-, 20-30", Unsatisfiable),
             ("bytes=-0", Unsatisfiable),
             ("bytes=3-1", Whole),
-            ("bytes=0-1,3-4", Whole),
+            ("bytes=0-1,3-1", Whole),
             ("bytes=a-b", Whole),
             ("bytes=--1", Whole),
             ("bytes=-", Whole),
+            ("bytes=", Whole),
+            ("bytes=,", Whole),
             ("lines=0-1", Whole),
         ] {
-            assert_eq!(evaluate(&headers(&[("range", range)]), &HeaderMap::new(), 10), expected, "{range}");
+            assert_eq!(of(range, 10), expected, "{range}");
         }
-        assert_eq!(evaluate(&headers(&[("range", "bytes=0-0")]), &HeaderMap::new(), 0), Unsatisfiable);
+        assert_eq!(of("bytes=0-0", 0), Unsatisfiable);
+        let twice = headers(&[("range", "bytes=0-1")]).into_iter().chain(headers(&[("range", "bytes=0-1")]));
+        let mut both = HeaderMap::new();
+        twice.for_each(|(name, value)| {
+            both.append(name.unwrap(), value);
+        });
+        assert_eq!(evaluate(&both, &HeaderMap::new(), 10), Whole);
+    }
+
+    #[test]
+    fn several_ranges_come_in_the_order_asked_for_and_merge_where_they_touch() {
+        let parts =
+            |spans: &[(u64, u64)]| Ranged::Parts(spans.iter().map(|&(first, end)| Span { first, end }).collect());
+        for (range, expected) in [
+            ("bytes=0-9,500-509", parts(&[(0, 10), (500, 510)])),
+            ("bytes=500-509,0-9", parts(&[(500, 510), (0, 10)])),
+            ("bytes=0-9,5-14", part(0, 15)),
+            ("bytes=0-9,50-59", part(0, 60)),
+            ("bytes=0-9,300-309,91-219", parts(&[(0, 10), (91, 310)])),
+            ("bytes=0-9,200-209,-1", parts(&[(0, 10), (200, 210), (999, 1000)])),
+            ("bytes=0-,0-", Ranged::Part(Span { first: 0, end: 1000 })),
+            ("bytes=0-900,990-999,0-800", Ranged::Whole),
+        ] {
+            assert_eq!(of(range, 1000), expected, "{range}");
+        }
+        let many: Vec<_> = (0..=MAX_PARTS).map(|i| format!("{0}-{0}", i * 1000)).collect();
+        assert_eq!(of(&format!("bytes={}", many.join(",")), 1_000_000), Ranged::Whole);
+        assert!(
+            matches!(of(&format!("bytes={}", many[1..].join(",")), 1_000_000), Ranged::Parts(parts) if parts.len() == MAX_PARTS)
+        );
     }
 
     #[test]
@@ -126,10 +226,33 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_part_lies_within_the_whole(spec in "[0-9a-z=, -]{0,20}", length in 0u64..100) {
-            let value = format!("bytes={spec}");
-            if let Ranged::Part { first, end } = evaluate(&headers(&[("range", &value)]), &HeaderMap::new(), length) {
-                prop_assert!(first < end && end <= length);
+        fn parts_lie_within_the_whole_and_apart(spec in "([0-9]{0,3}-[0-9]{0,3},?){1,8}", length in 0u64..1000) {
+            let spans = match of(&format!("bytes={spec}"), length) {
+                Ranged::Part(span) => vec![span],
+                Ranged::Parts(spans) => spans,
+                _ => Vec::new(),
+            };
+            for (i, span) in spans.iter().enumerate() {
+                prop_assert!(span.first < span.end && span.end <= length);
+                prop_assert!(spans[..i].iter().all(|other| other.end + GAP < span.first || span.end + GAP < other.first));
+            }
+        }
+
+        #[test]
+        fn every_byte_that_was_asked_for_is_sent(
+            asked in proptest::collection::vec((0u64..1000, 0u64..200), 1..6),
+        ) {
+            let text: Vec<_> = asked.iter().map(|(first, more)| format!("{first}-{}", first + more)).collect();
+            let spans = match of(&format!("bytes={}", text.join(",")), 1000) {
+                Ranged::Part(span) => vec![span],
+                Ranged::Parts(spans) => spans,
+                Ranged::Whole => vec![Span { first: 0, end: 1000 }],
+                Ranged::Unsatisfiable => Vec::new(),
+            };
+            for (first, more) in asked {
+                for byte in first..=(first + more).min(999) {
+                    prop_assert!(spans.iter().any(|span| span.first <= byte && byte < span.end));
+                }
             }
         }
     }

@@ -74,6 +74,49 @@ async fn conditions_and_ranges_on_a_hit() {
     assert_eq!(origin.count(ASSET), 1);
 }
 
+/// The parts of a multipart/byteranges body: Content-Range and content.
+fn parts(got: &crate::client::Got) -> Vec<(String, String)> {
+    let boundary = got.field("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap().to_owned();
+    let whole = got.text();
+    let (inner, end) = whole.rsplit_once(&format!("\r\n--{boundary}--")).unwrap();
+    assert_eq!(end, "\r\n");
+    let delimiter = format!("\r\n--{boundary}\r\n");
+    let parts = inner.split(&delimiter).skip(1);
+    let part = |part: &str| {
+        let (head, content) = part.split_once("\r\n\r\n").unwrap();
+        let line = |name| head.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+        assert_eq!(line("Content-Type:"), "text/plain");
+        (line("Content-Range:"), content.to_owned())
+    };
+    parts.map(part).collect()
+}
+
+#[tokio::test]
+async fn several_ranges_come_as_parts_on_a_hit_and_on_a_flight() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let body: String = (0..100).map(|i| format!("{i:09}\n")).collect();
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(body.clone()).field("content-type", "text/plain").gate(&gate));
+    gate.open(600);
+    let mut first = edge.get(ASSET).open().await;
+    first.bytes(600).await;
+    for turn in ["flight", "hit"] {
+        let got = within(20, edge.get(ASSET).field("range", "bytes=500-509, 0-9").get()).await;
+        assert_eq!((got.status.as_u16(), got.complete), (206, true), "{turn}");
+        assert_eq!(got.field("content-length"), got.body.len().to_string());
+        let expected = [("bytes 500-509/1000", &body[500..510]), ("bytes 0-9/1000", &body[..10])];
+        assert_eq!(parts(&got), expected.map(|(range, part)| (range.to_owned(), part.to_owned())));
+        if turn == "flight" {
+            gate.open(1000);
+            edge.metric_becomes("peerage_cache_objects{tier=\"main\"}", 1.0).await;
+        }
+    }
+    let head = edge.ask(Method::HEAD, ASSET).field("range", "bytes=0-9,500-509").get().await;
+    assert_eq!(head.status, 200);
+    assert_eq!(origin.count(ASSET), 1);
+}
+
 #[tokio::test]
 async fn other_methods_are_forwarded_with_their_bodies() {
     let origin = Origin::start().await;
