@@ -32,6 +32,10 @@ pub enum Error {
     /// HTTP/1.1 needs one Host field (RFC 9112 §3.2).
     #[error("an HTTP/1.1 request needs exactly one Host field")]
     BadHost,
+    /// The request says only-if-cached, and nothing that answers it is stored
+    /// (RFC 9111 §5.2.1.7).
+    #[error("only-if-cached, and nothing is")]
+    NotCached,
     /// The request has passed this edge before (RFC 8586): the origin, or what
     /// stands before it, sends it back.
     #[error("the request has been here before: is origin.url an edge's own address?")]
@@ -89,6 +93,7 @@ impl Error {
             | Self::UriTooLong
             | Self::MethodNotAllowed
             | Self::Loop
+            | Self::NotCached
             | Self::ClientBroke(_) => Fault::Client,
             Self::PeerUnreachable(_) | Self::PeerTimeout | Self::PeerBroke(_) => Fault::Peer,
             Self::OriginUnreachable(_)
@@ -107,7 +112,7 @@ impl Error {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::PeerTimeout | Self::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotCached | Self::PeerTimeout | Self::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::PeerUnreachable(_)
             | Self::PeerBroke(_)
             | Self::OriginUnreachable(_)
@@ -125,6 +130,7 @@ impl Error {
             Self::BadRequest(_) => "bad-request",
             Self::BadHost => "bad-host",
             Self::Loop => "loop",
+            Self::NotCached => "not-cached",
             Self::UriTooLong => "uri-too-long",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::ClientBroke(_) => "client-broke-off",
@@ -150,6 +156,7 @@ impl Error {
             Self::BadRequest(why) => why,
             Self::BadHost => "an HTTP/1.1 request needs exactly one Host field",
             Self::Loop => "the request has been here before",
+            Self::NotCached => "nothing that answers this request is stored here",
             Self::UriTooLong => "the request target is too long",
             Self::MethodNotAllowed => "this method is not served here",
             Self::ClientBroke(_) => "the request body broke off",

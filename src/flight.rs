@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use http::StatusCode;
 use tokio::sync::watch;
 
 use crate::body::growing::Growing;
@@ -13,7 +14,7 @@ use crate::budget::Charge;
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::semantics::freshness::Refusal;
-use crate::stored::Head;
+use crate::stored::{Head, Stored};
 
 const SHARDS: usize = 64;
 
@@ -39,6 +40,8 @@ pub(crate) enum Outcome {
     Streaming(Streaming),
     /// It was in memory after all.
     Landed,
+    /// What was stored, and stale, is the answer.
+    Reused(Reused),
     /// It belongs to the leader's client alone: everybody else asks anew.
     Pass(Refusal),
     /// This edge is next in rank: another flight, to the origin, goes on.
@@ -54,6 +57,24 @@ pub(crate) struct Streaming {
     pub(crate) kept: Kept,
     /// The flight's share of the budget.
     pub(crate) charge: Arc<Charge>,
+}
+
+/// A stored response that was to be validated.
+#[derive(Clone)]
+pub(crate) struct Reused {
+    pub(crate) stored: Arc<Stored>,
+    pub(crate) why: Why,
+}
+
+/// Why it is the answer.
+#[derive(Clone)]
+pub(crate) enum Why {
+    /// The provider says that it is still the same.
+    Validated(Provider),
+    /// The provider fails with this status, and it may be used then (RFC 5861 §4).
+    FailedWith(StatusCode),
+    /// There was no answer, and it may be used then.
+    Failed(Error),
 }
 
 /// Whether a flight's response will be stored here.

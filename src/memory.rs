@@ -97,9 +97,8 @@ impl Tier {
 
 /// What memory knows of a key.
 pub(crate) enum Found {
-    Fresh(Tier, Arc<Stored>),
-    /// It was there, and has expired.
-    Stale,
+    /// It is there, fresh or stale.
+    Here(Tier, Arc<Stored>),
     /// Known not to be stored: do not queue for it.
     Marked,
     Nothing,
@@ -158,19 +157,10 @@ impl Memory {
     }
 
     pub(crate) fn find(&self, key: &AssetKey, now: SystemTime) -> Found {
-        let mut stale = false;
         for tier in Tier::ALL {
-            let Some(stored) = self.shelf(tier).responses.get(key) else {
-                continue;
-            };
-            if stored.head.is_fresh(now) {
-                return Found::Fresh(tier, stored);
+            if let Some(stored) = self.shelf(tier).responses.get(key) {
+                return Found::Here(tier, stored);
             }
-            self.shelf(tier).responses.remove_if(key, |found| Arc::ptr_eq(found, &stored));
-            stale = true;
-        }
-        if stale {
-            return Found::Stale;
         }
         match self.markers.get(&key.hash()) {
             Some(until) if now < until => Found::Marked,
@@ -191,10 +181,16 @@ impl Memory {
     /// tier's lock is free.
     pub(crate) fn store(&self, tier: Tier, key: AssetKey, stored: Stored) {
         self.markers.remove(&key.hash());
-        if tier == Tier::Main {
-            self.hot.responses.remove(&key);
-        }
+        let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
+        self.shelf(other).responses.remove(&key);
         self.shelf(tier).responses.insert(key, Arc::new(stored));
+    }
+
+    /// Keeps nothing under `key` any more.
+    pub(crate) fn remove(&self, key: &AssetKey) {
+        for tier in Tier::ALL {
+            self.shelf(tier).responses.remove(key);
+        }
     }
 
     /// For the time of `period` from `now`, requests for `key` do not wait for
@@ -305,7 +301,7 @@ mod tests {
             assert!(tiers.takes(Tier::Main, largest));
             let entry = stored(&budget, largest - 600, FOREVER, SystemTime::now());
             tiers.store(Tier::Main, key("/a"), entry);
-            assert!(matches!(tiers.find(&key("/a"), SystemTime::now()), Found::Fresh(Tier::Main, _)), "{memory}");
+            assert!(matches!(tiers.find(&key("/a"), SystemTime::now()), Found::Here(Tier::Main, _)), "{memory}");
         }
     }
 
@@ -325,22 +321,24 @@ mod tests {
     }
 
     #[test]
-    fn expiry_and_markers() {
+    fn tiers_and_markers() {
         let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
         let tiers = Memory::new(&plan);
         let budget = Budget::new(plan.memory);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let second = Duration::from_secs(1);
-        tiers.store(Tier::Hot, key("/a"), stored(&budget, 10, Lifetime::For(second), now));
-        assert!(matches!(tiers.find(&key("/a"), now), Found::Fresh(Tier::Hot, _)));
-        assert!(matches!(tiers.find(&key("/a"), now + second), Found::Stale));
-        assert!(matches!(tiers.find(&key("/a"), now + second), Found::Nothing));
         tiers.mark(&key("/a"), now, second);
         assert!(matches!(tiers.find(&key("/a"), now), Found::Marked));
         assert!(matches!(tiers.find(&key("/a"), now + second), Found::Nothing));
         tiers.mark(&key("/a"), now, second);
-        tiers.store(Tier::Main, key("/a"), stored(&budget, 10, Lifetime::For(second), now));
-        assert!(matches!(tiers.find(&key("/a"), now + second), Found::Stale));
+        // A response is in one tier, and ends what was marked.
+        for tier in [Tier::Hot, Tier::Main, Tier::Hot] {
+            tiers.store(tier, key("/a"), stored(&budget, 10, FOREVER, now));
+            assert!(matches!(tiers.find(&key("/a"), now), Found::Here(found, _) if found == tier));
+            assert_eq!(tiers.figures(Tier::Main).1 + tiers.figures(Tier::Hot).1, 1);
+        }
+        tiers.remove(&key("/a"));
         assert!(matches!(tiers.find(&key("/a"), now), Found::Nothing));
+        assert_eq!(budget.used(), 0);
     }
 }

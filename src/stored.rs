@@ -43,17 +43,23 @@ impl Head {
     pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
         match self.lifetime {
             Lifetime::UntilEvicted { .. } => true,
-            Lifetime::For(lifetime) => self.age(now) < lifetime,
+            Lifetime::For(terms) => self.age(now) < terms.fresh,
         }
     }
 
-    /// The freshness left, where the response states any.
-    pub(crate) fn ttl(&self, now: SystemTime) -> Option<Duration> {
-        let lifetime = match self.lifetime {
+    /// The seconds of freshness left, where the response states any; below zero
+    /// for what is stale (RFC 9211 §2.4).
+    pub(crate) fn ttl(&self, now: SystemTime) -> Option<i64> {
+        let fresh = match self.lifetime {
             Lifetime::UntilEvicted { said } => said?,
-            Lifetime::For(lifetime) => lifetime,
+            Lifetime::For(terms) => terms.fresh,
         };
-        Some(lifetime.saturating_sub(self.age(now)))
+        let age = self.age(now);
+        let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        Some(match fresh.checked_sub(age) {
+            Some(left) => seconds(left),
+            None => -seconds(age.saturating_sub(fresh)),
+        })
     }
 
     /// What an entry with this head and `body` bytes of content weighs.
@@ -83,6 +89,7 @@ pub(crate) fn detached(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// A complete response that may be reused.
+#[derive(Clone)]
 pub(crate) struct Stored {
     pub(crate) head: Arc<Head>,
     pub(crate) body: Arc<Held>,

@@ -17,7 +17,7 @@ use crate::access::{From, Record};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
-use crate::flight::{Kept, Provider, Streaming};
+use crate::flight::{Kept, Provider, Reused, Streaming, Why};
 use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::metrics::{Fetched, Served, Source};
@@ -40,10 +40,47 @@ enum Extent {
 
 impl Edge {
     pub(super) fn answer_stored(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
+        let served = match tier {
+            Tier::Main => Served::Hit,
+            Tier::Hot => Served::HotHit,
+        };
+        let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
+        Answer { response: self.give(ask, stored, hit), record: Self::record(ask, served, From::Memory) }
+    }
+
+    /// A stale response that may be served so.
+    pub(super) fn answer_stale(&self, ask: &Ask, stored: &Stored) -> Answer {
+        let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
+        Answer { response: self.give(ask, stored, hit), record: Self::record(ask, Served::Stale, From::Memory) }
+    }
+
+    /// A stale response that the provider was asked about.
+    pub(super) fn answer_reused(&self, ask: &Ask, handled: Handled, part: Part, reused: &Reused) -> Answer {
+        let (fwd_status, detail, record) = match &reused.why {
+            Why::Validated(provider) => {
+                (Some(StatusCode::NOT_MODIFIED), None, Self::record(ask, served(part), From::from(provider)))
+            }
+            Why::FailedWith(status) => (Some(*status), None, Self::record(ask, Served::Stale, From::Memory)),
+            Why::Failed(error) => (None, Some(error.name()), Self::record(ask, Served::Stale, From::Memory)),
+        };
+        let status = CacheStatus {
+            handled,
+            fwd_status: fwd_status.map(|status| status.as_u16()),
+            collapsed: part == Part::Follower,
+            detail,
+            ..CacheStatus::default()
+        };
+        Answer { response: self.give(ask, &reused.stored, status), record }
+    }
+
+    /// As much of a stored response as the request wants.
+    fn give(&self, ask: &Ask, stored: &Stored, status: CacheStatus) -> Response<Body> {
         let head = &stored.head;
-        let status = CacheStatus { handled: Handled::Hit, ttl: head.ttl(ask.now), ..CacheStatus::default() };
+        // Of a response that was validated since, its age counts from then.
+        let now = ask.now.max(head.born);
+        let status = CacheStatus { ttl: head.ttl(now), ..status };
         let (mut response, extent) = select(ask, head);
-        response.headers_mut().insert(AGE, head.age(ask.now).as_secs().into());
+        response.headers_mut().insert(AGE, head.age(now).as_secs().into());
         response.headers_mut().insert(CACHE_STATUS, self.status(&status));
         let len = stored.body.len();
         *response.body_mut() = match extent {
@@ -54,11 +91,7 @@ impl Edge {
                 multipart.body(|Span { first, end }| Body::held(Arc::clone(&stored.body), first, end))
             }
         };
-        let served = match tier {
-            Tier::Main => Served::Hit,
-            Tier::Hot => Served::HotHit,
-        };
-        Answer { response, record: Self::record(ask, served, From::Memory) }
+        response
     }
 
     pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
@@ -69,7 +102,7 @@ impl Edge {
             collapsed: part == Part::Follower,
             stored: kept == Kept::Stored,
             detail: if let Kept::Shared(refusal) = kept { Some(refusal.name()) } else { None },
-            ttl: None,
+            ..CacheStatus::default()
         };
         let (mut response, extent) = select(ask, &head);
         let age = head.age(SystemTime::now()).as_secs();

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, DATE, VIA};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::sync::oneshot;
 
@@ -17,7 +17,7 @@ use crate::body::{Body, Held};
 use crate::budget::Charge;
 use crate::cluster::membership::Heard;
 use crate::error::{Error, Fault};
-use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Streaming};
+use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Streaming, Why};
 use crate::key::AssetKey;
 use crate::memory::{Found, Tier};
 use crate::metrics::{Asked, Fetched};
@@ -25,6 +25,7 @@ use crate::outgoing::Unframed;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Lifetime, Name, Refusal, Verdict};
+use crate::semantics::validation;
 use crate::stored::{Head, Stored, detached};
 
 /// What a fill asks for.
@@ -32,6 +33,26 @@ pub(super) struct Order {
     pub(super) name: Name,
     /// The fields that go upstream.
     pub(super) headers: HeaderMap,
+    /// What is stored, and has to be validated.
+    pub(super) stale: Option<Arc<Stored>>,
+}
+
+impl Order {
+    /// Whether `stored` is an answer to this order: fresh, and not the one that
+    /// is to be validated.
+    fn is_met_by(&self, stored: &Arc<Stored>) -> bool {
+        let same = self.stale.as_ref().is_some_and(|stale| Arc::ptr_eq(stale, stored));
+        !same && stored.head.is_fresh(SystemTime::now())
+    }
+
+    /// What is stored, if it may be used when nothing better can be had.
+    fn fallback(&self) -> Option<&Arc<Stored>> {
+        let serves = |stored: &&Arc<Stored>| match stored.head.lifetime {
+            Lifetime::For(terms) => terms.serves_on_error(stored.head.age(SystemTime::now())),
+            Lifetime::UntilEvicted { .. } => true,
+        };
+        self.stale.as_ref().filter(serves)
+    }
 }
 
 /// A response that belongs to the leader's client alone.
@@ -65,13 +86,17 @@ impl Edge {
     /// Fills a flight, whatever becomes of those who wanted it.
     pub(super) async fn fill(self: Arc<Self>, lead: Lead, order: Arc<Order>, first: oneshot::Sender<First>) {
         // Look again: it may have landed between the look and the lead.
-        if let Found::Fresh(..) = self.memory.find(lead.key(), SystemTime::now()) {
+        if self.has_landed(lead.key(), &order) {
             return lead.settle(Outcome::Landed);
         }
         match lead.reach() {
             Reach::Origin => self.fill_from_origin(lead, &order, first).await,
             Reach::Peers => self.fill_from_peers(lead, &order, first).await,
         }
+    }
+
+    fn has_landed(&self, key: &AssetKey, order: &Order) -> bool {
+        matches!(self.memory.find(key, SystemTime::now()), Found::Here(_, stored) if order.is_met_by(&stored))
     }
 
     async fn fill_from_origin(&self, lead: Lead, order: &Order, first: oneshot::Sender<First>) {
@@ -83,7 +108,10 @@ impl Edge {
             }
             Err(error) => {
                 tracing::warn!(path = %lead.key(), %error, "the origin gave no answer");
-                lead.fail(error);
+                match order.fallback() {
+                    Some(stored) => lead.settle(reused(stored, Why::Failed(error))),
+                    None => lead.fail(error),
+                }
             }
         }
     }
@@ -100,7 +128,7 @@ impl Edge {
                 lead.settle(Outcome::Joined(Arc::clone(own.flight())));
                 // Look again: while peers were asked, one of them may have had
                 // this edge bring it in.
-                if let Found::Fresh(..) = self.memory.find(own.key(), SystemTime::now()) {
+                if self.has_landed(own.key(), order) {
                     return own.settle(Outcome::Landed);
                 }
                 self.fill_from_origin(own, order, first).await;
@@ -154,6 +182,11 @@ impl Edge {
         let now = SystemTime::now();
         let (began, provider) = (arrival.began, arrival.provider);
         let (mut parts, body) = arrival.response.into_parts();
+        add_date(&mut parts.headers, now);
+        if let Some(outcome) = self.without_body(lead.key(), order, &provider, &parts, arrival.asked) {
+            self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+            return lead.settle(outcome);
+        }
         let policy = self.policy.load_full();
         let age = freshness::initial_age(&parts.headers, arrival.asked, now);
         let verdict = freshness::verdict(order.name, parts.status, &parts.headers, age, policy.negative);
@@ -174,6 +207,10 @@ impl Edge {
             Ok(intake) => self.take_in(lead, intake, provider, body, began).await,
             Err(refusal) => {
                 self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+                if order.stale.is_some() {
+                    // A full response goes before what was stored (RFC 9111 §4.3.3).
+                    self.memory.remove(lead.key());
+                }
                 if refusal.will_recur() {
                     self.memory.mark(lead.key(), now, policy.hit_for_miss);
                 }
@@ -182,6 +219,60 @@ impl Edge {
                 lead.settle(Outcome::Pass(refusal));
             }
         }
+    }
+
+    /// What becomes of a flight that has an answer already: a 304 validates what
+    /// is stored, and an error may be worse than it.
+    fn without_body(
+        &self,
+        key: &AssetKey,
+        order: &Order,
+        provider: &Provider,
+        parts: &http::response::Parts,
+        asked: SystemTime,
+    ) -> Option<Outcome> {
+        if parts.status == StatusCode::NOT_MODIFIED {
+            let garbage = Error::OriginGarbage("a 304 that answers no condition of this edge".to_owned());
+            let stored =
+                order.stale.as_ref().filter(|stored| validation::selects(&stored.head.headers, &parts.headers));
+            return Some(
+                stored.map_or(Outcome::Failed(garbage), |stored| {
+                    self.freshen(key, order, provider, stored, parts, asked)
+                }),
+            );
+        }
+        let failed = matches!(parts.status.as_u16(), 500 | 502 | 503 | 504);
+        let fallback = order.fallback().filter(|_| failed)?;
+        Some(reused(fallback, Why::FailedWith(parts.status)))
+    }
+
+    /// Takes a 304's fields over into what is stored (RFC 9111 §3.2, §4.3.4).
+    fn freshen(
+        &self,
+        key: &AssetKey,
+        order: &Order,
+        provider: &Provider,
+        stored: &Arc<Stored>,
+        parts: &http::response::Parts,
+        asked: SystemTime,
+    ) -> Outcome {
+        let now = SystemTime::now();
+        let headers = detached(&validation::updated(&stored.head.headers, &parts.headers));
+        let age = freshness::initial_age(&parts.headers, asked, now);
+        let policy = self.policy.load();
+        let verdict = freshness::verdict(order.name, stored.head.status, &headers, age, policy.negative);
+        let lifetime = match verdict {
+            Verdict::Store(lifetime) => lifetime,
+            Verdict::Share(refusal) | Verdict::Pass(refusal) => {
+                self.memory.remove(key);
+                return Outcome::Pass(refusal);
+            }
+        };
+        let (status, length) = (stored.head.status, stored.head.length);
+        let head = Arc::new(Head { status, headers, length, upstream_status: None, born: now - age, lifetime });
+        let fresh = Stored { head, body: Arc::clone(&stored.body) };
+        self.memory.store(tier(provider), key.clone(), fresh.clone());
+        reused(&Arc::new(fresh), Why::Validated(provider.clone()))
     }
 
     /// Whether everybody may have the response, and whether it will be kept.
@@ -329,7 +420,14 @@ fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = key.target().into();
     *request.headers_mut() = order.headers.clone();
+    if let Some(stale) = &order.stale {
+        validation::add_condition(request.headers_mut(), &stale.head.headers);
+    }
     request
+}
+
+fn reused(stored: &Arc<Stored>, why: Why) -> Outcome {
+    Outcome::Reused(Reused { stored: Arc::clone(stored), why })
 }
 
 fn tier(provider: &Provider) -> Tier {
@@ -378,13 +476,14 @@ fn head(
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
-    // RFC 9110 §6.6.1: a recipient with a clock adds the Date that lacks.
-    if !headers.contains_key(DATE)
-        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(born))
-    {
+    Head { status: parts.status, headers, length, upstream_status, born, lifetime }
+}
+
+/// RFC 9110 §6.6.1: a recipient with a clock adds the Date that lacks.
+fn add_date(headers: &mut HeaderMap, now: SystemTime) {
+    if let (false, Ok(date)) = (headers.contains_key(DATE), HeaderValue::try_from(httpdate::fmt_http_date(now))) {
         headers.insert(DATE, date);
     }
-    Head { status: parts.status, headers, length, upstream_status, born, lifetime }
 }
 
 /// All lines of a list field in one.

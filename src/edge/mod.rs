@@ -25,9 +25,11 @@ use crate::memory::{Found, Memory, Plan, Tier};
 use crate::metrics::{Gauges, Metrics, Served, Source};
 use crate::naming::Rule;
 use crate::origin::Origin;
+use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward::{self, Faithful};
-use crate::semantics::freshness::Name;
+use crate::semantics::freshness::{self, Name, Reuse};
+use crate::stored::Stored;
 
 mod answer;
 mod fill;
@@ -211,22 +213,53 @@ impl Edge {
     }
 
     async fn look_up(self: &Arc<Self>, ask: Ask) -> Answer {
-        match self.memory.find(&ask.key, ask.now) {
-            Found::Fresh(tier, stored) => self.answer_stored(&ask, tier, &stored),
-            Found::Marked => self.pass(ask, Handled::Bypass).await,
-            // An answer to these credentials is nobody else's: RFC 9111 §3.5.
-            _ if ask.headers.contains_key(AUTHORIZATION) => self.pass(ask, Handled::Request).await,
-            // Content in a GET has no meaning that a key could hold: RFC 9110 §9.3.1.
-            _ if !http_body::Body::is_end_stream(&ask.body) => self.pass(ask, Handled::Request).await,
-            Found::Stale => self.share(ask, Handled::Stale).await,
-            Found::Nothing => self.share(ask, Handled::UriMiss).await,
+        let wish = RequestControl::of(&ask.headers);
+        let (handled, stale) = match self.memory.find(&ask.key, ask.now) {
+            Found::Here(tier, stored) => {
+                match freshness::reuse(stored.head.lifetime, stored.head.age(ask.now), &wish) {
+                    Reuse::Fresh => return self.answer_stored(&ask, tier, &stored),
+                    Reuse::Stale => return self.answer_stale(&ask, &stored),
+                    Reuse::WhileRevalidate => {
+                        self.validate_behind(&ask, &stored);
+                        return self.answer_stale(&ask, &stored);
+                    }
+                    Reuse::Validate if stored.head.is_fresh(ask.now) => (Handled::Request, Some(stored)),
+                    Reuse::Validate => (Handled::Stale, Some(stored)),
+                }
+            }
+            Found::Marked => (Handled::Bypass, None),
+            Found::Nothing => (Handled::UriMiss, None),
+        };
+        if wish.only_if_cached {
+            return self.refuse(ask.source, ask.method, Ok(ask.key), Error::NotCached);
+        }
+        if handled == Handled::Bypass {
+            return self.pass(ask, handled).await;
+        }
+        // An answer to credentials is nobody else's (RFC 9111 §3.5), nothing is
+        // kept of a request that says so, and content in a GET has no meaning
+        // that a key could hold (RFC 9110 §9.3.1).
+        if ask.headers.contains_key(AUTHORIZATION) || wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
+            return self.pass(ask, Handled::Request).await;
+        }
+        self.share(ask, handled, stale).await
+    }
+
+    /// Validates a response in the background: one flight at a time for a key.
+    fn validate_behind(self: &Arc<Self>, ask: &Ask, stored: &Arc<Stored>) {
+        if let Joining::Lead(lead) = self.join(ask) {
+            let mut headers = ask.headers.clone();
+            forward::strip_hop_by_hop(&mut headers);
+            // Nobody waits for what might be a leader's alone.
+            drop(self.depart(lead, Arc::new(self.order(ask, &headers, Some(Arc::clone(stored))))));
         }
     }
 
-    /// Leads or follows the flight of the asset, and answers from it.
-    async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
+    /// Leads or follows the flight of the asset, and answers from it; `stale` is
+    /// what is stored, and has to be validated.
+    async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Arc<Stored>>) -> Answer {
         forward::strip_hop_by_hop(&mut ask.headers);
-        let order = Arc::new(self.order(&ask));
+        let order = Arc::new(self.order(&ask, &ask.headers, stale));
         let joining = self.join(&ask);
         let mut flight = match &joining {
             Joining::Follow(flight) => Arc::clone(flight),
@@ -247,8 +280,9 @@ impl Edge {
                     reader = Reader::new(Arc::clone(&other.body));
                     flight = other;
                 }
+                Outcome::Reused(reused) => return self.answer_reused(&ask, handled, part, &reused),
                 Outcome::Landed => match self.memory.find(&ask.key, ask.now) {
-                    Found::Fresh(tier, stored) => return self.answer_stored(&ask, tier, &stored),
+                    Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
                     // It landed, and was evicted already: no use in queueing again.
                     _ => return self.pass(ask, handled).await,
                 },
@@ -292,13 +326,16 @@ impl Edge {
         receiver
     }
 
-    fn order(&self, ask: &Ask) -> Order {
+    /// What a fill for `ask` asks for; `headers` are the request's, without its
+    /// connection's own.
+    fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Arc<Stored>>) -> Order {
         let name = self.policy.load().name(&ask.key);
         let faithful = match name {
             Name::Immutable => Faithful::NameOnly,
             Name::Plain => Faithful::Whole,
         };
-        Order { name, headers: forward::upstream_fields(&ask.headers, faithful, &self.request_via(ask)) }
+        let headers = forward::upstream_fields(headers, faithful, &self.request_via(ask));
+        Order { name, headers, stale }
     }
 
     /// Whether the answer to a fill is also the answer to the request that

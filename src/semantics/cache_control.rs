@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, PRAGMA};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 /// The greatest delta-seconds that is told apart: RFC 9111 §1.2.2 has a cache
 /// take anything above 2^31 for it.
 pub const MAX_DELTA: u64 = 1 << 31;
 
+/// RFC 9213: for caches like this one; it goes before Cache-Control and Expires.
+pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+
 /// The response directives that decide about storing and freshness
 /// (RFC 9111 §5.2.2). Repeated and contradicting directives are read in the
 /// way that stores less and for a shorter time (§4.2.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a directive that is there or not
 pub struct CacheControl {
     /// §5.2.2.5
     pub no_store: bool,
@@ -20,16 +25,141 @@ pub struct CacheControl {
     pub no_cache: bool,
     /// §5.2.2.7, in either form.
     pub private: bool,
+    /// §5.2.2.3
+    pub must_understand: bool,
+    /// §5.2.2.2 and §5.2.2.8: for a shared cache they mean the same.
+    pub must_revalidate: bool,
     /// §5.2.2.1; an unreadable value counts as zero.
     pub max_age: Option<Duration>,
     /// §5.2.2.10
     pub s_maxage: Option<Duration>,
+    /// RFC 5861 §3
+    pub stale_while_revalidate: Option<Duration>,
+    /// RFC 5861 §4
+    pub stale_if_error: Option<Duration>,
+    /// It came in CDN-Cache-Control: Expires does not count (RFC 9213 §2.2).
+    pub targeted: bool,
 }
 
 impl CacheControl {
-    /// Reads every Cache-Control line of `headers`.
+    /// What the response with these fields says to a shared cache that is part
+    /// of a CDN: CDN-Cache-Control if it is there and well formed, and
+    /// Cache-Control else (RFC 9213 §2.1, §2.2).
+    pub fn of(headers: &HeaderMap) -> Self {
+        if let Some(targeted) = Self::targeted(headers) {
+            return targeted;
+        }
+        let mut parsed = Self::default();
+        for line in headers.get_all(CACHE_CONTROL) {
+            for (name, value) in directives(line.as_bytes()) {
+                parsed.take(name, Value::Text(value));
+            }
+        }
+        parsed
+    }
+
+    fn targeted(headers: &HeaderMap) -> Option<Self> {
+        let lines: Vec<_> = headers.get_all(CDN_CACHE_CONTROL).iter().map(HeaderValue::as_bytes).collect();
+        let dictionary: Dictionary = Parser::new(&lines.join(&b", "[..])).parse().ok()?;
+        if dictionary.is_empty() {
+            return None;
+        }
+        let mut parsed = Self { targeted: true, ..Self::default() };
+        for (name, entry) in &dictionary {
+            let value = match entry {
+                ListEntry::Item(item) => &item.bare_item,
+                ListEntry::InnerList(_) => continue,
+            };
+            match value {
+                BareItem::Boolean(false) => {}
+                BareItem::Integer(seconds) => parsed.take(name.as_str().as_bytes(), Value::Seconds((*seconds).into())),
+                _ => parsed.take(name.as_str().as_bytes(), Value::Text(None)),
+            }
+        }
+        Some(parsed)
+    }
+
+    fn take(&mut self, name: &[u8], value: Value<'_>) {
+        let is = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
+        if is("no-store") {
+            self.no_store = true;
+        } else if is("no-cache") {
+            self.no_cache = true;
+        } else if is("private") {
+            self.private = true;
+        } else if is("must-understand") {
+            self.must_understand = true;
+        } else if is("must-revalidate") || is("proxy-revalidate") {
+            self.must_revalidate = true;
+        } else if is("max-age") {
+            self.max_age = Some(shorter(self.max_age, value.delta()));
+        } else if is("s-maxage") {
+            self.s_maxage = Some(shorter(self.s_maxage, value.delta()));
+        } else if is("stale-while-revalidate") {
+            self.stale_while_revalidate = Some(shorter(self.stale_while_revalidate, value.delta()));
+        } else if is("stale-if-error") {
+            self.stale_if_error = Some(shorter(self.stale_if_error, value.delta()));
+        }
+    }
+
+    /// Whether a stale response must not be used (§4.2.4): `s-maxage` holds
+    /// what `proxy-revalidate` says (§5.2.2.10).
+    pub fn forbids_stale(&self) -> bool {
+        self.must_revalidate || self.no_cache || self.s_maxage.is_some()
+    }
+}
+
+/// A directive's argument, from either kind of field.
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    Text(Option<&'a [u8]>),
+    Seconds(i64),
+}
+
+impl Value<'_> {
+    fn delta(self) -> Option<Duration> {
+        match self {
+            Self::Text(text) => text.and_then(delta_seconds),
+            Self::Seconds(seconds) => {
+                u64::try_from(seconds).ok().map(|seconds| Duration::from_secs(seconds.min(MAX_DELTA)))
+            }
+        }
+    }
+}
+
+fn shorter(known: Option<Duration>, said: Option<Duration>) -> Duration {
+    let said = said.unwrap_or_default();
+    known.map_or(said, |known| known.min(said))
+}
+
+/// The request directives (RFC 9111 §5.2.1). An argument that cannot be read
+/// is taken for the stricter wish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a directive that is there or not
+pub struct RequestControl {
+    /// §5.2.1.5
+    pub no_store: bool,
+    /// §5.2.1.4, or `Pragma: no-cache` where there is no Cache-Control (§5.4).
+    pub no_cache: bool,
+    /// §5.2.1.7
+    pub only_if_cached: bool,
+    /// §5.2.1.1
+    pub max_age: Option<Duration>,
+    /// §5.2.1.3
+    pub min_fresh: Option<Duration>,
+    /// §5.2.1.2; without an argument, a stale response of any age will do.
+    pub max_stale: Option<Duration>,
+}
+
+impl RequestControl {
+    /// Reads the request with these fields.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut parsed = Self::default();
+        if !headers.contains_key(CACHE_CONTROL) {
+            let pragma = headers.get_all(PRAGMA).iter().flat_map(|line| directives(line.as_bytes()));
+            parsed.no_cache = pragma.into_iter().any(|(name, _)| name.eq_ignore_ascii_case(b"no-cache"));
+            return parsed;
+        }
         for line in headers.get_all(CACHE_CONTROL) {
             for (name, value) in directives(line.as_bytes()) {
                 parsed.take(name, value);
@@ -40,23 +170,23 @@ impl CacheControl {
 
     fn take(&mut self, name: &[u8], value: Option<&[u8]>) {
         let is = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
+        let said = value.and_then(delta_seconds);
+        let most = Duration::from_secs(MAX_DELTA);
         if is("no-store") {
             self.no_store = true;
         } else if is("no-cache") {
             self.no_cache = true;
-        } else if is("private") {
-            self.private = true;
+        } else if is("only-if-cached") {
+            self.only_if_cached = true;
         } else if is("max-age") {
-            self.max_age = Some(shorter(self.max_age, value));
-        } else if is("s-maxage") {
-            self.s_maxage = Some(shorter(self.s_maxage, value));
+            self.max_age = Some(shorter(self.max_age, said));
+        } else if is("min-fresh") {
+            self.min_fresh = Some(self.min_fresh.unwrap_or_default().max(said.unwrap_or(most)));
+        } else if is("max-stale") {
+            let said = if value.is_none() { most } else { said.unwrap_or_default() };
+            self.max_stale = Some(self.max_stale.map_or(said, |known| known.min(said)));
         }
     }
-}
-
-fn shorter(known: Option<Duration>, value: Option<&[u8]>) -> Duration {
-    let said = value.and_then(delta_seconds).unwrap_or_default();
-    known.map_or(said, |known| known.min(said))
 }
 
 /// RFC 9111 §1.2.2: digits only, and a huge value is [`MAX_DELTA`].
@@ -116,7 +246,6 @@ fn unquoted_comma(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -148,6 +277,56 @@ mod tests {
         assert!(parse(&[",, private=\"set-cookie\""]).private);
         assert!(parse(&["no-cache=\"x, y\", s-maxage=5"]).no_cache);
         assert_eq!(parse(&["xmax-age=5"]).max_age, None);
+    }
+
+    #[test]
+    fn a_targeted_field_goes_first_where_it_is_well_formed() {
+        let both = |targeted: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
+            headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_bytes(targeted.as_bytes()).unwrap());
+            CacheControl::of(&headers)
+        };
+        let seconds = |n| Some(Duration::from_secs(n));
+        assert_eq!(both("max-age=60").max_age, seconds(60));
+        assert!(both("max-age=60").targeted);
+        assert_eq!(both("max-age=60;ext=1, no-cache").max_age, seconds(60));
+        assert!(both("no-store").no_store && !both("no-store=?0").no_store);
+        assert_eq!(both("no-store").max_age, None);
+        assert_eq!(both("max-age=-1").max_age, seconds(0));
+        assert_eq!(both("max-age=\"60\"").max_age, seconds(0));
+        for malformed in ["", "max-age = 60", "max-age=60,", "Max-Age=60", "&&&"] {
+            assert_eq!(both(malformed).max_age, seconds(5), "{malformed}");
+        }
+    }
+
+    #[test]
+    fn what_a_request_wishes() {
+        let of = |name: &'static str, line: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            RequestControl::of(&headers)
+        };
+        let none = RequestControl::default();
+        let seconds = |n| Some(Duration::from_secs(n));
+        for (line, expected) in [
+            ("no-cache", RequestControl { no_cache: true, ..none }),
+            ("NO-STORE, only-if-cached", RequestControl { no_store: true, only_if_cached: true, ..none }),
+            ("max-age=5, max-age=3", RequestControl { max_age: seconds(3), ..none }),
+            ("max-age=x", RequestControl { max_age: seconds(0), ..none }),
+            ("max-stale", RequestControl { max_stale: seconds(MAX_DELTA), ..none }),
+            ("max-stale=7", RequestControl { max_stale: seconds(7), ..none }),
+            ("max-stale=x", RequestControl { max_stale: seconds(0), ..none }),
+            ("min-fresh=7", RequestControl { min_fresh: seconds(7), ..none }),
+            ("min-fresh=x", RequestControl { min_fresh: seconds(MAX_DELTA), ..none }),
+        ] {
+            assert_eq!(of("cache-control", line), expected, "{line}");
+        }
+        assert!(of("pragma", "no-cache").no_cache);
+        let mut headers = HeaderMap::new();
+        headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
+        assert!(!RequestControl::of(&headers).no_cache);
     }
 
     proptest! {

@@ -1,7 +1,6 @@
 //! Cache-Status: RFC 9211.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
@@ -13,8 +12,10 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub struct CacheStatus {
     /// Hit, or why the request went forward.
     pub handled: Handled,
-    /// `ttl`, §2.4: the freshness left.
-    pub ttl: Option<Duration>,
+    /// `fwd-status`, §2.3: what came back, where it is not what was given.
+    pub fwd_status: Option<u16>,
+    /// `ttl`, §2.4: the seconds of freshness left, below zero for what is stale.
+    pub ttl: Option<i64>,
     /// `collapsed`, §2.6: it shares a request that was under way.
     pub collapsed: bool,
     /// `stored`, §2.5: the response was, or is being, stored here.
@@ -58,9 +59,13 @@ impl CacheStatus {
             Handled::Bypass => ";fwd=bypass",
             Handled::Refused => "",
         });
+        if let Some(status) = self.fwd_status {
+            text.push_str(";fwd-status=");
+            text.push_str(itoa::Buffer::new().format(status));
+        }
         if let Some(ttl) = self.ttl {
             text.push_str(";ttl=");
-            text.push_str(itoa::Buffer::new().format(ttl.as_secs()));
+            text.push_str(itoa::Buffer::new().format(ttl));
         }
         if self.collapsed {
             text.push_str(";collapsed");
@@ -102,11 +107,13 @@ mod tests {
 
     #[test]
     fn members() {
-        let hit =
-            CacheStatus { handled: Handled::Hit, ttl: Some(Duration::from_secs(31_535_990)), ..CacheStatus::default() };
+        let hit = CacheStatus { handled: Handled::Hit, ttl: Some(31_535_990), ..CacheStatus::default() };
         assert_eq!(hit.value("edge-1"), "edge-1;hit;ttl=31535990");
         let miss = CacheStatus { collapsed: true, stored: true, ..CacheStatus::default() };
         assert_eq!(miss.value("edge-1"), "edge-1;fwd=uri-miss;collapsed;stored");
+        let validated =
+            CacheStatus { handled: Handled::Stale, fwd_status: Some(304), ttl: Some(-5), ..CacheStatus::default() };
+        assert_eq!(validated.value("edge-1"), "edge-1;fwd=stale;fwd-status=304;ttl=-5");
         let refused = CacheStatus { handled: Handled::Refused, detail: Some("bad-request"), ..CacheStatus::default() };
         assert_eq!(refused.value("1 \"x\""), "\"1 \\\"x\\\"\";detail=bad-request");
     }

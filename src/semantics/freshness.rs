@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{AGE, CONTENT_ENCODING, DATE, EXPIRES, SET_COOKIE, VARY};
 use http::{HeaderMap, StatusCode};
 
-use super::cache_control::{CacheControl, delta_seconds};
+use super::cache_control::{CacheControl, RequestControl, delta_seconds};
 
 /// Whether the name of an asset holds a hash (see [`crate::naming`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +27,92 @@ pub enum Lifetime {
         /// The explicit lifetime, if the response has one.
         said: Option<Duration>,
     },
-    /// Fresh while its age is below this.
-    For(Duration),
+    /// As the response says.
+    For(Terms),
+}
+
+/// What a response says of its freshness, and of what may follow on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Fresh while its age is below this (RFC 9111 §4.2).
+    pub fresh: Duration,
+    /// How long after that it may be served while it is validated (RFC 5861 §3).
+    pub while_revalidate: Duration,
+    /// How long after that it may be served when validation fails (RFC 5861 §4).
+    pub if_error: Duration,
+    /// Whether a stale response may be served at all (RFC 9111 §4.2.4).
+    pub stale: Stale,
+}
+
+/// Whether a response may be served when it is stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// If the client says so, or the response itself.
+    Allowed,
+    /// `must-revalidate`, or a directive that holds it.
+    Forbidden,
+}
+
+impl Terms {
+    /// Fresh for so long, and nothing after.
+    pub fn only(fresh: Duration) -> Self {
+        Self { fresh, while_revalidate: Duration::ZERO, if_error: Duration::ZERO, stale: Stale::Forbidden }
+    }
+
+    fn of(fresh: Duration, control: CacheControl) -> Self {
+        Self {
+            fresh,
+            while_revalidate: control.stale_while_revalidate.unwrap_or_default(),
+            if_error: control.stale_if_error.unwrap_or_default(),
+            stale: if control.forbids_stale() { Stale::Forbidden } else { Stale::Allowed },
+        }
+    }
+
+    /// Whether it may be served, stale as it is at `age`, when validation fails.
+    pub fn serves_on_error(&self, age: Duration) -> bool {
+        self.stale == Stale::Allowed && age <= self.fresh.saturating_add(self.if_error)
+    }
+}
+
+/// Whether a stored response answers a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// It is fresh, and fresh enough for this request.
+    Fresh,
+    /// It is stale, and the client says that it takes it so.
+    Stale,
+    /// It is stale, and may be served while it is validated in the background.
+    WhileRevalidate,
+    /// It must be validated first.
+    Validate,
+}
+
+/// Decides whether a response whose age is `age` answers `request` (RFC 9111
+/// §4.2, §4.2.4, §5.2.1). A name that holds a hash is not validated, whatever
+/// the request says: there is nothing that it could have become (RFC 8246 has
+/// the same in mind for a reload).
+pub fn reuse(lifetime: Lifetime, age: Duration, request: &RequestControl) -> Reuse {
+    let Lifetime::For(terms) = lifetime else {
+        return Reuse::Fresh;
+    };
+    if request.no_cache || request.max_age.is_some_and(|most| age > most) {
+        return Reuse::Validate;
+    }
+    let left = terms.fresh.saturating_sub(age);
+    if age < terms.fresh {
+        let enough = request.min_fresh.is_none_or(|least| left >= least);
+        return if enough { Reuse::Fresh } else { Reuse::Validate };
+    }
+    let over = age.saturating_sub(terms.fresh);
+    if terms.stale == Stale::Forbidden || request.min_fresh.is_some() {
+        Reuse::Validate
+    } else if request.max_stale.is_some_and(|most| over <= most) {
+        Reuse::Stale
+    } else if over < terms.while_revalidate {
+        Reuse::WhileRevalidate
+    } else {
+        Reuse::Validate
+    }
 }
 
 /// What to do with a response to a GET.
@@ -99,7 +183,14 @@ impl Refusal {
 /// on arrival is `age`; `negative` is how long a 404 for an immutable name is
 /// remembered.
 pub fn verdict(name: Name, status: StatusCode, headers: &HeaderMap, age: Duration, negative: Duration) -> Verdict {
-    let control = CacheControl::of(headers);
+    let mut control = CacheControl::of(headers);
+    if control.must_understand {
+        // RFC 9111 §5.2.2.3: what is understood may be stored, `no-store` or not.
+        if !is_understood(status) {
+            return Verdict::Pass(Refusal::Status);
+        }
+        control.no_store = false;
+    }
     match personal(headers, control) {
         // An error is for everybody who waits, also when it says `no-store`, as
         // errors do: nothing personal was in the request. So a failing origin
@@ -110,27 +201,51 @@ pub fn verdict(name: Name, status: StatusCode, headers: &HeaderMap, age: Duratio
         Some(refusal) => return Verdict::Pass(refusal),
         None => {}
     }
+    if matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Verdict::Pass(Refusal::Status);
+    }
     match (name, status) {
         (Name::Immutable, StatusCode::OK) => {
             Verdict::Store(Lifetime::UntilEvicted { said: explicit_lifetime(headers, control) })
         }
         (Name::Immutable, StatusCode::NOT_FOUND) if negative.is_zero() => Verdict::Share(Refusal::Status),
-        (Name::Immutable, StatusCode::NOT_FOUND) => Verdict::Store(Lifetime::For(negative.saturating_add(age))),
-        (Name::Immutable, status) if status.as_u16() >= 300 => Verdict::Share(Refusal::Status),
-        (Name::Plain, StatusCode::OK) => plain(headers, control, age),
-        _ => Verdict::Pass(Refusal::Status),
+        (Name::Immutable, StatusCode::NOT_FOUND) => {
+            Verdict::Store(Lifetime::For(Terms::only(negative.saturating_add(age))))
+        }
+        (Name::Immutable, _) => match explicit(headers, control, age) {
+            Verdict::Pass(refusal) => Verdict::Share(refusal),
+            other => other,
+        },
+        (Name::Plain, _) => explicit(headers, control, age),
     }
 }
 
-fn plain(headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
+/// RFC 9111 §3 and §4.2.1, for a response of any final status: what says for
+/// how long it is fresh is stored.
+fn explicit(headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
     if control.no_cache {
         return Verdict::Pass(Refusal::NoCache);
     }
-    match explicit_lifetime(headers, control) {
-        None => Verdict::Pass(Refusal::NotExplicit),
-        Some(lifetime) if lifetime <= age => Verdict::Pass(Refusal::Expired),
-        Some(lifetime) => Verdict::Store(Lifetime::For(lifetime)),
+    let Some(fresh) = explicit_lifetime(headers, control) else {
+        return Verdict::Pass(Refusal::NotExplicit);
+    };
+    let terms = Terms::of(fresh, control);
+    if age < fresh {
+        return Verdict::Store(Lifetime::For(terms));
     }
+    // Stale when it came: a peer served it so, and it serves those who wait.
+    let late = terms.while_revalidate.max(terms.if_error);
+    if terms.stale == Stale::Allowed && age < fresh.saturating_add(late) {
+        Verdict::Share(Refusal::Expired)
+    } else {
+        Verdict::Pass(Refusal::Expired)
+    }
+}
+
+/// The statuses whose caching rules this cache knows (RFC 9110 §15.1 lists
+/// those that are heuristically cacheable, and §15 tells of the redirects).
+fn is_understood(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 302 | 307 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 fn is_error(status: StatusCode) -> bool {
@@ -169,6 +284,9 @@ fn vary_is_harmless(headers: &HeaderMap) -> bool {
 pub fn explicit_lifetime(headers: &HeaderMap, control: CacheControl) -> Option<Duration> {
     if let Some(lifetime) = control.s_maxage.or(control.max_age) {
         return Some(lifetime);
+    }
+    if control.targeted {
+        return None;
     }
     let expires = headers.get(EXPIRES)?;
     let at = |value: &http::HeaderValue| httpdate::parse_http_date(value.to_str().ok()?).ok();
@@ -214,12 +332,17 @@ mod tests {
     #[test]
     fn a_plain_name_needs_explicit_freshness() {
         use Refusal::{Expired, NoCache, NoStore, NotExplicit, Private, SetCookie, Status, Vary};
-        let stored = |seconds| Verdict::Store(Lifetime::For(Duration::from_secs(seconds)));
+        let terms = |seconds, stale| Terms { stale, ..Terms::only(Duration::from_secs(seconds)) };
+        let stored = |seconds| Verdict::Store(Lifetime::For(terms(seconds, Stale::Allowed)));
         let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
         for (status, lines, expected) in [
             (200, &[][..], Verdict::Pass(NotExplicit)),
             (200, &[("cache-control", "max-age=60")], stored(60)),
-            (200, &[("cache-control", "max-age=60, s-maxage=5")], stored(5)),
+            (
+                200,
+                &[("cache-control", "max-age=60, s-maxage=5")],
+                Verdict::Store(Lifetime::For(terms(5, Stale::Forbidden))),
+            ),
             (200, &[("cache-control", "max-age=0")], Verdict::Pass(Expired)),
             (200, &[date, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], stored(60)),
             (200, &[date, ("expires", "0")], Verdict::Pass(Expired)),
@@ -234,8 +357,18 @@ mod tests {
                 &[("cache-control", "max-age=60"), ("vary", "Accept-Encoding"), ("content-encoding", "gzip")],
                 Verdict::Pass(Vary),
             ),
-            (404, &[("cache-control", "max-age=60")], Verdict::Pass(Status)),
-            (503, &[], Verdict::Pass(Status)),
+            (404, &[("cache-control", "max-age=60")], stored(60)),
+            (599, &[("cache-control", "max-age=60")], stored(60)),
+            (599, &[("cache-control", "max-age=60, must-understand")], Verdict::Pass(Status)),
+            (200, &[("cache-control", "max-age=60, must-understand, no-store")], stored(60)),
+            (206, &[("cache-control", "max-age=60")], Verdict::Pass(Status)),
+            (503, &[], Verdict::Pass(NotExplicit)),
+            (200, &[("cdn-cache-control", "max-age=60"), ("cache-control", "no-store")], stored(60)),
+            (
+                200,
+                &[("cdn-cache-control", "public"), date, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")],
+                Verdict::Pass(NotExplicit),
+            ),
         ] {
             assert_eq!(judge(Name::Plain, status, lines), expected, "{status} {lines:?}");
         }
@@ -248,14 +381,49 @@ mod tests {
         assert_eq!(judge(Name::Immutable, 200, &[("cache-control", "max-age=60")]), kept(Some(60)));
         assert_eq!(judge(Name::Immutable, 200, &[("cache-control", "private")]), Verdict::Pass(Refusal::Private));
         assert_eq!(judge(Name::Immutable, 200, &[("set-cookie", "a=b")]), Verdict::Pass(Refusal::SetCookie));
-        assert_eq!(judge(Name::Immutable, 404, &[]), Verdict::Store(Lifetime::For(NEGATIVE)));
-        assert_eq!(judge(Name::Immutable, 503, &[]), Verdict::Share(Refusal::Status));
+        assert_eq!(judge(Name::Immutable, 404, &[]), Verdict::Store(Lifetime::For(Terms::only(NEGATIVE))));
+        assert_eq!(judge(Name::Immutable, 503, &[]), Verdict::Share(Refusal::NotExplicit));
         assert_eq!(judge(Name::Immutable, 206, &[]), Verdict::Pass(Refusal::Status));
         let no_store = ("cache-control", "no-store");
         assert_eq!(judge(Name::Immutable, 200, &[no_store]), Verdict::Pass(Refusal::NoStore));
         assert_eq!(judge(Name::Immutable, 502, &[no_store]), Verdict::Share(Refusal::NoStore));
         assert_eq!(judge(Name::Immutable, 403, &[no_store, ("set-cookie", "a=b")]), Verdict::Pass(Refusal::SetCookie));
         assert_eq!(judge(Name::Plain, 502, &[no_store]), Verdict::Pass(Refusal::NoStore));
+    }
+
+    #[test]
+    fn when_a_stored_response_answers() {
+        use Reuse::{Fresh, Stale as Taken, Validate, WhileRevalidate};
+        let seconds = Duration::from_secs;
+        let terms =
+            Terms { fresh: seconds(60), while_revalidate: seconds(10), if_error: seconds(20), stale: Stale::Allowed };
+        let strict = Terms { stale: Stale::Forbidden, ..terms };
+        let none = RequestControl::default();
+        for (terms, age, request, expected) in [
+            (terms, 0, none, Fresh),
+            (terms, 59, none, Fresh),
+            (terms, 60, none, WhileRevalidate),
+            (terms, 70, none, Validate),
+            (strict, 60, none, Validate),
+            (terms, 5, RequestControl { no_cache: true, ..none }, Validate),
+            (terms, 5, RequestControl { max_age: Some(seconds(5)), ..none }, Fresh),
+            (terms, 6, RequestControl { max_age: Some(seconds(5)), ..none }, Validate),
+            (terms, 50, RequestControl { min_fresh: Some(seconds(10)), ..none }, Fresh),
+            (terms, 51, RequestControl { min_fresh: Some(seconds(10)), ..none }, Validate),
+            (terms, 61, RequestControl { min_fresh: Some(seconds(0)), ..none }, Validate),
+            (terms, 90, RequestControl { max_stale: Some(seconds(30)), ..none }, Taken),
+            (terms, 91, RequestControl { max_stale: Some(seconds(30)), ..none }, Validate),
+            (strict, 61, RequestControl { max_stale: Some(seconds(30)), ..none }, Validate),
+        ] {
+            assert_eq!(reuse(Lifetime::For(terms), seconds(age), &request), expected, "{age} {request:?}");
+        }
+        let immutable = Lifetime::UntilEvicted { said: Some(seconds(1)) };
+        assert_eq!(reuse(immutable, seconds(99), &RequestControl { no_cache: true, ..none }), Fresh);
+        assert!(
+            terms.serves_on_error(seconds(80))
+                && !terms.serves_on_error(seconds(81))
+                && !strict.serves_on_error(seconds(61))
+        );
     }
 
     #[test]

@@ -6,3 +6,4 @@ pub mod conditional;
 pub mod forward;
 pub mod freshness;
 pub mod range;
+pub mod validation;

@@ -13,3 +13,4 @@ mod ownership;
 mod readme;
 mod serving;
 mod storing;
+mod validating;

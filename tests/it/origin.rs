@@ -24,6 +24,8 @@ pub struct Script {
     gate: Option<Gate>,
     ranges: bool,
     raw: Option<Bytes>,
+    /// Answers a conditional request for this tag with a 304.
+    validates: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ enum Framing {
     Length(Option<usize>),
     Chunked,
     UntilClose,
+    /// A 304 has no body, and says no length.
+    Nothing,
 }
 
 /// Holds a body back until the test lets more of it go.
@@ -60,6 +64,7 @@ impl Script {
             gate: None,
             ranges: false,
             raw: None,
+            validates: None,
         }
     }
 
@@ -101,6 +106,11 @@ impl Script {
 
     pub fn gate(self, gate: &Gate) -> Self {
         Self { gate: Some(gate.clone()), ..self }
+    }
+
+    /// Has an entity tag, and says 304 to who has it.
+    pub fn tag(self, tag: &str) -> Self {
+        Self { validates: Some(tag.to_owned()), ..self }.field("etag", tag)
     }
 
     /// Answers `Range: bytes=N-`.
@@ -190,9 +200,13 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
             scripts.get(&seen.target).or_else(|| scripts.get("*")).cloned()
         };
         let (method, range) = (seen.method.clone(), seen.field("range").map(str::to_owned));
+        let known = seen.field("if-none-match").map(str::to_owned);
         state.seen.lock().unwrap().push(seen);
         state.arrived.send_modify(|arrived| *arrived += 1);
-        let script = script.unwrap_or_else(|| Script::status(404));
+        let mut script = script.unwrap_or_else(|| Script::status(404));
+        if known.is_some() && script.validates == known {
+            script = Script { status: 304, body: Bytes::new(), framing: Framing::Nothing, ..script };
+        }
         if !say(stream.get_mut(), &script, &method, range.as_deref()).await? {
             return Ok(());
         }
@@ -259,6 +273,7 @@ async fn say(stream: &mut TcpStream, script: &Script, method: &str, range: Optio
         Framing::Length(claimed) => head += &format!("content-length: {}\r\n", claimed.unwrap_or(body.len())),
         Framing::Chunked => head += "transfer-encoding: chunked\r\n",
         Framing::UntilClose => head += "connection: close\r\n",
+        Framing::Nothing => {}
     }
     stream.write_all((head + "\r\n").as_bytes()).await?;
     if method == "HEAD" {

@@ -27,7 +27,21 @@ async fn what_may_be_stored_is_and_nothing_else() {
         ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("age", "60"), false),
         ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("set-cookie", "a=b"), false),
         ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("vary", "*"), false),
-        ("/plain.png", Script::status(503).field("cache-control", "max-age=60"), false),
+        ("/plain.png", Script::status(503), false),
+        ("/plain.png", Script::status(404).field("cache-control", "max-age=60"), true),
+        ("/plain.png", Script::status(599).field("cache-control", "max-age=60"), true),
+        ("/plain.png", Script::status(599).field("cache-control", "max-age=60, must-understand"), false),
+        ("/plain.png", Script::ok("x").field("cache-control", "max-age=60, no-store, must-understand"), true),
+        (
+            "/plain.png",
+            Script::ok("x").field("cdn-cache-control", "max-age=60").field("cache-control", "no-store"),
+            true,
+        ),
+        (
+            "/plain.png",
+            Script::ok("x").field("cdn-cache-control", "no-store").field("cache-control", "max-age=60"),
+            false,
+        ),
         ("/plain.png?a=b", Script::ok("x").field("cache-control", "public, max-age=60"), true),
     ] {
         let origin = Origin::start().await;

@@ -1,0 +1,121 @@
+//! Validation of a stored response: RFC 9111 §3.2, §4.3.
+
+use http::header::{
+    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING, VIA,
+};
+use http::{HeaderMap, HeaderName};
+
+use super::cache_status::CACHE_STATUS;
+use super::conditional::{Comparison, same_tag};
+
+/// What a 304 cannot change of a stored response (§3.2): what its content is,
+/// what belongs to a connection, and what this cache makes anew.
+static UNCHANGED: [HeaderName; 9] = [
+    AGE,
+    CACHE_STATUS,
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    TRANSFER_ENCODING,
+    VIA,
+];
+
+/// Asks whether what is stored is still the same (§4.3.1): by its entity tag,
+/// or else by its date. Without either, the request asks for all of it.
+pub fn add_condition(request: &mut HeaderMap, stored: &HeaderMap) {
+    if let Some(tag) = stored.get(ETAG) {
+        request.insert(IF_NONE_MATCH, tag.clone());
+    } else if let Some(date) = stored.get(LAST_MODIFIED) {
+        request.insert(IF_MODIFIED_SINCE, date.clone());
+    }
+}
+
+/// Whether a 304 with the fields of `answer` speaks of what is stored (§4.3.4):
+/// there was something to ask by, and it names no other representation.
+pub fn selects(stored: &HeaderMap, answer: &HeaderMap) -> bool {
+    let named = |name: HeaderName| Some((stored.get(&name)?, answer.get(&name)));
+    if let Some((tag, answered)) = named(ETAG) {
+        return answered.is_none_or(|answered| same_tag(tag.as_bytes(), answered.as_bytes(), Comparison::Weak));
+    }
+    named(LAST_MODIFIED).is_some_and(|(date, answered)| answered.is_none_or(|answered| answered == date))
+}
+
+/// The stored fields, with those of a 304 in the place of their like (§3.2).
+pub fn updated(stored: &HeaderMap, answer: &HeaderMap) -> HeaderMap {
+    let mut fields = stored.clone();
+    let changes = || answer.iter().filter(|(name, _)| !UNCHANGED.contains(name));
+    for (name, _) in changes() {
+        fields.remove(name);
+    }
+    for (name, value) in changes() {
+        fields.append(name.clone(), value.clone());
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn the_condition_is_the_best_validator() {
+        let condition = |stored: &[(&str, &str)]| {
+            let mut request = HeaderMap::new();
+            add_condition(&mut request, &headers(stored));
+            request
+        };
+        let (tag, date) = (("etag", "W/\"a\""), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert_eq!(condition(&[tag, date]), headers(&[("if-none-match", "W/\"a\"")]));
+        assert_eq!(condition(&[date]), headers(&[("if-modified-since", date.1)]));
+        assert_eq!(condition(&[]), HeaderMap::new());
+    }
+
+    #[test]
+    fn a_304_speaks_of_what_it_names() {
+        let (tag, date) = (("etag", "\"a\""), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"));
+        for (stored, answer, speaks) in [
+            (&[tag][..], &[][..], true),
+            (&[tag], &[tag], true),
+            (&[tag], &[("etag", "W/\"a\"")], true),
+            (&[tag], &[("etag", "\"b\"")], false),
+            (&[date], &[], true),
+            (&[date], &[("last-modified", "Mon, 07 Nov 1994 08:49:37 GMT")], false),
+            (&[], &[], false),
+        ] {
+            assert_eq!(selects(&headers(stored), &headers(answer)), speaks, "{stored:?} {answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_304_changes_fields_but_not_the_content() {
+        let stored =
+            headers(&[("cache-control", "max-age=1"), ("content-length", "5"), ("link", "<a>"), ("x-kept", "1")]);
+        let answer = headers(&[
+            ("cache-control", "max-age=60"),
+            ("content-length", "0"),
+            ("content-type", "x/y"),
+            ("age", "3"),
+            ("link", "<b>"),
+            ("link", "<c>"),
+        ]);
+        let expected = headers(&[
+            ("content-length", "5"),
+            ("x-kept", "1"),
+            ("cache-control", "max-age=60"),
+            ("link", "<b>"),
+            ("link", "<c>"),
+        ]);
+        assert_eq!(updated(&stored, &answer), expected);
+    }
+}
