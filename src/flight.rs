@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -88,6 +88,9 @@ pub(crate) struct Flight {
     id: Id,
     outcome: watch::Sender<Outcome>,
     pub(crate) body: Arc<Growing>,
+    /// What it brings was overtaken by a write: it is for those who wait, and
+    /// for nobody after them.
+    overtaken: AtomicBool,
 }
 
 impl Flight {
@@ -139,11 +142,27 @@ impl Flights {
         if let Some(flight) = table.get(&id) {
             return Joining::Follow(Arc::clone(flight));
         }
-        let flight =
-            Arc::new(Flight { id: id.clone(), outcome: watch::Sender::new(Outcome::Pending), body: Growing::new() });
+        let flight = Arc::new(Flight {
+            id: id.clone(),
+            outcome: watch::Sender::new(Outcome::Pending),
+            body: Growing::new(),
+            overtaken: AtomicBool::new(false),
+        });
         table.insert(id, Arc::clone(&flight));
         self.under_way.fetch_add(1, Ordering::Relaxed);
         Joining::Lead(Lead { flights: Arc::clone(self), flight, listed: true })
+    }
+
+    /// Lets nobody join the flights of `key` any more, and has nothing of what
+    /// they bring kept.
+    pub(crate) fn overtake(&self, key: &AssetKey) {
+        let mut table = self.shard(key);
+        for reach in [Reach::Origin, Reach::Peers] {
+            if let Some(flight) = table.remove(&Id { key: key.clone(), reach }) {
+                flight.overtaken.store(true, Ordering::Relaxed);
+                self.under_way.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// The flight of `key` that goes straight to the origin, if there is one.
@@ -186,6 +205,11 @@ impl Lead {
         self.flight.outcome.send_replace(Outcome::Streaming(streaming));
     }
 
+    /// Whether a write has overtaken what it brings.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.flight.overtaken.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn append(&self, data: Bytes) {
         self.flight.body.append(data);
     }
@@ -211,9 +235,13 @@ impl Lead {
     /// Lets nobody join any more; those who did go on.
     pub(crate) fn unlist(&mut self) {
         if self.listed {
-            self.flights.shard(&self.flight.id.key).remove(&self.flight.id);
-            self.flights.under_way.fetch_sub(1, Ordering::Relaxed);
             self.listed = false;
+            let mut table = self.flights.shard(&self.flight.id.key);
+            // Overtaken, it is not listed, but another may be under its name.
+            if table.get(&self.flight.id).is_some_and(|listed| Arc::ptr_eq(listed, &self.flight)) {
+                table.remove(&self.flight.id);
+                self.flights.under_way.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -297,6 +325,21 @@ mod tests {
         assert!(flights.to_origin(&key()).is_some());
         to_peers.settle(Outcome::Joined(Arc::clone(to_origin.flight())));
         to_origin.fail(Error::OriginTimeout);
+        assert_eq!(flights.under_way(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_overtaken_flight_is_followed_by_another() {
+        let flights = Flights::new();
+        let overtaken = lead(&flights, Reach::Origin);
+        flights.overtake(&key());
+        assert!(overtaken.is_overtaken());
+        let next = lead(&flights, Reach::Origin);
+        drop(overtaken);
+        assert!(!next.is_overtaken());
+        assert_eq!(flights.under_way(), 1);
+        follow(&flights, Reach::Origin);
+        drop(next);
         assert_eq!(flights.under_way(), 0);
     }
 

@@ -183,7 +183,7 @@ impl Edge {
         let (began, provider) = (arrival.began, arrival.provider);
         let (mut parts, body) = arrival.response.into_parts();
         add_date(&mut parts.headers, now);
-        if let Some(outcome) = self.without_body(lead.key(), order, &provider, &parts, arrival.asked) {
+        if let Some(outcome) = self.without_body(&lead, order, &provider, &parts, arrival.asked) {
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
             return lead.settle(outcome);
         }
@@ -225,7 +225,7 @@ impl Edge {
     /// is stored, and an error may be worse than it.
     fn without_body(
         &self,
-        key: &AssetKey,
+        lead: &Lead,
         order: &Order,
         provider: &Provider,
         parts: &http::response::Parts,
@@ -237,7 +237,7 @@ impl Edge {
                 order.stale.as_ref().filter(|stored| validation::selects(&stored.head.headers, &parts.headers));
             return Some(
                 stored.map_or(Outcome::Failed(garbage), |stored| {
-                    self.freshen(key, order, provider, stored, parts, asked)
+                    self.freshen(lead, order, provider, stored, parts, asked)
                 }),
             );
         }
@@ -249,7 +249,7 @@ impl Edge {
     /// Takes a 304's fields over into what is stored (RFC 9111 §3.2, §4.3.4).
     fn freshen(
         &self,
-        key: &AssetKey,
+        lead: &Lead,
         order: &Order,
         provider: &Provider,
         stored: &Arc<Stored>,
@@ -264,14 +264,16 @@ impl Edge {
         let lifetime = match verdict {
             Verdict::Store(lifetime) => lifetime,
             Verdict::Share(refusal) | Verdict::Pass(refusal) => {
-                self.memory.remove(key);
+                self.memory.remove(lead.key());
                 return Outcome::Pass(refusal);
             }
         };
         let (status, length) = (stored.head.status, stored.head.length);
         let head = Arc::new(Head { status, headers, length, upstream_status: None, born: now - age, lifetime });
         let fresh = Stored { head, body: Arc::clone(&stored.body) };
-        self.memory.store(tier(provider), key.clone(), fresh.clone());
+        if !lead.is_overtaken() {
+            self.memory.store(tier(provider), lead.key().clone(), fresh.clone());
+        }
         reused(&Arc::new(fresh), Why::Validated(provider.clone()))
     }
 
@@ -374,7 +376,7 @@ impl Edge {
         let Some(pieces) = lead.flight().body.complete() else {
             return;
         };
-        if intake.kept == Kept::Stored {
+        if intake.kept == Kept::Stored && !lead.is_overtaken() {
             intake.charge.shrink_to(intake.fields + intake.came);
             let body = Arc::new(Held::new(pieces, intake.charge));
             if self.memory.takes(tier, body.charged()) {

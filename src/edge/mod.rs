@@ -33,6 +33,7 @@ use crate::stored::Stored;
 
 mod answer;
 mod fill;
+mod invalidate;
 mod resume;
 
 use fill::{First, Order};
@@ -191,6 +192,8 @@ impl Edge {
         let ask = Ask { source, client, method, version, host, key, headers, body, now: SystemTime::now() };
         if matches!(ask.method, Method::GET | Method::HEAD) {
             self.look_up(ask).await
+        } else if Self::is_purge(&ask) {
+            self.answer_purge(&ask)
         } else {
             self.pass(ask, Handled::Method).await
         }
@@ -355,7 +358,10 @@ impl Edge {
         Self::introduce(&ask, request.headers_mut());
         let began = Instant::now();
         match self.ask_origin(request).await {
-            Ok(response) => self.answer_pass(&ask, handled, began, response),
+            Ok(response) => {
+                self.forget_everywhere(self.changed(&ask, response.status(), response.headers())).await;
+                self.answer_pass(&ask, handled, began, response)
+            }
             Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
         }
     }

@@ -5,5 +5,6 @@ pub mod cache_status;
 pub mod conditional;
 pub mod forward;
 pub mod freshness;
+pub mod invalidation;
 pub mod range;
 pub mod validation;

@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod flights;
 mod harness;
+mod invalidating;
 mod keys;
 mod origin;
 mod ownership;

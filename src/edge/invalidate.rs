@@ -1,0 +1,80 @@
+//! Forgetting what a write has changed, here and at every peer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+
+use super::{Answer, Ask, Edge};
+use crate::access::From;
+use crate::body::Body;
+use crate::cluster::membership::Heard;
+use crate::error::Error;
+use crate::key::AssetKey;
+use crate::metrics::{Served, Source};
+use crate::semantics::invalidation;
+
+/// What one edge says to another, on its peer listener: forget this target.
+const PURGE: &[u8] = b"PURGE";
+
+/// How long a write waits for peers to forget. One that is silent for longer
+/// may serve what it has for as long as that is fresh.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+impl Edge {
+    /// Whether this is a peer that wants something forgotten. A client's PURGE
+    /// is the origin's business.
+    pub(super) fn is_purge(ask: &Ask) -> bool {
+        ask.source == Source::Peer && ask.method.as_str().as_bytes() == PURGE
+    }
+
+    pub(super) fn answer_purge(&self, ask: &Ask) -> Answer {
+        self.forget(&ask.key);
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        Answer { response, record: Self::record(ask, Served::Pass, From::Nobody) }
+    }
+
+    /// Keeps nothing under `key`, nor what is coming in under it.
+    fn forget(&self, key: &AssetKey) {
+        self.flights.overtake(key);
+        self.memory.remove(key);
+    }
+
+    /// What the answer to a request has made invalid (RFC 9111 §4.4).
+    pub(super) fn changed(&self, ask: &Ask, status: StatusCode, answer: &HeaderMap) -> Vec<AssetKey> {
+        if !invalidation::invalidates(&ask.method, status) {
+            return Vec::new();
+        }
+        let named = invalidation::named(ask.host.as_ref(), ask.key.path(), answer);
+        let named = named.filter_map(|target| AssetKey::from_uri(&target, self.uri_limit).ok());
+        std::iter::once(ask.key.clone()).chain(named).collect()
+    }
+
+    /// Forgets `keys` on every edge, before the client hears of the change: what
+    /// it asks for next is new, whichever edge it asks.
+    pub(super) async fn forget_everywhere(&self, keys: Vec<AssetKey>) {
+        if keys.is_empty() {
+            return;
+        }
+        for key in &keys {
+            self.forget(key);
+        }
+        let peers: Vec<Arc<str>> = self.membership.view().peers().iter().map(|peer| Arc::clone(&peer.name)).collect();
+        join_all(peers.iter().flat_map(|peer| keys.iter().map(move |key| self.purge(peer, key)))).await;
+    }
+
+    async fn purge(&self, peer: &str, key: &AssetKey) {
+        let mut request = Request::new(Body::empty());
+        if let Ok(method) = Method::from_bytes(PURGE) {
+            *request.method_mut() = method;
+        }
+        *request.uri_mut() = key.target().into();
+        let asked = tokio::time::timeout(PATIENCE, self.peers.ask(peer, request)).await;
+        if let Err(error) = asked.unwrap_or(Err(Error::PeerTimeout)) {
+            self.membership.note(peer, Heard::Nothing);
+            tracing::warn!(%peer, path = %key, %error, "a peer may not have heard that this has changed");
+        }
+    }
+}

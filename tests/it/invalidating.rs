@@ -1,0 +1,93 @@
+//! What a write has changed is forgotten, on every edge.
+
+use http::Method;
+
+use crate::harness::{Cluster, alone, pattern, within};
+use crate::origin::{Gate, Origin, Script};
+
+fn page(text: &'static str) -> Script {
+    Script::ok(text).field("cache-control", "max-age=100")
+}
+
+#[tokio::test]
+async fn a_write_through_one_edge_is_seen_through_all() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    for (round, method) in [Method::POST, Method::PUT, Method::DELETE].into_iter().enumerate() {
+        origin.script("/page", page("old"));
+        cluster.edges[round].ask(Method::POST, "/page").get().await;
+        for edge in &cluster.edges {
+            assert_eq!(edge.get("/page").get().await.text(), "old");
+        }
+        origin.script("/page", page("new"));
+        for edge in &cluster.edges {
+            assert!(edge.get("/page").get().await.cache_status().contains(";hit"));
+        }
+        assert_eq!(cluster.edges[round].ask(method, "/page").get().await.status, 200);
+        for edge in &cluster.edges {
+            assert_eq!(edge.get("/page").get().await.text(), "new");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_an_answer_names_is_forgotten_too_but_not_for_an_error() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for path in ["/list", "/item", "/other"] {
+        origin.script(path, page("old"));
+        edge.get(path).get().await;
+    }
+    origin.script("/form", Script::status(500).field("location", "/item"));
+    edge.ask(Method::POST, "/form").get().await;
+    assert!(edge.get("/item").get().await.cache_status().contains(";hit"));
+    let named = Script::ok("done").field("location", "http://site.example/item").field("content-location", "list");
+    origin.script("/form", named);
+    edge.ask(Method::POST, "/form").get().await;
+    for (path, hit) in [("/item", false), ("/list", false), ("/other", true)] {
+        assert_eq!(edge.get(path).get().await.cache_status().contains(";hit"), hit, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_in_while_it_is_changed_is_not_kept() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    let old = Script::ok(pattern(1000)).field("cache-control", "max-age=100");
+    origin.script("/page", old.gate(&gate));
+    let edge = alone(&origin, |_| {}).await;
+    gate.open(10);
+    let mut open = edge.get("/page").open().await;
+    open.bytes(10).await;
+    origin.script("/page", page("new"));
+    edge.ask(Method::PUT, "/page").get().await;
+    // Who asks now does not join what was under way.
+    assert_eq!(edge.get("/page").get().await.text(), "new");
+    gate.open(1000);
+    assert!(within(20, open.rest()).await.complete);
+    let hit = edge.get("/page").get().await;
+    assert!(hit.text() == "new" && hit.cache_status().contains(";hit"), "{}", hit.cache_status());
+    edge.metric_becomes("peerage_flights", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_clients_purge_is_the_origins_business() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    origin.script("/page", page("old"));
+    cluster.edges[0].get("/page").get().await;
+    origin.script("/page", Script::status(405));
+    let purge = || Method::from_bytes(b"PURGE").unwrap();
+    assert_eq!(cluster.edges[0].ask(purge(), "/page").get().await.status, 405);
+    assert!(cluster.edges[0].get("/page").get().await.cache_status().contains(";hit"));
+}
+
+#[tokio::test]
+async fn a_peer_that_is_gone_holds_up_no_write() {
+    let origin = Origin::start().await;
+    let mut cluster = Cluster::start(2, &origin, |_| {}).await;
+    origin.script("/page", page("old"));
+    cluster.edges[1].stop().await;
+    let got = within(20, cluster.edges[0].ask(Method::POST, "/page").get()).await;
+    assert_eq!(got.status, 200);
+}
