@@ -100,6 +100,8 @@ pub struct CacheConfig {
     pub hit_for_miss: Period,
     /// How long a fill goes on when everybody who wanted it has left.
     pub fill_alone: Period,
+    /// How many variants (by Vary) of one asset are kept.
+    pub variants: usize,
 }
 
 /// `[cluster]`
@@ -251,6 +253,7 @@ impl Default for CacheConfig {
             negative: secs(1),
             hit_for_miss: secs(10),
             fill_alone: secs(30),
+            variants: 16,
         }
     }
 }
@@ -313,6 +316,7 @@ pub const KEYS: &[&str] = &[
     "cache.negative",
     "cache.hit_for_miss",
     "cache.fill_alone",
+    "cache.variants",
     "cluster.listen",
     "cluster.peers",
     "cluster.advertise",
@@ -366,6 +370,7 @@ impl Config {
             ("limits.connections", self.limits.connections, 1, 10_000_000),
             ("limits.streams", self.limits.streams as usize, 1, 100_000),
             ("cluster.attempts", attempts, 1, 1000),
+            ("cache.variants", self.cache.variants, 0, 1000),
         ] {
             if !(least..=most).contains(&value) {
                 return Err(format!("{key}: {value} is out of bounds; a number between {least} and {most} is needed"));

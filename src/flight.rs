@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use tokio::sync::watch;
 
 use crate::body::growing::Growing;
@@ -55,8 +55,18 @@ pub(crate) struct Streaming {
     pub(crate) head: Arc<Head>,
     pub(crate) provider: Provider,
     pub(crate) kept: Kept,
+    /// What its variant was selected by, and how: it is for those alone whose
+    /// requests select the same.
+    pub(crate) selected: Option<Selected>,
     /// The flight's share of the budget.
     pub(crate) charge: Arc<Charge>,
+}
+
+/// A variant: the request fields that select it, and what they say.
+#[derive(Clone)]
+pub(crate) struct Selected {
+    pub(crate) fields: Arc<[HeaderName]>,
+    pub(crate) text: Arc<str>,
 }
 
 /// A stored response that was to be validated.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Uri;
@@ -23,10 +24,21 @@ use crate::error::Error;
 ///
 /// Equality is that of the name; the hash (XXH3-64 of the name) only speeds
 /// things up, so two names whose hashes collide never share a response.
+///
+/// A key may also name one variant of the asset, by the request fields that
+/// select it (RFC 9111 §4.1): equal then are those with the same variant. Where
+/// the asset belongs on the ring is for all its variants the same.
 #[derive(Clone)]
 pub struct AssetKey {
     hash: u64,
     name: PathAndQuery,
+    variant: Option<Variant>,
+}
+
+#[derive(Clone)]
+struct Variant {
+    hash: u64,
+    text: Arc<str>,
 }
 
 impl AssetKey {
@@ -81,7 +93,18 @@ impl AssetKey {
 
     fn of(name: PathAndQuery) -> Self {
         let hash = xxh3_64(name.as_str().as_bytes());
-        Self { hash, name }
+        Self { hash, name, variant: None }
+    }
+
+    /// The key of the variant that `text` selects.
+    pub(crate) fn variant(&self, text: &str) -> Self {
+        let variant = Variant { hash: xxh3_64(text.as_bytes()), text: text.into() };
+        Self { hash: self.hash, name: self.name.clone(), variant: Some(variant) }
+    }
+
+    /// The key of the asset itself, whatever its variants.
+    pub(crate) fn asset(&self) -> Self {
+        Self { hash: self.hash, name: self.name.clone(), variant: None }
     }
 
     /// The same key in memory of its own. A parsed key is a slice of the
@@ -89,10 +112,10 @@ impl AssetKey {
     pub(crate) fn detached(&self) -> Self {
         let bytes = Bytes::copy_from_slice(self.as_str().as_bytes());
         let name = PathAndQuery::from_maybe_shared(bytes).unwrap_or_else(|_| self.name.clone());
-        Self { hash: self.hash, name }
+        Self { hash: self.hash, name, variant: self.variant.clone() }
     }
 
-    /// XXH3-64 of the canonical name: what tiers, flights and the ring use.
+    /// XXH3-64 of the canonical name: what the ring uses.
     pub fn hash(&self) -> u64 {
         self.hash
     }
@@ -115,7 +138,10 @@ impl AssetKey {
 
 impl PartialEq for AssetKey {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.as_str() == other.as_str()
+        fn text(key: &AssetKey) -> Option<&str> {
+            key.variant.as_ref().map(|variant| &*variant.text)
+        }
+        self.hash == other.hash && self.as_str() == other.as_str() && text(self) == text(other)
     }
 }
 
@@ -123,7 +149,7 @@ impl Eq for AssetKey {}
 
 impl Hash for AssetKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
+        state.write_u64(self.hash ^ self.variant.as_ref().map_or(0, |variant| variant.hash));
     }
 }
 

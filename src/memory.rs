@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use http::{HeaderMap, HeaderName};
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 use crate::key::AssetKey;
+use crate::semantics::vary;
 use crate::stored::Stored;
 
 /// Room for the fields of an object of the largest size, in bytes.
@@ -21,6 +23,8 @@ const FIELDS: u64 = 64 * 1024;
 /// The part of a shard that one entry may take, in percent (`quick_cache`
 /// refuses more than its share for hot entries, 97 %; a percent is for rounding).
 const LARGEST_PERCENT: u64 = 96;
+/// How many names can have variants at a time.
+const VARYING: usize = 64 * 1024;
 /// How many names can be marked as not stored at a time.
 const MARKERS: usize = 16 * 1024;
 
@@ -104,6 +108,14 @@ pub(crate) enum Found {
     Nothing,
 }
 
+/// What the responses under a name vary by, and which variants there may be.
+struct Variation {
+    /// The name itself: hashes may collide.
+    name: Box<str>,
+    fields: Vec<HeaderName>,
+    keys: Vec<AssetKey>,
+}
+
 type Responses = Cache<AssetKey, Arc<Stored>, ByWeight, KeyHash, CountEvictions>;
 
 struct Shelf {
@@ -133,6 +145,8 @@ impl Shelf {
 pub(crate) struct Memory {
     main: Shelf,
     hot: Shelf,
+    /// What the responses under a name vary by.
+    variations: Cache<u64, Arc<Variation>>,
     /// Until when requests for these keys (by hash: a collision costs a miss)
     /// do not wait for one another.
     markers: Cache<u64, SystemTime>,
@@ -145,6 +159,7 @@ impl Memory {
             // Copies of the largest objects are not worth a tier without shards:
             // they stream from their owner each time.
             hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
+            variations: Cache::new(VARYING),
             markers: Cache::new(MARKERS),
         }
     }
@@ -191,6 +206,46 @@ impl Memory {
         for tier in Tier::ALL {
             self.shelf(tier).responses.remove(key);
         }
+    }
+
+    /// The key under which a request with these fields finds its variant.
+    pub(crate) fn select(&self, key: &AssetKey, request: &HeaderMap) -> Option<AssetKey> {
+        if self.variations.is_empty() {
+            return None;
+        }
+        let variation = self.variations.get(&key.hash()).filter(|variation| *variation.name == *key.as_str())?;
+        Some(key.variant(&vary::selected_by(&variation.fields, request)))
+    }
+
+    /// Notes that the response to a request with these fields varies by
+    /// `fields`. Returns the key of that variant; `None` when there are `most`
+    /// already.
+    pub(crate) fn vary(
+        &self,
+        key: &AssetKey,
+        fields: Vec<HeaderName>,
+        request: &HeaderMap,
+        most: usize,
+    ) -> Option<AssetKey> {
+        let variant = key.asset().detached().variant(&vary::selected_by(&fields, request));
+        let known = self.variations.get(&key.hash()).filter(|variation| *variation.name == *key.as_str());
+        let mut keys = known.as_ref().map(|variation| variation.keys.clone()).unwrap_or_default();
+        if !keys.contains(&variant) {
+            if keys.len() >= most {
+                return None;
+            }
+            keys.push(variant.clone());
+        }
+        let name = key.as_str().into();
+        self.variations.insert(key.hash(), Arc::new(Variation { name, fields, keys }));
+        Some(variant)
+    }
+
+    /// The keys of an asset: its own, and those of the variants that were noted.
+    pub(crate) fn variants(&self, key: &AssetKey) -> Vec<AssetKey> {
+        let known = self.variations.get(&key.hash()).filter(|variation| *variation.name == *key.as_str());
+        let variants = known.map(|variation| variation.keys.clone()).unwrap_or_default();
+        std::iter::once(key.asset()).chain(variants).collect()
     }
 
     /// For the time of `period` from `now`, requests for `key` do not wait for
@@ -261,7 +316,7 @@ impl Hasher for Given {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http::{HeaderMap, StatusCode};
+    use http::StatusCode;
 
     use super::*;
     use crate::body::Held;
@@ -318,6 +373,28 @@ mod tests {
         assert_eq!(bytes, budget.used());
         assert_eq!(objects + evictions, 1000);
         assert!(objects > 50, "{objects}");
+    }
+
+    #[test]
+    fn variants_are_selected_counted_and_listed() {
+        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB));
+        let asking = |value: &'static str| {
+            let mut request = HeaderMap::new();
+            request.insert("x-a", value.parse().unwrap());
+            request
+        };
+        let by = || vec![HeaderName::from_static("x-a")];
+        assert!(tiers.select(&key("/a"), &asking("1")).is_none());
+        let one = tiers.vary(&key("/a"), by(), &asking("1"), 2).unwrap();
+        assert!(tiers.select(&key("/a"), &asking("1")).unwrap() == one);
+        assert!(tiers.select(&key("/a"), &asking("2")).unwrap() != one);
+        assert!(tiers.select(&key("/b"), &asking("1")).is_none());
+        assert!(tiers.vary(&key("/a"), by(), &asking("2"), 2).is_some());
+        assert!(tiers.vary(&one, by(), &asking("2"), 2).is_some());
+        assert!(tiers.vary(&key("/a"), by(), &asking("3"), 2).is_none());
+        let all = tiers.variants(&one);
+        assert!(all.len() == 3 && all.contains(&one) && all.contains(&key("/a")));
+        assert_eq!(one.hash(), key("/a").hash());
     }
 
     #[test]

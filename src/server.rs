@@ -227,6 +227,7 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
         negative: config.cache.negative.0,
         hit_for_miss: config.cache.hit_for_miss.0,
         fill_alone: config.cache.fill_alone.0,
+        variants: config.cache.variants,
     })
 }
 

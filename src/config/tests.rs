@@ -61,7 +61,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 35] = [
+const OTHERS: [(&str, &str); 36] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -78,6 +78,7 @@ const OTHERS: [(&str, &str); 35] = [
     ("cache.negative", "300ms"),
     ("cache.hit_for_miss", "1s"),
     ("cache.fill_alone", "1s"),
+    ("cache.variants", "3"),
     ("cluster.listen", "127.0.0.2:82"),
     ("cluster.peers", "[\"a:1\", \"b:2\"]"),
     ("cluster.advertise", "a:1"),

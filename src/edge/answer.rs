@@ -96,7 +96,7 @@ impl Edge {
 
     pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
         let Shared { reader, streaming, order } = shared;
-        let Streaming { head, provider, kept, charge } = streaming;
+        let Streaming { head, provider, kept, charge, .. } = streaming;
         let status = CacheStatus {
             handled,
             collapsed: part == Part::Follower,

@@ -17,7 +17,7 @@ use crate::body::{Body, Held};
 use crate::budget::Charge;
 use crate::cluster::membership::Heard;
 use crate::error::{Error, Fault};
-use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Streaming, Why};
+use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
 use crate::key::AssetKey;
 use crate::memory::{Found, Tier};
 use crate::metrics::{Asked, Fetched};
@@ -26,6 +26,7 @@ use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Lifetime, Name, Refusal, Verdict};
 use crate::semantics::validation;
+use crate::semantics::vary::{self, Varies};
 use crate::stored::{Head, Stored, detached};
 
 /// What a fill asks for.
@@ -71,6 +72,9 @@ struct Arrival {
 
 /// A body that is coming in.
 struct Intake {
+    /// Under which it will be stored: its variant's, if it is one.
+    key: AssetKey,
+    selected: Option<Selected>,
     head: Arc<Head>,
     kept: Kept,
     charge: Arc<Charge>,
@@ -191,9 +195,12 @@ impl Edge {
         let age = freshness::initial_age(&parts.headers, arrival.asked, now);
         let verdict = freshness::verdict(order.name, parts.status, &parts.headers, age, policy.negative);
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
-        let admitted = self.admit(verdict, &parts, length);
+        let admitted = self.admit(verdict, &parts, length).and_then(|(lifetime, kept)| {
+            let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
+            Ok((lifetime, kept, key, selected))
+        });
         forward::strip_hop_by_hop(&mut parts.headers);
-        let admitted = admitted.and_then(|(lifetime, kept)| {
+        let admitted = admitted.and_then(|(lifetime, kept, key, selected)| {
             let head = Arc::new(head(&parts, length, now - age, lifetime, &self.via));
             let fields = head.weight(lead.key(), 0);
             // Without a length, what a window takes at the least: it may become one.
@@ -201,7 +208,17 @@ impl Edge {
             let tier = tier(&provider);
             let fits = self.memory.takes(tier, fields + length.unwrap_or(0));
             let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
-            Ok(Intake { head, kept, charge: Arc::new(room), fields, came: 0, extent: Extent::Whole, alone_since: None })
+            Ok(Intake {
+                key,
+                selected,
+                head,
+                kept,
+                charge: Arc::new(room),
+                fields,
+                came: 0,
+                extent: Extent::Whole,
+                alone_since: None,
+            })
         });
         match admitted {
             Ok(intake) => self.take_in(lead, intake, provider, body, began).await,
@@ -219,6 +236,28 @@ impl Edge {
                 lead.settle(Outcome::Pass(refusal));
             }
         }
+    }
+
+    /// The key of the variant that a response to `order` is, and what selects it.
+    fn variant(
+        &self,
+        key: &AssetKey,
+        order: &Order,
+        headers: &HeaderMap,
+    ) -> Result<(AssetKey, Option<Selected>), Refusal> {
+        let fields = match vary::varies(headers) {
+            Varies::By(fields) if order.name == Name::Plain => {
+                // What did not reach the origin selected nothing there.
+                fields.into_iter().filter(forward::is_handed_on).collect::<Vec<_>>()
+            }
+            // A hashed name was asked for without anything to vary by.
+            _ => return Ok((key.clone(), None)),
+        };
+        let text = vary::selected_by(&fields, &order.headers).into();
+        let selected = Selected { fields: fields.clone().into(), text };
+        let variants = self.policy.load().variants;
+        let key = self.memory.vary(key, fields, &order.headers, variants).ok_or(Refusal::Vary)?;
+        Ok((key, Some(selected)))
     }
 
     /// What becomes of a flight that has an answer already: a 304 validates what
@@ -301,6 +340,7 @@ impl Edge {
             head: Arc::clone(&intake.head),
             provider: provider.clone(),
             kept: intake.kept,
+            selected: intake.selected.clone(),
             charge: Arc::clone(&intake.charge),
         });
         let ended = loop {
@@ -381,7 +421,7 @@ impl Edge {
             let body = Arc::new(Held::new(pieces, intake.charge));
             if self.memory.takes(tier, body.charged()) {
                 let head = stored_head(&intake.head, body.len());
-                self.memory.store(tier, lead.key().clone(), Stored { head, body });
+                self.memory.store(tier, intake.key, Stored { head, body });
             }
         }
         // Only now does the flight leave the list.

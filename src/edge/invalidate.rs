@@ -38,8 +38,10 @@ impl Edge {
 
     /// Keeps nothing under `key`, nor what is coming in under it.
     fn forget(&self, key: &AssetKey) {
-        self.flights.overtake(key);
-        self.memory.remove(key);
+        for key in self.memory.variants(key) {
+            self.flights.overtake(&key);
+            self.memory.remove(&key);
+        }
     }
 
     /// What the answer to a request has made invalid (RFC 9111 §4.4).

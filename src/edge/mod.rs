@@ -19,7 +19,7 @@ use crate::budget::Budget;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::error::Error;
-use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Streaming};
+use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming};
 use crate::key::AssetKey;
 use crate::memory::{Found, Memory, Plan, Tier};
 use crate::metrics::{Gauges, Metrics, Served, Source};
@@ -29,6 +29,7 @@ use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward::{self, Faithful};
 use crate::semantics::freshness::{self, Name, Reuse};
+use crate::semantics::vary;
 use crate::stored::Stored;
 
 mod answer;
@@ -44,6 +45,8 @@ pub(crate) struct Policy {
     pub(crate) negative: Duration,
     pub(crate) hit_for_miss: Duration,
     pub(crate) fill_alone: Duration,
+    /// How many variants of one asset are stored.
+    pub(crate) variants: usize,
 }
 
 impl Policy {
@@ -103,6 +106,8 @@ struct Ask {
     headers: HeaderMap,
     body: Body,
     now: SystemTime,
+    /// How often it may look again for its variant.
+    tries: u8,
 }
 
 /// An answer, and what to write down of it.
@@ -189,7 +194,7 @@ impl Edge {
             Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
             None => headers.get(HOST).cloned(),
         };
-        let ask = Ask { source, client, method, version, host, key, headers, body, now: SystemTime::now() };
+        let ask = Ask { source, client, method, version, host, key, headers, body, now: SystemTime::now(), tries: 2 };
         if matches!(ask.method, Method::GET | Method::HEAD) {
             self.look_up(ask).await
         } else if Self::is_purge(&ask) {
@@ -215,7 +220,10 @@ impl Edge {
         AssetKey::from_uri(&request.uri, self.uri_limit)
     }
 
-    async fn look_up(self: &Arc<Self>, ask: Ask) -> Answer {
+    async fn look_up(self: &Arc<Self>, mut ask: Ask) -> Answer {
+        if let Some(variant) = self.memory.select(&ask.key, &ask.headers) {
+            ask.key = variant;
+        }
         let wish = RequestControl::of(&ask.headers);
         let (handled, stale) = match self.memory.find(&ask.key, ask.now) {
             Found::Here(tier, stored) => {
@@ -276,6 +284,14 @@ impl Edge {
         };
         loop {
             match flight.outcome().await {
+                Outcome::Streaming(streaming) if !Self::selects(&streaming, &order) => {
+                    // It is another variant. That it varies is known by now, so
+                    // the next look finds this request's own, or leads to it.
+                    return match ask.tries.checked_sub(1) {
+                        Some(tries) => Box::pin(self.look_up(Ask { key: ask.key.asset(), tries, ..ask })).await,
+                        None => self.pass(ask, handled).await,
+                    };
+                }
                 Outcome::Streaming(streaming) => {
                     return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order });
                 }
@@ -305,6 +321,12 @@ impl Edge {
                 Outcome::Pending => unreachable!("an outcome is waited for until it is there"),
             }
         }
+    }
+
+    /// Whether what a flight brings is the variant that `order` asks for.
+    fn selects(streaming: &Streaming, order: &Order) -> bool {
+        let same = |selected: &Selected| *vary::selected_by(&selected.fields, &order.headers) == *selected.text;
+        streaming.selected.as_ref().is_none_or(same)
     }
 
     /// A flight to peers is for clients alone, and for keys that another owns.

@@ -8,6 +8,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
+use super::vary;
+
 /// RFC 8586.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -19,7 +21,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 /// What this edge calls itself towards the origin.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("peerage/", env!("CARGO_PKG_VERSION")));
 
-/// A fill's answer suits every client only if it has no content coding.
+/// The answer to a fill by name suits every client only without a content coding.
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 /// The fields that belong to one connection, besides those that Connection
@@ -40,6 +42,13 @@ fn is_unshared(name: &HeaderName) -> bool {
         || name.starts_with("x-original-")
         || name.starts_with("content-")
         || matches!(name, "expect" | "forwarded" | "x-host" | "x-real-ip" | "x-rewrite-url" | "accept-encoding")
+}
+
+/// Whether a fill hands this field of the client's on, so that an answer can
+/// vary by it. (Accept-Encoding goes along in a form of ours.)
+pub fn is_handed_on(name: &HeaderName) -> bool {
+    let ours = [HOST, VIA, CDN_LOOP].contains(name) || HOP_BY_HOP.contains(name);
+    *name == ACCEPT_ENCODING || !ours && !SELECTIVE.contains(name) && !is_unshared(name)
 }
 
 /// The fields that no sender's Connection may take away from the message.
@@ -119,7 +128,7 @@ pub fn upstream_fields(request: &HeaderMap, faithful: Faithful, via: &HeaderValu
             for (name, value) in request.iter().filter(shared) {
                 fields.append(name.clone(), value.clone());
             }
-            fields.insert(ACCEPT_ENCODING, IDENTITY);
+            fields.insert(ACCEPT_ENCODING, vary::accept_encoding(request));
             fields
         }
         Faithful::Verbatim => request.clone(),
@@ -201,14 +210,22 @@ mod tests {
 
     #[test]
     fn a_fill_takes_along_only_what_everybody_shares() {
-        let request =
-            headers(&[("host", "h"), ("cookie", "a=b"), ("range", "bytes=0-1"), ("via", "1.1 x"), ("accept", "*/*")]);
+        let request = headers(&[
+            ("host", "h"),
+            ("cookie", "a=b"),
+            ("range", "bytes=0-1"),
+            ("via", "1.1 x"),
+            ("accept", "*/*"),
+            ("accept-encoding", "gzip"),
+            ("x-forwarded-host", "evil"),
+            ("content-length", "7"),
+        ]);
         let via = HeaderValue::from_static("1.1 edge-1");
         let whole = upstream_fields(&request, Faithful::Whole, &via);
         let shared = [
             ("cookie", "a=b"),
             ("accept", "*/*"),
-            ("accept-encoding", "identity"),
+            ("accept-encoding", "gzip"),
             ("via", "1.1 x"),
             ("via", "1.1 edge-1"),
         ];

@@ -5,10 +5,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{AGE, CONTENT_ENCODING, DATE, EXPIRES, SET_COOKIE, VARY};
+use http::header::{ACCEPT_ENCODING, AGE, CONTENT_ENCODING, DATE, EXPIRES, SET_COOKIE, VARY};
 use http::{HeaderMap, StatusCode};
 
 use super::cache_control::{CacheControl, RequestControl, delta_seconds};
+use super::vary::{self, Varies};
 
 /// Whether the name of an asset holds a hash (see [`crate::naming`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,7 +192,7 @@ pub fn verdict(name: Name, status: StatusCode, headers: &HeaderMap, age: Duratio
         }
         control.no_store = false;
     }
-    match personal(headers, control) {
+    match personal(name, headers, control) {
         // An error is for everybody who waits, also when it says `no-store`, as
         // errors do: nothing personal was in the request. So a failing origin
         // is asked once, not once for each of them.
@@ -253,29 +254,31 @@ fn is_error(status: StatusCode) -> bool {
 }
 
 /// What makes a response somebody's own, whatever its name.
-fn personal(headers: &HeaderMap, control: CacheControl) -> Option<Refusal> {
+fn personal(name: Name, headers: &HeaderMap, control: CacheControl) -> Option<Refusal> {
     if control.private {
         Some(Refusal::Private)
     } else if headers.contains_key(SET_COOKIE) {
         Some(Refusal::SetCookie)
     } else if control.no_store {
         Some(Refusal::NoStore)
-    } else if !vary_is_harmless(headers) {
+    } else if !vary_is_known(name, headers) {
         Some(Refusal::Vary)
     } else {
         None
     }
 }
 
-/// A fill asks for no content coding, so an answer without one suits every
-/// client, whatever it accepts: `Vary: Accept-Encoding` is then no obstacle.
-fn vary_is_harmless(headers: &HeaderMap) -> bool {
-    headers.get_all(VARY).iter().all(|line| {
-        line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).all(|field| {
-            field.is_empty()
-                || field.eq_ignore_ascii_case(b"accept-encoding") && !headers.contains_key(CONTENT_ENCODING)
-        })
-    })
+/// Whether what a response varies by is known: for a name that holds a hash,
+/// nothing but Accept-Encoding, for its fill asks for no content coding, and an
+/// answer without one suits every client, whatever it accepts.
+fn vary_is_known(name: Name, headers: &HeaderMap) -> bool {
+    match (name, vary::varies(headers)) {
+        (_, Varies::Not) | (Name::Plain, Varies::By(_)) => true,
+        (_, Varies::Unknowably) => false,
+        (Name::Immutable, Varies::By(fields)) => {
+            !headers.contains_key(VARY) || fields == [ACCEPT_ENCODING] && !headers.contains_key(CONTENT_ENCODING)
+        }
+    }
 }
 
 /// The freshness lifetime that the response states itself, for a shared cache
@@ -350,12 +353,13 @@ mod tests {
             (200, &[("cache-control", "max-age=60, private")], Verdict::Pass(Private)),
             (200, &[("cache-control", "max-age=60, no-cache")], Verdict::Pass(NoCache)),
             (200, &[("cache-control", "max-age=60"), ("set-cookie", "a=b")], Verdict::Pass(SetCookie)),
-            (200, &[("cache-control", "max-age=60"), ("vary", "cookie")], Verdict::Pass(Vary)),
+            (200, &[("cache-control", "max-age=60"), ("vary", "*")], Verdict::Pass(Vary)),
+            (200, &[("cache-control", "max-age=60"), ("vary", "cookie")], stored(60)),
             (200, &[("cache-control", "max-age=60"), ("vary", "Accept-Encoding")], stored(60)),
             (
                 200,
                 &[("cache-control", "max-age=60"), ("vary", "Accept-Encoding"), ("content-encoding", "gzip")],
-                Verdict::Pass(Vary),
+                stored(60),
             ),
             (404, &[("cache-control", "max-age=60")], stored(60)),
             (599, &[("cache-control", "max-age=60")], stored(60)),
@@ -384,6 +388,11 @@ mod tests {
         assert_eq!(judge(Name::Immutable, 404, &[]), Verdict::Store(Lifetime::For(Terms::only(NEGATIVE))));
         assert_eq!(judge(Name::Immutable, 503, &[]), Verdict::Share(Refusal::NotExplicit));
         assert_eq!(judge(Name::Immutable, 206, &[]), Verdict::Pass(Refusal::Status));
+        let (by_coding, coded) = (("vary", "Accept-Encoding"), ("content-encoding", "gzip"));
+        assert_eq!(judge(Name::Immutable, 200, &[by_coding]), kept(None));
+        assert_eq!(judge(Name::Immutable, 200, &[coded]), kept(None));
+        assert_eq!(judge(Name::Immutable, 200, &[by_coding, coded]), Verdict::Pass(Refusal::Vary));
+        assert_eq!(judge(Name::Immutable, 200, &[("vary", "cookie")]), Verdict::Pass(Refusal::Vary));
         let no_store = ("cache-control", "no-store");
         assert_eq!(judge(Name::Immutable, 200, &[no_store]), Verdict::Pass(Refusal::NoStore));
         assert_eq!(judge(Name::Immutable, 502, &[no_store]), Verdict::Share(Refusal::NoStore));

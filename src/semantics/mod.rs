@@ -8,3 +8,4 @@ pub mod freshness;
 pub mod invalidation;
 pub mod range;
 pub mod validation;
+pub mod vary;

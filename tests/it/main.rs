@@ -15,3 +15,4 @@ mod readme;
 mod serving;
 mod storing;
 mod validating;
+mod varying;

@@ -24,6 +24,8 @@ pub struct Script {
     gate: Option<Gate>,
     ranges: bool,
     raw: Option<Bytes>,
+    /// Has the value of this request field in its body.
+    echoes: Option<String>,
     /// Answers a conditional request for this tag with a 304.
     validates: Option<String>,
 }
@@ -65,6 +67,7 @@ impl Script {
             ranges: false,
             raw: None,
             validates: None,
+            echoes: None,
         }
     }
 
@@ -106,6 +109,11 @@ impl Script {
 
     pub fn gate(self, gate: &Gate) -> Self {
         Self { gate: Some(gate.clone()), ..self }
+    }
+
+    /// Varies by a request field: its body is the field's value.
+    pub fn varies_by(self, field: &str) -> Self {
+        Self { echoes: Some(field.to_owned()), ..self }.field("vary", field)
     }
 
     /// Has an entity tag, and says 304 to who has it.
@@ -201,9 +209,13 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
         };
         let (method, range) = (seen.method.clone(), seen.field("range").map(str::to_owned));
         let known = seen.field("if-none-match").map(str::to_owned);
+        let fields = seen.clone();
         state.seen.lock().unwrap().push(seen);
         state.arrived.send_modify(|arrived| *arrived += 1);
         let mut script = script.unwrap_or_else(|| Script::status(404));
+        if let Some(field) = &script.echoes {
+            script.body = fields.field(field).unwrap_or("nothing").to_owned().into();
+        }
         if known.is_some() && script.validates == known {
             script = Script { status: 304, body: Bytes::new(), framing: Framing::Nothing, ..script };
         }

@@ -1,0 +1,159 @@
+//! Variants of a resource: RFC 9111 §4.1, RFC 9110 §12.5.5.
+
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, VARY};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// What a response was selected by, besides its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Varies {
+    /// By nothing.
+    Not,
+    /// By these request fields, in order.
+    By(Vec<HeaderName>),
+    /// By more than a request holds: `*`.
+    Unknowably,
+}
+
+/// What the response with these fields was selected by. A content coding that
+/// no Vary explains was selected by Accept-Encoding all the same.
+pub fn varies(response: &HeaderMap) -> Varies {
+    let mut fields = Vec::new();
+    for line in response.get_all(VARY) {
+        for member in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            match HeaderName::from_bytes(member) {
+                _ if member.is_empty() => {}
+                _ if member == b"*" => return Varies::Unknowably,
+                Ok(name) => fields.push(name),
+                Err(_) => return Varies::Unknowably,
+            }
+        }
+    }
+    if response.contains_key(CONTENT_ENCODING) {
+        fields.push(ACCEPT_ENCODING);
+    }
+    fields.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    fields.dedup();
+    if fields.is_empty() { Varies::Not } else { Varies::By(fields) }
+}
+
+/// What `request` says in `fields`, in a form that is the same for requests
+/// that mean the same: the text that names a variant.
+pub fn selected_by(fields: &[HeaderName], request: &HeaderMap) -> String {
+    let mut text = String::new();
+    for name in fields {
+        text.push_str(name.as_str());
+        text.push(':');
+        text.push_str(&normal(name, request));
+        text.push('\n');
+    }
+    text
+}
+
+fn normal(name: &HeaderName, request: &HeaderMap) -> String {
+    if *name == ACCEPT_ENCODING {
+        return codings(request);
+    }
+    let lines: Vec<_> =
+        request.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes().trim_ascii())).collect();
+    let text = lines.join(",");
+    if *name == ACCEPT_LANGUAGE {
+        return text
+            .split(',')
+            .map(|member| member.replace(' ', "").to_ascii_lowercase())
+            .collect::<Vec<_>>()
+            .join(",");
+    }
+    text
+}
+
+/// The content codings that are worth a variant, in the order in which they are
+/// told to the origin.
+const CODINGS: [&str; 3] = ["br", "gzip", "zstd"];
+
+/// What of [`CODINGS`] a request accepts (RFC 9110 §12.5.3); `identity` for
+/// none. How much it likes each is left out: few clients say, and each way of
+/// saying it would be a variant.
+fn codings(request: &HeaderMap) -> String {
+    let mut accepted = Vec::new();
+    for line in request.get_all(ACCEPT_ENCODING) {
+        let members = line.to_str().unwrap_or_default().split(',').filter(|member| !is_refused(member));
+        accepted.extend(members.map(|member| member.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()));
+    }
+    let known: Vec<_> = CODINGS.into_iter().filter(|coding| accepted.iter().any(|member| member == coding)).collect();
+    if known.is_empty() { "identity".to_owned() } else { known.join(", ") }
+}
+
+/// `;q=0`, in any of its spellings.
+fn is_refused(member: &str) -> bool {
+    let weight = member.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
+    weight.is_some_and(|weight| weight.trim().parse().is_ok_and(|weight: f32| weight <= 0.0))
+}
+
+/// The Accept-Encoding that tells an origin what [`selected_by`] tells apart.
+pub fn accept_encoding(request: &HeaderMap) -> HeaderValue {
+    HeaderValue::try_from(codings(request)).unwrap_or_else(|_| HeaderValue::from_static("identity"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn what_a_response_varies_by() {
+        let by = |names: &[&str]| Varies::By(names.iter().map(|name| name.parse().unwrap()).collect());
+        for (lines, expected) in [
+            (&[][..], Varies::Not),
+            (&[("vary", "")], Varies::Not),
+            (&[("vary", "Cookie, ACCEPT-language"), ("vary", "cookie")], by(&["accept-language", "cookie"])),
+            (&[("vary", "cookie, *")], Varies::Unknowably),
+            (&[("vary", "not a name")], Varies::Unknowably),
+            (&[("content-encoding", "gzip")], by(&["accept-encoding"])),
+            (&[("content-encoding", "gzip"), ("vary", "Accept-Encoding")], by(&["accept-encoding"])),
+        ] {
+            assert_eq!(varies(&headers(lines)), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn requests_that_mean_the_same_select_the_same() {
+        let fields: Vec<HeaderName> = vec![ACCEPT_ENCODING, ACCEPT_LANGUAGE, "x-a".parse().unwrap()];
+        let text = |lines: &[(&str, &str)]| selected_by(&fields, &headers(lines));
+        for (a, b) in [
+            (&[("accept-encoding", "gzip, deflate, br")][..], &[("accept-encoding", "BR;q=0.5,gzip")][..]),
+            (&[("accept-encoding", "gzip;q=0, deflate")], &[]),
+            (&[("accept-encoding", "identity")], &[("accept-encoding", "")]),
+            (&[("accept-language", "en, DE;q=0.5")], &[("accept-language", "en,de; q=0.5")]),
+            (&[("x-a", "1"), ("x-a", "2")], &[("x-a", "1,2")]),
+        ] {
+            assert_eq!(text(a), text(b), "{a:?} {b:?}");
+        }
+        for (a, b) in [
+            (&[("accept-encoding", "gzip")][..], &[("accept-encoding", "br")][..]),
+            (&[("accept-language", "en")], &[("accept-language", "de")]),
+            (&[("x-a", "a")], &[("x-a", "A")]),
+            (&[("x-a", "a")], &[]),
+        ] {
+            assert_ne!(text(a), text(b), "{a:?} {b:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_to_the_origin_selects_the_same(line in "[a-z0-9;=., *]{0,30}") {
+            let request = headers(&[("accept-encoding", &line)]);
+            let mut told = HeaderMap::new();
+            told.insert(ACCEPT_ENCODING, accept_encoding(&request));
+            prop_assert_eq!(selected_by(&[ACCEPT_ENCODING], &request), selected_by(&[ACCEPT_ENCODING], &told));
+        }
+    }
+}

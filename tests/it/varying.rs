@@ -1,0 +1,109 @@
+//! Variants by Vary.
+
+use crate::client::Got;
+use crate::harness::{Cluster, Running, all, alone, within};
+use crate::origin::{Gate, Origin, Script};
+
+const PAGE: &str = "/page";
+
+fn by(field: &str) -> Script {
+    Script::ok("").field("cache-control", "max-age=100").varies_by(field)
+}
+
+async fn get(edge: &Running, field: &'static str, value: &str) -> Got {
+    within(20, edge.get(PAGE).field(field, value).get()).await
+}
+
+/// Asks until it comes from memory: what has just come is stored a moment later.
+async fn hit(edge: &Running, field: &'static str, value: &str) -> Got {
+    let asking = async {
+        loop {
+            let got = get(edge, field, value).await;
+            if got.cache_status().contains(";hit") {
+                break got;
+            }
+        }
+    };
+    within(20, asking).await
+}
+
+#[tokio::test]
+async fn each_variant_is_stored_and_given_to_who_selects_it() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    origin.script(PAGE, by("accept-encoding").field("x-page", "1"));
+    for edge in &cluster.edges {
+        for (accepts, variant) in
+            [("gzip", "gzip"), ("BR, gzip", "br, gzip"), ("gzip;q=0", "identity"), ("deflate", "identity")]
+        {
+            assert_eq!(get(edge, "accept-encoding", accepts).await.text(), variant, "{accepts}");
+            assert_eq!(hit(edge, "accept-encoding", accepts).await.text(), variant);
+        }
+        assert_eq!(edge.get(PAGE).get().await.text(), "identity");
+    }
+    assert_eq!(origin.count(PAGE), 3);
+}
+
+#[tokio::test]
+async fn who_waits_for_another_variant_goes_on_to_its_own() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let gate = Gate::closed();
+    origin.script(PAGE, by("x-a").gate(&gate));
+    // All of them join one flight, for nobody knows yet that it varies.
+    let asks: Vec<_> = (0..12).map(|i| edge.get(PAGE).field("x-a", &(i % 3).to_string()).get()).collect();
+    let waiting = tokio::spawn(all(asks));
+    origin.arrived(1).await;
+    gate.open(1000);
+    for (i, got) in within(20, waiting).await.unwrap().iter().enumerate() {
+        assert_eq!(got.text(), (i % 3).to_string());
+    }
+    for i in 0..3 {
+        assert_eq!(hit(&edge, "x-a", &i.to_string()).await.text(), i.to_string());
+    }
+    assert_eq!(origin.count(PAGE), 3);
+}
+
+#[tokio::test]
+async fn a_content_coding_that_nobody_explains_is_a_variant_too() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let coded = Script::ok("coded").field("cache-control", "max-age=100").field("content-encoding", "gzip");
+    origin.script(PAGE, coded);
+    assert_eq!(get(&edge, "accept-encoding", "gzip").await.text(), "coded");
+    origin.script(PAGE, Script::ok("plain").field("cache-control", "max-age=100"));
+    assert_eq!(edge.get(PAGE).get().await.text(), "plain");
+    assert_eq!(hit(&edge, "accept-encoding", "gzip").await.text(), "coded");
+}
+
+#[tokio::test]
+async fn variants_are_bounded() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| config.cache.variants = 3).await;
+    origin.script(PAGE, by("x-a"));
+    for i in 0..6 {
+        let got = get(&edge, "x-a", &i.to_string()).await;
+        assert_eq!(got.text(), i.to_string());
+        assert_eq!(got.cache_status().contains("stored"), i < 3, "{i}: {}", got.cache_status());
+    }
+}
+
+#[tokio::test]
+async fn a_write_makes_all_variants_be_forgotten() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    origin.script(PAGE, by("x-a"));
+    for edge in &cluster.edges {
+        for value in ["1", "2"] {
+            hit(edge, "x-a", value).await;
+        }
+    }
+    cluster.edges[0].ask(http::Method::POST, PAGE).get().await;
+    let before = origin.count(PAGE);
+    for edge in &cluster.edges {
+        for value in ["1", "2"] {
+            assert!(!get(edge, "x-a", value).await.cache_status().contains(";hit"));
+        }
+    }
+    assert_eq!(origin.count(PAGE), before + 2);
+}
