@@ -183,10 +183,12 @@ impl Growing {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends the body well. Returns all of its pieces, each an allocation of
-    /// its own, unless it had become a window.
-    pub(crate) fn complete(&self) -> Option<Vec<Bytes>> {
+    /// Ends the body well, with `last` as its last bytes. Before any reader has
+    /// those, `keep` gets all of its pieces, each an allocation of its own, so
+    /// that who has the whole body finds it stored; but for a window's.
+    pub(crate) fn complete(&self, last: Bytes, keep: impl FnOnce(Vec<Bytes>)) {
         let mut state = self.lock();
+        state.push(last);
         if !state.fragments.is_empty() {
             let start = state.fragments[0].0;
             let merged = state.merge();
@@ -194,14 +196,13 @@ impl Growing {
             state.fragments.push((start, merged));
         }
         state.end = End::Complete;
-        let whole = matches!(state.extent, Extent::Whole).then(|| {
+        if matches!(state.extent, Extent::Whole) {
             let last = state.fragments.first().map(|(_, last)| last.clone());
-            state.pieces.iter().cloned().chain(last).collect()
-        });
+            keep(state.pieces.iter().cloned().chain(last).collect());
+        }
         let waiting = state.wake();
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
-        whole
     }
 
     /// Ends the body badly: readers get what has come, then `error`. A body

@@ -81,6 +81,8 @@ struct Intake {
     /// What of the charge is not for the body, in bytes.
     fields: u64,
     came: u64,
+    /// The last bytes of a body of known length, once they are there.
+    last: Bytes,
     extent: Extent,
     /// Since when nobody wants it.
     alone_since: Option<Instant>,
@@ -216,6 +218,7 @@ impl Edge {
                 charge: Arc::new(room),
                 fields,
                 came: 0,
+                last: Bytes::new(),
                 extent: Extent::Whole,
                 alone_since: None,
             })
@@ -382,6 +385,11 @@ impl Edge {
                 Some(length) if intake.came > length => {
                     return Err(Error::OriginBroke("it is longer than it said".to_owned()));
                 }
+                // The last bytes wait until the whole is stored.
+                Some(length) if intake.came == length => {
+                    intake.last = part;
+                    continue;
+                }
                 Some(_) => {}
                 None => self.make_room(lead, intake),
             }
@@ -412,18 +420,20 @@ impl Edge {
 
     /// Ends a flight well: into memory first, so that nobody who comes now
     /// finds neither the flight nor what it brought.
-    fn land(&self, lead: Lead, intake: Intake, tier: Tier) {
-        let Some(pieces) = lead.flight().body.complete() else {
-            return;
-        };
-        if intake.kept == Kept::Stored && !lead.is_overtaken() {
+    fn land(&self, lead: Lead, mut intake: Intake, tier: Tier) {
+        let last = std::mem::take(&mut intake.last);
+        let growing = Arc::clone(&lead.flight().body);
+        growing.complete(last, |pieces| {
+            if intake.kept != Kept::Stored || lead.is_overtaken() {
+                return;
+            }
             intake.charge.shrink_to(intake.fields + intake.came);
             let body = Arc::new(Held::new(pieces, intake.charge));
             if self.memory.takes(tier, body.charged()) {
                 let head = stored_head(&intake.head, body.len());
                 self.memory.store(tier, intake.key, Stored { head, body });
             }
-        }
+        });
         // Only now does the flight leave the list.
         drop(lead);
     }

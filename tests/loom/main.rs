@@ -44,8 +44,7 @@ fn no_wakeup_is_lost() {
         let mut reader = Reader::new(body.clone());
         let writer = thread::spawn(move || {
             body.append(Bytes::from_static(b"one"));
-            body.append(Bytes::from_static(b"two"));
-            assert_eq!(body.complete().unwrap().concat(), b"onetwo");
+            body.complete(Bytes::from_static(b"two"), |pieces| assert_eq!(pieces.concat(), b"onetwo"));
         });
         let (bytes, end) = block_on(read_all(&mut reader));
         assert_eq!(bytes, b"onetwo");
@@ -66,7 +65,7 @@ fn every_append_wakes() {
         body.append(Bytes::from_static(b"one"));
         // Nothing else comes before the reader has had this.
         reads.join().unwrap();
-        body.complete();
+        body.complete(Bytes::new(), drop);
     });
 }
 
@@ -81,7 +80,7 @@ fn a_late_reader_and_a_leaving_one() {
         };
         let leaves = thread::spawn(move || drop(leaving));
         body.append(Bytes::from_static(b"all"));
-        body.complete();
+        body.complete(Bytes::new(), drop);
         assert_eq!(late.join().unwrap(), b"all");
         leaves.join().unwrap();
         assert_eq!(body.readers(), 0);
@@ -110,7 +109,7 @@ async fn write_window(body: &Growing, piece: &Bytes) -> Result<(), Error> {
         poll_fn(|cx| body.poll_room(cx)).await?;
         body.append(piece.clone());
     }
-    body.complete();
+    body.complete(Bytes::new(), drop);
     Ok(())
 }
 
