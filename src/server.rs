@@ -319,9 +319,11 @@ impl Serve {
         let _ = stream.set_nodelay(true);
         let io = TokioIo::new(Patient::new(stream, &self.limits));
         let stalled = Arc::new(Notify::new());
-        let serve = self.clone();
-        let watchdog = Arc::clone(&stalled);
-        let service = service_fn(move |request| serve.clone().answer(request, client, Arc::clone(&watchdog)));
+        let serve = Arc::new((self.clone(), Arc::clone(&stalled)));
+        let service = service_fn(move |request| {
+            let serve = Arc::clone(&serve);
+            async move { serve.0.answer(request, client, &serve.1).await }
+        });
         let builder = builder(&self.limits);
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let ended = tokio::select! {
@@ -341,10 +343,10 @@ impl Serve {
     }
 
     async fn answer(
-        self,
+        &self,
         request: Request<Incoming>,
         client: IpAddr,
-        stalled: Arc<Notify>,
+        stalled: &Arc<Notify>,
     ) -> Result<Response<Watched>, Infallible> {
         let began = Instant::now();
         let version = request.version();
@@ -356,7 +358,7 @@ impl Serve {
         // just open no window for one of its streams.
         if version == Version::HTTP_2 && response.body().may_stall() {
             let handed = response.body_mut().hand_over();
-            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, stalled));
+            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, Arc::clone(stalled)));
         }
         Ok(response)
     }

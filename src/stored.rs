@@ -21,7 +21,8 @@ const FIELD_OVERHEAD: u64 = 80;
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
-    /// End-to-end fields, without Age and Cache-Status: those are made anew.
+    /// End-to-end fields. Age and Cache-Status only keep the places of those
+    /// that each answer makes anew.
     pub(crate) headers: HeaderMap,
     /// The length of the body in bytes, if it is known.
     pub(crate) length: Option<u64>,

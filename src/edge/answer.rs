@@ -80,7 +80,7 @@ impl Edge {
         let now = ask.now.max(head.born);
         let status = CacheStatus { ttl: head.ttl(now), ..status };
         let (mut response, extent) = select(ask, head);
-        response.headers_mut().insert(AGE, head.age(now).as_secs().into());
+        response.headers_mut().insert(AGE, number(head.age(now).as_secs()));
         response.headers_mut().insert(CACHE_STATUS, self.status(&status));
         let len = stored.body.len();
         *response.body_mut() = match extent {
@@ -107,7 +107,9 @@ impl Edge {
         let (mut response, extent) = select(ask, &head);
         let age = head.age(SystemTime::now()).as_secs();
         if age > 0 {
-            response.headers_mut().insert(AGE, age.into());
+            response.headers_mut().insert(AGE, number(age));
+        } else {
+            response.headers_mut().remove(AGE);
         }
         response.headers_mut().insert(CACHE_STATUS, append_member(head.upstream_status.as_ref(), self.status(&status)));
         let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
@@ -326,6 +328,12 @@ impl Multipart {
 
 fn content_range(Span { first, end }: Span, length: u64) -> String {
     format!("bytes {first}-{}/{length}", end - 1)
+}
+
+/// A number as a value, in one allocation of its length.
+fn number(number: u64) -> HeaderValue {
+    HeaderValue::from_bytes(itoa::Buffer::new().format(number).as_bytes())
+        .unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 fn text(value: String) -> HeaderValue {

@@ -521,9 +521,11 @@ fn head(
     via: &HeaderValue,
 ) -> Head {
     let mut headers = detached(&parts.headers);
-    headers.remove(AGE);
     let upstream_status = joined(&headers, &CACHE_STATUS);
-    headers.remove(CACHE_STATUS);
+    // Each answer sets these two: with a place kept for them, a copy of the
+    // fields need not grow.
+    headers.insert(AGE, HeaderValue::from_static("0"));
+    headers.insert(CACHE_STATUS, HeaderValue::from_static("peerage"));
     headers.append(VIA, via.clone());
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());

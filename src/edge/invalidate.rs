@@ -49,7 +49,8 @@ impl Edge {
         if !invalidation::invalidates(&ask.method, status) {
             return Vec::new();
         }
-        let named = invalidation::named(ask.host.as_ref(), ask.key.path(), answer);
+        let host = ask.host();
+        let named = invalidation::named(host.as_ref(), ask.key.path(), answer);
         let named = named.filter_map(|target| AssetKey::from_uri(&target, self.uri_limit).ok());
         std::iter::once(ask.key.clone()).chain(named).collect()
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, COOKIE, HOST};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tokio::sync::oneshot;
 
@@ -99,15 +100,26 @@ struct Ask {
     client: IpAddr,
     method: Method,
     version: Version,
-    /// Which site the client means (RFC 9110 §7.2): told to the origin, and of
-    /// no other consequence.
-    host: Option<HeaderValue>,
+    /// That of the target, if it has one.
+    authority: Option<Authority>,
     key: AssetKey,
     headers: HeaderMap,
     body: Body,
     now: SystemTime,
     /// How often it may look again for its variant.
     tries: u8,
+}
+
+impl Ask {
+    /// Which site the client means (RFC 9110 §7.2): told to the origin, and of no
+    /// other consequence. HTTP/2 has it in the target, and an absolute target
+    /// goes before the field.
+    fn host(&self) -> Option<HeaderValue> {
+        match &self.authority {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => self.headers.get(HOST).cloned(),
+        }
+    }
 }
 
 /// An answer, and what to write down of it.
@@ -189,12 +201,9 @@ impl Edge {
             }
         };
         let (method, version, headers) = (parts.method, parts.version, parts.headers);
-        // HTTP/2 has it in the target, and an absolute target goes before the field.
-        let host = match parts.uri.authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-            None => headers.get(HOST).cloned(),
-        };
-        let ask = Ask { source, client, method, version, host, key, headers, body, now: SystemTime::now(), tries: 2 };
+        let authority = parts.uri.into_parts().authority;
+        let ask =
+            Ask { source, client, method, version, authority, key, headers, body, now: SystemTime::now(), tries: 2 };
         if matches!(ask.method, Method::GET | Method::HEAD) {
             self.look_up(ask).await
         } else if Self::is_purge(&ask) {
@@ -391,7 +400,7 @@ impl Edge {
     /// Tells the origin who asks; a peer has told already.
     fn introduce(ask: &Ask, headers: &mut HeaderMap) {
         if ask.source == Source::Client {
-            forward::add_forwarded(headers, ask.client, ask.host.as_ref(), "http");
+            forward::add_forwarded(headers, ask.client, ask.host().as_ref(), "http");
         }
     }
 

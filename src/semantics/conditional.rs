@@ -19,6 +19,10 @@ pub enum Precondition {
 /// Evaluates the preconditions of `request` against the selected response, in
 /// the order of RFC 9110 §13.2.2. An invalid date counts as no field at all.
 pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
+    let fields = [IF_MATCH, IF_UNMODIFIED_SINCE, IF_NONE_MATCH, IF_MODIFIED_SINCE];
+    if !fields.iter().any(|field| request.contains_key(field)) {
+        return Precondition::Proceed;
+    }
     let tag = response.get(ETAG).map(http::HeaderValue::as_bytes);
     let modified = date(response, LAST_MODIFIED);
     if request.contains_key(IF_MATCH) {
