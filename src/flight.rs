@@ -232,6 +232,11 @@ impl Lead {
     /// Fails the flight: those who wait for the head get `error`, those who
     /// read the body get it behind what has come.
     pub(crate) fn fail(self, error: Error) {
+        self.break_off(error);
+    }
+
+    /// Does nothing to a flight that has come to its end.
+    fn break_off(&self, error: Error) {
         self.flight.body.fail(error.clone());
         self.flight.outcome.send_if_modified(|outcome| {
             let pending = matches!(outcome, Outcome::Pending);
@@ -259,15 +264,7 @@ impl Lead {
 impl Drop for Lead {
     fn drop(&mut self) {
         self.unlist();
-        // Neither does anything to a flight that has come to its end.
-        self.flight.body.fail(Error::Panicked);
-        self.flight.outcome.send_if_modified(|outcome| {
-            let pending = matches!(outcome, Outcome::Pending);
-            if pending {
-                *outcome = Outcome::Failed(Error::Panicked);
-            }
-            pending
-        });
+        self.break_off(Error::Panicked);
     }
 }
 

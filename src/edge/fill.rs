@@ -256,6 +256,9 @@ impl Edge {
             // A hashed name was asked for without anything to vary by.
             _ => return Ok((key.clone(), None)),
         };
+        if fields.is_empty() {
+            return Ok((key.clone(), None));
+        }
         let text = vary::selected_by(&fields, &order.headers).into();
         let selected = Selected { fields: fields.clone().into(), text };
         let variants = self.policy.load().variants;

@@ -320,7 +320,7 @@ impl Edge {
                         None => None,
                     };
                     return match first {
-                        Some(First { provider, response }) if self.answers(&ask) => {
+                        Some(First { provider, response }) if Self::answers(&ask, order.name) => {
                             self.answer_first(&ask, handled, &provider, response, refusal)
                         }
                         _ => self.pass(ask, handled).await,
@@ -374,9 +374,8 @@ impl Edge {
 
     /// Whether the answer to a fill is also the answer to the request that
     /// began it: only if the fill asked for the same.
-    fn answers(&self, ask: &Ask) -> bool {
-        !forward::is_selective(&ask.headers)
-            && (self.policy.load().name(&ask.key) == Name::Plain || !ask.headers.contains_key(COOKIE))
+    fn answers(ask: &Ask, name: Name) -> bool {
+        !forward::is_selective(&ask.headers) && (name == Name::Plain || !ask.headers.contains_key(COOKIE))
     }
 
     /// Forwards a request to the origin, both bodies streamed; nothing is kept.

@@ -99,13 +99,9 @@ fn date(headers: &HeaderMap, field: http::HeaderName) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
 
     use super::*;
-
-    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
-    }
+    use crate::semantics::tests::headers;
 
     #[test]
     fn preconditions_in_their_order() {

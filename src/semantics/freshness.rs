@@ -318,15 +318,11 @@ pub fn initial_age(headers: &HeaderMap, asked: SystemTime, now: SystemTime) -> D
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
 
     use super::*;
+    use crate::semantics::tests::headers;
 
     const NEGATIVE: Duration = Duration::from_secs(1);
-
-    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
-    }
 
     fn judge(name: Name, status: u16, lines: &[(&str, &str)]) -> Verdict {
         verdict(name, StatusCode::from_u16(status).unwrap(), &headers(lines), Duration::ZERO, NEGATIVE)

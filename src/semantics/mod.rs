@@ -9,3 +9,17 @@ pub mod invalidation;
 pub mod range;
 pub mod validation;
 pub mod vary;
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderName};
+
+    /// Fields as they stand on lines; a name may come again.
+    pub(super) fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+}

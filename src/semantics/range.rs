@@ -134,14 +134,10 @@ fn if_range_holds(request: &HeaderMap, response: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;
-
-    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
-    }
+    use crate::semantics::tests::headers;
 
     fn of(range: &str, length: u64) -> Ranged {
         evaluate(&headers(&[("range", range)]), &HeaderMap::new(), length)

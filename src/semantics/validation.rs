@@ -59,14 +59,7 @@ pub fn updated(stored: &HeaderMap, answer: &HeaderMap) -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
-        }
-        headers
-    }
+    use crate::semantics::tests::headers;
 
     #[test]
     fn the_condition_is_the_best_validator() {

@@ -99,14 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
-        }
-        headers
-    }
+    use crate::semantics::tests::headers;
 
     #[test]
     fn what_a_response_varies_by() {
