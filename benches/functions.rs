@@ -11,7 +11,7 @@ use peerage::AssetKey;
 use peerage::cluster::ring::Ring;
 use peerage::naming::Rule;
 use peerage::semantics::cache_status::{CacheStatus, Handled};
-use peerage::semantics::freshness::{self, Name};
+use peerage::semantics::freshness::{self, Case, Credentials, Name};
 use peerage::semantics::range;
 
 fn keys(criterion: &mut Criterion) {
@@ -46,7 +46,9 @@ fn rules(criterion: &mut Criterion) {
     response.insert("cache-control", HeaderValue::from_static("public, max-age=31536000, immutable"));
     response.insert("etag", HeaderValue::from_static("\"abc\""));
     criterion.bench_function("freshness/verdict", |bencher| {
-        let judge = |headers| freshness::verdict(Name::Plain, StatusCode::OK, headers, Duration::ZERO, Duration::ZERO);
+        let (negative, heuristic) = (Duration::ZERO, Duration::ZERO);
+        let case = Case { name: Name::Plain, credentials: Credentials::None, negative, heuristic };
+        let judge = |headers| freshness::verdict(case, StatusCode::OK, headers, Duration::ZERO);
         bencher.iter(|| judge(black_box(&response)));
     });
     let mut request = HeaderMap::new();

@@ -91,7 +91,15 @@ impl Body {
         if incoming.is_end_stream() {
             return Self::empty();
         }
-        Self(Kind::Received(Box::new(Received { incoming, patience, blame, timer: None })))
+        Self(Kind::Received(Box::new(Received { incoming, patience, left: u64::MAX, blame, timer: None })))
+    }
+
+    /// Breaks a received body off where it goes beyond `most` bytes.
+    pub(crate) fn at_most(mut self, most: u64) -> Self {
+        if let Kind::Received(received) = &mut self.0 {
+            received.left = most;
+        }
+        self
     }
 }
 
@@ -376,6 +384,8 @@ impl Progress {
 struct Received {
     incoming: Incoming,
     patience: Option<Duration>,
+    /// How many bytes more it may bring.
+    left: u64,
     blame: fn(String) -> Error,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -390,7 +400,14 @@ impl Received {
         match frame {
             // Trailers are not relayed: RFC 9110 §6.5.1 lets an intermediary drop them.
             Some(Ok(frame)) if frame.is_trailers() => Poll::Ready(None),
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Ok(frame)) => {
+                let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let Some(left) = self.left.checked_sub(len) else {
+                    return Poll::Ready(Some(Err(Error::ContentTooLarge)));
+                };
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
             Some(Err(error)) => Poll::Ready(Some(Err((self.blame)(describe(&error))))),
             None => Poll::Ready(None),
         }

@@ -13,7 +13,7 @@ use http::uri::Authority;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::Plan;
-use crate::naming::Rule;
+use crate::naming::{Keep, QueryRule, Rule};
 use crate::origin::http_origin;
 use crate::semantics::cache_status;
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Which names hold a hash.
     pub immutable: Vec<ImmutableConfig>,
+    /// Which part of a query belongs to a name.
+    pub query: Vec<QueryConfig>,
 }
 
 /// `[edge]`
@@ -102,6 +104,9 @@ pub struct CacheConfig {
     pub fill_alone: Period,
     /// How many variants (by Vary) of one asset are kept.
     pub variants: usize,
+    /// The longest freshness that is guessed from Last-Modified where a
+    /// response states none; 0 guesses nothing.
+    pub heuristic: Period,
 }
 
 /// `[cluster]`
@@ -148,6 +153,8 @@ pub struct LimitsConfig {
     pub header: Size,
     /// The target of a request.
     pub uri: Size,
+    /// The content of a request.
+    pub body: Size,
     /// For a request's head to come; also how long an idle connection is kept.
     pub header_timeout: Period,
     /// How long a client may take nothing of what it asked for.
@@ -198,6 +205,35 @@ pub struct ImmutableConfig {
     pub path: String,
 }
 
+/// `[[query]]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueryConfig {
+    /// See [`QueryRule`].
+    pub path: String,
+    /// See [`Keep`].
+    pub keep: KeepConfig,
+}
+
+/// `"all"`, `"none"`, or a list of names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "\"all\", \"none\" or a list of names such as [\"w\", \"h\"] is needed")]
+pub enum KeepConfig {
+    /// All or none of it.
+    Word(KeepWord),
+    /// The parameters of these names.
+    Names(Vec<String>),
+}
+
+/// How much of a query is kept, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepWord {
+    /// As it came.
+    All,
+    /// Nothing of it.
+    None,
+}
+
 const fn secs(seconds: u64) -> Period {
     Period(Duration::from_secs(seconds))
 }
@@ -221,6 +257,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
             immutable: vec![ImmutableConfig { path: "/**/*-{hash}.*".to_owned() }],
+            query: vec![QueryConfig { path: "/**".to_owned(), keep: KeepConfig::Word(KeepWord::All) }],
         }
     }
 }
@@ -254,6 +291,7 @@ impl Default for CacheConfig {
             hit_for_miss: secs(10),
             fill_alone: secs(30),
             variants: 16,
+            heuristic: secs(0),
         }
     }
 }
@@ -285,6 +323,7 @@ impl Default for LimitsConfig {
             streams: 128,
             header: Size(64 * 1024),
             uri: Size(16 * 1024),
+            body: mib(1024),
             header_timeout: secs(60),
             send_timeout: secs(60),
             body_timeout: secs(60),
@@ -298,7 +337,8 @@ impl Default for LogConfig {
     }
 }
 
-/// Every key, as it is written with dots. `immutable` is a list of tables.
+/// Every key, as it is written with dots. `immutable` and `query` are lists of
+/// tables.
 pub const KEYS: &[&str] = &[
     "edge.name",
     "edge.listen",
@@ -317,6 +357,7 @@ pub const KEYS: &[&str] = &[
     "cache.hit_for_miss",
     "cache.fill_alone",
     "cache.variants",
+    "cache.heuristic",
     "cluster.listen",
     "cluster.peers",
     "cluster.advertise",
@@ -329,6 +370,7 @@ pub const KEYS: &[&str] = &[
     "limits.streams",
     "limits.header",
     "limits.uri",
+    "limits.body",
     "limits.header_timeout",
     "limits.send_timeout",
     "limits.body_timeout",
@@ -336,6 +378,8 @@ pub const KEYS: &[&str] = &[
     "log.level",
     "log.access",
     "immutable.path",
+    "query.path",
+    "query.keep",
 ];
 
 impl Config {
@@ -350,9 +394,8 @@ impl Config {
             cluster.check()?;
         }
         http_origin::check_url(&self.origin.url).map_err(|error| format!("origin.url: {error}"))?;
-        for rule in &self.immutable {
-            Rule::parse(&rule.path).map_err(|error| format!("immutable.path: {error}"))?;
-        }
+        self.rules()?;
+        self.queries()?;
         Ok(())
     }
 
@@ -447,7 +490,22 @@ impl Config {
     /// # Errors
     /// As [`Config::check`].
     pub fn rules(&self) -> Result<Vec<Rule>, String> {
-        self.immutable.iter().map(|rule| Rule::parse(&rule.path)).collect()
+        let rules = self.immutable.iter().map(|rule| Rule::parse(&rule.path));
+        rules.collect::<Result<_, _>>().map_err(|error| format!("immutable.path: {error}"))
+    }
+
+    /// The rules of `[[query]]`.
+    ///
+    /// # Errors
+    /// As [`Config::check`].
+    pub fn queries(&self) -> Result<Vec<QueryRule>, String> {
+        let keep = |keep: &KeepConfig| match keep {
+            KeepConfig::Word(KeepWord::All) => Keep::All,
+            KeepConfig::Word(KeepWord::None) => Keep::None,
+            KeepConfig::Names(names) => Keep::Only(names.clone()),
+        };
+        let rules = self.query.iter().map(|rule| QueryRule::parse(&rule.path, keep(&rule.keep)));
+        rules.collect::<Result<_, _>>().map_err(|error| format!("query.path: {error}"))
     }
 }
 

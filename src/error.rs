@@ -26,6 +26,15 @@ pub enum Error {
     /// The target is longer than `limits.uri`.
     #[error("the request target is too long")]
     UriTooLong,
+    /// The fields of the request are larger than `limits.header`.
+    #[error("the request's fields are too large")]
+    HeaderTooLarge,
+    /// The content of the request is larger than `limits.body`.
+    #[error("the request's content is too large")]
+    ContentTooLarge,
+    /// The request expects something other than `100-continue` (RFC 9110 §10.1.1).
+    #[error("the request's expectation is unknown")]
+    Expectation,
     /// A method that a cache in front of a site has no business with.
     #[error("the method is not allowed here")]
     MethodNotAllowed,
@@ -91,6 +100,9 @@ impl Error {
             Self::BadRequest(_)
             | Self::BadHost
             | Self::UriTooLong
+            | Self::HeaderTooLarge
+            | Self::ContentTooLarge
+            | Self::Expectation
             | Self::MethodNotAllowed
             | Self::Loop
             | Self::NotCached
@@ -111,6 +123,9 @@ impl Error {
             Self::BadRequest(_) | Self::BadHost | Self::ClientBroke(_) => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotCached | Self::PeerTimeout | Self::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::PeerUnreachable(_)
@@ -132,6 +147,9 @@ impl Error {
             Self::Loop => "loop",
             Self::NotCached => "not-cached",
             Self::UriTooLong => "uri-too-long",
+            Self::HeaderTooLarge => "header-too-large",
+            Self::ContentTooLarge => "content-too-large",
+            Self::Expectation => "expectation",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::ClientBroke(_) => "client-broke-off",
             Self::PeerUnreachable(_) => "peer-unreachable",
@@ -158,6 +176,9 @@ impl Error {
             Self::Loop => "the request has been here before",
             Self::NotCached => "nothing that answers this request is stored here",
             Self::UriTooLong => "the request target is too long",
+            Self::HeaderTooLarge => "the request's fields are too large",
+            Self::ContentTooLarge => "the request's content is too large",
+            Self::Expectation => "only 100-continue can be expected",
             Self::MethodNotAllowed => "this method is not served here",
             Self::ClientBroke(_) => "the request body broke off",
             Self::PeerTimeout | Self::OriginTimeout => "the origin did not answer in time",

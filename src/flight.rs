@@ -118,6 +118,9 @@ impl Flight {
 struct Id {
     key: AssetKey,
     reach: Reach,
+    /// A hash of the credentials that it carries; 0 for none. Who has others
+    /// would wait for what is not theirs.
+    credentials: u64,
 }
 
 type Table = HashMap<Id, Arc<Flight>, BuildHasherDefault<Mixed>>;
@@ -146,8 +149,8 @@ impl Flights {
     }
 
     /// Leads a new flight, or follows the one that is under way.
-    pub(crate) fn join(self: &Arc<Self>, key: &AssetKey, reach: Reach) -> Joining {
-        let id = Id { key: key.detached(), reach };
+    pub(crate) fn join(self: &Arc<Self>, key: &AssetKey, reach: Reach, credentials: u64) -> Joining {
+        let id = Id { key: key.detached(), reach, credentials };
         let mut table = self.shard(key);
         if let Some(flight) = table.get(&id) {
             return Joining::Follow(Arc::clone(flight));
@@ -166,22 +169,23 @@ impl Flights {
     /// Lets nobody join the flights of `key` any more, and has nothing of what
     /// they bring kept.
     pub(crate) fn overtake(&self, key: &AssetKey) {
-        let mut table = self.shard(key);
-        for reach in [Reach::Origin, Reach::Peers] {
-            if let Some(flight) = table.remove(&Id { key: key.clone(), reach }) {
+        self.shard(key).retain(|id, flight| {
+            let overtaken = id.key == *key;
+            if overtaken {
                 flight.overtaken.store(true, Ordering::Relaxed);
                 self.under_way.fetch_sub(1, Ordering::Relaxed);
             }
-        }
+            !overtaken
+        });
     }
 
     /// The flight of `key` that goes straight to the origin, if there is one.
-    pub(crate) fn to_origin(&self, key: &AssetKey) -> Option<Arc<Flight>> {
+    pub(crate) fn to_origin(&self, key: &AssetKey, credentials: u64) -> Option<Arc<Flight>> {
         let table = self.shard(key);
         if table.is_empty() {
             return None;
         }
-        table.get(&Id { key: key.clone(), reach: Reach::Origin }).cloned()
+        table.get(&Id { key: key.clone(), reach: Reach::Origin, credentials }).cloned()
     }
 
     pub(crate) fn under_way(&self) -> u64 {
@@ -204,6 +208,10 @@ impl Lead {
 
     pub(crate) fn reach(&self) -> Reach {
         self.flight.id.reach
+    }
+
+    pub(crate) fn credentials(&self) -> u64 {
+        self.flight.id.credentials
     }
 
     pub(crate) fn flight(&self) -> &Arc<Flight> {
@@ -298,14 +306,14 @@ mod tests {
     }
 
     fn lead(flights: &Arc<Flights>, reach: Reach) -> Lead {
-        match flights.join(&key(), reach) {
+        match flights.join(&key(), reach, 0) {
             Joining::Lead(lead) => lead,
             Joining::Follow(_) => panic!("someone leads already"),
         }
     }
 
     fn follow(flights: &Arc<Flights>, reach: Reach) -> Arc<Flight> {
-        match flights.join(&key(), reach) {
+        match flights.join(&key(), reach, 0) {
             Joining::Follow(flight) => flight,
             Joining::Lead(_) => panic!("nobody leads"),
         }
@@ -327,9 +335,9 @@ mod tests {
     async fn reaches_are_apart() {
         let flights = Flights::new();
         let to_peers = lead(&flights, Reach::Peers);
-        assert!(flights.to_origin(&key()).is_none());
+        assert!(flights.to_origin(&key(), 0).is_none());
         let to_origin = lead(&flights, Reach::Origin);
-        assert!(flights.to_origin(&key()).is_some());
+        assert!(flights.to_origin(&key(), 0).is_some() && flights.to_origin(&key(), 1).is_none());
         to_peers.settle(Outcome::Joined(Arc::clone(to_origin.flight())));
         to_origin.fail(Error::OriginTimeout);
         assert_eq!(flights.under_way(), 0);

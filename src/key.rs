@@ -130,6 +130,21 @@ impl AssetKey {
         self.name.path()
     }
 
+    /// The query, without its question mark.
+    pub fn query(&self) -> Option<&str> {
+        self.name.query()
+    }
+
+    /// The key of the same path with another query, which must be a part of
+    /// this one's.
+    pub(crate) fn with_query(&self, query: Option<&str>) -> Self {
+        let name = match query {
+            Some(query) => format!("{}?{query}", self.path()),
+            None => self.path().to_owned(),
+        };
+        PathAndQuery::try_from(name).map_or_else(|_| self.clone(), Self::of)
+    }
+
     /// The request target to send upstream.
     pub(crate) fn target(&self) -> PathAndQuery {
         self.name.clone()

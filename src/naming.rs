@@ -1,5 +1,7 @@
-//! Which names hold a hash of what they name, and so never change.
+//! What the operator says of names: which of them hold a hash of what they
+//! name, and so never change; and which part of a query belongs to a name.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use regex::Regex;
@@ -25,35 +27,13 @@ impl Rule {
     /// # Errors
     /// A text that says what is wrong with the pattern and what would be right.
     pub fn parse(pattern: &str) -> Result<Self, String> {
-        if !pattern.starts_with('/') {
-            return Err(format!(
-                "`{pattern}` does not start with `/`; a pattern is a whole path, such as `/**/*-{{hash}}.*`"
-            ));
-        }
         let hashes = pattern.matches("{hash}").count();
         if hashes != 1 {
             return Err(format!(
                 "`{pattern}` has {hashes} times `{{hash}}`; exactly one is needed, for the hash is what makes a name immutable"
             ));
         }
-        let segments = pattern[1..].split('/').map(segment).collect::<Result<Vec<_>, _>>()?;
-        let mut source = String::from("^/");
-        for (i, segment) in segments.iter().enumerate() {
-            let last = i + 1 == segments.len();
-            match segment {
-                Segment::Any if last => source.push_str(".+"),
-                Segment::Any => source.push_str("(?:[^/]+/)*"),
-                Segment::Matching(text) => {
-                    source.push_str(text);
-                    if !last {
-                        source.push('/');
-                    }
-                }
-            }
-        }
-        source.push('$');
-        let regex = Regex::new(&source).map_err(|_| format!("`{pattern}` is too large"))?;
-        Ok(Self { pattern: pattern.to_owned(), regex })
+        Ok(Self { pattern: pattern.to_owned(), regex: compile(pattern)? })
     }
 
     /// The hash in `path` (canonical, without a query), if the rule matches.
@@ -72,6 +52,79 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.pattern)
     }
+}
+
+/// A rule of `[[query]]`: which part of the query belongs to the name of an
+/// asset, for the paths that match its pattern (as in [`Rule`], without a hash).
+#[derive(Debug, Clone)]
+pub struct QueryRule {
+    regex: Regex,
+    keep: Keep,
+}
+
+/// Which part of a query belongs to a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// All of it, as it came.
+    All,
+    /// None of it: one asset for all queries.
+    None,
+    /// The parameters of these names, in the order in which they came.
+    Only(Vec<String>),
+}
+
+impl QueryRule {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the pattern and what would be right.
+    pub fn parse(pattern: &str, keep: Keep) -> Result<Self, String> {
+        if pattern.contains("{hash}") {
+            return Err(format!("`{pattern}` has a `{{hash}}`; a rule for queries goes by `*` and `**` alone"));
+        }
+        Ok(Self { regex: compile(pattern)?, keep })
+    }
+
+    /// Whether the rule is for `path` (canonical, without a query).
+    pub fn matches(&self, path: &str) -> bool {
+        self.regex.is_match(path)
+    }
+
+    /// What belongs to the name of `query` (without its question mark).
+    pub fn kept<'a>(&self, query: &'a str) -> Option<Cow<'a, str>> {
+        let names = match &self.keep {
+            Keep::All => return Some(query.into()),
+            Keep::None => return None,
+            Keep::Only(names) => names,
+        };
+        let name = |parameter: &&str| parameter.split('=').next().unwrap_or_default().to_owned();
+        let kept: Vec<_> = query.split('&').filter(|parameter| names.contains(&name(parameter))).collect();
+        (!kept.is_empty()).then(|| kept.join("&").into())
+    }
+}
+
+/// The expression for a pattern; its first group is the hash, if there is one.
+fn compile(pattern: &str) -> Result<Regex, String> {
+    let Some(path) = pattern.strip_prefix('/') else {
+        return Err(format!("`{pattern}` does not start with `/`; a pattern is a whole path, such as `/**/*.png`"));
+    };
+    let segments = path.split('/').map(segment).collect::<Result<Vec<_>, _>>()?;
+    let mut source = String::from("^/");
+    for (i, segment) in segments.iter().enumerate() {
+        let last = i + 1 == segments.len();
+        match segment {
+            Segment::Any if last => source.push_str(".*"),
+            Segment::Any => source.push_str("(?:[^/]+/)*"),
+            Segment::Matching(text) => {
+                source.push_str(text);
+                if !last {
+                    source.push('/');
+                }
+            }
+        }
+    }
+    source.push('$');
+    Regex::new(&source).map_err(|_| format!("`{pattern}` is too large"))
 }
 
 enum Segment {
@@ -140,6 +193,26 @@ mod tests {
         assert_eq!(rule.hash_in("/x/cas/0123456789abcdef"), None);
         let rule = Rule::parse("/blobs/{hash}/**").unwrap();
         assert!(rule.hash_in("/blobs/0123456789abcdef/a/b").is_some());
+    }
+
+    #[test]
+    fn a_query_is_kept_by_rule() {
+        let rule = |keep| QueryRule::parse("/img/**", keep).unwrap();
+        let only = rule(Keep::Only(vec!["w".to_owned(), "h".to_owned()]));
+        for (query, kept) in [
+            ("w=1&h=2", Some("w=1&h=2")),
+            ("utm=x&h=2&w=1&w=3", Some("h=2&w=1&w=3")),
+            ("w", Some("w")),
+            ("ww=1&W=1", None),
+            ("", None),
+        ] {
+            assert_eq!(only.kept(query).as_deref(), kept, "{query}");
+        }
+        assert_eq!(rule(Keep::All).kept("a&b").as_deref(), Some("a&b"));
+        assert_eq!(rule(Keep::None).kept("a&b"), None);
+        assert!(only.matches("/img/a/b.png") && only.matches("/img/") && !only.matches("/image"));
+        assert!(QueryRule::parse("/**", Keep::All).unwrap().matches("/"));
+        assert!(QueryRule::parse("/{hash}", Keep::All).is_err() && QueryRule::parse("img", Keep::All).is_err());
     }
 
     #[test]

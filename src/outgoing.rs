@@ -17,9 +17,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{
-    CaptureConnection, Connected, Connection, HttpConnector, capture_connection,
-};
+use hyper_util::client::legacy::connect::{self, CaptureConnection, Connection, HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -119,7 +117,7 @@ impl Outgoing {
         Ok(response)
     }
 
-    async fn send_or_repeat(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
+    async fn send_or_repeat(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
         let repeat = (request.method().is_idempotent() && request.body().is_end_stream()).then(|| {
             let mut copy = Request::new(Body::empty());
             *copy.method_mut() = request.method().clone();
@@ -127,22 +125,28 @@ impl Outgoing {
             *copy.headers_mut() = request.headers().clone();
             copy
         });
+        match (self.send_once(request).await, repeat) {
+            (Ok(response), _) => Ok(response),
+            (Err((error, Connected::Reused)), Some(copy)) if no_answer_came(&error) => {
+                self.send_once(copy).await.map_err(|(error, _)| self.failure(&error))
+            }
+            (Err((error, _)), _) => Err(self.failure(&error)),
+        }
+    }
+
+    async fn send_once(&self, mut request: Request<Body>) -> Result<Response<Incoming>, (legacy::Error, Connected)> {
         let connection = capture_connection(&mut request);
-        let error = match self.client.request(request).await {
+        let sent = self.client.request(request).await;
+        let used = Used::of(&connection);
+        match sent {
             Ok(response) => {
-                if let Some(used) = Used::of(&connection) {
+                if let Some(used) = used {
                     used.0.store(true, Ordering::Relaxed);
                 }
-                return Ok(response);
+                Ok(response)
             }
-            Err(error) => error,
-        };
-        let reused = Used::of(&connection).is_some_and(|used| used.0.load(Ordering::Relaxed));
-        match repeat {
-            Some(copy) if reused && no_answer_came(&error) => {
-                self.client.request(copy).await.map_err(|error| self.failure(&error))
-            }
-            _ => Err(self.failure(&error)),
+            Err(error) if used.is_some_and(|used| used.0.load(Ordering::Relaxed)) => Err((error, Connected::Reused)),
+            Err(error) => Err((error, Connected::Anew)),
         }
     }
 
@@ -151,7 +155,11 @@ impl Outgoing {
             return (self.blame.unreachable)(describe(error));
         }
         match inner(error) {
-            Some(inner) if inner.is_user() => Error::ClientBroke(describe(inner)),
+            // What was to be sent broke off, and may have said why.
+            Some(inner) if inner.is_user() => {
+                let cause = std::error::Error::source(inner).and_then(|cause| cause.downcast_ref::<Error>());
+                cause.cloned().unwrap_or_else(|| Error::ClientBroke(describe(inner)))
+            }
             Some(inner) if inner.is_parse() => (self.blame.garbage)(describe(inner)),
             _ => (self.blame.broke)(describe(error)),
         }
@@ -215,6 +223,13 @@ impl tower_service::Service<Uri> for Remembering {
     }
 }
 
+/// What kind of connection a request went out on.
+enum Connected {
+    /// One that had brought an answer before.
+    Reused,
+    Anew,
+}
+
 /// Whether a connection has brought an answer before.
 #[derive(Clone, Default)]
 struct Used(Arc<AtomicBool>);
@@ -233,7 +248,7 @@ struct Remembered {
 }
 
 impl Connection for Remembered {
-    fn connected(&self) -> Connected {
+    fn connected(&self) -> connect::Connected {
         self.io.connected().extra(self.used.clone())
     }
 }

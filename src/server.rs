@@ -22,8 +22,8 @@ use crate::admin::{self, Readiness};
 use crate::body::Body;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
-use crate::config::{Config, LimitsConfig};
-use crate::edge::{Edge, Parts, Policy};
+use crate::config::{Config, LimitsConfig, Size};
+use crate::edge::{Edge, Limits, Parts, Policy};
 use crate::error::{Error, StartError};
 use crate::metrics::{Metrics, Source};
 use crate::origin::http_origin::HttpOrigin;
@@ -98,7 +98,11 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let edge = Edge::new(Parts {
             name: config.edge.name.clone(),
-            uri_limit: usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX),
+            limits: Limits {
+                uri: bytes(config.limits.uri),
+                header: bytes(config.limits.header),
+                body: config.limits.body.0,
+            },
             loop_id: loop_id(),
             plan: config.plan(),
             policy: policy(&config)?,
@@ -224,6 +228,8 @@ impl Reloading {
 fn policy(config: &Config) -> Result<Policy, StartError> {
     Ok(Policy {
         rules: config.rules().map_err(StartError::Config)?,
+        queries: config.queries().map_err(StartError::Config)?,
+        heuristic: config.cache.heuristic.0,
         negative: config.cache.negative.0,
         hit_for_miss: config.cache.hit_for_miss.0,
         fill_alone: config.cache.fill_alone.0,
@@ -377,8 +383,14 @@ async fn watch_stream(handed: Weak<Handed>, patience: Duration, stalled: Arc<Not
     }
 }
 
+fn bytes(size: Size) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
 fn builder(limits: &LimitsConfig) -> auto::Builder<TokioExecutor> {
-    let header = usize::try_from(limits.header.0).unwrap_or(usize::MAX);
+    // Somewhat above the limits themselves: the edge's own words about a request
+    // that is beyond them say more than hyper's.
+    let header = bytes(limits.header).saturating_mul(2).saturating_add(bytes(limits.uri));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()

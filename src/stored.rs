@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::body::Held;
 use crate::key::AssetKey;
-use crate::semantics::freshness::Lifetime;
+use crate::semantics::cache_control::RequestControl;
+use crate::semantics::freshness::{self, Lifetime, Reuse};
 
 /// What an entry takes besides what its weight counts: the key, the response's
 /// own structs, the table's slot, the allocator's rounding. In bytes.
@@ -46,6 +47,12 @@ impl Head {
             Lifetime::UntilEvicted { .. } => true,
             Lifetime::For(terms) => self.age(now) < terms.fresh,
         }
+    }
+
+    /// Whether it answers no request but the one that it was asked for (RFC 9111
+    /// §4): it is neither fresh nor may be served stale as it is.
+    pub(crate) fn must_be_validated(&self, now: SystemTime) -> bool {
+        freshness::reuse(self.lifetime, self.age(now), &RequestControl::default()) == Reuse::Validate
     }
 
     /// The seconds of freshness left, where the response states any; below zero

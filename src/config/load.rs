@@ -28,8 +28,8 @@ impl Config {
             figment = figment.merge(Toml::file_exact(file));
         }
         // Others set variables with this prefix too: Kubernetes does, for a
-        // service of this name. Every key but the list of rules has a table.
-        let ours = |name: &UncasedStr| name.as_str().contains("__") || name == "immutable";
+        // service of this name. Every key but the lists of rules has a table.
+        let ours = |name: &UncasedStr| name.as_str().contains("__") || name == "immutable" || name == "query";
         figment = figment.merge(Env::prefixed(ENV_PREFIX).filter(ours).split("__"));
         for set in sets {
             figment = figment.merge(parse_set(set)?);
@@ -69,16 +69,23 @@ pub(super) fn parse_set(set: &str) -> Result<Serialized<Value>, StartError> {
 fn explain(error: &figment::Error) -> String {
     use figment::error::Kind;
     let mut path = error.path.join(".");
-    if let Some(list) = path.strip_prefix("immutable.") {
-        path = format!("immutable.{}", list.split('.').nth(1).unwrap_or(list));
+    let list = path.split('.').next().filter(|table| matches!(*table, "immutable" | "query"));
+    let list = list.unwrap_or_default().to_owned();
+    if !list.is_empty() {
+        path = format!("{list}.{}", path.split('.').nth(2).unwrap_or("path"));
     }
     let source = origin_of(error.metadata.as_ref());
     let what = match &error.kind {
         Kind::InvalidType(found, wanted) => format!("{found} is of the wrong type; {wanted} is needed"),
         Kind::UnknownVariant(found, known) => format!("`{found}` is unknown; one of {} is needed", known.join(", ")),
         Kind::MissingField(field) => {
-            path = format!("immutable.{field}");
-            "is missing; each [[immutable]] rule needs a path such as \"/**/*-{hash}.*\"".to_owned()
+            path = format!("{list}.{field}");
+            let example = match (&*list, &**field) {
+                ("query", "keep") => "keep = \"all\", \"none\" or a list of names",
+                ("query", _) => "path = \"/**\"",
+                _ => "path = \"/**/*-{hash}.*\"",
+            };
+            format!("is missing; each [[{list}]] rule needs one, such as {example}")
         }
         other => other.to_string(),
     };

@@ -61,7 +61,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 36] = [
+const OTHERS: [(&str, &str); 39] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -79,6 +79,7 @@ const OTHERS: [(&str, &str); 36] = [
     ("cache.hit_for_miss", "1s"),
     ("cache.fill_alone", "1s"),
     ("cache.variants", "3"),
+    ("cache.heuristic", "1h"),
     ("cluster.listen", "127.0.0.2:82"),
     ("cluster.peers", "[\"a:1\", \"b:2\"]"),
     ("cluster.advertise", "a:1"),
@@ -91,6 +92,7 @@ const OTHERS: [(&str, &str); 36] = [
     ("limits.streams", "7"),
     ("limits.header", "9KiB"),
     ("limits.uri", "1000"),
+    ("limits.body", "1MB"),
     ("limits.header_timeout", "1s"),
     ("limits.send_timeout", "1s"),
     ("limits.body_timeout", "1s"),
@@ -98,6 +100,7 @@ const OTHERS: [(&str, &str); 36] = [
     ("log.level", "debug"),
     ("log.access", "false"),
     ("immutable", "[{path=\"/cas/{hash}\"}]"),
+    ("query", "[{path=\"/img/*\", keep=[\"w\"]}]"),
 ];
 
 #[test]
@@ -152,6 +155,10 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[[immutable]]\npaht = \"/x\"", &["immutable.paht", "immutable.path"]),
         ("[[immutable]]\n", &["immutable.path", "missing"]),
         ("immutable = 3", &["immutable"]),
+        ("[[query]]\nkeep = \"all\"", &["query.path", "missing"]),
+        ("[[query]]\npath = \"/**\"", &["query.keep", "missing", "none"]),
+        ("[[query]]\npath = \"/**\"\nkeep = \"some\"", &["query.keep", "list of names"]),
+        ("[[query]]\npath = \"x\"\nkeep = \"all\"", &["query.path", "/"]),
     ] {
         let error = load(text).unwrap_err();
         assert!(!error.contains('\n'), "{error}");
@@ -185,7 +192,7 @@ fn a_proposed_max_object_is_accepted() {
 
 proptest! {
     #[test]
-    fn no_file_panics(text in "(\\[{1,2}(edge|cache|cluster|immutable)\\]{1,2}\n)?[a-z_]{1,9} = [\"0-9a-zA-Z.\\[\\]{}=-]{0,12}") {
+    fn no_file_panics(text in "(\\[{1,2}(edge|cache|cluster|immutable|query)\\]{1,2}\n)?[a-z_]{1,9} = [\"0-9a-zA-Z.\\[\\]{}=-]{0,12}") {
         let _ = load(&text);
     }
 }

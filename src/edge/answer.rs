@@ -25,9 +25,12 @@ use crate::outgoing::Unframed;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::forward;
-use crate::semantics::freshness::{self, Refusal, Verdict};
+use crate::semantics::freshness::{self, Lifetime, Refusal, Verdict};
 use crate::semantics::range::{self, Ranged, Span};
 use crate::stored::{Head, Stored};
+
+/// The methods that are served, if the origin serves them.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// How much of a response a request gets.
 enum Extent {
@@ -95,7 +98,7 @@ impl Edge {
     }
 
     pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
-        let Shared { reader, streaming, order } = shared;
+        let Shared { reader, streaming, order, own } = shared;
         let Streaming { head, provider, kept, charge, .. } = streaming;
         let status = CacheStatus {
             handled,
@@ -112,6 +115,15 @@ impl Edge {
             response.headers_mut().remove(AGE);
         }
         response.headers_mut().insert(CACHE_STATUS, append_member(head.upstream_status.as_ref(), self.status(&status)));
+        if response.status().is_success() {
+            own.into_iter().fold(None, |last, (name, value)| {
+                let name = name.or(last);
+                if let Some(name) = &name {
+                    response.headers_mut().append(name.clone(), value);
+                }
+                name
+            });
+        }
         let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
         let growing = reader.body();
         let read = |mut reader: Reader, first, end| {
@@ -162,12 +174,15 @@ impl Edge {
     /// A marked name whose response could be stored after all: the next
     /// request for it may lead a flight.
     fn reconsider(&self, ask: &Ask, response: &Response<Body>) {
-        let policy = self.policy.load();
         let age = freshness::initial_age(response.headers(), ask.now, SystemTime::now());
-        let verdict =
-            freshness::verdict(policy.name(&ask.key), response.status(), response.headers(), age, policy.negative);
+        let verdict = freshness::verdict(self.case(ask), response.status(), response.headers(), age);
+        let fresh = match verdict {
+            Verdict::Store(Lifetime::For(terms)) => age < terms.fresh,
+            Verdict::Store(Lifetime::UntilEvicted { .. }) => true,
+            _ => false,
+        };
         let length = http_body::Body::size_hint(response.body()).exact();
-        if matches!(verdict, Verdict::Store(_)) && length.is_some_and(|length| length <= self.plan.max_object) {
+        if fresh && length.is_some_and(|length| length <= self.plan.max_object) {
             self.memory.unmark(&ask.key);
         }
     }
@@ -191,6 +206,21 @@ impl Edge {
         response
     }
 
+    /// What this edge can do (RFC 9110 §9.3.7).
+    pub(super) fn answer_options(&self, source: Source, target: Box<str>) -> Answer {
+        let mut response = Response::new(Body::empty());
+        let status = CacheStatus { handled: Handled::Refused, ..CacheStatus::default() };
+        for (name, value) in [(ALLOW, METHODS), (CONTENT_LENGTH, 0.into()), (VIA, self.via.clone())] {
+            response.headers_mut().insert(name, value);
+        }
+        response.headers_mut().insert(CACHE_STATUS, self.status(&status));
+        let (method, key) = (Method::OPTIONS, Err(target));
+        Answer {
+            response,
+            record: Record { source, method, key, served: Served::Pass, from: From::Nobody, error: None },
+        }
+    }
+
     /// This edge's own words about what went wrong.
     pub(super) fn refuse(
         &self,
@@ -208,7 +238,7 @@ impl Edge {
         headers.insert(CACHE_STATUS, self.status(&status));
         headers.insert(VIA, self.via.clone());
         if matches!(error, Error::MethodNotAllowed) {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            headers.insert(ALLOW, METHODS);
         }
         let body = if method == Method::HEAD { Body::empty() } else { text.into() };
         let mut response = Response::new(body);

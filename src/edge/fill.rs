@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, DATE, VIA};
@@ -22,9 +22,10 @@ use crate::key::AssetKey;
 use crate::memory::{Found, Tier};
 use crate::metrics::{Asked, Fetched};
 use crate::outgoing::Unframed;
+use crate::semantics::cache_control;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::forward;
-use crate::semantics::freshness::{self, Lifetime, Name, Refusal, Verdict};
+use crate::semantics::freshness::{self, Case, Credentials, Lifetime, Name, Refusal, Verdict};
 use crate::semantics::validation;
 use crate::semantics::vary::{self, Varies};
 use crate::stored::{Head, Stored, detached};
@@ -32,6 +33,7 @@ use crate::stored::{Head, Stored, detached};
 /// What a fill asks for.
 pub(super) struct Order {
     pub(super) name: Name,
+    pub(super) credentials: Credentials,
     /// The fields that go upstream.
     pub(super) headers: HeaderMap,
     /// What is stored, and has to be validated.
@@ -56,10 +58,12 @@ impl Order {
     }
 }
 
-/// A response that belongs to the leader's client alone.
-pub(super) struct First {
-    pub(super) provider: Provider,
-    pub(super) response: Response<Body>,
+/// What belongs to the leader's client alone.
+pub(super) enum First {
+    /// The response.
+    Response { provider: Provider, response: Response<Body> },
+    /// Of a response that others may have too, the fields that they may not.
+    Fields(HeaderMap),
 }
 
 /// A response as it came, with whom from, and when it was asked for.
@@ -128,7 +132,7 @@ impl Edge {
         }
         // This edge is next in rank. Peers may be asking it for the same
         // already, so there is one flight to the origin for both.
-        match self.flights.join(lead.key(), Reach::Origin) {
+        match self.flights.join(lead.key(), Reach::Origin, lead.credentials()) {
             Joining::Follow(flight) => lead.settle(Outcome::Joined(flight)),
             Joining::Lead(own) => {
                 lead.settle(Outcome::Joined(Arc::clone(own.flight())));
@@ -195,7 +199,8 @@ impl Edge {
         }
         let policy = self.policy.load_full();
         let age = freshness::initial_age(&parts.headers, arrival.asked, now);
-        let verdict = freshness::verdict(order.name, parts.status, &parts.headers, age, policy.negative);
+        let verdict = freshness::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
+        let verdict = if order.stale.is_some() { settled(verdict, age) } else { verdict };
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
         let admitted = self.admit(verdict, &parts, length).and_then(|(lifetime, kept)| {
             let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
@@ -203,14 +208,15 @@ impl Edge {
         });
         forward::strip_hop_by_hop(&mut parts.headers);
         let admitted = admitted.and_then(|(lifetime, kept, key, selected)| {
-            let head = Arc::new(head(&parts, length, now - age, lifetime, &self.via));
+            let (head, own) = head(&parts, length, now - age, lifetime, &self.via);
+            let head = Arc::new(head);
             let fields = head.weight(lead.key(), 0);
             // Without a length, what a window takes at the least: it may become one.
             let room = self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)).ok_or(Refusal::NoRoom)?;
             let tier = tier(&provider);
             let fits = self.memory.takes(tier, fields + length.unwrap_or(0));
             let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
-            Ok(Intake {
+            let intake = Intake {
                 key,
                 selected,
                 head,
@@ -221,10 +227,15 @@ impl Edge {
                 last: Bytes::new(),
                 extent: Extent::Whole,
                 alone_since: None,
-            })
+            };
+            Ok((intake, own))
         });
         match admitted {
-            Ok(intake) => self.take_in(lead, intake, provider, body, began).await,
+            Ok((intake, own)) => {
+                // The leader may have left; so below, too.
+                let _ = first.send(First::Fields(own));
+                self.take_in(lead, intake, provider, body, began).await;
+            }
             Err(refusal) => {
                 self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
                 if order.stale.is_some() {
@@ -234,8 +245,7 @@ impl Edge {
                 if refusal.will_recur() {
                     self.memory.mark(lead.key(), now, policy.hit_for_miss);
                 }
-                // The leader may have left; then nobody needs it.
-                let _ = first.send(First { provider, response: Response::from_parts(parts, body) });
+                let _ = first.send(First::Response { provider, response: Response::from_parts(parts, body) });
                 lead.settle(Outcome::Pass(refusal));
             }
         }
@@ -301,25 +311,31 @@ impl Edge {
         parts: &http::response::Parts,
         asked: SystemTime,
     ) -> Outcome {
-        let now = SystemTime::now();
-        let headers = detached(&validation::updated(&stored.head.headers, &parts.headers));
-        let age = freshness::initial_age(&parts.headers, asked, now);
-        let policy = self.policy.load();
-        let verdict = freshness::verdict(order.name, stored.head.status, &headers, age, policy.negative);
-        let lifetime = match verdict {
-            Verdict::Store(lifetime) => lifetime,
-            Verdict::Share(refusal) | Verdict::Pass(refusal) => {
-                self.memory.remove(lead.key());
-                return Outcome::Pass(refusal);
+        match renewed(self.policy.load().case(order.name, order.credentials), stored, &parts.headers, asked) {
+            Ok(fresh) => {
+                if !lead.is_overtaken() {
+                    self.memory.store(tier(provider), lead.key().clone(), fresh.clone());
+                }
+                reused(&Arc::new(fresh), Why::Validated(provider.clone()))
             }
-        };
-        let (status, length) = (stored.head.status, stored.head.length);
-        let head = Arc::new(Head { status, headers, length, upstream_status: None, born: now - age, lifetime });
-        let fresh = Stored { head, body: Arc::clone(&stored.body) };
-        if !lead.is_overtaken() {
-            self.memory.store(tier(provider), lead.key().clone(), fresh.clone());
+            Err(refusal) => {
+                self.memory.remove(lead.key());
+                Outcome::Pass(refusal)
+            }
         }
-        reused(&Arc::new(fresh), Why::Validated(provider.clone()))
+    }
+
+    /// What a 200 to a HEAD says of a stored response to GET (RFC 9111 §4.3.5):
+    /// it is still the same, with these fields, or it is not.
+    pub(super) fn learn(&self, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
+        let Found::Here(tier, stored) = self.memory.find(key, asked) else {
+            return;
+        };
+        let agrees = case.name == Name::Plain && validation::agrees(&stored.head.headers, answer);
+        match renewed(case, &stored, answer, asked).ok().filter(|_| agrees) {
+            Some(fresh) => self.memory.store(tier, key.detached(), fresh),
+            None => self.memory.remove(key),
+        }
     }
 
     /// Whether everybody may have the response, and whether it will be kept.
@@ -454,7 +470,7 @@ impl Intake {
 
     /// A fill that nobody waits for goes on, for it will be wanted; but not
     /// for ever.
-    fn still_wanted(&mut self, lead: &Lead, fill_alone: std::time::Duration) -> Result<(), Error> {
+    fn still_wanted(&mut self, lead: &Lead, fill_alone: Duration) -> Result<(), Error> {
         if lead.flight().body.readers() > 0 {
             self.alone_since = None;
             return Ok(());
@@ -479,6 +495,44 @@ fn request(key: &AssetKey, order: &Order) -> Request<Body> {
         validation::add_condition(request.headers_mut(), &stale.head.headers);
     }
     request
+}
+
+/// What is stored, with the fields of an answer that says that it is still the
+/// same; or why it cannot be stored any longer.
+fn renewed(case: Case, stored: &Stored, answer: &HeaderMap, asked: SystemTime) -> Result<Stored, Refusal> {
+    let now = SystemTime::now();
+    let mut headers = detached(&validation::updated(&stored.head.headers, answer));
+    add_date(&mut headers, now);
+    let age = freshness::initial_age(answer, asked, now);
+    let lifetime = match freshness::verdict(case, stored.head.status, &headers, age) {
+        Verdict::Store(lifetime) => lifetime,
+        Verdict::Share(refusal) | Verdict::Pass(refusal) => return Err(refusal),
+    };
+    withhold(&mut headers);
+    let (status, length) = (stored.head.status, stored.head.length);
+    let head = Arc::new(Head { status, headers, length, upstream_status: None, born: now - age, lifetime });
+    Ok(Stored { head, body: Arc::clone(&stored.body) })
+}
+
+/// What came in the place of something stale, and is stale itself, will be so
+/// the next time: it is not worth a validation of each request.
+fn settled(verdict: Verdict, age: Duration) -> Verdict {
+    match verdict {
+        Verdict::Store(Lifetime::For(terms)) if age >= terms.fresh => Verdict::Pass(Refusal::Changing),
+        other => other,
+    }
+}
+
+/// Takes away, and returns, the fields that one client alone may have.
+fn withhold(headers: &mut HeaderMap) -> HeaderMap {
+    let mut own = HeaderMap::new();
+    for name in cache_control::withheld(headers) {
+        for value in headers.get_all(&name) {
+            own.append(name.clone(), value.clone());
+        }
+        headers.remove(name);
+    }
+    own
 }
 
 fn reused(stored: &Arc<Stored>, why: Why) -> Outcome {
@@ -522,8 +576,9 @@ fn head(
     born: SystemTime,
     lifetime: Lifetime,
     via: &HeaderValue,
-) -> Head {
+) -> (Head, HeaderMap) {
     let mut headers = detached(&parts.headers);
+    let own = withhold(&mut headers);
     let upstream_status = joined(&headers, &CACHE_STATUS);
     // Each answer sets these two: with a place kept for them, a copy of the
     // fields need not grow.
@@ -533,7 +588,7 @@ fn head(
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
-    Head { status: parts.status, headers, length, upstream_status, born, lifetime }
+    (Head { status: parts.status, headers, length, upstream_status, born, lifetime }, own)
 }
 
 /// RFC 9110 §6.6.1: a recipient with a clock adds the Date that lacks.

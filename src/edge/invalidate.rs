@@ -51,8 +51,9 @@ impl Edge {
         }
         let host = ask.host();
         let named = invalidation::named(host.as_ref(), ask.key.path(), answer);
-        let named = named.filter_map(|target| AssetKey::from_uri(&target, self.uri_limit).ok());
-        std::iter::once(ask.key.clone()).chain(named).collect()
+        let named = named.filter_map(|target| AssetKey::from_uri(&target, self.limits.uri).ok());
+        let policy = self.policy.load();
+        std::iter::once(ask.key.clone()).chain(named).map(|key| policy.trim(key)).collect()
     }
 
     /// Forgets `keys` on every edge, before the client hears of the change: what

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::header::{AUTHORIZATION, COOKIE, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use tokio::sync::oneshot;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::access::{From, Record};
 use crate::body::Body;
@@ -24,12 +25,12 @@ use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Selected, 
 use crate::key::AssetKey;
 use crate::memory::{Found, Memory, Plan, Tier};
 use crate::metrics::{Gauges, Metrics, Served, Source};
-use crate::naming::Rule;
+use crate::naming::{QueryRule, Rule};
 use crate::origin::Origin;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward::{self, Faithful};
-use crate::semantics::freshness::{self, Name, Reuse};
+use crate::semantics::freshness::{self, Case, Credentials, Name, Reuse};
 use crate::semantics::vary;
 use crate::stored::Stored;
 
@@ -43,7 +44,9 @@ use fill::{First, Order};
 /// What can change while the edge runs.
 pub(crate) struct Policy {
     pub(crate) rules: Vec<Rule>,
+    pub(crate) queries: Vec<QueryRule>,
     pub(crate) negative: Duration,
+    pub(crate) heuristic: Duration,
     pub(crate) hit_for_miss: Duration,
     pub(crate) fill_alone: Duration,
     /// How many variants of one asset are stored.
@@ -54,13 +57,39 @@ impl Policy {
     fn name(&self, key: &AssetKey) -> Name {
         if self.rules.iter().any(|rule| rule.hash_in(key.path()).is_some()) { Name::Immutable } else { Name::Plain }
     }
+
+    /// The key with the part of its query that belongs to the name.
+    fn trim(&self, key: AssetKey) -> AssetKey {
+        let Some(query) = key.query() else {
+            return key;
+        };
+        let kept = self.queries.iter().find(|rule| rule.matches(key.path())).map(|rule| rule.kept(query));
+        match kept {
+            Some(kept) if kept.as_deref() != Some(query) => key.with_query(kept.as_deref()),
+            _ => key,
+        }
+    }
+
+    fn case(&self, name: Name, credentials: Credentials) -> Case {
+        Case { name, credentials, negative: self.negative, heuristic: self.heuristic }
+    }
+}
+
+/// What a request may take. In bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Its target.
+    pub(crate) uri: usize,
+    /// Its fields.
+    pub(crate) header: usize,
+    /// Its content.
+    pub(crate) body: u64,
 }
 
 /// What an edge is made of.
 pub(crate) struct Parts {
     pub(crate) name: String,
-    /// The greatest length of a request target, in bytes.
-    pub(crate) uri_limit: usize,
+    pub(crate) limits: Limits,
     /// What this process adds to CDN-Loop: the same for no other edge.
     pub(crate) loop_id: HeaderValue,
     pub(crate) plan: Plan,
@@ -78,7 +107,7 @@ pub(crate) struct Parts {
 pub struct Edge {
     name: String,
     via: HeaderValue,
-    uri_limit: usize,
+    limits: Limits,
     loop_id: HeaderValue,
     plan: Plan,
     policy: ArcSwap<Policy>,
@@ -142,7 +171,7 @@ impl Edge {
         Arc::new(Self {
             name: parts.name,
             via,
-            uri_limit: parts.uri_limit,
+            limits: parts.limits,
             loop_id: parts.loop_id,
             plan: parts.plan,
             policy: ArcSwap::from_pointee(parts.policy),
@@ -194,12 +223,16 @@ impl Edge {
     pub(crate) async fn respond(self: &Arc<Self>, source: Source, client: IpAddr, request: Request<Body>) -> Answer {
         let (parts, body) = request.into_parts();
         let key = match self.check(&parts) {
-            Ok(key) => key,
-            Err(error) => {
-                let target = parts.uri.path_and_query().map_or("-", |target| target.as_str());
-                return self.refuse(source, parts.method, Err(target.chars().take(200).collect()), error);
-            }
+            Ok(()) if Self::is_for_this_hop(&parts) => return self.answer_options(source, target(&parts)),
+            Ok(()) => AssetKey::from_uri(&parts.uri, self.limits.uri),
+            Err(error) => Err(error),
         };
+        let key = match key {
+            Ok(key) if matches!(parts.method, Method::GET | Method::HEAD) => self.policy.load().trim(key),
+            Ok(key) => key,
+            Err(error) => return self.refuse(source, parts.method.clone(), Err(target(&parts)), error),
+        };
+        let body = body.at_most(self.limits.body);
         let (method, version, headers) = (parts.method, parts.version, parts.headers);
         let authority = parts.uri.into_parts().authority;
         let ask =
@@ -213,10 +246,14 @@ impl Edge {
         }
     }
 
-    /// The key of a request that can be served at all.
-    fn check(&self, request: &http::request::Parts) -> Result<AssetKey, Error> {
+    /// Whether a request can be served at all, whatever its target.
+    fn check(&self, request: &http::request::Parts) -> Result<(), Error> {
         if matches!(request.method, Method::CONNECT | Method::TRACE) {
             return Err(Error::MethodNotAllowed);
+        }
+        let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+        if request.headers.iter().map(field).sum::<usize>() > self.limits.header {
+            return Err(Error::HeaderTooLarge);
         }
         let mut hosts = request.headers.get_all(HOST).iter();
         let (host, more) = (hosts.next(), hosts.next());
@@ -226,7 +263,21 @@ impl Edge {
         if request.headers.get_all(forward::CDN_LOOP).iter().any(|id| forward::lists(id, &self.loop_id)) {
             return Err(Error::Loop);
         }
-        AssetKey::from_uri(&request.uri, self.uri_limit)
+        if forward::expects_the_unknown(&request.headers) {
+            return Err(Error::Expectation);
+        }
+        let length = request.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > self.limits.body) {
+            return Err(Error::ContentTooLarge);
+        }
+        Ok(())
+    }
+
+    /// Whether a request asks what this edge can do: OPTIONS for no asset, or
+    /// for this hop (RFC 9110 §9.3.7, §7.6.2).
+    fn is_for_this_hop(request: &http::request::Parts) -> bool {
+        request.method == Method::OPTIONS
+            && (request.uri.path() == "*" || forward::max_forwards(&request.headers) == Some(0))
     }
 
     async fn look_up(self: &Arc<Self>, mut ask: Ask) -> Answer {
@@ -256,11 +307,14 @@ impl Edge {
         if handled == Handled::Bypass {
             return self.pass(ask, handled).await;
         }
-        // An answer to credentials is nobody else's (RFC 9111 §3.5), nothing is
-        // kept of a request that says so, and content in a GET has no meaning
-        // that a key could hold (RFC 9110 §9.3.1).
-        if ask.headers.contains_key(AUTHORIZATION) || wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
+        // Nothing is kept of a request that says so, and content in a GET has no
+        // meaning that a key could hold (RFC 9110 §9.3.1).
+        if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
             return self.pass(ask, Handled::Request).await;
+        }
+        // What a name holds for good will be wanted; of another, only the head was.
+        if ask.method == Method::HEAD && self.policy.load().name(&ask.key) == Name::Plain {
+            return self.pass(ask, handled).await;
         }
         self.share(ask, handled, stale).await
     }
@@ -302,7 +356,17 @@ impl Edge {
                     };
                 }
                 Outcome::Streaming(streaming) => {
-                    return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order });
+                    let own = match first.take().map(|mut first| first.try_recv()) {
+                        Some(Ok(First::Fields(own))) => Some(own),
+                        _ => None,
+                    };
+                    // It came stale, or is to be validated each time: then it
+                    // answers the leader's request alone (RFC 9111 §4).
+                    if own.is_none() && streaming.head.must_be_validated(SystemTime::now()) {
+                        return self.pass(ask, handled).await;
+                    }
+                    let own = own.unwrap_or_default();
+                    return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order, own });
                 }
                 Outcome::Joined(other) => {
                     reader = Reader::new(Arc::clone(&other.body));
@@ -320,7 +384,7 @@ impl Edge {
                         None => None,
                     };
                     return match first {
-                        Some(First { provider, response }) if Self::answers(&ask, order.name) => {
+                        Some(First::Response { provider, response }) if Self::answers(&ask, order.name) => {
                             self.answer_first(&ask, handled, &provider, response, refusal)
                         }
                         _ => self.pass(ask, handled).await,
@@ -343,12 +407,13 @@ impl Edge {
         let view = self.membership.view();
         let owner = view.ring.owner(ask.key.hash());
         let own = owner.is_none_or(|owner| owner.name() == self.membership.own());
+        let credentials = ask.headers.get(AUTHORIZATION).map_or(0, |value| xxh3_64(value.as_bytes()));
         if own || ask.source == Source::Peer {
-            return self.flights.join(&ask.key, Reach::Origin);
+            return self.flights.join(&ask.key, Reach::Origin, credentials);
         }
-        match self.flights.to_origin(&ask.key) {
+        match self.flights.to_origin(&ask.key, credentials) {
             Some(flight) => Joining::Follow(flight),
-            None => self.flights.join(&ask.key, Reach::Peers),
+            None => self.flights.join(&ask.key, Reach::Peers, credentials),
         }
     }
 
@@ -363,13 +428,18 @@ impl Edge {
     /// What a fill for `ask` asks for; `headers` are the request's, without its
     /// connection's own.
     fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Arc<Stored>>) -> Order {
-        let name = self.policy.load().name(&ask.key);
+        // Credentials are a part of the question: the name alone does not say all.
+        let credentials = Credentials::of(headers);
+        let name = match credentials {
+            Credentials::Sent => Name::Plain,
+            Credentials::None => self.policy.load().name(&ask.key),
+        };
         let faithful = match name {
             Name::Immutable => Faithful::NameOnly,
             Name::Plain => Faithful::Whole,
         };
         let headers = forward::upstream_fields(headers, faithful, &self.request_via(ask));
-        Order { name, headers, stale }
+        Order { name, credentials, headers, stale }
     }
 
     /// Whether the answer to a fill is also the answer to the request that
@@ -386,14 +456,26 @@ impl Edge {
         *request.uri_mut() = ask.key.target().into();
         *request.headers_mut() = forward::upstream_fields(&ask.headers, Faithful::Verbatim, &self.request_via(&ask));
         Self::introduce(&ask, request.headers_mut());
+        if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
+            request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
+        }
         let began = Instant::now();
         match self.ask_origin(request).await {
             Ok(response) => {
+                if ask.method == Method::HEAD && response.status() == StatusCode::OK {
+                    self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
+                }
                 self.forget_everywhere(self.changed(&ask, response.status(), response.headers())).await;
                 self.answer_pass(&ask, handled, began, response)
             }
             Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
         }
+    }
+
+    /// What the response to `ask` is judged by.
+    fn case(&self, ask: &Ask) -> Case {
+        let policy = self.policy.load();
+        policy.case(policy.name(&ask.key), Credentials::of(&ask.headers))
     }
 
     /// Tells the origin who asks; a peer has told already.
@@ -439,4 +521,12 @@ struct Shared {
     reader: Reader,
     streaming: Streaming,
     order: Arc<Order>,
+    /// The fields that this request's client alone may have.
+    own: HeaderMap,
+}
+
+/// What of a target goes into the log when it names no asset.
+fn target(request: &http::request::Parts) -> Box<str> {
+    let target = request.uri.path_and_query().map_or("-", |target| target.as_str());
+    target.chars().take(200).collect()
 }

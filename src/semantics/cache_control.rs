@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, PRAGMA};
+use http::header::{CACHE_CONTROL, IF_MATCH, IF_UNMODIFIED_SINCE, PRAGMA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
@@ -21,14 +21,20 @@ pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-con
 pub struct CacheControl {
     /// §5.2.2.5
     pub no_store: bool,
-    /// §5.2.2.4, in either form: with a list of fields it is read as without.
+    /// §5.2.2.4, without a list of fields; for one with, see [`withheld`].
     pub no_cache: bool,
-    /// §5.2.2.7, in either form.
+    /// §5.2.2.7, without a list of fields; for one with, see [`withheld`].
     pub private: bool,
+    /// §5.2.2.9
+    pub public: bool,
     /// §5.2.2.3
     pub must_understand: bool,
-    /// §5.2.2.2 and §5.2.2.8: for a shared cache they mean the same.
+    /// §5.2.2.2
     pub must_revalidate: bool,
+    /// §5.2.2.8
+    pub proxy_revalidate: bool,
+    /// RFC 8246 §2
+    pub immutable: bool,
     /// §5.2.2.1; an unreadable value counts as zero.
     pub max_age: Option<Duration>,
     /// §5.2.2.10
@@ -84,13 +90,19 @@ impl CacheControl {
         if is("no-store") {
             self.no_store = true;
         } else if is("no-cache") {
-            self.no_cache = true;
+            self.no_cache |= value.fields().is_none();
         } else if is("private") {
-            self.private = true;
+            self.private |= value.fields().is_none();
+        } else if is("public") {
+            self.public = true;
         } else if is("must-understand") {
             self.must_understand = true;
-        } else if is("must-revalidate") || is("proxy-revalidate") {
+        } else if is("must-revalidate") {
             self.must_revalidate = true;
+        } else if is("proxy-revalidate") {
+            self.proxy_revalidate = true;
+        } else if is("immutable") {
+            self.immutable = true;
         } else if is("max-age") {
             self.max_age = Some(shorter(self.max_age, value.delta()));
         } else if is("s-maxage") {
@@ -105,8 +117,32 @@ impl CacheControl {
     /// Whether a stale response must not be used (§4.2.4): `s-maxage` holds
     /// what `proxy-revalidate` says (§5.2.2.10).
     pub fn forbids_stale(&self) -> bool {
-        self.must_revalidate || self.no_cache || self.s_maxage.is_some()
+        self.must_revalidate || self.proxy_revalidate || self.no_cache || self.s_maxage.is_some()
     }
+
+    /// Whether a response to a request with credentials may be everybody's all
+    /// the same (§3.5).
+    pub fn shares_with_credentials(&self) -> bool {
+        self.public || self.must_revalidate || self.s_maxage.is_some()
+    }
+}
+
+/// The fields of a response that only the client may have whose request it
+/// answers: those that `private` lists (§5.2.2.7), and those that `no-cache`
+/// lists (§5.2.2.4), which others could have only after a validation.
+pub fn withheld(headers: &HeaderMap) -> Vec<HeaderName> {
+    let mut fields = Vec::new();
+    // A targeted field is read without lists.
+    if CacheControl::targeted(headers).is_none() {
+        for line in headers.get_all(CACHE_CONTROL) {
+            for (name, value) in directives(line.as_bytes()) {
+                if name.eq_ignore_ascii_case(b"no-cache") || name.eq_ignore_ascii_case(b"private") {
+                    fields.extend(Value::Text(value).fields().unwrap_or_default());
+                }
+            }
+        }
+    }
+    fields
 }
 
 /// A directive's argument, from either kind of field.
@@ -117,6 +153,17 @@ enum Value<'a> {
 }
 
 impl Value<'_> {
+    /// A list of field names (§5.2.2.4); `None` if it is none, and so has to be
+    /// read as a directive without an argument.
+    fn fields(self) -> Option<Vec<HeaderName>> {
+        let Self::Text(Some(list)) = self else {
+            return None;
+        };
+        let members = list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
+        let fields = members.map(HeaderName::from_bytes).collect::<Result<Vec<_>, _>>().ok()?;
+        (!fields.is_empty()).then_some(fields)
+    }
+
     fn delta(self) -> Option<Duration> {
         match self {
             Self::Text(text) => text.and_then(delta_seconds),
@@ -139,7 +186,9 @@ fn shorter(known: Option<Duration>, said: Option<Duration>) -> Duration {
 pub struct RequestControl {
     /// §5.2.1.5
     pub no_store: bool,
-    /// §5.2.1.4, or `Pragma: no-cache` where there is no Cache-Control (§5.4).
+    /// §5.2.1.4, or `Pragma: no-cache` where there is no Cache-Control (§5.4);
+    /// or a precondition that no cache can evaluate by itself (§4.3.2): what is
+    /// stored has to be what the origin has.
     pub no_cache: bool,
     /// §5.2.1.7
     pub only_if_cached: bool,
@@ -154,10 +203,11 @@ pub struct RequestControl {
 impl RequestControl {
     /// Reads the request with these fields.
     pub fn of(headers: &HeaderMap) -> Self {
-        let mut parsed = Self::default();
+        let for_origin = headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE);
+        let mut parsed = Self { no_cache: for_origin, ..Self::default() };
         if !headers.contains_key(CACHE_CONTROL) {
             let pragma = headers.get_all(PRAGMA).iter().flat_map(|line| directives(line.as_bytes()));
-            parsed.no_cache = pragma.into_iter().any(|(name, _)| name.eq_ignore_ascii_case(b"no-cache"));
+            parsed.no_cache |= pragma.into_iter().any(|(name, _)| name.eq_ignore_ascii_case(b"no-cache"));
             return parsed;
         }
         for line in headers.get_all(CACHE_CONTROL) {
@@ -264,7 +314,7 @@ mod tests {
         assert_eq!(parse(&["max-age=60"]).max_age, seconds(60));
         assert_eq!(
             parse(&["Max-Age=\"60\" , PUBLIC"]),
-            CacheControl { max_age: seconds(60), ..CacheControl::default() }
+            CacheControl { max_age: seconds(60), public: true, ..CacheControl::default() }
         );
         assert_eq!(parse(&["max-age=60", "max-age=30"]).max_age, seconds(30));
         assert_eq!(parse(&["max-age=-1"]).max_age, seconds(0));
@@ -274,9 +324,26 @@ mod tests {
         assert!(parse(&["ext=\"a, no-store\""]) == CacheControl::default());
         assert!(parse(&["ext=\"a\\\", no-store\", no-store"]).no_store);
         assert!(parse(&["ext=\"a, no-store"]).no_store);
-        assert!(parse(&[",, private=\"set-cookie\""]).private);
-        assert!(parse(&["no-cache=\"x, y\", s-maxage=5"]).no_cache);
         assert_eq!(parse(&["xmax-age=5"]).max_age, None);
+    }
+
+    #[test]
+    fn a_list_of_fields_holds_back_only_those() {
+        for (line, expected) in [
+            ("private=\"Set-Cookie\"", &["set-cookie"][..]),
+            (",, no-cache=\"x , y,\", s-maxage=5", &["x", "y"]),
+            ("Private=x, NO-CACHE=y", &["x", "y"]),
+        ] {
+            let control = parse(&[line]);
+            assert!(!control.private && !control.no_cache, "{line}");
+            let headers = crate::semantics::tests::headers(&[("cache-control", line)]);
+            assert_eq!(withheld(&headers), expected, "{line}");
+        }
+        // What is no list of fields is no list.
+        for line in ["private", "private=\"\"", "private=\"a b\"", "private=, x=1", "private=\"x\", private"] {
+            assert!(parse(&[line]).private, "{line}");
+        }
+        assert!(parse(&["no-cache=\"\""]).no_cache);
     }
 
     #[test]
@@ -323,6 +390,8 @@ mod tests {
             assert_eq!(of("cache-control", line), expected, "{line}");
         }
         assert!(of("pragma", "no-cache").no_cache);
+        assert!(of("if-match", "\"a\"").no_cache);
+        assert!(of("if-unmodified-since", "Sun, 06 Nov 1994 08:49:37 GMT").no_cache);
         let mut headers = HeaderMap::new();
         headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=5"));

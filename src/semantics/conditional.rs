@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use http::HeaderMap;
-use http::header::{ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED};
+use http::header::{DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED};
 
 /// What the preconditions of a GET or HEAD come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Precondition {
 
 /// Evaluates the preconditions of `request` against the selected response, in
 /// the order of RFC 9110 §13.2.2. An invalid date counts as no field at all.
+/// Where a response has no Last-Modified, If-Modified-Since is held against its
+/// Date (RFC 9111 §4.3.2).
 pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
     let fields = [IF_MATCH, IF_UNMODIFIED_SINCE, IF_NONE_MATCH, IF_MODIFIED_SINCE];
     if !fields.iter().any(|field| request.contains_key(field)) {
@@ -38,7 +40,7 @@ pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
         if lists(request, IF_NONE_MATCH, tag, Comparison::Weak) {
             return Precondition::NotModified;
         }
-    } else if let (Some(since), Some(modified)) = (date(request, IF_MODIFIED_SINCE), modified)
+    } else if let (Some(since), Some(modified)) = (date(request, IF_MODIFIED_SINCE), modified.or(date(response, DATE)))
         && modified <= since
     {
         return Precondition::NotModified;
@@ -128,5 +130,8 @@ mod tests {
             assert_eq!(evaluate(&headers(request), &response), expected, "{request:?}");
         }
         assert_eq!(evaluate(&headers(&[("if-none-match", "*")]), &HeaderMap::new()), NotModified);
+        let dated = headers(&[("date", early)]);
+        assert_eq!(evaluate(&headers(&[("if-modified-since", late)]), &dated), NotModified);
+        assert_eq!(evaluate(&headers(&[("if-unmodified-since", "Sat, 05 Nov 1994 08:49:37 GMT")]), &dated), Proceed);
     }
 }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    ACCEPT_ENCODING, CONNECTION, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
-    RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -129,6 +129,10 @@ pub fn upstream_fields(request: &HeaderMap, faithful: Faithful, via: &HeaderValu
                 fields.append(name.clone(), value.clone());
             }
             fields.insert(ACCEPT_ENCODING, vary::accept_encoding(request));
+            if request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE) {
+                // It stays behind, but no cache on the way may answer for the origin.
+                fields.append(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            }
             fields
         }
         Faithful::Verbatim => request.clone(),
@@ -142,6 +146,20 @@ pub fn upstream_fields(request: &HeaderMap, faithful: Faithful, via: &HeaderValu
 /// that the answer to a fill is not the answer to it.
 pub fn is_selective(request: &HeaderMap) -> bool {
     SELECTIVE.iter().any(|name| request.contains_key(name))
+}
+
+/// How many hops an OPTIONS request may go still; `None` for as many as it takes
+/// (RFC 9110 §7.6.2).
+pub fn max_forwards(request: &HeaderMap) -> Option<u64> {
+    request.get(MAX_FORWARDS)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// Whether a request expects something of which nobody has heard (RFC 9110
+/// §10.1.1).
+pub fn expects_the_unknown(request: &HeaderMap) -> bool {
+    let members = request.get_all(EXPECT).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    let mut members = members.map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
+    members.any(|member| !member.eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Whether a line of CDN-Loop lists `id` (RFC 8586 §2).
@@ -228,6 +246,16 @@ mod tests {
         let verbatim = upstream_fields(&request, Faithful::Verbatim, &via);
         assert!(verbatim.contains_key("range") && !verbatim.contains_key("host"));
         assert!(is_selective(&request) && !is_selective(&whole));
+    }
+
+    #[test]
+    fn hops_are_counted_and_expectations_known() {
+        for (value, hops) in [("0", Some(0)), (" 7 ", Some(7)), ("-1", None), ("x", None), ("", None)] {
+            assert_eq!(max_forwards(&headers(&[("max-forwards", value)])), hops, "{value}");
+        }
+        for (value, unknown) in [("100-Continue", false), ("", false), ("100-continue, x", true), ("200-ok", true)] {
+            assert_eq!(expects_the_unknown(&headers(&[("expect", value)])), unknown, "{value}");
+        }
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! What may be stored, and for how long it is fresh: RFC 9111 §3 and §4.2.
 //!
-//! This is the part that the cluster needs: names that hold a hash, and
-//! explicit freshness. Where the RFC would allow more, the answer is "no".
+//! Where a response says nothing of its freshness, the name must prove that it
+//! never changes, or the operator must allow a guess; a page with somebody's
+//! cookie in it is never kept. There the RFC would allow more.
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{ACCEPT_ENCODING, AGE, CONTENT_ENCODING, DATE, EXPIRES, SET_COOKIE, VARY};
+use http::header::{
+    ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE, VARY,
+};
 use http::{HeaderMap, StatusCode};
 
-use super::cache_control::{CacheControl, RequestControl, delta_seconds};
+use super::cache_control::{CacheControl, RequestControl, delta_seconds, withheld};
+use super::validation;
 use super::vary::{self, Varies};
 
 /// Whether the name of an asset holds a hash (see [`crate::naming`]).
@@ -43,6 +47,17 @@ pub struct Terms {
     pub if_error: Duration,
     /// Whether a stale response may be served at all (RFC 9111 §4.2.4).
     pub stale: Stale,
+    /// Whether it may change while it is fresh.
+    pub changes: Changes,
+}
+
+/// Whether a response may change while it is fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changes {
+    /// As any response may.
+    Possibly,
+    /// It says `immutable` (RFC 8246).
+    Never,
 }
 
 /// Whether a response may be served when it is stale.
@@ -57,7 +72,8 @@ pub enum Stale {
 impl Terms {
     /// Fresh for so long, and nothing after.
     pub fn only(fresh: Duration) -> Self {
-        Self { fresh, while_revalidate: Duration::ZERO, if_error: Duration::ZERO, stale: Stale::Forbidden }
+        let none = Duration::ZERO;
+        Self { fresh, while_revalidate: none, if_error: none, stale: Stale::Forbidden, changes: Changes::Possibly }
     }
 
     fn of(fresh: Duration, control: CacheControl) -> Self {
@@ -66,6 +82,7 @@ impl Terms {
             while_revalidate: control.stale_while_revalidate.unwrap_or_default(),
             if_error: control.stale_if_error.unwrap_or_default(),
             stale: if control.forbids_stale() { Stale::Forbidden } else { Stale::Allowed },
+            changes: if control.immutable { Changes::Never } else { Changes::Possibly },
         }
     }
 
@@ -90,13 +107,15 @@ pub enum Reuse {
 
 /// Decides whether a response whose age is `age` answers `request` (RFC 9111
 /// §4.2, §4.2.4, §5.2.1). A name that holds a hash is not validated, whatever
-/// the request says: there is nothing that it could have become (RFC 8246 has
-/// the same in mind for a reload).
+/// the request says: there is nothing that it could have become. A response
+/// that says `immutable` is validated while it is fresh only if the request
+/// says `no-cache`; a reload's `max-age=0` does not count (RFC 8246 §2).
 pub fn reuse(lifetime: Lifetime, age: Duration, request: &RequestControl) -> Reuse {
     let Lifetime::For(terms) = lifetime else {
         return Reuse::Fresh;
     };
-    if request.no_cache || request.max_age.is_some_and(|most| age > most) {
+    let settled = terms.changes == Changes::Never && age < terms.fresh;
+    if request.no_cache || !settled && request.max_age.is_some_and(|most| age > most) {
         return Reuse::Validate;
     }
     let left = terms.fresh.saturating_sub(age);
@@ -113,6 +132,35 @@ pub fn reuse(lifetime: Lifetime, age: Duration, request: &RequestControl) -> Reu
         Reuse::WhileRevalidate
     } else {
         Reuse::Validate
+    }
+}
+
+/// What a response is judged by, besides itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    /// The name that it was asked for under.
+    pub name: Name,
+    /// Whether the request had an Authorization field.
+    pub credentials: Credentials,
+    /// How long a 404 for an immutable name is remembered.
+    pub negative: Duration,
+    /// The longest freshness that is guessed where none is stated.
+    pub heuristic: Duration,
+}
+
+/// Whether a request had an Authorization field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credentials {
+    /// It had none.
+    None,
+    /// It had one, so that its response is shared only if it says so (RFC 9111 §3.5).
+    Sent,
+}
+
+impl Credentials {
+    /// Of a request with these fields.
+    pub fn of(request: &HeaderMap) -> Self {
+        if request.contains_key(AUTHORIZATION) { Self::Sent } else { Self::None }
     }
 }
 
@@ -135,8 +183,12 @@ pub enum Refusal {
     NoStore,
     /// RFC 9111 §5.2.2.7
     Private,
-    /// It would have to be validated each time.
+    /// It would have to be validated each time, and there is nothing to do it by.
     NoCache,
+    /// It answers credentials, and does not say that others may have it.
+    Credentials,
+    /// It is stale as soon as it comes, and each validation brings another.
+    Changing,
     /// It sets a cookie, so it is somebody's.
     SetCookie,
     /// It depends on request fields that the key does not hold.
@@ -162,6 +214,8 @@ impl Refusal {
             Self::NoStore => "no-store",
             Self::Private => "private",
             Self::NoCache => "no-cache",
+            Self::Credentials => "credentials",
+            Self::Changing => "changing",
             Self::SetCookie => "set-cookie",
             Self::Vary => "vary",
             Self::NotExplicit => "no-explicit-freshness",
@@ -176,14 +230,13 @@ impl Refusal {
     /// Whether the next response under this name will likely be refused too,
     /// so that requests for it had better not wait for one another.
     pub fn will_recur(self) -> bool {
-        self != Self::NoRoom
+        !matches!(self, Self::NoRoom | Self::Credentials)
     }
 }
 
-/// Decides about a final response to a GET whose name is `name` and whose age
-/// on arrival is `age`; `negative` is how long a 404 for an immutable name is
-/// remembered.
-pub fn verdict(name: Name, status: StatusCode, headers: &HeaderMap, age: Duration, negative: Duration) -> Verdict {
+/// Decides about a final response to a GET, whose age on arrival is `age`.
+pub fn verdict(case: Case, status: StatusCode, headers: &HeaderMap, age: Duration) -> Verdict {
+    let name = case.name;
     let mut control = CacheControl::of(headers);
     if control.must_understand {
         // RFC 9111 §5.2.2.3: what is understood may be stored, `no-store` or not.
@@ -192,7 +245,7 @@ pub fn verdict(name: Name, status: StatusCode, headers: &HeaderMap, age: Duratio
         }
         control.no_store = false;
     }
-    match personal(name, headers, control) {
+    match personal(case, headers, control) {
         // An error is for everybody who waits, also when it says `no-store`, as
         // errors do: nothing personal was in the request. So a failing origin
         // is asked once, not once for each of them.
@@ -209,38 +262,62 @@ pub fn verdict(name: Name, status: StatusCode, headers: &HeaderMap, age: Duratio
         (Name::Immutable, StatusCode::OK) => {
             Verdict::Store(Lifetime::UntilEvicted { said: explicit_lifetime(headers, control) })
         }
-        (Name::Immutable, StatusCode::NOT_FOUND) if negative.is_zero() => Verdict::Share(Refusal::Status),
+        (Name::Immutable, StatusCode::NOT_FOUND) if case.negative.is_zero() => Verdict::Share(Refusal::Status),
         (Name::Immutable, StatusCode::NOT_FOUND) => {
-            Verdict::Store(Lifetime::For(Terms::only(negative.saturating_add(age))))
+            Verdict::Store(Lifetime::For(Terms::only(case.negative.saturating_add(age))))
         }
-        (Name::Immutable, _) => match explicit(headers, control, age) {
+        (Name::Immutable, _) => match stated(case, status, headers, control, age) {
             Verdict::Pass(refusal) => Verdict::Share(refusal),
             other => other,
         },
-        (Name::Plain, _) => explicit(headers, control, age),
+        (Name::Plain, _) => stated(case, status, headers, control, age),
     }
 }
 
-/// RFC 9111 §3 and §4.2.1, for a response of any final status: what says for
-/// how long it is fresh is stored.
-fn explicit(headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
-    if control.no_cache {
-        return Verdict::Pass(Refusal::NoCache);
-    }
-    let Some(fresh) = explicit_lifetime(headers, control) else {
+/// RFC 9111 §3 and §4.2, for a response of any final status: what says for how
+/// long it is fresh is stored, and what says that it is not, if it can be
+/// validated.
+fn stated(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
+    let fresh = if control.no_cache { Some(Duration::ZERO) } else { lifetime(case, status, headers, control) };
+    let Some(fresh) = fresh else {
         return Verdict::Pass(Refusal::NotExplicit);
     };
     let terms = Terms::of(fresh, control);
-    if age < fresh {
-        return Verdict::Store(Lifetime::For(terms));
-    }
-    // Stale when it came: a peer served it so, and it serves those who wait.
     let late = terms.while_revalidate.max(terms.if_error);
-    if terms.stale == Stale::Allowed && age < fresh.saturating_add(late) {
+    if age < fresh || status.is_success() && validation::has_validator(headers) {
+        Verdict::Store(Lifetime::For(terms))
+    } else if terms.stale == Stale::Allowed && age < fresh.saturating_add(late) {
+        // A peer served it so, and it serves those who wait.
         Verdict::Share(Refusal::Expired)
+    } else if control.no_cache {
+        Verdict::Pass(Refusal::NoCache)
     } else {
         Verdict::Pass(Refusal::Expired)
     }
+}
+
+fn lifetime(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheControl) -> Option<Duration> {
+    explicit_lifetime(headers, control).or_else(|| {
+        let may_be_guessed = control.public || is_heuristically_cacheable(status);
+        let guess = guessed_lifetime(headers).filter(|_| may_be_guessed)?.min(case.heuristic);
+        (!guess.is_zero()).then_some(guess)
+    })
+}
+
+/// A tenth of the time for which it had not changed when it was sent: what
+/// RFC 9111 §4.2.2 suggests.
+fn guessed_lifetime(headers: &HeaderMap) -> Option<Duration> {
+    let unchanged = date(headers, &DATE)?.duration_since(date(headers, &LAST_MODIFIED)?).ok()?;
+    Some(Duration::from_secs(unchanged.as_secs() / 10))
+}
+
+/// RFC 9110 §15.1.
+fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+fn date(headers: &HeaderMap, field: &http::HeaderName) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(field)?.to_str().ok()?).ok()
 }
 
 /// The statuses whose caching rules this cache knows (RFC 9110 §15.1 lists
@@ -254,14 +331,16 @@ fn is_error(status: StatusCode) -> bool {
 }
 
 /// What makes a response somebody's own, whatever its name.
-fn personal(name: Name, headers: &HeaderMap, control: CacheControl) -> Option<Refusal> {
+fn personal(case: Case, headers: &HeaderMap, control: CacheControl) -> Option<Refusal> {
     if control.private {
         Some(Refusal::Private)
-    } else if headers.contains_key(SET_COOKIE) {
+    } else if headers.contains_key(SET_COOKIE) && !withheld(headers).contains(&SET_COOKIE) {
         Some(Refusal::SetCookie)
     } else if control.no_store {
         Some(Refusal::NoStore)
-    } else if !vary_is_known(name, headers) {
+    } else if case.credentials == Credentials::Sent && !control.shares_with_credentials() {
+        Some(Refusal::Credentials)
+    } else if !vary_is_known(case.name, headers) {
         Some(Refusal::Vary)
     } else {
         None
@@ -291,19 +370,19 @@ pub fn explicit_lifetime(headers: &HeaderMap, control: CacheControl) -> Option<D
     if control.targeted {
         return None;
     }
-    let expires = headers.get(EXPIRES)?;
-    let at = |value: &http::HeaderValue| httpdate::parse_http_date(value.to_str().ok()?).ok();
-    let (Some(expires), Some(date)) = (at(expires), headers.get(DATE).and_then(at)) else {
+    if !headers.contains_key(EXPIRES) {
+        return None;
+    }
+    let (Some(expires), Some(sent)) = (date(headers, &EXPIRES), date(headers, &DATE)) else {
         return Some(Duration::ZERO);
     };
-    Some(expires.duration_since(date).unwrap_or_default())
+    Some(expires.duration_since(sent).unwrap_or_default())
 }
 
 /// The age that a response has on arrival (RFC 9111 §4.2.3,
 /// `corrected_initial_age`); it was asked for at `asked` and came at `now`.
 pub fn initial_age(headers: &HeaderMap, asked: SystemTime, now: SystemTime) -> Duration {
-    let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-    let apparent = date.and_then(|date| now.duration_since(date).ok()).unwrap_or_default();
+    let apparent = date(headers, &DATE).and_then(|sent| now.duration_since(sent).ok()).unwrap_or_default();
     // Only whole seconds can be told from a Date: a fraction would make
     // everything at least as old as the clock is past its second.
     let apparent = Duration::from_secs(apparent.as_secs());
@@ -325,7 +404,8 @@ mod tests {
     const NEGATIVE: Duration = Duration::from_secs(1);
 
     fn judge(name: Name, status: u16, lines: &[(&str, &str)]) -> Verdict {
-        verdict(name, StatusCode::from_u16(status).unwrap(), &headers(lines), Duration::ZERO, NEGATIVE)
+        let case = Case { name, credentials: Credentials::None, negative: NEGATIVE, heuristic: Duration::ZERO };
+        verdict(case, StatusCode::from_u16(status).unwrap(), &headers(lines), Duration::ZERO)
     }
 
     #[test]
@@ -343,6 +423,17 @@ mod tests {
                 Verdict::Store(Lifetime::For(terms(5, Stale::Forbidden))),
             ),
             (200, &[("cache-control", "max-age=0")], Verdict::Pass(Expired)),
+            (200, &[("cache-control", "max-age=0"), ("etag", "\"a\"")], stored(0)),
+            (
+                200,
+                &[("cache-control", "max-age=60, no-cache"), ("last-modified", date.1)],
+                Verdict::Store(Lifetime::For(terms(0, Stale::Forbidden))),
+            ),
+            (404, &[("cache-control", "no-cache"), ("etag", "\"a\"")], Verdict::Pass(NoCache)),
+            (200, &[("cache-control", "max-age=60, private=x, no-cache=y")], stored(60)),
+            (200, &[("cache-control", "max-age=60, private=set-cookie"), ("set-cookie", "a=b")], stored(60)),
+            (200, &[("cache-control", "max-age=60, private=x"), ("set-cookie", "a=b")], Verdict::Pass(SetCookie)),
+            (200, &[date, ("last-modified", "Sun, 06 Nov 1994 08:00:00 GMT")], Verdict::Pass(NotExplicit)),
             (200, &[date, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], stored(60)),
             (200, &[date, ("expires", "0")], Verdict::Pass(Expired)),
             (200, &[("cache-control", "max-age=60, no-store")], Verdict::Pass(NoStore)),
@@ -375,6 +466,53 @@ mod tests {
     }
 
     #[test]
+    fn credentials_are_shared_only_where_the_response_says_so() {
+        let judge = |control: &str| {
+            let case = Case {
+                name: Name::Plain,
+                credentials: Credentials::Sent,
+                negative: NEGATIVE,
+                heuristic: Duration::ZERO,
+            };
+            verdict(case, StatusCode::OK, &headers(&[("cache-control", control)]), Duration::ZERO)
+        };
+        for control in ["public, max-age=60", "max-age=60, must-revalidate", "s-maxage=60"] {
+            assert!(matches!(judge(control), Verdict::Store(_)), "{control}");
+        }
+        for control in ["max-age=60", "max-age=60, proxy-revalidate", "max-age=60, immutable"] {
+            assert_eq!(judge(control), Verdict::Pass(Refusal::Credentials), "{control}");
+        }
+        assert_eq!(judge("private, public, max-age=60"), Verdict::Pass(Refusal::Private));
+    }
+
+    #[test]
+    fn freshness_is_guessed_within_what_the_operator_allows() {
+        let guess = |status: u16, cap: u64, lines: &[(&str, &str)]| {
+            let case = Case {
+                name: Name::Plain,
+                credentials: Credentials::None,
+                negative: NEGATIVE,
+                heuristic: Duration::from_secs(cap),
+            };
+            let dated = [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("last-modified", "Sun, 06 Nov 1994 08:32:57 GMT")];
+            let lines: Vec<_> = dated.iter().chain(lines).copied().collect();
+            match verdict(case, StatusCode::from_u16(status).unwrap(), &headers(&lines), Duration::ZERO) {
+                Verdict::Store(Lifetime::For(terms)) => Some(terms.fresh.as_secs()),
+                _ => None,
+            }
+        };
+        assert_eq!(guess(200, 3600, &[]), Some(100));
+        assert_eq!(guess(200, 60, &[]), Some(60));
+        assert_eq!(guess(200, 0, &[]), None);
+        assert_eq!(guess(404, 3600, &[]), Some(100));
+        assert_eq!(guess(302, 3600, &[]), None);
+        assert_eq!(guess(302, 3600, &[("cache-control", "public")]), Some(100));
+        assert_eq!(guess(200, 3600, &[("cache-control", "max-age=7")]), Some(7));
+        assert_eq!(guess(200, 3600, &[("expires", "0")]), Some(0));
+        assert_eq!(guess(200, 3600, &[("cache-control", "no-store")]), None);
+    }
+
+    #[test]
     fn an_immutable_name_is_kept_unless_it_is_somebodys() {
         let kept = |said: Option<u64>| Verdict::Store(Lifetime::UntilEvicted { said: said.map(Duration::from_secs) });
         assert_eq!(judge(Name::Immutable, 200, &[]), kept(None));
@@ -400,8 +538,13 @@ mod tests {
     fn when_a_stored_response_answers() {
         use Reuse::{Fresh, Stale as Taken, Validate, WhileRevalidate};
         let seconds = Duration::from_secs;
-        let terms =
-            Terms { fresh: seconds(60), while_revalidate: seconds(10), if_error: seconds(20), stale: Stale::Allowed };
+        let terms = Terms {
+            while_revalidate: seconds(10),
+            if_error: seconds(20),
+            stale: Stale::Allowed,
+            ..Terms::only(seconds(60))
+        };
+        let settled = Terms { changes: Changes::Never, ..terms };
         let strict = Terms { stale: Stale::Forbidden, ..terms };
         let none = RequestControl::default();
         for (terms, age, request, expected) in [
@@ -413,6 +556,9 @@ mod tests {
             (terms, 5, RequestControl { no_cache: true, ..none }, Validate),
             (terms, 5, RequestControl { max_age: Some(seconds(5)), ..none }, Fresh),
             (terms, 6, RequestControl { max_age: Some(seconds(5)), ..none }, Validate),
+            (settled, 6, RequestControl { max_age: Some(seconds(0)), ..none }, Fresh),
+            (settled, 6, RequestControl { no_cache: true, ..none }, Validate),
+            (settled, 66, RequestControl { max_age: Some(seconds(0)), ..none }, Validate),
             (terms, 50, RequestControl { min_fresh: Some(seconds(10)), ..none }, Fresh),
             (terms, 51, RequestControl { min_fresh: Some(seconds(10)), ..none }, Validate),
             (terms, 61, RequestControl { min_fresh: Some(seconds(0)), ..none }, Validate),

@@ -33,6 +33,11 @@ pub fn add_condition(request: &mut HeaderMap, stored: &HeaderMap) {
     }
 }
 
+/// Whether there is something to ask by.
+pub fn has_validator(stored: &HeaderMap) -> bool {
+    stored.contains_key(ETAG) || stored.contains_key(LAST_MODIFIED)
+}
+
 /// Whether a 304 with the fields of `answer` speaks of what is stored (§4.3.4):
 /// there was something to ask by, and it names no other representation.
 pub fn selects(stored: &HeaderMap, answer: &HeaderMap) -> bool {
@@ -41,6 +46,13 @@ pub fn selects(stored: &HeaderMap, answer: &HeaderMap) -> bool {
         return answered.is_none_or(|answered| same_tag(tag.as_bytes(), answered.as_bytes(), Comparison::Weak));
     }
     named(LAST_MODIFIED).is_some_and(|(date, answered)| answered.is_none_or(|answered| answered == date))
+}
+
+/// Whether a 200 to a HEAD speaks of what is stored (§4.3.5): it contradicts
+/// neither its validators nor its length.
+pub fn agrees(stored: &HeaderMap, answer: &HeaderMap) -> bool {
+    let same = |name: &HeaderName| answer.get(name).is_none_or(|value| stored.get(name) == Some(value));
+    [ETAG, LAST_MODIFIED, CONTENT_LENGTH].iter().all(same)
 }
 
 /// The stored fields, with those of a 304 in the place of their like (§3.2).
@@ -87,6 +99,20 @@ mod tests {
             (&[], &[], false),
         ] {
             assert_eq!(selects(&headers(stored), &headers(answer)), speaks, "{stored:?} {answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_speaks_of_what_it_does_not_contradict() {
+        let stored = headers(&[("etag", "\"a\""), ("content-length", "5")]);
+        for (answer, speaks) in [
+            (&[][..], true),
+            (&[("etag", "\"a\""), ("content-length", "5"), ("x-new", "1")], true),
+            (&[("etag", "\"b\"")], false),
+            (&[("content-length", "6")], false),
+            (&[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")], false),
+        ] {
+            assert_eq!(agrees(&stored, &headers(answer)), speaks, "{answer:?}");
         }
     }
 

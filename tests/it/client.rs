@@ -10,6 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 /// A request that is being put together.
+#[derive(Clone)]
 pub struct Ask {
     address: SocketAddr,
     request: Request<Full<Bytes>>,

@@ -12,6 +12,7 @@ mod keys;
 mod origin;
 mod ownership;
 mod readme;
+mod rules;
 mod serving;
 mod storing;
 mod validating;

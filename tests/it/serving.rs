@@ -196,7 +196,7 @@ async fn malformed_requests_get_an_error_and_a_closed_connection() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x"));
     let edge = alone(&origin, |_| {}).await;
-    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(100_000));
+    let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(1_000_000));
     for (request, status) in [
         ("GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: x\r\n\r\n", "400"),

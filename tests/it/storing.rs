@@ -138,19 +138,6 @@ async fn an_immutable_name_is_asked_for_without_the_clients_fields() {
 }
 
 #[tokio::test]
-async fn credentials_go_past_the_cache() {
-    let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
-    origin.script("/a", Script::ok("x").field("cache-control", "max-age=60"));
-    for _ in 0..2 {
-        let got = edge.get("/a").field("authorization", "Basic x").get().await;
-        assert_eq!(got.cache_status(), "edge-1;fwd=request");
-    }
-    assert_eq!(edge.get("/a").get().await.cache_status(), "edge-1;fwd=uri-miss;stored");
-    assert_eq!(origin.seen().iter().filter(|seen| seen.field("authorization").is_some()).count(), 2);
-}
-
-#[tokio::test]
 async fn memory_stays_within_its_budget() {
     const MIB: u64 = 1024 * 1024;
     let origin = Origin::start().await;

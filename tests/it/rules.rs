@@ -1,0 +1,438 @@
+//! Rules that it takes several requests to see, each through one edge and
+//! through three.
+
+use http::Method;
+use peerage::config::{KeepConfig, KeepWord, Period, QueryConfig, Size};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::client::Got;
+use crate::harness::{Cluster, Running, all, alone, pattern, within};
+use crate::origin::{Gate, Origin, Script};
+
+const PAGE: &str = "/page";
+
+/// Edges that act as one cache, one of them or three; what they are asked goes
+/// to each in turn.
+async fn sizes(origin: &Origin) -> [Cluster; 2] {
+    [Cluster::start(1, origin, |_| {}).await, Cluster::start(3, origin, |_| {}).await]
+}
+
+/// The answers of all edges, asked one after the other.
+async fn each(cluster: &Cluster, path: &str) -> Vec<Got> {
+    let mut gots = Vec::new();
+    for edge in &cluster.edges {
+        gots.push(edge.get(path).get().await);
+    }
+    gots
+}
+
+#[tokio::test]
+async fn what_says_no_cache_is_stored_and_validated_each_time() {
+    for control in ["no-cache", "max-age=0", "max-age=60, no-cache"] {
+        let origin = Origin::start().await;
+        for cluster in sizes(&origin).await {
+            let before = origin.count(PAGE);
+            origin.script(PAGE, Script::ok("v1").field("cache-control", control).tag("\"v1\""));
+            each(&cluster, PAGE).await;
+            for got in each(&cluster, PAGE).await {
+                assert_eq!((got.status.as_u16(), got.text()), (200, "v1"));
+                assert!(got.cache_status().contains(";fwd=stale;fwd-status=304"), "{control}: {}", got.cache_status());
+            }
+            // Each request was validated at the origin, whole bodies came once.
+            let seen = origin.seen().split_off(before);
+            assert!(seen.len() >= 2 * cluster.edges.len());
+            assert_eq!(seen.iter().filter(|seen| seen.field("if-none-match").is_none()).count(), 1, "{control}");
+            // And a change is seen at once, everywhere.
+            origin.script(PAGE, Script::ok("v2").field("cache-control", control).tag("\"v2\""));
+            for got in each(&cluster, PAGE).await {
+                assert_eq!(got.text(), "v2", "{control}");
+            }
+            origin.script("*", Script::ok("changed"));
+            cluster.edges[0].ask(Method::POST, PAGE).get().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_waited_for_what_must_be_validated_asks_for_himself() {
+    let origin = Origin::start().await;
+    for cluster in sizes(&origin).await {
+        let before = origin.count(PAGE);
+        let gate = Gate::closed();
+        let page = Script::ok(pattern(1000)).field("cache-control", "no-cache").tag("\"v1\"");
+        origin.script(PAGE, page.clone().gate(&gate));
+        let asks: Vec<_> = (0..6).map(|i| cluster.edges[i % cluster.edges.len()].get(PAGE)).collect();
+        let waiting = tokio::spawn(all(asks.into_iter().map(crate::client::Ask::get)));
+        origin.arrived(before + 1).await;
+        gate.open(100_000);
+        for got in within(20, waiting).await.unwrap() {
+            assert!(got.complete && got.body == pattern(1000));
+        }
+        // Nobody was given what answered another's request.
+        assert!(origin.count(PAGE) - before >= 6, "{}", origin.count(PAGE) - before);
+        origin.script("*", Script::ok("changed"));
+        cluster.edges[0].ask(Method::POST, PAGE).get().await;
+    }
+}
+
+#[tokio::test]
+async fn listed_fields_are_the_leaders_alone() {
+    let origin = Origin::start().await;
+    for (number, cluster) in sizes(&origin).await.into_iter().enumerate() {
+        let path = format!("/listed/{number}");
+        let control = "max-age=60, private=\"set-cookie, x-yours\", no-cache=x-checked";
+        let gate = Gate::closed();
+        let page = Script::ok(pattern(1000)).field("cache-control", control).field("x-kept", "1").gate(&gate);
+        origin.script(&path, page.field("set-cookie", "a=b").field("x-yours", "1").field("x-checked", "1"));
+        let shown = |headers: &http::HeaderMap| {
+            ["set-cookie", "x-yours", "x-checked", "x-kept"].map(|name| headers.contains_key(name))
+        };
+        gate.open(10);
+        let first = cluster.edges[0].get(&path).open().await;
+        assert_eq!(shown(&first.headers), [true; 4]);
+        // Who joins the flight, and who comes later, on this edge or another.
+        for edge in &cluster.edges {
+            assert_eq!(shown(&edge.get(&path).open().await.headers), [false, false, false, true]);
+        }
+        gate.open(1_000_000);
+        assert!(first.rest().await.complete);
+        for got in each(&cluster, &path).await {
+            assert_eq!(shown(&got.headers), [false, false, false, true]);
+        }
+        assert_eq!(origin.count(&path), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_credentials_bring_is_shared_only_if_it_says_so() {
+    let origin = Origin::start().await;
+    for (number, cluster) in sizes(&origin).await.into_iter().enumerate() {
+        for (control, shared) in [("public, max-age=60", true), ("s-maxage=60", true), ("max-age=60", false)] {
+            for name in ["/plain-", "/logo-0123456789abcdef"] {
+                let path = format!("{name}{number}{}.png", control.len());
+                origin.script(&path, Script::ok("x").field("cache-control", control));
+                let asked = |edge: &Running, user: &str| edge.get(&path).field("authorization", user).get();
+                for edge in &cluster.edges {
+                    assert_eq!(asked(edge, "Basic a").await.text(), "x");
+                }
+                let again = asked(&cluster.edges[0], "Basic b").await;
+                assert_eq!(again.cache_status().contains(";hit"), shared, "{path} {}", again.cache_status());
+                assert_eq!(origin.count(&path), if shared { 1 } else { cluster.edges.len() + 1 }, "{path} {control}");
+                assert!(origin.seen().iter().all(|seen| seen.target != path || seen.field("authorization").is_some()));
+                // What came without credentials is for everybody.
+                let got = cluster.edges[0].get(&path).get().await;
+                assert_eq!((got.status.as_u16(), got.cache_status().contains(";hit")), (200, shared));
+                assert!(asked(&cluster.edges[0], "Basic c").await.cache_status().contains(";hit"), "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_flight_of_others_credentials() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let gate = Gate::closed();
+    origin.script(PAGE, Script::ok("slow").gate(&gate));
+    let asks: Vec<_> = (0..3).map(|user| edge.get(PAGE).field("authorization", &format!("Basic {user}"))).collect();
+    let waiting = tokio::spawn(all(asks.into_iter().map(crate::client::Ask::get)));
+    // All are at the origin before it has answered any.
+    within(20, origin.arrived(3)).await;
+    gate.open(100);
+    assert!(within(20, waiting).await.unwrap().iter().all(|got| got.text() == "slow"));
+}
+
+#[tokio::test]
+async fn a_head_goes_on_as_a_head_and_tells_of_what_is_stored() {
+    let origin = Origin::start().await;
+    for (number, cluster) in sizes(&origin).await.into_iter().enumerate() {
+        let path = format!("/headed/{number}");
+        let edge = &cluster.edges[0];
+        let page = |control: &str, tag: &str| Script::ok("v1").field("cache-control", control).tag(tag);
+        origin.script(&path, page("max-age=100", "\"v1\"").field("age", "99"));
+        assert_eq!(edge.ask(Method::HEAD, &path).get().await.body.len(), 0);
+        assert_eq!(origin.seen().pop().unwrap().method, "HEAD");
+        edge.get(&path).get().await;
+        let stale =
+            async { while edge.get(&path).field("cache-control", "only-if-cached").get().await.status == 200 {} };
+        within(20, stale).await;
+        // The same still, and fresh for longer: a GET need not ask.
+        origin.script(&path, page("max-age=100", "\"v1\"").field("x-new", "1"));
+        edge.ask(Method::HEAD, &path).get().await;
+        let requests = origin.count(&path);
+        let got = edge.get(&path).get().await;
+        assert!(got.cache_status().contains(";hit"), "{}", got.cache_status());
+        assert_eq!((got.text(), got.field("x-new"), origin.count(&path)), ("v1", "1", requests));
+        // Another by now: what is stored is not used.
+        origin.script(&path, page("max-age=100", "\"v2\""));
+        edge.ask(Method::HEAD, &path).field("cache-control", "no-cache").get().await;
+        assert_eq!(edge.get(&path).get().await.field("etag"), "\"v2\"");
+    }
+}
+
+#[tokio::test]
+async fn a_precondition_for_the_origin_is_not_judged_by_an_old_copy() {
+    let origin = Origin::start().await;
+    for (number, cluster) in sizes(&origin).await.into_iter().enumerate() {
+        let path = format!("/matched/{number}");
+        let edge = &cluster.edges[0];
+        origin.script(&path, Script::ok("v1").field("cache-control", "max-age=100").tag("\"v1\""));
+        edge.get(&path).get().await;
+        origin.script(&path, Script::ok("v2").field("cache-control", "max-age=100").tag("\"v2\""));
+        let got = edge.get(&path).field("if-match", "\"v2\"").get().await;
+        assert_eq!((got.status.as_u16(), got.text()), (200, "v2"), "{}", got.cache_status());
+        assert_eq!(edge.get(&path).field("if-match", "\"v1\"").get().await.status, 412);
+        // What a name proves, every edge knows.
+        let asset = format!("/logo-0123456789abcdef{number}.png");
+        origin.script(&asset, Script::ok("x").tag("\"a\""));
+        edge.get(&asset).get().await;
+        assert_eq!(edge.get(&asset).field("if-match", "\"b\"").get().await.status, 412);
+        assert_eq!(origin.count(&asset), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_immutable_response_outlives_a_reload() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin
+        .script(PAGE, Script::ok("x").field("cache-control", "max-age=100, immutable").field("age", "5").tag("\"a\""));
+    edge.get(PAGE).get().await;
+    let wish = |control| edge.get(PAGE).field("cache-control", control).get();
+    assert!(wish("max-age=0").await.cache_status().contains(";hit"));
+    assert!(wish("no-cache").await.cache_status().contains(";fwd=request;fwd-status=304"));
+}
+
+#[tokio::test]
+async fn freshness_is_guessed_only_where_it_may_be() {
+    let dated = |script: Script| script.field("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+    for (heuristic, script, stored) in [
+        (0, dated(Script::ok("x")), false),
+        (60, dated(Script::ok("x")), true),
+        (60, Script::ok("x"), false),
+        (60, dated(Script::ok("x")).field("cache-control", "no-store"), false),
+        (60, dated(Script::status(500)), false),
+    ] {
+        let origin = Origin::start().await;
+        let edge =
+            alone(&origin, |config| config.cache.heuristic = Period(std::time::Duration::from_secs(heuristic))).await;
+        origin.script(PAGE, script);
+        edge.get(PAGE).get().await;
+        let got = edge.get(PAGE).get().await;
+        assert_eq!(got.cache_status().contains(";hit"), stored, "{heuristic}: {}", got.cache_status());
+        if stored {
+            // Ten per cent of thirty years, but for what the operator allows.
+            assert!(got.cache_status().contains(";ttl=60") || got.cache_status().contains(";ttl=59"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_query_belongs_to_the_name_as_far_as_a_rule_says() {
+    let origin = Origin::start().await;
+    let rule = |path: &str, keep| QueryConfig { path: path.to_owned(), keep };
+    let names = || KeepConfig::Names(vec!["w".to_owned(), "h".to_owned()]);
+    let rules = || vec![rule("/img/**", names()), rule("/static/**", KeepConfig::Word(KeepWord::None))];
+    for count in [1, 3] {
+        let cluster = Cluster::start(count, &origin, |config| config.query = rules()).await;
+        origin.script("*", Script::ok("x").field("cache-control", "max-age=60"));
+        for (asked, told) in [
+            (["/img/a?w=1&utm=x", "/img/a?utm=y&w=1"], "/img/a?w=1"),
+            (["/static/a?v=1", "/static/a?v=2"], "/static/a"),
+            (["/other?v=1", "/other?v=1"], "/other?v=1"),
+        ] {
+            let before = origin.seen().len();
+            for edge in &cluster.edges {
+                for target in asked {
+                    assert_eq!(edge.get(target).get().await.status, 200);
+                }
+            }
+            let seen: Vec<_> = origin.seen().split_off(before).into_iter().map(|seen| seen.target).collect();
+            assert_eq!(seen, [told], "{asked:?}");
+        }
+        // A write goes to the very target; what it changed is what it names.
+        cluster.edges[0].ask(Method::POST, "/static/a?v=7").get().await;
+        assert_eq!(origin.seen().pop().unwrap().target, "/static/a?v=7");
+        assert!(!cluster.edges[0].get("/static/a?v=1").get().await.cache_status().contains(";hit"));
+    }
+}
+
+#[tokio::test]
+async fn options_are_counted_down_to_the_hop_that_they_are_for() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("*", Script::ok("from the origin").field("allow", "GET"));
+    let options = |hops: &str| edge.ask(Method::OPTIONS, PAGE).field("max-forwards", hops).get();
+    let own = options("0").await;
+    assert_eq!((own.status.as_u16(), own.body.len(), own.field("via")), (200, 0, "1.1 edge-1"));
+    assert!(own.field("allow").contains("GET") && own.field("content-length") == "0");
+    assert!(origin.seen().is_empty());
+    assert_eq!(options("7").await.text(), "from the origin");
+    assert_eq!(origin.seen().pop().unwrap().field("max-forwards"), Some("6"));
+    assert_eq!(options("many").await.text(), "from the origin");
+    // Of other methods, the field means nothing.
+    assert_eq!(edge.get(PAGE).field("max-forwards", "0").get().await.text(), "from the origin");
+    let mut stream = TcpStream::connect(edge.clients).await.unwrap();
+    stream.write_all(b"OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within(20, stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("allow: GET"), "{answer}");
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limits_are_refused_in_words() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("thanks"));
+    let edge = alone(&origin, |config| {
+        config.limits.body = Size(1000);
+        config.limits.uri = Size(300);
+        config.limits.header = Size(8 * 1024);
+    })
+    .await;
+    let long = "a".repeat(9000);
+    for (ask, status, detail) in [
+        (edge.ask(Method::PUT, PAGE).body(pattern(1001)), 413, "content-too-large"),
+        (edge.get(&format!("/{}", "a".repeat(300))), 414, "uri-too-long"),
+        (edge.get(PAGE).field("expect", "200-ok"), 417, "expectation"),
+        (edge.get(PAGE).field("x-long", &long), 431, "header-too-large"),
+    ] {
+        for ask in [ask.clone(), ask.http2()] {
+            let got = ask.get().await;
+            assert_eq!((got.status.as_u16(), got.cache_status()), (status, &*format!("edge-1;detail={detail}")));
+            assert_eq!(got.field("content-type"), "text/plain; charset=utf-8");
+            assert!(got.text().ends_with('\n') && !got.text().contains("127.0.0.1"), "{}", got.text());
+        }
+    }
+    assert!(origin.seen().is_empty());
+    assert_eq!(edge.ask(Method::PUT, PAGE).body(pattern(1000)).get().await.status, 200);
+    // Without a length, what is too much shows as it comes.
+    let mut stream = TcpStream::connect(edge.clients).await.unwrap();
+    stream.write_all(b"PUT /page HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    stream.write_all(format!("500\r\n{}\r\n0\r\n\r\n", "x".repeat(0x500)).as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    within(20, stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn content_is_sent_when_it_is_asked_for() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("thanks"));
+    let edge = alone(&origin, |_| {}).await;
+    let mut stream = TcpStream::connect(edge.clients).await.unwrap();
+    let head =
+        "PUT /page HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut interim = vec![0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    within(20, stream.read_exact(&mut interim)).await.unwrap();
+    assert_eq!(interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"abc").await.unwrap();
+    let mut answer = String::new();
+    within(20, stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(origin.seen()[0].body, b"abc");
+}
+
+#[tokio::test]
+async fn an_origin_that_breaks_the_rules_is_a_502_for_one_client() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let endless = format!("HTTP/1.1 200 OK\r\nx-endless: {}", "a".repeat(1_000_000));
+    for raw in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, identity\r\n\r\nabc",
+        "HTTP/1.1 20 OK\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
+        &endless,
+    ] {
+        for (path, method) in [(PAGE, Method::GET), ("/logo-0123456789abcdef.png", Method::GET), (PAGE, Method::POST)] {
+            origin.script(path, Script::raw(raw.to_owned()));
+            let got = within(20, edge.ask(method, path).get()).await;
+            let start = &raw[..raw.len().min(60)];
+            assert_eq!(got.status, 502, "{start:?}");
+            assert!(got.cache_status().starts_with("edge-1;detail=origin-"), "{start:?}: {}", got.cache_status());
+            assert!(!got.text().contains("127.0.0.1"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_answer_to_one_request_is_nobodys() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let evil = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 4\r\n\r\nevil";
+    origin.script("/a", Script::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na{evil}")));
+    origin.script("/b", Script::ok("b").field("cache-control", "max-age=60"));
+    for _ in 0..5 {
+        assert_eq!(edge.get("/a").get().await.text(), "a");
+        assert_eq!(edge.get("/b").get().await.text(), "b");
+        assert_eq!(edge.ask(Method::POST, "/b").get().await.text(), "b");
+    }
+}
+
+#[tokio::test]
+async fn trailers_do_not_become_fields() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let raw = "HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-sum: 1\r\ncache-control: no-store\r\n\r\n";
+    origin.script(PAGE, Script::raw(raw));
+    for hit in [false, true] {
+        let got = edge.get(PAGE).get().await;
+        assert_eq!((got.text(), got.complete, got.field("trailer"), got.field("x-sum")), ("a", true, "", ""));
+        assert_eq!((got.cache_status().contains(";hit"), got.field("cache-control")), (hit, "max-age=60"));
+    }
+}
+
+#[tokio::test]
+async fn a_range_on_a_pass_is_the_origins_to_answer() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(PAGE, Script::ok(pattern(1000)).with_ranges());
+    for _ in 0..2 {
+        let got = edge.get(PAGE).field("range", "bytes=900-").get().await;
+        assert_eq!((got.status.as_u16(), got.field("content-range")), (206, "bytes 900-999/1000"));
+        assert_eq!(got.body, pattern(1000)[900..]);
+    }
+}
+
+/// An origin that answers one request on a connection, and on the next one of
+/// it closes without a word; it counts what reaches it.
+async fn forgetful() -> (http::Uri, tokio::sync::watch::Receiver<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let (count, counted) = tokio::sync::watch::channel(0);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let count = count.clone();
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 64 * 1024];
+                for first in [true, false] {
+                    if stream.read(&mut buffer).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                    count.send_modify(|count| *count += 1);
+                    if first {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                    }
+                }
+            });
+        }
+    });
+    (uri, counted)
+}
+
+#[tokio::test]
+async fn what_is_not_idempotent_is_never_asked_twice() {
+    let origin = Origin::start().await;
+    for (method, status, requests) in [(Method::POST, 502, 2), (Method::GET, 200, 3), (Method::PATCH, 502, 2)] {
+        let (uri, counted) = forgetful().await;
+        let edge = alone(&origin, |config| config.origin.url = uri).await;
+        assert_eq!(edge.ask(Method::GET, PAGE).field("cache-control", "no-store").get().await.status, 200);
+        // It goes out on the connection that has been of use, and that closes on it.
+        let got = edge.ask(method.clone(), PAGE).field("cache-control", "no-store").get().await;
+        assert_eq!((got.status.as_u16(), *counted.borrow()), (status, requests), "{method}");
+    }
+}
