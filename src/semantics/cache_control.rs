@@ -398,7 +398,58 @@ mod tests {
         assert!(!RequestControl::of(&headers).no_cache);
     }
 
+    /// A directive as it may be written: its name in any case, its argument bare
+    /// or quoted, with the space that lists allow.
+    fn written(name: &str, seconds: Option<u64>, style: usize) -> String {
+        let name = if style & 1 == 0 { name.to_owned() } else { name.to_ascii_uppercase() };
+        match seconds {
+            None => name,
+            Some(seconds) if style & 2 == 0 => format!("{name}={seconds}"),
+            Some(seconds) => format!("{name}=\"{seconds}\""),
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            flags in any::<[bool; 8]>(),
+            times in any::<[Option<u32>; 4]>(),
+            style in 0usize..4,
+            separator in "( |\t)?,( |\t|, ,)?",
+        ) {
+            let names = [
+                "no-store", "no-cache", "private", "public", "must-understand", "must-revalidate",
+                "proxy-revalidate", "immutable",
+            ];
+            let timed = ["max-age", "s-maxage", "stale-while-revalidate", "stale-if-error"];
+            let seconds = times.map(|time| time.map(u64::from));
+            let mut members: Vec<_> =
+                names.iter().zip(flags).filter(|(_, set)| *set).map(|(name, _)| written(name, None, style)).collect();
+            members.extend(
+                timed.iter().zip(seconds).filter_map(|(name, seconds)| Some(written(name, Some(seconds?), style))),
+            );
+            let delta = |seconds: Option<u64>| seconds.map(|seconds| Duration::from_secs(seconds.min(MAX_DELTA)));
+            let [no_store, no_cache, private, public, must_understand, must_revalidate, proxy_revalidate, immutable] =
+                flags;
+            let [max_age, s_maxage, stale_while_revalidate, stale_if_error] = seconds.map(delta);
+            let expected = CacheControl {
+                no_store, no_cache, private, public, must_understand, must_revalidate, proxy_revalidate, immutable,
+                max_age, s_maxage, stale_while_revalidate, stale_if_error, targeted: false,
+            };
+            prop_assert_eq!(parse(&[&members.join(&separator)]), expected);
+            prop_assert_eq!(parse(&members.iter().map(String::as_str).collect::<Vec<_>>()), expected);
+        }
+
+        #[test]
+        fn any_fields_parse(line in "[ -~]{0,80}") {
+            if let Ok(value) = HeaderValue::from_str(&line) {
+                let mut headers = HeaderMap::new();
+                headers.insert(CACHE_CONTROL, value.clone());
+                headers.insert(CDN_CACHE_CONTROL, value);
+                let (_, _, _) = (CacheControl::of(&headers), RequestControl::of(&headers), withheld(&headers));
+            }
+        }
+
         #[test]
         fn any_line_parses(line in proptest::collection::vec(any::<u8>(), 0..100)) {
             let _ = directives(&line).count();

@@ -104,7 +104,53 @@ pub fn is_token(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use sfv::{BareItem, List, ListEntry, Parser};
+
     use super::*;
+
+    proptest! {
+        /// What is written is a list of RFC 9651 with the same name and parameters.
+        #[test]
+        fn every_member_is_a_structured_field(
+            name in "[ -~]{1,20}",
+            handled in 0usize..7,
+            (fwd_status, ttl) in any::<(Option<u8>, Option<i32>)>(),
+            (collapsed, stored) in any::<(bool, bool)>(),
+        ) {
+            let (handled, parameter) = [
+                (Handled::Hit, "hit"),
+                (Handled::UriMiss, "uri-miss"),
+                (Handled::Stale, "stale"),
+                (Handled::Method, "method"),
+                (Handled::Request, "request"),
+                (Handled::Bypass, "bypass"),
+                (Handled::Refused, ""),
+            ][handled];
+            let (fwd_status, ttl) = (fwd_status.map(u16::from), ttl.map(i64::from));
+            let status = CacheStatus { handled, fwd_status, ttl, collapsed, stored, detail: Some("some-words") };
+            let value = status.value(&name);
+            let list: List = Parser::new(value.as_bytes()).parse().unwrap();
+            prop_assert_eq!(list.len(), 1);
+            let ListEntry::Item(item) = &list[0] else { panic!("{value:?}") };
+            let read = match &item.bare_item {
+                BareItem::Token(token) => token.as_str(),
+                BareItem::String(text) => text.as_str(),
+                other => panic!("{other:?}"),
+            };
+            prop_assert_eq!(read, &name);
+            let get = |key: &str| item.params.get(key);
+            let integer = |key: &str| get(key).and_then(BareItem::as_integer).map(i64::from);
+            prop_assert_eq!(integer("ttl"), ttl);
+            prop_assert_eq!(integer("fwd-status"), fwd_status.map(i64::from));
+            prop_assert_eq!(get("hit").is_some(), handled == Handled::Hit);
+            let fwd = get("fwd").and_then(BareItem::as_token).map(|token| token.as_str().to_owned());
+            let expected = (!matches!(handled, Handled::Hit | Handled::Refused)).then(|| parameter.to_owned());
+            prop_assert_eq!(fwd, expected);
+            prop_assert_eq!((get("collapsed").is_some(), get("stored").is_some()), (collapsed, stored));
+            prop_assert_eq!(get("detail").and_then(BareItem::as_token).map(|token| token.as_str()), Some("some-words"));
+        }
+    }
 
     #[test]
     fn members() {
