@@ -12,8 +12,9 @@ use http::Uri;
 use http::uri::Authority;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::{Algorithm, Encoding};
 use crate::memory::Plan;
-use crate::naming::{Keep, QueryRule, Rule};
+use crate::naming::{self, Form, Keep, QueryRule, Rule};
 use crate::origin::http_origin;
 use crate::semantics::cache_status;
 
@@ -104,6 +105,11 @@ pub struct CacheConfig {
     pub fill_alone: Period,
     /// How many variants (by Vary) of one asset are kept.
     pub variants: usize,
+    /// What a name proves is sent when all of it is right, up to this length;
+    /// of a longer body the last bytes wait for the proof.
+    pub verify_first: Size,
+    /// How long a name is not fetched again whose contents the origin has wrong.
+    pub wrong: Period,
     /// The longest freshness that is guessed from Last-Modified where a
     /// response states none; 0 guesses nothing.
     pub heuristic: Period,
@@ -198,11 +204,101 @@ pub enum LogLevel {
     Debug,
 }
 
-/// `[[immutable]]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `[[immutable]]`: either a `set`, or a `path` with what its hash is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ImmutableConfig {
+    /// The name of one of [`naming::SETS`].
+    pub set: Option<String>,
     /// See [`Rule`].
-    pub path: String,
+    pub path: Option<String>,
+    /// The digest that the hash is; by default none that can be checked.
+    pub digest: DigestConfig,
+    /// How it is written.
+    pub encoding: EncodingConfig,
+    /// How many characters of it the name shows.
+    pub length: Option<usize>,
+}
+
+/// `digest` of `[[immutable]]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum DigestConfig {
+    /// Names hold something that cannot be checked.
+    #[default]
+    None,
+    Sha256,
+    Sha512,
+    Sha224,
+    Sha1,
+    Md5,
+    Blake3,
+    Xxh3,
+}
+
+/// `encoding` of `[[immutable]]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum EncodingConfig {
+    #[default]
+    Hex,
+    Base32,
+    Nix32,
+    Base64Url,
+}
+
+impl ImmutableConfig {
+    /// The rules of a set.
+    pub fn set(name: &str) -> Self {
+        Self { set: Some(name.to_owned()), ..Self::default() }
+    }
+
+    /// A rule of one's own.
+    pub fn path(path: &str, digest: DigestConfig) -> Self {
+        Self { path: Some(path.to_owned()), digest, ..Self::default() }
+    }
+
+    fn rules(&self) -> Result<Vec<Rule>, String> {
+        let form = Form {
+            digest: match self.digest {
+                DigestConfig::None => None,
+                DigestConfig::Sha256 => Some(Algorithm::Sha256),
+                DigestConfig::Sha512 => Some(Algorithm::Sha512),
+                DigestConfig::Sha224 => Some(Algorithm::Sha224),
+                DigestConfig::Sha1 => Some(Algorithm::Sha1),
+                DigestConfig::Md5 => Some(Algorithm::Md5),
+                DigestConfig::Blake3 => Some(Algorithm::Blake3),
+                DigestConfig::Xxh3 => Some(Algorithm::Xxh3),
+            },
+            encoding: match self.encoding {
+                EncodingConfig::Hex => Encoding::Hex,
+                EncodingConfig::Base32 => Encoding::Base32,
+                EncodingConfig::Nix32 => Encoding::Nix32,
+                EncodingConfig::Base64Url => Encoding::Base64Url,
+            },
+            length: self.length,
+        };
+        match (&self.set, &self.path) {
+            (Some(set), None) if form == Form::UNKNOWN => {
+                Rule::set(set).map_err(|error| format!("immutable.set: {error}"))
+            }
+            (Some(_), None) => {
+                Err("immutable.set: a set says itself what its hashes are; leave out digest, encoding and length".to_owned())
+            }
+            (None, Some(path)) => {
+                Ok(vec![Rule::new(path, form).map_err(|error| format!("immutable.path: {error}"))?])
+            }
+            (Some(_), Some(_)) => {
+                Err("immutable.path: this rule has a set too; give each a table of its own".to_owned())
+            }
+            (None, None) => Err(
+                "immutable.path: missing; each [[immutable]] rule needs a path such as \"/**/*-{hash}.*\", or a set such as \"assets\""
+                    .to_owned(),
+            ),
+        }
+    }
 }
 
 /// `[[query]]`
@@ -256,7 +352,7 @@ impl Default for Config {
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
-            immutable: vec![ImmutableConfig { path: "/**/*-{hash}.*".to_owned() }],
+            immutable: naming::DEFAULT_SETS.map(ImmutableConfig::set).to_vec(),
             query: vec![QueryConfig { path: "/**".to_owned(), keep: KeepConfig::Word(KeepWord::All) }],
         }
     }
@@ -291,6 +387,8 @@ impl Default for CacheConfig {
             hit_for_miss: secs(10),
             fill_alone: secs(30),
             variants: 16,
+            verify_first: Size(256 * 1024),
+            wrong: secs(5),
             heuristic: secs(0),
         }
     }
@@ -357,6 +455,8 @@ pub const KEYS: &[&str] = &[
     "cache.hit_for_miss",
     "cache.fill_alone",
     "cache.variants",
+    "cache.verify_first",
+    "cache.wrong",
     "cache.heuristic",
     "cluster.listen",
     "cluster.peers",
@@ -377,7 +477,11 @@ pub const KEYS: &[&str] = &[
     "log.format",
     "log.level",
     "log.access",
+    "immutable.set",
     "immutable.path",
+    "immutable.digest",
+    "immutable.encoding",
+    "immutable.length",
     "query.path",
     "query.keep",
 ];
@@ -490,8 +594,8 @@ impl Config {
     /// # Errors
     /// As [`Config::check`].
     pub fn rules(&self) -> Result<Vec<Rule>, String> {
-        let rules = self.immutable.iter().map(|rule| Rule::parse(&rule.path));
-        rules.collect::<Result<_, _>>().map_err(|error| format!("immutable.path: {error}"))
+        let rules = self.immutable.iter().map(ImmutableConfig::rules).collect::<Result<Vec<_>, _>>()?;
+        Ok(rules.into_iter().flatten().collect())
     }
 
     /// The rules of `[[query]]`.

@@ -24,6 +24,7 @@ mod budget;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod digest;
 mod edge;
 mod error;
 mod flight;

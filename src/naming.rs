@@ -6,34 +6,128 @@ use std::fmt;
 
 use regex::Regex;
 
-/// A hash in a name has at least this many hexadecimal digits.
+use crate::digest::{Algorithm, Encoding, Expected};
+
+/// A hash in a name has at least this many characters.
 pub const MIN_HASH: usize = 8;
 
-/// A rule of `[[immutable]]`: a pattern for paths.
+/// A rule of `[[immutable]]`: a pattern for paths, and what its hash is.
 ///
 /// `*` stands for any characters of one segment, `**` for any number of whole
-/// segments, `{hash}` for at least [`MIN_HASH`] hexadecimal digits. A run of
-/// digits that is a date (`20240131`, also with a time behind it) is no hash:
-/// files named by the day do change.
+/// segments, `{hash}` for the hash. A run of digits that is a date (`20240131`,
+/// also with a time behind it) is no hash: files named by the day do change.
 #[derive(Debug, Clone)]
 pub struct Rule {
     pattern: String,
     regex: Regex,
+    form: Form,
 }
 
+/// What a hash in a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// The digest of the contents that it is, or begins; `None` if that cannot
+    /// be checked, as with the hashes of many bundlers.
+    pub digest: Option<Algorithm>,
+    /// How it is written.
+    pub encoding: Encoding,
+    /// How many characters of it the name shows; `None` for any number from
+    /// [`MIN_HASH`] on.
+    pub length: Option<usize>,
+}
+
+impl Form {
+    /// Eight or more hexadecimal digits of anything.
+    pub const UNKNOWN: Self = Self { digest: None, encoding: Encoding::Hex, length: None };
+
+    /// A whole digest.
+    const fn whole(digest: Algorithm, encoding: Encoding) -> Self {
+        Self { digest: Some(digest), encoding, length: Some(encoding.length(digest.bytes())) }
+    }
+}
+
+/// Sets of rules that go by a name: how widely used stores and tools name what
+/// they hold. All but `assets` are checked, by whole digests.
+pub const SETS: [(&str, &[(&str, Form)]); 7] = {
+    const fn hex(digest: Algorithm) -> Form {
+        Form::whole(digest, Encoding::Hex)
+    }
+    const NIX: Form = Form::whole(Algorithm::Sha256, Encoding::Nix32);
+    [
+        ("assets", &[("/**/*-{hash}.*", Form::UNKNOWN), ("/**/*.{hash}.*", Form::UNKNOWN)]),
+        ("blobref", &[("/**/sha224-{hash}", hex(Algorithm::Sha224)), ("/**/sha1-{hash}", hex(Algorithm::Sha1))]),
+        (
+            "oci",
+            &[
+                ("/v2/**/blobs/sha256:{hash}", hex(Algorithm::Sha256)),
+                ("/v2/**/blobs/sha512:{hash}", hex(Algorithm::Sha512)),
+            ],
+        ),
+        (
+            "by-hash",
+            &[
+                ("/**/by-hash/SHA256/{hash}", hex(Algorithm::Sha256)),
+                ("/**/by-hash/SHA512/{hash}", hex(Algorithm::Sha512)),
+                ("/**/by-hash/SHA1/{hash}", hex(Algorithm::Sha1)),
+                ("/**/by-hash/MD5Sum/{hash}", hex(Algorithm::Md5)),
+            ],
+        ),
+        (
+            "git-lfs",
+            &[
+                ("/**/lfs/objects/{hash}", hex(Algorithm::Sha256)),
+                ("/**/lfs/objects/*/*/{hash}", hex(Algorithm::Sha256)),
+            ],
+        ),
+        ("cas", &[("/**/cas/{hash}", hex(Algorithm::Sha256))]),
+        ("nix", &[("/**/nar/{hash}.nar", NIX), ("/**/nar/{hash}.nar.*", NIX)]),
+    ]
+};
+
+/// The sets that cannot err: what they check is said by the name itself. (A
+/// `/cas/` may hold BLAKE3 digests, and not all Nix caches name by the file.)
+pub const DEFAULT_SETS: [&str; 5] = ["assets", "blobref", "oci", "by-hash", "git-lfs"];
+
 impl Rule {
+    /// Compiles a pattern whose hash cannot be checked.
+    ///
+    /// # Errors
+    /// As [`Rule::new`].
+    pub fn parse(pattern: &str) -> Result<Self, String> {
+        Self::new(pattern, Form::UNKNOWN)
+    }
+
     /// Compiles a pattern.
     ///
     /// # Errors
-    /// A text that says what is wrong with the pattern and what would be right.
-    pub fn parse(pattern: &str) -> Result<Self, String> {
+    /// A text that says what is wrong with the rule and what would be right.
+    pub fn new(pattern: &str, form: Form) -> Result<Self, String> {
         let hashes = pattern.matches("{hash}").count();
         if hashes != 1 {
             return Err(format!(
                 "`{pattern}` has {hashes} times `{{hash}}`; exactly one is needed, for the hash is what makes a name immutable"
             ));
         }
-        Ok(Self { pattern: pattern.to_owned(), regex: compile(pattern)? })
+        if pattern.contains("*{hash}") || pattern.contains("{hash}*") {
+            return Err(format!(
+                "`{pattern}` is ambiguous: a `*` beside `{{hash}}` could hold a part of it; something must stand between them, as in `*-{{hash}}.*`"
+            ));
+        }
+        let lengths = form.lengths().map_err(|error| format!("`{pattern}`: {error}"))?;
+        let regex = compile(pattern, &format!("([{}]{lengths})", form.encoding.class()))?;
+        Ok(Self { pattern: pattern.to_owned(), regex, form })
+    }
+
+    /// The rules of a set of [`SETS`].
+    ///
+    /// # Errors
+    /// A text that names the sets there are.
+    pub fn set(name: &str) -> Result<Vec<Self>, String> {
+        let Some((_, rules)) = SETS.iter().find(|(set, _)| *set == name) else {
+            let known: Vec<_> = SETS.iter().map(|(set, _)| *set).collect();
+            return Err(format!("`{name}` is no set of rules; one of {} is needed", known.join(", ")));
+        };
+        rules.iter().map(|&(pattern, form)| Self::new(pattern, form)).collect()
     }
 
     /// The hash in `path` (canonical, without a query), if the rule matches.
@@ -42,9 +136,41 @@ impl Rule {
         (!is_date(hash)).then_some(hash)
     }
 
+    /// What the contents of `path` must be, if the rule matches and can tell.
+    pub fn expected(&self, path: &str) -> Option<Expected> {
+        let algorithm = self.form.digest?;
+        Some(Expected { algorithm, encoding: self.form.encoding, text: self.hash_in(path)?.into() })
+    }
+
     /// The pattern as it was written.
     pub fn pattern(&self) -> &str {
         &self.pattern
+    }
+}
+
+impl Form {
+    /// How often a character of the hash comes, as in a regular expression.
+    fn lengths(self) -> Result<String, String> {
+        let whole = self.digest.map(|digest| self.encoding.length(digest.bytes()));
+        match (self.length, whole) {
+            (Some(length), _) if length < MIN_HASH => {
+                Err(format!("a hash of {length} characters tells too little; {MIN_HASH} or more are needed"))
+            }
+            (Some(length), Some(whole)) if length > whole => Err(format!(
+                "no name matches: a {} digest in {} has {whole} characters, not {length}",
+                self.digest.map_or("", Algorithm::name),
+                self.encoding.name()
+            )),
+            (Some(length), _) => Ok(format!("{{{length}}}")),
+            // What is written in hex is known from words; the others need the
+            // length to be.
+            (None, Some(whole)) if self.encoding != Encoding::Hex => Ok(format!("{{{whole}}}")),
+            (None, Some(whole)) => Ok(format!("{{{MIN_HASH},{whole}}}")),
+            (None, None) if self.encoding != Encoding::Hex => {
+                Err(format!("ambiguous: any word is {}; a `length` or a `digest` is needed", self.encoding.name()))
+            }
+            (None, None) => Ok(format!("{{{MIN_HASH},}}")),
+        }
     }
 }
 
@@ -82,7 +208,7 @@ impl QueryRule {
         if pattern.contains("{hash}") {
             return Err(format!("`{pattern}` has a `{{hash}}`; a rule for queries goes by `*` and `**` alone"));
         }
-        Ok(Self { regex: compile(pattern)?, keep })
+        Ok(Self { regex: compile(pattern, "")?, keep })
     }
 
     /// Whether the rule is for `path` (canonical, without a query).
@@ -103,12 +229,12 @@ impl QueryRule {
     }
 }
 
-/// The expression for a pattern; its first group is the hash, if there is one.
-fn compile(pattern: &str) -> Result<Regex, String> {
+/// The expression for a pattern, in which `hash` stands for the hash.
+fn compile(pattern: &str, hash: &str) -> Result<Regex, String> {
     let Some(path) = pattern.strip_prefix('/') else {
         return Err(format!("`{pattern}` does not start with `/`; a pattern is a whole path, such as `/**/*.png`"));
     };
-    let segments = path.split('/').map(segment).collect::<Result<Vec<_>, _>>()?;
+    let segments = path.split('/').map(|text| segment(text, hash)).collect::<Result<Vec<_>, _>>()?;
     let mut source = String::from("^/");
     for (i, segment) in segments.iter().enumerate() {
         let last = i + 1 == segments.len();
@@ -132,7 +258,7 @@ enum Segment {
     Matching(String),
 }
 
-fn segment(text: &str) -> Result<Segment, String> {
+fn segment(text: &str, hash: &str) -> Result<Segment, String> {
     if text == "**" {
         return Ok(Segment::Any);
     }
@@ -144,7 +270,7 @@ fn segment(text: &str) -> Result<Segment, String> {
     while let Some(next) = rest.chars().next() {
         if let Some(after) = rest.strip_prefix("{hash}") {
             // Not lazy, and `*` before it is: the hash is the longest run there is.
-            source.push_str(&format!("([0-9A-Fa-f]{{{MIN_HASH},}})"));
+            source.push_str(hash);
             rest = after;
             continue;
         }
@@ -217,8 +343,81 @@ mod tests {
 
     #[test]
     fn useless_patterns_are_refused() {
-        for pattern in ["", "x-{hash}", "/a/*.png", "/{hash}/{hash}", "/a**/{hash}", "/{digest}-{hash}"] {
+        for pattern in ["", "x-{hash}", "/a/*.png", "/{hash}/{hash}", "/a**/{hash}", "/{digest}-{hash}", "/*{hash}"] {
             assert!(Rule::parse(pattern).is_err(), "{pattern}");
         }
+    }
+
+    #[test]
+    fn forms_that_tell_nothing_are_refused() {
+        let (sha256, hex) = (Some(Algorithm::Sha256), Encoding::Hex);
+        for (form, why) in [
+            (Form { digest: sha256, encoding: hex, length: Some(7) }, "too little"),
+            (Form { digest: sha256, encoding: hex, length: Some(65) }, "64 characters"),
+            (Form { digest: sha256, encoding: Encoding::Nix32, length: Some(53) }, "52 characters"),
+            (Form { digest: None, encoding: Encoding::Base64Url, length: None }, "ambiguous"),
+        ] {
+            let error = Rule::new("/{hash}", form).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_hash_is_as_long_as_its_form_says() {
+        let rule = |digest, encoding, length| Rule::new("/**/*-{hash}.*", Form { digest, encoding, length }).unwrap();
+        let (sha256, hex) = (Some(Algorithm::Sha256), Encoding::Hex);
+        let name = |hash: &str| format!("/a/big-logo-{hash}.png");
+        for (rule, hash, matches) in [
+            (rule(sha256, hex, None), "0123456789abcdef", true),
+            (rule(sha256, hex, Some(16)), "0123456789abcdef", true),
+            (rule(sha256, hex, Some(16)), "0123456789abcde", false),
+            (rule(sha256, hex, Some(16)), "0123456789abcdef0", false),
+            (rule(sha256, hex, None), &"a".repeat(64), true),
+            (rule(sha256, hex, None), &"a".repeat(65), false),
+            (rule(Some(Algorithm::Xxh3), hex, None), &"a".repeat(17), false),
+            (rule(sha256, Encoding::Base64Url, None), &"-_".repeat(21), false),
+            (rule(sha256, Encoding::Base64Url, None), &format!("{}x", "-_".repeat(21)), true),
+            (rule(sha256, Encoding::Nix32, None), &"x".repeat(52), true),
+            (rule(sha256, Encoding::Nix32, None), &"e".repeat(52), false),
+        ] {
+            let path = name(hash);
+            assert_eq!(rule.hash_in(&path), matches.then_some(hash), "{path}");
+            let expected = rule.expected(&path).map(|expected| expected.text.to_string());
+            assert_eq!(expected.as_deref(), matches.then_some(hash));
+        }
+        assert_eq!(rule(None, hex, None).expected(&name("0123456789abcdef")), None);
+    }
+
+    #[test]
+    fn sets_know_how_stores_name_what_they_hold() {
+        let digits = |count: usize| "0123456789abcdef".repeat(8)[..count].to_owned();
+        for (set, path, algorithm) in [
+            ("assets", "/logo-0492830483.png".to_owned(), None),
+            ("assets", "/js/app.0123abcd.js".to_owned(), None),
+            ("blobref", format!("/camli/sha224-{}", digits(56)), Some(Algorithm::Sha224)),
+            ("blobref", format!("/sha1-{}", digits(40)), Some(Algorithm::Sha1)),
+            ("oci", format!("/v2/library/debian/blobs/sha256:{}", digits(64)), Some(Algorithm::Sha256)),
+            ("oci", format!("/v2/x/blobs/sha512:{}", digits(128)), Some(Algorithm::Sha512)),
+            (
+                "by-hash",
+                format!("/debian/dists/stable/main/binary-amd64/by-hash/SHA256/{}", digits(64)),
+                Some(Algorithm::Sha256),
+            ),
+            ("by-hash", format!("/dists/by-hash/MD5Sum/{}", digits(32)), Some(Algorithm::Md5)),
+            ("git-lfs", format!("/me/repo.git/info/lfs/objects/{}", digits(64)), Some(Algorithm::Sha256)),
+            ("git-lfs", format!("/lfs/objects/01/23/{}", digits(64)), Some(Algorithm::Sha256)),
+            ("cas", format!("/cas/{}", digits(64)), Some(Algorithm::Sha256)),
+            ("nix", format!("/nar/{}.nar.xz", "0123456789abcdfg".repeat(4)[..52].to_owned()), Some(Algorithm::Sha256)),
+        ] {
+            let rules = Rule::set(set).unwrap();
+            let rule = rules.iter().find(|rule| rule.hash_in(&path).is_some()).unwrap_or_else(|| panic!("{path}"));
+            assert_eq!(rule.expected(&path).map(|expected| expected.algorithm), algorithm, "{path}");
+            // A digest cut short is not what these stores hold.
+            let short =
+                Rule::set(set).unwrap().iter().filter_map(|rule| rule.expected(&path.replace("0123", ""))).count();
+            assert_eq!(short, 0, "{path}");
+        }
+        assert!(Rule::set("no-such").unwrap_err().contains("by-hash"));
+        assert!(DEFAULT_SETS.iter().all(|set| Rule::set(set).is_ok()));
     }
 }

@@ -82,8 +82,7 @@ fn explain(error: &figment::Error) -> String {
             path = format!("{list}.{field}");
             let example = match (&*list, &**field) {
                 ("query", "keep") => "keep = \"all\", \"none\" or a list of names",
-                ("query", _) => "path = \"/**\"",
-                _ => "path = \"/**/*-{hash}.*\"",
+                _ => "path = \"/**\"",
             };
             format!("is missing; each [[{list}]] rule needs one, such as {example}")
         }

@@ -31,7 +31,7 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
             continue;
         }
         // A key without a default stands there as a comment.
-        let shown = line.strip_prefix("# ").filter(|rest| rest.starts_with("advertise = ")).unwrap_or(line);
+        let shown = line.strip_prefix("# ").filter(|rest| is_shown(rest)).unwrap_or(line);
         let Some((key, value)) = shown.split_once('=').filter(|_| !shown.starts_with('#')) else {
             commented = line.starts_with('#');
             continue;
@@ -40,9 +40,16 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
         seen.push(format!("{table}.{}", key.trim()));
     }
     seen.sort_unstable();
+    seen.dedup();
     let mut keys: Vec<_> = KEYS.iter().map(|&key| key.to_owned()).collect();
     keys.sort_unstable();
     assert_eq!(seen, keys);
+}
+
+/// Whether a comment shows a key that has no default.
+fn is_shown(comment: &str) -> bool {
+    let key = comment.split_once('=').map(|(key, _)| key.trim());
+    key.is_some_and(|key| matches!(key, "advertise" | "path" | "digest" | "encoding" | "length"))
 }
 
 #[test]
@@ -61,7 +68,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 39] = [
+const OTHERS: [(&str, &str); 41] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -79,6 +86,8 @@ const OTHERS: [(&str, &str); 39] = [
     ("cache.hit_for_miss", "1s"),
     ("cache.fill_alone", "1s"),
     ("cache.variants", "3"),
+    ("cache.verify_first", "1MiB"),
+    ("cache.wrong", "1s"),
     ("cache.heuristic", "1h"),
     ("cluster.listen", "127.0.0.2:82"),
     ("cluster.peers", "[\"a:1\", \"b:2\"]"),
@@ -153,7 +162,14 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[log]\nlevel = \"loud\"", &["log.level", "warn"]),
         ("[[immutable]]\npath = \"/x\"", &["immutable.path", "{hash}"]),
         ("[[immutable]]\npaht = \"/x\"", &["immutable.paht", "immutable.path"]),
-        ("[[immutable]]\n", &["immutable.path", "missing"]),
+        ("[[immutable]]\n", &["immutable.path", "missing", "assets"]),
+        ("[[immutable]]\nset = \"bundles\"", &["immutable.set", "`bundles`", "by-hash"]),
+        ("[[immutable]]\nset = \"oci\"\npath = \"/{hash}\"", &["immutable.path", "table of its own"]),
+        ("[[immutable]]\nset = \"oci\"\ndigest = \"md5\"", &["immutable.set", "leave out"]),
+        ("[[immutable]]\npath = \"/{hash}\"\ndigest = \"sha257\"", &["immutable.digest", "sha257", "sha256"]),
+        ("[[immutable]]\npath = \"/{hash}\"\nencoding = \"base64url\"", &["immutable.path", "ambiguous", "length"]),
+        ("[[immutable]]\npath = \"/*{hash}\"", &["immutable.path", "ambiguous"]),
+        ("[[immutable]]\npath = \"/{hash}\"\nlength = 4", &["immutable.path", "too little"]),
         ("immutable = 3", &["immutable"]),
         ("[[query]]\nkeep = \"all\"", &["query.path", "missing"]),
         ("[[query]]\npath = \"/**\"", &["query.keep", "missing", "none"]),

@@ -1,0 +1,319 @@
+//! Digests: what tells contents from all others, and how it is written.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD, HEXLOWER};
+use sha2::Digest as _;
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// A function from contents to a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Algorithm {
+    Sha256,
+    Sha512,
+    Sha224,
+    Sha1,
+    Md5,
+    Blake3,
+    /// XXH3-64, as 8 bytes with the most significant first.
+    Xxh3,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Sha256, Self::Sha512, Self::Sha224, Self::Sha1, Self::Md5, Self::Blake3, Self::Xxh3];
+
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+            Self::Sha224 => "sha224",
+            Self::Sha1 => "sha1",
+            Self::Md5 => "md5",
+            Self::Blake3 => "blake3",
+            Self::Xxh3 => "xxh3",
+        }
+    }
+
+    /// The length of a digest, in bytes.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Sha512 => 64,
+            Self::Sha256 | Self::Blake3 => 32,
+            Self::Sha224 => 28,
+            Self::Sha1 => 20,
+            Self::Md5 => 16,
+            Self::Xxh3 => 8,
+        }
+    }
+
+    /// A digest in the making.
+    pub fn hashing(self) -> Hashing {
+        Hashing(match self {
+            Self::Sha256 => State::Sha256(sha2::Sha256::new()),
+            Self::Sha512 => State::Sha512(Box::new(sha2::Sha512::new())),
+            Self::Sha224 => State::Sha224(sha2::Sha224::new()),
+            Self::Sha1 => State::Sha1(sha1::Sha1::new()),
+            Self::Md5 => State::Md5(md5::Md5::new()),
+            Self::Blake3 => State::Blake3(Box::new(blake3::Hasher::new())),
+            Self::Xxh3 => State::Xxh3(Box::new(Xxh3Default::new())),
+        })
+    }
+}
+
+/// A digest in the making.
+#[derive(Clone)]
+pub struct Hashing(State);
+
+#[derive(Clone)]
+enum State {
+    Sha256(sha2::Sha256),
+    Sha512(Box<sha2::Sha512>),
+    Sha224(sha2::Sha224),
+    Sha1(sha1::Sha1),
+    Md5(md5::Md5),
+    Blake3(Box<blake3::Hasher>),
+    Xxh3(Box<Xxh3Default>),
+}
+
+impl Hashing {
+    /// Takes the next bytes of the contents.
+    pub fn update(&mut self, data: &[u8]) {
+        match &mut self.0 {
+            State::Sha256(state) => state.update(data),
+            State::Sha512(state) => state.update(data),
+            State::Sha224(state) => state.update(data),
+            State::Sha1(state) => state.update(data),
+            State::Md5(state) => state.update(data),
+            State::Blake3(state) => drop(state.update(data)),
+            State::Xxh3(state) => state.update(data),
+        }
+    }
+
+    /// The digest of all that was taken.
+    pub fn finish(self) -> Vec<u8> {
+        match self.0 {
+            State::Sha256(state) => state.finalize().to_vec(),
+            State::Sha512(state) => state.finalize().to_vec(),
+            State::Sha224(state) => state.finalize().to_vec(),
+            State::Sha1(state) => state.finalize().to_vec(),
+            State::Md5(state) => state.finalize().to_vec(),
+            State::Blake3(state) => state.finalize().as_bytes().to_vec(),
+            State::Xxh3(state) => state.digest().to_be_bytes().to_vec(),
+        }
+    }
+}
+
+impl fmt::Debug for Hashing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hashing")
+    }
+}
+
+/// How a digest is written in a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// In either case.
+    Hex,
+    /// RFC 4648 §6 without padding, in either case.
+    Base32,
+    /// Nix's own: its alphabet, the last bits first.
+    Nix32,
+    /// RFC 4648 §5 without padding.
+    Base64Url,
+}
+
+/// Nix leaves out e, o, t and u.
+const NIX32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
+
+impl Encoding {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Hex, Self::Base32, Self::Nix32, Self::Base64Url];
+
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hex => "hex",
+            Self::Base32 => "base32",
+            Self::Nix32 => "nix32",
+            Self::Base64Url => "base64url",
+        }
+    }
+
+    /// How many characters `bytes` bytes take.
+    pub const fn length(self, bytes: usize) -> usize {
+        let bits = match self {
+            Self::Hex => 4,
+            Self::Base32 | Self::Nix32 => 5,
+            Self::Base64Url => 6,
+        };
+        (bytes * 8).div_ceil(bits)
+    }
+
+    /// The characters, as they stand in a class of a regular expression.
+    pub(crate) fn class(self) -> &'static str {
+        match self {
+            Self::Hex => "0-9A-Fa-f",
+            Self::Base32 => "A-Za-z2-7",
+            Self::Nix32 => "0-9abcdfghijklmnpqrsvwxyz",
+            Self::Base64Url => "A-Za-z0-9_-",
+        }
+    }
+
+    /// The digest as it is written.
+    pub fn encode(self, digest: &[u8]) -> String {
+        match self {
+            Self::Hex => HEXLOWER.encode(digest),
+            Self::Base32 => BASE32_NOPAD.encode(digest).to_ascii_lowercase(),
+            Self::Nix32 => nix32(digest),
+            Self::Base64Url => BASE64URL_NOPAD.encode(digest),
+        }
+    }
+
+    /// One of several ways to write the same.
+    fn normal(self, text: &str) -> Cow<'_, str> {
+        match self {
+            Self::Hex | Self::Base32 => text.to_ascii_lowercase().into(),
+            Self::Nix32 | Self::Base64Url => text.into(),
+        }
+    }
+}
+
+/// The digest is a number with the least significant byte first; it is written
+/// from its most significant digit of five bits on.
+fn nix32(digest: &[u8]) -> String {
+    let digit = |index: usize| {
+        let (byte, shift) = (index * 5 / 8, index * 5 % 8);
+        let low = u16::from(digest[byte]);
+        let high = digest.get(byte + 1).map_or(0, |&byte| u16::from(byte));
+        char::from(NIX32[usize::from(((high << 8 | low) >> shift) & 31)])
+    };
+    (0..Encoding::Nix32.length(digest.len())).rev().map(digit).collect()
+}
+
+/// What a digest must be: all of it, or its beginning as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The function.
+    pub algorithm: Algorithm,
+    /// How `text` is written.
+    pub encoding: Encoding,
+    /// As much of the digest as is known.
+    pub text: Box<str>,
+}
+
+impl Expected {
+    /// Whether `digest`, of the same function, is what is expected.
+    pub fn is_met_by(&self, digest: &[u8]) -> bool {
+        self.encoding.encode(digest).starts_with(&*self.encoding.normal(&self.text))
+    }
+
+    /// The digest itself, if all of it is known.
+    pub fn whole(&self) -> Option<Vec<u8>> {
+        if self.text.len() != self.encoding.length(self.algorithm.bytes()) {
+            return None;
+        }
+        let text = self.encoding.normal(&self.text);
+        match self.encoding {
+            Encoding::Hex => HEXLOWER.decode(text.as_bytes()).ok(),
+            Encoding::Base32 => BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok(),
+            Encoding::Base64Url => BASE64URL_NOPAD.decode(text.as_bytes()).ok(),
+            // It is compared as text alone.
+            Encoding::Nix32 => None,
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.algorithm.name(), self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn digest(algorithm: Algorithm, data: &[u8]) -> Vec<u8> {
+        let mut hashing = algorithm.hashing();
+        for piece in data.chunks(3) {
+            hashing.update(piece);
+        }
+        hashing.finish()
+    }
+
+    /// The values that each function's own documents give for "abc", and XXH3's
+    /// as the `xxhsum` of its authors prints it.
+    #[test]
+    fn digests_are_those_that_others_compute() {
+        for (algorithm, expected) in [
+            (Algorithm::Sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+            (
+                Algorithm::Sha512,
+                "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+            ),
+            (Algorithm::Sha224, "23097d223405d8228642a477bda255b32aadbce4bda0b3f7e36c9da7"),
+            (Algorithm::Sha1, "a9993e364706816aba3e25717850c26c9cd0d89d"),
+            (Algorithm::Md5, "900150983cd24fb0d6963f7d28e17f72"),
+            (Algorithm::Blake3, "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"),
+            (Algorithm::Xxh3, "78af5f94892f3950"),
+        ] {
+            let digest = digest(algorithm, b"abc");
+            assert_eq!(Encoding::Hex.encode(&digest), expected, "{algorithm:?}");
+            assert_eq!(digest.len(), algorithm.bytes());
+        }
+    }
+
+    #[test]
+    fn encodings_are_those_that_others_write() {
+        let sha256 = digest(Algorithm::Sha256, b"abc");
+        for (encoding, expected) in [
+            (Encoding::Base32, "xj4bnp4pahh6uqkbidpf3lrceoyagyndsylxvhfucd7wd4qacwwq"),
+            // As `nix-hash --to-base32` writes the above.
+            (Encoding::Nix32, "1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s"),
+            (Encoding::Base64Url, "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0"),
+        ] {
+            assert_eq!(encoding.encode(&sha256), expected);
+            assert_eq!(encoding.length(32), expected.len());
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_digest_is_checked_as_far_as_it_goes() {
+        let sha256 = digest(Algorithm::Sha256, b"abc");
+        let expected = |encoding, text: &str| Expected { algorithm: Algorithm::Sha256, encoding, text: text.into() };
+        for (encoding, text, met) in [
+            (Encoding::Hex, "ba7816bf", true),
+            (Encoding::Hex, "BA7816BF8F01CFEA", true),
+            (Encoding::Hex, "ba7816be", false),
+            (Encoding::Base32, "XJ4BNP4P", true),
+            (Encoding::Base64Url, "ungWv48B", true),
+            (Encoding::Base64Url, "UNGWV48B", false),
+        ] {
+            assert_eq!(expected(encoding, text).is_met_by(&sha256), met, "{text}");
+            assert_eq!(expected(encoding, text).whole(), None);
+        }
+        for encoding in [Encoding::Hex, Encoding::Base32, Encoding::Base64Url] {
+            assert_eq!(expected(encoding, &encoding.encode(&sha256)).whole(), Some(sha256.clone()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_expected_and_no_other(digest in any::<[u8; 32]>(), bit in 0usize..256, at in 0usize..4) {
+            let encoding = Encoding::ALL[at];
+            let expected =
+                Expected { algorithm: Algorithm::Sha256, encoding, text: encoding.encode(&digest).into() };
+            prop_assert!(expected.is_met_by(&digest));
+            let mut other = digest;
+            other[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(!expected.is_met_by(&other));
+        }
+    }
+}
