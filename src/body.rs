@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -20,8 +20,10 @@ use crate::budget::Charge;
 use crate::error::Error;
 
 pub(crate) mod growing;
+pub(crate) mod proven;
 
 use growing::{Next, PIECE, Reader};
+use proven::{Proof, Proving};
 
 /// The content of a request or response, in frames of [`Bytes`].
 ///
@@ -38,6 +40,7 @@ enum Kind {
     Flight(Box<Follower>),
     Received(Box<Received>),
     Skipping(Box<Body>, u64),
+    Proving(Box<Proving>),
     Stream(BoxStream<'static, Result<Bytes, Error>>),
     Observed(Box<Body>, Progress),
     Chain(VecDeque<Body>),
@@ -74,6 +77,11 @@ impl Body {
     /// `body` without its first `bytes` bytes; it has to have as many.
     pub(crate) fn skipping(body: Self, bytes: u64) -> Self {
         Self(Kind::Skipping(Box::new(body), bytes))
+    }
+
+    /// `body`, whose last bytes wait until all of it has proven to be right.
+    pub(crate) fn proving(body: Self, proof: Proof) -> Self {
+        Self(Kind::Proving(Box::new(Proving::new(body, proof))))
     }
 
     /// One after the other.
@@ -130,6 +138,7 @@ impl fmt::Debug for Body {
             Kind::Flight(_) => "Body(flight)",
             Kind::Received(_) => "Body(received)",
             Kind::Skipping(..) => "Body(skipping)",
+            Kind::Proving(_) => "Body(proving)",
             Kind::Stream(_) => "Body(stream)",
             Kind::Observed(..) => "Body(observed)",
             Kind::Chain(_) => "Body(chain)",
@@ -157,6 +166,7 @@ impl http_body::Body for Body {
             Kind::Flight(follower) => follower.poll_frame(cx),
             Kind::Received(received) => received.poll_frame(cx),
             Kind::Skipping(body, left) => poll_behind(body, left, cx),
+            Kind::Proving(proving) => proving.poll_frame(cx),
             Kind::Stream(stream) => stream.as_mut().poll_next(cx).map_ok(Frame::data),
             Kind::Observed(body, progress) => {
                 progress.note();
@@ -182,6 +192,7 @@ impl http_body::Body for Body {
             Kind::Flight(follower) => follower.remaining() == Some(0),
             Kind::Received(received) => received.incoming.is_end_stream(),
             Kind::Skipping(body, _) | Kind::Observed(body, _) => body.is_end_stream(),
+            Kind::Proving(proving) => proving.is_end_stream(),
             Kind::Stream(_) => false,
             Kind::Chain(bodies) => bodies.iter().all(Self::is_end_stream),
         }
@@ -197,6 +208,7 @@ impl http_body::Body for Body {
             Kind::Skipping(body, left) => {
                 body.size_hint().exact().map(|len| SizeHint::with_exact(len.saturating_sub(*left))).unwrap_or_default()
             }
+            Kind::Proving(proving) => proving.size_hint(),
             Kind::Stream(_) => SizeHint::default(),
             Kind::Observed(body, _) => body.size_hint(),
             Kind::Chain(bodies) => {
@@ -420,6 +432,20 @@ impl Received {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + patience)));
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Some(Err((self.blame)(format!("nothing came for {patience:?}")))))
+    }
+}
+
+/// The next bytes of a body; `None` at its end.
+pub(crate) async fn next_data(body: &mut Body) -> Option<Result<Bytes, Error>> {
+    loop {
+        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await? {
+            Ok(frame) => {
+                if let Ok(data) = frame.into_data() {
+                    return Some(Ok(data));
+                }
+            }
+            Err(error) => return Some(Err(error)),
+        }
     }
 }
 

@@ -59,6 +59,9 @@ pub enum Error {
     /// The peer took longer than `cluster.first_byte_timeout` to begin.
     #[error("the peer did not answer in time")]
     PeerTimeout,
+    /// What the peer sent is not what the name, or the peer itself, promises.
+    #[error("the peer's content is wrong: {0}")]
+    PeerWrong(String),
     /// The peer's response broke off.
     #[error("the peer's response broke off: {0}")]
     PeerBroke(String),
@@ -75,6 +78,9 @@ pub enum Error {
     /// The origin's response broke off, stalled, or had another length than it said.
     #[error("the origin's response broke off: {0}")]
     OriginBroke(String),
+    /// What the origin sent is not what the name, or the origin itself, promises.
+    #[error("the origin's content is wrong: {0}")]
+    OriginWrong(String),
     /// An embedded origin (a closure) returned an error.
     #[error("the origin failed: {0}")]
     OriginFailed(String),
@@ -107,8 +113,9 @@ impl Error {
             | Self::Loop
             | Self::NotCached
             | Self::ClientBroke(_) => Fault::Client,
-            Self::PeerUnreachable(_) | Self::PeerTimeout | Self::PeerBroke(_) => Fault::Peer,
-            Self::OriginUnreachable(_)
+            Self::PeerUnreachable(_) | Self::PeerTimeout | Self::PeerWrong(_) | Self::PeerBroke(_) => Fault::Peer,
+            Self::OriginWrong(_)
+            | Self::OriginUnreachable(_)
             | Self::OriginTimeout
             | Self::OriginGarbage(_)
             | Self::OriginBroke(_)
@@ -129,7 +136,9 @@ impl Error {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotCached | Self::PeerTimeout | Self::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::PeerUnreachable(_)
+            | Self::PeerWrong(_)
             | Self::PeerBroke(_)
+            | Self::OriginWrong(_)
             | Self::OriginUnreachable(_)
             | Self::OriginGarbage(_)
             | Self::OriginBroke(_)
@@ -154,12 +163,14 @@ impl Error {
             Self::ClientBroke(_) => "client-broke-off",
             Self::PeerUnreachable(_) => "peer-unreachable",
             Self::PeerTimeout => "peer-timeout",
+            Self::PeerWrong(_) => "peer-wrong-content",
             Self::PeerBroke(_) => "peer-broke-off",
             Self::OriginUnreachable(_) => "origin-unreachable",
             Self::OriginTimeout => "origin-timeout",
             Self::OriginGarbage(_) => "origin-garbage",
             Self::OriginBroke(_) => "origin-broke-off",
             Self::OriginFailed(_) => "origin-failed",
+            Self::OriginWrong(_) => "origin-wrong-content",
             Self::Overloaded => "overloaded",
             Self::Panicked => "panicked",
             Self::Abandoned => "abandoned",
@@ -183,6 +194,7 @@ impl Error {
             Self::ClientBroke(_) => "the request body broke off",
             Self::PeerTimeout | Self::OriginTimeout => "the origin did not answer in time",
             Self::PeerUnreachable(_) | Self::OriginUnreachable(_) => "the origin cannot be reached",
+            Self::PeerWrong(_) | Self::OriginWrong(_) => "the origin's content is not what its name promises",
             Self::OriginGarbage(_) => "the origin's answer cannot be understood",
             Self::PeerBroke(_) | Self::OriginBroke(_) | Self::OriginFailed(_) => "the origin's answer broke off",
             Self::Overloaded | Self::Abandoned | Self::Outgrown => "too busy; try again",

@@ -1,7 +1,6 @@
 //! Bringing an asset in: from the peers in order of rank, then the origin.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::Edge;
 use crate::body::growing::{LEAST_ROOM, PIECE};
-use crate::body::{Body, Held};
+use crate::body::{Body, Held, next_data};
 use crate::budget::Charge;
 use crate::cluster::membership::Heard;
 use crate::error::{Error, Fault};
@@ -550,19 +549,6 @@ pub(super) fn asked(provider: &Provider) -> Asked {
     match provider {
         Provider::Origin => Asked::Origin,
         Provider::Peer(_) => Asked::Peer,
-    }
-}
-
-async fn next_data(body: &mut Body) -> Option<Result<Bytes, Error>> {
-    loop {
-        match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await? {
-            Ok(frame) => {
-                if let Ok(data) = frame.into_data() {
-                    return Some(Ok(data));
-                }
-            }
-            Err(error) => return Some(Err(error)),
-        }
     }
 }
 

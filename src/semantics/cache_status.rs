@@ -148,7 +148,7 @@ mod tests {
             let expected = (!matches!(handled, Handled::Hit | Handled::Refused)).then(|| parameter.to_owned());
             prop_assert_eq!(fwd, expected);
             prop_assert_eq!((get("collapsed").is_some(), get("stored").is_some()), (collapsed, stored));
-            prop_assert_eq!(get("detail").and_then(BareItem::as_token).map(|token| token.as_str()), Some("some-words"));
+            prop_assert_eq!(get("detail").and_then(BareItem::as_token).map(sfv::TokenRef::as_str), Some("some-words"));
         }
     }
 
