@@ -33,6 +33,16 @@ pub(crate) enum Provider {
     Peer(Arc<str>),
 }
 
+impl Provider {
+    /// As logs call it.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Origin => "origin",
+            Self::Peer(name) => name,
+        }
+    }
+}
+
 /// What has become of a flight, once its head is known.
 #[derive(Clone)]
 pub(crate) enum Outcome {
@@ -60,6 +70,16 @@ pub(crate) struct Streaming {
     pub(crate) selected: Option<Selected>,
     /// The flight's share of the budget.
     pub(crate) charge: Arc<Charge>,
+    pub(crate) proof: Proof,
+}
+
+/// What a flight's body has to prove before it is given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Nothing, or nothing any more.
+    None,
+    /// That it is what its name says: its end tells.
+    AtEnd,
 }
 
 /// A variant: the request fields that select it, and what they say.

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName};
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::key::AssetKey;
 use crate::semantics::vary;
@@ -105,6 +106,8 @@ pub(crate) enum Found {
     Here(Tier, Arc<Stored>),
     /// Known not to be stored: do not queue for it.
     Marked,
+    /// The origin had its contents wrong a moment ago.
+    Wrong,
     Nothing,
 }
 
@@ -150,6 +153,10 @@ pub(crate) struct Memory {
     /// Until when requests for these keys (by hash: a collision costs a miss)
     /// do not wait for one another.
     markers: Cache<u64, SystemTime>,
+    /// Until when these keys (by hash) are not fetched again.
+    wrong: Cache<u64, SystemTime>,
+    /// Until when these peers (by hash, with the key's) are not asked for them.
+    doubted: Cache<u64, SystemTime>,
 }
 
 impl Memory {
@@ -161,6 +168,8 @@ impl Memory {
             hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
             variations: Cache::new(VARYING),
             markers: Cache::new(MARKERS),
+            wrong: Cache::new(MARKERS),
+            doubted: Cache::new(MARKERS),
         }
     }
 
@@ -177,13 +186,12 @@ impl Memory {
                 return Found::Here(tier, stored);
             }
         }
-        match self.markers.get(&key.hash()) {
-            Some(until) if now < until => Found::Marked,
-            Some(_) => {
-                self.markers.remove(&key.hash());
-                Found::Nothing
-            }
-            None => Found::Nothing,
+        if holds(&self.wrong, key.hash(), now) {
+            Found::Wrong
+        } else if holds(&self.markers, key.hash(), now) {
+            Found::Marked
+        } else {
+            Found::Nothing
         }
     }
 
@@ -203,6 +211,7 @@ impl Memory {
 
     /// Keeps nothing under `key` any more.
     pub(crate) fn remove(&self, key: &AssetKey) {
+        self.wrong.remove(&key.hash());
         for tier in Tier::ALL {
             self.shelf(tier).responses.remove(key);
         }
@@ -254,6 +263,21 @@ impl Memory {
         self.markers.insert(key.hash(), now + period);
     }
 
+    /// For the time of `period` from `now`, `key` is not fetched again.
+    pub(crate) fn mark_wrong(&self, key: &AssetKey, now: SystemTime, period: Duration) {
+        self.wrong.insert(key.hash(), now + period);
+    }
+
+    /// For the time of `period` from `now`, `peer` is not asked for `key`.
+    pub(crate) fn doubt(&self, peer: &str, key: &AssetKey, now: SystemTime, period: Duration) {
+        self.doubted.insert(key.hash() ^ xxh3_64(peer.as_bytes()), now + period);
+    }
+
+    /// Whether `peer` had the contents of `key` wrong a moment ago.
+    pub(crate) fn doubts(&self, peer: &str, key: &AssetKey, now: SystemTime) -> bool {
+        holds(&self.doubted, key.hash() ^ xxh3_64(peer.as_bytes()), now)
+    }
+
     /// The next request for `key` may try to have it stored again.
     pub(crate) fn unmark(&self, key: &AssetKey) {
         self.markers.remove(&key.hash());
@@ -263,6 +287,18 @@ impl Memory {
     pub(crate) fn figures(&self, tier: Tier) -> (u64, u64, u64) {
         let shelf = self.shelf(tier);
         (shelf.responses.weight(), shelf.responses.len() as u64, shelf.evictions.load(Ordering::Relaxed))
+    }
+}
+
+/// Whether what was noted of `hash` still holds.
+fn holds(notes: &Cache<u64, SystemTime>, hash: u64, now: SystemTime) -> bool {
+    match notes.get(&hash) {
+        Some(until) if now < until => true,
+        Some(_) => {
+            notes.remove(&hash);
+            false
+        }
+        None => false,
     }
 }
 

@@ -173,6 +173,7 @@ pub(crate) struct Metrics {
     request_times: Times,
     fetches: [[Count; 2]; 2],
     fetch_times: [Times; 2],
+    wrong_contents: [Count; 2],
     refused_connections: Count,
     log_lines_lost: OnceLock<ErrorCounter>,
 }
@@ -186,6 +187,10 @@ impl Metrics {
     pub(crate) fn fetch(&self, asked: Asked, fetched: Fetched, time: Duration) {
         self.fetches[asked as usize][fetched as usize].add(1);
         self.fetch_times[asked as usize].observe(time);
+    }
+
+    pub(crate) fn wrong_content(&self, asked: Asked) {
+        self.wrong_contents[asked as usize].add(1);
     }
 
     pub(crate) fn refused_connection(&self) {
@@ -242,6 +247,16 @@ impl Collector for Exposed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.requests(&mut encoder)?;
         self.fetches(&mut encoder)?;
+        let mut family = encoder.encode_descriptor(
+            "wrong_contents",
+            "Bodies that were not what their name or their sender promised, by whom they came from",
+            None,
+            MetricType::Counter,
+        )?;
+        for asked in Asked::ALL {
+            let count = ConstCounter::new(self.metrics.wrong_contents[asked as usize].total());
+            count.encode(family.encode_family(&[("from", asked.name())])?)?;
+        }
         self.memory(&mut encoder)?;
         let mut family = encoder.encode_descriptor(
             "peer_up",

@@ -230,6 +230,8 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
         rules: config.rules().map_err(StartError::Config)?,
         queries: config.queries().map_err(StartError::Config)?,
         heuristic: config.cache.heuristic.0,
+        verify_first: config.cache.verify_first.0,
+        wrong: config.cache.wrong.0,
         negative: config.cache.negative.0,
         hit_for_miss: config.cache.hit_for_miss.0,
         fill_alone: config.cache.fill_alone.0,

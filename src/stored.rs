@@ -19,7 +19,7 @@ const OVERHEAD: u64 = 512;
 const FIELD_OVERHEAD: u64 = 80;
 
 /// Status, fields and times of a response that may be reused.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     /// End-to-end fields. Age and Cache-Status only keep the places of those

@@ -254,10 +254,20 @@ pub(crate) enum Next {
     Lost(u64),
 }
 
+/// When a reader gives out the last byte that it is to give.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caution {
+    /// As soon as it is there.
+    None,
+    /// When the whole body has ended well.
+    AwaitEnd,
+}
+
 pub(crate) struct Reader {
     body: Arc<Growing>,
     at: u64,
     end: Option<u64>,
+    caution: Caution,
     /// Round and index of the waker that it left, if it waits.
     waits: Option<(u64, usize)>,
 }
@@ -267,7 +277,13 @@ impl Reader {
     /// for a head is not taken for nobody.
     pub(crate) fn new(body: Arc<Growing>) -> Self {
         body.lock().readers += 1;
-        Self { body, at: 0, end: None, waits: None }
+        Self { body, at: 0, end: None, caution: Caution::None, waits: None }
+    }
+
+    /// From now on, the last byte waits until the whole body has ended well: a
+    /// part of a wrong body does not end well, either.
+    pub(crate) fn await_end(&mut self) {
+        self.caution = Caution::AwaitEnd;
     }
 
     /// What it reads.
@@ -302,12 +318,12 @@ impl Reader {
         if self.at < state.base {
             return Poll::Ready(Next::Lost(self.at));
         }
-        if self.at < state.len {
+        let open = self.caution == Caution::AwaitEnd && !matches!(state.end, End::Complete);
+        let end = self.end.map_or(u64::MAX, |end| if open { end - 1 } else { end });
+        if self.at < state.len.min(end) {
             let mut data = state.at(self.at);
             data.truncate(most);
-            if let Some(end) = self.end {
-                data.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
-            }
+            data.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
             self.at += data.len() as u64;
             self.waits = None;
             let writer = if self.at > state.fastest {

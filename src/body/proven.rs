@@ -20,7 +20,9 @@ pub(crate) struct Proof {
 
 /// The digests of a body that has proven to be right: empty until then.
 #[derive(Clone, Default)]
-pub(crate) struct Found(Arc<OnceLock<Vec<(Algorithm, Vec<u8>)>>>);
+pub(crate) struct Found(Arc<OnceLock<Digests>>);
+
+type Digests = Vec<(Algorithm, Vec<u8>)>;
 
 impl Found {
     pub(crate) fn digests(&self) -> &[(Algorithm, Vec<u8>)] {

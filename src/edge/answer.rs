@@ -17,13 +17,14 @@ use crate::access::{From, Record};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
-use crate::flight::{Kept, Provider, Reused, Streaming, Why};
+use crate::flight::{Kept, Proof, Provider, Reused, Streaming, Why};
 use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::metrics::{Fetched, Served, Source};
 use crate::outgoing::Unframed;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::conditional::{self, Precondition};
+use crate::semantics::digest_fields::{self, REPR_DIGEST, WANT_REPR_DIGEST};
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Lifetime, Refusal, Verdict};
 use crate::semantics::range::{self, Ranged, Span};
@@ -99,7 +100,7 @@ impl Edge {
 
     pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
         let Shared { reader, streaming, order, own } = shared;
-        let Streaming { head, provider, kept, charge, .. } = streaming;
+        let Streaming { head, provider, kept, charge, proof, .. } = streaming;
         let status = CacheStatus {
             handled,
             collapsed: part == Part::Follower,
@@ -127,6 +128,9 @@ impl Edge {
         let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
         let growing = reader.body();
         let read = |mut reader: Reader, first, end| {
+            if proof == Proof::AtEnd && end != head.length {
+                reader.await_end();
+            }
             reader.narrow(first, end);
             Body::flight(reader, Arc::clone(&charge), Arc::clone(&resume))
         };
@@ -254,6 +258,11 @@ fn select(ask: &Ask, head: &Head) -> (Response<Body>, Extent) {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers.clone();
+    if ask.headers.contains_key(WANT_REPR_DIGEST)
+        && head.headers.get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&ask.headers, digest))
+    {
+        response.headers_mut().remove(REPR_DIGEST);
+    }
     let extent = if head.status == StatusCode::OK { condition(ask, head, &mut response) } else { Extent::Whole };
     match extent {
         _ if ask.method == Method::HEAD => (response, Extent::Nothing),

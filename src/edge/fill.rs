@@ -5,24 +5,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, DATE, VIA};
+use http::header::{AGE, CONTENT_LENGTH, DATE, ETAG, VIA};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::sync::oneshot;
 
 use super::Edge;
 use crate::body::growing::{LEAST_ROOM, PIECE};
+use crate::body::proven::{self, Found, Proof};
 use crate::body::{Body, Held, next_data};
 use crate::budget::Charge;
 use crate::cluster::membership::Heard;
 use crate::error::{Error, Fault};
-use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
+use crate::flight::{self, Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
 use crate::key::AssetKey;
-use crate::memory::{Found, Tier};
+use crate::memory::{self, Tier};
 use crate::metrics::{Asked, Fetched};
 use crate::outgoing::Unframed;
 use crate::semantics::cache_control;
 use crate::semantics::cache_status::CACHE_STATUS;
+use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Case, Credentials, Lifetime, Name, Refusal, Verdict};
 use crate::semantics::validation;
@@ -89,7 +91,28 @@ struct Intake {
     extent: Extent,
     /// Since when nobody wants it.
     alone_since: Option<Instant>,
+    proof: flight::Proof,
+    /// What its body has proven to be.
+    found: Found,
 }
+
+/// The duty to bring a flight in, and the way to its leader.
+struct Leading {
+    lead: Lead,
+    first: oneshot::Sender<First>,
+}
+
+/// What became of a copy.
+enum Received {
+    /// It is what the flight has come to, well or badly.
+    Done,
+    /// It was of no use, and nobody has seen anything of it.
+    Broken(Leading, Error),
+}
+
+/// How often the origin is asked for an asset whose contents come wrong: it may
+/// have been the way.
+const COPIES: usize = 2;
 
 impl Edge {
     /// Fills a flight, whatever becomes of those who wanted it.
@@ -99,38 +122,50 @@ impl Edge {
             return lead.settle(Outcome::Landed);
         }
         match lead.reach() {
-            Reach::Origin => self.fill_from_origin(lead, &order, first).await,
-            Reach::Peers => self.fill_from_peers(lead, &order, first).await,
+            Reach::Origin => self.fill_from_origin(Leading { lead, first }, &order).await,
+            Reach::Peers => self.fill_from_peers(Leading { lead, first }, &order).await,
         }
     }
 
     fn has_landed(&self, key: &AssetKey, order: &Order) -> bool {
-        matches!(self.memory.find(key, SystemTime::now()), Found::Here(_, stored) if order.is_met_by(&stored))
+        matches!(self.memory.find(key, SystemTime::now()), memory::Found::Here(_, stored) if order.is_met_by(&stored))
     }
 
-    async fn fill_from_origin(&self, lead: Lead, order: &Order, first: oneshot::Sender<First>) {
-        let (asked, began) = (SystemTime::now(), Instant::now());
-        match self.ask_origin(request(lead.key(), order)).await {
-            Ok(response) => {
-                let arrival = Arrival { provider: Provider::Origin, response, asked, began };
-                self.receive(lead, order, arrival, first).await;
+    async fn fill_from_origin(self: &Arc<Self>, mut leading: Leading, order: &Order) {
+        let mut wrong = None;
+        for _ in 0..COPIES {
+            let (asked, began) = (SystemTime::now(), Instant::now());
+            let response = match self.ask_origin(request(leading.lead.key(), order)).await {
+                Ok(response) => response,
+                Err(error) => return give_up(leading.lead, order, error),
+            };
+            let arrival = Arrival { provider: Provider::Origin, response, asked, began };
+            match self.receive(leading, order, arrival).await {
+                Received::Done => return,
+                Received::Broken(again, error @ Error::OriginWrong(_)) => (leading, wrong) = (again, Some(error)),
+                Received::Broken(again, error) => return give_up(again.lead, order, error),
             }
-            Err(error) => {
-                tracing::warn!(path = %lead.key(), %error, "the origin gave no answer");
-                match order.fallback() {
-                    Some(stored) => lead.settle(reused(stored, Why::Failed(error))),
-                    None => lead.fail(error),
+        }
+        let period = self.policy.load().wrong;
+        self.memory.mark_wrong(leading.lead.key(), SystemTime::now(), period);
+        give_up(leading.lead, order, wrong.unwrap_or(Error::Abandoned));
+    }
+
+    async fn fill_from_peers(self: &Arc<Self>, mut leading: Leading, order: &Order) {
+        for peer in self.before_this_edge(leading.lead.key()) {
+            if let Some(arrival) = self.ask_peer(peer, leading.lead.key(), order).await {
+                match self.receive(leading, order, arrival).await {
+                    Received::Done => return,
+                    Received::Broken(again, error) => {
+                        tracing::warn!(path = %again.lead.key(), %error, "a peer's copy is of no use; the next in rank is asked");
+                        leading = again;
+                    }
                 }
             }
         }
-    }
-
-    async fn fill_from_peers(&self, lead: Lead, order: &Order, first: oneshot::Sender<First>) {
-        if let Some(arrival) = self.ask_peers(lead.key(), order).await {
-            return self.receive(lead, order, arrival, first).await;
-        }
         // This edge is next in rank. Peers may be asking it for the same
         // already, so there is one flight to the origin for both.
+        let Leading { lead, first } = leading;
         match self.flights.join(lead.key(), Reach::Origin, lead.credentials()) {
             Joining::Follow(flight) => lead.settle(Outcome::Joined(flight)),
             Joining::Lead(own) => {
@@ -140,37 +175,38 @@ impl Edge {
                 if self.has_landed(own.key(), order) {
                     return own.settle(Outcome::Landed);
                 }
-                self.fill_from_origin(own, order, first).await;
+                self.fill_from_origin(Leading { lead: own, first }, order).await;
             }
         }
     }
 
-    /// The answer of the first peer in rank that gives one. `None` when this
-    /// edge ranks next, or when enough peers have failed.
-    async fn ask_peers(&self, key: &AssetKey, order: &Order) -> Option<Arrival> {
-        let ranked: Vec<Arc<str>> = {
-            let view = self.membership.view();
-            let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
-            before.take_while(|name| name != self.membership.own()).take(self.attempts).collect()
-        };
-        for peer in ranked {
-            let (asked, began) = (SystemTime::now(), Instant::now());
-            match self.peers.ask(&peer, request(key, order)).await {
-                Ok(response) => {
-                    if self.membership.note(&peer, Heard::Answer) {
-                        tracing::info!(%peer, "the peer answers again");
-                    }
-                    return Some(Arrival { provider: Provider::Peer(peer), response, asked, began });
+    /// The peers that rank before this edge, as many as may be asked, without
+    /// those that had the asset wrong a moment ago.
+    fn before_this_edge(&self, key: &AssetKey) -> Vec<Arc<str>> {
+        let (view, now) = (self.membership.view(), SystemTime::now());
+        let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
+        let before = before.take_while(|name| name != self.membership.own());
+        before.filter(|name| !self.memory.doubts(name, key, now)).take(self.attempts).collect()
+    }
+
+    /// The answer of a peer, if it gives one.
+    async fn ask_peer(&self, peer: Arc<str>, key: &AssetKey, order: &Order) -> Option<Arrival> {
+        let (asked, began) = (SystemTime::now(), Instant::now());
+        match self.peers.ask(&peer, request(key, order)).await {
+            Ok(response) => {
+                if self.membership.note(&peer, Heard::Answer) {
+                    tracing::info!(%peer, "the peer answers again");
                 }
-                Err(error) => {
-                    self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
-                    if self.membership.note(&peer, Heard::Nothing) {
-                        tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked");
-                    }
+                Some(Arrival { provider: Provider::Peer(peer), response, asked, began })
+            }
+            Err(error) => {
+                self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
+                if self.membership.note(&peer, Heard::Nothing) {
+                    tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked");
                 }
+                None
             }
         }
-        None
     }
 
     /// One request to the origin; a failure is counted here, an answer by
@@ -187,27 +223,35 @@ impl Edge {
     }
 
     /// Decides by the response's head what becomes of the flight.
-    async fn receive(&self, lead: Lead, order: &Order, arrival: Arrival, first: oneshot::Sender<First>) {
+    async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Received {
+        let Leading { lead, first } = leading;
         let now = SystemTime::now();
         let (began, provider) = (arrival.began, arrival.provider);
         let (mut parts, body) = arrival.response.into_parts();
         add_date(&mut parts.headers, now);
         if let Some(outcome) = self.without_body(&lead, order, &provider, &parts, arrival.asked) {
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
-            return lead.settle(outcome);
+            lead.settle(outcome);
+            return Received::Done;
         }
         let policy = self.policy.load_full();
         let age = freshness::initial_age(&parts.headers, arrival.asked, now);
         let verdict = freshness::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
         let verdict = if order.stale.is_some() { settled(verdict, age) } else { verdict };
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
+        let proof = self.proof(lead.key(), &provider, parts.status, &parts.headers);
+        let found = proof.as_ref().map(Proof::found).unwrap_or_default();
+        let found_later = proof.is_some();
         let admitted = self.admit(verdict, &parts, length).and_then(|(lifetime, kept)| {
             let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
             Ok((lifetime, kept, key, selected))
         });
         forward::strip_hop_by_hop(&mut parts.headers);
         let admitted = admitted.and_then(|(lifetime, kept, key, selected)| {
-            let (head, own) = head(&parts, length, now - age, lifetime, &self.via);
+            let (mut head, own) = head(&parts, length, now - age, lifetime, &self.via);
+            if parts.status == StatusCode::OK {
+                self.name_by_hash(lead.key(), &mut head.headers);
+            }
             let head = Arc::new(head);
             let fields = head.weight(lead.key(), 0);
             // Without a length, what a window takes at the least: it may become one.
@@ -226,13 +270,29 @@ impl Edge {
                 last: Bytes::new(),
                 extent: Extent::Whole,
                 alone_since: None,
+                proof: if found_later { flight::Proof::AtEnd } else { flight::Proof::None },
+                found,
             };
             Ok((intake, own))
         });
+        let proven = match (proof, &admitted) {
+            (None, _) => Ok(body),
+            (Some(proof), Ok(_)) => proven::prove(body, proof, policy.verify_first).await,
+            (proof, Err(_)) => self.prove_unkept(body, proof).await,
+        };
+        let body = match proven {
+            Ok(body) => body,
+            Err(error) => {
+                self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
+                self.distrust(&provider, lead.key(), &error);
+                return Received::Broken(Leading { lead, first }, error);
+            }
+        };
         match admitted {
-            Ok((intake, own)) => {
+            Ok((mut intake, own)) => {
                 // The leader may have left; so below, too.
                 let _ = first.send(First::Fields(own));
+                intake.certify();
                 self.take_in(lead, intake, provider, body, began).await;
             }
             Err(refusal) => {
@@ -247,6 +307,78 @@ impl Edge {
                 let _ = first.send(First::Response { provider, response: Response::from_parts(parts, body) });
                 lead.settle(Outcome::Pass(refusal));
             }
+        }
+        Received::Done
+    }
+
+    /// A body that will not be kept: a short one proves itself first, if there is
+    /// room for it until then, a long one on its way.
+    pub(super) async fn prove_unkept(&self, body: Body, proof: Option<Proof>) -> Result<Body, Error> {
+        let Some(proof) = proof else {
+            return Ok(body);
+        };
+        let first = self.policy.load().verify_first;
+        let room = body.size_hint().exact().filter(|length| *length <= first).and_then(|len| self.budget.charge(len));
+        let first = room.as_ref().map_or(0, Charge::bytes);
+        proven::prove(body, proof, first).await
+    }
+
+    /// What the body of a response to GET has to prove: what its name promises,
+    /// and what whoever sent it says of it.
+    pub(super) fn proof(
+        &self,
+        key: &AssetKey,
+        provider: &Provider,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Proof> {
+        let blame = match provider {
+            Provider::Origin => Error::OriginWrong,
+            Provider::Peer(_) => Error::PeerWrong,
+        };
+        let mut expected = digest_fields::expected(status, headers);
+        if status == StatusCode::OK {
+            expected.extend(self.policy.load().expected(key));
+        }
+        Proof::of(expected, blame)
+    }
+
+    /// The hash in the name is the entity tag where there is none, and a digest that
+    /// the name holds all of can be told at once.
+    fn name_by_hash(&self, key: &AssetKey, headers: &mut HeaderMap) {
+        let Some(expected) = self.policy.load().expected(key) else {
+            return;
+        };
+        if let (false, Ok(tag)) = (headers.contains_key(ETAG), HeaderValue::try_from(format!("\"{}\"", expected.text)))
+        {
+            headers.insert(ETAG, tag);
+        }
+        let digest = expected.whole().and_then(|digest| digest_fields::repr_digest(expected.algorithm, &digest));
+        if let (false, Some(digest)) = (headers.contains_key(REPR_DIGEST), digest) {
+            headers.insert(REPR_DIGEST, digest);
+        }
+    }
+
+    /// What follows on a copy that proved nothing: a peer that sent it is passed
+    /// over for this key. A wrong one is counted and told, and the peer is to
+    /// drop it.
+    pub(super) fn distrust(self: &Arc<Self>, provider: &Provider, key: &AssetKey, error: &Error) {
+        let wrong = matches!(error, Error::OriginWrong(_) | Error::PeerWrong(_));
+        if wrong {
+            self.metrics.wrong_content(asked(provider));
+            tracing::error!(path = %key, from = provider.name(), %error, "the contents are wrong; nothing of them is kept");
+        }
+        let Provider::Peer(peer) = provider else {
+            return;
+        };
+        if wrong || error.fault() == Fault::Peer {
+            self.memory.doubt(peer, key, SystemTime::now(), self.policy.load().wrong);
+        }
+        if wrong {
+            let (edge, peer, key) = (Arc::clone(self), Arc::clone(peer), key.asset().detached());
+            tokio::spawn(async move { edge.purge(&peer, &key).await });
+        } else if error.fault() == Fault::Peer {
+            self.membership.note(peer, Heard::Nothing);
         }
     }
 
@@ -327,7 +459,7 @@ impl Edge {
     /// What a 200 to a HEAD says of a stored response to GET (RFC 9111 §4.3.5):
     /// it is still the same, with these fields, or it is not.
     pub(super) fn learn(&self, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
-        let Found::Here(tier, stored) = self.memory.find(key, asked) else {
+        let memory::Found::Here(tier, stored) = self.memory.find(key, asked) else {
             return;
         };
         let agrees = case.name == Name::Plain && validation::agrees(&stored.head.headers, answer);
@@ -356,13 +488,21 @@ impl Edge {
     }
 
     /// Lets everybody have the body as it comes, and keeps it when it is whole.
-    async fn take_in(&self, mut lead: Lead, mut intake: Intake, provider: Provider, mut body: Body, began: Instant) {
+    async fn take_in(
+        self: &Arc<Self>,
+        mut lead: Lead,
+        mut intake: Intake,
+        provider: Provider,
+        mut body: Body,
+        began: Instant,
+    ) {
         lead.stream(Streaming {
             head: Arc::clone(&intake.head),
             provider: provider.clone(),
             kept: intake.kept,
             selected: intake.selected.clone(),
             charge: Arc::clone(&intake.charge),
+            proof: intake.proof,
         });
         let ended = loop {
             match next_data(&mut body).await {
@@ -382,8 +522,15 @@ impl Edge {
             }
             Err(error) => {
                 self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
-                if let (Provider::Peer(peer), Fault::Peer) = (&provider, error.fault()) {
-                    self.membership.note(peer, Heard::Nothing);
+                if let Error::OriginWrong(_) = &error {
+                    self.memory.mark_wrong(lead.key(), SystemTime::now(), self.policy.load().wrong);
+                }
+                match (&provider, intake.proof) {
+                    (Provider::Peer(peer), flight::Proof::None) if error.fault() == Fault::Peer => {
+                        self.membership.note(peer, Heard::Nothing);
+                    }
+                    (_, flight::Proof::None) => {}
+                    (provider, flight::Proof::AtEnd) => self.distrust(provider, lead.key(), &error),
                 }
                 tracing::warn!(path = %lead.key(), %error, "a fill came to nothing");
                 lead.fail(error);
@@ -439,6 +586,7 @@ impl Edge {
     /// Ends a flight well: into memory first, so that nobody who comes now
     /// finds neither the flight nor what it brought.
     fn land(&self, lead: Lead, mut intake: Intake, tier: Tier) {
+        intake.certify();
         let last = std::mem::take(&mut intake.last);
         let growing = Arc::clone(&lead.flight().body);
         growing.complete(last, |pieces| {
@@ -458,6 +606,28 @@ impl Edge {
 }
 
 impl Intake {
+    /// Notes in the head what its body has proven to be.
+    fn certify(&mut self) {
+        let digest = self.found.digests().iter().find_map(|(algorithm, digest)| {
+            digest_fields::repr_digest(*algorithm, digest).filter(|_| self.head.status == StatusCode::OK)
+        });
+        let Some(digest) = digest else {
+            return;
+        };
+        self.proof = flight::Proof::None;
+        if self.head.headers.contains_key(REPR_DIGEST) {
+            return;
+        }
+        let mut headers = self.head.headers.clone();
+        headers.insert(REPR_DIGEST, digest);
+        let head = Head { headers, ..Head::clone(&self.head) };
+        let more = head.weight(&self.key, 0).saturating_sub(self.head.weight(&self.key, 0));
+        if self.charge.grow(more) {
+            self.fields += more;
+            self.head = Arc::new(head);
+        }
+    }
+
     fn check_end(&self) -> Result<(), Error> {
         match self.head.length {
             Some(length) if self.came < length => {
@@ -532,6 +702,15 @@ fn withhold(headers: &mut HeaderMap) -> HeaderMap {
         headers.remove(name);
     }
     own
+}
+
+/// Ends a flight that nobody brings in: with what is stored, if that may do.
+fn give_up(lead: Lead, order: &Order, error: Error) {
+    tracing::warn!(path = %lead.key(), %error, "the origin gave no answer that could be used");
+    match order.fallback() {
+        Some(stored) => lead.settle(reused(stored, Why::Failed(error))),
+        None => lead.fail(error),
+    }
 }
 
 fn reused(stored: &Arc<Stored>, why: Why) -> Outcome {

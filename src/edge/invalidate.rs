@@ -69,7 +69,7 @@ impl Edge {
         join_all(peers.iter().flat_map(|peer| keys.iter().map(move |key| self.purge(peer, key)))).await;
     }
 
-    async fn purge(&self, peer: &str, key: &AssetKey) {
+    pub(super) async fn purge(&self, peer: &str, key: &AssetKey) {
         let mut request = Request::new(Body::empty());
         if let Ok(method) = Method::from_bytes(PURGE) {
             *request.method_mut() = method;

@@ -20,6 +20,7 @@ use crate::body::growing::Reader;
 use crate::budget::Budget;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
+use crate::digest::Expected;
 use crate::error::Error;
 use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming};
 use crate::key::AssetKey;
@@ -47,6 +48,9 @@ pub(crate) struct Policy {
     pub(crate) queries: Vec<QueryRule>,
     pub(crate) negative: Duration,
     pub(crate) heuristic: Duration,
+    /// What is proven before anything of it is sent, in bytes.
+    pub(crate) verify_first: u64,
+    pub(crate) wrong: Duration,
     pub(crate) hit_for_miss: Duration,
     pub(crate) fill_alone: Duration,
     /// How many variants of one asset are stored.
@@ -56,6 +60,11 @@ pub(crate) struct Policy {
 impl Policy {
     fn name(&self, key: &AssetKey) -> Name {
         if self.rules.iter().any(|rule| rule.hash_in(key.path()).is_some()) { Name::Immutable } else { Name::Plain }
+    }
+
+    /// What the contents of an asset must be, by its name.
+    fn expected(&self, key: &AssetKey) -> Option<Expected> {
+        self.rules.iter().find_map(|rule| rule.expected(key.path()))
     }
 
     /// The key with the part of its query that belongs to the name.
@@ -299,6 +308,10 @@ impl Edge {
                 }
             }
             Found::Marked => (Handled::Bypass, None),
+            Found::Wrong => {
+                let error = Error::OriginWrong("a moment ago".to_owned());
+                return self.refuse(ask.source, ask.method, Ok(ask.key), error);
+            }
             Found::Nothing => (Handled::UriMiss, None),
         };
         if wish.only_if_cached {
@@ -462,6 +475,12 @@ impl Edge {
         let began = Instant::now();
         match self.ask_origin(request).await {
             Ok(response) => {
+                let proven =
+                    if ask.method == Method::GET { self.prove_pass(&ask.key, response).await } else { Ok(response) };
+                let response = match proven {
+                    Ok(response) => response,
+                    Err(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+                };
                 if ask.method == Method::HEAD && response.status() == StatusCode::OK {
                     self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
                 }
@@ -469,6 +488,19 @@ impl Edge {
                 self.answer_pass(&ask, handled, began, response)
             }
             Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
+        }
+    }
+
+    /// A response that is handed on: its body proves itself on its way.
+    async fn prove_pass(self: &Arc<Self>, key: &AssetKey, response: Response<Body>) -> Result<Response<Body>, Error> {
+        let (parts, body) = response.into_parts();
+        let proof = self.proof(key, &Provider::Origin, parts.status, &parts.headers);
+        match self.prove_unkept(body, proof).await {
+            Ok(body) => Ok(Response::from_parts(parts, body)),
+            Err(error) => {
+                self.distrust(&Provider::Origin, key, &error);
+                Err(error)
+            }
         }
     }
 

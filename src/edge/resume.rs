@@ -9,8 +9,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
 use super::fill::Order;
+use crate::body::proven::Proof;
 use crate::body::{Body, Resume};
 use crate::error::Error;
+use crate::flight::Provider;
 use crate::key::AssetKey;
 use crate::metrics::{Asked, Fetched};
 use crate::outgoing::Unframed;
@@ -35,15 +37,31 @@ impl Edge {
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = key.target().into();
         *request.headers_mut() = order.headers.clone();
-        request.headers_mut().insert(RANGE, range_from(at));
+        // A part cannot prove what the whole must: then all of it comes again.
+        let proof = self.proof(key, &Provider::Origin, head.status, &head.headers);
+        if proof.is_none() {
+            request.headers_mut().insert(RANGE, range_from(at));
+        }
         if let Some(tag) = tag {
             request.headers_mut().insert(IF_RANGE, tag.clone());
         }
         let began = Instant::now();
         let response = self.ask_origin(request).await?;
         self.metrics.fetch(Asked::Origin, Fetched::Ok, began.elapsed());
-        continuation(response, tag, at)
+        match proof {
+            Some(proof) => whole(response, tag, proof).map(|body| Body::skipping(body, at)),
+            None => continuation(response, tag, at),
+        }
     }
+}
+
+/// All of the same representation, as far as its body proves to be it.
+fn whole(response: Response<Body>, tag: Option<&HeaderValue>, proof: Proof) -> Result<Body, Error> {
+    let same = tag.is_none() || response.headers().get(ETAG) == tag;
+    if response.status() != StatusCode::OK || !same {
+        return Err(Error::Outgrown);
+    }
+    Ok(Body::proving(response.into_body(), proof))
 }
 
 fn range_from(at: u64) -> HeaderValue {

@@ -2,7 +2,7 @@
 
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use sfv::{BareItem, DictSerializer, Dictionary, FieldType, ListEntry, Parser};
+use sfv::{BareItem, DictSerializer, Dictionary, ListEntry, Parser};
 
 use crate::digest::{Algorithm, Encoding, Expected};
 

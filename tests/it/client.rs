@@ -74,7 +74,12 @@ impl Ask {
     }
 
     /// Waits for the head.
-    pub async fn open(mut self) -> Open {
+    pub async fn open(self) -> Open {
+        self.try_open().await.unwrap()
+    }
+
+    /// Waits for the head; an error if the connection ends before it.
+    pub async fn try_open(mut self) -> hyper::Result<Open> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let io = TokioIo::new(stream);
@@ -85,14 +90,14 @@ impl Ask {
             let (mut sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
             tokio::spawn(connection);
-            sender.send_request(self.request).await.unwrap()
+            sender.send_request(self.request).await?
         } else {
             let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
             tokio::spawn(connection);
-            sender.send_request(self.request).await.unwrap()
+            sender.send_request(self.request).await?
         };
         let (parts, body) = response.into_parts();
-        Open { status: parts.status, headers: parts.headers, body }
+        Ok(Open { status: parts.status, headers: parts.headers, body })
     }
 
     /// Waits for all of it.

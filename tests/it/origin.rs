@@ -1,7 +1,7 @@
 //! A scripted origin: it speaks HTTP/1.1 byte by byte, delays, drips, breaks
 //! off, lies about lengths, and counts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -144,7 +144,7 @@ impl Seen {
 
 #[derive(Default)]
 struct State {
-    scripts: Mutex<HashMap<String, Script>>,
+    scripts: Mutex<HashMap<String, VecDeque<Script>>>,
     seen: Mutex<Vec<Seen>>,
     arrived: watch::Sender<usize>,
     connections: AtomicUsize,
@@ -176,7 +176,12 @@ impl Origin {
 
     /// From now on, `path` is answered by `script`; `*` is any other path.
     pub fn script(&self, path: &str, script: Script) {
-        self.state.scripts.lock().unwrap().insert(path.to_owned(), script);
+        self.scripts(path, [script]);
+    }
+
+    /// From now on, `path` is answered by these in turn; the last one stays.
+    pub fn scripts(&self, path: &str, scripts: impl IntoIterator<Item = Script>) {
+        self.state.scripts.lock().unwrap().insert(path.to_owned(), scripts.into_iter().collect());
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -204,8 +209,10 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     while let Some(seen) = read_request(&mut stream).await? {
         let script = {
-            let scripts = state.scripts.lock().unwrap();
-            scripts.get(&seen.target).or_else(|| scripts.get("*")).cloned()
+            let mut scripts = state.scripts.lock().unwrap();
+            let known = if scripts.contains_key(&seen.target) { seen.target.as_str() } else { "*" };
+            let turns = scripts.get_mut(known);
+            turns.and_then(|turns| if turns.len() > 1 { turns.pop_front() } else { turns.front().cloned() })
         };
         let (method, range) = (seen.method.clone(), seen.field("range").map(str::to_owned));
         let known = seen.field("if-none-match").map(str::to_owned);
