@@ -1,17 +1,16 @@
 //! The binary: arguments, exit codes, signals, logs.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use http::Method;
 
-use crate::client::{Got, ask};
-use crate::harness::{pattern, within};
+use crate::client::ask;
+use crate::harness::pattern;
 use crate::origin::{Gate, Origin, Script};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
+use crate::process::{BINARY, Process, line_with};
 
 fn peerage(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(BINARY);
@@ -21,75 +20,6 @@ fn peerage(folder: &Path, arguments: &[&str]) -> Output {
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
-}
-
-/// A process that ends with the test, as its standard input does.
-struct Process {
-    child: Child,
-    clients: SocketAddr,
-}
-
-impl Process {
-    async fn run(folder: &Path, origin: &Origin, more: &str) -> Self {
-        let file = folder.join("edge.toml");
-        let text = format!(
-            "[edge]\nname = \"edge-7\"\nlisten = \"127.0.0.1:0\"\n[origin]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{more}",
-            origin.url()
-        );
-        std::fs::write(&file, text).unwrap();
-        let out = std::fs::File::create(folder.join("out")).unwrap();
-        let err = std::fs::File::create(folder.join("err")).unwrap();
-        let mut command = Command::new(BINARY);
-        command.args(["run", "--while-input", "--config"]).arg(&file).stdin(Stdio::piped()).stdout(out).stderr(err);
-        let child = command.spawn().unwrap();
-        let line = line_with(&folder.join("err"), "serving").await;
-        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        Self { child, clients: line["clients"].as_str().unwrap().parse().unwrap() }
-    }
-
-    async fn get(&self, path: &str) -> Got {
-        ask(self.clients, Method::GET, path).get().await
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-
-    async fn ends(&mut self) -> Option<i32> {
-        let ended = async {
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    return status.code();
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        within(20, ended).await
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Waits until `file` has a line with `text`, and returns the line.
-async fn line_with(file: &Path, text: &str) -> String {
-    let found = async {
-        loop {
-            let lines = std::fs::read_to_string(file).unwrap_or_default();
-            // Only lines that have been written to their end.
-            let whole = &lines[..lines.rfind('\n').map_or(0, |end| end + 1)];
-            if let Some(line) = whole.lines().find(|line| line.contains(text)) {
-                return line.to_owned();
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    within(20, found).await
 }
 
 #[test]
@@ -167,7 +97,7 @@ async fn sigterm_drains_and_every_request_has_its_line() {
     let gate = Gate::closed();
     let path = "/logo-0492830483.png";
     origin.script(path, Script::ok(pattern(1000)).gate(&gate));
-    let mut edge = Process::run(folder.path(), &origin, "[log]\nformat = \"json\"\n").await;
+    let mut edge = Process::edge(folder.path(), &origin.url(), "[log]\nformat = \"json\"\n").await;
     gate.open(10);
     let mut open = ask(edge.clients, Method::GET, path).open().await;
     open.bytes(10).await;
@@ -200,7 +130,7 @@ async fn a_second_signal_ends_at_once() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     origin.script("*", Script::ok(pattern(1000)).gate(&gate));
-    let mut edge = Process::run(folder.path(), &origin, "").await;
+    let mut edge = Process::edge(folder.path(), &origin.url(), "").await;
     gate.open(10);
     let mut open = ask(edge.clients, Method::GET, "/a").open().await;
     open.bytes(10).await;
@@ -216,7 +146,7 @@ async fn sighup_reloads_and_a_bad_file_changes_nothing() {
     let (first, second) = (Origin::start().await, Origin::start().await);
     first.script("*", Script::ok("first"));
     second.script("*", Script::ok("second"));
-    let edge = Process::run(folder.path(), &first, "").await;
+    let edge = Process::edge(folder.path(), &first.url(), "").await;
     assert_eq!(edge.get("/a").await.text(), "first");
     let file = folder.path().join("edge.toml");
     let good = std::fs::read_to_string(&file).unwrap();
@@ -242,13 +172,8 @@ async fn the_development_origin_serves_a_folder() {
     std::fs::write(site.join("logo-0492830483.png"), pattern(1000)).unwrap();
     std::fs::write(folder.path().join("secret"), "secret").unwrap();
     std::os::unix::fs::symlink(folder.path().join("secret"), site.join("link")).unwrap();
-    let out = std::fs::File::create(folder.path().join("out")).unwrap();
-    let mut command = Command::new(BINARY);
-    command.args(["origin", "site", "--writable", "--while-input", "--listen", "127.0.0.1:0"]);
-    let child = command.current_dir(folder.path()).stdin(Stdio::piped()).stdout(out).spawn().unwrap();
-    let line = line_with(&folder.path().join("out"), "http://").await;
-    let address: SocketAddr = line.rsplit("http://").next().unwrap().parse().unwrap();
-    let process = Process { child, clients: address };
+    let process = Process::origin(folder.path(), &site).await;
+    let address = process.clients;
 
     let logo = process.get("/logo-0492830483.png").await;
     assert_eq!((logo.field("content-type"), &logo.body), ("image/png", &pattern(1000)));

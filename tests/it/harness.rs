@@ -122,10 +122,15 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(count: usize, origin: &Origin, change: impl Fn(&mut Config)) -> Self {
+        Self::before(count, &origin.url(), change).await
+    }
+
+    /// As [`start`](Self::start), in front of an origin that is not scripted.
+    pub async fn before(count: usize, origin: &http::Uri, change: impl Fn(&mut Config)) -> Self {
         let mut edges = Vec::new();
         for number in 1..=count {
             let mut config = config(&format!("edge-{number}"));
-            config.origin.url = origin.url();
+            config.origin.url = origin.clone();
             config.cluster = Some(ClusterConfig { listen: loopback(), peers: Vec::new(), ..ClusterConfig::default() });
             change(&mut config);
             edges.push(run(Server::bind(config).await.unwrap()));

@@ -11,6 +11,7 @@ mod invalidating;
 mod keys;
 mod origin;
 mod ownership;
+mod process;
 mod proving;
 mod readme;
 mod rules;

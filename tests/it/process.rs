@@ -1,0 +1,101 @@
+//! The binary as child processes: edges, and the development origin.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use http::Method;
+
+use crate::client::{Got, ask};
+use crate::harness::within;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
+
+/// A process that ends with the test, as its standard input does.
+pub struct Process {
+    child: Child,
+    pub clients: SocketAddr,
+    /// What it writes to standard output: a line for each request, once it listens.
+    pub out: PathBuf,
+}
+
+impl Process {
+    /// An edge that keeps its files in `folder`: `edge.toml`, `out`, `err`.
+    pub async fn edge(folder: &Path, origin: &http::Uri, more: &str) -> Self {
+        let file = folder.join("edge.toml");
+        let text = format!(
+            "[edge]\nname = \"edge-7\"\nlisten = \"127.0.0.1:0\"\n[origin]\nurl = \"{origin}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{more}"
+        );
+        std::fs::write(&file, text).unwrap();
+        let err = std::fs::File::create(folder.join("err")).unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--while-input", "--config"]).arg(&file).stderr(err);
+        let (child, out) = start(&mut command, folder.join("out"));
+        let line = line_with(&folder.join("err"), "serving").await;
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        Self { child, clients: line["clients"].as_str().unwrap().parse().unwrap(), out }
+    }
+
+    /// A development origin for `site`, which takes PUT; what it prints is in
+    /// `folder/out`.
+    pub async fn origin(folder: &Path, site: &Path) -> Self {
+        let mut command = Command::new(BINARY);
+        command.arg("origin").arg(site).args(["--writable", "--while-input", "--listen", "127.0.0.1:0"]);
+        let (child, out) = start(&mut command, folder.join("out"));
+        let line = line_with(&out, "http://").await;
+        Self { child, clients: line.rsplit("http://").next().unwrap().parse().unwrap(), out }
+    }
+
+    pub fn url(&self) -> http::Uri {
+        format!("http://{}", self.clients).parse().unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> Got {
+        ask(self.clients, Method::GET, path).get().await
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub async fn ends(&mut self) -> Option<i32> {
+        let ended = async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        within(20, ended).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(command: &mut Command, out: PathBuf) -> (Child, PathBuf) {
+    let file = std::fs::File::create(&out).unwrap();
+    (command.stdin(Stdio::piped()).stdout(file).spawn().unwrap(), out)
+}
+
+/// Waits until `file` has a line with `text`, and returns the line.
+pub async fn line_with(file: &Path, text: &str) -> String {
+    let found = async {
+        loop {
+            let lines = std::fs::read_to_string(file).unwrap_or_default();
+            // Only lines that have been written to their end.
+            let whole = &lines[..lines.rfind('\n').map_or(0, |end| end + 1)];
+            if let Some(line) = whole.lines().find(|line| line.contains(text)) {
+                return line.to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    within(20, found).await
+}
