@@ -4,6 +4,7 @@
 #![allow(missing_docs)]
 
 mod client;
+mod clients;
 mod commands;
 mod flights;
 mod harness;
