@@ -91,7 +91,7 @@ impl Body {
 
     /// `body`, and when it was last taken from.
     pub(crate) fn observed(body: Self) -> (Self, Progress) {
-        let progress = Progress(Arc::new(Mutex::new(Instant::now())));
+        let progress = Progress::begin();
         (Self(Kind::Observed(Box::new(body), progress.clone())), progress)
     }
 
@@ -377,17 +377,35 @@ impl Follower {
     }
 }
 
-/// When a body last made progress, for whoever waits on its other end.
+/// When something last made progress, such as a body for whoever waits on its
+/// other end.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress(Arc<Mutex<Instant>>);
 
 impl Progress {
-    fn note(&self) {
+    pub(crate) fn begin() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    pub(crate) fn note(&self) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
     }
 
-    pub(crate) fn last(&self) -> Instant {
+    fn last(&self) -> Instant {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Resolves when there was none for the time of `patience`.
+    pub(crate) async fn stalls(&self, patience: Duration) {
+        let mut last = self.last();
+        loop {
+            tokio::time::sleep_until(last + patience).await;
+            let later = self.last();
+            if later == last {
+                return;
+            }
+            last = later;
+        }
     }
 }
 

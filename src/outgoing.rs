@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Extensions, Request, Response, Uri};
+use http::{Extensions, Request, Response, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy;
@@ -20,10 +20,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{self, CaptureConnection, Connection, HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use crate::body::{Body, Progress, describe};
 use crate::error::Error;
+use crate::semantics::upgrade;
 
 /// The bounds on waiting.
 #[derive(Debug, Clone, Copy)]
@@ -79,27 +79,22 @@ impl Outgoing {
             if request.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
                 request.headers_mut().remove(CONTENT_LENGTH);
             }
-            None
+            Progress::begin()
         } else {
             let (body, progress) = Body::observed(std::mem::take(request.body_mut()));
             *request.body_mut() = body;
-            Some(progress)
+            progress
         };
-        let sending = self.send_or_repeat(request);
-        let late = async {
-            let mut last = Instant::now();
-            loop {
-                tokio::time::sleep_until(last + within).await;
-                match progress.as_ref().map(Progress::last) {
-                    Some(later) if later > last => last = later,
-                    _ => break,
-                }
-            }
-        };
+        let upgrade = upgrade::is_to_websocket(request.headers());
         let response = tokio::select! {
-            response = sending => response?,
-            () = late => return Err(self.blame.late.clone()),
+            response = self.send_or_repeat(request) => response?,
+            () = progress.stalls(within) => return Err(self.blame.late.clone()),
         };
+        // RFC 9110 §15.2.2: a server changes to what it was asked for.
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !(upgrade && upgrade::is_to_websocket(response.headers())) {
+            return Err((self.blame.garbage)("a 101 that nobody asked for".to_owned()));
+        }
         self.receive(response)
     }
 

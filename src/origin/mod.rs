@@ -80,7 +80,11 @@ impl Origin for Bounded {
                 };
                 self.origin.fetch(request).await
             };
-            tokio::time::timeout(self.first_byte, answer).await.unwrap_or(Err(Error::OriginTimeout))
+            let response = tokio::time::timeout(self.first_byte, answer).await.unwrap_or(Err(Error::OriginTimeout))?;
+            if response.status().is_informational() {
+                return Err(Error::OriginFailed(format!("{} is no final answer", response.status())));
+            }
+            Ok(response)
         })
     }
 }

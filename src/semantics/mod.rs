@@ -8,6 +8,7 @@ pub mod forward;
 pub mod freshness;
 pub mod invalidation;
 pub mod range;
+pub mod upgrade;
 pub mod validation;
 pub mod vary;
 
