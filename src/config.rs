@@ -167,6 +167,8 @@ pub struct LimitsConfig {
     pub send_timeout: Period,
     /// How long a client may send nothing of the body that it announced.
     pub body_timeout: Period,
+    /// How long an upgraded connection may carry nothing, in either direction.
+    pub tunnel_timeout: Period,
 }
 
 /// `[log]`
@@ -425,6 +427,7 @@ impl Default for LimitsConfig {
             header_timeout: secs(60),
             send_timeout: secs(60),
             body_timeout: secs(60),
+            tunnel_timeout: secs(60 * 60),
         }
     }
 }
@@ -474,6 +477,7 @@ pub const KEYS: &[&str] = &[
     "limits.header_timeout",
     "limits.send_timeout",
     "limits.body_timeout",
+    "limits.tunnel_timeout",
     "log.format",
     "log.level",
     "log.access",
@@ -552,6 +556,7 @@ impl Config {
             ("limits.header_timeout", limits.header_timeout),
             ("limits.send_timeout", limits.send_timeout),
             ("limits.body_timeout", limits.body_timeout),
+            ("limits.tunnel_timeout", limits.tunnel_timeout),
         ] {
             if period.0.is_zero() {
                 return Err(format!("{key}: no time at all would fail everything; a duration such as `30s` is needed"));

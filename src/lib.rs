@@ -38,6 +38,7 @@ pub mod semantics;
 mod server;
 mod stored;
 mod sync;
+mod tunnel;
 
 pub use body::Body;
 pub use config::Config;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request, Response, Version};
@@ -19,7 +19,7 @@ use tracing_appender::non_blocking::NonBlocking;
 
 use crate::access::{Access, Format, Handed, Watched};
 use crate::admin::{self, Readiness};
-use crate::body::Body;
+use crate::body::{Body, describe};
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::config::{Config, LimitsConfig, Size};
@@ -29,6 +29,7 @@ use crate::metrics::{Metrics, Source};
 use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
+use crate::tunnel::Tunnel;
 
 mod patient;
 
@@ -289,6 +290,25 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
 }
 
+/// What the requests of one connection share.
+struct Client {
+    address: IpAddr,
+    /// Told when one of its streams is not taken.
+    stalled: Arc<Notify>,
+    /// Where the connection leads once it is HTTP no more.
+    tunnel: Mutex<Option<Tunnel>>,
+}
+
+impl Client {
+    fn lead_to(&self, tunnel: Tunnel) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    }
+
+    fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// One listener's loop, and what its connections need.
 #[derive(Clone)]
 struct Serve {
@@ -322,51 +342,64 @@ impl Serve {
         }
     }
 
-    async fn connection(mut self, stream: TcpStream, client: IpAddr) {
+    /// Serves one connection to its end, which may be that of a tunnel: what
+    /// holds for connections (their number, the drain) holds for it too.
+    async fn connection(self, stream: TcpStream, address: IpAddr) {
         // A hit is one write; waiting to fill a segment would only delay it.
         let _ = stream.set_nodelay(true);
-        let io = TokioIo::new(Patient::new(stream, &self.limits));
-        let stalled = Arc::new(Notify::new());
-        let serve = Arc::new((self.clone(), Arc::clone(&stalled)));
-        let service = service_fn(move |request| {
-            let serve = Arc::clone(&serve);
-            async move { serve.0.answer(request, client, &serve.1).await }
-        });
-        let builder = builder(&self.limits);
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stalled.notified() => return tracing::debug!(%client, "a client took nothing of what it asked for"),
-            () = draining(&mut self.phase) => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    ended = connection => ended,
-                    () = stalled.notified() => return,
-                }
-            }
+        let client = Arc::new(Client { address, stalled: Arc::default(), tunnel: Mutex::default() });
+        let tunnel_timeout = self.limits.tunnel_timeout.0;
+        let ended = match (self.speak_http(stream, &client).await, client.take_tunnel()) {
+            (Ok(()), Some(tunnel)) => tunnel.carry(tunnel_timeout).await,
+            (ended, _) => ended,
         };
         if let Err(error) = ended {
-            tracing::debug!(%client, %error, "a connection ended badly");
+            tracing::debug!(client = %address, %error, "a connection ended badly");
         }
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-        client: IpAddr,
-        stalled: &Arc<Notify>,
-    ) -> Result<Response<Watched>, Infallible> {
+    async fn speak_http(self, stream: TcpStream, client: &Arc<Client>) -> Result<(), String> {
+        let io = TokioIo::new(Patient::new(stream, &self.limits));
+        let builder = builder(&self.limits);
+        let mut phase = self.phase.clone();
+        let serve = Arc::new((self, Arc::clone(client)));
+        let service = service_fn(move |request| {
+            let serve = Arc::clone(&serve);
+            async move { serve.0.answer(request, &serve.1).await }
+        });
+        let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(io, service));
+        let stalled = async {
+            client.stalled.notified().await;
+            Err("the client took nothing of what it asked for".to_owned())
+        };
+        let ended = async {
+            tokio::select! {
+                ended = connection.as_mut() => return ended,
+                () = draining(&mut phase) => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
+        };
+        tokio::select! {
+            ended = ended => ended.map_err(|error| describe(&*error)),
+            stalled = stalled => stalled,
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, client: &Client) -> Result<Response<Watched>, Infallible> {
         let began = Instant::now();
         let version = request.version();
         let patience = self.limits.body_timeout.0;
         let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke));
-        let answer = self.edge.respond(self.source, client, request).await;
+        let mut answer = self.edge.respond(self.source, client.address, request).await;
+        if let Some(tunnel) = answer.response.extensions_mut().remove::<Tunnel>() {
+            client.lead_to(tunnel);
+        }
         let mut response = self.access.watch(answer.record, answer.response, began);
         // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
         // just open no window for one of its streams.
         if version == Version::HTTP_2 && response.body().may_stall() {
             let handed = response.body_mut().hand_over();
-            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, Arc::clone(stalled)));
+            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, Arc::clone(&client.stalled)));
         }
         Ok(response)
     }

@@ -68,7 +68,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 41] = [
+const OTHERS: [(&str, &str); 42] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -105,6 +105,7 @@ const OTHERS: [(&str, &str); 41] = [
     ("limits.header_timeout", "1s"),
     ("limits.send_timeout", "1s"),
     ("limits.body_timeout", "1s"),
+    ("limits.tunnel_timeout", "1s"),
     ("log.format", "json"),
     ("log.level", "debug"),
     ("log.access", "false"),

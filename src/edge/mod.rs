@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -39,6 +40,7 @@ mod answer;
 mod fill;
 mod invalidate;
 mod resume;
+mod upgrade;
 
 use fill::{First, Order};
 
@@ -143,6 +145,8 @@ struct Ask {
     key: AssetKey,
     headers: HeaderMap,
     body: Body,
+    /// The client's end of the connection, if it wants to change the protocol.
+    upgrade: Option<OnUpgrade>,
     now: SystemTime,
     /// How often it may look again for its variant.
     tries: u8,
@@ -230,23 +234,28 @@ impl Edge {
 
     /// Answers one request that came in by `source` from `client`.
     pub(crate) async fn respond(self: &Arc<Self>, source: Source, client: IpAddr, request: Request<Body>) -> Answer {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let key = match self.check(&parts) {
             Ok(()) if Self::is_for_this_hop(&parts) => return self.answer_options(source, target(&parts)),
             Ok(()) => AssetKey::from_uri(&parts.uri, self.limits.uri),
             Err(error) => Err(error),
         };
+        let body = body.at_most(self.limits.body);
+        let upgrade = upgrade::wanted(source, &mut parts, &body);
         let key = match key {
-            Ok(key) if matches!(parts.method, Method::GET | Method::HEAD) => self.policy.load().trim(key),
+            Ok(key) if upgrade.is_none() && matches!(parts.method, Method::GET | Method::HEAD) => {
+                self.policy.load().trim(key)
+            }
             Ok(key) => key,
             Err(error) => return self.refuse(source, parts.method.clone(), Err(target(&parts)), error),
         };
-        let body = body.at_most(self.limits.body);
         let (method, version, headers) = (parts.method, parts.version, parts.headers);
         let authority = parts.uri.into_parts().authority;
-        let ask =
-            Ask { source, client, method, version, authority, key, headers, body, now: SystemTime::now(), tries: 2 };
-        if matches!(ask.method, Method::GET | Method::HEAD) {
+        let now = SystemTime::now();
+        let ask = Ask { source, client, method, version, authority, key, headers, body, upgrade, now, tries: 2 };
+        if ask.upgrade.is_some() {
+            self.pass(ask, Handled::Request).await
+        } else if matches!(ask.method, Method::GET | Method::HEAD) {
             self.look_up(ask).await
         } else if Self::is_purge(&ask) {
             self.answer_purge(&ask)
@@ -472,6 +481,7 @@ impl Edge {
         if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
             request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
         }
+        upgrade::hand_on(&ask, request.headers_mut());
         let began = Instant::now();
         match self.ask_origin(request).await {
             Ok(response) => {
@@ -485,7 +495,9 @@ impl Edge {
                     self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
                 }
                 self.forget_everywhere(self.changed(&ask, response.status(), response.headers())).await;
-                self.answer_pass(&ask, handled, began, response)
+                let mut answer = self.answer_pass(&ask, handled, began, response);
+                upgrade::join(ask, &mut answer.response);
+                answer
             }
             Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
         }

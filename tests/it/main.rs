@@ -18,5 +18,6 @@ mod readme;
 mod rules;
 mod serving;
 mod storing;
+mod upgrading;
 mod validating;
 mod varying;

@@ -1,0 +1,268 @@
+//! WebSocket: HTTP until the origin's 101, and bytes from there on.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{Method, Request, Response};
+use peerage::config::Period;
+use peerage::{Body, Config, Error, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::harness::{Cluster, Running, alone, config, embedded, run, within};
+use crate::origin::{Origin, Script};
+
+const WEBSOCKET: &str = "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n\
+    sec-websocket-version: 13\r\nsec-websocket-key: a2V5\r\n\r\n";
+const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-accept: eQ==\r\nkeep-alive: 5\r\ncontent-length: 5\r\n\r\n";
+
+/// One end of a connection, byte by byte.
+struct End(TcpStream);
+
+impl End {
+    async fn say(&mut self, bytes: &str) {
+        self.0.write_all(bytes.as_bytes()).await.unwrap();
+    }
+
+    /// As much as `expected` is long, and it has to be that.
+    async fn hears(&mut self, expected: &str) {
+        let mut bytes = vec![0; expected.len()];
+        within(20, self.0.read_exact(&mut bytes)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&bytes), expected);
+    }
+
+    /// A head, and nothing of what follows it.
+    async fn head(&mut self) -> String {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head.push(within(20, self.0.read_u8()).await.unwrap().into());
+        }
+        head
+    }
+
+    /// Nothing but the end of the connection.
+    async fn ends(&mut self) {
+        let mut rest = Vec::new();
+        // Cut short is an end too.
+        let _ = within(20, self.0.read_to_end(&mut rest)).await;
+        assert_eq!(String::from_utf8_lossy(&rest), "");
+    }
+}
+
+async fn connect(edge: &Running) -> End {
+    End(TcpStream::connect(edge.clients).await.unwrap())
+}
+
+/// An edge, and the listener that is its origin.
+async fn before_an_origin(change: impl FnOnce(&mut Config)) -> (Running, TcpListener) {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config("edge-1");
+    config.origin.url = format!("http://{}", origin.local_addr().unwrap()).parse().unwrap();
+    change(&mut config);
+    (run(Server::bind(config).await.unwrap()), origin)
+}
+
+/// A tunnel that stands.
+async fn tunnel(edge: &Running, listener: &TcpListener) -> (End, End) {
+    let mut client = connect(edge).await;
+    client.say(WEBSOCKET).await;
+    let mut origin = End(within(20, listener.accept()).await.unwrap().0);
+    origin.head().await;
+    origin.say(SWITCHING).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+    (client, origin)
+}
+
+#[tokio::test]
+async fn bytes_flow_both_ways_once_the_origin_has_switched() {
+    let (edge, listener) = before_an_origin(|_| {}).await;
+    let mut client = connect(&edge).await;
+    // It does not wait for the 101; the origin has what it says behind it.
+    client.say(&format!("{WEBSOCKET}early ")).await;
+    let mut origin = End(within(20, listener.accept()).await.unwrap().0);
+    let asked = origin.head().await;
+    for line in ["GET /chat HTTP/1.1", "connection: upgrade", "upgrade: websocket", "sec-websocket-key: a2V5"] {
+        assert!(asked.contains(&format!("{line}\r\n")), "{asked}");
+    }
+    assert!(asked.contains("via: 1.1 edge-1\r\n") && asked.contains("x-forwarded-for: 127.0.0.1\r\n"), "{asked}");
+    origin.say(&format!("{SWITCHING}welcome ")).await;
+    let answered = client.head().await;
+    assert!(answered.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{answered}");
+    for line in ["connection: upgrade", "upgrade: websocket", "sec-websocket-accept: eQ==", "via: 1.1 edge-1"] {
+        assert!(answered.contains(&format!("{line}\r\n")), "{answered}");
+    }
+    assert!(!answered.contains("content-length") && !answered.contains("keep-alive"), "{answered}");
+    client.say("at once").await;
+    client.hears("welcome ").await;
+    origin.hears("early at once").await;
+    for turn in 0..3 {
+        origin.say(&format!("ping {turn}")).await;
+        client.hears(&format!("ping {turn}")).await;
+        client.say(&format!("pong {turn}")).await;
+        origin.hears(&format!("pong {turn}")).await;
+    }
+    // One side has said all, the other has not.
+    client.0.shutdown().await.unwrap();
+    origin.ends().await;
+    origin.say("and so on").await;
+    drop(origin);
+    client.hears("and so on").await;
+    client.ends().await;
+}
+
+#[tokio::test]
+async fn a_tunnel_has_the_place_of_its_connection() {
+    let (edge, listener) = before_an_origin(|config| config.limits.connections = 1).await;
+    let (mut client, mut origin) = tunnel(&edge, &listener).await;
+    connect(&edge).await.ends().await;
+    assert!(edge.metric("peerage_refused_connections_total").await > 0.9);
+    client.say("still there").await;
+    origin.hears("still there").await;
+    drop(client);
+    origin.ends().await;
+    drop(origin);
+    let again = async {
+        loop {
+            let mut client = connect(&edge).await;
+            let mut byte = [0];
+            // Refused for as long as the tunnel has not ended.
+            if client.0.write_all(b"nonsense\r\n\r\n").await.is_ok() && client.0.read_exact(&mut byte).await.is_ok() {
+                break;
+            }
+        }
+    };
+    within(20, again).await;
+}
+
+#[tokio::test]
+async fn any_other_answer_is_an_ordinary_one() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for status in [200, 403, 426] {
+        origin.script("/chat", Script::status(status));
+        let mut client = connect(&edge).await;
+        // What follows is read as HTTP, since nothing else was agreed upon.
+        client.say(&format!("{WEBSOCKET}GET /next HTTP/1.1\r\nhost: x\r\n\r\n\u{1}raw\r\n\r\n")).await;
+        assert!(client.head().await.starts_with(&format!("HTTP/1.1 {status} ")));
+        client.hears(&format!("status {status}\n")).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 404 "));
+        client.hears("status 404\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 400 "));
+        client.ends().await;
+    }
+    let seen = origin.seen();
+    let targets: Vec<_> = seen.iter().map(|seen| (seen.target.as_str(), seen.field("via"))).collect();
+    assert_eq!(targets, [("/chat", Some("1.1 edge-1")), ("/next", Some("1.1 edge-1"))].repeat(3));
+}
+
+#[tokio::test]
+async fn a_stored_response_does_not_answer_it() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("/chat", Script::ok("page").field("cache-control", "max-age=60"));
+    edge.get("/chat").get().await;
+    let mut client = connect(&edge).await;
+    client.say(WEBSOCKET).await;
+    assert!(client.head().await.contains("cache-status: edge-1;fwd=request\r\n"));
+    assert_eq!(origin.count("/chat"), 2);
+    assert!(edge.get("/chat").get().await.cache_status().contains(";hit"));
+}
+
+#[tokio::test]
+async fn whatever_else_is_offered_is_ignored() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(1, &origin, |_| {}).await;
+    let edge = &cluster.edges[0];
+    origin.script("/a", Script::ok("x"));
+    let ask = |protocol| edge.get("/a").field("connection", "upgrade, http2-settings").field("upgrade", protocol);
+    for protocol in ["h2c", "websocket, h2c", "TLS/1.0"] {
+        assert_eq!(ask(protocol).field("http2-settings", "AAMAAABk").get().await.text(), "x", "{protocol}");
+    }
+    // A WebSocket needs a GET without content, from a client, on this connection.
+    assert_eq!(ask("websocket").body("content").get().await.text(), "x");
+    assert_eq!(edge.get("/a").field("upgrade", "websocket").get().await.text(), "x");
+    let post = edge.ask(Method::POST, "/a").field("connection", "upgrade").field("upgrade", "websocket");
+    assert_eq!(post.get().await.text(), "x");
+    let peer = edge.get_as_peer("/a").field("connection", "upgrade").field("upgrade", "websocket");
+    assert_eq!(peer.get().await.text(), "x");
+    let old = WEBSOCKET.replace("/chat HTTP/1.1", "/a HTTP/1.0");
+    let mut client = connect(edge).await;
+    client.say(&old).await;
+    assert!(client.head().await.starts_with("HTTP/1.0 200 "));
+    let seen = origin.seen();
+    assert_eq!(seen.len(), 8);
+    for field in ["upgrade", "connection", "http2-settings"] {
+        assert!(seen.iter().all(|seen| seen.field(field).is_none()), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn a_101_that_nobody_asked_for_is_garbage() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(1, &origin, |_| {}).await;
+    let edge = &cluster.edges[0];
+    origin.script("*", Script::raw(format!("{SWITCHING}raw")));
+    for answer in [
+        edge.get("/a").get().await,
+        edge.get("/logo-0492830483.png").get().await,
+        edge.get("/a").field("authorization", "x").get().await,
+        edge.get("/a").field("connection", "upgrade").field("upgrade", "h2c").get().await,
+        edge.get("/a").http2().get().await,
+        edge.get_as_peer("/a").field("connection", "upgrade").field("upgrade", "websocket").get().await,
+        edge.ask(Method::POST, "/a").body("x").get().await,
+    ] {
+        assert_eq!((answer.status.as_u16(), answer.cache_status()), (502, "edge-1;detail=origin-garbage"));
+        assert!(answer.complete);
+    }
+    // Nor is one to another protocol than was asked for.
+    for other in [SWITCHING.replace("websocket\r\n", "h2c\r\n"), SWITCHING.replace("connection: Upgrade\r\n", "")] {
+        origin.script("/chat", Script::raw(other));
+        let mut client = connect(edge).await;
+        client.say(WEBSOCKET).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 502 "));
+    }
+}
+
+/// An embedded origin that has no connection to switch.
+struct Switching;
+
+impl peerage::Origin for Switching {
+    fn fetch(&self, _: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
+        let switching = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+        Box::pin(std::future::ready(Ok(switching.body(Body::empty()).unwrap())))
+    }
+}
+
+#[tokio::test]
+async fn an_embedded_origin_cannot_switch() {
+    let edge = embedded(Switching).await;
+    let mut client = connect(&edge).await;
+    client.say(WEBSOCKET).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 502 "));
+}
+
+#[tokio::test]
+async fn the_drain_ends_it() {
+    let drain = |config: &mut Config| config.edge.drain = Period(Duration::from_millis(50));
+    let (mut edge, listener) = before_an_origin(drain).await;
+    let (mut client, mut origin) = tunnel(&edge, &listener).await;
+    assert_eq!(within(20, edge.stop()).await, 1);
+    client.ends().await;
+    origin.ends().await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_let_go() {
+    let patience = |config: &mut Config| config.limits.tunnel_timeout = Period(Duration::from_millis(500));
+    let (edge, listener) = before_an_origin(patience).await;
+    let (mut client, mut origin) = tunnel(&edge, &listener).await;
+    for _ in 0..6 {
+        // What is tested here is the passing of time: longer in all than the bound.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        origin.say("x").await;
+        client.hears("x").await;
+    }
+    client.ends().await;
+    origin.ends().await;
+}
