@@ -6,6 +6,7 @@
 mod client;
 mod clients;
 mod commands;
+mod ends;
 mod flights;
 mod harness;
 mod invalidating;

@@ -5,11 +5,12 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response};
 use peerage::config::Period;
-use peerage::{Body, Config, Error, Server};
+use peerage::{Body, Config, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-use crate::harness::{Cluster, Running, alone, config, embedded, run, within};
+use crate::ends::{End, accept, before_an_origin, connect};
+use crate::harness::{Cluster, Running, alone, embedded, within};
 use crate::origin::{Origin, Script};
 
 const WEBSOCKET: &str = "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n\
@@ -17,57 +18,11 @@ const WEBSOCKET: &str = "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: keep-alive
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-accept: eQ==\r\nkeep-alive: 5\r\ncontent-length: 5\r\n\r\n";
 
-/// One end of a connection, byte by byte.
-struct End(TcpStream);
-
-impl End {
-    async fn say(&mut self, bytes: &str) {
-        self.0.write_all(bytes.as_bytes()).await.unwrap();
-    }
-
-    /// As much as `expected` is long, and it has to be that.
-    async fn hears(&mut self, expected: &str) {
-        let mut bytes = vec![0; expected.len()];
-        within(20, self.0.read_exact(&mut bytes)).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(&bytes), expected);
-    }
-
-    /// A head, and nothing of what follows it.
-    async fn head(&mut self) -> String {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            head.push(within(20, self.0.read_u8()).await.unwrap().into());
-        }
-        head
-    }
-
-    /// Nothing but the end of the connection.
-    async fn ends(&mut self) {
-        let mut rest = Vec::new();
-        // Cut short is an end too.
-        let _ = within(20, self.0.read_to_end(&mut rest)).await;
-        assert_eq!(String::from_utf8_lossy(&rest), "");
-    }
-}
-
-async fn connect(edge: &Running) -> End {
-    End(TcpStream::connect(edge.clients).await.unwrap())
-}
-
-/// An edge, and the listener that is its origin.
-async fn before_an_origin(change: impl FnOnce(&mut Config)) -> (Running, TcpListener) {
-    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut config = config("edge-1");
-    config.origin.url = format!("http://{}", origin.local_addr().unwrap()).parse().unwrap();
-    change(&mut config);
-    (run(Server::bind(config).await.unwrap()), origin)
-}
-
 /// A tunnel that stands.
 async fn tunnel(edge: &Running, listener: &TcpListener) -> (End, End) {
     let mut client = connect(edge).await;
     client.say(WEBSOCKET).await;
-    let mut origin = End(within(20, listener.accept()).await.unwrap().0);
+    let mut origin = accept(listener).await;
     origin.head().await;
     origin.say(SWITCHING).await;
     assert!(client.head().await.starts_with("HTTP/1.1 101 "));
@@ -80,7 +35,7 @@ async fn bytes_flow_both_ways_once_the_origin_has_switched() {
     let mut client = connect(&edge).await;
     // It does not wait for the 101; the origin has what it says behind it.
     client.say(&format!("{WEBSOCKET}early ")).await;
-    let mut origin = End(within(20, listener.accept()).await.unwrap().0);
+    let mut origin = accept(&listener).await;
     let asked = origin.head().await;
     for line in ["GET /chat HTTP/1.1", "connection: upgrade", "upgrade: websocket", "sec-websocket-key: a2V5"] {
         assert!(asked.contains(&format!("{line}\r\n")), "{asked}");

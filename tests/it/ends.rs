@@ -1,0 +1,57 @@
+//! Connections byte by byte, on both sides of an edge.
+
+use peerage::{Config, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::harness::{Running, config, run, within};
+
+/// One end of a connection, byte by byte.
+pub struct End(pub TcpStream);
+
+impl End {
+    pub async fn say(&mut self, bytes: &str) {
+        self.0.write_all(bytes.as_bytes()).await.unwrap();
+    }
+
+    /// As much as `expected` is long, and it has to be that.
+    pub async fn hears(&mut self, expected: &str) {
+        let mut bytes = vec![0; expected.len()];
+        within(20, self.0.read_exact(&mut bytes)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&bytes), expected);
+    }
+
+    /// A head, and nothing of what follows it.
+    pub async fn head(&mut self) -> String {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head.push(within(20, self.0.read_u8()).await.unwrap().into());
+        }
+        head
+    }
+
+    /// Nothing but the end of the connection.
+    pub async fn ends(&mut self) {
+        let mut rest = Vec::new();
+        // Cut short is an end too.
+        let _ = within(20, self.0.read_to_end(&mut rest)).await;
+        assert_eq!(String::from_utf8_lossy(&rest), "");
+    }
+}
+
+pub async fn connect(edge: &Running) -> End {
+    End(TcpStream::connect(edge.clients).await.unwrap())
+}
+
+pub async fn accept(listener: &TcpListener) -> End {
+    End(within(20, listener.accept()).await.unwrap().0)
+}
+
+/// An edge, and the listener that is its origin.
+pub async fn before_an_origin(change: impl FnOnce(&mut Config)) -> (Running, TcpListener) {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config("edge-1");
+    config.origin.url = format!("http://{}", origin.local_addr().unwrap()).parse().unwrap();
+    change(&mut config);
+    (run(Server::bind(config).await.unwrap()), origin)
+}
