@@ -28,6 +28,7 @@ pub mod digest;
 mod edge;
 mod error;
 mod flight;
+mod interim;
 mod key;
 mod memory;
 mod metrics;

@@ -118,6 +118,7 @@ impl Outgoing {
             *copy.method_mut() = request.method().clone();
             *copy.uri_mut() = request.uri().clone();
             *copy.headers_mut() = request.headers().clone();
+            *copy.extensions_mut() = request.extensions().clone();
             copy
         });
         match (self.send_once(request).await, repeat) {

@@ -25,14 +25,17 @@ use crate::cluster::peer::Peers;
 use crate::config::{Config, LimitsConfig, Size};
 use crate::edge::{Edge, Limits, Parts, Policy};
 use crate::error::{Error, StartError};
+use crate::interim::Interim;
 use crate::metrics::{Metrics, Source};
 use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
 use crate::tunnel::Tunnel;
 
+mod interspersed;
 mod patient;
 
+use interspersed::Interspersed;
 use patient::Patient;
 
 /// An edge that has its listeners, and serves as soon as it is [run](Server::run).
@@ -293,6 +296,8 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
 /// What the requests of one connection share.
 struct Client {
     address: IpAddr,
+    /// What it is sent before final responses.
+    interim: Interim,
     /// Told when one of its streams is not taken.
     stalled: Arc<Notify>,
     /// Where the connection leads once it is HTTP no more.
@@ -347,7 +352,8 @@ impl Serve {
     async fn connection(self, stream: TcpStream, address: IpAddr) {
         // A hit is one write; waiting to fill a segment would only delay it.
         let _ = stream.set_nodelay(true);
-        let client = Arc::new(Client { address, stalled: Arc::default(), tunnel: Mutex::default() });
+        let interim = Interim::new(self.edge.via().clone());
+        let client = Arc::new(Client { address, interim, stalled: Arc::default(), tunnel: Mutex::default() });
         let tunnel_timeout = self.limits.tunnel_timeout.0;
         let ended = match (self.speak_http(stream, &client).await, client.take_tunnel()) {
             (Ok(()), Some(tunnel)) => tunnel.carry(tunnel_timeout).await,
@@ -359,7 +365,7 @@ impl Serve {
     }
 
     async fn speak_http(self, stream: TcpStream, client: &Arc<Client>) -> Result<(), String> {
-        let io = TokioIo::new(Patient::new(stream, &self.limits));
+        let io = TokioIo::new(Interspersed::new(Patient::new(stream, &self.limits), client.interim.clone()));
         let builder = builder(&self.limits);
         let mut phase = self.phase.clone();
         let serve = Arc::new((self, Arc::clone(client)));
@@ -390,7 +396,12 @@ impl Serve {
         let version = request.version();
         let patience = self.limits.body_timeout.0;
         let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke));
-        let mut answer = self.edge.respond(self.source, client.address, request).await;
+        // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
+        let relay = (version == Version::HTTP_11).then(|| client.interim.open());
+        let mut answer = self.edge.respond(self.source, client.address, relay.clone(), request).await;
+        if let Some(relay) = relay {
+            relay.close().await;
+        }
         if let Some(tunnel) = answer.response.extensions_mut().remove::<Tunnel>() {
             client.lead_to(tunnel);
         }

@@ -18,6 +18,7 @@ use crate::budget::Charge;
 use crate::cluster::membership::Heard;
 use crate::error::{Error, Fault};
 use crate::flight::{self, Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
+use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::memory::{self, Tier};
 use crate::metrics::{Asked, Fetched};
@@ -39,6 +40,8 @@ pub(super) struct Order {
     pub(super) headers: HeaderMap,
     /// What is stored, and has to be validated.
     pub(super) stale: Option<Arc<Stored>>,
+    /// The way of interim responses to the client who leads.
+    pub(super) relay: Option<Relay>,
 }
 
 impl Order {
@@ -662,6 +665,9 @@ fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     *request.headers_mut() = order.headers.clone();
     if let Some(stale) = &order.stale {
         validation::add_condition(request.headers_mut(), &stale.head.headers);
+    }
+    if let Some(relay) = &order.relay {
+        relay.listen(&mut request);
     }
     request
 }

@@ -24,6 +24,7 @@ use crate::cluster::peer::Peers;
 use crate::digest::Expected;
 use crate::error::Error;
 use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming};
+use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::memory::{Found, Memory, Plan, Tier};
 use crate::metrics::{Gauges, Metrics, Served, Source};
@@ -147,6 +148,8 @@ struct Ask {
     body: Body,
     /// The client's end of the connection, if it wants to change the protocol.
     upgrade: Option<OnUpgrade>,
+    /// The client's way to interim responses.
+    relay: Option<Relay>,
     now: SystemTime,
     /// How often it may look again for its variant.
     tries: u8,
@@ -214,6 +217,11 @@ impl Edge {
         self.origin.store(Arc::new(origin));
     }
 
+    /// What this edge adds to the Via of a response.
+    pub(crate) fn via(&self) -> &HeaderValue {
+        &self.via
+    }
+
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
@@ -233,7 +241,14 @@ impl Edge {
     }
 
     /// Answers one request that came in by `source` from `client`.
-    pub(crate) async fn respond(self: &Arc<Self>, source: Source, client: IpAddr, request: Request<Body>) -> Answer {
+    /// Interim responses to it go by `relay`.
+    pub(crate) async fn respond(
+        self: &Arc<Self>,
+        source: Source,
+        client: IpAddr,
+        relay: Option<Relay>,
+        request: Request<Body>,
+    ) -> Answer {
         let (mut parts, body) = request.into_parts();
         let key = match self.check(&parts) {
             Ok(()) if Self::is_for_this_hop(&parts) => return self.answer_options(source, target(&parts)),
@@ -252,7 +267,7 @@ impl Edge {
         let (method, version, headers) = (parts.method, parts.version, parts.headers);
         let authority = parts.uri.into_parts().authority;
         let now = SystemTime::now();
-        let ask = Ask { source, client, method, version, authority, key, headers, body, upgrade, now, tries: 2 };
+        let ask = Ask { source, client, method, version, authority, key, headers, body, upgrade, relay, now, tries: 2 };
         if ask.upgrade.is_some() {
             self.pass(ask, Handled::Request).await
         } else if matches!(ask.method, Method::GET | Method::HEAD) {
@@ -355,7 +370,7 @@ impl Edge {
     /// what is stored, and has to be validated.
     async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Arc<Stored>>) -> Answer {
         forward::strip_hop_by_hop(&mut ask.headers);
-        let order = Arc::new(self.order(&ask, &ask.headers, stale));
+        let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
         let joining = self.join(&ask);
         let mut flight = match &joining {
             Joining::Follow(flight) => Arc::clone(flight),
@@ -461,7 +476,7 @@ impl Edge {
             Name::Plain => Faithful::Whole,
         };
         let headers = forward::upstream_fields(headers, faithful, &self.request_via(ask));
-        Order { name, credentials, headers, stale }
+        Order { name, credentials, headers, stale, relay: None }
     }
 
     /// Whether the answer to a fill is also the answer to the request that
@@ -482,6 +497,9 @@ impl Edge {
             request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
         }
         upgrade::hand_on(&ask, request.headers_mut());
+        if let Some(relay) = &ask.relay {
+            relay.listen(&mut request);
+        }
         let began = Instant::now();
         match self.ask_origin(request).await {
             Ok(response) => {

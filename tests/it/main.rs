@@ -9,6 +9,7 @@ mod commands;
 mod ends;
 mod flights;
 mod harness;
+mod interim;
 mod invalidating;
 mod keys;
 mod origin;
