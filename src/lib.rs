@@ -35,6 +35,7 @@ mod metrics;
 pub mod naming;
 mod origin;
 mod outgoing;
+mod publishing;
 pub mod semantics;
 mod server;
 mod stored;

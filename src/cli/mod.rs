@@ -3,24 +3,37 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, LogConfig, LogFormat, LogLevel};
 use crate::error::StartError;
+use crate::outgoing::Patience;
 
+mod contents;
 mod demo;
 mod origin;
 mod owner;
+mod publish;
 mod run;
 mod validate;
+mod verify;
 
+/// What was asked about is not as it should be.
+const DISAGREES: u8 = 1;
 /// Bad usage, or a bad configuration.
 const USAGE: u8 = 64;
 /// A port, or a service that is needed, cannot be had.
 const UNAVAILABLE: u8 = 69;
 /// A fault of the program's own.
 const SOFTWARE: u8 = 70;
+
+/// How long a command waits for a server: to have a connection, and between two
+/// pieces of an answer,
+const PATIENCE: Patience = Patience { connect: Duration::from_secs(5), idle: Duration::from_secs(30) };
+/// and for an answer's first byte.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
 
 /// An HTTP caching reverse proxy whose edges act as one cache.
 #[derive(Parser)]
@@ -37,9 +50,11 @@ Examples:
   peerage run --set origin.url=http://10.0.0.9:8080
   PEERAGE_CACHE__MEMORY=2GiB peerage run
   peerage owner /logo-0492830483.png          which edge owns it, and who comes next
+  peerage publish site --into http://127.0.0.1:9000
+  peerage verify http://127.0.0.1:8001/logo-3c90fca58bac4755.png
 
-Exit codes: 0 good, 64 bad usage or configuration, 69 a port or a service cannot
-be had, 70 a fault of its own.";
+Exit codes: 0 good, 1 what `verify` was asked about is wrong, 64 bad usage or
+configuration, 69 a port or a service cannot be had, 70 a fault of its own.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -56,6 +71,30 @@ enum Command {
     Validate(validate::Validate),
     /// Prints the peers in rank for each path: the owner, then its successors
     Owner(owner::Owner),
+    /// Copies a folder's files under names that hold a hash of their contents
+    ///
+    /// img/logo.png becomes img/logo-<hash>.png, app.min.js app.min-<hash>.js and
+    /// LICENSE LICENSE-<hash>, where <hash> is the first 16 hexadecimal digits of
+    /// the contents' SHA-256; a name that holds its own hash stays as it is. The
+    /// contents stay as they are too, so pages go on naming what they named.
+    ///
+    /// manifest.json is stored last. It lists for each file its published name,
+    /// digest, size and `integrity` for HTML; it replaces the one that is there.
+    ///
+    /// What has its name and length there already is not stored again. Hidden
+    /// files and folders are skipped, and said to be; so are links that lead out
+    /// of the folder or to another folder, and whatever is no file.
+    Publish(publish::Publish),
+    /// Says whether names and contents agree
+    ///
+    /// What a name says of its contents is for the [[immutable]] rules of the
+    /// configuration to tell; without one, for the default rules and those by
+    /// which `peerage publish` names. A file's name is the path as given.
+    ///
+    /// A line each: `ok`; `WRONG`; `unknown` if no rule tells; `failed` if the
+    /// contents cannot be had whole. The exit code is 1 if one is WRONG, or if
+    /// none can be told; else 69 or 64 if one has failed; else 0.
+    Verify(verify::Verify),
 }
 
 /// Where the configuration is.
@@ -78,6 +117,12 @@ impl ConfigArguments {
         }
         Config::load(Some(&file), &self.set)
     }
+
+    /// As [`Self::load`]; `None` if nothing is said and there is no file.
+    fn load_if_any(&self) -> Result<Option<Config>, StartError> {
+        let nothing = self.config.is_none() && self.set.is_empty() && !PathBuf::from("config.toml").exists();
+        if nothing { Ok(None) } else { self.load().map(Some) }
+    }
 }
 
 /// Runs the command that the process was started with.
@@ -96,6 +141,8 @@ pub fn main() -> ExitCode {
         Command::Origin(origin) => origin.run(),
         Command::Validate(validate) => validate.run(),
         Command::Owner(owner) => owner.run(),
+        Command::Publish(publish) => publish.run(),
+        Command::Verify(verify) => verify.run(),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -116,6 +163,8 @@ enum Failure {
     #[error("{0}")]
     Unavailable(String),
     #[error("{0}")]
+    Disagrees(String),
+    #[error("{0}")]
     Own(#[from] io::Error),
 }
 
@@ -124,6 +173,7 @@ impl Failure {
         match self {
             Self::Start(StartError::Config(_)) | Self::Usage(_) => USAGE,
             Self::Start(StartError::Listen { .. }) | Self::Unavailable(_) => UNAVAILABLE,
+            Self::Disagrees(_) => DISAGREES,
             Self::Own(_) => SOFTWARE,
         }
     }

@@ -264,7 +264,7 @@ fn plain(status: StatusCode) -> Response<Body> {
     response
 }
 
-fn media_type(path: &Path) -> &'static str {
+pub(crate) fn media_type(path: &Path) -> &'static str {
     match path.extension().and_then(OsStr::to_str).unwrap_or_default() {
         "html" => "text/html; charset=utf-8",
         "css" => "text/css; charset=utf-8",

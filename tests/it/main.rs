@@ -16,6 +16,7 @@ mod origin;
 mod ownership;
 mod process;
 mod proving;
+mod publishing;
 mod readme;
 mod rules;
 mod serving;

@@ -1,0 +1,34 @@
+//! Contents, block by block: files of any size, in little memory.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, Stream, TryStreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::digest::{Algorithm, Hashing};
+
+/// How much is read at a time, in bytes.
+const BLOCK: usize = 128 * 1024;
+
+/// What `reader` has, up to its end.
+pub(super) fn blocks(reader: impl AsyncRead + Unpin + Send) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::try_unfold(reader, |mut reader| async move {
+        let mut block = BytesMut::with_capacity(BLOCK);
+        let read = reader.read_buf(&mut block).await?;
+        Ok((read > 0).then(|| (block.freeze(), reader)))
+    })
+}
+
+/// The digest of all blocks, and how many bytes they are.
+pub(super) async fn digest<E>(
+    blocks: impl Stream<Item = Result<Bytes, E>>,
+    algorithm: Algorithm,
+) -> Result<(Vec<u8>, u64), E> {
+    let take = |(mut hashing, size): (Hashing, u64), block: Bytes| {
+        hashing.update(&block);
+        std::future::ready(Ok((hashing, size + block.len() as u64)))
+    };
+    let (hashing, size) = blocks.try_fold((algorithm.hashing(), 0), take).await?;
+    Ok((hashing.finish(), size))
+}

@@ -1,0 +1,199 @@
+//! What there is to publish: the files of a folder.
+
+use std::fs::DirEntry;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, TryStreamExt};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+
+use super::Progress;
+use crate::body::Body;
+use crate::cli::Failure;
+use crate::cli::contents::{blocks, digest};
+use crate::error::Error;
+use crate::naming::Rule;
+use crate::publishing::{self, Asset, DIGEST};
+
+/// A file that has no name by its contents yet.
+pub(super) struct Source {
+    path: PathBuf,
+    /// Below the folder that is published.
+    given: String,
+    /// As the folder says; it is for the bar alone.
+    pub(super) size: u64,
+}
+
+/// All that a folder holds.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) sources: Vec<Source>,
+    /// Names, and why nothing is published of them.
+    pub(super) skipped: Vec<(String, &'static str)>,
+}
+
+/// The folder that is published, by its canonical path.
+pub(super) fn root(folder: &Path) -> Result<PathBuf, Failure> {
+    match folder.canonicalize() {
+        Ok(root) if root.is_dir() => Ok(root),
+        Ok(_) => Err(Failure::Usage(format!("{}: a folder is needed", folder.display()))),
+        Err(error) => Err(unreadable(folder, &error)),
+    }
+}
+
+/// The files below `root`, in the order of their names.
+pub(super) fn find(root: &Path) -> Result<Found, Failure> {
+    let mut found = Found::default();
+    walk(root, root, &mut found)?;
+    Ok(found)
+}
+
+fn walk(root: &Path, folder: &Path, found: &mut Found) -> Result<(), Failure> {
+    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let mut entries = entries.map_err(|error| unreadable(folder, &error))?;
+    entries.sort_by_key(DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let below = path.strip_prefix(root).unwrap_or(&path);
+        match kind(root, &entry).map_err(|error| unreadable(&path, &error))? {
+            Kind::Folder => walk(root, &path, found)?,
+            Kind::Other(why) => found.skipped.push((below.display().to_string(), why)),
+            Kind::File { path: file, size } => {
+                let given = below.to_str().ok_or_else(|| {
+                    Failure::Usage(format!("{}: its name is not UTF-8, as a manifest's must be", path.display()))
+                })?;
+                found.sources.push(Source { given: given.to_owned(), path: file, size });
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Kind {
+    Folder,
+    File {
+        path: PathBuf,
+        size: u64,
+    },
+    /// What is not published, and why.
+    Other(&'static str),
+}
+
+fn kind(root: &Path, entry: &DirEntry) -> io::Result<Kind> {
+    if entry.file_name().as_encoded_bytes().starts_with(b".") {
+        return Ok(Kind::Other("it is hidden"));
+    }
+    let metadata = entry.metadata()?;
+    if metadata.is_symlink() {
+        return Ok(linked(root, &entry.path()));
+    }
+    Ok(if metadata.is_dir() {
+        Kind::Folder
+    } else if metadata.is_file() {
+        Kind::File { path: entry.path(), size: metadata.len() }
+    } else {
+        Kind::Other("it is neither a file nor a folder")
+    })
+}
+
+/// A link is what it leads to. A folder below `root` is published by its own
+/// name; by that of a link, it might have no end.
+fn linked(root: &Path, link: &Path) -> Kind {
+    let Ok(path) = link.canonicalize() else {
+        return Kind::Other("it is a link to nothing");
+    };
+    match path.metadata() {
+        _ if !path.starts_with(root) => Kind::Other("it is a link that leaves the folder"),
+        Ok(metadata) if metadata.is_file() => Kind::File { size: metadata.len(), path },
+        _ => Kind::Other("it is a link, and not to a file"),
+    }
+}
+
+impl Source {
+    /// Reads it, and names it by what it holds.
+    pub(super) async fn name(self, rules: &[Rule], progress: &Progress) -> Result<Asset, Failure> {
+        let file = File::open(&self.path).await.map_err(|error| unreadable(&self.path, &error))?;
+        let blocks = blocks(file).inspect_ok(|block| progress.bar.inc(block.len() as u64));
+        let (digest, size) = digest(blocks, DIGEST).await.map_err(|error| unreadable(&self.path, &error))?;
+        progress.file_done();
+        let name = publishing::published_name(&self.given, &digest, rules).map_err(Failure::Usage)?;
+        Ok(Asset { path: self.path, given: self.given, name, digest, size })
+    }
+}
+
+/// The contents that `asset` is named by. If the file holds others by now, they
+/// end with an error, which is in place of the last block: so nobody has had
+/// all that was announced.
+pub(super) fn contents(asset: &Asset, progress: &Progress) -> Result<Body, Failure> {
+    let file = std::fs::File::open(&asset.path).map_err(|error| unreadable(&asset.path, &error))?;
+    // What is sent a second time counts a second time.
+    let bar = progress.bar.clone();
+    let named = named(File::from_std(file), asset).inspect_ok(move |block| bar.inc(block.len() as u64));
+    Ok(Body::from_stream(named))
+}
+
+fn named(file: File, asset: &Asset) -> impl Stream<Item = Result<Bytes, Error>> + Send + use<> {
+    let blocks = Box::pin(blocks(file.take(asset.size)));
+    let (given, digest) = (asset.given.clone(), asset.digest.clone());
+    let broke = move |why: &str| Error::ClientBroke(format!("{given}: {why}"));
+    let changed = "it changed while it was published; publish it again";
+    stream::try_unfold((blocks, DIGEST.hashing(), asset.size), move |(mut blocks, mut hashing, left)| {
+        let (broke, digest) = (broke.clone(), digest.clone());
+        async move {
+            let Some(block) = blocks.try_next().await.map_err(|error| broke(&error.to_string()))? else {
+                return if left == 0 { Ok(None) } else { Err(broke(changed)) };
+            };
+            hashing.update(&block);
+            let left = left - block.len() as u64;
+            if left == 0 && hashing.clone().finish() != digest {
+                return Err(broke(changed));
+            }
+            Ok(Some((block, (blocks, hashing, left))))
+        }
+    })
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::Usage(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::publish::store::Store;
+
+    /// Stores a file that is changed after it was named.
+    async fn stored(before: &[u8], after: &[u8]) -> (Result<(), Failure>, Vec<PathBuf>) {
+        let (site, into) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = site.path().join("a.bin");
+        std::fs::write(&file, before).unwrap();
+        let progress = Progress::new();
+        let source = find(site.path()).unwrap().sources.remove(0);
+        let asset = source.name(&publishing::rules().unwrap(), &progress).await.unwrap();
+        std::fs::write(&file, after).unwrap();
+        let store = Store::open(into.path().to_str().unwrap()).unwrap();
+        let outcome = store.put(&asset.name, asset.size, || contents(&asset, &progress)).await;
+        (outcome, std::fs::read_dir(into.path()).unwrap().map(|entry| entry.unwrap().path()).collect())
+    }
+
+    #[tokio::test]
+    async fn what_changed_is_not_stored_under_the_name_of_what_it_was() {
+        let (long, other) = (vec![7; 300_000], vec![8; 300_000]);
+        for after in [&b""[..], b"shorter", &other, &long[1..]] {
+            let (outcome, files) = stored(&long, after).await;
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.starts_with("a.bin: it changed"), "{error}");
+            assert_eq!(files, [] as [PathBuf; 0]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_only_grew_is_stored_as_it_was() {
+        for before in [&b""[..], b"abc"] {
+            let (outcome, files) = stored(before, &[before, &vec![9; 200_000]].concat()).await;
+            assert!(outcome.is_ok() && files.len() == 1);
+        }
+    }
+}
