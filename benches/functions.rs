@@ -5,10 +5,11 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use peerage::AssetKey;
 use peerage::cluster::ring::Ring;
+use peerage::digest::Algorithm;
 use peerage::naming::Rule;
 use peerage::semantics::cache_status::{CacheStatus, Handled};
 use peerage::semantics::freshness::{self, Case, Credentials, Name};
@@ -41,6 +42,22 @@ fn ring(criterion: &mut Criterion) {
     }
 }
 
+/// What verification costs a fill: bytes per second on one core.
+fn digests(criterion: &mut Criterion) {
+    let data = vec![7; 256 * 1024];
+    let mut group = criterion.benchmark_group("digest");
+    group.throughput(Throughput::Bytes(data.len() as u64));
+    for algorithm in Algorithm::ALL {
+        group.bench_function(algorithm.name(), |bencher| {
+            bencher.iter(|| {
+                let mut hashing = algorithm.hashing();
+                hashing.update(black_box(&data));
+                hashing.finish()
+            });
+        });
+    }
+}
+
 fn rules(criterion: &mut Criterion) {
     let mut response = HeaderMap::new();
     response.insert("cache-control", HeaderValue::from_static("public, max-age=31536000, immutable"));
@@ -59,5 +76,5 @@ fn rules(criterion: &mut Criterion) {
     criterion.bench_function("cache-status", |bencher| bencher.iter(|| hit.value(black_box("edge-1"))));
 }
 
-criterion_group!(benches, keys, ring, rules);
+criterion_group!(benches, keys, ring, digests, rules);
 criterion_main!(benches);

@@ -45,8 +45,9 @@ static SITE: [(&str, &[u8]); 5] = site![
 ];
 
 /// The names in the site are those that `peerage publish` gives: the edges check
-/// that what the origin has is what they say.
-const RULE: &str = "[[immutable]]\npath = \"/**/*-{hash}.*\"\ndigest = \"sha256\"\nlength = 16\n";
+/// that what the origin has is what they say. Other hashes cannot be checked.
+const RULES: &str = "[[immutable]]\npath = \"/**/*-{hash}.*\"\ndigest = \"sha256\"\nlength = 16\n
+[[immutable]]\nset = \"assets\"\n";
 
 struct Process {
     name: String,
@@ -152,7 +153,7 @@ impl Demo {
         format!(
             "[edge]\nname = \"edge-{number}\"\nlisten = \"127.0.0.1:{}\"\n\n[origin]\nurl = \"http://127.0.0.1:{}\"\n\n\
              [cluster]\nlisten = \"127.0.0.1:{}\"\npeers = [{}]\n\n[admin]\nlisten = \"127.0.0.1:{}\"\n\n\
-             [log]\nformat = \"text\"\nlevel = \"warn\"\n\n{RULE}",
+             [log]\nformat = \"text\"\nlevel = \"warn\"\n\n{RULES}",
             self.port(8000 + number),
             self.port(9000),
             self.port(7000 + number),

@@ -303,7 +303,9 @@ fn what_changes_while_it_is_published_never_arrives() {
     let mut changed = pattern(500_000).to_vec();
     changed[499_999] ^= 1;
     std::fs::write(&file, changed).unwrap();
-    connection.get_mut().write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").unwrap();
+    let not_there = b"HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    connection.get_mut().write_all(not_there).unwrap();
+    let mut connection = BufReader::new(listener.accept().unwrap().0);
     let put = head(&mut connection);
     assert!(put.starts_with("PUT /big-") && put.contains("content-length: 500000\r\n"), "{put}");
     let mut body = Vec::new();
