@@ -84,6 +84,15 @@ impl Body {
         Self(Kind::Proving(Box::new(Proving::new(body, proof))))
     }
 
+    /// What a body that broke off has still to prove, having taken what came.
+    pub(crate) fn into_proof(self) -> Option<Proof> {
+        match self.0 {
+            Kind::Proving(proving) => proving.into_proof(),
+            Kind::Chain(mut bodies) => bodies.pop_back()?.into_proof(),
+            _ => None,
+        }
+    }
+
     /// One after the other.
     pub(crate) fn chain(bodies: impl IntoIterator<Item = Self>) -> Self {
         Self(Kind::Chain(bodies.into_iter().collect()))

@@ -124,6 +124,11 @@ impl Error {
         }
     }
 
+    /// Whether whole contents came, and the wrong ones.
+    pub(crate) fn is_of_contents(&self) -> bool {
+        matches!(self, Self::OriginWrong(_) | Self::PeerWrong(_))
+    }
+
     /// The status that tells a client of it (RFC 9110 §15).
     pub fn status(&self) -> StatusCode {
         match self {

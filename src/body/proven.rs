@@ -121,6 +121,11 @@ impl Proving {
         self.proof.take().map_or(Ok(()), Proof::check).map(|()| Frame::data(last))
     }
 
+    /// The proof as far as it has come, if what was taken was given out.
+    pub(super) fn into_proof(self) -> Option<Proof> {
+        self.proof.filter(|_| self.held.is_empty())
+    }
+
     pub(super) fn is_end_stream(&self) -> bool {
         self.proof.is_none()
     }

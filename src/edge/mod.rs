@@ -39,9 +39,12 @@ use crate::stored::Stored;
 
 mod answer;
 mod fill;
+mod intake;
 mod invalidate;
 mod resume;
 mod upgrade;
+mod validate;
+mod verify;
 
 use fill::{First, Order};
 

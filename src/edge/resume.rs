@@ -1,6 +1,8 @@
-//! How a reader goes on alone when a window has moved past it: it asks the
-//! origin for what follows, if that is sure to be of the same asset.
+//! Going on in the middle of a body, if what follows is sure to be of the same
+//! asset: a reader that a window has moved past asks the origin, and a fill
+//! whose source broke off asks the next in rank.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,11 +10,13 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
-use super::fill::Order;
+use super::fill::{Order, asked};
+use super::intake::Intake;
 use crate::body::proven::Proof;
 use crate::body::{Body, Resume};
+use crate::cluster::membership::Heard;
 use crate::error::Error;
-use crate::flight::Provider;
+use crate::flight::{self, Lead, Provider, Reach};
 use crate::key::AssetKey;
 use crate::metrics::{Asked, Fetched};
 use crate::outgoing::Unframed;
@@ -25,11 +29,11 @@ impl Edge {
         let edge = Arc::clone(self);
         Arc::new(move |at| {
             let (edge, key, head, order) = (Arc::clone(&edge), key.clone(), Arc::clone(&head), Arc::clone(&order));
-            Box::pin(async move { edge.go_on(&key, &head, &order, at).await })
+            Box::pin(async move { edge.follow(&key, &head, &order, at).await })
         })
     }
 
-    async fn go_on(&self, key: &AssetKey, head: &Head, order: &Order, at: u64) -> Result<Body, Error> {
+    async fn follow(&self, key: &AssetKey, head: &Head, order: &Order, at: u64) -> Result<Body, Error> {
         let tag = head.headers.get(ETAG).filter(|tag| is_strong(tag.as_bytes()));
         if tag.is_none() && order.name == Name::Plain {
             return Err(Error::Outgrown);
@@ -52,6 +56,82 @@ impl Edge {
             Some(proof) => whole(response, tag, proof).map(|body| Body::skipping(body, at)),
             None => continuation(response, tag, at),
         }
+    }
+}
+
+/// Who may have the rest of a body, and has not been asked for it: who sent what
+/// there is of it, for it may have been the way; then those next in rank.
+pub(super) struct Others(VecDeque<Provider>);
+
+impl Edge {
+    /// Whom a fill can go on with that `first` has begun.
+    pub(super) fn others(&self, lead: &Lead, first: &Provider) -> Others {
+        let mut others = VecDeque::from([first.clone()]);
+        if lead.reach() == Reach::Peers {
+            others.extend(self.before_this_edge(lead.key()).into_iter().map(Provider::Peer).filter(|it| it != first));
+        }
+        if *first != Provider::Origin {
+            others.push_back(Provider::Origin);
+        }
+        Others(others)
+    }
+
+    /// What follows in a body that broke off. `None` if it could be of another
+    /// asset, or if nobody has it: then who answers says why, and the next in
+    /// rank could say no better.
+    pub(super) async fn go_on(
+        &self,
+        lead: &Lead,
+        order: &Order,
+        intake: &Intake,
+        others: &mut Others,
+        broken: Body,
+    ) -> Option<Body> {
+        let proof = broken.into_proof();
+        if intake.proof == flight::Proof::AtEnd && proof.is_none() {
+            return None;
+        }
+        let tag = intake.head.headers.get(ETAG).filter(|tag| proof.is_none() && is_strong(tag.as_bytes()));
+        let sure = order.name == Name::Immutable && (proof.is_some() || tag.is_some());
+        if !sure || intake.head.length.is_none() {
+            return None;
+        }
+        while let Some(provider) = others.0.pop_front() {
+            let began = Instant::now();
+            let Ok(response) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
+                continue;
+            };
+            self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+            let rest = continuation(response, tag, intake.came).ok()?;
+            return Some(match proof {
+                Some(proof) => Body::proving(rest, proof),
+                None => rest,
+            });
+        }
+        None
+    }
+
+    async fn ask_for_rest(
+        &self,
+        provider: &Provider,
+        key: &AssetKey,
+        order: &Order,
+        tag: Option<&HeaderValue>,
+        at: u64,
+    ) -> Result<Response<Body>, Error> {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = key.target().into();
+        *request.headers_mut() = order.headers.clone();
+        request.headers_mut().insert(RANGE, range_from(at));
+        if let Some(tag) = tag {
+            request.headers_mut().insert(IF_RANGE, tag.clone());
+        }
+        let Provider::Peer(peer) = provider else {
+            return self.ask_origin(request).await;
+        };
+        let answer = self.peers.ask(peer, request).await;
+        self.membership.note(peer, if answer.is_ok() { Heard::Answer } else { Heard::Nothing });
+        answer
     }
 }
 

@@ -439,3 +439,71 @@ async fn an_object_above_the_limit_streams_through_and_evicts_nothing() {
     assert_eq!(origin.seen().len(), before);
     assert!(edge.metric("peerage_memory_used_bytes").await < 3e6);
 }
+
+/// A fill whose source breaks off goes on from another, at the byte where it
+/// was, and clients see nothing of it.
+#[tokio::test]
+async fn a_fill_goes_on_where_its_source_broke_off() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    let body = pattern(1_000_000);
+    let path = cluster.path_owned_by(1, 77);
+    let whole = || Script::ok(body.clone()).tag("\"v1\"").with_ranges();
+    origin.scripts(&path, [whole().cut_at(400_000), whole()]);
+    let asks: Vec<_> = cluster.edges.iter().flat_map(|edge| [edge.get(&path), edge.get(&path).http2()]).collect();
+    for got in within(20, all(asks.into_iter().map(Ask::get))).await {
+        assert_same(&got, &body);
+    }
+    let ranges: Vec<_> = origin.seen().iter().map(|seen| seen.field("range").map(str::to_owned)).collect();
+    assert_eq!(ranges, [None, Some("bytes=400000-".to_owned())]);
+    assert_eq!(origin.seen()[1].field("if-range"), Some("\"v1\""));
+    for edge in &cluster.edges {
+        assert_same(&edge.get(&path).get().await, &body);
+    }
+    assert_eq!(origin.count(&path), 2);
+}
+
+#[tokio::test]
+async fn what_follows_must_be_of_the_same_asset() {
+    let body = pattern(1_000_000);
+    let cut = || Script::ok(body.clone()).tag("\"v1\"").with_ranges().cut_at(400_000);
+    let other = Script::ok(pattern(1_000_000)).tag("\"v2\"").with_ranges();
+    let weak = |script: Script| script.field("etag", "W/\"v1\"");
+    for (name, first, second, goes_on) in [
+        ("/logo-0123456789abcdef.png", cut(), cut(), false),
+        ("/logo-0123456789abcde0.png", cut(), other, false),
+        ("/logo-0123456789abcde1.png", weak(Script::ok(body.clone()).cut_at(9)), weak(Script::ok(body.clone())), false),
+        ("/plain.png", cut(), Script::ok(body.clone()).tag("\"v1\"").with_ranges(), false),
+        ("/logo-0123456789abcde2.png", cut(), Script::ok(body.clone()).tag("\"v1\""), true),
+        ("/logo-0123456789abcde3.png", cut(), Script::status(404), false),
+    ] {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, |_| {}).await;
+        let fresh = |script: Script| script.field("cache-control", "max-age=60");
+        origin.scripts(name, [fresh(first), fresh(second)]);
+        let got = within(20, edge.get(name).get()).await;
+        assert_eq!(got.complete && got.body == body, goes_on, "{name}: {} bytes", got.body.len());
+        edge.metric_becomes("peerage_flights", 0.0).await;
+        let objects = edge.metric("peerage_cache_objects{tier=\"main\"}").await;
+        assert_eq!(objects > 0.0, goes_on, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn when_the_owner_is_lost_in_the_middle_everybody_has_the_rest() {
+    let origin = Origin::start().await;
+    let (edge, peer) = crate::proving::with_scripted_peer(&origin, |_| {}).await;
+    let body = pattern(1_000_000);
+    let path = (0..1000u64)
+        .map(|i| format!("/asset-{i:016x}.bin"))
+        .find(|path| crate::proving::is_owned_by(&edge, &peer, path))
+        .unwrap();
+    peer.script(&path, Script::ok(body.clone()).tag("\"v1\"").cut_at(300_000));
+    origin.script(&path, Script::ok(body.clone()).tag("\"v1\"").with_ranges());
+    let asks: Vec<_> = (0..6).map(|_| edge.get(&path)).collect();
+    for got in within(20, all(asks.into_iter().map(Ask::get))).await {
+        assert_same(&got, &body);
+    }
+    assert_eq!(origin.seen()[0].field("range"), Some("bytes=300000-"));
+    assert_eq!(origin.count(&path), 1);
+}

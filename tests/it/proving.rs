@@ -141,7 +141,7 @@ async fn a_range_of_a_right_body_comes_when_it_has_proven_to_be() {
 }
 
 /// An edge whose one peer is scripted, like the origin.
-async fn with_scripted_peer(origin: &Origin, change: impl FnOnce(&mut peerage::Config)) -> (Running, Origin) {
+pub async fn with_scripted_peer(origin: &Origin, change: impl FnOnce(&mut peerage::Config)) -> (Running, Origin) {
     let peer = Origin::start().await;
     let edge = alone(origin, |config| {
         config.cluster = Some(peerage::config::ClusterConfig {
@@ -157,7 +157,7 @@ async fn with_scripted_peer(origin: &Origin, change: impl FnOnce(&mut peerage::C
     (edge, peer)
 }
 
-fn is_owned_by(edge: &Running, peer: &Origin, path: &str) -> bool {
+pub fn is_owned_by(edge: &Running, peer: &Origin, path: &str) -> bool {
     let key = peerage::AssetKey::parse(path, 1000).unwrap();
     **edge.edge.membership().view().ring.owner(key.hash()).unwrap().name() == *peer.address.to_string()
 }

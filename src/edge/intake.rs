@@ -1,0 +1,272 @@
+//! A body that is coming in: into the flight, and then into memory.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::{AGE, CONTENT_LENGTH, VIA};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::Edge;
+use super::fill::{Order, asked, joined, tier};
+use crate::body::growing::PIECE;
+use crate::body::proven::Found;
+use crate::body::{Body, Held, next_data};
+use crate::budget::Charge;
+use crate::cluster::membership::Heard;
+use crate::error::{Error, Fault};
+use crate::flight::{Kept, Lead, Proof, Provider, Selected, Streaming};
+use crate::key::AssetKey;
+use crate::memory::Tier;
+use crate::metrics::Fetched;
+use crate::semantics::cache_control;
+use crate::semantics::cache_status::CACHE_STATUS;
+use crate::semantics::digest_fields::{self, REPR_DIGEST};
+use crate::semantics::freshness::{Lifetime, Refusal};
+use crate::stored::{Head, Stored, detached};
+
+/// A body that is coming in.
+pub(super) struct Intake {
+    /// Under which it will be stored: its variant's, if it is one.
+    pub(super) key: AssetKey,
+    pub(super) selected: Option<Selected>,
+    pub(super) head: Arc<Head>,
+    pub(super) kept: Kept,
+    pub(super) charge: Arc<Charge>,
+    /// What of the charge is not for the body, in bytes.
+    pub(super) fields: u64,
+    pub(super) came: u64,
+    /// The last bytes of a body of known length, once they are there.
+    pub(super) last: Bytes,
+    pub(super) extent: Extent,
+    /// Since when nobody wants it.
+    pub(super) alone_since: Option<Instant>,
+    pub(super) proof: Proof,
+    /// What its body has proven to be.
+    pub(super) found: Found,
+}
+
+/// A body as it comes.
+pub(super) struct Coming {
+    pub(super) provider: Provider,
+    pub(super) body: Body,
+    pub(super) began: Instant,
+}
+
+impl Edge {
+    /// Lets everybody have the body as it comes, and keeps it when it is whole.
+    pub(super) async fn take_in(self: &Arc<Self>, mut lead: Lead, order: &Order, mut intake: Intake, coming: Coming) {
+        let Coming { provider, mut body, began } = coming;
+        lead.stream(Streaming {
+            head: Arc::clone(&intake.head),
+            provider: provider.clone(),
+            kept: intake.kept,
+            selected: intake.selected.clone(),
+            charge: Arc::clone(&intake.charge),
+            proof: intake.proof,
+        });
+        let mut others = self.others(&lead, &provider);
+        let ended = loop {
+            match next_data(&mut body).await {
+                None => break intake.check_end(),
+                Some(Err(error)) if error.is_of_contents() => break Err(error),
+                Some(Err(error)) => match self.go_on(&lead, order, &intake, &mut others, body).await {
+                    Some(rest) => {
+                        tracing::warn!(path = %lead.key(), at = intake.came, %error, "a fill goes on from another source");
+                        body = rest;
+                    }
+                    None => break Err(error),
+                },
+                Some(Ok(data)) => {
+                    if let Err(error) = self.take(&mut lead, &mut intake, data).await {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        match ended {
+            Ok(()) => {
+                self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+                self.land(lead, intake, tier(&provider));
+            }
+            Err(error) => {
+                self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
+                if let Error::OriginWrong(_) = &error {
+                    self.memory.mark_wrong(lead.key(), SystemTime::now(), self.policy.load().wrong);
+                }
+                match (&provider, intake.proof) {
+                    (Provider::Peer(peer), Proof::None) if error.fault() == Fault::Peer => {
+                        self.membership.note(peer, Heard::Nothing);
+                    }
+                    (_, Proof::None) => {}
+                    (provider, Proof::AtEnd) => self.distrust(provider, lead.key(), &error),
+                }
+                tracing::warn!(path = %lead.key(), %error, "a fill came to nothing");
+                lead.fail(error);
+            }
+        }
+    }
+
+    /// Appends what came, within what may be held.
+    async fn take(&self, lead: &mut Lead, intake: &mut Intake, mut data: Bytes) -> Result<(), Error> {
+        let growing = Arc::clone(&lead.flight().body);
+        while !data.is_empty() {
+            let part = data.split_to(data.len().min(PIECE));
+            poll_fn(|cx| growing.poll_room(cx)).await?;
+            intake.still_wanted(lead, self.policy.load().fill_alone)?;
+            intake.came += part.len() as u64;
+            match intake.head.length {
+                Some(length) if intake.came > length => {
+                    return Err(Error::OriginBroke("it is longer than it said".to_owned()));
+                }
+                // The last bytes wait until the whole is stored.
+                Some(length) if intake.came == length => {
+                    intake.last = part;
+                    continue;
+                }
+                Some(_) => {}
+                None => self.make_room(lead, intake),
+            }
+            lead.append(part);
+        }
+        Ok(())
+    }
+
+    /// A body of unknown length takes its room piece by piece. When there is no
+    /// more for it, it becomes a window: those who read it go on, nobody joins.
+    fn make_room(&self, lead: &mut Lead, intake: &mut Intake) {
+        let held = intake.charge.bytes() - intake.fields;
+        if intake.extent == Extent::Window || intake.came <= held {
+            return;
+        }
+        let more = (intake.came - held).next_multiple_of(PIECE as u64);
+        let refusal = if intake.came > self.plan.max_object { Refusal::TooLarge } else { Refusal::NoRoom };
+        if refusal == Refusal::NoRoom && intake.charge.grow(more) {
+            return;
+        }
+        lead.flight().body.become_window(held);
+        intake.extent = Extent::Window;
+        if refusal.will_recur() {
+            self.memory.mark(lead.key(), SystemTime::now(), self.policy.load().hit_for_miss);
+        }
+        lead.unlist();
+    }
+
+    /// Ends a flight well: into memory first, so that nobody who comes now
+    /// finds neither the flight nor what it brought.
+    fn land(&self, lead: Lead, mut intake: Intake, tier: Tier) {
+        intake.certify();
+        let last = std::mem::take(&mut intake.last);
+        let growing = Arc::clone(&lead.flight().body);
+        growing.complete(last, |pieces| {
+            if intake.kept != Kept::Stored || lead.is_overtaken() {
+                return;
+            }
+            intake.charge.shrink_to(intake.fields + intake.came);
+            let body = Arc::new(Held::new(pieces, intake.charge));
+            if self.memory.takes(tier, body.charged()) {
+                let head = stored_head(&intake.head, body.len());
+                self.memory.store(tier, intake.key, Stored { head, body });
+            }
+        });
+        // Only now does the flight leave the list.
+        drop(lead);
+    }
+}
+
+impl Intake {
+    /// Notes in the head what its body has proven to be.
+    pub(super) fn certify(&mut self) {
+        let digest = self.found.digests().iter().find_map(|(algorithm, digest)| {
+            digest_fields::repr_digest(*algorithm, digest).filter(|_| self.head.status == StatusCode::OK)
+        });
+        let Some(digest) = digest else {
+            return;
+        };
+        self.proof = Proof::None;
+        if self.head.headers.contains_key(REPR_DIGEST) {
+            return;
+        }
+        let mut headers = self.head.headers.clone();
+        headers.insert(REPR_DIGEST, digest);
+        let head = Head { headers, ..Head::clone(&self.head) };
+        let more = head.weight(&self.key, 0).saturating_sub(self.head.weight(&self.key, 0));
+        if self.charge.grow(more) {
+            self.fields += more;
+            self.head = Arc::new(head);
+        }
+    }
+
+    fn check_end(&self) -> Result<(), Error> {
+        match self.head.length {
+            Some(length) if self.came < length => {
+                Err(Error::OriginBroke(format!("{} of {length} bytes came", self.came)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A fill that nobody waits for goes on, for it will be wanted; but not
+    /// for ever.
+    fn still_wanted(&mut self, lead: &Lead, fill_alone: Duration) -> Result<(), Error> {
+        if lead.flight().body.readers() > 0 {
+            self.alone_since = None;
+            return Ok(());
+        }
+        let since = *self.alone_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > fill_alone { Err(Error::Abandoned) } else { Ok(()) }
+    }
+}
+
+/// How much of what came is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    Whole,
+    Window,
+}
+
+/// Takes away, and returns, the fields that one client alone may have.
+pub(super) fn withhold(headers: &mut HeaderMap) -> HeaderMap {
+    let mut own = HeaderMap::new();
+    for name in cache_control::withheld(headers) {
+        for value in headers.get_all(&name) {
+            own.append(name.clone(), value.clone());
+        }
+        headers.remove(name);
+    }
+    own
+}
+
+pub(super) fn head(
+    parts: &http::response::Parts,
+    length: Option<u64>,
+    born: SystemTime,
+    lifetime: Lifetime,
+    via: &HeaderValue,
+) -> (Head, HeaderMap) {
+    let mut headers = detached(&parts.headers);
+    let own = withhold(&mut headers);
+    let upstream_status = joined(&headers, &CACHE_STATUS);
+    // Each answer sets these two: with a place kept for them, a copy of the
+    // fields need not grow.
+    headers.insert(AGE, HeaderValue::from_static("0"));
+    headers.insert(CACHE_STATUS, HeaderValue::from_static("peerage"));
+    headers.append(VIA, via.clone());
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    (Head { status: parts.status, headers, length, upstream_status, born, lifetime }, own)
+}
+
+/// The head as it is stored: with the length of the body, and without what
+/// speaks only of the request that filled the flight.
+fn stored_head(head: &Arc<Head>, length: u64) -> Arc<Head> {
+    if head.length.is_some() && head.upstream_status.is_none() {
+        return Arc::clone(head);
+    }
+    let mut headers = head.headers.clone();
+    headers.insert(CONTENT_LENGTH, length.into());
+    let (status, born, lifetime) = (head.status, head.born, head.lifetime);
+    Arc::new(Head { status, headers, length: Some(length), upstream_status: None, born, lifetime })
+}

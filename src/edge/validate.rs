@@ -1,0 +1,121 @@
+//! What an answer says of what is stored: a 304, a HEAD, an error (RFC 9111
+//! §4.3, RFC 5861).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+
+use super::Edge;
+use super::fill::{Order, add_date, tier};
+use super::intake::withhold;
+use crate::error::Error;
+use crate::flight::{Lead, Outcome, Provider, Reused, Why};
+use crate::key::AssetKey;
+use crate::memory::Found;
+use crate::semantics::freshness::{self, Case, Lifetime, Name, Refusal, Verdict};
+use crate::semantics::validation;
+use crate::stored::{Head, Stored, detached};
+
+impl Edge {
+    /// What becomes of a flight that has an answer already: a 304 validates what
+    /// is stored, and an error may be worse than it.
+    pub(super) fn without_body(
+        &self,
+        lead: &Lead,
+        order: &Order,
+        provider: &Provider,
+        parts: &http::response::Parts,
+        asked: SystemTime,
+    ) -> Option<Outcome> {
+        if parts.status == StatusCode::NOT_MODIFIED {
+            let garbage = Error::OriginGarbage("a 304 that answers no condition of this edge".to_owned());
+            let stored =
+                order.stale.as_ref().filter(|stored| validation::selects(&stored.head.headers, &parts.headers));
+            return Some(
+                stored.map_or(Outcome::Failed(garbage), |stored| {
+                    self.freshen(lead, order, provider, stored, parts, asked)
+                }),
+            );
+        }
+        let failed = matches!(parts.status.as_u16(), 500 | 502 | 503 | 504);
+        let fallback = order.fallback().filter(|_| failed)?;
+        Some(reused(fallback, Why::FailedWith(parts.status)))
+    }
+
+    /// Takes a 304's fields over into what is stored (RFC 9111 §3.2, §4.3.4).
+    fn freshen(
+        &self,
+        lead: &Lead,
+        order: &Order,
+        provider: &Provider,
+        stored: &Arc<Stored>,
+        parts: &http::response::Parts,
+        asked: SystemTime,
+    ) -> Outcome {
+        match renewed(self.policy.load().case(order.name, order.credentials), stored, &parts.headers, asked) {
+            Ok(fresh) => {
+                if !lead.is_overtaken() {
+                    self.memory.store(tier(provider), lead.key().clone(), fresh.clone());
+                }
+                reused(&Arc::new(fresh), Why::Validated(provider.clone()))
+            }
+            Err(refusal) => {
+                self.memory.remove(lead.key());
+                Outcome::Pass(refusal)
+            }
+        }
+    }
+
+    /// What a 200 to a HEAD says of a stored response to GET (RFC 9111 §4.3.5):
+    /// it is still the same, with these fields, or it is not.
+    pub(super) fn learn(&self, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
+        let Found::Here(tier, stored) = self.memory.find(key, asked) else {
+            return;
+        };
+        let agrees = case.name == Name::Plain && validation::agrees(&stored.head.headers, answer);
+        match renewed(case, &stored, answer, asked).ok().filter(|_| agrees) {
+            Some(fresh) => self.memory.store(tier, key.detached(), fresh),
+            None => self.memory.remove(key),
+        }
+    }
+}
+
+/// What is stored, with the fields of an answer that says that it is still the
+/// same; or why it cannot be stored any longer.
+fn renewed(case: Case, stored: &Stored, answer: &HeaderMap, asked: SystemTime) -> Result<Stored, Refusal> {
+    let now = SystemTime::now();
+    let mut headers = detached(&validation::updated(&stored.head.headers, answer));
+    add_date(&mut headers, now);
+    let age = freshness::initial_age(answer, asked, now);
+    let lifetime = match freshness::verdict(case, stored.head.status, &headers, age) {
+        Verdict::Store(lifetime) => lifetime,
+        Verdict::Share(refusal) | Verdict::Pass(refusal) => return Err(refusal),
+    };
+    withhold(&mut headers);
+    let (status, length) = (stored.head.status, stored.head.length);
+    let head = Arc::new(Head { status, headers, length, upstream_status: None, born: now - age, lifetime });
+    Ok(Stored { head, body: Arc::clone(&stored.body) })
+}
+
+/// What came in the place of something stale, and is stale itself, will be so
+/// the next time: it is not worth a validation of each request.
+pub(super) fn settled(verdict: Verdict, age: Duration) -> Verdict {
+    match verdict {
+        Verdict::Store(Lifetime::For(terms)) if age >= terms.fresh => Verdict::Pass(Refusal::Changing),
+        other => other,
+    }
+}
+
+/// Ends a flight that nobody brings in: with what is stored, if that may do.
+pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
+    tracing::warn!(path = %lead.key(), %error, "the origin gave no answer that could be used");
+    match order.fallback() {
+        Some(stored) => lead.settle(reused(stored, Why::Failed(error))),
+        None => lead.fail(error),
+    }
+}
+
+fn reused(stored: &Arc<Stored>, why: Why) -> Outcome {
+    Outcome::Reused(Reused { stored: Arc::clone(stored), why })
+}

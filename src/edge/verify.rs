@@ -1,0 +1,92 @@
+//! Holding contents to what their name, or whoever sent them, promises.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::ETAG;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body::Body as _;
+
+use super::Edge;
+use super::fill::asked;
+use crate::body::Body;
+use crate::body::proven::{self, Proof};
+use crate::budget::Charge;
+use crate::cluster::membership::Heard;
+use crate::error::{Error, Fault};
+use crate::flight::Provider;
+use crate::key::AssetKey;
+use crate::semantics::digest_fields::{self, REPR_DIGEST};
+
+impl Edge {
+    /// A body that will not be kept: a short one proves itself first, if there is
+    /// room for it until then, a long one on its way.
+    pub(super) async fn prove_unkept(&self, body: Body, proof: Option<Proof>) -> Result<Body, Error> {
+        let Some(proof) = proof else {
+            return Ok(body);
+        };
+        let first = self.policy.load().verify_first;
+        let room = body.size_hint().exact().filter(|length| *length <= first).and_then(|len| self.budget.charge(len));
+        let first = room.as_ref().map_or(0, Charge::bytes);
+        proven::prove(body, proof, first).await
+    }
+
+    /// What the body of a response to GET has to prove: what its name promises,
+    /// and what whoever sent it says of it.
+    pub(super) fn proof(
+        &self,
+        key: &AssetKey,
+        provider: &Provider,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Proof> {
+        let blame = match provider {
+            Provider::Origin => Error::OriginWrong,
+            Provider::Peer(_) => Error::PeerWrong,
+        };
+        let mut expected = digest_fields::expected(status, headers);
+        if status == StatusCode::OK {
+            expected.extend(self.policy.load().expected(key));
+        }
+        Proof::of(expected, blame)
+    }
+
+    /// The hash in the name is the entity tag where there is none, and a digest that
+    /// the name holds all of can be told at once.
+    pub(super) fn name_by_hash(&self, key: &AssetKey, headers: &mut HeaderMap) {
+        let Some(expected) = self.policy.load().expected(key) else {
+            return;
+        };
+        if let (false, Ok(tag)) = (headers.contains_key(ETAG), HeaderValue::try_from(format!("\"{}\"", expected.text)))
+        {
+            headers.insert(ETAG, tag);
+        }
+        let digest = expected.whole().and_then(|digest| digest_fields::repr_digest(expected.algorithm, &digest));
+        if let (false, Some(digest)) = (headers.contains_key(REPR_DIGEST), digest) {
+            headers.insert(REPR_DIGEST, digest);
+        }
+    }
+
+    /// What follows on a copy that proved nothing: a peer that sent it is passed
+    /// over for this key. A wrong one is counted and told, and the peer is to
+    /// drop it.
+    pub(super) fn distrust(self: &Arc<Self>, provider: &Provider, key: &AssetKey, error: &Error) {
+        let wrong = error.is_of_contents();
+        if wrong {
+            self.metrics.wrong_content(asked(provider));
+            tracing::error!(path = %key, from = provider.name(), %error, "the contents are wrong; nothing of them is kept");
+        }
+        let Provider::Peer(peer) = provider else {
+            return;
+        };
+        if wrong || error.fault() == Fault::Peer {
+            self.memory.doubt(peer, key, SystemTime::now(), self.policy.load().wrong);
+        }
+        if wrong {
+            let (edge, peer, key) = (Arc::clone(self), Arc::clone(peer), key.asset().detached());
+            tokio::spawn(async move { edge.purge(&peer, &key).await });
+        } else if error.fault() == Fault::Peer {
+            self.membership.note(peer, Heard::Nothing);
+        }
+    }
+}
