@@ -22,5 +22,6 @@ mod rules;
 mod serving;
 mod storing;
 mod upgrading;
+mod uses;
 mod validating;
 mod varying;
