@@ -41,6 +41,11 @@ enum Kind {
     Received(Box<Received>),
     Skipping(Box<Body>, u64),
     Proving(Box<Proving>),
+    /// Bytes in memory, and their share of the budget.
+    Charged {
+        body: Box<Body>,
+        _charge: Charge,
+    },
     Stream(BoxStream<'static, Result<Bytes, Error>>),
     Observed(Box<Body>, Progress),
     Chain(VecDeque<Body>),
@@ -82,6 +87,12 @@ impl Body {
     /// `body`, whose last bytes wait until all of it has proven to be right.
     pub(crate) fn proving(body: Self, proof: Proof) -> Self {
         Self(Kind::Proving(Box::new(Proving::new(body, proof))))
+    }
+
+    /// `body`, whose bytes are in memory and take `charge` of the budget until
+    /// they are gone.
+    pub(crate) fn charged(body: Self, charge: Charge) -> Self {
+        Self(Kind::Charged { body: Box::new(body), _charge: charge })
     }
 
     /// What a body that broke off has still to prove, having taken what came.
@@ -148,6 +159,7 @@ impl fmt::Debug for Body {
             Kind::Received(_) => "Body(received)",
             Kind::Skipping(..) => "Body(skipping)",
             Kind::Proving(_) => "Body(proving)",
+            Kind::Charged { .. } => "Body(charged)",
             Kind::Stream(_) => "Body(stream)",
             Kind::Observed(..) => "Body(observed)",
             Kind::Chain(_) => "Body(chain)",
@@ -176,6 +188,7 @@ impl http_body::Body for Body {
             Kind::Received(received) => received.poll_frame(cx),
             Kind::Skipping(body, left) => poll_behind(body, left, cx),
             Kind::Proving(proving) => proving.poll_frame(cx),
+            Kind::Charged { body, .. } => Pin::new(&mut **body).poll_frame(cx),
             Kind::Stream(stream) => stream.as_mut().poll_next(cx).map_ok(Frame::data),
             Kind::Observed(body, progress) => {
                 progress.note();
@@ -200,7 +213,7 @@ impl http_body::Body for Body {
             Kind::Held(slice) => slice.at == slice.end,
             Kind::Flight(follower) => follower.remaining() == Some(0),
             Kind::Received(received) => received.incoming.is_end_stream(),
-            Kind::Skipping(body, _) | Kind::Observed(body, _) => body.is_end_stream(),
+            Kind::Skipping(body, _) | Kind::Observed(body, _) | Kind::Charged { body, .. } => body.is_end_stream(),
             Kind::Proving(proving) => proving.is_end_stream(),
             Kind::Stream(_) => false,
             Kind::Chain(bodies) => bodies.iter().all(Self::is_end_stream),
@@ -219,7 +232,7 @@ impl http_body::Body for Body {
             }
             Kind::Proving(proving) => proving.size_hint(),
             Kind::Stream(_) => SizeHint::default(),
-            Kind::Observed(body, _) => body.size_hint(),
+            Kind::Observed(body, _) | Kind::Charged { body, .. } => body.size_hint(),
             Kind::Chain(bodies) => {
                 let exact = bodies.iter().map(|body| body.size_hint().exact()).sum::<Option<u64>>();
                 exact.map(SizeHint::with_exact).unwrap_or_default()

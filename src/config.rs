@@ -529,6 +529,7 @@ impl Config {
         }
         for (key, size, least, most) in [
             ("limits.header", self.limits.header, 8 * 1024, 1024 * 1024),
+            ("cache.verify_first", self.cache.verify_first, 0, 512 * 1024),
             ("limits.uri", self.limits.uri, 256, 60 * 1024),
         ] {
             if !(least..=most).contains(&size.0) {

@@ -13,7 +13,7 @@ use crate::body::growing::Growing;
 use crate::budget::Charge;
 use crate::error::Error;
 use crate::key::AssetKey;
-use crate::semantics::freshness::Refusal;
+use crate::semantics::freshness::{Credentials, Refusal};
 use crate::stored::{Head, Stored};
 
 const SHARDS: usize = 64;
@@ -138,9 +138,8 @@ impl Flight {
 struct Id {
     key: AssetKey,
     reach: Reach,
-    /// A hash of the credentials that it carries; 0 for none. Who has others
-    /// would wait for what is not theirs.
-    credentials: u64,
+    /// What it carries. Who has others would wait for what is not theirs.
+    credentials: Credentials,
 }
 
 type Table = HashMap<Id, Arc<Flight>, BuildHasherDefault<Mixed>>;
@@ -169,7 +168,7 @@ impl Flights {
     }
 
     /// Leads a new flight, or follows the one that is under way.
-    pub(crate) fn join(self: &Arc<Self>, key: &AssetKey, reach: Reach, credentials: u64) -> Joining {
+    pub(crate) fn join(self: &Arc<Self>, key: &AssetKey, reach: Reach, credentials: Credentials) -> Joining {
         let id = Id { key: key.detached(), reach, credentials };
         let mut table = self.shard(key);
         if let Some(flight) = table.get(&id) {
@@ -186,11 +185,11 @@ impl Flights {
         Joining::Lead(Lead { flights: Arc::clone(self), flight, listed: true })
     }
 
-    /// Lets nobody join the flights of `key` any more, and has nothing of what
-    /// they bring kept.
+    /// Lets nobody join the flights of an asset any more, whatever the variant,
+    /// and has nothing of what they bring kept.
     pub(crate) fn overtake(&self, key: &AssetKey) {
         self.shard(key).retain(|id, flight| {
-            let overtaken = id.key == *key;
+            let overtaken = id.key.is_of(key);
             if overtaken {
                 flight.overtaken.store(true, Ordering::Relaxed);
                 self.under_way.fetch_sub(1, Ordering::Relaxed);
@@ -200,7 +199,7 @@ impl Flights {
     }
 
     /// The flight of `key` that goes straight to the origin, if there is one.
-    pub(crate) fn to_origin(&self, key: &AssetKey, credentials: u64) -> Option<Arc<Flight>> {
+    pub(crate) fn to_origin(&self, key: &AssetKey, credentials: Credentials) -> Option<Arc<Flight>> {
         let table = self.shard(key);
         if table.is_empty() {
             return None;
@@ -230,7 +229,7 @@ impl Lead {
         self.flight.id.reach
     }
 
-    pub(crate) fn credentials(&self) -> u64 {
+    pub(crate) fn credentials(&self) -> Credentials {
         self.flight.id.credentials
     }
 
@@ -326,14 +325,14 @@ mod tests {
     }
 
     fn lead(flights: &Arc<Flights>, reach: Reach) -> Lead {
-        match flights.join(&key(), reach, 0) {
+        match flights.join(&key(), reach, Credentials::None) {
             Joining::Lead(lead) => lead,
             Joining::Follow(_) => panic!("someone leads already"),
         }
     }
 
     fn follow(flights: &Arc<Flights>, reach: Reach) -> Arc<Flight> {
-        match flights.join(&key(), reach, 0) {
+        match flights.join(&key(), reach, Credentials::None) {
             Joining::Follow(flight) => flight,
             Joining::Lead(_) => panic!("nobody leads"),
         }
@@ -355,9 +354,12 @@ mod tests {
     async fn reaches_are_apart() {
         let flights = Flights::new();
         let to_peers = lead(&flights, Reach::Peers);
-        assert!(flights.to_origin(&key(), 0).is_none());
+        assert!(flights.to_origin(&key(), Credentials::None).is_none());
         let to_origin = lead(&flights, Reach::Origin);
-        assert!(flights.to_origin(&key(), 0).is_some() && flights.to_origin(&key(), 1).is_none());
+        assert!(
+            flights.to_origin(&key(), Credentials::None).is_some()
+                && flights.to_origin(&key(), Credentials::Sent(1)).is_none()
+        );
         to_peers.settle(Outcome::Joined(Arc::clone(to_origin.flight())));
         to_origin.fail(Error::OriginTimeout);
         assert_eq!(flights.under_way(), 0);

@@ -107,6 +107,16 @@ impl AssetKey {
         Self { hash: self.hash, name: self.name.clone(), variant: None }
     }
 
+    /// Whether both are of the same asset, whatever the variant.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.as_str() == other.as_str()
+    }
+
+    /// A hash that tells variants apart, too.
+    pub(crate) fn variant_hash(&self) -> u64 {
+        self.hash ^ self.variant.as_ref().map_or(0, |variant| variant.hash)
+    }
+
     /// The same key in memory of its own. A parsed key is a slice of the
     /// connection's read buffer; keeping it would keep the whole buffer.
     pub(crate) fn detached(&self) -> Self {
@@ -164,7 +174,7 @@ impl Eq for AssetKey {}
 
 impl Hash for AssetKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash ^ self.variant.as_ref().map_or(0, |variant| variant.hash));
+        state.write_u64(self.variant_hash());
     }
 }
 

@@ -186,7 +186,7 @@ impl Memory {
                 return Found::Here(tier, stored);
             }
         }
-        if holds(&self.wrong, key.hash(), now) {
+        if holds(&self.wrong, key.variant_hash(), now) {
             Found::Wrong
         } else if holds(&self.markers, key.hash(), now) {
             Found::Marked
@@ -204,6 +204,7 @@ impl Memory {
     /// tier's lock is free.
     pub(crate) fn store(&self, tier: Tier, key: AssetKey, stored: Stored) {
         self.markers.remove(&key.hash());
+        self.wrong.remove(&key.variant_hash());
         let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
         self.shelf(other).responses.remove(&key);
         self.shelf(tier).responses.insert(key, Arc::new(stored));
@@ -211,7 +212,7 @@ impl Memory {
 
     /// Keeps nothing under `key` any more.
     pub(crate) fn remove(&self, key: &AssetKey) {
-        self.wrong.remove(&key.hash());
+        self.wrong.remove(&key.variant_hash());
         for tier in Tier::ALL {
             self.shelf(tier).responses.remove(key);
         }
@@ -227,8 +228,8 @@ impl Memory {
     }
 
     /// Notes that the response to a request with these fields varies by
-    /// `fields`. Returns the key of that variant; `None` when there are `most`
-    /// already.
+    /// `fields`. Returns the key of that variant; beyond `most` the oldest goes.
+    /// `None` where none are kept.
     pub(crate) fn vary(
         &self,
         key: &AssetKey,
@@ -240,8 +241,11 @@ impl Memory {
         let known = self.variations.get(&key.hash()).filter(|variation| *variation.name == *key.as_str());
         let mut keys = known.as_ref().map(|variation| variation.keys.clone()).unwrap_or_default();
         if !keys.contains(&variant) {
-            if keys.len() >= most {
+            if most == 0 {
                 return None;
+            }
+            if keys.len() >= most {
+                self.remove(&keys.remove(0));
             }
             keys.push(variant.clone());
         }
@@ -257,6 +261,11 @@ impl Memory {
         std::iter::once(key.asset()).chain(variants).collect()
     }
 
+    /// Forgets what the responses under the name of `key` vary by.
+    pub(crate) fn forget_variants(&self, key: &AssetKey) {
+        self.variations.remove(&key.hash());
+    }
+
     /// For the time of `period` from `now`, requests for `key` do not wait for
     /// one another.
     pub(crate) fn mark(&self, key: &AssetKey, now: SystemTime, period: Duration) {
@@ -265,7 +274,7 @@ impl Memory {
 
     /// For the time of `period` from `now`, `key` is not fetched again.
     pub(crate) fn mark_wrong(&self, key: &AssetKey, now: SystemTime, period: Duration) {
-        self.wrong.insert(key.hash(), now + period);
+        self.wrong.insert(key.variant_hash(), now + period);
     }
 
     /// For the time of `period` from `now`, `peer` is not asked for `key`.
@@ -358,7 +367,7 @@ mod tests {
     use crate::body::Held;
     use crate::budget::Budget;
     use crate::semantics::freshness::Lifetime;
-    use crate::stored::Head;
+    use crate::stored::{Head, Standing};
 
     const MIB: u64 = 1024 * 1024;
 
@@ -374,6 +383,7 @@ mod tests {
             born,
             lifetime,
             upstream_status: None,
+            standing: Standing::New,
         };
         let charge = budget.charge(len + 600).unwrap();
         Stored { head: Arc::new(head), body: Arc::new(Held::new(vec![Bytes::from_static(b"x")], Arc::new(charge))) }
@@ -427,9 +437,13 @@ mod tests {
         assert!(tiers.select(&key("/b"), &asking("1")).is_none());
         assert!(tiers.vary(&key("/a"), by(), &asking("2"), 2).is_some());
         assert!(tiers.vary(&one, by(), &asking("2"), 2).is_some());
-        assert!(tiers.vary(&key("/a"), by(), &asking("3"), 2).is_none());
+        assert!(tiers.vary(&key("/a"), by(), &asking("3"), 0).is_none());
         let all = tiers.variants(&one);
         assert!(all.len() == 3 && all.contains(&one) && all.contains(&key("/a")));
+        // The first of them makes room.
+        let three = tiers.vary(&key("/a"), by(), &asking("3"), 2).unwrap();
+        let all = tiers.variants(&one);
+        assert!(all.len() == 3 && !all.contains(&one) && all.contains(&three));
         assert_eq!(one.hash(), key("/a").hash());
     }
 

@@ -85,8 +85,9 @@ pub const SETS: [(&str, &[(&str, Form)]); 7] = {
 };
 
 /// The sets that cannot err: what they check is said by the name itself. (A
-/// `/cas/` may hold BLAKE3 digests, and not all Nix caches name by the file.)
-pub const DEFAULT_SETS: [&str; 5] = ["assets", "blobref", "oci", "by-hash", "git-lfs"];
+/// `/cas/` may hold BLAKE3 digests, not all Nix caches name by the file, and an
+/// old API has descriptions of large files where others have the files.)
+pub const DEFAULT_SETS: [&str; 4] = ["assets", "blobref", "oci", "by-hash"];
 
 impl Rule {
     /// Compiles a pattern whose hash cannot be checked.

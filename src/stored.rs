@@ -9,8 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::body::Held;
 use crate::key::AssetKey;
-use crate::semantics::cache_control::RequestControl;
-use crate::semantics::freshness::{self, Lifetime, Reuse};
+use crate::semantics::freshness::{self, Lifetime};
 
 /// What an entry takes besides what its weight counts: the key, the response's
 /// own structs, the table's slot, the allocator's rounding. In bytes.
@@ -33,6 +32,14 @@ pub(crate) struct Head {
     /// When its age was zero.
     pub(crate) born: SystemTime,
     pub(crate) lifetime: Lifetime,
+    pub(crate) standing: Standing,
+}
+
+/// Whether a stored response was ever found to be the same still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    New,
+    Confirmed,
 }
 
 impl Head {
@@ -49,10 +56,9 @@ impl Head {
         }
     }
 
-    /// Whether it answers no request but the one that it was asked for (RFC 9111
-    /// §4): it is neither fresh nor may be served stale as it is.
+    /// See [`freshness::must_be_validated`].
     pub(crate) fn must_be_validated(&self, now: SystemTime) -> bool {
-        freshness::reuse(self.lifetime, self.age(now), &RequestControl::default()) == Reuse::Validate
+        freshness::must_be_validated(self.lifetime, self.age(now))
     }
 
     /// The seconds of freshness left, where the response states any; below zero

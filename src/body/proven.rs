@@ -94,7 +94,8 @@ impl Proving {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => {
-                    let Ok(data) = frame.into_data() else { continue };
+                    // A frame without bytes would take the place of the last.
+                    let Some(data) = frame.into_data().ok().filter(|data| !data.is_empty()) else { continue };
                     proof.update(&data);
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     let before = match self.left {

@@ -86,7 +86,7 @@ const OTHERS: [(&str, &str); 42] = [
     ("cache.hit_for_miss", "1s"),
     ("cache.fill_alone", "1s"),
     ("cache.variants", "3"),
-    ("cache.verify_first", "1MiB"),
+    ("cache.verify_first", "128KiB"),
     ("cache.wrong", "1s"),
     ("cache.heuristic", "1h"),
     ("cluster.listen", "127.0.0.2:82"),

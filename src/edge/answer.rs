@@ -24,9 +24,9 @@ use crate::metrics::{Fetched, Served, Source};
 use crate::outgoing::Unframed;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::conditional::{self, Precondition};
-use crate::semantics::digest_fields::{self, REPR_DIGEST, WANT_REPR_DIGEST};
+use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
 use crate::semantics::forward;
-use crate::semantics::freshness::{self, Lifetime, Refusal, Verdict};
+use crate::semantics::freshness::{self, Refusal, Verdict};
 use crate::semantics::range::{self, Ranged, Span};
 use crate::stored::{Head, Stored};
 
@@ -117,13 +117,7 @@ impl Edge {
         }
         response.headers_mut().insert(CACHE_STATUS, append_member(head.upstream_status.as_ref(), self.status(&status)));
         if response.status().is_success() {
-            own.into_iter().fold(None, |last, (name, value)| {
-                let name = name.or(last);
-                if let Some(name) = &name {
-                    response.headers_mut().append(name.clone(), value);
-                }
-                name
-            });
+            response.headers_mut().extend(own);
         }
         let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
         let growing = reader.body();
@@ -180,11 +174,7 @@ impl Edge {
     fn reconsider(&self, ask: &Ask, response: &Response<Body>) {
         let age = freshness::initial_age(response.headers(), ask.now, SystemTime::now());
         let verdict = freshness::verdict(self.case(ask), response.status(), response.headers(), age);
-        let fresh = match verdict {
-            Verdict::Store(Lifetime::For(terms)) => age < terms.fresh,
-            Verdict::Store(Lifetime::UntilEvicted { .. }) => true,
-            _ => false,
-        };
+        let fresh = matches!(verdict, Verdict::Store(lifetime) if !freshness::must_be_validated(lifetime, age));
         let length = http_body::Body::size_hint(response.body()).exact();
         if fresh && length.is_some_and(|length| length <= self.plan.max_object) {
             self.memory.unmark(&ask.key);
@@ -264,6 +254,10 @@ fn select(ask: &Ask, head: &Head) -> (Response<Body>, Extent) {
         response.headers_mut().remove(REPR_DIGEST);
     }
     let extent = if head.status == StatusCode::OK { condition(ask, head, &mut response) } else { Extent::Whole };
+    if !matches!(extent, Extent::Whole) {
+        // It is of all of the content (RFC 9530 §2).
+        response.headers_mut().remove(CONTENT_DIGEST);
+    }
     match extent {
         _ if ask.method == Method::HEAD => (response, Extent::Nothing),
         extent => (response, extent),
@@ -318,7 +312,7 @@ fn condition(ask: &Ask, head: &Head, response: &mut Response<Body>) -> Extent {
 /// Of an answer that is not the asset: what described the asset goes, above all
 /// how long it is fresh.
 fn empty(headers: &mut HeaderMap) {
-    for field in [CONTENT_TYPE, CONTENT_ENCODING, EXPIRES, ETAG, LAST_MODIFIED] {
+    for field in [CONTENT_TYPE, CONTENT_ENCODING, EXPIRES, ETAG, LAST_MODIFIED, REPR_DIGEST] {
         headers.remove(field);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

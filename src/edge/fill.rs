@@ -111,8 +111,7 @@ impl Edge {
     }
 
     async fn fill_from_origin(self: &Arc<Self>, mut leading: Leading, order: &Order) {
-        let mut wrong = None;
-        for _ in 0..COPIES {
+        for copy in 1.. {
             let (asked, began) = (SystemTime::now(), Instant::now());
             let response = match self.ask_origin(request(leading.lead.key(), order)).await {
                 Ok(response) => response,
@@ -121,13 +120,15 @@ impl Edge {
             let arrival = Arrival { provider: Provider::Origin, response, asked, began };
             match self.receive(leading, order, arrival).await {
                 Received::Done => return,
-                Received::Broken(again, error @ Error::OriginWrong(_)) => (leading, wrong) = (again, Some(error)),
-                Received::Broken(again, error) => return give_up(again.lead, order, error),
+                Received::Broken(again, Error::OriginWrong(_)) if copy < COPIES => leading = again,
+                Received::Broken(Leading { lead, .. }, error) => {
+                    if error.is_of_contents() && order.credentials == Credentials::None {
+                        self.memory.mark_wrong(lead.key(), SystemTime::now(), self.policy.load().wrong);
+                    }
+                    return give_up(lead, order, error);
+                }
             }
         }
-        let period = self.policy.load().wrong;
-        self.memory.mark_wrong(leading.lead.key(), SystemTime::now(), period);
-        give_up(leading.lead, order, wrong.unwrap_or(Error::Abandoned));
     }
 
     async fn fill_from_peers(self: &Arc<Self>, mut leading: Leading, order: &Order) {
@@ -207,16 +208,19 @@ impl Edge {
         let now = SystemTime::now();
         let (began, provider) = (arrival.began, arrival.provider);
         let (mut parts, body) = arrival.response.into_parts();
+        // How it is framed was read where it came from.
+        forward::strip_hop_by_hop(&mut parts.headers);
         add_date(&mut parts.headers, now);
         if let Some(outcome) = self.without_body(&lead, order, &provider, &parts, arrival.asked) {
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+            let _ = first.send(First::Fields(HeaderMap::new()));
             lead.settle(outcome);
             return Received::Done;
         }
         let policy = self.policy.load_full();
         let age = freshness::initial_age(&parts.headers, arrival.asked, now);
         let verdict = freshness::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
-        let verdict = if order.stale.is_some() { settled(verdict, age) } else { verdict };
+        let verdict = settled(verdict, age, order.stale.as_ref());
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
         let proof = self.proof(lead.key(), &provider, parts.status, &parts.headers);
         let found = proof.as_ref().map(Proof::found).unwrap_or_default();
@@ -225,7 +229,6 @@ impl Edge {
             let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
             Ok((lifetime, kept, key, selected))
         });
-        forward::strip_hop_by_hop(&mut parts.headers);
         let admitted = admitted.and_then(|(lifetime, kept, key, selected)| {
             let (mut head, own) = head(&parts, length, now - age, lifetime, &self.via);
             if parts.status == StatusCode::OK {
@@ -276,18 +279,29 @@ impl Edge {
             }
             Err(refusal) => {
                 self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
-                if order.stale.is_some() {
-                    // A full response goes before what was stored (RFC 9111 §4.3.3).
-                    self.memory.remove(lead.key());
-                }
-                if refusal.will_recur() {
-                    self.memory.mark(lead.key(), now, policy.hit_for_miss);
-                }
+                self.note_refusal(lead.key(), order, parts.status, refusal);
                 let _ = first.send(First::Response { provider, response: Response::from_parts(parts, body) });
                 lead.settle(Outcome::Pass(refusal));
             }
         }
         Received::Done
+    }
+
+    /// What a response that is not kept means for the next request: not much, if
+    /// it may be this request's own doing.
+    fn note_refusal(&self, key: &AssetKey, order: &Order, status: StatusCode, refusal: Refusal) {
+        let odd = status.is_client_error()
+            && !matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE);
+        if odd || order.credentials != Credentials::None {
+            return;
+        }
+        if order.stale.is_some() && !status.is_server_error() {
+            // A full response goes before what was stored (RFC 9111 §4.3.3).
+            self.memory.remove(key);
+        }
+        if refusal.will_recur() {
+            self.memory.mark(key, SystemTime::now(), self.policy.load().hit_for_miss);
+        }
     }
 
     /// The key of the variant that a response to `order` is, and what selects it.

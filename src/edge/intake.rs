@@ -23,8 +23,8 @@ use crate::metrics::Fetched;
 use crate::semantics::cache_control;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
-use crate::semantics::freshness::{Lifetime, Refusal};
-use crate::stored::{Head, Stored, detached};
+use crate::semantics::freshness::{Credentials, Lifetime, Refusal};
+use crate::stored::{Head, Standing, Stored, detached};
 
 /// A body that is coming in.
 pub(super) struct Intake {
@@ -92,7 +92,7 @@ impl Edge {
             }
             Err(error) => {
                 self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
-                if let Error::OriginWrong(_) = &error {
+                if matches!(error, Error::OriginWrong(_)) && lead.credentials() == Credentials::None {
                     self.memory.mark_wrong(lead.key(), SystemTime::now(), self.policy.load().wrong);
                 }
                 match (&provider, intake.proof) {
@@ -181,10 +181,12 @@ impl Intake {
         let digest = self.found.digests().iter().find_map(|(algorithm, digest)| {
             digest_fields::repr_digest(*algorithm, digest).filter(|_| self.head.status == StatusCode::OK)
         });
+        if !self.found.digests().is_empty() {
+            self.proof = Proof::None;
+        }
         let Some(digest) = digest else {
             return;
         };
-        self.proof = Proof::None;
         if self.head.headers.contains_key(REPR_DIGEST) {
             return;
         }
@@ -256,7 +258,8 @@ pub(super) fn head(
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
-    (Head { status: parts.status, headers, length, upstream_status, born, lifetime }, own)
+    let standing = Standing::New;
+    (Head { status: parts.status, headers, length, upstream_status, born, lifetime, standing }, own)
 }
 
 /// The head as it is stored: with the length of the body, and without what
@@ -267,6 +270,5 @@ fn stored_head(head: &Arc<Head>, length: u64) -> Arc<Head> {
     }
     let mut headers = head.headers.clone();
     headers.insert(CONTENT_LENGTH, length.into());
-    let (status, born, lifetime) = (head.status, head.born, head.lifetime);
-    Arc::new(Head { status, headers, length: Some(length), upstream_status: None, born, lifetime })
+    Arc::new(Head { headers, length: Some(length), upstream_status: None, ..Head::clone(head) })
 }

@@ -30,7 +30,7 @@ impl Edge {
     }
 
     pub(super) fn answer_purge(&self, ask: &Ask) -> Answer {
-        self.forget(&ask.key);
+        self.forget(&self.policy.load().trim(ask.key.clone()));
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         Answer { response, record: Self::record(ask, Served::Pass, From::Nobody) }
@@ -38,10 +38,11 @@ impl Edge {
 
     /// Keeps nothing under `key`, nor what is coming in under it.
     fn forget(&self, key: &AssetKey) {
+        self.flights.overtake(key);
         for key in self.memory.variants(key) {
-            self.flights.overtake(&key);
             self.memory.remove(&key);
         }
+        self.memory.forget_variants(key);
     }
 
     /// What the answer to a request has made invalid (RFC 9111 §4.4).
@@ -62,11 +63,19 @@ impl Edge {
         if keys.is_empty() {
             return;
         }
+        // Owners first: whoever asks one after this has what is new, and so keeps
+        // nothing old that would outlive the next round.
+        let owner = |key: &AssetKey| self.membership.view().ring.owner(key.hash()).map(|it| Arc::clone(it.name()));
+        let owners = keys.iter().filter_map(|key| Some((key, owner(key)?)));
+        let owners: Vec<_> = owners.filter(|(_, owner)| owner != self.membership.own()).collect();
+        join_all(owners.iter().map(|(key, owner)| self.purge(owner, key))).await;
         for key in &keys {
             self.forget(key);
         }
         let peers: Vec<Arc<str>> = self.membership.view().peers().iter().map(|peer| Arc::clone(&peer.name)).collect();
-        join_all(peers.iter().flat_map(|peer| keys.iter().map(move |key| self.purge(peer, key)))).await;
+        let others = peers.iter().flat_map(|peer| keys.iter().map(move |key| (key, peer)));
+        let others = others.filter(|(key, peer)| !owners.iter().any(|(owned, owner)| owned == key && owner == *peer));
+        join_all(others.map(|(key, peer)| self.purge(peer, key))).await;
     }
 
     pub(super) async fn purge(&self, peer: &str, key: &AssetKey) {

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::access::{From, Record};
 use crate::body::Body;
@@ -23,7 +22,7 @@ use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::digest::Expected;
 use crate::error::Error;
-use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming};
+use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming, Why};
 use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::memory::{Found, Memory, Plan, Tier};
@@ -253,7 +252,7 @@ impl Edge {
         request: Request<Body>,
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
-        let key = match self.check(&parts) {
+        let key = match self.check(source, &parts) {
             Ok(()) if Self::is_for_this_hop(&parts) => return self.answer_options(source, target(&parts)),
             Ok(()) => AssetKey::from_uri(&parts.uri, self.limits.uri),
             Err(error) => Err(error),
@@ -283,13 +282,9 @@ impl Edge {
     }
 
     /// Whether a request can be served at all, whatever its target.
-    fn check(&self, request: &http::request::Parts) -> Result<(), Error> {
+    fn check(&self, source: Source, request: &http::request::Parts) -> Result<(), Error> {
         if matches!(request.method, Method::CONNECT | Method::TRACE) {
             return Err(Error::MethodNotAllowed);
-        }
-        let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-        if request.headers.iter().map(field).sum::<usize>() > self.limits.header {
-            return Err(Error::HeaderTooLarge);
         }
         let mut hosts = request.headers.get_all(HOST).iter();
         let (host, more) = (hosts.next(), hosts.next());
@@ -299,10 +294,23 @@ impl Edge {
         if request.headers.get_all(forward::CDN_LOOP).iter().any(|id| forward::lists(id, &self.loop_id)) {
             return Err(Error::Loop);
         }
-        if forward::expects_the_unknown(&request.headers) {
+        match source {
+            Source::Client => self.check_size(&request.headers),
+            // It was within the limits of the edge that its client asked, and has
+            // grown by what an edge adds.
+            Source::Peer => Ok(()),
+        }
+    }
+
+    fn check_size(&self, headers: &HeaderMap) -> Result<(), Error> {
+        let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+        if headers.iter().map(field).sum::<usize>() > self.limits.header {
+            return Err(Error::HeaderTooLarge);
+        }
+        if forward::expects_the_unknown(headers) {
             return Err(Error::Expectation);
         }
-        let length = request.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length > self.limits.body) {
             return Err(Error::ContentTooLarge);
         }
@@ -352,8 +360,14 @@ impl Edge {
         if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
             return self.pass(ask, Handled::Request).await;
         }
-        // What a name holds for good will be wanted; of another, only the head was.
-        if ask.method == Method::HEAD && self.policy.load().name(&ask.key) == Name::Plain {
+        // What a name holds for good will be wanted; of another, only the head
+        // was. And what credentials bring is rarely shared: a part of it, or its
+        // head, would cost the origin all of it each time.
+        let head = ask.method == Method::HEAD;
+        let credentials = Credentials::of(&ask.headers) != Credentials::None;
+        if head && self.policy.load().name(&ask.key) == Name::Plain
+            || credentials && (head || forward::is_selective(&ask.headers))
+        {
             return self.pass(ask, handled).await;
         }
         self.share(ask, handled, stale).await
@@ -361,7 +375,8 @@ impl Edge {
 
     /// Validates a response in the background: one flight at a time for a key.
     fn validate_behind(self: &Arc<Self>, ask: &Ask, stored: &Arc<Stored>) {
-        if let Joining::Lead(lead) = self.join(ask) {
+        // What is served to all meanwhile is validated once for all.
+        if let Joining::Lead(lead) = self.join(ask, Credentials::None) {
             let mut headers = ask.headers.clone();
             forward::strip_hop_by_hop(&mut headers);
             // Nobody waits for what might be a leader's alone.
@@ -374,7 +389,7 @@ impl Edge {
     async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Arc<Stored>>) -> Answer {
         forward::strip_hop_by_hop(&mut ask.headers);
         let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
-        let joining = self.join(&ask);
+        let joining = self.join(&ask, order.credentials);
         let mut flight = match &joining {
             Joining::Follow(flight) => Arc::clone(flight),
             Joining::Lead(lead) => Arc::clone(lead.flight()),
@@ -396,10 +411,7 @@ impl Edge {
                     };
                 }
                 Outcome::Streaming(streaming) => {
-                    let own = match first.take().map(|mut first| first.try_recv()) {
-                        Some(Ok(First::Fields(own))) => Some(own),
-                        _ => None,
-                    };
+                    let own = own_fields(first.take());
                     // It came stale, or is to be validated each time: then it
                     // answers the leader's request alone (RFC 9111 §4).
                     if own.is_none() && streaming.head.must_be_validated(SystemTime::now()) {
@@ -412,7 +424,15 @@ impl Edge {
                     reader = Reader::new(Arc::clone(&other.body));
                     flight = other;
                 }
-                Outcome::Reused(reused) => return self.answer_reused(&ask, handled, part, &reused),
+                Outcome::Reused(reused) => {
+                    // As above: what must be validated for each request was so
+                    // for the leader's.
+                    let each = reused.stored.head.must_be_validated(SystemTime::now());
+                    if each && matches!(reused.why, Why::Validated(_)) && own_fields(first.take()).is_none() {
+                        return self.pass(ask, handled).await;
+                    }
+                    return self.answer_reused(&ask, handled, part, &reused);
+                }
                 Outcome::Landed => match self.memory.find(&ask.key, ask.now) {
                     Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
                     // It landed, and was evicted already: no use in queueing again.
@@ -443,11 +463,11 @@ impl Edge {
     }
 
     /// A flight to peers is for clients alone, and for keys that another owns.
-    fn join(&self, ask: &Ask) -> Joining {
+    /// Who has `credentials` of his own shares none with others.
+    fn join(&self, ask: &Ask, credentials: Credentials) -> Joining {
         let view = self.membership.view();
         let owner = view.ring.owner(ask.key.hash());
         let own = owner.is_none_or(|owner| owner.name() == self.membership.own());
-        let credentials = ask.headers.get(AUTHORIZATION).map_or(0, |value| xxh3_64(value.as_bytes()));
         if own || ask.source == Source::Peer {
             return self.flights.join(&ask.key, Reach::Origin, credentials);
         }
@@ -468,12 +488,8 @@ impl Edge {
     /// What a fill for `ask` asks for; `headers` are the request's, without its
     /// connection's own.
     fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Arc<Stored>>) -> Order {
-        // Credentials are a part of the question: the name alone does not say all.
         let credentials = Credentials::of(headers);
-        let name = match credentials {
-            Credentials::Sent => Name::Plain,
-            Credentials::None => self.policy.load().name(&ask.key),
-        };
+        let name = self.policy.load().name(&ask.key);
         let faithful = match name {
             Name::Immutable => Faithful::NameOnly,
             Name::Plain => Faithful::Whole,
@@ -494,8 +510,16 @@ impl Edge {
         let mut request = Request::new(std::mem::take(&mut ask.body));
         *request.method_mut() = ask.method.clone();
         *request.uri_mut() = ask.key.target().into();
-        *request.headers_mut() = forward::upstream_fields(&ask.headers, Faithful::Verbatim, &self.request_via(&ask));
-        Self::introduce(&ask, request.headers_mut());
+        // What a HEAD tells of what is stored may be learnt only if it asked as a
+        // fill asks: by nothing that shapes the answer for one client.
+        let learns = ask.method == Method::HEAD
+            && Credentials::of(&ask.headers) == Credentials::None
+            && !forward::is_selective(&ask.headers);
+        let faithful = if learns { Faithful::Whole } else { Faithful::Verbatim };
+        *request.headers_mut() = forward::upstream_fields(&ask.headers, faithful, &self.request_via(&ask));
+        if !learns {
+            Self::introduce(&ask, request.headers_mut());
+        }
         if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
             request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
         }
@@ -512,7 +536,7 @@ impl Edge {
                     Ok(response) => response,
                     Err(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
                 };
-                if ask.method == Method::HEAD && response.status() == StatusCode::OK {
+                if learns && response.status() == StatusCode::OK {
                     self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
                 }
                 self.forget_everywhere(self.changed(&ask, response.status(), response.headers())).await;
@@ -588,6 +612,15 @@ struct Shared {
     order: Arc<Order>,
     /// The fields that this request's client alone may have.
     own: HeaderMap,
+}
+
+/// The fields that are the leader's alone, of a response that others share;
+/// `None` for who does not lead.
+fn own_fields(first: Option<oneshot::Receiver<First>>) -> Option<HeaderMap> {
+    match first?.try_recv() {
+        Ok(First::Fields(own)) => Some(own),
+        _ => None,
+    }
 }
 
 /// What of a target goes into the log when it names no asset.

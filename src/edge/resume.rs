@@ -45,15 +45,15 @@ impl Edge {
         let proof = self.proof(key, &Provider::Origin, head.status, &head.headers);
         if proof.is_none() {
             request.headers_mut().insert(RANGE, range_from(at));
-        }
-        if let Some(tag) = tag {
-            request.headers_mut().insert(IF_RANGE, tag.clone());
+            if let Some(tag) = tag {
+                request.headers_mut().insert(IF_RANGE, tag.clone());
+            }
         }
         let began = Instant::now();
         let response = self.ask_origin(request).await?;
         self.metrics.fetch(Asked::Origin, Fetched::Ok, began.elapsed());
         match proof {
-            Some(proof) => whole(response, tag, proof).map(|body| Body::skipping(body, at)),
+            Some(proof) => whole(response, proof).map(|body| Body::skipping(body, at)),
             None => continuation(response, tag, at),
         }
     }
@@ -135,10 +135,9 @@ impl Edge {
     }
 }
 
-/// All of the same representation, as far as its body proves to be it.
-fn whole(response: Response<Body>, tag: Option<&HeaderValue>, proof: Proof) -> Result<Body, Error> {
-    let same = tag.is_none() || response.headers().get(ETAG) == tag;
-    if response.status() != StatusCode::OK || !same {
+/// All of a representation, as far as its body proves to be the same.
+fn whole(response: Response<Body>, proof: Proof) -> Result<Body, Error> {
+    if response.status() != StatusCode::OK {
         return Err(Error::Outgrown);
     }
     Ok(Body::proving(response.into_body(), proof))

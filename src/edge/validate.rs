@@ -13,9 +13,9 @@ use crate::error::Error;
 use crate::flight::{Lead, Outcome, Provider, Reused, Why};
 use crate::key::AssetKey;
 use crate::memory::Found;
-use crate::semantics::freshness::{self, Case, Lifetime, Name, Refusal, Verdict};
-use crate::semantics::validation;
-use crate::stored::{Head, Stored, detached};
+use crate::semantics::freshness::{self, Case, Credentials, Name, Refusal, Verdict};
+use crate::semantics::{validation, vary};
+use crate::stored::{Head, Standing, Stored, detached};
 
 impl Edge {
     /// What becomes of a flight that has an answer already: a 304 validates what
@@ -53,7 +53,9 @@ impl Edge {
         parts: &http::response::Parts,
         asked: SystemTime,
     ) -> Outcome {
-        match renewed(self.policy.load().case(order.name, order.credentials), stored, &parts.headers, asked) {
+        // Whoever asked, what is stored is for everybody already.
+        let case = self.policy.load().case(order.name, Credentials::None);
+        match renewed(case, stored, &parts.headers, asked) {
             Ok(fresh) => {
                 if !lead.is_overtaken() {
                     self.memory.store(tier(provider), lead.key().clone(), fresh.clone());
@@ -61,7 +63,9 @@ impl Edge {
                 reused(&Arc::new(fresh), Why::Validated(provider.clone()))
             }
             Err(refusal) => {
-                self.memory.remove(lead.key());
+                if order.credentials == Credentials::None {
+                    self.memory.remove(lead.key());
+                }
                 Outcome::Pass(refusal)
             }
         }
@@ -86,6 +90,11 @@ impl Edge {
 fn renewed(case: Case, stored: &Stored, answer: &HeaderMap, asked: SystemTime) -> Result<Stored, Refusal> {
     let now = SystemTime::now();
     let mut headers = detached(&validation::updated(&stored.head.headers, answer));
+    if vary::varies(&headers) != vary::varies(&stored.head.headers) {
+        // It is selected by other fields from now on than the key under which it
+        // is stored (§4.1).
+        return Err(Refusal::Vary);
+    }
     add_date(&mut headers, now);
     let age = freshness::initial_age(answer, asked, now);
     let lifetime = match freshness::verdict(case, stored.head.status, &headers, age) {
@@ -94,15 +103,20 @@ fn renewed(case: Case, stored: &Stored, answer: &HeaderMap, asked: SystemTime) -
     };
     withhold(&mut headers);
     let (status, length) = (stored.head.status, stored.head.length);
-    let head = Arc::new(Head { status, headers, length, upstream_status: None, born: now - age, lifetime });
+    let (born, standing) = (now - age, Standing::Confirmed);
+    let head = Arc::new(Head { status, headers, length, upstream_status: None, born, lifetime, standing });
     Ok(Stored { head, body: Arc::clone(&stored.body) })
 }
 
-/// What came in the place of something stale, and is stale itself, will be so
-/// the next time: it is not worth a validation of each request.
-pub(super) fn settled(verdict: Verdict, age: Duration) -> Verdict {
+/// What came in the place of `stale`, and must be validated for each request: if
+/// what it replaces was never found to be the same, nor will this be, and it is
+/// not worth a validation each time.
+pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Arc<Stored>>) -> Verdict {
+    let changing = stale.is_some_and(|stale| stale.head.standing == Standing::New);
     match verdict {
-        Verdict::Store(Lifetime::For(terms)) if age >= terms.fresh => Verdict::Pass(Refusal::Changing),
+        Verdict::Store(lifetime) if changing && freshness::must_be_validated(lifetime, age) => {
+            Verdict::Pass(Refusal::Changing)
+        }
         other => other,
     }
 }

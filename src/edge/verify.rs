@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::ETAG;
+use http::header::{CONTENT_ENCODING, ETAG};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body as _;
 
@@ -11,7 +11,6 @@ use super::Edge;
 use super::fill::asked;
 use crate::body::Body;
 use crate::body::proven::{self, Proof};
-use crate::budget::Charge;
 use crate::cluster::membership::Heard;
 use crate::error::{Error, Fault};
 use crate::flight::Provider;
@@ -26,9 +25,10 @@ impl Edge {
             return Ok(body);
         };
         let first = self.policy.load().verify_first;
-        let room = body.size_hint().exact().filter(|length| *length <= first).and_then(|len| self.budget.charge(len));
-        let first = room.as_ref().map_or(0, Charge::bytes);
-        proven::prove(body, proof, first).await
+        match body.size_hint().exact().filter(|length| *length <= first).and_then(|len| self.budget.charge(len)) {
+            Some(room) => Ok(Body::charged(proven::prove(body, proof, first).await?, room)),
+            None => proven::prove(body, proof, 0).await,
+        }
     }
 
     /// What the body of a response to GET has to prove: what its name promises,
@@ -45,7 +45,8 @@ impl Edge {
             Provider::Peer(_) => Error::PeerWrong,
         };
         let mut expected = digest_fields::expected(status, headers);
-        if status == StatusCode::OK {
+        // A name tells of the file, not of what a coding makes of it.
+        if status == StatusCode::OK && !headers.contains_key(CONTENT_ENCODING) {
             expected.extend(self.policy.load().expected(key));
         }
         Proof::of(expected, blame)
@@ -54,7 +55,8 @@ impl Edge {
     /// The hash in the name is the entity tag where there is none, and a digest that
     /// the name holds all of can be told at once.
     pub(super) fn name_by_hash(&self, key: &AssetKey, headers: &mut HeaderMap) {
-        let Some(expected) = self.policy.load().expected(key) else {
+        let Some(expected) = self.policy.load().expected(key).filter(|_| !headers.contains_key(CONTENT_ENCODING))
+        else {
             return;
         };
         if let (false, Ok(tag)) = (headers.contains_key(ETAG), HeaderValue::try_from(format!("\"{}\"", expected.text)))
@@ -79,7 +81,7 @@ impl Edge {
         let Provider::Peer(peer) = provider else {
             return;
         };
-        if wrong || error.fault() == Fault::Peer {
+        if matches!(error.fault(), Fault::Peer | Fault::Origin) {
             self.memory.doubt(peer, key, SystemTime::now(), self.policy.load().wrong);
         }
         if wrong {

@@ -161,7 +161,7 @@ impl Value<'_> {
         };
         let members = list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
         let fields = members.map(HeaderName::from_bytes).collect::<Result<Vec<_>, _>>().ok()?;
-        (!fields.is_empty()).then_some(fields)
+        (!fields.is_empty() && !fields.iter().any(is_needed)).then_some(fields)
     }
 
     fn delta(self) -> Option<Duration> {
@@ -172,6 +172,12 @@ impl Value<'_> {
             }
         }
     }
+}
+
+/// Whether a response makes no sense without this field.
+fn is_needed(name: &HeaderName) -> bool {
+    name.as_str().starts_with("content-")
+        || matches!(name.as_str(), "age" | "cache-control" | "connection" | "date" | "transfer-encoding" | "vary")
 }
 
 fn shorter(known: Option<Duration>, said: Option<Duration>) -> Duration {
@@ -340,7 +346,15 @@ mod tests {
             assert_eq!(withheld(&headers), expected, "{line}");
         }
         // What is no list of fields is no list.
-        for line in ["private", "private=\"\"", "private=\"a b\"", "private=, x=1", "private=\"x\", private"] {
+        for line in [
+            "private",
+            "private=\"x, vary\"",
+            "private=content-length",
+            "private=\"\"",
+            "private=\"a b\"",
+            "private=, x=1",
+            "private=\"x\", private",
+        ] {
             assert!(parse(&[line]).private, "{line}");
         }
         assert!(parse(&["no-cache=\"\""]).no_cache);

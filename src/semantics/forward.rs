@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT, VIA,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    USER_AGENT, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -41,6 +42,7 @@ fn is_unshared(name: &HeaderName) -> bool {
     name.starts_with("x-forwarded-")
         || name.starts_with("x-original-")
         || name.starts_with("content-")
+        || name.starts_with("want-")
         || matches!(name, "expect" | "forwarded" | "x-host" | "x-real-ip" | "x-rewrite-url" | "accept-encoding")
 }
 
@@ -102,8 +104,8 @@ pub enum Faithful {
     /// The answer is for everybody, if it can be stored: the fields that ask
     /// for a part or a form of the asset stay behind.
     Whole,
-    /// The name says all: no field of the client's goes along, so none can
-    /// shape what others will get.
+    /// The name says all: no field of the client's goes along but credentials,
+    /// so none can shape what others will get.
     NameOnly,
 }
 
@@ -117,6 +119,9 @@ pub fn upstream_fields(request: &HeaderMap, faithful: Faithful, via: &HeaderValu
                 for value in request.get_all(&name) {
                     fields.append(name.clone(), value.clone());
                 }
+            }
+            if let Some(credentials) = request.get(AUTHORIZATION) {
+                fields.insert(AUTHORIZATION, credentials.clone());
             }
             fields.insert(USER_AGENT, AGENT);
             fields.insert(ACCEPT_ENCODING, IDENTITY);

@@ -10,6 +10,7 @@ use http::header::{
     ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, DATE, EXPIRES, LAST_MODIFIED, SET_COOKIE, VARY,
 };
 use http::{HeaderMap, StatusCode};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::cache_control::{CacheControl, RequestControl, delta_seconds, withheld};
 use super::validation;
@@ -135,6 +136,12 @@ pub fn reuse(lifetime: Lifetime, age: Duration, request: &RequestControl) -> Reu
     }
 }
 
+/// Whether a response whose age is `age` answers no request but the one that it
+/// was asked for (§4): it is neither fresh nor may be served stale as it is.
+pub fn must_be_validated(lifetime: Lifetime, age: Duration) -> bool {
+    reuse(lifetime, age, &RequestControl::default()) == Reuse::Validate
+}
+
 /// What a response is judged by, besides itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
@@ -149,18 +156,24 @@ pub struct Case {
 }
 
 /// Whether a request had an Authorization field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Credentials {
     /// It had none.
     None,
-    /// It had one, so that its response is shared only if it says so (RFC 9111 §3.5).
-    Sent,
+    /// It had one, so that its response is shared only if it says so (RFC 9111
+    /// §3.5). The hash (XXH3-64) tells it from others: who has the same may wait
+    /// for the same, no more.
+    Sent(u64),
 }
 
 impl Credentials {
     /// Of a request with these fields.
     pub fn of(request: &HeaderMap) -> Self {
-        if request.contains_key(AUTHORIZATION) { Self::Sent } else { Self::None }
+        let mut lines = request.get_all(AUTHORIZATION).iter().peekable();
+        if lines.peek().is_none() {
+            return Self::None;
+        }
+        Self::Sent(lines.fold(0, |hash, line| xxh3_64_with_seed(line.as_bytes(), hash)))
     }
 }
 
@@ -338,7 +351,7 @@ fn personal(case: Case, headers: &HeaderMap, control: CacheControl) -> Option<Re
         Some(Refusal::SetCookie)
     } else if control.no_store {
         Some(Refusal::NoStore)
-    } else if case.credentials == Credentials::Sent && !control.shares_with_credentials() {
+    } else if case.credentials != Credentials::None && !control.shares_with_credentials() {
         Some(Refusal::Credentials)
     } else if !vary_is_known(case.name, headers) {
         Some(Refusal::Vary)
@@ -470,7 +483,7 @@ mod tests {
         let judge = |control: &str| {
             let case = Case {
                 name: Name::Plain,
-                credentials: Credentials::Sent,
+                credentials: Credentials::Sent(7),
                 negative: NEGATIVE,
                 heuristic: Duration::ZERO,
             };

@@ -8,17 +8,20 @@ use http::{HeaderMap, HeaderName};
 
 use super::cache_status::CACHE_STATUS;
 use super::conditional::{Comparison, same_tag};
+use super::digest_fields::{CONTENT_DIGEST, REPR_DIGEST};
 
 /// What a 304 cannot change of a stored response (§3.2): what its content is,
 /// what belongs to a connection, and what this cache makes anew.
-static UNCHANGED: [HeaderName; 9] = [
+static UNCHANGED: [HeaderName; 11] = [
     AGE,
     CACHE_STATUS,
     CONNECTION,
+    CONTENT_DIGEST,
     CONTENT_ENCODING,
     CONTENT_LENGTH,
     CONTENT_RANGE,
     CONTENT_TYPE,
+    REPR_DIGEST,
     TRANSFER_ENCODING,
     VIA,
 ];
@@ -48,11 +51,13 @@ pub fn selects(stored: &HeaderMap, answer: &HeaderMap) -> bool {
     named(LAST_MODIFIED).is_some_and(|(date, answered)| answered.is_none_or(|answered| answered == date))
 }
 
-/// Whether a 200 to a HEAD speaks of what is stored (§4.3.5): it contradicts
-/// neither its validators nor its length.
+/// Whether a 200 to a HEAD speaks of what is stored (§4.3.5): it has one of its
+/// validators, and contradicts nothing that tells its content.
 pub fn agrees(stored: &HeaderMap, answer: &HeaderMap) -> bool {
-    let same = |name: &HeaderName| answer.get(name).is_none_or(|value| stored.get(name) == Some(value));
-    [ETAG, LAST_MODIFIED, CONTENT_LENGTH].iter().all(same)
+    let both = |name: &HeaderName| stored.get(name).zip(answer.get(name));
+    let known = [ETAG, LAST_MODIFIED].iter().any(|name| both(name).is_some());
+    let told = [ETAG, LAST_MODIFIED, CONTENT_LENGTH, CONTENT_ENCODING, REPR_DIGEST];
+    known && told.iter().filter_map(both).all(|(stored, answer)| stored == answer)
 }
 
 /// The stored fields, with those of a 304 in the place of their like (§3.2).
@@ -106,10 +111,12 @@ mod tests {
     fn a_head_speaks_of_what_it_does_not_contradict() {
         let stored = headers(&[("etag", "\"a\""), ("content-length", "5")]);
         for (answer, speaks) in [
-            (&[][..], true),
+            (&[][..], false),
             (&[("etag", "\"a\""), ("content-length", "5"), ("x-new", "1")], true),
+            (&[("etag", "\"a\"")], true),
             (&[("etag", "\"b\"")], false),
-            (&[("content-length", "6")], false),
+            (&[("etag", "\"a\""), ("content-length", "6")], false),
+            (&[("content-length", "5")], false),
             (&[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")], false),
         ] {
             assert_eq!(agrees(&stored, &headers(answer)), speaks, "{answer:?}");

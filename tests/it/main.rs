@@ -21,6 +21,7 @@ mod readme;
 mod rules;
 mod serving;
 mod storing;
+mod trust;
 mod upgrading;
 mod uses;
 mod validating;

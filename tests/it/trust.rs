@@ -1,0 +1,299 @@
+//! What one client does, or one odd answer says, harms no other.
+
+use std::time::Duration;
+
+use http::Method;
+use peerage::config::{DigestConfig, ImmutableConfig, Size};
+use sha2::{Digest, Sha256};
+
+use crate::client::{Ask, Got};
+use crate::harness::{Cluster, alone, pattern, within};
+use crate::origin::{Gate, Origin, Script};
+
+const PAGE: &str = "/page";
+
+fn checked(config: &mut peerage::Config) {
+    config.immutable = vec![ImmutableConfig::path("/**/*-{hash}.*", DigestConfig::Sha256)];
+}
+
+fn name(body: &[u8]) -> String {
+    let hex: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("/blob-{hex}.bin")
+}
+
+/// A page that is fresh for a minute, and can be validated.
+fn page(text: &'static str) -> Script {
+    Script::ok(text).field("cache-control", "max-age=60").tag("\"v1\"")
+}
+
+fn is_hit(got: &Got) -> bool {
+    got.cache_status().contains(";hit")
+}
+
+#[tokio::test]
+async fn a_validation_for_one_request_is_not_for_another() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let page = Script::ok("alice's").field("cache-control", "no-cache").tag("\"alice\"");
+    origin.script(PAGE, page.clone());
+    edge.get(PAGE).field("cookie", "alice").get().await;
+    origin.scripts(PAGE, [page.delay(Duration::from_millis(300)), Script::ok("carol's")]);
+    let alice = tokio::spawn(edge.get(PAGE).field("cookie", "alice").get());
+    origin.arrived(2).await;
+    let carol = edge.get(PAGE).field("cookie", "carol").get().await;
+    assert_eq!((alice.await.unwrap().text(), carol.text()), ("alice's", "carol's"));
+}
+
+#[tokio::test]
+async fn a_head_shapes_nothing_that_others_get() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(PAGE, page("v1"));
+    edge.get(PAGE).get().await;
+    origin.script(PAGE, page("v1").field("link", "<https://evil/>"));
+    let evil = |ask: Ask| ask.field("x-forwarded-scheme", "evil").field("cache-control", "no-cache");
+    evil(edge.ask(Method::HEAD, PAGE)).get().await;
+    let seen = origin.seen().pop().unwrap();
+    assert_eq!((seen.field("x-forwarded-scheme"), seen.field("x-forwarded-host")), (None, None));
+    // One for which it must be told of the client teaches nothing.
+    let got = edge.get(PAGE).get().await;
+    assert!(is_hit(&got));
+    origin.script(PAGE, page("v1").field("link", "<https://worse/>"));
+    evil(edge.ask(Method::HEAD, PAGE)).field("if-none-match", "\"x\"").get().await;
+    assert_eq!(origin.seen().pop().unwrap().field("x-forwarded-scheme"), Some("evil"));
+    assert_eq!(edge.get(PAGE).get().await.field("link"), got.field("link"));
+}
+
+#[tokio::test]
+async fn a_head_that_tells_nothing_keeps_nothing_fresh() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let chunked = |text: &'static str| Script::ok(text).chunked().field("cache-control", "max-age=100");
+    origin.script(PAGE, chunked("v1").field("age", "99"));
+    edge.get(PAGE).get().await;
+    let stale = async { while edge.get(PAGE).field("cache-control", "only-if-cached").get().await.status == 200 {} };
+    within(20, stale).await;
+    origin.script(PAGE, chunked("v2"));
+    edge.ask(Method::HEAD, PAGE).get().await;
+    assert_eq!(edge.get(PAGE).get().await.text(), "v2");
+}
+
+#[tokio::test]
+async fn what_begins_to_vary_is_no_longer_for_everybody() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(PAGE, page("alice's"));
+    edge.get(PAGE).field("cookie", "alice").get().await;
+    origin.script(PAGE, page("alice's").field("vary", "cookie"));
+    edge.get(PAGE).field("cookie", "alice").field("cache-control", "no-cache").get().await;
+    origin.script(PAGE, page("bob's").field("vary", "cookie"));
+    assert_eq!(edge.get(PAGE).field("cookie", "bob").get().await.text(), "bob's");
+}
+
+#[tokio::test]
+async fn a_304s_connection_is_its_own() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let script = page("v1").field("connection", "keep-alive, x-conn").field("keep-alive", "timeout=5");
+    origin.script(PAGE, script.field("x-conn", "1").field("upgrade", "h2c"));
+    edge.get(PAGE).get().await;
+    let validated = edge.get(PAGE).field("cache-control", "no-cache").get().await;
+    assert!(validated.cache_status().contains("fwd-status=304"));
+    for got in [validated, edge.get(PAGE).get().await] {
+        assert_eq!(["keep-alive", "x-conn", "upgrade"].map(|field| got.field(field).to_owned()), [""; 3]);
+    }
+}
+
+#[tokio::test]
+async fn a_coding_or_credentials_make_no_name_wrong_for_others() {
+    let body = pattern(1000);
+    let path = name(&body);
+    for credentials in [true, false] {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, checked).await;
+        let coded = Script::ok("gzipped").field("content-encoding", "gzip").field("vary", "accept-encoding");
+        origin.script(&path, coded.field("cache-control", "public, max-age=9"));
+        let ask = edge.get(&path).field("accept-encoding", "gzip").field("cookie", "c");
+        let ask =
+            if credentials { ask.field("authorization", "Basic x") } else { ask.field("cache-control", "no-store") };
+        assert_eq!(ask.get().await.text(), "gzipped");
+        if credentials {
+            let seen = &origin.seen()[0];
+            assert_eq!(seen.field("authorization"), Some("Basic x"));
+            assert_eq!((seen.field("accept-encoding"), seen.field("cookie")), (Some("identity"), None));
+        }
+        origin.script(&path, Script::ok(body.clone()));
+        let got = edge.get(&path).get().await;
+        assert!(got.status == 200 && got.body == body, "{}", got.cache_status());
+    }
+}
+
+#[tokio::test]
+async fn a_digest_of_the_content_is_of_that_content() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let digest = format!("sha-256=:{}:", data_encoding::BASE64.encode(&Sha256::digest(b"0123456789")));
+    let script = |control: &str| {
+        Script::ok("0123456789").field("cache-control", control).field("content-digest", &digest).tag("\"a\"")
+    };
+    origin.script(PAGE, script("max-age=60"));
+    assert_eq!(edge.get(PAGE).get().await.field("content-digest"), digest);
+    for (range, status) in [("bytes=1-2", 206), ("bytes=100-", 416)] {
+        let got = edge.get(PAGE).field("range", range).get().await;
+        assert_eq!((got.status.as_u16(), got.field("content-digest")), (status, ""));
+    }
+    origin.script("/pass", script("no-store"));
+    assert_eq!(edge.get("/pass").field("if-none-match", "\"a\"").get().await.status, 304);
+}
+
+#[tokio::test]
+async fn a_reader_left_behind_goes_on_where_the_name_tells() {
+    let origin = Origin::start().await;
+    let body = pattern(24 << 20);
+    let edge = alone(&origin, |config| {
+        checked(config);
+        config.cache.memory = Size(16 << 20);
+        config.cache.max_object = Size(2 << 20);
+    })
+    .await;
+    let path = name(&body);
+    let gate = Gate::closed();
+    origin.script(&path, Script::ok(body.clone()).chunked().gate(&gate));
+    gate.open(1_000_000);
+    let behind = edge.get(&path).open().await;
+    let fast = edge.get(&path).open().await;
+    gate.open(4 * body.len());
+    for open in [fast, behind] {
+        let got = within(60, open.rest()).await;
+        assert!(got.complete && got.body == body, "{} bytes", got.body.len());
+    }
+}
+
+#[tokio::test]
+async fn a_write_overtakes_what_is_not_known_to_vary_yet() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let varies = |text: &'static str| page(text).field("vary", "x-a");
+    origin.script(PAGE, varies("one"));
+    edge.get(PAGE).field("x-a", "1").get().await;
+    origin.script(PAGE, varies("old").delay(Duration::from_millis(300)));
+    let slow = tokio::spawn(edge.get(PAGE).field("x-a", "2").get());
+    origin.arrived(2).await;
+    origin.script(PAGE, varies("new"));
+    edge.ask(Method::POST, PAGE).get().await;
+    slow.await.unwrap();
+    assert_eq!(edge.get(PAGE).field("x-a", "2").get().await.text(), "new");
+}
+
+#[tokio::test]
+async fn an_odd_request_takes_nothing_away_from_others() {
+    for (what, answer, credentials) in
+        [("401", Script::status(401), true), ("400", Script::status(400), false), ("304", page("v1"), true)]
+    {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, |_| {}).await;
+        origin.script(PAGE, page("v1"));
+        edge.get(PAGE).get().await;
+        origin.script(PAGE, answer);
+        let odd = edge.get(PAGE).field("cache-control", "no-cache");
+        let odd = if credentials { odd.field("authorization", "Basic x") } else { odd };
+        odd.get().await;
+        assert_eq!(origin.count(PAGE), 2, "{what}");
+        assert!(is_hit(&edge.get(PAGE).get().await), "{what}");
+    }
+    // Nor is a name marked that nothing is stored under.
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.scripts(PAGE, [Script::status(400), page("v1")]);
+    assert_eq!(edge.get(PAGE).field("x-odd", "1").get().await.status, 400);
+    assert!(edge.get(PAGE).get().await.cache_status().contains(";stored"));
+}
+
+#[tokio::test]
+async fn a_request_near_the_limit_is_answered_by_the_owner_too() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |config| config.limits.header = Size(8 * 1024)).await;
+    let path = (0..1000).map(|i| format!("/plain/{i}")).find(|path| cluster.rank(path)[0] == 1).unwrap();
+    origin.script("*", Script::ok("x").field("cache-control", "max-age=60"));
+    cluster.edges[1].get(&path).get().await;
+    let asks =
+        |len: usize| cluster.edges[0].get(&path).field("x-long", &"k".repeat(len)).field("cache-control", "no-cache");
+    let mut longest = 0;
+    for len in (7900..8192).step_by(8) {
+        let got = asks(len).get().await;
+        assert!(got.status == 200 || got.cache_status() == "edge-1;detail=header-too-large", "{len}: {}", got.status);
+        longest = if got.status == 200 { len } else { longest };
+    }
+    assert!(longest > 8000);
+    assert!(is_hit(&cluster.edges[0].get(&path).get().await));
+}
+
+#[tokio::test]
+async fn many_variants_make_room_for_new_ones() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| config.cache.variants = 4).await;
+    origin.script(PAGE, page("x").field("vary", "accept-language"));
+    for number in 0..4 {
+        edge.get(PAGE).field("accept-language", &format!("x{number}")).get().await;
+    }
+    edge.get(PAGE).field("accept-language", "en").get().await;
+    assert!(is_hit(&edge.get(PAGE).field("accept-language", "en").get().await));
+    assert_eq!(origin.count(PAGE), 5);
+}
+
+#[tokio::test]
+async fn a_part_for_credentials_costs_no_more_than_the_part() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("*", Script::ok(pattern(1000)).with_ranges().tag("\"a\""));
+    let private = |ask: Ask| ask.field("authorization", "Basic x");
+    for _ in 0..2 {
+        assert_eq!(private(edge.get(PAGE)).field("range", "bytes=900-").get().await.status, 206);
+        assert_eq!(private(edge.get(PAGE)).field("if-none-match", "\"a\"").get().await.status, 304);
+    }
+    private(edge.ask(Method::HEAD, "/logo-0123456789abcdef.png")).get().await;
+    let seen = origin.seen();
+    assert_eq!(seen.len(), 5);
+    assert_eq!(seen[4].method, "HEAD");
+}
+
+#[tokio::test]
+async fn what_changes_now_and_then_stays_worth_a_validation() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let version = |tag: &str| Script::ok(tag.to_owned()).field("cache-control", "no-cache").tag(tag);
+    origin.script(PAGE, version("\"v1\""));
+    for _ in 0..3 {
+        edge.get(PAGE).get().await;
+    }
+    // It was the same twice: an edit now is stored, and validated the next time.
+    origin.script(PAGE, version("\"v2\""));
+    assert!(edge.get(PAGE).get().await.cache_status().contains(";stored"));
+    assert!(edge.get(PAGE).get().await.cache_status().contains("fwd-status=304"));
+    // What is another each time is let be for a while.
+    origin.scripts(PAGE, ["\"v3\"", "\"v4\"", "\"v5\"", "\"v6\""].map(version));
+    edge.get(PAGE).get().await;
+    edge.get(PAGE).get().await;
+    assert!(edge.get(PAGE).get().await.cache_status().contains(";fwd=bypass"));
+}
+
+#[tokio::test]
+async fn what_may_be_served_stale_stays_stored_when_it_changes() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let version =
+        |tag: &str| Script::ok(tag.to_owned()).field("cache-control", "max-age=0, stale-while-revalidate=60").tag(tag);
+    origin.script(PAGE, version("\"v1\""));
+    edge.get(PAGE).get().await;
+    origin.script(PAGE, version("\"v2\""));
+    let replaced = async {
+        loop {
+            let got = edge.get(PAGE).get().await;
+            assert!(is_hit(&got), "{}", got.cache_status());
+            if got.text() == "\"v2\"" {
+                break;
+            }
+        }
+    };
+    within(20, replaced).await;
+}
