@@ -217,7 +217,7 @@ pub struct ImmutableConfig {
     /// The digest that the hash is; by default none that can be checked.
     pub digest: DigestConfig,
     /// How it is written.
-    pub encoding: EncodingConfig,
+    pub encoding: Encoding,
     /// How many characters of it the name shows.
     pub length: Option<usize>,
 }
@@ -237,18 +237,6 @@ pub enum DigestConfig {
     Md5,
     Blake3,
     Xxh3,
-}
-
-/// `encoding` of `[[immutable]]`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum EncodingConfig {
-    #[default]
-    Hex,
-    Base32,
-    Nix32,
-    Base64Url,
 }
 
 impl ImmutableConfig {
@@ -274,12 +262,7 @@ impl ImmutableConfig {
                 DigestConfig::Blake3 => Some(Algorithm::Blake3),
                 DigestConfig::Xxh3 => Some(Algorithm::Xxh3),
             },
-            encoding: match self.encoding {
-                EncodingConfig::Hex => Encoding::Hex,
-                EncodingConfig::Base32 => Encoding::Base32,
-                EncodingConfig::Nix32 => Encoding::Nix32,
-                EncodingConfig::Base64Url => Encoding::Base64Url,
-            },
+            encoding: self.encoding,
             length: self.length,
         };
         match (&self.set, &self.path) {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD, HEXLOWER};
+use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -115,9 +116,11 @@ impl fmt::Debug for Hashing {
 }
 
 /// How a digest is written in a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Encoding {
     /// In either case.
+    #[default]
     Hex,
     /// RFC 4648 §6 without padding, in either case.
     Base32,

@@ -17,7 +17,7 @@ use crate::body::growing::LEAST_ROOM;
 use crate::body::proven::{self, Proof};
 use crate::cluster::membership::Heard;
 use crate::error::Error;
-use crate::flight::{self, Joining, Kept, Lead, Outcome, Provider, Reach, Selected};
+use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Selected};
 use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::memory::{Found, Tier};
@@ -223,8 +223,7 @@ impl Edge {
         let verdict = settled(verdict, age, order.stale.as_ref());
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
         let proof = self.proof(lead.key(), &provider, parts.status, &parts.headers);
-        let found = proof.as_ref().map(Proof::found).unwrap_or_default();
-        let found_later = proof.is_some();
+        let found = proof.as_ref().map(Proof::found);
         let admitted = self.admit(verdict, &parts, length).and_then(|(lifetime, kept)| {
             let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
             Ok((lifetime, kept, key, selected))
@@ -252,7 +251,6 @@ impl Edge {
                 last: Bytes::new(),
                 extent: Extent::Whole,
                 alone_since: None,
-                proof: if found_later { flight::Proof::AtEnd } else { flight::Proof::None },
                 found,
             };
             Ok((intake, own))

@@ -42,9 +42,8 @@ pub(super) struct Intake {
     pub(super) extent: Extent,
     /// Since when nobody wants it.
     pub(super) alone_since: Option<Instant>,
-    pub(super) proof: Proof,
-    /// What its body has proven to be.
-    pub(super) found: Found,
+    /// What its body has proven to be, if it has to prove anything.
+    pub(super) found: Option<Found>,
 }
 
 /// A body as it comes.
@@ -58,13 +57,14 @@ impl Edge {
     /// Lets everybody have the body as it comes, and keeps it when it is whole.
     pub(super) async fn take_in(self: &Arc<Self>, mut lead: Lead, order: &Order, mut intake: Intake, coming: Coming) {
         let Coming { provider, mut body, began } = coming;
+        let proof = intake.proof();
         lead.stream(Streaming {
             head: Arc::clone(&intake.head),
             provider: provider.clone(),
             kept: intake.kept,
             selected: intake.selected.clone(),
             charge: Arc::clone(&intake.charge),
-            proof: intake.proof,
+            proof,
         });
         let mut others = self.others(&lead, &provider);
         let ended = loop {
@@ -95,7 +95,7 @@ impl Edge {
                 if matches!(error, Error::OriginWrong(_)) && lead.credentials() == Credentials::None {
                     self.memory.mark_wrong(lead.key(), SystemTime::now(), self.policy.load().wrong);
                 }
-                match (&provider, intake.proof) {
+                match (&provider, proof) {
                     (Provider::Peer(peer), Proof::None) if error.fault() == Fault::Peer => {
                         self.membership.note(peer, Heard::Nothing);
                     }
@@ -176,14 +176,19 @@ impl Edge {
 }
 
 impl Intake {
+    /// What its body has still to prove.
+    pub(super) fn proof(&self) -> Proof {
+        match &self.found {
+            Some(found) if found.digests().is_empty() => Proof::AtEnd,
+            _ => Proof::None,
+        }
+    }
+
     /// Notes in the head what its body has proven to be.
     pub(super) fn certify(&mut self) {
-        let digest = self.found.digests().iter().find_map(|(algorithm, digest)| {
-            digest_fields::repr_digest(*algorithm, digest).filter(|_| self.head.status == StatusCode::OK)
-        });
-        if !self.found.digests().is_empty() {
-            self.proof = Proof::None;
-        }
+        let found = self.found.as_ref().filter(|_| self.head.status == StatusCode::OK);
+        let digests = found.map_or(&[][..], Found::digests);
+        let digest = digests.iter().find_map(|(algorithm, digest)| digest_fields::repr_digest(*algorithm, digest));
         let Some(digest) = digest else {
             return;
         };

@@ -88,7 +88,7 @@ impl Edge {
         broken: Body,
     ) -> Option<Body> {
         let proof = broken.into_proof();
-        if intake.proof == flight::Proof::AtEnd && proof.is_none() {
+        if intake.proof() == flight::Proof::AtEnd && proof.is_none() {
             return None;
         }
         let tag = intake.head.headers.get(ETAG).filter(|tag| proof.is_none() && is_strong(tag.as_bytes()));
