@@ -198,6 +198,21 @@ impl Flights {
         });
     }
 
+    /// Lets nobody join `flight` any more, and has what it brings not kept: what
+    /// comes in its place is younger.
+    pub(crate) fn retire(&self, flight: &Arc<Flight>) {
+        flight.overtaken.store(true, Ordering::Relaxed);
+        self.unlist(flight);
+    }
+
+    fn unlist(&self, flight: &Arc<Flight>) {
+        let mut table = self.shard(&flight.id.key);
+        if table.get(&flight.id).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
+            table.remove(&flight.id);
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// The flight of `key` that goes straight to the origin, if there is one.
     pub(crate) fn to_origin(&self, key: &AssetKey, credentials: Credentials) -> Option<Arc<Flight>> {
         let table = self.shard(key);
@@ -278,12 +293,8 @@ impl Lead {
     pub(crate) fn unlist(&mut self) {
         if self.listed {
             self.listed = false;
-            let mut table = self.flights.shard(&self.flight.id.key);
             // Overtaken, it is not listed, but another may be under its name.
-            if table.get(&self.flight.id).is_some_and(|listed| Arc::ptr_eq(listed, &self.flight)) {
-                table.remove(&self.flight.id);
-                self.flights.under_way.fetch_sub(1, Ordering::Relaxed);
-            }
+            self.flights.unlist(&self.flight);
         }
     }
 }

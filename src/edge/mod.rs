@@ -415,7 +415,15 @@ impl Edge {
                     // It came stale, or is to be validated each time: then it
                     // answers the leader's request alone (RFC 9111 §4).
                     if own.is_none() && streaming.head.must_be_validated(SystemTime::now()) {
-                        return self.pass(ask, handled).await;
+                        return match ask.tries.checked_sub(1) {
+                            // It is so slow that its freshness ran out: who comes
+                            // now shares another.
+                            Some(tries) if streaming.head.is_ever_fresh() => {
+                                self.flights.retire(&flight);
+                                Box::pin(self.look_up(Ask { key: ask.key.asset(), tries, ..ask })).await
+                            }
+                            _ => self.pass(ask, handled).await,
+                        };
                     }
                     let own = own.unwrap_or_default();
                     return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order, own });

@@ -297,3 +297,26 @@ async fn what_may_be_served_stale_stays_stored_when_it_changes() {
     };
     within(20, replaced).await;
 }
+
+#[tokio::test]
+async fn who_comes_when_a_slow_answer_is_stale_shares_the_next() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let gate = Gate::closed();
+    let slow = Script::ok(pattern(1000)).field("cache-control", "max-age=100").field("age", "99").gate(&gate);
+    let fresh = Script::ok(pattern(1000)).field("cache-control", "max-age=100").gate(&gate);
+    origin.scripts(PAGE, [slow, fresh]);
+    let first = edge.get(PAGE).open().await;
+    let stale = async {
+        while origin.count(PAGE) == 1 {
+            edge.get(PAGE).open().await;
+        }
+    };
+    within(20, stale).await;
+    for _ in 0..5 {
+        edge.get(PAGE).open().await;
+    }
+    assert_eq!(origin.count(PAGE), 2);
+    gate.open(1_000_000);
+    assert!(within(20, first.rest()).await.complete);
+}
