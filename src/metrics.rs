@@ -175,6 +175,7 @@ pub(crate) struct Metrics {
     fetch_times: [Times; 2],
     wrong_contents: [Count; 2],
     refused_connections: Count,
+    malformed_requests: Count,
     log_lines_lost: OnceLock<ErrorCounter>,
 }
 
@@ -191,6 +192,10 @@ impl Metrics {
 
     pub(crate) fn wrong_content(&self, asked: Asked) {
         self.wrong_contents[asked as usize].add(1);
+    }
+
+    pub(crate) fn malformed_request(&self) {
+        self.malformed_requests.add(1);
     }
 
     pub(crate) fn refused_connection(&self) {
@@ -273,6 +278,11 @@ impl Collector for Exposed {
                 "refused_connections",
                 "Connections closed at once, for limits.connections were open",
                 self.metrics.refused_connections.total(),
+            ),
+            (
+                "malformed_requests",
+                "Connections ended for what came on them is not HTTP, or larger than it may be",
+                self.metrics.malformed_requests.total(),
             ),
             (
                 "log_lines_lost",

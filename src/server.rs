@@ -367,7 +367,7 @@ impl Serve {
     async fn speak_http(self, stream: TcpStream, client: &Arc<Client>) -> Result<(), String> {
         let io = TokioIo::new(Interspersed::new(Patient::new(stream, &self.limits), client.interim.clone()));
         let builder = builder(&self.limits);
-        let mut phase = self.phase.clone();
+        let (mut phase, access) = (self.phase.clone(), Arc::clone(&self.access));
         let serve = Arc::new((self, Arc::clone(client)));
         let service = service_fn(move |request| {
             let serve = Arc::clone(&serve);
@@ -386,7 +386,15 @@ impl Serve {
             connection.await
         };
         tokio::select! {
-            ended = ended => ended.map_err(|error| describe(&*error)),
+            ended = ended => ended.map_err(|error| {
+                let text = describe(&*error);
+                // It has been answered with 400, 414 or 431, before it was a request.
+                if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
+                    access.metrics.malformed_request();
+                    tracing::info!(client = %client.address, error = %text, "what is not HTTP was refused");
+                }
+                text
+            }),
             stalled = stalled => stalled,
         }
     }

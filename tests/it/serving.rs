@@ -206,6 +206,7 @@ async fn malformed_requests_get_an_error_and_a_closed_connection() {
         let answer = raw(&edge, request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     }
+    edge.metric_becomes("peerage_malformed_requests_total", 4.0).await;
 }
 
 #[tokio::test]
