@@ -73,8 +73,8 @@ enum Command {
     Owner(owner::Owner),
     /// Copies a folder's files under names that hold a hash of their contents
     ///
-    /// img/logo.png becomes img/logo-<hash>.png, app.min.js app.min-<hash>.js and
-    /// LICENSE LICENSE-<hash>, where <hash> is the first 16 hexadecimal digits of
+    /// img/logo.png becomes img/logo-HASH.png, app.min.js app.min-HASH.js and
+    /// LICENSE LICENSE-HASH, where HASH is the first 16 hexadecimal digits of
     /// the contents' SHA-256; a name that holds its own hash stays as it is. The
     /// contents stay as they are too, so pages go on naming what they named.
     ///
@@ -87,7 +87,7 @@ enum Command {
     Publish(publish::Publish),
     /// Says whether names and contents agree
     ///
-    /// What a name says of its contents is for the [[immutable]] rules of the
+    /// What a name says of its contents is for the `immutable` rules of the
     /// configuration to tell; without one, for the default rules and those by
     /// which `peerage publish` names. A file's name is the path as given.
     ///
