@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -13,10 +13,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::cluster::membership::Seen;
 use crate::edge::Edge;
 use crate::metrics;
 
@@ -41,12 +42,32 @@ impl Readiness {
     }
 }
 
-#[derive(Serialize)]
-struct Peer<'a> {
-    name: &'a str,
-    own: bool,
-    up: bool,
-    errors: u64,
+/// What `/peers` says: the cluster, as this edge sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Peers {
+    /// Grows with each change.
+    pub(crate) epoch: u64,
+    pub(crate) members: Vec<Peer>,
+}
+
+/// One member.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    /// Its `edge.name`, if it has been heard.
+    pub(crate) name: Option<String>,
+    /// Its name on the ring.
+    pub(crate) address: String,
+    pub(crate) state: String,
+    /// RFC 3339.
+    pub(crate) since: String,
+    /// The part of all keys that it owns.
+    pub(crate) share: f64,
+    /// Whether the last request to it was answered, and it is not down.
+    pub(crate) up: bool,
+    /// Requests to it that failed.
+    pub(crate) errors: u64,
+    /// Whether it is the edge that says so.
+    pub(crate) own: bool,
 }
 
 /// Serves until it is aborted.
@@ -87,12 +108,17 @@ fn answer(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Re
         return response;
     }
     match request.uri().path() {
-        "/metrics" => {
-            text(StatusCode::OK, metrics::EXPOSITION_TYPE, metrics::exposition(edge.metrics(), edge.gauges()))
-        }
+        "/metrics" => text(
+            StatusCode::OK,
+            metrics::EXPOSITION_TYPE,
+            metrics::exposition(edge.metrics(), edge.gauges(), Arc::clone(&edge.membership().view())),
+        ),
         "/healthz" => text(StatusCode::OK, "text/plain", "ok\n".into()),
         "/readyz" if readiness.is_draining() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n".into())
+        }
+        "/readyz" if !edge.membership().has_joined() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "joining\n".into())
         }
         "/readyz" => text(StatusCode::OK, "text/plain", "ready\n".into()),
         "/peers" => text(StatusCode::OK, "application/json", peers(edge)),
@@ -103,21 +129,26 @@ fn answer(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Re
 fn peers(edge: &Edge) -> String {
     let membership = edge.membership();
     let view = membership.view();
-    let peers: Vec<_> = view
-        .ring
-        .members()
-        .iter()
-        .map(|member| {
-            let standing = view.peer(member.name());
-            Peer {
-                name: member.name(),
-                own: member.name() == membership.own(),
-                up: standing.is_none_or(|peer| peer.is_up()),
-                errors: standing.map_or(0, |peer| peer.errors()),
-            }
-        })
-        .collect();
+    let peer = |seen: &Seen| {
+        let standing = view.peer(&seen.address);
+        Peer {
+            name: Some(&*seen.edge).filter(|name| !name.is_empty()).map(str::to_owned),
+            address: seen.address.to_string(),
+            state: seen.state.name().to_owned(),
+            since: rfc3339(seen.since),
+            share: view.share(&seen.address),
+            up: standing.is_none_or(|peer| peer.is_up()),
+            errors: standing.map_or(0, |peer| peer.errors()),
+            own: seen.address == *membership.own(),
+        }
+    };
+    let peers = Peers { epoch: view.epoch, members: view.members().iter().map(peer).collect() };
     serde_json::to_string_pretty(&peers).unwrap_or_default() + "\n"
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(time).unwrap_or_default();
+    time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
 fn text(status: StatusCode, media: &'static str, text: String) -> Response<Full<Bytes>> {

@@ -5,13 +5,12 @@
 //! wrong, and what would be right.
 
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use http::Uri;
-use http::uri::Authority;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::membership::is_address;
 use crate::digest::{Algorithm, Encoding};
 use crate::memory::Plan;
 use crate::naming::{self, Form, Keep, QueryRule, Rule};
@@ -21,7 +20,7 @@ use crate::semantics::cache_status;
 mod load;
 mod values;
 
-pub use values::{Period, Size};
+pub use values::{Period, Secret, Size};
 
 /// The prefix of environment variables: `PEERAGE_ORIGIN__URL` is `origin.url`.
 pub const ENV_PREFIX: &str = "PEERAGE_";
@@ -136,6 +135,18 @@ pub struct ClusterConfig {
     pub idle_timeout: Period,
     /// How many peers are asked, in order of rank, before the origin is.
     pub attempts: usize,
+    /// Whether edges find out among themselves who is alive; without, everybody
+    /// on the list is taken to be.
+    pub gossip: bool,
+    /// What those know who may join, though they are not on the list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+    /// Between two probes by one edge.
+    pub probe_interval: Period,
+    /// How long the answer to a probe may take, before others are asked to probe.
+    pub probe_timeout: Period,
+    /// How long a peer that did not answer may take to object.
+    pub suspicion: Period,
 }
 
 /// `[admin]`
@@ -389,6 +400,11 @@ impl Default for ClusterConfig {
             first_byte_timeout: secs(35),
             idle_timeout: secs(30),
             attempts: 3,
+            gossip: true,
+            secret: None,
+            probe_interval: Period(Duration::from_millis(250)),
+            probe_timeout: Period(Duration::from_millis(100)),
+            suspicion: Period(Duration::from_millis(1500)),
         }
     }
 }
@@ -451,6 +467,11 @@ pub const KEYS: &[&str] = &[
     "cluster.first_byte_timeout",
     "cluster.idle_timeout",
     "cluster.attempts",
+    "cluster.gossip",
+    "cluster.secret",
+    "cluster.probe_interval",
+    "cluster.probe_timeout",
+    "cluster.suspicion",
     "admin.listen",
     "limits.connections",
     "limits.streams",
@@ -606,9 +627,7 @@ impl ClusterConfig {
     fn check(&self) -> Result<(), String> {
         for peer in self.peers.iter().chain(&self.advertise) {
             let key = if Some(peer) == self.advertise.as_ref() { "cluster.advertise" } else { "cluster.peers" };
-            let address =
-                Authority::from_str(peer).ok().filter(|address| address.port_u16().is_some_and(|port| port > 0));
-            if address.is_none_or(|address| address.host().is_empty() || address.as_str().contains('@')) {
+            if !is_address(peer) {
                 return Err(format!(
                     "{key}: `{peer}` is not an address; `host:port` is needed, such as `10.0.0.5:7001`"
                 ));
@@ -620,7 +639,29 @@ impl ClusterConfig {
                 self.listen
             ));
         }
-        Ok(())
+        self.check_gossip()
+    }
+
+    fn check_gossip(&self) -> Result<(), String> {
+        if self.secret.as_ref().is_some_and(|secret| secret.0.len() < Secret::SHORTEST) {
+            return Err(format!(
+                "cluster.secret: it can be guessed; {} characters or more are needed, such as `openssl rand -hex 16` gives",
+                Secret::SHORTEST
+            ));
+        }
+        let bounds = |key: &str, period: Period, least: Duration, most: Duration| {
+            if (least..=most).contains(&period.0) {
+                return Ok(());
+            }
+            let (least, most) = (Period(least), Period(most));
+            Err(format!("cluster.{key}: {period} is out of bounds; it must lie between {least} and {most}"))
+        };
+        let (interval, timeout) = (self.probe_interval.0, self.probe_timeout.0);
+        bounds("probe_interval", self.probe_interval, Duration::from_millis(50), Duration::from_mins(1))?;
+        // Those who are asked to probe need as long again.
+        bounds("probe_timeout", self.probe_timeout, Duration::from_millis(10), interval / 2)?;
+        // A suspect is told so each probe_timeout: it must be able to miss most of it.
+        bounds("suspicion", self.suspicion, timeout * 5, Duration::from_mins(10))
     }
 
     /// The name of this edge on the ring, when its listener is at `listening`.

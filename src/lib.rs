@@ -28,6 +28,7 @@ pub mod digest;
 mod edge;
 mod error;
 mod flight;
+mod gossip;
 mod interim;
 mod key;
 mod memory;

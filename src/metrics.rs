@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tracing_appender::non_blocking::ErrorCounter;
 
+use crate::cluster::membership::{State, View};
+
 /// Which listener a request came in by: a fact, not a field of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -102,6 +104,29 @@ impl Fetched {
     }
 }
 
+/// Why a datagram of gossip was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Refused {
+    Seal,
+    Version,
+    Stranger,
+    Garbage,
+}
+
+impl Refused {
+    const ALL: [Self; 4] = [Self::Seal, Self::Version, Self::Stranger, Self::Garbage];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Seal => "seal",
+            Self::Version => "version",
+            Self::Stranger => "stranger",
+            Self::Garbage => "garbage",
+        }
+    }
+}
+
 /// Threads spread over this many cells, each on cache lines of its own.
 const CELLS: usize = 16;
 
@@ -176,6 +201,7 @@ pub(crate) struct Metrics {
     wrong_contents: [Count; 2],
     refused_connections: Count,
     malformed_requests: Count,
+    refused_datagrams: [Count; Refused::ALL.len()],
     log_lines_lost: OnceLock<ErrorCounter>,
 }
 
@@ -200,6 +226,10 @@ impl Metrics {
 
     pub(crate) fn refused_connection(&self) {
         self.refused_connections.add(1);
+    }
+
+    pub(crate) fn refused_datagram(&self, why: Refused) {
+        self.refused_datagrams[why as usize].add(1);
     }
 
     /// From now on, this counter tells of access log lines that were lost.
@@ -229,9 +259,9 @@ pub(crate) struct Gauges {
 }
 
 /// All of it as Prometheus reads it (`OpenMetrics` text).
-pub(crate) fn exposition(metrics: &Arc<Metrics>, gauges: Gauges) -> String {
+pub(crate) fn exposition(metrics: &Arc<Metrics>, gauges: Gauges, view: Arc<View>) -> String {
     let mut registry = Registry::with_prefix("peerage");
-    registry.register_collector(Box::new(Exposed { metrics: Arc::clone(metrics), gauges }));
+    registry.register_collector(Box::new(Exposed { metrics: Arc::clone(metrics), gauges, view }));
     let mut text = String::with_capacity(8 * 1024);
     match prometheus_client::encoding::text::encode(&mut text, &registry) {
         Ok(()) => text,
@@ -246,6 +276,7 @@ pub(crate) const EXPOSITION_TYPE: &str = "application/openmetrics-text; version=
 struct Exposed {
     metrics: Arc<Metrics>,
     gauges: Gauges,
+    view: Arc<View>,
 }
 
 impl Collector for Exposed {
@@ -263,16 +294,7 @@ impl Collector for Exposed {
             count.encode(family.encode_family(&[("from", asked.name())])?)?;
         }
         self.memory(&mut encoder)?;
-        let mut family = encoder.encode_descriptor(
-            "peer_up",
-            "Whether the last request to the peer was answered",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (peer, up) in &self.gauges.peers {
-            let labels = [("peer", &**peer)];
-            ConstGauge::new(i64::from(*up)).encode(family.encode_family(&labels)?)?;
-        }
+        self.members(&mut encoder)?;
         for (name, help, count) in [
             (
                 "refused_connections",
@@ -344,6 +366,37 @@ impl Exposed {
         Ok(())
     }
 
+    fn members(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "peer_up",
+            "Whether the last request to the peer was answered, and it is not down",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (peer, up) in &self.gauges.peers {
+            let labels = [("peer", &**peer)];
+            ConstGauge::new(i64::from(*up)).encode(family.encode_family(&labels)?)?;
+        }
+        let mut family =
+            encoder.encode_descriptor("members", "Members of the cluster, by how they are", None, MetricType::Gauge)?;
+        for state in State::ALL {
+            let count = self.view.members().iter().filter(|member| member.state == state).count();
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(family.encode_family(&[("state", state.name())])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "refused_datagrams",
+            "Datagrams of gossip that were not taken, by what was wrong with them",
+            None,
+            MetricType::Counter,
+        )?;
+        for why in Refused::ALL {
+            let count = ConstCounter::new(self.metrics.refused_datagrams[why as usize].total());
+            count.encode(family.encode_family(&[("reason", why.name())])?)?;
+        }
+        Ok(())
+    }
+
     fn memory(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let gauge = |count: u64| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
         gauge(self.gauges.flights).encode(encoder.encode_descriptor(
@@ -390,6 +443,7 @@ fn encode_times(times: &Times, encoder: &mut prometheus_client::encoding::Metric
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::membership::Membership;
 
     #[test]
     fn names_are_those_of_the_contract() {
@@ -402,7 +456,8 @@ mod tests {
             memory_used: 10,
             peers: vec![("b:1".into(), true)],
         };
-        let text = exposition(&metrics, gauges);
+        let view = Arc::clone(&Membership::new("a:1", ["a:1", "b:1"]).view());
+        let text = exposition(&metrics, gauges, view);
         for line in [
             "peerage_requests_total{source=\"client\",result=\"hot_hit\"} 1",
             "peerage_requests_total{source=\"peer\",result=\"stale\"} 0",
@@ -412,6 +467,9 @@ mod tests {
             "peerage_cache_objects{tier=\"hot\"} 0",
             "peerage_evictions_total{tier=\"hot\"} 3",
             "peerage_peer_up{peer=\"b:1\"} 1",
+            "peerage_members{state=\"alive\"} 2",
+            "peerage_members{state=\"down\"} 0",
+            "peerage_refused_datagrams_total{reason=\"version\"} 0",
             "peerage_request_seconds_bucket{le=\"0.0025\"} 0",
             "peerage_request_seconds_bucket{le=\"0.005\"} 1",
             "peerage_request_seconds_bucket{le=\"+Inf\"} 1",

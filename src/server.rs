@@ -12,19 +12,20 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing_appender::non_blocking::NonBlocking;
 
 use crate::access::{Access, Format, Handed, Watched};
 use crate::admin::{self, Readiness};
 use crate::body::{Body, describe};
-use crate::cluster::membership::Membership;
+use crate::cluster::membership::{Membership, State};
 use crate::cluster::peer::Peers;
-use crate::config::{Config, LimitsConfig, Size};
+use crate::config::{ClusterConfig, Config, LimitsConfig, Size};
 use crate::edge::{Edge, Limits, Parts, Policy};
 use crate::error::{Error, StartError};
+use crate::gossip::{Gossip, Intent};
 use crate::interim::Interim;
 use crate::metrics::{Metrics, Source};
 use crate::origin::http_origin::HttpOrigin;
@@ -38,6 +39,9 @@ mod patient;
 use interspersed::Interspersed;
 use patient::Patient;
 
+/// How often a port is sought that is free for TCP and UDP.
+const ATTEMPTS: usize = 16;
+
 /// An edge that has its listeners, and serves as soon as it is [run](Server::run).
 pub struct Server {
     edge: Arc<Edge>,
@@ -45,6 +49,7 @@ pub struct Server {
     config: Config,
     clients: TcpListener,
     peers: Option<TcpListener>,
+    gossip: Option<Gossip>,
     admin: TcpListener,
     addresses: Addresses,
 }
@@ -83,9 +88,9 @@ impl Server {
     async fn assemble(config: Config, origin: Box<dyn Origin>) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let clients = listen("edge.listen", config.edge.listen).await?;
-        let peers = match &config.cluster {
-            Some(cluster) => Some(listen("cluster.listen", cluster.listen).await?),
-            None => None,
+        let (peers, socket) = match &config.cluster {
+            Some(cluster) => listen_to_peers(cluster).await?,
+            None => (None, None),
         };
         // The last of them: who reaches it may take the others for listening.
         let admin = listen("admin.listen", config.admin.listen).await?;
@@ -100,6 +105,10 @@ impl Server {
         };
         let membership = Arc::new(membership(&config, addresses.peers));
         let metrics = Arc::new(Metrics::default());
+        let gossip = socket.zip(config.cluster.as_ref()).map(|(socket, cluster)| {
+            let (membership, metrics) = (Arc::clone(&membership), Arc::clone(&metrics));
+            Gossip::new(socket, cluster, &config.edge.name, random(), membership, metrics)
+        });
         let edge = Edge::new(Parts {
             name: config.edge.name.clone(),
             limits: Limits {
@@ -117,7 +126,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
         });
         let access = Access { edge: config.edge.name.clone(), membership, metrics, lines: None };
-        Ok(Self { edge, access: Arc::new(access), config, clients, peers, admin, addresses })
+        Ok(Self { edge, access: Arc::new(access), config, clients, peers, gossip, admin, addresses })
     }
 
     /// Writes a line for each request.
@@ -149,36 +158,77 @@ impl Server {
 
     /// Serves until `shutdown` resolves, then lets what is under way end, for
     /// `edge.drain` at most. Returns how many connections it had to cut short.
+    ///
+    /// That it drains it tells its peers first. They can go on asking it until
+    /// they have heard, and nobody's request is under way any more.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { edge, access, config, clients, peers, admin, .. } = self;
+        let Self { edge, access, config, clients, peers, gossip, admin, .. } = self;
         let limits = Arc::new(config.limits.clone());
-        let (phase, watched) = watch::channel(Phase::Serving);
         let accept = |listener, source| {
             let (edge, access, limits) = (Arc::clone(&edge), Arc::clone(&access), Arc::clone(&limits));
-            tokio::spawn(Serve { edge, access, limits, source, phase: watched.clone() }.accept(listener))
+            let (phase, watched) = watch::channel(Phase::Serving);
+            let serve = Serve { edge, access, limits, source, phase: watched };
+            Accepting { phase, task: tokio::spawn(serve.accept(listener)) }
         };
-        let mut listeners = vec![accept(clients, Source::Client)];
-        listeners.extend(peers.map(|listener| accept(listener, Source::Peer)));
+        let clients = accept(clients, Source::Client);
+        let peers = peers.map(|listener| accept(listener, Source::Peer));
+        let (intent, intended) = watch::channel(Intent::Serve);
+        let gossip = gossip.map(|gossip| tokio::spawn(gossip.run(intended)));
         let readiness = Arc::new(Readiness::default());
         let operators = tokio::spawn(admin::serve(admin, Arc::clone(&edge), Arc::clone(&readiness)));
         shutdown.await;
+        let deadline = tokio::time::Instant::now() + config.edge.drain.0;
+        intent.send_replace(Intent::Drain);
         readiness.drain();
-        phase.send_replace(Phase::Draining);
-        let mut open = Vec::new();
-        for listener in listeners {
-            // It ends at once: it is told by the same watch.
-            open.push(listener.await.unwrap_or_default());
+        let mut open = vec![clients.drain().await];
+        let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
+        if let Some(peers) = peers {
+            let told = told_within(&config, edge.membership());
+            let _ = tokio::time::timeout_at(deadline, tokio::time::sleep(told)).await;
+            open.push(peers.drain().await);
+            // Those that are idle end at once; they are not to be cut short
+            // because clients took all of the time.
+            let deadline = deadline.max(tokio::time::Instant::now() + told);
+            let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
         }
-        let all_end = async {
-            for connections in &mut open {
-                while connections.join_next().await.is_some() {}
-            }
-        };
-        let _ = tokio::time::timeout(config.edge.drain.0, all_end).await;
+        intent.send_replace(Intent::Leave);
+        if let Some(gossip) = gossip {
+            let _ = gossip.await;
+        }
         operators.abort();
         // What is left is cut short when the sets are dropped.
         open.iter().map(JoinSet::len).sum()
     }
+}
+
+/// A listener at work.
+struct Accepting {
+    phase: watch::Sender<Phase>,
+    task: JoinHandle<JoinSet<()>>,
+}
+
+impl Accepting {
+    /// Lets nobody new in; returns who is in.
+    async fn drain(self) -> JoinSet<()> {
+        self.phase.send_replace(Phase::Draining);
+        // It ends at once: it is told by that.
+        self.task.await.unwrap_or_default()
+    }
+}
+
+async fn all_end(open: &mut [JoinSet<()>]) {
+    for connections in open {
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// How long it takes until all have heard that this edge drains, if there is
+/// anybody to hear it: it is told several times meanwhile.
+fn told_within(config: &Config, membership: &Membership) -> Duration {
+    let own = membership.own();
+    let others = membership.view().members().iter().any(|member| member.address != *own && member.state != State::Down);
+    let told = config.cluster.as_ref().filter(|cluster| cluster.gossip && others);
+    told.map_or(Duration::ZERO, |cluster| cluster.probe_interval.0)
 }
 
 /// Changes what can change without a restart.
@@ -207,7 +257,9 @@ impl Reloading {
         let listener = |config: &Config| {
             config.cluster.as_ref().map(|cluster| {
                 let waits = (cluster.connect_timeout, cluster.first_byte_timeout, cluster.idle_timeout);
-                (cluster.listen, cluster.advertise.clone(), cluster.attempts, waits)
+                let gossip = (cluster.gossip, cluster.secret.clone());
+                let probes = (cluster.probe_interval, cluster.probe_timeout, cluster.suspicion);
+                (cluster.listen, cluster.advertise.clone(), cluster.attempts, waits, gossip, probes)
             })
         };
         let sizes = |config: &Config| {
@@ -263,8 +315,11 @@ fn peers_client(config: &Config) -> Peers {
 
 /// A name for CDN-Loop that no other process has.
 fn loop_id() -> HeaderValue {
-    let random = RandomState::new().build_hasher().finish();
-    HeaderValue::try_from(format!("peerage-{random:016x}")).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
+    HeaderValue::try_from(format!("peerage-{:016x}", random())).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
+}
+
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {
@@ -272,10 +327,35 @@ fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {
         return Membership::alone();
     };
     let own = cluster.own(listening);
-    if !cluster.peers.is_empty() && !cluster.peers.contains(&own) {
+    let joins = cluster.gossip && cluster.secret.is_some();
+    if !cluster.peers.is_empty() && !cluster.peers.contains(&own) && !joins {
         tracing::warn!(%own, "this edge is not among cluster.peers: it answers peers, but owns nothing");
     }
     Membership::new(&own, cluster.peers.iter().map(String::as_str))
+}
+
+/// Where peers' requests come in, and gossip: one port, over TCP and over UDP.
+async fn listen_to_peers(cluster: &ClusterConfig) -> Result<(Option<TcpListener>, Option<UdpSocket>), StartError> {
+    let key = "cluster.listen";
+    let mut attempts = 1;
+    loop {
+        let listener = listen(key, cluster.listen).await?;
+        if !cluster.gossip {
+            return Ok((Some(listener), None));
+        }
+        let addr = listener.local_addr().unwrap_or(cluster.listen);
+        match UdpSocket::bind(addr).await {
+            Ok(socket) => {
+                if cluster.secret.is_none() && !addr.ip().is_loopback() {
+                    tracing::warn!(%addr, "no cluster.secret: whoever reaches this port over UDP is believed about who is alive");
+                }
+                return Ok((Some(listener), Some(socket)));
+            }
+            // The system chose a port that is free for TCP only; it may do better.
+            Err(_) if cluster.listen.port() == 0 && attempts < ATTEMPTS => attempts += 1,
+            Err(source) => return Err(StartError::Listen { key, addr: format!("{addr} (UDP)"), source }),
+        }
+    }
 }
 
 async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, StartError> {

@@ -3,3 +3,5 @@
 pub mod membership;
 pub mod peer;
 pub mod ring;
+pub(crate) mod seal;
+pub(crate) mod swim;

@@ -49,12 +49,13 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
 /// Whether a comment shows a key that has no default.
 fn is_shown(comment: &str) -> bool {
     let key = comment.split_once('=').map(|(key, _)| key.trim());
-    key.is_some_and(|key| matches!(key, "advertise" | "path" | "digest" | "encoding" | "length"))
+    key.is_some_and(|key| matches!(key, "advertise" | "secret" | "path" | "digest" | "encoding" | "length"))
 }
 
 #[test]
 fn the_list_of_keys_is_that_of_the_structs() {
-    let cluster = ClusterConfig { advertise: Some("a:1".to_owned()), ..ClusterConfig::default() };
+    let secret = Some(Secret("0123456789abcdef".to_owned()));
+    let cluster = ClusterConfig { advertise: Some("a:1".to_owned()), secret, ..ClusterConfig::default() };
     let all = Value::serialize(Config { cluster: Some(cluster), ..Config::default() }).unwrap();
     let mut keys = Vec::new();
     for (table, value) in all.as_dict().unwrap() {
@@ -68,7 +69,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 42] = [
+const OTHERS: [(&str, &str); 47] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -96,6 +97,11 @@ const OTHERS: [(&str, &str); 42] = [
     ("cluster.first_byte_timeout", "1s"),
     ("cluster.idle_timeout", "1s"),
     ("cluster.attempts", "7"),
+    ("cluster.gossip", "false"),
+    ("cluster.secret", "0123456789abcdef"),
+    ("cluster.probe_interval", "1s"),
+    ("cluster.probe_timeout", "50ms"),
+    ("cluster.suspicion", "3s"),
     ("admin.listen", "127.0.0.2:83"),
     ("limits.connections", "7"),
     ("limits.streams", "7"),
@@ -160,6 +166,10 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[cache]\nhot_share = 2.0", &["cache.hot_share"]),
         ("[cluster]\npeers = [\"nowhere\"]", &["cluster.peers", "`nowhere`", "host:port"]),
         ("[cluster]\nlisten = \"0.0.0.0:7001\"", &["cluster.advertise"]),
+        ("[cluster]\nsecret = \"guess me\"", &["cluster.secret", "16 characters"]),
+        ("[cluster]\nprobe_interval = \"1ms\"", &["cluster.probe_interval", "50ms"]),
+        ("[cluster]\nprobe_timeout = \"200ms\"", &["cluster.probe_timeout", "125ms"]),
+        ("[cluster]\nsuspicion = \"0s\"", &["cluster.suspicion", "500ms"]),
         ("[log]\nlevel = \"loud\"", &["log.level", "warn"]),
         ("[[immutable]]\npath = \"/x\"", &["immutable.path", "{hash}"]),
         ("[[immutable]]\npaht = \"/x\"", &["immutable.paht", "immutable.path"]),

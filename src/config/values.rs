@@ -130,6 +130,22 @@ impl<'de> Deserialize<'de> for Period {
     }
 }
 
+/// What must not be shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(#[serde(deserialize_with = "text")] pub String);
+
+impl Secret {
+    /// A shorter one can be guessed.
+    pub const SHORTEST: usize = 16;
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// Text, also where the environment's value looks like a number.
 pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     match <Value as Deserialize>::deserialize(deserializer)? {

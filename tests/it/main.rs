@@ -8,6 +8,7 @@ mod clients;
 mod commands;
 mod ends;
 mod flights;
+mod gossip;
 mod harness;
 mod interim;
 mod invalidating;

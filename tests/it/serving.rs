@@ -355,9 +355,12 @@ async fn operators_see_health_metrics_and_peers() {
     assert_eq!(ask(admin, Method::POST, "/healthz").get().await.status, 405);
     assert!(get("/metrics").await.field("content-type").starts_with("application/openmetrics-text"));
     let peers: serde_json::Value = serde_json::from_slice(&get("/peers").await.body).unwrap();
-    let own: Vec<_> = peers.as_array().unwrap().iter().filter(|peer| peer["own"] == true).collect();
-    assert_eq!((peers.as_array().unwrap().len(), own.len()), (3, 1));
-    assert_eq!(own[0]["name"], cluster.edges[0].name());
+    let members = peers["members"].as_array().unwrap();
+    let own: Vec<_> = members.iter().filter(|peer| peer["own"] == true).collect();
+    assert_eq!((members.len(), own.len()), (3, 1));
+    assert_eq!(own[0]["address"], cluster.edges[0].name());
+    assert!(peers["epoch"].as_u64().unwrap() > 0);
+    assert!(members.iter().all(|peer| (peer["share"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-9));
 }
 
 #[tokio::test]

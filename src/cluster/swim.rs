@@ -1,0 +1,494 @@
+//! Who is alive: SWIM with suspicion (Das, Gupta and Motivala, 2002), by foca.
+//!
+//! A machine without sockets and clocks: datagrams, the time and what the edge
+//! itself notices go in; datagrams, the time at which it wants to be woken and
+//! a new list of members come out. Time is counted from when it was made.
+//!
+//! What is added to SWIM here, each for a reason:
+//!
+//! - Who is suspected is told so at once and again and again, by whoever
+//!   suspects it, so that it can object though most of the datagrams are lost.
+//! - Who is down, but listed, is knocked at for ever, so partitions heal.
+//! - Every datagram tells what its sender takes for the cluster, as a digest.
+//!   Who finds another one there sends all that it knows: what gossip missed
+//!   does not stay missed.
+//! - Who wakes up late was frozen itself, and condemns nobody at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU8, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BufMut;
+use foca::{Codec, Foca, Header, Member, Message, NoCustomBroadcast, Notification, PostcardCodec, Runtime, Timer};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::membership::{Admission, Known, State};
+use identity::{Identity, Role};
+use wire::{PAYLOAD, Refusal};
+
+mod identity;
+#[cfg(test)]
+mod simulation;
+pub(crate) mod wire;
+
+/// How many are knocked at, or introduced to, at a time.
+const AT_ONCE: usize = 16;
+/// How many hear of each piece of news from each who knows it, at a time,
+const FANOUT: usize = 3;
+/// and how often it is told: enough for thousands of members.
+const TELLINGS: u8 = 12;
+/// For so long it is remembered that a member has gone.
+const MOURNING: Duration = Duration::from_hours(1);
+
+/// How this edge takes part.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Between two probes by one member.
+    pub(crate) probe_interval: Duration,
+    /// How long a probe's answer is waited for before others are asked to probe.
+    pub(crate) probe_timeout: Duration,
+    /// How long a suspected member may take to object.
+    pub(crate) suspicion: Duration,
+    /// Who may be a member.
+    pub(crate) admission: Admission,
+}
+
+type Address = Arc<str>;
+
+/// A datagram that is to be sent.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) to: Address,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// See the module.
+pub(crate) struct Swim {
+    foca: Foca<Identity, PostcardCodec, SmallRng, NoCustomBroadcast>,
+    settings: Settings,
+    listed: BTreeSet<Address>,
+    /// Listed ones of which nothing has been heard yet. They count as suspect:
+    /// who starts would otherwise own everything for a moment.
+    awaited: BTreeSet<Address>,
+    /// Whom requests could not reach lately, until when that is no news.
+    doubted: BTreeMap<Address, Duration>,
+    jobs: BTreeMap<(Duration, u64), Job>,
+    jobs_made: u64,
+    outgoing: Vec<(Address, Vec<u8>)>,
+    /// Nobody has answered to this identity yet.
+    introducing: bool,
+    next_turn: usize,
+    next_telling: Duration,
+    /// What this edge takes for the cluster, and what it shows of it.
+    digest: u64,
+    shown: u64,
+    taken: Option<u64>,
+}
+
+/// What is to be done at a certain time.
+#[derive(Debug)]
+enum Job {
+    /// As foca wants it.
+    Foca(Timer<Identity>),
+    /// Announces this edge to those that are listed, or were members, and are not there.
+    Knock,
+    /// Tells a suspect that it is one, again.
+    Challenge(Member<Identity>),
+    /// Declares a suspect dead, unless it has objected.
+    Condemn(Member<Identity>),
+    /// Ends the wait for a word of a listed one.
+    GiveUp(Address),
+}
+
+/// What foca wants done.
+#[derive(Default)]
+struct Effects {
+    outgoing: Vec<(Address, Vec<u8>)>,
+    timers: Vec<(Timer<Identity>, Duration)>,
+    renamed: bool,
+}
+
+impl Runtime<Identity> for &mut Effects {
+    fn notify(&mut self, notification: Notification<'_, Identity>) {
+        self.renamed |= matches!(notification, Notification::Rejoin(_));
+    }
+
+    fn send_to(&mut self, to: Identity, data: &[u8]) {
+        self.outgoing.push((to.address, data.to_vec()));
+    }
+
+    fn submit_after(&mut self, event: Timer<Identity>, after: Duration) {
+        self.timers.push((event, after));
+    }
+}
+
+impl Swim {
+    /// The edge `name`, whose address is `own`. `started` grows from each start
+    /// of it to the next; `seed` makes its choices its own.
+    pub(crate) fn new(settings: Settings, own: &str, name: &str, started: u64, seed: u64) -> Self {
+        let identity = Identity::new(own, name, started);
+        let foca = Foca::new(identity, rules(&settings), SmallRng::seed_from_u64(seed), PostcardCodec);
+        let mut swim = Self {
+            foca,
+            settings,
+            listed: BTreeSet::new(),
+            awaited: BTreeSet::new(),
+            doubted: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            jobs_made: 0,
+            outgoing: Vec::new(),
+            introducing: true,
+            next_turn: usize::try_from(seed % 1000).unwrap_or_default(),
+            next_telling: Duration::ZERO,
+            digest: 0,
+            shown: 0,
+            taken: None,
+        };
+        swim.refresh();
+        swim
+    }
+
+    /// Takes another list of who might be a member.
+    pub(crate) fn list(&mut self, now: Duration, names: impl IntoIterator<Item = Address>) {
+        self.listed = names.into_iter().collect();
+        self.awaited.retain(|name| self.listed.contains(name));
+        let known: BTreeSet<_> = self.foca.iter_membership_state().map(|member| &member.id().address).collect();
+        let own = &self.foca.identity().address;
+        let new: Vec<_> = self.listed.iter().filter(|name| *name != own && !known.contains(name)).cloned().collect();
+        for name in new {
+            self.schedule(now + self.settings.suspicion, Job::GiveUp(Arc::clone(&name)));
+            self.awaited.insert(name);
+        }
+        self.jobs.retain(|_, job| !matches!(job, Job::Knock));
+        self.knock(now);
+        self.refresh();
+    }
+
+    /// Takes a datagram.
+    pub(crate) fn receive(&mut self, now: Duration, datagram: &[u8]) -> Result<(), Refusal> {
+        let (digest, payload) = wire::unpack(datagram)?;
+        let header: Result<Header<Identity>, _> = PostcardCodec.decode_header(payload);
+        let Header { src, dst, .. } = header.map_err(|_| Refusal::Garbage)?;
+        if !self.admits(&src.address) || self.is_guest() {
+            return Err(Refusal::Stranger(src.address));
+        }
+        if dst.address == self.foca.identity().address && dst.bump > self.foca.identity().bump {
+            // It remembers this edge from a time that the clock says is to come.
+            self.rename(now, self.foca.identity().after(dst.bump));
+        }
+        let handled = self.run(now, |foca, effects| foca.handle_data(payload, effects));
+        handled.map_err(|_| Refusal::Garbage)?;
+        if self.foca.iter_membership_state().any(|member| member.id().address == src.address) {
+            self.awaited.remove(&src.address);
+        }
+        self.introducing &= dst != *self.foca.identity();
+        self.refresh();
+        if digest != self.digest && now >= self.next_telling {
+            self.next_telling = now + self.settings.probe_interval;
+            self.tell_all(&src);
+        }
+        Ok(())
+    }
+
+    /// A request could not reach this peer: it is suspected at once, and has
+    /// less time than others to object, for it is known to be in trouble. A
+    /// live one does so within a round trip, and goes on owning what it owns.
+    pub(crate) fn doubt(&mut self, now: Duration, name: &str) {
+        self.doubted.retain(|_, until| *until > now);
+        let known = self.foca.iter_members().find(|member| *member.id().address == *name);
+        let Some(member) = known.filter(|_| !self.doubted.contains_key(name)).cloned() else {
+            return;
+        };
+        self.doubted.insert(name.into(), now + self.settings.suspicion);
+        let suspect = Member::new(member.id().clone(), member.incarnation(), foca::State::Suspect);
+        self.apply(now, suspect.clone());
+        let patience = (self.settings.suspicion / 3).max(self.settings.probe_timeout * 3);
+        self.suspect(now, &suspect, patience);
+        self.refresh();
+    }
+
+    /// Says that this edge owns nothing from now on; it goes on taking part.
+    pub(crate) fn drain(&mut self, now: Duration) {
+        if self.foca.identity().role == Role::Serving {
+            let mut draining = self.foca.identity().after(self.foca.identity().bump);
+            draining.role = Role::Draining;
+            self.rename(now, draining);
+            self.refresh();
+        }
+    }
+
+    /// Says that this edge is gone.
+    pub(crate) fn leave(&mut self, now: Duration) {
+        let _ = self.run(now, |foca, effects| foca.leave_cluster(effects));
+        // Once more, to others: the last word is heard by whoever gets it.
+        let _ = self.run(now, |foca, effects| foca.gossip(effects));
+        self.jobs.clear();
+    }
+
+    /// When [`wake`](Self::wake) is wanted.
+    pub(crate) fn wakes_at(&self) -> Option<Duration> {
+        self.jobs.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Does what is due.
+    pub(crate) fn wake(&mut self, now: Duration) {
+        while let Some(first) = self.jobs.first_entry().filter(|first| first.key().0 <= now) {
+            let ((due, _), job) = first.remove_entry();
+            self.work(now, due, job);
+        }
+        self.refresh();
+    }
+
+    /// What is to be sent.
+    pub(crate) fn take_outgoing(&mut self) -> impl Iterator<Item = Outgoing> {
+        let digest = self.digest;
+        let pack = move |(to, payload): (Address, Vec<u8>)| Outgoing { to, bytes: wire::pack(digest, &payload) };
+        std::mem::take(&mut self.outgoing).into_iter().map(pack)
+    }
+
+    /// Everybody and how it is, by address, if that is news since it was last
+    /// taken.
+    pub(crate) fn take_news(&mut self) -> Option<Vec<Known>> {
+        (self.taken.replace(self.shown) != Some(self.shown)).then(|| self.known())
+    }
+
+    /// Whether every listed one has been heard of, or waited for long enough.
+    pub(crate) fn has_joined(&self) -> bool {
+        self.awaited.is_empty() || self.is_guest()
+    }
+
+    fn admits(&self, address: &str) -> bool {
+        self.settings.admission == Admission::Heard || self.listed.contains(address)
+    }
+
+    /// Whether this edge is no member: those that are would not answer it. It
+    /// takes the list's word for who they are.
+    fn is_guest(&self) -> bool {
+        !self.admits(&self.foca.identity().address)
+    }
+
+    fn known(&self) -> Vec<Known> {
+        let (own, guest) = (self.foca.identity(), self.is_guest());
+        let mut states: BTreeMap<&Address, (&str, State)> = BTreeMap::new();
+        for name in &self.listed {
+            let state = match name {
+                _ if guest => State::Alive,
+                name if self.awaited.contains(name) => State::Suspect,
+                _ => State::Down,
+            };
+            states.insert(name, ("", state));
+        }
+        let members = self.foca.iter_membership_state().filter(|_| !guest);
+        for member in members.filter(|member| self.admits(&member.id().address)) {
+            states.insert(&member.id().address, (&member.id().edge, state(member)));
+        }
+        if !guest {
+            states.insert(&own.address, (&own.edge, own.role.state()));
+        }
+        let known = |(address, (edge, state)): (&Address, (&str, State))| Known {
+            address: Arc::clone(address),
+            edge: edge.into(),
+            state,
+        };
+        states.into_iter().map(known).collect()
+    }
+
+    /// Sums up anew what has changed. A sum does not depend on an order.
+    fn refresh(&mut self) {
+        let own = self.foca.identity().fingerprint();
+        let (mut digest, mut shown) = (own, own);
+        for member in self.foca.iter_membership_state() {
+            let fingerprint = member.id().fingerprint();
+            if member.state() != foca::State::Down {
+                digest = digest.wrapping_add(fingerprint);
+            }
+            shown = shown.wrapping_add(fingerprint.rotate_left(1 + member.state() as u32));
+        }
+        for name in &self.listed {
+            let awaited = u32::from(self.awaited.contains(name));
+            shown = shown.wrapping_add(identity::hash(name).rotate_left(awaited));
+        }
+        (self.digest, self.shown) = (digest, shown);
+    }
+
+    fn schedule(&mut self, at: Duration, job: Job) {
+        self.jobs_made += 1;
+        self.jobs.insert((at, self.jobs_made), job);
+    }
+
+    fn work(&mut self, now: Duration, due: Duration, job: Job) {
+        match job {
+            Job::Foca(timer) => {
+                // What it complains of is a timer that came late, which it makes good.
+                let _ = self.run(now, |foca, effects| foca.handle_timer(timer, effects));
+            }
+            Job::Knock => self.knock(now),
+            Job::GiveUp(name) => drop(self.awaited.remove(&name)),
+            Job::Challenge(suspect) | Job::Condemn(suspect) if !self.is_suspect(&suspect) => {}
+            Job::Challenge(suspect) => self.challenge(now, suspect),
+            // This edge was frozen itself, and may not have heard an objection.
+            Job::Condemn(suspect) if now > due + self.settings.probe_interval => {
+                self.schedule(now + self.settings.suspicion, Job::Condemn(suspect));
+            }
+            Job::Condemn(suspect) => {
+                self.apply(now, Member::new(suspect.id().clone(), suspect.incarnation(), foca::State::Down));
+            }
+        }
+    }
+
+    /// Has foca do something, and does what comes of it.
+    fn run(
+        &mut self,
+        now: Duration,
+        act: impl FnOnce(
+            &mut Foca<Identity, PostcardCodec, SmallRng, NoCustomBroadcast>,
+            &mut Effects,
+        ) -> Result<(), foca::Error>,
+    ) -> Result<(), foca::Error> {
+        let mut effects = Effects::default();
+        let done = act(&mut self.foca, &mut effects);
+        self.outgoing.append(&mut effects.outgoing);
+        for (timer, after) in effects.timers {
+            match timer {
+                Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
+                    self.suspect(now, &Member::new(member_id, incarnation, foca::State::Suspect), after);
+                }
+                timer => self.schedule(now + after, Job::Foca(timer)),
+            }
+        }
+        if effects.renamed {
+            self.introduce(now);
+        }
+        done
+    }
+
+    fn apply(&mut self, now: Duration, member: Member<Identity>) {
+        // It fails only if an address does not fit into a datagram.
+        let _ = self.run(now, |foca, effects| foca.apply_many(std::iter::once(member), true, effects));
+    }
+
+    fn is_suspect(&self, suspect: &Member<Identity>) -> bool {
+        self.foca.iter_members().any(|member| member == suspect)
+    }
+
+    fn suspect(&mut self, now: Duration, suspect: &Member<Identity>, patience: Duration) {
+        let sooner = self.jobs.range(..=(now + patience, u64::MAX));
+        let mut sooner = sooner.filter(|(_, job)| matches!(job, Job::Condemn(other) if other == suspect));
+        if sooner.next().is_none() {
+            self.schedule(now, Job::Challenge(suspect.clone()));
+            self.schedule(now + patience, Job::Condemn(suspect.clone()));
+        }
+    }
+
+    /// A ping that says that its receiver is suspected: the answer objects.
+    fn challenge(&mut self, now: Duration, suspect: Member<Identity>) {
+        let (payload, _) = self.datagram(suspect.id(), Message::Ping(0), std::slice::from_ref(&suspect));
+        self.outgoing.push((Arc::clone(&suspect.id().address), payload));
+        self.schedule(now + self.settings.probe_timeout, Job::Challenge(suspect));
+    }
+
+    /// Tells `to` all that is known.
+    fn tell_all(&mut self, to: &Identity) {
+        let members: Vec<_> = self.foca.iter_membership_state().cloned().collect();
+        let mut rest = &members[..];
+        while !rest.is_empty() {
+            let (payload, told) = self.datagram(to, Message::Gossip, rest);
+            self.outgoing.push((Arc::clone(&to.address), payload));
+            rest = &rest[told.max(1)..];
+        }
+    }
+
+    /// A datagram as foca makes them, but to whom and about whom is said here:
+    /// about as many as have room in it. This edge's own incarnation is foca's
+    /// secret; 0 is what everybody has heard already.
+    fn datagram(&self, to: &Identity, message: Message<Identity>, about: &[Member<Identity>]) -> (Vec<u8>, usize) {
+        let header = Header { src: self.foca.identity().clone(), src_incarnation: 0, dst: to.clone(), message };
+        let mut payload = Vec::with_capacity(PAYLOAD).limit(PAYLOAD);
+        let _ = PostcardCodec.encode_header(&header, &mut payload);
+        let at = payload.get_ref().len();
+        payload.put_u16(0);
+        let mut count: u16 = 0;
+        for member in about {
+            let before = payload.get_ref().len();
+            if PostcardCodec.encode_member(member, &mut payload).is_err() {
+                payload.get_mut().truncate(before);
+                break;
+            }
+            count += 1;
+        }
+        let mut payload = payload.into_inner();
+        payload[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        (payload, usize::from(count))
+    }
+
+    fn rename(&mut self, now: Duration, identity: Identity) {
+        let _ = self.run(now, |foca, effects| foca.change_identity(identity, effects));
+        self.introduce(now);
+    }
+
+    /// Tells some of the members who this edge is now; each of them answers.
+    fn introduce(&mut self, now: Duration) {
+        self.introducing = true;
+        let members: Vec<_> = self.foca.iter_members().map(|member| member.id().clone()).collect();
+        self.announce(now, members);
+    }
+
+    fn knock(&mut self, now: Duration) {
+        self.schedule(now + self.settings.probe_interval, Job::Knock);
+        if self.is_guest() {
+            return;
+        }
+        let own = &self.foca.identity().address;
+        let mut absent: BTreeMap<_, _> = self.listed.iter().map(|name| (name, Identity::unknown(name))).collect();
+        for member in self.foca.iter_membership_state() {
+            if member.state() != foca::State::Down && !self.introducing {
+                absent.remove(&member.id().address);
+            } else if self.admits(&member.id().address) {
+                absent.insert(&member.id().address, member.id().clone());
+            }
+        }
+        absent.remove(own);
+        let absent = absent.into_values().collect();
+        self.announce(now, absent);
+    }
+
+    /// Announces this edge to some of `others`, to other ones each time.
+    fn announce(&mut self, now: Duration, mut others: Vec<Identity>) {
+        let count = others.len().max(1);
+        others.rotate_left(self.next_turn % count);
+        self.next_turn = self.next_turn.wrapping_add(AT_ONCE);
+        for other in others.into_iter().take(AT_ONCE) {
+            let _ = self.run(now, |foca, effects| foca.announce(other, effects));
+        }
+    }
+}
+
+fn state(member: &Member<Identity>) -> State {
+    match (member.state(), member.id().role) {
+        (foca::State::Down, _) => State::Down,
+        (_, Role::Draining) => State::Draining,
+        (foca::State::Suspect, Role::Serving) => State::Suspect,
+        (foca::State::Alive, Role::Serving) => State::Alive,
+    }
+}
+
+/// foca's part of the rules; its own ways to meet those who are down do not
+/// reach those who were never met, so they stay off.
+fn rules(settings: &Settings) -> foca::Config {
+    let some = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
+    foca::Config {
+        probe_period: settings.probe_interval,
+        probe_rtt: settings.probe_timeout,
+        num_indirect_probes: some(FANOUT),
+        max_transmissions: NonZeroU8::new(TELLINGS).unwrap_or(NonZeroU8::MIN),
+        suspect_to_down_after: settings.suspicion,
+        remove_down_after: Some(MOURNING),
+        max_packet_size: some(PAYLOAD),
+        notify_down_members: true,
+        periodic_announce: None,
+        periodic_announce_to_down_members: None,
+        periodic_gossip: Some(foca::PeriodicParams { frequency: settings.probe_timeout, num_members: some(FANOUT) }),
+    }
+}

@@ -1,0 +1,237 @@
+//! Gossip on a socket: what drives [`Swim`], and publishes what it finds out.
+//!
+//! Datagrams go over UDP to the same port that peers' requests go to over TCP,
+//! so that there is nothing more to configure.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::cluster::membership::{Admission, Following, List, Membership};
+use crate::cluster::seal::Seal;
+use crate::cluster::swim::wire::{PROTOCOL, Refusal};
+use crate::cluster::swim::{Settings, Swim};
+use crate::config::ClusterConfig;
+use crate::metrics::{Metrics, Refused};
+
+/// Larger than any datagram of ours.
+const LARGEST: usize = 2048;
+/// How many datagrams are taken before something else has its turn.
+const IN_A_ROW: usize = 64;
+/// The same complaint about the same sender is not repeated for so long,
+const QUIET: Duration = Duration::from_mins(1);
+/// and so many senders are told apart.
+const SENDERS: usize = 256;
+/// For so long a host's name is not looked up again.
+const LOOKUP: Duration = Duration::from_secs(30);
+
+/// What this edge is up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// It serves.
+    Serve,
+    /// It is going to leave: it owns nothing from now on.
+    Drain,
+    /// It leaves.
+    Leave,
+}
+
+/// This edge's part in gossip.
+pub(crate) struct Gossip {
+    socket: UdpSocket,
+    seal: Seal,
+    swim: Swim,
+    began: Instant,
+    membership: Arc<Membership>,
+    following: Following,
+    list: List,
+    metrics: Arc<Metrics>,
+    hosts: Hosts,
+    complaints: HashMap<SocketAddr, Instant>,
+}
+
+impl Gossip {
+    /// Takes part by `socket`, as `config` says; `edge` is this edge's name and
+    /// `seed` makes its choices its own.
+    pub(crate) fn new(
+        socket: UdpSocket,
+        config: &ClusterConfig,
+        edge: &str,
+        seed: u64,
+        membership: Arc<Membership>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let secret = config.secret.as_ref().map(|secret| secret.0.as_str());
+        let admission = if secret.is_some() { Admission::Heard } else { Admission::Listed };
+        let settings = Settings {
+            probe_interval: config.probe_interval.0,
+            probe_timeout: config.probe_timeout.0,
+            suspicion: config.suspicion.0,
+            admission,
+        };
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let started = u64::try_from(started).unwrap_or_default();
+        Self {
+            socket,
+            seal: Seal::new(secret),
+            swim: Swim::new(settings, membership.own(), edge, started, seed),
+            began: Instant::now(),
+            following: membership.follow(admission),
+            list: List::default(),
+            membership,
+            metrics,
+            hosts: Hosts::new(),
+            complaints: HashMap::new(),
+        }
+    }
+
+    /// Takes part until it is told to leave, or whoever would tell it is gone.
+    pub(crate) async fn run(mut self, mut intent: watch::Receiver<Intent>) {
+        self.take_list();
+        self.settle().await;
+        loop {
+            let wakes_at = self.swim.wakes_at().unwrap_or_else(|| self.now() + QUIET);
+            tokio::select! {
+                readable = self.socket.readable() => match readable {
+                    Ok(()) => self.read(),
+                    Err(error) => tracing::debug!(%error, "the socket for gossip cannot be read"),
+                },
+                () = tokio::time::sleep_until(self.began + wakes_at) => self.swim.wake(self.now()),
+                Ok(()) = self.following.listed.changed() => self.take_list(),
+                Some(peer) = self.following.doubts.recv() => self.swim.doubt(self.now(), &peer),
+                changed = intent.changed() => {
+                    let intent = if changed.is_ok() { *intent.borrow_and_update() } else { Intent::Leave };
+                    match intent {
+                        Intent::Serve => {}
+                        Intent::Drain => self.swim.drain(self.now()),
+                        Intent::Leave => break,
+                    }
+                }
+            }
+            self.settle().await;
+        }
+        self.swim.leave(self.now());
+        self.send().await;
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn take_list(&mut self) {
+        self.list = Arc::clone(&self.following.listed.borrow_and_update());
+        self.swim.list(self.now(), self.list.iter().cloned());
+    }
+
+    /// Publishes what is new, and then sends what is to be sent: who hears of
+    /// this edge finds it acting on what it says.
+    async fn settle(&mut self) {
+        if let Some(known) = self.swim.take_news() {
+            self.membership.learn(&self.list, known, SystemTime::now());
+        }
+        if !self.membership.has_joined() && self.swim.has_joined() {
+            self.membership.set_joined();
+        }
+        self.send().await;
+    }
+
+    async fn send(&mut self) {
+        let outgoing: Vec<_> = self.swim.take_outgoing().collect();
+        for datagram in outgoing {
+            let Some(to) = self.hosts.find(&datagram.to) else {
+                continue;
+            };
+            if let Err(error) = self.socket.send_to(&self.seal.close(datagram.bytes), to).await {
+                tracing::debug!(peer = %datagram.to, %error, "a datagram could not be sent");
+            }
+        }
+    }
+
+    fn read(&mut self) {
+        let mut buffer = [0; LARGEST];
+        for _ in 0..IN_A_ROW {
+            let Ok((length, from)) = self.socket.try_recv_from(&mut buffer) else {
+                return;
+            };
+            let now = self.now();
+            let taken = match self.seal.open(&buffer[..length]) {
+                Some(datagram) => self.swim.receive(now, datagram),
+                None => Err(Refusal::Seal),
+            };
+            if let Err(refusal) = taken {
+                self.metrics.refused_datagram(reason(&refusal));
+                self.complain(from, &refusal);
+            }
+        }
+    }
+
+    /// Says what is wrong with a sender, but not for each datagram of it.
+    fn complain(&mut self, from: SocketAddr, refusal: &Refusal) {
+        self.complaints.retain(|_, since| since.elapsed() < QUIET);
+        if self.complaints.len() >= SENDERS || self.complaints.contains_key(&from) {
+            return;
+        }
+        self.complaints.insert(from, Instant::now());
+        match refusal {
+            Refusal::Seal => tracing::warn!(%from, "gossip refused: its cluster.secret is not this edge's"),
+            Refusal::Version { protocol, placement } => tracing::error!(
+                %from, protocol, placement, own_protocol = PROTOCOL,
+                "gossip refused: this peer runs a version that cannot be in one cluster with this edge; it stays out"
+            ),
+            Refusal::Stranger(peer) => tracing::warn!(
+                %from, %peer,
+                "gossip refused: this peer is not in cluster.peers, and without a cluster.secret only those are members"
+            ),
+            Refusal::Garbage => tracing::warn!(%from, "gossip refused: it makes no sense"),
+        }
+    }
+}
+
+fn reason(refusal: &Refusal) -> Refused {
+    match refusal {
+        Refusal::Seal => Refused::Seal,
+        Refusal::Version { .. } => Refused::Version,
+        Refusal::Stranger(_) => Refused::Stranger,
+        Refusal::Garbage => Refused::Garbage,
+    }
+}
+
+/// Where peers are: most are named by their IP address; other names are looked
+/// up behind, and what is to be sent meanwhile is lost, as datagrams may be.
+struct Hosts {
+    found: HashMap<Arc<str>, (Option<SocketAddr>, Instant)>,
+    answers: mpsc::Receiver<(Arc<str>, SocketAddr)>,
+    answer: mpsc::Sender<(Arc<str>, SocketAddr)>,
+}
+
+impl Hosts {
+    fn new() -> Self {
+        let (answer, answers) = mpsc::channel(64);
+        Self { found: HashMap::new(), answers, answer }
+    }
+
+    fn find(&mut self, name: &Arc<str>) -> Option<SocketAddr> {
+        if let Ok(address) = name.parse() {
+            return Some(address);
+        }
+        while let Ok((name, address)) = self.answers.try_recv() {
+            self.found.insert(name, (Some(address), Instant::now()));
+        }
+        let known = self.found.get(name).copied();
+        if known.is_none_or(|(_, asked)| asked.elapsed() > LOOKUP) {
+            self.found.insert(Arc::clone(name), (known.and_then(|(address, _)| address), Instant::now()));
+            let (name, answer) = (Arc::clone(name), self.answer.clone());
+            tokio::spawn(async move {
+                if let Some(address) = tokio::net::lookup_host(&*name).await.ok().and_then(|mut all| all.next()) {
+                    let _ = answer.send((name, address)).await;
+                }
+            });
+        }
+        known.and_then(|(address, _)| address)
+    }
+}

@@ -1,0 +1,195 @@
+//! Edges that find out among themselves who is alive, on real sockets.
+
+use http::Method;
+use peerage::Server;
+use peerage::cluster::membership::State;
+use peerage::config::{ClusterConfig, Secret};
+use tokio::net::UdpSocket;
+
+use crate::client::ask;
+use crate::harness::{Cluster, Running, config, run, within};
+use crate::origin::{Gate, Origin, Script};
+use crate::process::Process;
+
+/// Waits until `edge` sees `address` so; `None` is not at all.
+async fn sees(edge: &Running, address: &str, state: Option<State>) {
+    let seen = async {
+        while edge.edge.membership().view().member(address).map(|member| member.state) != state {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(20, seen).await;
+}
+
+fn owners(edge: &Running) -> Vec<String> {
+    edge.edge.membership().view().ring.members().iter().map(|member| member.name().to_string()).collect()
+}
+
+fn secret(text: &str) -> Secret {
+    Secret(text.to_owned())
+}
+
+/// An edge that knows `secret`, and of `peers`.
+async fn joins(name: &str, secret: Option<Secret>, peers: Vec<String>) -> Running {
+    let mut config = config(name);
+    let listen = "127.0.0.1:0".parse().unwrap();
+    config.cluster = Some(ClusterConfig { listen, peers, secret, ..ClusterConfig::default() });
+    run(Server::bind(config).await.unwrap())
+}
+
+#[tokio::test]
+async fn who_stops_is_out_and_who_comes_back_is_in() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels"));
+    let mut cluster = Cluster::start(3, &origin, |_| {}).await;
+    let names = cluster.names();
+    for edge in &cluster.edges {
+        for name in &names {
+            sees(edge, name, Some(State::Alive)).await;
+        }
+    }
+    let path = cluster.path_owned_by(2, 1);
+    let epoch = cluster.edges[0].edge.membership().view().epoch;
+    cluster.edges[2].stop().await;
+    for edge in &cluster.edges[..2] {
+        sees(edge, &names[2], Some(State::Down)).await;
+        assert!(!owners(edge).contains(&names[2]));
+        edge.metric_becomes("peerage_members{state=\"down\"}", 1.0).await;
+        edge.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
+    }
+    assert!(cluster.edges[0].edge.membership().view().epoch > epoch);
+    assert_eq!(cluster.edges[0].get(&path).get().await.text(), "pixels");
+    assert_eq!(cluster.edges[0].edge.membership().view().peer(&names[2]).unwrap().errors(), 0, "nobody asked it");
+
+    let mut again = config("edge-3");
+    again.origin.url = origin.url();
+    let listen = names[2].parse().unwrap();
+    again.cluster = Some(ClusterConfig { listen, peers: names.clone(), ..ClusterConfig::default() });
+    let again = run(Server::bind(again).await.unwrap());
+    for edge in &cluster.edges[..2] {
+        sees(edge, &names[2], Some(State::Alive)).await;
+    }
+    assert_eq!(owners(&again), owners(&cluster.edges[0]));
+}
+
+#[tokio::test]
+async fn who_knows_the_secret_joins_by_naming_one_and_nobody_else_does() {
+    let first = joins("first", Some(secret("one secret of ours")), Vec::new()).await;
+    let second = joins("second", Some(secret("one secret of ours")), vec![first.name()]).await;
+    let third = joins("third", Some(secret("one secret of ours")), vec![first.name()]).await;
+    let edges = [&first, &second, &third];
+    for edge in edges {
+        for other in edges {
+            sees(edge, &other.name(), Some(State::Alive)).await;
+        }
+    }
+    let view = second.edge.membership().view();
+    assert_eq!(&*view.member(&third.name()).unwrap().edge, "third");
+    let wrong = joins("wrong", Some(secret("another secret than theirs")), vec![first.name()]).await;
+    first.metric_becomes("peerage_members{state=\"alive\"}", 3.0).await;
+    sees(&wrong, &first.name(), Some(State::Down)).await;
+    sees(&first, &wrong.name(), None).await;
+    assert!(first.metric("peerage_refused_datagrams_total{reason=\"seal\"}").await > 0.0);
+}
+
+#[tokio::test]
+async fn without_a_secret_only_the_listed_are_members() {
+    let cluster = Cluster::start(2, &Origin::start().await, |_| {}).await;
+    let names = cluster.names();
+    let stranger = joins("stranger", None, names.clone()).await;
+    // It says that it is a member, and to others it is none.
+    let own = stranger.name();
+    stranger.edge.membership().replace(names.iter().map(String::as_str).chain([own.as_str()]));
+    for edge in &cluster.edges {
+        let refused = async {
+            while edge.metric("peerage_refused_datagrams_total{reason=\"stranger\"}").await < 1.0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(20, refused).await;
+        sees(edge, &own, None).await;
+    }
+    cluster.edges[0].edge.membership().replace(names.iter().map(String::as_str).chain([own.as_str()]));
+    sees(&cluster.edges[0], &own, Some(State::Alive)).await;
+    sees(&stranger, &names[0], Some(State::Alive)).await;
+}
+
+#[tokio::test]
+async fn a_peer_of_another_version_stays_out_and_is_counted() {
+    let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let name = other.local_addr().unwrap().to_string();
+    let edge = joins("edge-1", None, Vec::new()).await;
+    let own = edge.name();
+    edge.edge.membership().replace([own.as_str(), name.as_str()]);
+    // What it is sent is what it might send, but for the version.
+    let mut datagram = [0; 2048];
+    let (length, from) = within(20, other.recv_from(&mut datagram)).await.unwrap();
+    datagram[4] += 1;
+    other.send_to(&datagram[..length], from).await.unwrap();
+    edge.metric_becomes("peerage_refused_datagrams_total{reason=\"version\"}", 1.0).await;
+    other.send_to(b"GET / HTTP/1.1\r\n\r\n", from).await.unwrap();
+    edge.metric_becomes("peerage_refused_datagrams_total{reason=\"garbage\"}", 1.0).await;
+    sees(&edge, &name, Some(State::Down)).await;
+    assert_eq!(owners(&edge), [own]);
+}
+
+#[tokio::test]
+async fn where_gossip_is_off_the_list_is_believed() {
+    let origin = Origin::start().await;
+    let mut cluster = Cluster::start(2, &origin, |config| config.cluster.as_mut().unwrap().gossip = false).await;
+    let names = cluster.names();
+    cluster.edges[1].stop().await;
+    let path = cluster.path_owned_by(1, 1);
+    cluster.edges[0].get(&path).get().await;
+    let view = cluster.edges[0].edge.membership().view();
+    assert_eq!(view.member(&names[1]).unwrap().state, State::Alive);
+    assert!(!view.peer(&names[1]).unwrap().is_up());
+    assert_eq!(ask(cluster.edges[0].admin, Method::GET, "/readyz").get().await.status, 200);
+}
+
+#[tokio::test]
+async fn who_drains_owns_nothing_and_is_still_there() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels"));
+    // Its client's request is under way for as long as it takes to look.
+    let gate = Gate::closed();
+    origin.script("/held", Script::ok("pixels").gate(&gate));
+    let mut cluster = Cluster::start(2, &origin, |_| {}).await;
+    let names = cluster.names();
+    sees(&cluster.edges[0], &names[1], Some(State::Alive)).await;
+    let asking = tokio::spawn(cluster.edges[1].get("/held").get());
+    origin.arrived(1).await;
+    cluster.edges[1].begin_stop();
+    sees(&cluster.edges[0], &names[1], Some(State::Draining)).await;
+    assert_eq!(owners(&cluster.edges[0]), [names[0].clone()]);
+    let got = cluster.edges[1].get_as_peer("/a-0123456789abcdef.bin").get().await;
+    assert_eq!(got.text(), "pixels");
+    gate.open(6);
+    assert_eq!(asking.await.unwrap().text(), "pixels");
+    sees(&cluster.edges[0], &names[1], Some(State::Down)).await;
+}
+
+#[tokio::test]
+async fn a_frozen_process_is_out_within_three_seconds_and_back_when_it_goes_on() {
+    let origin = Origin::start().await;
+    let first = joins("first", Some(secret("one secret of ours")), Vec::new()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = format!(
+        "[cluster]\nlisten = \"127.0.0.1:0\"\nsecret = \"one secret of ours\"\npeers = [\"{}\"]\n",
+        first.name()
+    );
+    let process = Process::edge(folder.path(), &origin.url(), &cluster).await;
+    first.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
+    process.signal("STOP");
+    let began = std::time::Instant::now();
+    first.metric_becomes("peerage_members{state=\"down\"}", 1.0).await;
+    let took = began.elapsed();
+    let peers: serde_json::Value =
+        serde_json::from_slice(&ask(first.admin, Method::GET, "/peers").get().await.body).unwrap();
+    let frozen = peers["members"].as_array().unwrap().iter().find(|peer| peer["own"] == false).unwrap();
+    assert_eq!((&frozen["name"], &frozen["state"]), (&"edge-7".into(), &"down".into()));
+    assert!(frozen["share"].as_f64().unwrap() < 0.01 && frozen["since"].as_str().unwrap().ends_with('Z'));
+    process.signal("CONT");
+    first.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
+    assert!(took.as_secs_f64() < 3.0, "{took:?}");
+}
