@@ -1,5 +1,7 @@
 //! Edges that find out among themselves who is alive, on real sockets.
 
+use std::process::Command;
+
 use http::Method;
 use peerage::Server;
 use peerage::cluster::membership::State;
@@ -9,7 +11,7 @@ use tokio::net::UdpSocket;
 use crate::client::ask;
 use crate::harness::{Cluster, Running, config, run, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::process::Process;
+use crate::process::{BINARY, Process};
 
 /// Waits until `edge` sees `address` so; `None` is not at all.
 async fn sees(edge: &Running, address: &str, state: Option<State>) {
@@ -145,6 +147,32 @@ async fn where_gossip_is_off_the_list_is_believed() {
     assert_eq!(view.member(&names[1]).unwrap().state, State::Alive);
     assert!(!view.peer(&names[1]).unwrap().is_up());
     assert_eq!(ask(cluster.edges[0].admin, Method::GET, "/readyz").get().await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_prints_who_is_there() {
+    let cluster = Cluster::start(2, &Origin::start().await, |_| {}).await;
+    let (admin, names) = (cluster.edges[0].admin, cluster.names());
+    sees(&cluster.edges[0], &names[1], Some(State::Alive)).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.toml"), format!("[admin]\nlisten = \"{admin}\"\n")).unwrap();
+    let peers = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        let output = command.arg("peers").args(arguments).current_dir(folder.path()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, table, _) = tokio::task::block_in_place(|| peers(&[]));
+    assert_eq!((code, table.lines().count()), (Some(0), 4), "{table}");
+    for name in names {
+        let line = table.lines().find(|line| line.contains(&name)).unwrap();
+        assert!(line.contains("alive") && line.contains("50.0%"), "{table}");
+    }
+    let (_, json, _) = tokio::task::block_in_place(|| peers(&["--json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["members"][0]["state"], "alive");
+    let (code, _, told) = tokio::task::block_in_place(|| peers(&["--set", "admin.listen=127.0.0.1:1"]));
+    assert_eq!(code, Some(69));
+    assert!(told.contains("admin.listen"), "{told}");
 }
 
 #[tokio::test]
