@@ -39,6 +39,8 @@ const AT_ONCE: usize = 16;
 const FANOUT: usize = 3;
 /// and how often it is told: enough for thousands of members.
 const TELLINGS: u8 = 12;
+/// Between two probes, so many members are told of in answer to another view.
+const TOLD_AT_ONCE: usize = 64;
 /// For so long it is remembered that a member has gone.
 const MOURNING: Duration = Duration::from_hours(1);
 
@@ -150,7 +152,8 @@ impl Swim {
         swim
     }
 
-    /// Takes another list of who might be a member.
+    /// Takes another list of who might be a member. What comes of it is news
+    /// even if it says the same: whoever gave it has made do without meanwhile.
     pub(crate) fn list(&mut self, now: Duration, names: impl IntoIterator<Item = Address>) {
         self.listed = names.into_iter().collect();
         self.awaited.retain(|name| self.listed.contains(name));
@@ -161,6 +164,7 @@ impl Swim {
             self.schedule(now + self.settings.suspicion, Job::GiveUp(Arc::clone(&name)));
             self.awaited.insert(name);
         }
+        self.taken = None;
         self.jobs.retain(|_, job| !matches!(job, Job::Knock));
         self.knock(now);
         self.refresh();
@@ -186,7 +190,9 @@ impl Swim {
         self.introducing &= dst != *self.foca.identity();
         self.refresh();
         if digest != self.digest && now >= self.next_telling {
-            self.next_telling = now + self.settings.probe_interval;
+            // The more there is to tell, the less often: gossip has told most of it.
+            let pause = self.foca.num_members().div_ceil(TOLD_AT_ONCE).max(1);
+            self.next_telling = now + self.settings.probe_interval * u32::try_from(pause).unwrap_or(u32::MAX);
             self.tell_all(&src);
         }
         Ok(())
@@ -266,7 +272,7 @@ impl Swim {
     /// Whether this edge is no member: those that are would not answer it. It
     /// takes the list's word for who they are.
     fn is_guest(&self) -> bool {
-        !self.admits(&self.foca.identity().address)
+        !self.listed.is_empty() && !self.admits(&self.foca.identity().address)
     }
 
     fn known(&self) -> Vec<Known> {

@@ -136,6 +136,22 @@ async fn a_peer_of_another_version_stays_out_and_is_counted() {
 }
 
 #[tokio::test]
+async fn a_list_that_changes_to_and_fro_forgets_nobody() {
+    let cluster = Cluster::start(2, &Origin::start().await, |_| {}).await;
+    let names = cluster.names();
+    let edge = &cluster.edges[0];
+    sees(edge, &names[1], Some(State::Alive)).await;
+    let membership = edge.edge.membership();
+    membership.replace([]);
+    assert_eq!(owners(edge), [names[0].clone()]);
+    membership.replace(names.iter().map(String::as_str));
+    sees(edge, &names[1], Some(State::Alive)).await;
+    assert_eq!(owners(edge).len(), 2);
+    membership.replace([]);
+    edge.metric_becomes("peerage_members{state=\"alive\"}", 1.0).await;
+}
+
+#[tokio::test]
 async fn where_gossip_is_off_the_list_is_believed() {
     let origin = Origin::start().await;
     let mut cluster = Cluster::start(2, &origin, |config| config.cluster.as_mut().unwrap().gossip = false).await;
