@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderName, StatusCode};
@@ -71,6 +72,8 @@ pub(crate) struct Streaming {
     /// The flight's share of the budget.
     pub(crate) charge: Arc<Charge>,
     pub(crate) proof: Proof,
+    /// When the head came.
+    pub(crate) came: SystemTime,
 }
 
 /// What a flight's body has to prove before it is given out.
@@ -191,7 +194,7 @@ impl Flights {
         self.shard(key).retain(|id, flight| {
             let overtaken = id.key.is_of(key);
             if overtaken {
-                flight.overtaken.store(true, Ordering::Relaxed);
+                flight.overtaken.store(true, Ordering::SeqCst);
                 self.under_way.fetch_sub(1, Ordering::Relaxed);
             }
             !overtaken
@@ -201,7 +204,7 @@ impl Flights {
     /// Lets nobody join `flight` any more, and has what it brings not kept: what
     /// comes in its place is younger.
     pub(crate) fn retire(&self, flight: &Arc<Flight>) {
-        flight.overtaken.store(true, Ordering::Relaxed);
+        flight.overtaken.store(true, Ordering::SeqCst);
         self.unlist(flight);
     }
 
@@ -259,7 +262,7 @@ impl Lead {
 
     /// Whether a write has overtaken what it brings.
     pub(crate) fn is_overtaken(&self) -> bool {
-        self.flight.overtaken.load(Ordering::Relaxed)
+        self.flight.overtaken.load(Ordering::SeqCst)
     }
 
     pub(crate) fn append(&self, data: Bytes) {

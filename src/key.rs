@@ -112,6 +112,11 @@ impl AssetKey {
         self.hash == other.hash && self.as_str() == other.as_str()
     }
 
+    /// Whether it is of a variant.
+    pub(crate) fn is_variant(&self) -> bool {
+        self.variant.is_some()
+    }
+
     /// A hash that tells variants apart, too.
     pub(crate) fn variant_hash(&self) -> u64 {
         self.hash ^ self.variant.as_ref().map_or(0, |variant| variant.hash)

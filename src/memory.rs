@@ -116,7 +116,9 @@ struct Variation {
     /// The name itself: hashes may collide.
     name: Box<str>,
     fields: Vec<HeaderName>,
+    /// Of those that are, or may be, stored.
     keys: Vec<AssetKey>,
+    most: usize,
 }
 
 type Responses = Cache<AssetKey, Arc<Stored>, ByWeight, KeyHash, CountEvictions>;
@@ -203,6 +205,9 @@ impl Memory {
     /// Keeps a complete response. What makes room for it is dropped once the
     /// tier's lock is free.
     pub(crate) fn store(&self, tier: Tier, key: AssetKey, stored: Stored) {
+        if key.is_variant() && !self.list(&key) {
+            return;
+        }
         self.markers.remove(&key.hash());
         self.wrong.remove(&key.variant_hash());
         let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
@@ -223,13 +228,13 @@ impl Memory {
         if self.variations.is_empty() {
             return None;
         }
-        let variation = self.variations.get(&key.hash()).filter(|variation| *variation.name == *key.as_str())?;
+        let variation = self.variation(key)?;
         Some(key.variant(&vary::selected_by(&variation.fields, request)))
     }
 
     /// Notes that the response to a request with these fields varies by
-    /// `fields`. Returns the key of that variant; beyond `most` the oldest goes.
-    /// `None` where none are kept.
+    /// `fields`. Returns the key of that variant; `most` of them are kept, `None`
+    /// for none.
     pub(crate) fn vary(
         &self,
         key: &AssetKey,
@@ -237,27 +242,44 @@ impl Memory {
         request: &HeaderMap,
         most: usize,
     ) -> Option<AssetKey> {
-        let variant = key.asset().detached().variant(&vary::selected_by(&fields, request));
-        let known = self.variations.get(&key.hash()).filter(|variation| *variation.name == *key.as_str());
-        let mut keys = known.as_ref().map(|variation| variation.keys.clone()).unwrap_or_default();
-        if !keys.contains(&variant) {
-            if most == 0 {
-                return None;
-            }
-            if keys.len() >= most {
-                self.remove(&keys.remove(0));
-            }
-            keys.push(variant.clone());
+        if most == 0 {
+            return None;
         }
+        let variant = key.asset().detached().variant(&vary::selected_by(&fields, request));
+        let keys = self.variation(key).map(|variation| variation.keys.clone()).unwrap_or_default();
         let name = key.as_str().into();
-        self.variations.insert(key.hash(), Arc::new(Variation { name, fields, keys }));
+        self.variations.insert(key.hash(), Arc::new(Variation { name, fields, keys, most }));
         Some(variant)
+    }
+
+    fn variation(&self, key: &AssetKey) -> Option<Arc<Variation>> {
+        self.variations.get(&key.hash()).filter(|variation| *variation.name == *key.as_str())
+    }
+
+    /// Lists a variant that is to be stored, so that a write finds it; beyond the
+    /// most that are kept, the oldest goes. Whether it may be stored: not if it is
+    /// no longer known that the name varies.
+    fn list(&self, variant: &AssetKey) -> bool {
+        let Some(known) = self.variation(variant) else {
+            return false;
+        };
+        if known.keys.contains(variant) {
+            return true;
+        }
+        let mut keys = known.keys.clone();
+        let oldest = (keys.len() >= known.most).then(|| keys.remove(0));
+        keys.push(variant.clone());
+        let (name, fields, most) = (known.name.clone(), known.fields.clone(), known.most);
+        self.variations.insert(variant.hash(), Arc::new(Variation { name, fields, keys, most }));
+        if let Some(oldest) = oldest {
+            self.remove(&oldest);
+        }
+        true
     }
 
     /// The keys of an asset: its own, and those of the variants that were noted.
     pub(crate) fn variants(&self, key: &AssetKey) -> Vec<AssetKey> {
-        let known = self.variations.get(&key.hash()).filter(|variation| *variation.name == *key.as_str());
-        let variants = known.map(|variation| variation.keys.clone()).unwrap_or_default();
+        let variants = self.variation(key).map(|variation| variation.keys.clone()).unwrap_or_default();
         std::iter::once(key.asset()).chain(variants).collect()
     }
 
@@ -431,19 +453,32 @@ mod tests {
         };
         let by = || vec![HeaderName::from_static("x-a")];
         assert!(tiers.select(&key("/a"), &asking("1")).is_none());
-        let one = tiers.vary(&key("/a"), by(), &asking("1"), 2).unwrap();
+        let budget = Budget::new(16 * MIB);
+        let entry = || stored(&budget, 10, FOREVER, SystemTime::now());
+        let keep = |value| {
+            let variant = tiers.vary(&key("/a"), by(), &asking(value), 2).unwrap();
+            tiers.store(Tier::Main, variant.clone(), entry());
+            variant
+        };
+        let one = keep("1");
         assert!(tiers.select(&key("/a"), &asking("1")).unwrap() == one);
         assert!(tiers.select(&key("/a"), &asking("2")).unwrap() != one);
         assert!(tiers.select(&key("/b"), &asking("1")).is_none());
-        assert!(tiers.vary(&key("/a"), by(), &asking("2"), 2).is_some());
-        assert!(tiers.vary(&one, by(), &asking("2"), 2).is_some());
         assert!(tiers.vary(&key("/a"), by(), &asking("3"), 0).is_none());
+        let two = keep("2");
         let all = tiers.variants(&one);
-        assert!(all.len() == 3 && all.contains(&one) && all.contains(&key("/a")));
-        // The first of them makes room.
-        let three = tiers.vary(&key("/a"), by(), &asking("3"), 2).unwrap();
+        assert!(all.len() == 3 && all.contains(&one) && all.contains(&two) && all.contains(&key("/a")));
+        // The first of them makes room, and comes back when it is stored again.
+        let three = keep("3");
         let all = tiers.variants(&one);
         assert!(all.len() == 3 && !all.contains(&one) && all.contains(&three));
+        assert!(matches!(tiers.find(&one, SystemTime::now()), Found::Nothing));
+        tiers.store(Tier::Main, one.clone(), entry());
+        assert!(tiers.variants(&two).contains(&one));
+        // What a write has forgotten is not stored by who did not hear of it.
+        tiers.forget_variants(&one);
+        tiers.store(Tier::Main, two.clone(), entry());
+        assert!(!tiers.variants(&one).contains(&two));
         assert_eq!(one.hash(), key("/a").hash());
     }
 

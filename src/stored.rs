@@ -56,14 +56,6 @@ impl Head {
         }
     }
 
-    /// Whether there is any time for which it is fresh.
-    pub(crate) fn is_ever_fresh(&self) -> bool {
-        match self.lifetime {
-            Lifetime::UntilEvicted { .. } => true,
-            Lifetime::For(terms) => !terms.fresh.is_zero(),
-        }
-    }
-
     /// See [`freshness::must_be_validated`].
     pub(crate) fn must_be_validated(&self, now: SystemTime) -> bool {
         freshness::must_be_validated(self.lifetime, self.age(now))

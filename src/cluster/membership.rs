@@ -22,22 +22,22 @@ pub(crate) fn is_address(text: &str) -> bool {
     address.is_some_and(|address| !address.host().is_empty() && !text.contains('@') && text.len() <= 255)
 }
 
-/// How a member is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a member is, from good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub enum State {
     /// It answers.
     Alive,
-    /// It did not, lately; it owns what it owns until it is certain.
-    Suspect,
     /// It is going to leave: it answers, and owns nothing.
     Draining,
+    /// It did not, lately; it owns what it owns until it is certain.
+    Suspect,
     /// It is gone, and owns nothing.
     Down,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Alive, Self::Suspect, Self::Draining, Self::Down];
+    pub const ALL: [Self; 4] = [Self::Alive, Self::Draining, Self::Suspect, Self::Down];
 
     /// In a word.
     pub fn name(self) -> &'static str {
@@ -181,6 +181,8 @@ impl View {
 pub struct Membership {
     own: Arc<str>,
     view: ArcSwap<View>,
+    /// Tells of each new view.
+    epochs: watch::Sender<u64>,
     listed: watch::Sender<List>,
     /// Held while the view is made anew.
     changing: Mutex<()>,
@@ -214,6 +216,7 @@ impl Membership {
         let membership = Self {
             own: own.into(),
             view: ArcSwap::from_pointee(empty),
+            epochs: watch::Sender::new(0),
             listed: watch::Sender::new(Arc::default()),
             changing: Mutex::default(),
             gossip: OnceLock::new(),
@@ -305,7 +308,21 @@ impl Membership {
         }
         let others = members.iter().filter(|seen| seen.address != self.own);
         let peers = others.map(|seen| Standing::of(seen, &before)).collect();
-        self.view.store(Arc::new(View { ring, epoch: before.epoch + 1, members, peers }));
+        let epoch = before.epoch + 1;
+        self.view.store(Arc::new(View { ring, epoch, members, peers }));
+        self.epochs.send_replace(epoch);
+    }
+
+    /// Resolves when `peer`, which has been heard before, is as bad as `state`, or
+    /// no member.
+    pub(crate) async fn comes_to(&self, peer: &str, state: State) {
+        let mut epochs = self.epochs.subscribe();
+        let good = |seen: &Seen| seen.state < state || seen.state == State::Suspect && seen.edge.is_empty();
+        while self.view.load().member(peer).is_some_and(good) {
+            if epochs.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Notes how a request to `name` went; says whether that is news. Where

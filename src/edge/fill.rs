@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::Edge;
 use super::intake::{Coming, Extent, Intake, head};
 use super::validate::{give_up, settled};
+use super::verify::is_coded;
 use crate::body::Body;
 use crate::body::growing::LEAST_ROOM;
 use crate::body::proven::{self, Proof};
@@ -172,7 +173,7 @@ impl Edge {
     /// The answer of a peer, if it gives one.
     async fn ask_peer(&self, peer: Arc<str>, key: &AssetKey, order: &Order) -> Option<Arrival> {
         let (asked, began) = (SystemTime::now(), Instant::now());
-        match self.peers.ask(&peer, request(key, order)).await {
+        match self.ask_unless_lost(&peer, request(key, order)).await {
             Ok(response) => {
                 if self.membership.note(&peer, Heard::Answer) {
                     tracing::info!(%peer, "the peer answers again");
@@ -221,6 +222,13 @@ impl Edge {
         let age = freshness::initial_age(&parts.headers, arrival.asked, now);
         let verdict = freshness::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
         let verdict = settled(verdict, age, order.stale.as_ref());
+        let verdict = match verdict {
+            // Nothing that cannot be checked is kept under a name that can.
+            Verdict::Store(_) if is_coded(&parts.headers) && policy.expected(lead.key()).is_some() => {
+                Verdict::Pass(Refusal::Coded)
+            }
+            verdict => verdict,
+        };
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
         let proof = self.proof(lead.key(), &provider, parts.status, &parts.headers);
         let found = proof.as_ref().map(Proof::found);

@@ -46,6 +46,13 @@ pub(super) struct Intake {
     pub(super) found: Option<Found>,
 }
 
+/// Whether a body has come from more than one source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mixed {
+    No,
+    Yes,
+}
+
 /// A body as it comes.
 pub(super) struct Coming {
     pub(super) provider: Provider,
@@ -65,16 +72,21 @@ impl Edge {
             selected: intake.selected.clone(),
             charge: Arc::clone(&intake.charge),
             proof,
+            came: SystemTime::now(),
         });
         let mut others = self.others(&lead, &provider);
+        // Of a peer that is lost, only what can go on elsewhere is given up.
+        let can_go_on = Self::can_go_on(order, &intake, proof);
+        let mut source = Some(provider.clone()).filter(|_| can_go_on);
+        let mut mixed = Mixed::No;
         let ended = loop {
-            match next_data(&mut body).await {
+            match self.next_unless_lost(&mut body, source.as_ref()).await {
                 None => break intake.check_end(),
                 Some(Err(error)) if error.is_of_contents() => break Err(error),
                 Some(Err(error)) => match self.go_on(&lead, order, &intake, &mut others, body).await {
-                    Some(rest) => {
+                    Some((from, rest)) => {
                         tracing::warn!(path = %lead.key(), at = intake.came, %error, "a fill goes on from another source");
-                        body = rest;
+                        (source, body, mixed) = (Some(from), rest, Mixed::Yes);
                     }
                     None => break Err(error),
                 },
@@ -92,7 +104,10 @@ impl Edge {
             }
             Err(error) => {
                 self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
-                if matches!(error, Error::OriginWrong(_)) && lead.credentials() == Credentials::None {
+                if matches!(error, Error::OriginWrong(_))
+                    && mixed == Mixed::No
+                    && lead.credentials() == Credentials::None
+                {
                     self.memory.mark_wrong(lead.key(), SystemTime::now(), self.policy.load().wrong);
                 }
                 match (&provider, proof) {
@@ -100,11 +115,29 @@ impl Edge {
                         self.membership.note(peer, Heard::Nothing);
                     }
                     (_, Proof::None) => {}
+                    // A mixture proves nothing of either: others are asked next, and
+                    // nobody is told to drop what he has.
+                    (Provider::Peer(peer), Proof::AtEnd) if mixed == Mixed::Yes => {
+                        self.memory.doubt(peer, lead.key(), SystemTime::now(), self.policy.load().wrong);
+                    }
+                    (Provider::Origin, Proof::AtEnd) if mixed == Mixed::Yes => {}
                     (provider, Proof::AtEnd) => self.distrust(provider, lead.key(), &error),
                 }
                 tracing::warn!(path = %lead.key(), %error, "a fill came to nothing");
                 lead.fail(error);
             }
+        }
+    }
+
+    /// What comes next, unless it comes from a peer that is given up before.
+    async fn next_unless_lost(&self, body: &mut Body, source: Option<&Provider>) -> Option<Result<Bytes, Error>> {
+        let Some(Provider::Peer(peer)) = source else {
+            return next_data(body).await;
+        };
+        tokio::select! {
+            biased;
+            next = next_data(body) => next,
+            () = self.given_up(peer) => Some(Err(Error::PeerTimeout)),
         }
     }
 
@@ -153,6 +186,18 @@ impl Edge {
         lead.unlist();
     }
 
+    /// Stores what a flight has brought, unless a write has overtaken it.
+    pub(super) fn keep(&self, lead: &Lead, tier: Tier, key: &AssetKey, stored: Stored) {
+        if lead.is_overtaken() {
+            return;
+        }
+        self.memory.store(tier, key.clone(), stored);
+        // A write may have come in between: it marks the flight, then it removes.
+        if lead.is_overtaken() {
+            self.memory.remove(key);
+        }
+    }
+
     /// Ends a flight well: into memory first, so that nobody who comes now
     /// finds neither the flight nor what it brought.
     fn land(&self, lead: Lead, mut intake: Intake, tier: Tier) {
@@ -160,14 +205,14 @@ impl Edge {
         let last = std::mem::take(&mut intake.last);
         let growing = Arc::clone(&lead.flight().body);
         growing.complete(last, |pieces| {
-            if intake.kept != Kept::Stored || lead.is_overtaken() {
+            if intake.kept != Kept::Stored {
                 return;
             }
             intake.charge.shrink_to(intake.fields + intake.came);
             let body = Arc::new(Held::new(pieces, intake.charge));
             if self.memory.takes(tier, body.charged()) {
                 let head = stored_head(&intake.head, body.len());
-                self.memory.store(tier, intake.key, Stored { head, body });
+                self.keep(&lead, tier, &intake.key, Stored { head, body });
             }
         });
         // Only now does the flight leave the list.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
@@ -38,6 +38,7 @@ use crate::stored::Stored;
 
 mod answer;
 mod fill;
+mod hedge;
 mod intake;
 mod invalidate;
 mod resume;
@@ -46,6 +47,7 @@ mod validate;
 mod verify;
 
 use fill::{First, Order};
+use hedge::Hedges;
 
 /// What can change while the edge runs.
 pub(crate) struct Policy {
@@ -128,6 +130,7 @@ pub struct Edge {
     origin: ArcSwap<Box<dyn Origin>>,
     peers: Peers,
     attempts: usize,
+    hedges: Hedges,
     memory: Memory,
     budget: Arc<Budget>,
     flights: Arc<Flights>,
@@ -196,6 +199,7 @@ impl Edge {
             origin: ArcSwap::from_pointee(parts.origin),
             peers: parts.peers,
             attempts: parts.attempts,
+            hedges: Hedges::new(),
             memory: Memory::new(&parts.plan),
             budget: Budget::new(parts.plan.memory),
             flights: Flights::new(),
@@ -379,6 +383,7 @@ impl Edge {
         if let Joining::Lead(lead) = self.join(ask, Credentials::None) {
             let mut headers = ask.headers.clone();
             forward::strip_hop_by_hop(&mut headers);
+            headers.remove(AUTHORIZATION);
             // Nobody waits for what might be a leader's alone.
             drop(self.depart(lead, Arc::new(self.order(ask, &headers, Some(Arc::clone(stored))))));
         }
@@ -418,7 +423,7 @@ impl Edge {
                         return match ask.tries.checked_sub(1) {
                             // It is so slow that its freshness ran out: who comes
                             // now shares another.
-                            Some(tries) if streaming.head.is_ever_fresh() => {
+                            Some(tries) if !streaming.head.must_be_validated(streaming.came) => {
                                 self.flights.retire(&flight);
                                 Box::pin(self.look_up(Ask { key: ask.key.asset(), tries, ..ask })).await
                             }

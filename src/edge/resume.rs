@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
@@ -54,7 +54,7 @@ impl Edge {
         self.metrics.fetch(Asked::Origin, Fetched::Ok, began.elapsed());
         match proof {
             Some(proof) => whole(response, proof).map(|body| Body::skipping(body, at)),
-            None => continuation(response, tag, at),
+            None => continuation(response, tag, at, head),
         }
     }
 }
@@ -86,29 +86,38 @@ impl Edge {
         intake: &Intake,
         others: &mut Others,
         broken: Body,
-    ) -> Option<Body> {
-        let proof = broken.into_proof();
-        if intake.proof() == flight::Proof::AtEnd && proof.is_none() {
+    ) -> Option<(Provider, Body)> {
+        let (expected, proof) = (intake.proof(), broken.into_proof());
+        if !Self::can_go_on(order, intake, expected) || expected == flight::Proof::AtEnd && proof.is_none() {
             return None;
         }
-        let tag = intake.head.headers.get(ETAG).filter(|tag| proof.is_none() && is_strong(tag.as_bytes()));
-        let sure = order.name == Name::Immutable && (proof.is_some() || tag.is_some());
-        if !sure || intake.head.length.is_none() {
-            return None;
-        }
+        let tag = strong_tag(&intake.head).filter(|_| proof.is_none());
         while let Some(provider) = others.0.pop_front() {
             let began = Instant::now();
             let Ok(response) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
                 continue;
             };
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
-            let rest = continuation(response, tag, intake.came).ok()?;
-            return Some(match proof {
+            if !matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+                return None;
+            }
+            let Ok(rest) = continuation(response, tag, intake.came, &intake.head) else {
+                continue;
+            };
+            let rest = match proof {
                 Some(proof) => Body::proving(rest, proof),
                 None => rest,
-            });
+            };
+            return Some((provider, rest));
         }
         None
+    }
+
+    /// Whether another source's bytes are sure to be of the same asset: its name
+    /// proves that, or a strong validator tells.
+    pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: flight::Proof) -> bool {
+        let sure = proof == flight::Proof::AtEnd || strong_tag(&intake.head).is_some();
+        sure && order.name == Name::Immutable && intake.head.length.is_some()
     }
 
     async fn ask_for_rest(
@@ -129,7 +138,7 @@ impl Edge {
         let Provider::Peer(peer) = provider else {
             return self.ask_origin(request).await;
         };
-        let answer = self.peers.ask(peer, request).await;
+        let answer = self.ask_unless_lost(peer, request).await;
         self.membership.note(peer, if answer.is_ok() { Heard::Answer } else { Heard::Nothing });
         answer
     }
@@ -143,14 +152,21 @@ fn whole(response: Response<Body>, proof: Proof) -> Result<Body, Error> {
     Ok(Body::proving(response.into_body(), proof))
 }
 
+fn strong_tag(head: &Head) -> Option<&HeaderValue> {
+    head.headers.get(ETAG).filter(|tag| is_strong(tag.as_bytes()))
+}
+
 fn range_from(at: u64) -> HeaderValue {
     HeaderValue::try_from(format!("bytes={at}-")).unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
 }
 
-/// What of `response` follows byte `at` of the representation with `tag`: all
-/// that follows, with an end that proves itself.
-fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64) -> Result<Body, Error> {
-    let same = tag.is_none() || response.headers().get(ETAG) == tag;
+/// What of `response` follows byte `at` of the representation with `tag` and
+/// `head`: all that follows, with an end that proves itself.
+fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
+    let coding = |headers: &HeaderMap| headers.get(CONTENT_ENCODING).cloned();
+    let same = (tag.is_none() || response.headers().get(ETAG) == tag)
+        && coding(response.headers()) == coding(&head.headers)
+        && head.length.is_none_or(|length| total(&response) == Some(length));
     if !same || response.extensions().get::<Unframed>().is_some() {
         return Err(Error::Outgrown);
     }
@@ -159,6 +175,14 @@ fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64) ->
         StatusCode::OK => Ok(Body::skipping(response.into_body(), at)),
         _ => Err(Error::Outgrown),
     }
+}
+
+/// The length of the whole that a 200 or a 206 is, or is a part of.
+fn total(response: &Response<Body>) -> Option<u64> {
+    if response.status() == StatusCode::OK {
+        return http_body::Body::size_hint(response.body()).exact();
+    }
+    response.headers().get(CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.parse().ok()
 }
 
 /// Whether Content-Range and Content-Length say: from `at` to the last byte.
@@ -184,16 +208,33 @@ fn reaches_the_end(headers: &HeaderMap, at: u64) -> bool {
 mod tests {
     use http_body_util::BodyExt;
 
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::semantics::freshness::Lifetime;
+    use crate::stored::Standing;
 
     async fn rest(status: u16, fields: &[(&'static str, &'static str)], tag: Option<&'static str>) -> Option<String> {
+        rest_of(None, status, fields, tag).await
+    }
+
+    async fn rest_of(
+        length: Option<u64>,
+        status: u16,
+        fields: &[(&'static str, &'static str)],
+        tag: Option<&'static str>,
+    ) -> Option<String> {
         let mut response = Response::new(Body::from("0123456789"));
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         for (name, value) in fields {
             response.headers_mut().insert(*name, HeaderValue::from_static(value));
         }
         let tag = tag.map(HeaderValue::from_static);
-        let body = continuation(response, tag.as_ref(), 4).ok()?;
+        let (lifetime, standing) = (Lifetime::UntilEvicted { said: None }, Standing::New);
+        let (born, upstream_status) = (SystemTime::UNIX_EPOCH, None);
+        let (status, headers) = (StatusCode::OK, HeaderMap::new());
+        let head = Head { status, headers, length, upstream_status, born, lifetime, standing };
+        let body = continuation(response, tag.as_ref(), 4, &head).ok()?;
         Some(String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }
 
@@ -212,5 +253,13 @@ mod tests {
         assert_eq!(rest(206, &[from_four, ("content-length", "9"), tag], Some("\"a\"")).await, None);
         assert_eq!(rest(206, &[tag], Some("\"a\"")).await, None);
         assert_eq!(rest(404, &[tag], Some("\"a\"")).await, None);
+        // Of another length, or in a coding, it is another.
+        for (length, goes_on) in [(14, true), (15, false), (13, false)] {
+            assert_eq!(rest_of(Some(length), 206, &[from_four, tag], Some("\"a\"")).await.is_some(), goes_on);
+        }
+        for (length, goes_on) in [(10, true), (11, false)] {
+            assert_eq!(rest_of(Some(length), 200, &[tag], Some("\"a\"")).await.is_some(), goes_on);
+        }
+        assert_eq!(rest(206, &[from_four, tag, ("content-encoding", "gzip")], Some("\"a\"")).await, None);
     }
 }

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::flight::{Lead, Outcome, Provider, Reused, Why};
 use crate::key::AssetKey;
 use crate::memory::Found;
+use crate::semantics::cache_control::CacheControl;
 use crate::semantics::freshness::{self, Case, Credentials, Name, Refusal, Verdict};
 use crate::semantics::{validation, vary};
 use crate::stored::{Head, Standing, Stored, detached};
@@ -53,19 +54,20 @@ impl Edge {
         parts: &http::response::Parts,
         asked: SystemTime,
     ) -> Outcome {
+        let why = Why::Validated(provider.clone());
+        if order.credentials != Credentials::None && !CacheControl::of(&parts.headers).shares_with_credentials() {
+            // Its fields may be for these credentials alone.
+            return reused(stored, why);
+        }
         // Whoever asked, what is stored is for everybody already.
         let case = self.policy.load().case(order.name, Credentials::None);
         match renewed(case, stored, &parts.headers, asked) {
             Ok(fresh) => {
-                if !lead.is_overtaken() {
-                    self.memory.store(tier(provider), lead.key().clone(), fresh.clone());
-                }
-                reused(&Arc::new(fresh), Why::Validated(provider.clone()))
+                self.keep(lead, tier(provider), lead.key(), fresh.clone());
+                reused(&Arc::new(fresh), why)
             }
             Err(refusal) => {
-                if order.credentials == Credentials::None {
-                    self.memory.remove(lead.key());
-                }
+                self.memory.remove(lead.key());
                 Outcome::Pass(refusal)
             }
         }

@@ -46,7 +46,7 @@ impl Edge {
         };
         let mut expected = digest_fields::expected(status, headers);
         // A name tells of the file, not of what a coding makes of it.
-        if status == StatusCode::OK && !headers.contains_key(CONTENT_ENCODING) {
+        if status == StatusCode::OK && !is_coded(headers) {
             expected.extend(self.policy.load().expected(key));
         }
         Proof::of(expected, blame)
@@ -55,8 +55,7 @@ impl Edge {
     /// The hash in the name is the entity tag where there is none, and a digest that
     /// the name holds all of can be told at once.
     pub(super) fn name_by_hash(&self, key: &AssetKey, headers: &mut HeaderMap) {
-        let Some(expected) = self.policy.load().expected(key).filter(|_| !headers.contains_key(CONTENT_ENCODING))
-        else {
+        let Some(expected) = self.policy.load().expected(key).filter(|_| !is_coded(headers)) else {
             return;
         };
         if let (false, Ok(tag)) = (headers.contains_key(ETAG), HeaderValue::try_from(format!("\"{}\"", expected.text)))
@@ -91,4 +90,11 @@ impl Edge {
             self.membership.note(peer, Heard::Nothing);
         }
     }
+}
+
+/// Whether a response is in a content coding (RFC 9110 §8.4).
+pub(super) fn is_coded(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
+    codings.any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }

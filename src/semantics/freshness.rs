@@ -198,6 +198,8 @@ pub enum Refusal {
     Private,
     /// It would have to be validated each time, and there is nothing to do it by.
     NoCache,
+    /// It is in a content coding, and its name promises what it is without one.
+    Coded,
     /// It answers credentials, and does not say that others may have it.
     Credentials,
     /// It is stale as soon as it comes, and each validation brings another.
@@ -227,6 +229,7 @@ impl Refusal {
             Self::NoStore => "no-store",
             Self::Private => "private",
             Self::NoCache => "no-cache",
+            Self::Coded => "coded",
             Self::Credentials => "credentials",
             Self::Changing => "changing",
             Self::SetCookie => "set-cookie",

@@ -1,11 +1,13 @@
 //! Edges that find out among themselves who is alive, on real sockets.
 
 use std::process::Command;
+use std::time::Duration;
 
 use http::Method;
-use peerage::Server;
 use peerage::cluster::membership::State;
+use peerage::cluster::ring::Ring;
 use peerage::config::{ClusterConfig, Secret};
+use peerage::{AssetKey, Server};
 use tokio::net::UdpSocket;
 
 use crate::client::ask;
@@ -236,4 +238,46 @@ async fn a_frozen_process_is_out_within_three_seconds_and_back_when_it_goes_on()
     process.signal("CONT");
     first.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
     assert!(took.as_secs_f64() < 3.0, "{took:?}");
+}
+
+/// A frozen owner is not waited for as long as a slow origin may take: what
+/// waits is asked of the next in rank as soon as the owner is in doubt.
+#[tokio::test]
+async fn a_frozen_owner_is_given_up_on_a_doubt() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("x").delay(Duration::from_millis(300)));
+    let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let ports = free_ports(3);
+    let peers: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let mut edges = Vec::new();
+    for (folder, own) in folders.iter().zip(&peers) {
+        let more = format!("[cluster]\nlisten = \"{own}\"\npeers = {peers:?}\n");
+        edges.push(Process::edge(folder.path(), &origin.url(), &more).await);
+    }
+    let ring = Ring::new(peers.iter().map(String::as_str));
+    let owned: Vec<_> = (0..1000u64)
+        .map(|i| format!("/asset-{i:016x}.bin"))
+        .filter(|path| **ring.owner(AssetKey::parse(path, 100).unwrap().hash()).unwrap().name() == *peers[0])
+        .take(20)
+        .collect();
+    // All have met when one of them goes through its owner.
+    assert_eq!(edges[1].get(&owned[0]).await.text(), "x");
+    edges[0].signal("STOP");
+    let began = std::time::Instant::now();
+    let mut slowest = Duration::ZERO;
+    for (i, path) in owned[1..].iter().enumerate() {
+        let began = std::time::Instant::now();
+        let got = within(30, edges[1 + i % 2].get(path)).await;
+        assert_eq!((got.status.as_u16(), got.text()), (200, "x"), "{path}");
+        slowest = slowest.max(began.elapsed());
+    }
+    edges[0].signal("CONT");
+    println!("slowest of 19 requests for a frozen owner's keys: {slowest:?}, all in {:?}", began.elapsed());
+    // Far below cluster.first_byte_timeout, which a frozen peer cost before.
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+}
+
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }

@@ -147,6 +147,8 @@ pub async fn with_scripted_peer(origin: &Origin, change: impl FnOnce(&mut peerag
         config.cluster = Some(peerage::config::ClusterConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             peers: Vec::new(),
+            // The scripted one speaks HTTP alone.
+            gossip: false,
             ..peerage::config::ClusterConfig::default()
         });
         change(config);

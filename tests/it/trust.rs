@@ -320,3 +320,33 @@ async fn who_comes_when_a_slow_answer_is_stale_shares_the_next() {
     gate.open(1_000_000);
     assert!(within(20, first.rest()).await.complete);
 }
+
+#[tokio::test]
+async fn what_cannot_be_checked_is_not_kept_under_a_name_that_can() {
+    let body = pattern(1000);
+    let path = name(&body);
+    for (coding, kept) in [("gzip", false), ("aws-chunked", false), ("identity", true)] {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, checked).await;
+        let sent = if kept { body.clone() } else { "coded".into() };
+        origin.script(&path, Script::ok(sent.clone()).field("content-encoding", coding));
+        for turn in 0..2 {
+            let got = edge.get(&path).get().await;
+            assert_eq!((got.status.as_u16(), &got.body), (200, &sent), "{coding}");
+            assert_eq!(is_hit(&got), kept && turn == 1, "{coding}: {}", got.cache_status());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_validation_tells_somebody_is_told_to_nobody_else() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(PAGE, Script::ok("v1").field("cache-control", "public, max-age=60").tag("\"v1\""));
+    edge.get(PAGE).get().await;
+    origin.script(PAGE, page("v1").field("x-user", "alice"));
+    let alice = edge.get(PAGE).field("authorization", "Basic alice").field("cache-control", "no-cache").get().await;
+    assert!(alice.text() == "v1" && alice.cache_status().contains("fwd-status=304"), "{}", alice.cache_status());
+    let got = edge.get(PAGE).get().await;
+    assert!(is_hit(&got) && got.field("x-user").is_empty());
+}

@@ -1,0 +1,80 @@
+//! Not waiting for a peer that may be frozen.
+//!
+//! A slow origin behind a healthy owner is waited for. But while the owner is in
+//! doubt, what waits for it is asked of the next in rank, within a budget: doubts
+//! may be wrong, and then each costs the origin a request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use http::{Request, Response};
+
+use super::Edge;
+use crate::body::Body;
+use crate::cluster::membership::State;
+use crate::error::Error;
+
+/// How many requests to peers pay for one that is given up on a doubt: at most
+/// 5 % more go out for it.
+const PRICE: u32 = 20;
+/// How much can be saved up: so many may be given up at once.
+const MOST: u32 = 64 * PRICE;
+
+/// What is left for giving up on doubts.
+pub(super) struct Hedges(AtomicU32);
+
+impl Hedges {
+    pub(super) fn new() -> Self {
+        Self(AtomicU32::new(MOST))
+    }
+
+    fn earn(&self) {
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| (saved < MOST).then_some(saved + 1));
+    }
+
+    fn can_spend(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(PRICE)).is_ok()
+    }
+}
+
+impl Edge {
+    /// What a peer answers, unless it is given up before.
+    pub(super) async fn ask_unless_lost(
+        &self,
+        peer: &Arc<str>,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        self.hedges.earn();
+        tokio::select! {
+            biased;
+            answer = self.peers.ask(peer, request) => answer,
+            () = self.given_up(peer) => Err(Error::PeerTimeout),
+        }
+    }
+
+    /// Resolves when it makes no sense to wait for `peer` any longer: it is down,
+    /// or it is in doubt and there is budget for asking another.
+    pub(super) async fn given_up(&self, peer: &str) {
+        self.membership.comes_to(peer, State::Suspect).await;
+        if !self.hedges.can_spend() {
+            self.membership.comes_to(peer, State::Down).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubts_are_paid_for() {
+        let hedges = Hedges::new();
+        let spent = (0..1000).filter(|_| hedges.can_spend()).count();
+        assert_eq!(spent, 64);
+        let spent = (0..1000).filter(|_| {
+            hedges.earn();
+            hedges.can_spend()
+        });
+        assert_eq!(spent.count(), 1000 / PRICE as usize);
+    }
+}
