@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use super::{Answer, Ask, Edge};
 use crate::access::From;
 use crate::body::Body;
-use crate::cluster::membership::Heard;
+use crate::cluster::membership::{Heard, State};
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::metrics::{Served, Source};
@@ -72,7 +72,11 @@ impl Edge {
         for key in &keys {
             self.forget(key);
         }
-        let peers: Vec<Arc<str>> = self.membership.view().peers().iter().map(|peer| Arc::clone(&peer.name)).collect();
+        let peers: Vec<Arc<str>> = {
+            let view = self.membership.view();
+            let down = |name: &str| view.member(name).is_some_and(|member| member.state == State::Down);
+            view.peers().iter().map(|peer| Arc::clone(&peer.name)).filter(|name| !down(name)).collect()
+        };
         let others = peers.iter().flat_map(|peer| keys.iter().map(move |key| (key, peer)));
         let others = others.filter(|(key, peer)| !owners.iter().any(|(owned, owner)| owned == key && owner == *peer));
         join_all(others.map(|(key, peer)| self.purge(peer, key))).await;
