@@ -1,7 +1,7 @@
 //! Who is in the cluster, how each of them is, and how each has been answering.
 //!
 //! Who might be a member is the configuration's list. Who is alive is found out
-//! by [gossip](super::gossip); where there is none, everybody on the list is.
+//! by gossip; where there is none, everybody on the list is.
 //! What holds is published as one [`View`], which the request path reads
 //! without a lock.
 
