@@ -1,16 +1,17 @@
 //! [`Edge`]: the only place that decides what becomes of a request.
 //!
-//! `respond` reads as the request's way: memory, flight, pass. [`fill`] brings
-//! an asset in, [`answer`] gives one out.
+//! `respond` reads as the request's way: memory, flight, pass. [`fill`] asks for
+//! an asset, [`intake`] takes it in, [`answer`] gives it out, and [`mod@pass`]
+//! hands on what is for one client alone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST, MAX_FORWARDS};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
 
@@ -20,14 +21,12 @@ use crate::body::growing::Reader;
 use crate::budget::Budget;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
-use crate::digest::Expected;
 use crate::error::Error;
 use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming, Why};
 use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::memory::{Found, Memory, Plan, Tier};
 use crate::metrics::{Gauges, Metrics, Served, Source};
-use crate::naming::{QueryRule, Rule};
 use crate::origin::Origin;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
@@ -41,6 +40,8 @@ mod fill;
 mod hedge;
 mod intake;
 mod invalidate;
+mod pass;
+mod policy;
 mod resume;
 mod upgrade;
 mod validate;
@@ -48,59 +49,7 @@ mod verify;
 
 use fill::{First, Order};
 use hedge::Hedges;
-
-/// What can change while the edge runs.
-pub(crate) struct Policy {
-    pub(crate) rules: Vec<Rule>,
-    pub(crate) queries: Vec<QueryRule>,
-    pub(crate) negative: Duration,
-    pub(crate) heuristic: Duration,
-    /// What is proven before anything of it is sent, in bytes.
-    pub(crate) verify_first: u64,
-    pub(crate) wrong: Duration,
-    pub(crate) hit_for_miss: Duration,
-    pub(crate) fill_alone: Duration,
-    /// How many variants of one asset are stored.
-    pub(crate) variants: usize,
-}
-
-impl Policy {
-    fn name(&self, key: &AssetKey) -> Name {
-        if self.rules.iter().any(|rule| rule.hash_in(key.path()).is_some()) { Name::Immutable } else { Name::Plain }
-    }
-
-    /// What the contents of an asset must be, by its name.
-    fn expected(&self, key: &AssetKey) -> Option<Expected> {
-        self.rules.iter().find_map(|rule| rule.expected(key.path()))
-    }
-
-    /// The key with the part of its query that belongs to the name.
-    fn trim(&self, key: AssetKey) -> AssetKey {
-        let Some(query) = key.query() else {
-            return key;
-        };
-        let kept = self.queries.iter().find(|rule| rule.matches(key.path())).map(|rule| rule.kept(query));
-        match kept {
-            Some(kept) if kept.as_deref() != Some(query) => key.with_query(kept.as_deref()),
-            _ => key,
-        }
-    }
-
-    fn case(&self, name: Name, credentials: Credentials) -> Case {
-        Case { name, credentials, negative: self.negative, heuristic: self.heuristic }
-    }
-}
-
-/// What a request may take. In bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Its target.
-    pub(crate) uri: usize,
-    /// Its fields.
-    pub(crate) header: usize,
-    /// Its content.
-    pub(crate) body: u64,
-}
+pub(crate) use policy::{Limits, Policy};
 
 /// What an edge is made of.
 pub(crate) struct Parts {
@@ -517,74 +466,10 @@ impl Edge {
         !forward::is_selective(&ask.headers) && (name == Name::Plain || !ask.headers.contains_key(COOKIE))
     }
 
-    /// Forwards a request to the origin, both bodies streamed; nothing is kept.
-    async fn pass(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
-        forward::strip_hop_by_hop(&mut ask.headers);
-        let mut request = Request::new(std::mem::take(&mut ask.body));
-        *request.method_mut() = ask.method.clone();
-        *request.uri_mut() = ask.key.target().into();
-        // What a HEAD tells of what is stored may be learnt only if it asked as a
-        // fill asks: by nothing that shapes the answer for one client.
-        let learns = ask.method == Method::HEAD
-            && Credentials::of(&ask.headers) == Credentials::None
-            && !forward::is_selective(&ask.headers);
-        let faithful = if learns { Faithful::Whole } else { Faithful::Verbatim };
-        *request.headers_mut() = forward::upstream_fields(&ask.headers, faithful, &self.request_via(&ask));
-        if !learns {
-            Self::introduce(&ask, request.headers_mut());
-        }
-        if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
-            request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
-        }
-        upgrade::hand_on(&ask, request.headers_mut());
-        if let Some(relay) = &ask.relay {
-            relay.listen(&mut request);
-        }
-        let began = Instant::now();
-        match self.ask_origin(request).await {
-            Ok(response) => {
-                let proven =
-                    if ask.method == Method::GET { self.prove_pass(&ask.key, response).await } else { Ok(response) };
-                let response = match proven {
-                    Ok(response) => response,
-                    Err(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
-                };
-                if learns && response.status() == StatusCode::OK {
-                    self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
-                }
-                self.forget_everywhere(self.changed(&ask, response.status(), response.headers())).await;
-                let mut answer = self.answer_pass(&ask, handled, began, response);
-                upgrade::join(ask, &mut answer.response);
-                answer
-            }
-            Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
-        }
-    }
-
-    /// A response that is handed on: its body proves itself on its way.
-    async fn prove_pass(self: &Arc<Self>, key: &AssetKey, response: Response<Body>) -> Result<Response<Body>, Error> {
-        let (parts, body) = response.into_parts();
-        let proof = self.proof(key, &Provider::Origin, parts.status, &parts.headers);
-        match self.prove_unkept(body, proof).await {
-            Ok(body) => Ok(Response::from_parts(parts, body)),
-            Err(error) => {
-                self.distrust(&Provider::Origin, key, &error);
-                Err(error)
-            }
-        }
-    }
-
     /// What the response to `ask` is judged by.
     fn case(&self, ask: &Ask) -> Case {
         let policy = self.policy.load();
         policy.case(policy.name(&ask.key), Credentials::of(&ask.headers))
-    }
-
-    /// Tells the origin who asks; a peer has told already.
-    fn introduce(ask: &Ask, headers: &mut HeaderMap) {
-        if ask.source == Source::Client {
-            forward::add_forwarded(headers, ask.client, ask.host().as_ref(), "http");
-        }
     }
 
     /// What this edge adds to the Via of a request: the version that it came in.

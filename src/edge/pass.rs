@@ -1,0 +1,83 @@
+//! Handing a request on to the origin, for its client alone.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::MAX_FORWARDS;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+
+use super::{Answer, Ask, Edge, upgrade};
+use crate::body::Body;
+use crate::error::Error;
+use crate::flight::Provider;
+use crate::key::AssetKey;
+use crate::metrics::Source;
+use crate::semantics::cache_status::Handled;
+use crate::semantics::forward::{self, Faithful};
+use crate::semantics::freshness::Credentials;
+
+impl Edge {
+    /// Forwards a request to the origin, both bodies streamed; nothing is kept.
+    pub(super) async fn pass(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
+        forward::strip_hop_by_hop(&mut ask.headers);
+        let mut request = Request::new(std::mem::take(&mut ask.body));
+        *request.method_mut() = ask.method.clone();
+        *request.uri_mut() = ask.key.target().into();
+        // What a HEAD tells of what is stored may be learnt only if it asked as a
+        // fill asks: by nothing that shapes the answer for one client.
+        let learns = ask.method == Method::HEAD
+            && Credentials::of(&ask.headers) == Credentials::None
+            && !forward::is_selective(&ask.headers);
+        let faithful = if learns { Faithful::Whole } else { Faithful::Verbatim };
+        *request.headers_mut() = forward::upstream_fields(&ask.headers, faithful, &self.request_via(&ask));
+        if !learns {
+            Self::introduce(&ask, request.headers_mut());
+        }
+        if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
+            request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
+        }
+        upgrade::hand_on(&ask, request.headers_mut());
+        if let Some(relay) = &ask.relay {
+            relay.listen(&mut request);
+        }
+        let began = Instant::now();
+        match self.ask_origin(request).await {
+            Ok(response) => {
+                let proven =
+                    if ask.method == Method::GET { self.prove_pass(&ask.key, response).await } else { Ok(response) };
+                let response = match proven {
+                    Ok(response) => response,
+                    Err(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+                };
+                if learns && response.status() == StatusCode::OK {
+                    self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
+                }
+                self.forget_everywhere(self.changed(&ask, response.status(), response.headers())).await;
+                let mut answer = self.answer_pass(&ask, handled, began, response);
+                upgrade::join(ask, &mut answer.response);
+                answer
+            }
+            Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
+        }
+    }
+
+    /// A response that is handed on: its body proves itself on its way.
+    async fn prove_pass(self: &Arc<Self>, key: &AssetKey, response: Response<Body>) -> Result<Response<Body>, Error> {
+        let (parts, body) = response.into_parts();
+        let proof = self.proof(key, &Provider::Origin, parts.status, &parts.headers);
+        match self.prove_unkept(body, proof).await {
+            Ok(body) => Ok(Response::from_parts(parts, body)),
+            Err(error) => {
+                self.distrust(&Provider::Origin, key, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells the origin who asks; a peer has told already.
+    fn introduce(ask: &Ask, headers: &mut HeaderMap) {
+        if ask.source == Source::Client {
+            forward::add_forwarded(headers, ask.client, ask.host().as_ref(), "http");
+        }
+    }
+}
