@@ -226,28 +226,12 @@ pub struct ImmutableConfig {
     /// See [`Rule`].
     pub path: Option<String>,
     /// The digest that the hash is; by default none that can be checked.
-    pub digest: DigestConfig,
+    #[serde(with = "values::digest")]
+    pub digest: Option<Algorithm>,
     /// How it is written.
     pub encoding: Encoding,
     /// How many characters of it the name shows.
     pub length: Option<usize>,
-}
-
-/// `digest` of `[[immutable]]`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs)]
-pub enum DigestConfig {
-    /// Names hold something that cannot be checked.
-    #[default]
-    None,
-    Sha256,
-    Sha512,
-    Sha224,
-    Sha1,
-    Md5,
-    Blake3,
-    Xxh3,
 }
 
 impl ImmutableConfig {
@@ -257,25 +241,12 @@ impl ImmutableConfig {
     }
 
     /// A rule of one's own.
-    pub fn path(path: &str, digest: DigestConfig) -> Self {
+    pub fn path(path: &str, digest: Option<Algorithm>) -> Self {
         Self { path: Some(path.to_owned()), digest, ..Self::default() }
     }
 
     fn rules(&self) -> Result<Vec<Rule>, String> {
-        let form = Form {
-            digest: match self.digest {
-                DigestConfig::None => None,
-                DigestConfig::Sha256 => Some(Algorithm::Sha256),
-                DigestConfig::Sha512 => Some(Algorithm::Sha512),
-                DigestConfig::Sha224 => Some(Algorithm::Sha224),
-                DigestConfig::Sha1 => Some(Algorithm::Sha1),
-                DigestConfig::Md5 => Some(Algorithm::Md5),
-                DigestConfig::Blake3 => Some(Algorithm::Blake3),
-                DigestConfig::Xxh3 => Some(Algorithm::Xxh3),
-            },
-            encoding: self.encoding,
-            length: self.length,
-        };
+        let form = Form { digest: self.digest, encoding: self.encoding, length: self.length };
         match (&self.set, &self.path) {
             (Some(set), None) if form == Form::UNKNOWN => {
                 Rule::set(set).map_err(|error| format!("immutable.set: {error}"))

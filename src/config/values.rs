@@ -157,6 +157,31 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
     }
 }
 
+/// A digest by its name; `none` where it cannot be checked.
+pub(super) mod digest {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::digest::Algorithm;
+
+    #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde's form
+    pub fn serialize<S: Serializer>(digest: &Option<Algorithm>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(digest.map_or("none", Algorithm::name))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Algorithm>, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        if name == "none" {
+            return Ok(None);
+        }
+        let known = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
+        known.map(Some).ok_or_else(|| {
+            let names = Algorithm::ALL.map(Algorithm::name).join(", ");
+            D::Error::custom(format!("`{name}` is unknown; one of none, {names} is needed"))
+        })
+    }
+}
+
 /// An address with its port.
 pub(super) mod address {
     use super::{Deserialize, Deserializer, Serializer};

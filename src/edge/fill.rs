@@ -12,7 +12,6 @@ use tokio::sync::oneshot;
 use super::Edge;
 use super::intake::{Coming, Extent, Intake, head};
 use super::validate::{give_up, settled};
-use super::verify::is_coded;
 use crate::body::Body;
 use crate::body::growing::LEAST_ROOM;
 use crate::body::proven::{self, Proof};
@@ -27,7 +26,7 @@ use crate::outgoing::Unframed;
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Credentials, Lifetime, Name, Refusal, Verdict};
 use crate::semantics::validation;
-use crate::semantics::vary::{self, Varies};
+use crate::semantics::vary::{self, Varies, is_coded};
 use crate::stored::Stored;
 
 /// What a fill asks for.

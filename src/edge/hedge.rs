@@ -32,7 +32,8 @@ impl Hedges {
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| (saved < MOST).then_some(saved + 1));
     }
 
-    fn can_spend(&self) -> bool {
+    /// Pays for one; whether there was enough.
+    fn spend(&self) -> bool {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(PRICE)).is_ok()
     }
 }
@@ -56,7 +57,7 @@ impl Edge {
     /// or it is in doubt and there is budget for asking another.
     pub(super) async fn given_up(&self, peer: &str) {
         self.membership.comes_to(peer, State::Suspect).await;
-        if !self.hedges.can_spend() {
+        if !self.hedges.spend() {
             self.membership.comes_to(peer, State::Down).await;
         }
     }
@@ -69,11 +70,11 @@ mod tests {
     #[test]
     fn doubts_are_paid_for() {
         let hedges = Hedges::new();
-        let spent = (0..1000).filter(|_| hedges.can_spend()).count();
+        let spent = (0..1000).filter(|_| hedges.spend()).count();
         assert_eq!(spent, 64);
         let spent = (0..1000).filter(|_| {
             hedges.earn();
-            hedges.can_spend()
+            hedges.spend()
         });
         assert_eq!(spent.count(), 1000 / PRICE as usize);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{CONTENT_ENCODING, ETAG};
+use http::header::ETAG;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body as _;
 
@@ -16,6 +16,7 @@ use crate::error::{Error, Fault};
 use crate::flight::Provider;
 use crate::key::AssetKey;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
+use crate::semantics::vary::is_coded;
 
 impl Edge {
     /// A body that will not be kept: a short one proves itself first, if there is
@@ -90,11 +91,4 @@ impl Edge {
             self.membership.note(peer, Heard::Nothing);
         }
     }
-}
-
-/// Whether a response is in a content coding (RFC 9110 §8.4).
-pub(super) fn is_coded(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
-    codings.any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }

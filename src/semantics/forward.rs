@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
-use super::vary;
+use super::{members, vary};
 
 /// RFC 8586.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -80,11 +80,8 @@ fn is_essential(name: &HeaderName) -> bool {
 /// Removes what belongs to the connection that the message came on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let listed: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        let listed: Vec<HeaderName> = members(headers, &CONNECTION)
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
             .filter(|name| !is_essential(name))
             .collect();
         for name in listed {
@@ -162,9 +159,7 @@ pub fn max_forwards(request: &HeaderMap) -> Option<u64> {
 /// Whether a request expects something of which nobody has heard (RFC 9110
 /// §10.1.1).
 pub fn expects_the_unknown(request: &HeaderMap) -> bool {
-    let members = request.get_all(EXPECT).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    let mut members = members.map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
-    members.any(|member| !member.eq_ignore_ascii_case(b"100-continue"))
+    members(request, &EXPECT).any(|member| !member.eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Whether a line of CDN-Loop lists `id` (RFC 8586 §2).

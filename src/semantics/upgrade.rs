@@ -4,16 +4,15 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue};
 
+use super::members;
+
 /// Whether a message is about WebSocket alone, on the connection that it came on.
 pub fn is_to_websocket(fields: &HeaderMap) -> bool {
     let mut protocols = fields.get_all(UPGRADE).iter();
     let (only, more) = (protocols.next(), protocols.next());
     let websocket = only.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    websocket && more.is_none() && fields.get_all(CONNECTION).iter().any(lists_upgrade)
-}
-
-fn lists_upgrade(line: &HeaderValue) -> bool {
-    line.as_bytes().split(|&byte| byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    let here = members(fields, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    websocket && more.is_none() && here
 }
 
 /// Says on the next connection what [`is_to_websocket`] read on the one before.

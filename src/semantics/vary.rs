@@ -3,6 +3,8 @@
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::members;
+
 /// What a response was selected by, besides its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Varies {
@@ -18,14 +20,11 @@ pub enum Varies {
 /// no Vary explains was selected by Accept-Encoding all the same.
 pub fn varies(response: &HeaderMap) -> Varies {
     let mut fields = Vec::new();
-    for line in response.get_all(VARY) {
-        for member in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-            match HeaderName::from_bytes(member) {
-                _ if member.is_empty() => {}
-                _ if member == b"*" => return Varies::Unknowably,
-                Ok(name) => fields.push(name),
-                Err(_) => return Varies::Unknowably,
-            }
+    for member in members(response, &VARY) {
+        match HeaderName::from_bytes(member) {
+            _ if member == b"*" => return Varies::Unknowably,
+            Ok(name) => fields.push(name),
+            Err(_) => return Varies::Unknowably,
         }
     }
     if response.contains_key(CONTENT_ENCODING) {
@@ -34,6 +33,11 @@ pub fn varies(response: &HeaderMap) -> Varies {
     fields.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     fields.dedup();
     if fields.is_empty() { Varies::Not } else { Varies::By(fields) }
+}
+
+/// Whether a response is in a content coding (RFC 9110 §8.4).
+pub fn is_coded(response: &HeaderMap) -> bool {
+    members(response, &CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// What `request` says in `fields`, in a form that is the same for requests

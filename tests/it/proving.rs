@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::Method;
-use peerage::config::{DigestConfig, ImmutableConfig, Size};
+use peerage::config::{ImmutableConfig, Size};
+use peerage::digest::Algorithm;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -17,7 +18,7 @@ const SMALL: usize = 1000;
 const LARGE: usize = 300_000;
 
 fn checked(config: &mut peerage::Config) {
-    config.immutable = vec![ImmutableConfig::path("/**/*-{hash}.*", DigestConfig::Sha256)];
+    config.immutable = vec![ImmutableConfig::path("/**/*-{hash}.*", Some(Algorithm::Sha256))];
 }
 
 fn sha256(body: &[u8]) -> String {

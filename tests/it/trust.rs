@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use http::Method;
-use peerage::config::{DigestConfig, ImmutableConfig, Size};
+use peerage::config::{ImmutableConfig, Size};
+use peerage::digest::Algorithm;
 use sha2::{Digest, Sha256};
 
 use crate::client::{Ask, Got};
@@ -13,7 +14,7 @@ use crate::origin::{Gate, Origin, Script};
 const PAGE: &str = "/page";
 
 fn checked(config: &mut peerage::Config) {
-    config.immutable = vec![ImmutableConfig::path("/**/*-{hash}.*", DigestConfig::Sha256)];
+    config.immutable = vec![ImmutableConfig::path("/**/*-{hash}.*", Some(Algorithm::Sha256))];
 }
 
 fn name(body: &[u8]) -> String {
