@@ -29,10 +29,23 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Whether this edge should be sent new clients.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
+    warming: AtomicBool,
     draining: AtomicBool,
 }
 
 impl Readiness {
+    pub(crate) fn begin_warming(&self) {
+        self.warming.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_warming(&self) {
+        self.warming.store(false, Ordering::Relaxed);
+    }
+
+    fn is_warming(&self) -> bool {
+        self.warming.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -64,6 +77,8 @@ pub(crate) struct Peer {
     pub(crate) share: f64,
     /// Whether the last request to it was answered, and it is not down.
     pub(crate) up: bool,
+    /// How long an answer of its takes to begin, in milliseconds: a moving mean.
+    pub(crate) latency_ms: Option<f64>,
     /// Requests to it that failed.
     pub(crate) errors: u64,
     /// Whether it is the edge that says so.
@@ -120,6 +135,7 @@ fn answer(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Re
         "/readyz" if !edge.membership().has_joined() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "joining\n".into())
         }
+        "/readyz" if readiness.is_warming() => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "warming\n".into()),
         "/readyz" => text(StatusCode::OK, "text/plain", "ready\n".into()),
         "/peers" => text(StatusCode::OK, "application/json", peers(edge)),
         _ => text(StatusCode::NOT_FOUND, "text/plain", "here are /metrics, /healthz, /readyz and /peers\n".into()),
@@ -138,6 +154,7 @@ fn peers(edge: &Edge) -> String {
             since: rfc3339(seen.since),
             share: view.share(&seen.address),
             up: standing.is_none_or(|peer| peer.is_up()),
+            latency_ms: standing.and_then(|peer| peer.latency()).map(|latency| latency.as_secs_f64() * 1000.0),
             errors: standing.map_or(0, |peer| peer.errors()),
             own: seen.address == *membership.own(),
         }

@@ -147,6 +147,13 @@ pub struct ClusterConfig {
     pub probe_timeout: Period,
     /// How long a peer that did not answer may take to object.
     pub suspicion: Period,
+    /// For how long after the ring has changed an owner looks for what it misses at
+    /// those who may have it from before; 0 looks nowhere.
+    pub warm_window: Period,
+    /// The longest that `peerage run --warm` pulls keys before it is ready.
+    pub warm_time: Period,
+    /// How many keys it pulls at most.
+    pub warm_keys: usize,
 }
 
 /// `[admin]`
@@ -376,6 +383,9 @@ impl Default for ClusterConfig {
             probe_interval: Period(Duration::from_millis(250)),
             probe_timeout: Period(Duration::from_millis(100)),
             suspicion: Period(Duration::from_millis(1500)),
+            warm_window: secs(300),
+            warm_time: secs(30),
+            warm_keys: 10_000,
         }
     }
 }
@@ -443,6 +453,9 @@ pub const KEYS: &[&str] = &[
     "cluster.probe_interval",
     "cluster.probe_timeout",
     "cluster.suspicion",
+    "cluster.warm_window",
+    "cluster.warm_time",
+    "cluster.warm_keys",
     "admin.listen",
     "limits.connections",
     "limits.streams",
@@ -489,13 +502,14 @@ impl Config {
                 self.edge.name
             ));
         }
-        let attempts = self.cluster.as_ref().map_or(1, |cluster| cluster.attempts);
+        let (attempts, warm_keys) = self.cluster.as_ref().map_or((1, 1), |it| (it.attempts, it.warm_keys));
         for (key, value, least, most) in [
             ("edge.threads", self.edge.threads, 0, 1024),
             ("origin.requests", self.origin.requests, 1, 1_000_000),
             ("limits.connections", self.limits.connections, 1, 10_000_000),
             ("limits.streams", self.limits.streams as usize, 1, 100_000),
             ("cluster.attempts", attempts, 1, 1000),
+            ("cluster.warm_keys", warm_keys, 1, 1_000_000),
             ("cache.variants", self.cache.variants, 0, 1000),
         ] {
             if !(least..=most).contains(&value) {

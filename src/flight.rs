@@ -25,6 +25,8 @@ const SHARDS: usize = 64;
 pub(crate) enum Reach {
     Origin,
     Peers,
+    /// To one peer that holds it: nobody waits for that.
+    Holder,
 }
 
 /// Who gave a response.
@@ -127,6 +129,11 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
+    /// What it has come to by now.
+    pub(crate) fn look(&self) -> Outcome {
+        self.outcome.borrow().clone()
+    }
+
     /// Waits for the head, or for whatever comes instead.
     pub(crate) async fn outcome(&self) -> Outcome {
         let mut outcome = self.outcome.subscribe();

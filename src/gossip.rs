@@ -81,7 +81,7 @@ impl Gossip {
             seal: Seal::new(secret),
             swim: Swim::new(settings, membership.own(), edge, started, seed),
             began: Instant::now(),
-            following: membership.follow(admission),
+            following: membership.follow(admission, config.suspicion.0),
             list: List::default(),
             membership,
             metrics,
@@ -113,6 +113,7 @@ impl Gossip {
                     }
                 }
             }
+            self.membership.note_awake(SystemTime::now());
             self.settle().await;
         }
         self.swim.leave(self.now());
@@ -131,6 +132,9 @@ impl Gossip {
     /// Publishes what is new, and then sends what is to be sent: who hears of
     /// this edge finds it acting on what it says.
     async fn settle(&mut self) {
+        if self.swim.take_returned() {
+            self.membership.came_back(SystemTime::now());
+        }
         if let Some(known) = self.swim.take_news() {
             self.membership.learn(&self.list, known, SystemTime::now());
         }

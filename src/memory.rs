@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, StatusCode};
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use xxhash_rust::xxh3::xxh3_64;
@@ -314,6 +314,25 @@ impl Memory {
         self.markers.remove(&key.hash());
     }
 
+    /// The `most` keys that were used most of those that `wanted` holds for, and how
+    /// often. Looks at all that is stored; variants are left out, for they say
+    /// nothing without the request that selects them.
+    pub(crate) fn most_used(&self, most: usize, wanted: impl Fn(&AssetKey) -> bool) -> Vec<(u32, AssetKey)> {
+        let now = SystemTime::now();
+        let all = Tier::ALL.into_iter().flat_map(|tier| self.shelf(tier).responses.iter());
+        let good = all.filter(|(key, stored)| {
+            stored.head.status == StatusCode::OK && stored.head.is_fresh(now) && !key.is_variant() && wanted(key)
+        });
+        let mut used: Vec<_> = good.map(|(key, stored)| (stored.uses.count(), key)).collect();
+        let descending = |(a, _): &(u32, AssetKey), (b, _): &(u32, AssetKey)| b.cmp(a);
+        if used.len() > most {
+            used.select_nth_unstable_by(most, descending);
+            used.truncate(most);
+        }
+        used.sort_unstable_by(descending);
+        used
+    }
+
     /// Bytes, objects and evictions of a tier.
     pub(crate) fn figures(&self, tier: Tier) -> (u64, u64, u64) {
         let shelf = self.shelf(tier);
@@ -383,13 +402,12 @@ impl Hasher for Given {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http::StatusCode;
 
     use super::*;
     use crate::body::Held;
     use crate::budget::Budget;
     use crate::semantics::freshness::Lifetime;
-    use crate::stored::{Head, Standing};
+    use crate::stored::{Head, Standing, Uses};
 
     const MIB: u64 = 1024 * 1024;
 
@@ -408,7 +426,8 @@ mod tests {
             standing: Standing::New,
         };
         let charge = budget.charge(len + 600).unwrap();
-        Stored { head: Arc::new(head), body: Arc::new(Held::new(vec![Bytes::from_static(b"x")], Arc::new(charge))) }
+        let body = Arc::new(Held::new(vec![Bytes::from_static(b"x")], Arc::new(charge)));
+        Stored { head: Arc::new(head), body, uses: Uses::default() }
     }
 
     const FOREVER: Lifetime = Lifetime::UntilEvicted { said: None };

@@ -104,6 +104,29 @@ impl Fetched {
     }
 }
 
+/// What came of asking a peer for a key that it may have owned before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TakenOver {
+    /// It holds it.
+    Held,
+    /// It does not.
+    Missing,
+    /// It did not answer.
+    Error,
+}
+
+impl TakenOver {
+    const ALL: [Self; 3] = [Self::Held, Self::Missing, Self::Error];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Missing => "missing",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// Why a datagram of gossip was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -199,6 +222,7 @@ pub(crate) struct Metrics {
     fetches: [[Count; 2]; 2],
     fetch_times: [Times; 2],
     wrong_contents: [Count; 2],
+    takeovers: [Count; TakenOver::ALL.len()],
     refused_connections: Count,
     malformed_requests: Count,
     refused_datagrams: [Count; Refused::ALL.len()],
@@ -218,6 +242,10 @@ impl Metrics {
 
     pub(crate) fn wrong_content(&self, asked: Asked) {
         self.wrong_contents[asked as usize].add(1);
+    }
+
+    pub(crate) fn taken_over(&self, outcome: TakenOver) {
+        self.takeovers[outcome as usize].add(1);
     }
 
     pub(crate) fn malformed_request(&self) {
@@ -362,6 +390,16 @@ impl Exposed {
         for asked in Asked::ALL {
             let labels = [("from", asked.name())];
             encode_times(&self.metrics.fetch_times[asked as usize], &mut family.encode_family(&labels)?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "takeovers",
+            "Peers asked for what they may have owned before, by whether they hold it",
+            None,
+            MetricType::Counter,
+        )?;
+        for outcome in TakenOver::ALL {
+            let count = ConstCounter::new(self.metrics.takeovers[outcome as usize].total());
+            count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
         }
         Ok(())
     }

@@ -52,6 +52,16 @@ pub struct Server {
     gossip: Option<Gossip>,
     admin: TcpListener,
     addresses: Addresses,
+    start: Start,
+}
+
+/// How an edge starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Ready as soon as it has met its peers.
+    Cold,
+    /// Ready when it has what is wanted most.
+    Warm,
 }
 
 /// Where a [`Server`] listens.
@@ -122,11 +132,22 @@ impl Server {
             origin,
             peers: peers_client(&config),
             attempts: config.cluster.as_ref().map_or(1, |cluster| cluster.attempts),
+            warm_keys: config.cluster.as_ref().map_or(0, |cluster| cluster.warm_keys),
             membership: Arc::clone(&membership),
             metrics: Arc::clone(&metrics),
         });
         let access = Access { edge: config.edge.name.clone(), membership, metrics, lines: None };
-        Ok(Self { edge, access: Arc::new(access), config, clients, peers, gossip, admin, addresses })
+        Ok(Self {
+            edge,
+            access: Arc::new(access),
+            config,
+            clients,
+            peers,
+            gossip,
+            admin,
+            addresses,
+            start: Start::Cold,
+        })
     }
 
     /// Writes a line for each request.
@@ -139,6 +160,12 @@ impl Server {
             metrics: Arc::clone(metrics),
             lines: Some((format, out)),
         });
+    }
+
+    /// Before it reports ready, the edge pulls what it owns, and peers hold, the
+    /// most wanted first: `cluster.warm_keys` of them in `cluster.warm_time`.
+    pub fn start_warm(&mut self) {
+        self.start = Start::Warm;
     }
 
     /// Where it listens; the ports are known even if the configuration says 0.
@@ -162,7 +189,7 @@ impl Server {
     /// That it drains it tells its peers first. They can go on asking it until
     /// they have heard, and nobody's request is under way any more.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { edge, access, config, clients, peers, gossip, admin, .. } = self;
+        let Self { edge, access, config, clients, peers, gossip, admin, start, .. } = self;
         let limits = Arc::new(config.limits.clone());
         let accept = |listener, source| {
             let (edge, access, limits) = (Arc::clone(&edge), Arc::clone(&access), Arc::clone(&limits));
@@ -175,6 +202,16 @@ impl Server {
         let (intent, intended) = watch::channel(Intent::Serve);
         let gossip = gossip.map(|gossip| tokio::spawn(gossip.run(intended)));
         let readiness = Arc::new(Readiness::default());
+        let care = tokio::spawn(Arc::clone(&edge).look_after_peers());
+        if start == Start::Warm {
+            let patience = config.cluster.as_ref().map_or(Duration::ZERO, |cluster| cluster.warm_time.0);
+            let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
+            readiness.begin_warming();
+            tokio::spawn(async move {
+                edge.warm_up(patience).await;
+                readiness.end_warming();
+            });
+        }
         let operators = tokio::spawn(admin::serve(admin, Arc::clone(&edge), Arc::clone(&readiness)));
         shutdown.await;
         let deadline = tokio::time::Instant::now() + config.edge.drain.0;
@@ -196,6 +233,7 @@ impl Server {
             let _ = gossip.await;
         }
         operators.abort();
+        care.abort();
         // What is left is cut short when the sets are dropped.
         open.iter().map(JoinSet::len).sum()
     }
@@ -259,7 +297,8 @@ impl Reloading {
                 let waits = (cluster.connect_timeout, cluster.first_byte_timeout, cluster.idle_timeout);
                 let gossip = (cluster.gossip, cluster.secret.clone());
                 let probes = (cluster.probe_interval, cluster.probe_timeout, cluster.suspicion);
-                (cluster.listen, cluster.advertise.clone(), cluster.attempts, waits, gossip, probes)
+                let warm = (cluster.warm_window, cluster.warm_time, cluster.warm_keys);
+                (cluster.listen, cluster.advertise.clone(), cluster.attempts, waits, gossip, probes, warm)
             })
         };
         let sizes = |config: &Config| {
@@ -331,7 +370,7 @@ fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {
     if !cluster.peers.is_empty() && !cluster.peers.contains(&own) && !joins {
         tracing::warn!(%own, "this edge is not among cluster.peers: it answers peers, but owns nothing");
     }
-    Membership::new(&own, cluster.peers.iter().map(String::as_str))
+    Membership::new(&own, cluster.peers.iter().map(String::as_str)).remembering(cluster.warm_window.0)
 }
 
 /// Where peers' requests come in, and gossip: one port, over TCP and over UDP.

@@ -2,6 +2,7 @@
 //! which a flight publishes before the body is there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
@@ -107,6 +108,29 @@ pub(crate) fn detached(headers: &HeaderMap) -> HeaderMap {
 pub(crate) struct Stored {
     pub(crate) head: Arc<Head>,
     pub(crate) body: Arc<Held>,
+    pub(crate) uses: Uses,
+}
+
+/// How often a stored response was used.
+#[derive(Debug, Default)]
+pub(crate) struct Uses(AtomicU32);
+
+impl Uses {
+    pub(crate) fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn one_more(&self) {
+        if self.count() < u32::MAX {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Clone for Uses {
+    fn clone(&self) -> Self {
+        Self(AtomicU32::new(self.count()))
+    }
 }
 
 impl Stored {

@@ -67,10 +67,10 @@ async fn ask(operators: SocketAddr) -> Result<Bytes, Failure> {
 }
 
 fn table(peers: &admin::Peers) -> String {
-    let head = ["NAME", "ADDRESS", "STATE", "SINCE", "SHARE", "ERRORS"].map(str::to_owned);
+    let head = ["NAME", "ADDRESS", "STATE", "SINCE", "SHARE", "LATENCY", "ERRORS"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(head).chain(peers.members.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
-    let widths: [usize; 6] = std::array::from_fn(width);
+    let widths: [usize; 7] = std::array::from_fn(width);
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
@@ -80,7 +80,7 @@ fn table(peers: &admin::Peers) -> String {
     text + &format!("epoch {}\n", peers.epoch)
 }
 
-fn row(peer: &admin::Peer) -> [String; 6] {
+fn row(peer: &admin::Peer) -> [String; 7] {
     let own = if peer.own { " (asked)" } else { "" };
     [
         format!("{}{own}", peer.name.as_deref().unwrap_or("-")),
@@ -88,6 +88,7 @@ fn row(peer: &admin::Peer) -> [String; 6] {
         peer.state.clone(),
         peer.since.clone(),
         format!("{:.1}%", peer.share * 100.0),
+        peer.latency_ms.map_or_else(|| "-".to_owned(), |latency| format!("{latency:.1}ms")),
         peer.errors.to_string(),
     ]
 }
@@ -105,15 +106,16 @@ mod tests {
             since: "2026-11-22T19:00:00.000Z".to_owned(),
             share,
             up: true,
+            latency_ms: name.map(|_| 1.25),
             errors: 3,
             own,
         };
         let peers =
             admin::Peers { epoch: 7, members: vec![peer(Some("edge-1"), true, 1.0 / 3.0), peer(None, false, 0.0)] };
         let expected = "\
-NAME            ADDRESS        STATE  SINCE                     SHARE  ERRORS
-edge-1 (asked)  10.0.0.5:7001  alive  2026-11-22T19:00:00.000Z  33.3%  3
--               10.0.0.5:7001  alive  2026-11-22T19:00:00.000Z  0.0%   3
+NAME            ADDRESS        STATE  SINCE                     SHARE  LATENCY  ERRORS
+edge-1 (asked)  10.0.0.5:7001  alive  2026-11-22T19:00:00.000Z  33.3%  1.2ms    3
+-               10.0.0.5:7001  alive  2026-11-22T19:00:00.000Z  0.0%   -        3
 epoch 7
 ";
         assert_eq!(table(&peers), expected);

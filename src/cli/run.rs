@@ -15,6 +15,10 @@ use crate::server::{Reloading, Server};
 pub(super) struct Run {
     #[command(flatten)]
     config: ConfigArguments,
+    /// Pulls the most wanted keys that this edge now owns from its peers, before it
+    /// reports ready
+    #[arg(long)]
+    warm: bool,
     /// Ends when standard input does
     #[arg(long, hide = true)]
     while_input: bool,
@@ -29,6 +33,9 @@ impl Run {
             let (name, origin, log) = (config.edge.name.clone(), config.origin.url.clone(), config.log.clone());
             let mut server = Server::bind(config).await?;
             let _lines = write_lines(&mut server, &log);
+            if self.warm {
+                server.start_warm();
+            }
             let at = server.addresses();
             let peers = at.peers.map(|address| address.to_string());
             tracing::info!(%name, clients = %at.clients, peers, admin = %at.admin, %origin, "serving");

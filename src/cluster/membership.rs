@@ -3,18 +3,22 @@
 //! Who might be a member is the configuration's list. Who is alive is found out
 //! by gossip; where there is none, everybody on the list is.
 //! What holds is published as one [`View`], which the request path reads
-//! without a lock.
+//! without a lock. It also remembers what held a while ago: who has come to own a
+//! key looks for it first at those who may have it.
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::uri::Authority;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::ring::Ring;
+
+/// How many former rings are remembered.
+const FORMER: usize = 8;
 
 /// Whether `text` is `host:port`, as a peer can be reached by.
 pub(crate) fn is_address(text: &str) -> bool {
@@ -101,6 +105,15 @@ impl Seen {
         }
         Self { address, edge, state, since }
     }
+
+    /// Whether it is worth asking: who has not been heard yet may be there.
+    fn may_answer(&self) -> bool {
+        match self.state {
+            State::Alive | State::Draining => true,
+            State::Suspect => self.edge.is_empty(),
+            State::Down => false,
+        }
+    }
 }
 
 /// How a peer has been answering.
@@ -110,23 +123,46 @@ pub struct Standing {
     pub name: Arc<str>,
     up: AtomicBool,
     errors: AtomicU64,
+    /// In microseconds; 0 while there was no answer.
+    latency: AtomicU64,
 }
 
 impl Standing {
-    /// Who stays keeps its standing, but for what its coming and going tells.
+    fn new(name: &Arc<str>) -> Self {
+        let (errors, latency) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { name: Arc::clone(name), up: AtomicBool::new(true), errors, latency }
+    }
+
+    /// Who stays keeps its standing. Who is down does not answer; when it is back,
+    /// that has still to be seen.
     fn of(seen: &Seen, before: &View) -> Arc<Self> {
-        let new = || Self { name: Arc::clone(&seen.address), up: AtomicBool::new(true), errors: AtomicU64::new(0) };
-        let standing = before.peer(&seen.address).cloned().unwrap_or_else(|| Arc::new(new()));
-        let was_down = before.member(&seen.address).is_some_and(|old| old.state == State::Down);
-        if was_down != (seen.state == State::Down) {
-            standing.up.store(was_down, Ordering::Relaxed);
+        let standing = before.peer(&seen.address).cloned().unwrap_or_else(|| Arc::new(Self::new(&seen.address)));
+        if seen.state == State::Down {
+            standing.up.store(false, Ordering::Relaxed);
         }
         standing
     }
 
-    /// Whether the last request to it was answered, and it is not down.
+    /// Whether the last request to it was answered, and it has not been down
+    /// since.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// How long it takes until an answer's head is there: a moving mean, in which
+    /// each answer counts for an eighth. It includes what the peer itself waits for.
+    pub fn latency(&self) -> Option<Duration> {
+        Some(self.latency.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
+    }
+
+    fn answered_after(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX / 8).max(1);
+        // Of two at the same moment one may be lost: it is a mean.
+        let mean = match self.latency.load(Ordering::Relaxed) {
+            0 => took,
+            mean => (mean.saturating_mul(7).saturating_add(took) / 8).max(1),
+        };
+        self.latency.store(mean, Ordering::Relaxed);
     }
 
     /// How many requests to it failed.
@@ -136,14 +172,25 @@ impl Standing {
 }
 
 /// What a request reads: the ring, and the standing of its members.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct View {
     /// Who owns what.
-    pub ring: Ring,
+    pub ring: Arc<Ring>,
     /// Grows with each change.
     pub epoch: u64,
     members: Vec<Seen>,
     peers: Vec<Arc<Standing>>,
+    /// All who can be asked but this edge, also those that own nothing any more.
+    others: Ring,
+    /// Who owned what before; the latest last.
+    former: Vec<Former>,
+}
+
+/// A ring that was in force until then.
+#[derive(Debug, Clone)]
+struct Former {
+    ring: Arc<Ring>,
+    until: SystemTime,
 }
 
 impl View {
@@ -174,6 +221,13 @@ impl View {
         #[allow(clippy::cast_precision_loss)] // there are not so many members
         if owns { 1.0 / members.len() as f64 } else { 0.0 }
     }
+
+    fn remember(&mut self, ring: &Arc<Ring>, until: SystemTime) {
+        if self.former.len() == FORMER {
+            self.former.remove(0);
+        }
+        self.former.push(Former { ring: Arc::clone(ring), until });
+    }
 }
 
 /// The members of the cluster, as this edge knows them.
@@ -183,11 +237,18 @@ pub struct Membership {
     view: ArcSwap<View>,
     /// Tells of each new view.
     epochs: watch::Sender<u64>,
+    /// How long a former ring counts.
+    memory: Duration,
+    began: Instant,
+    /// When gossip was last at work, in milliseconds since it began.
+    awake: AtomicU64,
     listed: watch::Sender<List>,
     /// Held while the view is made anew.
     changing: Mutex<()>,
     gossip: OnceLock<Gossiped>,
-    joined: AtomicBool,
+    joined: watch::Sender<bool>,
+    /// Somebody does not answer.
+    silence: Notify,
 }
 
 /// The configuration's list of peers.
@@ -197,6 +258,8 @@ pub(crate) type List = Arc<[Arc<str>]>;
 #[derive(Debug)]
 struct Gossiped {
     admission: Admission,
+    /// Who is silent for longer may be taken for dead.
+    patience: Duration,
     doubts: mpsc::Sender<Arc<str>>,
 }
 
@@ -212,17 +275,35 @@ impl Membership {
     /// The cluster of `own` and `peers`. An edge that is not among its own
     /// peers owns nothing: it asks the others, and answers them.
     pub fn new<'a>(own: &str, peers: impl IntoIterator<Item = &'a str>) -> Self {
-        let empty = View { ring: Ring::default(), epoch: 0, members: Vec::new(), peers: Vec::new() };
+        let empty = View {
+            ring: Arc::default(),
+            epoch: 0,
+            members: Vec::new(),
+            peers: Vec::new(),
+            others: Ring::default(),
+            former: Vec::new(),
+        };
         let membership = Self {
             own: own.into(),
             view: ArcSwap::from_pointee(empty),
             epochs: watch::Sender::new(0),
+            memory: Duration::ZERO,
+            began: Instant::now(),
+            awake: AtomicU64::new(0),
             listed: watch::Sender::new(Arc::default()),
             changing: Mutex::default(),
             gossip: OnceLock::new(),
-            joined: AtomicBool::new(true),
+            joined: watch::Sender::new(true),
+            silence: Notify::new(),
         };
         membership.replace(peers);
+        membership
+    }
+
+    /// Remembers who owned what for the time of `memory`; zero is not at all.
+    pub fn remembering(self, memory: Duration) -> Self {
+        let membership = Self { memory, ..self };
+        membership.came_back(SystemTime::now());
         membership
     }
 
@@ -244,16 +325,28 @@ impl Membership {
     /// Whether this edge has met the others, or need not: a view that is made
     /// before may be wrong about who is alive.
     pub fn has_joined(&self) -> bool {
-        self.joined.load(Ordering::Relaxed)
+        *self.joined.borrow()
+    }
+
+    /// Resolves when it has.
+    pub(crate) async fn joined(&self) {
+        // Its other end is in `self`, so it does not fail.
+        let _ = self.joined.subscribe().wait_for(|joined| *joined).await;
+    }
+
+    /// Who can be asked.
+    pub(crate) fn reachable(&self) -> Vec<Arc<str>> {
+        self.view.load().others.members().iter().map(|member| Arc::clone(member.name())).collect()
     }
 
     /// From now on gossip says who is alive; what it should hear comes out.
-    pub(crate) fn follow(&self, admission: Admission) -> Following {
+    /// Who is silent for longer than `patience` may be taken for dead.
+    pub(crate) fn follow(&self, admission: Admission, patience: Duration) -> Following {
         let (doubts, received) = mpsc::channel(64);
         let listed = self.listed.subscribe();
         let alone = listed.borrow().iter().all(|name| *name == self.own);
-        if self.gossip.set(Gossiped { admission, doubts }).is_ok() {
-            self.joined.store(alone, Ordering::Relaxed);
+        if self.gossip.set(Gossiped { admission, patience, doubts }).is_ok() {
+            self.joined.send_replace(alone);
         }
         Following { listed, doubts: received }
     }
@@ -294,7 +387,7 @@ impl Membership {
 
     /// Gossip has met everybody who is there to be met.
     pub(crate) fn set_joined(&self) {
-        self.joined.store(true, Ordering::Relaxed);
+        self.joined.send_replace(true);
     }
 
     fn publish(&self, mut known: Vec<Known>, now: SystemTime) {
@@ -306,11 +399,62 @@ impl Membership {
         if ring.members().is_empty() {
             ring = Ring::new([&*self.own]);
         }
-        let others = members.iter().filter(|seen| seen.address != self.own);
-        let peers = others.map(|seen| Standing::of(seen, &before)).collect();
-        let epoch = before.epoch + 1;
-        self.view.store(Arc::new(View { ring, epoch, members, peers }));
+        let peers = members.iter().filter(|seen| seen.address != self.own);
+        let others = Ring::new(peers.clone().filter(|seen| seen.may_answer()).map(|seen| &*seen.address));
+        let peers = peers.map(|seen| Standing::of(seen, &before)).collect();
+        let (epoch, ring, former) = (before.epoch + 1, Arc::new(ring), before.former.clone());
+        let mut view = View { ring, epoch, members, peers, others, former };
+        if *view.ring != *before.ring {
+            view.remember(&before.ring, now);
+        }
+        self.view.store(Arc::new(view));
         self.epochs.send_replace(epoch);
+        // Who is back has still to show that it answers.
+        self.silence.notify_one();
+    }
+
+    /// Others owned what is this edge's: it has just started, or they took it for
+    /// dead.
+    pub(crate) fn came_back(&self, now: SystemTime) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut view = View::clone(&self.view.load());
+        let others =
+            Ring::new(view.ring.members().iter().map(|member| &**member.name()).filter(|name| *name != &*self.own));
+        view.remember(&Arc::new(others), now);
+        self.view.store(Arc::new(view));
+    }
+
+    /// Gossip is at work. It notices here if it was not for so long that others may
+    /// have taken this edge for dead.
+    pub(crate) fn note_awake(&self, now: SystemTime) {
+        if self.was_away() {
+            self.came_back(now);
+        }
+        self.awake.store(self.millis(), Ordering::Relaxed);
+    }
+
+    fn was_away(&self) -> bool {
+        let silent = self.millis().saturating_sub(self.awake.load(Ordering::Relaxed));
+        self.gossip.get().is_some_and(|gossip| Duration::from_millis(silent) > gossip.patience)
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Who may hold the key with this hash, though it is this edge that is to get
+    /// it: in order of rank, all who answer. Nobody, if it has been this edge's for
+    /// long.
+    pub(crate) fn may_hold(&self, key: u64, now: SystemTime) -> Vec<Arc<str>> {
+        let view = self.view.load();
+        let another = |ring: &Ring| ring.owner(key).is_some_and(|owner| *owner.name() != self.own);
+        let mut recent = view.former.iter().filter(|former| now < former.until + self.memory);
+        let unsettled = another(&view.ring) || recent.any(|former| another(&former.ring)) || self.was_away();
+        if self.memory.is_zero() || !unsettled {
+            return Vec::new();
+        }
+        let ranked = view.others.rank(key).into_iter().map(|member| Arc::clone(member.name()));
+        ranked.filter(|name| view.peer(name).is_some_and(|peer| peer.is_up())).collect()
     }
 
     /// Resolves when `peer`, which has been heard before, is as bad as `state`, or
@@ -325,6 +469,19 @@ impl Membership {
         }
     }
 
+    /// Who is there, it seems, and did not answer.
+    pub(crate) fn silent(&self) -> Vec<Arc<str>> {
+        let view = self.view.load();
+        let there = |name: &str| view.member(name).is_some_and(|seen| seen.state != State::Down);
+        let silent = view.peers.iter().filter(|peer| !peer.is_up() && there(&peer.name));
+        silent.map(|peer| Arc::clone(&peer.name)).collect()
+    }
+
+    /// Resolves when somebody may have stopped answering, or come back.
+    pub(crate) async fn someone_is_silent(&self) {
+        self.silence.notified().await;
+    }
+
     /// Notes how a request to `name` went; says whether that is news. Where
     /// there is gossip, it looks after a peer that did not answer: one refused
     /// connection takes nobody out of the ring, on this edge or another, but it
@@ -334,24 +491,33 @@ impl Membership {
         let Some(peer) = view.peer(name) else {
             return false;
         };
-        if heard == Heard::Nothing {
+        if matches!(heard, Heard::Part | Heard::Nothing) {
             peer.errors.fetch_add(1, Ordering::Relaxed);
             if let Some(gossip) = self.gossip.get() {
                 // Where so many doubts are waiting, this one is among them.
                 let _ = gossip.doubts.try_send(Arc::clone(&peer.name));
             }
         }
-        let up = heard == Heard::Answer;
-        peer.up.swap(up, Ordering::Relaxed) != up
+        if let Heard::Answer(took) = heard {
+            peer.answered_after(took);
+        }
+        let up = heard != Heard::Nothing;
+        let news = peer.up.swap(up, Ordering::Relaxed) != up;
+        if news && !up {
+            self.silence.notify_one();
+        }
+        news
     }
 }
 
 /// What came back from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
-    /// An answer, whatever it says.
-    Answer,
-    /// A refused connection, a timeout, a broken answer.
+    /// An answer, whatever it says; its head was there after this time.
+    Answer(Duration),
+    /// The beginning of an answer, which then broke off.
+    Part,
+    /// A refused connection, a timeout.
     Nothing,
 }
 
@@ -368,8 +534,34 @@ mod tests {
         let view = members.view();
         let peers: Vec<_> = view.peers().iter().map(|peer| (&*peer.name, peer.is_up(), peer.errors())).collect();
         assert_eq!(peers, [("b:1", false, 2), ("d:1", true, 0)]);
-        assert!(members.note("b:1", Heard::Answer));
-        assert!(!members.note("gone:1", Heard::Answer));
+        assert!(members.note("b:1", Heard::Answer(Duration::from_millis(8))));
+        assert!(!members.note("gone:1", Heard::Answer(Duration::ZERO)));
+    }
+
+    #[test]
+    fn keys_that_have_moved_are_looked_for_elsewhere_for_a_while() {
+        let memory = Duration::from_mins(5);
+        let members = Membership::new("b:1", ["a:1", "b:1", "c:1"]).remembering(memory);
+        let view = members.view();
+        let owned_by = |name: &str| (0..10_000).find(|key| **view.ring.owner(*key).unwrap().name() == *name).unwrap();
+        let (own, of_a) = (owned_by("b:1"), owned_by("a:1"));
+        let now = SystemTime::now();
+        // It has just started: all that it owns was somebody's before.
+        let ranked: Vec<_> = view.ring.rank(own)[1..].iter().map(|member| Arc::clone(member.name())).collect();
+        assert_eq!(members.may_hold(own, now), ranked);
+        assert!(members.may_hold(own, now + memory + memory).is_empty());
+        // What is another's may be there at any time.
+        assert!(members.may_hold(of_a, now + memory + memory).contains(&"a:1".into()));
+        members.replace(["b:1", "c:1"]);
+        let later = SystemTime::now() + memory / 2;
+        let inherited = (0..10_000).find(|key| {
+            let first = |ring: &Ring| Arc::clone(ring.owner(*key).unwrap().name());
+            *first(&view.ring) == *"a:1" && *first(&members.view().ring) == *"b:1"
+        });
+        assert_eq!(members.may_hold(inherited.unwrap(), later), ["c:1".into()]);
+        members.note("c:1", Heard::Nothing);
+        assert!(members.may_hold(inherited.unwrap(), later).is_empty());
+        assert!(Membership::new("a:1", ["a:1", "b:1"]).may_hold(own, now).is_empty(), "it remembers nothing");
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub(crate) struct Swim {
     outgoing: Vec<(Address, Vec<u8>)>,
     /// Nobody has answered to this identity yet.
     introducing: bool,
+    /// Others took this edge for dead, and it has said that it is not.
+    returned: bool,
     next_turn: usize,
     next_telling: Duration,
     /// What this edge takes for the cluster, and what it shows of it.
@@ -142,6 +144,7 @@ impl Swim {
             jobs_made: 0,
             outgoing: Vec::new(),
             introducing: true,
+            returned: false,
             next_turn: usize::try_from(seed % 1000).unwrap_or_default(),
             next_telling: Duration::ZERO,
             digest: 0,
@@ -252,6 +255,11 @@ impl Swim {
         let digest = self.digest;
         let pack = move |(to, payload): (Address, Vec<u8>)| Outgoing { to, bytes: wire::pack(digest, &payload) };
         std::mem::take(&mut self.outgoing).into_iter().map(pack)
+    }
+
+    /// Whether others took this edge for dead since this was last asked.
+    pub(crate) fn take_returned(&mut self) -> bool {
+        std::mem::take(&mut self.returned)
     }
 
     /// Everybody and how it is, by address, if that is news since it was last
@@ -365,6 +373,7 @@ impl Swim {
             }
         }
         if effects.renamed {
+            self.returned = true;
             self.introduce(now);
         }
         done

@@ -69,7 +69,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 47] = [
+const OTHERS: [(&str, &str); 50] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -102,6 +102,9 @@ const OTHERS: [(&str, &str); 47] = [
     ("cluster.probe_interval", "1s"),
     ("cluster.probe_timeout", "50ms"),
     ("cluster.suspicion", "3s"),
+    ("cluster.warm_window", "1m"),
+    ("cluster.warm_time", "1m"),
+    ("cluster.warm_keys", "3"),
     ("admin.listen", "127.0.0.2:83"),
     ("limits.connections", "7"),
     ("limits.streams", "7"),

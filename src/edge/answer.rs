@@ -48,6 +48,7 @@ impl Edge {
             Tier::Main => Served::Hit,
             Tier::Hot => Served::HotHit,
         };
+        stored.uses.one_more();
         let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
         Answer { response: self.give(ask, stored, hit), record: Self::record(ask, served, From::Memory) }
     }
@@ -213,6 +214,13 @@ impl Edge {
             response,
             record: Record { source, method, key, served: Served::Pass, from: From::Nobody, error: None },
         }
+    }
+
+    /// What may not be asked for elsewhere is not here: no fault of anybody's.
+    pub(super) fn answer_not_cached(&self, ask: Ask) -> Answer {
+        let mut answer = self.refuse(ask.source, ask.method, Ok(ask.key), Error::NotCached);
+        answer.record.served = Served::Miss;
+        answer
     }
 
     /// This edge's own words about what went wrong.

@@ -1,7 +1,7 @@
 //! Bringing an asset in: from the peers in order of rank, then the origin.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, DATE};
@@ -15,7 +15,6 @@ use super::validate::{give_up, settled};
 use crate::body::Body;
 use crate::body::growing::LEAST_ROOM;
 use crate::body::proven::{self, Proof};
-use crate::cluster::membership::Heard;
 use crate::error::Error;
 use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Selected};
 use crate::interim::Relay;
@@ -68,21 +67,21 @@ pub(super) enum First {
 }
 
 /// A response as it came, with whom from, and when it was asked for.
-struct Arrival {
-    provider: Provider,
-    response: Response<Body>,
+pub(super) struct Arrival {
+    pub(super) provider: Provider,
+    pub(super) response: Response<Body>,
     asked: SystemTime,
     began: Instant,
 }
 
 /// The duty to bring a flight in, and the way to its leader.
-struct Leading {
-    lead: Lead,
-    first: oneshot::Sender<First>,
+pub(super) struct Leading {
+    pub(super) lead: Lead,
+    pub(super) first: oneshot::Sender<First>,
 }
 
 /// What became of a copy.
-enum Received {
+pub(super) enum Received {
     /// It is what the flight has come to, well or badly.
     Done,
     /// It was of no use, and nobody has seen anything of it.
@@ -103,14 +102,18 @@ impl Edge {
         match lead.reach() {
             Reach::Origin => self.fill_from_origin(Leading { lead, first }, &order).await,
             Reach::Peers => self.fill_from_peers(Leading { lead, first }, &order).await,
+            Reach::Holder => unreachable!("it is taken over where it is joined"),
         }
     }
 
-    fn has_landed(&self, key: &AssetKey, order: &Order) -> bool {
+    pub(super) fn has_landed(&self, key: &AssetKey, order: &Order) -> bool {
         matches!(self.memory.find(key, SystemTime::now()), Found::Here(_, stored) if order.is_met_by(&stored))
     }
 
-    async fn fill_from_origin(self: &Arc<Self>, mut leading: Leading, order: &Order) {
+    async fn fill_from_origin(self: &Arc<Self>, leading: Leading, order: &Order) {
+        let Some(mut leading) = self.fill_from_holders(leading, order).await else {
+            return;
+        };
         for copy in 1.. {
             let (asked, began) = (SystemTime::now(), Instant::now());
             let response = match self.ask_origin(request(leading.lead.key(), order)).await {
@@ -133,7 +136,8 @@ impl Edge {
 
     async fn fill_from_peers(self: &Arc<Self>, mut leading: Leading, order: &Order) {
         for peer in self.before_this_edge(leading.lead.key()) {
-            if let Some(arrival) = self.ask_peer(peer, leading.lead.key(), order).await {
+            let request = request(leading.lead.key(), order);
+            if let Some(arrival) = self.ask_peer(peer, request, Duration::MAX).await {
                 match self.receive(leading, order, arrival).await {
                     Received::Done => return,
                     Received::Broken(again, error) => {
@@ -161,29 +165,27 @@ impl Edge {
     }
 
     /// The peers that rank before this edge, as many as may be asked, without
-    /// those that had the asset wrong a moment ago.
+    /// those that had the asset wrong a moment ago, or have still to answer again.
     pub(super) fn before_this_edge(&self, key: &AssetKey) -> Vec<Arc<str>> {
         let (view, now) = (self.membership.view(), SystemTime::now());
         let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
         let before = before.take_while(|name| name != self.membership.own());
-        before.filter(|name| !self.memory.doubts(name, key, now)).take(self.attempts).collect()
+        let up = before.filter(|name| view.peer(name).is_some_and(|peer| peer.is_up()));
+        up.filter(|name| !self.memory.doubts(name, key, now)).take(self.attempts).collect()
     }
 
-    /// The answer of a peer, if it gives one.
-    async fn ask_peer(&self, peer: Arc<str>, key: &AssetKey, order: &Order) -> Option<Arrival> {
+    /// The answer of a peer, if it gives one within the time of `patience`.
+    pub(super) async fn ask_peer(&self, peer: Arc<str>, request: Request<Body>, patience: Duration) -> Option<Arrival> {
         let (asked, began) = (SystemTime::now(), Instant::now());
-        match self.ask_unless_lost(&peer, request(key, order)).await {
+        let answer = tokio::time::timeout(patience, self.ask_unless_lost(&peer, request)).await;
+        match answer.unwrap_or(Err(Error::PeerTimeout)) {
             Ok(response) => {
-                if self.membership.note(&peer, Heard::Answer) {
-                    tracing::info!(%peer, "the peer answers again");
-                }
+                self.hears(&peer, began.elapsed());
                 Some(Arrival { provider: Provider::Peer(peer), response, asked, began })
             }
             Err(error) => {
                 self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
-                if self.membership.note(&peer, Heard::Nothing) {
-                    tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked");
-                }
+                self.misses(&peer, &error);
                 None
             }
         }
@@ -203,7 +205,7 @@ impl Edge {
     }
 
     /// Decides by the response's head what becomes of the flight.
-    async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Received {
+    pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Received {
         let Leading { lead, first } = leading;
         let now = SystemTime::now();
         let (began, provider) = (arrival.began, arrival.provider);
@@ -244,7 +246,7 @@ impl Edge {
             let fields = head.weight(lead.key(), 0);
             // Without a length, what a window takes at the least: it may become one.
             let room = self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)).ok_or(Refusal::NoRoom)?;
-            let tier = tier(&provider);
+            let tier = tier(&lead);
             let fits = self.memory.takes(tier, fields + length.unwrap_or(0));
             let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
             let intake = Intake {
@@ -353,7 +355,7 @@ impl Edge {
     }
 }
 
-fn request(key: &AssetKey, order: &Order) -> Request<Body> {
+pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = key.target().into();
     *request.headers_mut() = order.headers.clone();
@@ -366,10 +368,12 @@ fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     request
 }
 
-pub(super) fn tier(provider: &Provider) -> Tier {
-    match provider {
-        Provider::Origin => Tier::Main,
-        Provider::Peer(_) => Tier::Hot,
+/// What this edge is to have is main, whoever gave it: a flight to the origin brings
+/// that.
+pub(super) fn tier(lead: &Lead) -> Tier {
+    match lead.reach() {
+        Reach::Origin | Reach::Holder => Tier::Main,
+        Reach::Peers => Tier::Hot,
     }
 }
 

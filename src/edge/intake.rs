@@ -14,7 +14,6 @@ use crate::body::growing::PIECE;
 use crate::body::proven::Found;
 use crate::body::{Body, Held, next_data};
 use crate::budget::Charge;
-use crate::cluster::membership::Heard;
 use crate::error::{Error, Fault};
 use crate::flight::{Kept, Lead, Proof, Provider, Selected, Streaming};
 use crate::key::AssetKey;
@@ -24,7 +23,7 @@ use crate::semantics::cache_control;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::freshness::{Credentials, Lifetime, Refusal};
-use crate::stored::{Head, Standing, Stored, detached};
+use crate::stored::{Head, Standing, Stored, Uses, detached};
 
 /// A body that is coming in.
 pub(super) struct Intake {
@@ -100,7 +99,7 @@ impl Edge {
         match ended {
             Ok(()) => {
                 self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
-                self.land(lead, intake, tier(&provider));
+                self.land(lead, intake);
             }
             Err(error) => {
                 self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
@@ -112,7 +111,7 @@ impl Edge {
                 }
                 match (&provider, proof) {
                     (Provider::Peer(peer), Proof::None) if error.fault() == Fault::Peer => {
-                        self.membership.note(peer, Heard::Nothing);
+                        self.hears_part(peer);
                     }
                     (_, Proof::None) => {}
                     // A mixture proves nothing of either: others are asked next, and
@@ -200,7 +199,8 @@ impl Edge {
 
     /// Ends a flight well: into memory first, so that nobody who comes now
     /// finds neither the flight nor what it brought.
-    fn land(&self, lead: Lead, mut intake: Intake, tier: Tier) {
+    fn land(&self, lead: Lead, mut intake: Intake) {
+        let tier = tier(&lead);
         intake.certify();
         let last = std::mem::take(&mut intake.last);
         let growing = Arc::clone(&lead.flight().body);
@@ -212,7 +212,7 @@ impl Edge {
             let body = Arc::new(Held::new(pieces, intake.charge));
             if self.memory.takes(tier, body.charged()) {
                 let head = stored_head(&intake.head, body.len());
-                self.keep(&lead, tier, &intake.key, Stored { head, body });
+                self.keep(&lead, tier, &intake.key, Stored { head, body, uses: Uses::default() });
             }
         });
         // Only now does the flight leave the list.

@@ -1,15 +1,15 @@
 //! Forgetting what a write has changed, here and at every peer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
+use super::probe::PROMPTLY;
 use super::{Answer, Ask, Edge};
 use crate::access::From;
 use crate::body::Body;
-use crate::cluster::membership::{Heard, State};
+use crate::cluster::membership::State;
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::metrics::{Served, Source};
@@ -17,10 +17,6 @@ use crate::semantics::invalidation;
 
 /// What one edge says to another, on its peer listener: forget this target.
 const PURGE: &[u8] = b"PURGE";
-
-/// How long a write waits for peers to forget. One that is silent for longer
-/// may serve what it has for as long as that is fresh.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Edge {
     /// Whether this is a peer that wants something forgotten. A client's PURGE
@@ -88,9 +84,11 @@ impl Edge {
             *request.method_mut() = method;
         }
         *request.uri_mut() = key.target().into();
-        let asked = tokio::time::timeout(PATIENCE, self.peers.ask(peer, request)).await;
+        // One that is silent for longer may serve what it has for as long as that
+        // is fresh.
+        let asked = tokio::time::timeout(PROMPTLY, self.peers.ask(peer, request)).await;
         if let Err(error) = asked.unwrap_or(Err(Error::PeerTimeout)) {
-            self.membership.note(peer, Heard::Nothing);
+            self.misses(peer, &error);
             tracing::warn!(%peer, path = %key, %error, "a peer may not have heard that this has changed");
         }
     }

@@ -42,14 +42,18 @@ mod intake;
 mod invalidate;
 mod pass;
 mod policy;
+mod probe;
 mod resume;
+mod takeover;
 mod upgrade;
 mod validate;
 mod verify;
+mod warm;
 
 use fill::{First, Order};
 use hedge::Hedges;
 pub(crate) use policy::{Limits, Policy};
+use warm::WANTED;
 
 /// What an edge is made of.
 pub(crate) struct Parts {
@@ -63,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) peers: Peers,
     /// How many peers are asked before the origin is.
     pub(crate) attempts: usize,
+    /// How many keys it pulls, or lists for others to pull.
+    pub(crate) warm_keys: usize,
     pub(crate) membership: Arc<Membership>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -79,6 +85,7 @@ pub struct Edge {
     origin: ArcSwap<Box<dyn Origin>>,
     peers: Peers,
     attempts: usize,
+    warm_keys: usize,
     hedges: Hedges,
     memory: Memory,
     budget: Arc<Budget>,
@@ -148,6 +155,7 @@ impl Edge {
             origin: ArcSwap::from_pointee(parts.origin),
             peers: parts.peers,
             attempts: parts.attempts,
+            warm_keys: parts.warm_keys,
             hedges: Hedges::new(),
             memory: Memory::new(&parts.plan),
             budget: Budget::new(parts.plan.memory),
@@ -206,7 +214,7 @@ impl Edge {
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
         let key = match self.check(source, &parts) {
-            Ok(()) if Self::is_for_this_hop(&parts) => return self.answer_options(source, target(&parts)),
+            Ok(()) if Self::is_for_this_hop(&parts) => return self.answer_for_this_hop(source, &parts).await,
             Ok(()) => AssetKey::from_uri(&parts.uri, self.limits.uri),
             Err(error) => Err(error),
         };
@@ -277,6 +285,18 @@ impl Edge {
             && (request.uri.path() == "*" || forward::max_forwards(&request.headers) == Some(0))
     }
 
+    /// A peer may also ask what is here.
+    async fn answer_for_this_hop(self: &Arc<Self>, source: Source, request: &http::request::Parts) -> Answer {
+        let mut answer = self.answer_options(source, target(request));
+        if let Some(address) = request.headers.get(WANTED).filter(|_| source == Source::Peer)
+            && let Some(list) = self.list_wanted(address).await
+        {
+            answer.response.headers_mut().insert(CONTENT_LENGTH, list.len().into());
+            *answer.response.body_mut() = list.into();
+        }
+        answer
+    }
+
     async fn look_up(self: &Arc<Self>, mut ask: Ask) -> Answer {
         if let Some(variant) = self.memory.select(&ask.key, &ask.headers) {
             ask.key = variant;
@@ -303,7 +323,7 @@ impl Edge {
             Found::Nothing => (Handled::UriMiss, None),
         };
         if wish.only_if_cached {
-            return self.refuse(ask.source, ask.method, Ok(ask.key), Error::NotCached);
+            return self.answer_held(&ask).unwrap_or_else(|| self.answer_not_cached(ask));
         }
         if handled == Handled::Bypass {
             return self.pass(ask, handled).await;

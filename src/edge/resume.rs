@@ -14,7 +14,6 @@ use super::fill::{Order, asked};
 use super::intake::Intake;
 use crate::body::proven::Proof;
 use crate::body::{Body, Resume};
-use crate::cluster::membership::Heard;
 use crate::error::Error;
 use crate::flight::{self, Lead, Provider, Reach};
 use crate::key::AssetKey;
@@ -70,7 +69,7 @@ impl Edge {
         if lead.reach() == Reach::Peers {
             others.extend(self.before_this_edge(lead.key()).into_iter().map(Provider::Peer).filter(|it| it != first));
         }
-        if *first != Provider::Origin {
+        if *first != Provider::Origin && lead.reach() != Reach::Holder {
             others.push_back(Provider::Origin);
         }
         Others(others)
@@ -138,8 +137,12 @@ impl Edge {
         let Provider::Peer(peer) = provider else {
             return self.ask_origin(request).await;
         };
+        let began = Instant::now();
         let answer = self.ask_unless_lost(peer, request).await;
-        self.membership.note(peer, if answer.is_ok() { Heard::Answer } else { Heard::Nothing });
+        match &answer {
+            Ok(_) => self.hears(peer, began.elapsed()),
+            Err(error) => self.misses(peer, error),
+        }
         answer
     }
 }

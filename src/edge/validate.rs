@@ -63,7 +63,7 @@ impl Edge {
         let case = self.policy.load().case(order.name, Credentials::None);
         match renewed(case, stored, &parts.headers, asked) {
             Ok(fresh) => {
-                self.keep(lead, tier(provider), lead.key(), fresh.clone());
+                self.keep(lead, tier(lead), lead.key(), fresh.clone());
                 reused(&Arc::new(fresh), why)
             }
             Err(refusal) => {
@@ -107,7 +107,7 @@ fn renewed(case: Case, stored: &Stored, answer: &HeaderMap, asked: SystemTime) -
     let (status, length) = (stored.head.status, stored.head.length);
     let (born, standing) = (now - age, Standing::Confirmed);
     let head = Arc::new(Head { status, headers, length, upstream_status: None, born, lifetime, standing });
-    Ok(Stored { head, body: Arc::clone(&stored.body) })
+    Ok(Stored { head, body: Arc::clone(&stored.body), uses: stored.uses.clone() })
 }
 
 /// What came in the place of `stale`, and must be validated for each request: if

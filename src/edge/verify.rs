@@ -11,7 +11,6 @@ use super::Edge;
 use super::fill::asked;
 use crate::body::Body;
 use crate::body::proven::{self, Proof};
-use crate::cluster::membership::Heard;
 use crate::error::{Error, Fault};
 use crate::flight::Provider;
 use crate::key::AssetKey;
@@ -88,7 +87,7 @@ impl Edge {
             let (edge, peer, key) = (Arc::clone(self), Arc::clone(peer), key.asset().detached());
             tokio::spawn(async move { edge.purge(&peer, &key).await });
         } else if error.fault() == Fault::Peer {
-            self.membership.note(peer, Heard::Nothing);
+            self.hears_part(peer);
         }
     }
 }

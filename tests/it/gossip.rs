@@ -16,7 +16,7 @@ use crate::origin::{Gate, Origin, Script};
 use crate::process::{BINARY, Process};
 
 /// Waits until `edge` sees `address` so; `None` is not at all.
-async fn sees(edge: &Running, address: &str, state: Option<State>) {
+pub async fn sees(edge: &Running, address: &str, state: Option<State>) {
     let seen = async {
         while edge.edge.membership().view().member(address).map(|member| member.state) != state {
             tokio::task::yield_now().await;
@@ -29,12 +29,12 @@ fn owners(edge: &Running) -> Vec<String> {
     edge.edge.membership().view().ring.members().iter().map(|member| member.name().to_string()).collect()
 }
 
-fn secret(text: &str) -> Secret {
+pub fn secret(text: &str) -> Secret {
     Secret(text.to_owned())
 }
 
 /// An edge that knows `secret`, and of `peers`.
-async fn joins(name: &str, secret: Option<Secret>, peers: Vec<String>) -> Running {
+pub async fn joins(name: &str, secret: Option<Secret>, peers: Vec<String>) -> Running {
     let mut config = config(name);
     let listen = "127.0.0.1:0".parse().unwrap();
     config.cluster = Some(ClusterConfig { listen, peers, secret, ..ClusterConfig::default() });

@@ -27,3 +27,4 @@ mod upgrading;
 mod uses;
 mod validating;
 mod varying;
+mod warm;

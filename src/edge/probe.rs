@@ -1,0 +1,68 @@
+//! What requests tell of peers, and looking after those that do not answer.
+//!
+//! A peer that did not answer, or is back from being down, is passed over until
+//! it has answered a question that costs it nothing. It is asked that again and
+//! again, one question at a time: no request of a client has to find out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use http::header::MAX_FORWARDS;
+use http::{HeaderValue, Method, Request};
+
+use super::Edge;
+use crate::body::Body;
+use crate::cluster::membership::Heard;
+use crate::error::Error;
+
+/// How long a peer may take that has to ask nobody else.
+pub(super) const PROMPTLY: Duration = Duration::from_millis(500);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(250);
+
+impl Edge {
+    /// The head of an answer came from `peer`, after the time of `took`.
+    pub(super) fn hears(&self, peer: &str, took: Duration) {
+        if self.membership.note(peer, Heard::Answer(took)) {
+            tracing::info!(%peer, "the peer answers again");
+        }
+    }
+
+    /// An answer of `peer` broke off.
+    pub(super) fn hears_part(&self, peer: &str) {
+        self.membership.note(peer, Heard::Part);
+    }
+
+    /// No answer came from `peer`.
+    pub(super) fn misses(&self, peer: &str, error: &Error) {
+        if self.membership.note(peer, Heard::Nothing) {
+            tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked until it does");
+        }
+    }
+
+    /// Looks after peers that do not answer, for ever.
+    pub(crate) async fn look_after_peers(self: Arc<Self>) {
+        loop {
+            let silent = self.membership.silent();
+            if silent.is_empty() {
+                self.membership.someone_is_silent().await;
+                continue;
+            }
+            join_all(silent.iter().map(|peer| self.probe(peer))).await;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn probe(&self, peer: &str) {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::OPTIONS;
+        request.headers_mut().insert(MAX_FORWARDS, HeaderValue::from_static("0"));
+        let began = Instant::now();
+        match tokio::time::timeout(PROMPTLY, self.peers.ask(peer, request)).await {
+            Ok(Ok(_)) => self.hears(peer, began.elapsed()),
+            Ok(Err(error)) => self.misses(peer, &error),
+            Err(_) => self.misses(peer, &Error::PeerTimeout),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Starting warm: the keys that will be wanted most are pulled from those who have
+//! owned them, before clients are sent here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+use http::header::MAX_FORWARDS;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body_util::{BodyExt, Collected, Limited};
+use tokio::sync::oneshot;
+
+use super::Edge;
+use super::fill::{Leading, Order, Received};
+use crate::body::Body;
+use crate::cluster::ring::Ring;
+use crate::error::Error;
+use crate::flight::{Joining, Outcome, Reach};
+use crate::key::AssetKey;
+use crate::memory::Tier;
+use crate::semantics::freshness::Credentials;
+
+/// In a request for this hop, on a peer's listener: what is there that the edge of
+/// this address would own, as lines of how often a path was used, and the path.
+pub(super) const WANTED: HeaderName = HeaderName::from_static("peerage-wanted");
+
+/// How many keys are pulled at a time.
+const AT_ONCE: usize = 16;
+/// How long a list of keys may take.
+const LISTING: Duration = Duration::from_secs(10);
+/// A line of a list is no longer than this on average, in bytes.
+const LINE: usize = 512;
+/// Between two lines of progress.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// Of the main tier, so much is filled: what is asked for meanwhile needs room too.
+const FULL_PERCENT: u64 = 90;
+
+/// What has been pulled so far.
+#[derive(Default)]
+struct Pulled {
+    keys: AtomicU64,
+    tried: AtomicU64,
+}
+
+impl Edge {
+    /// Pulls what this edge owns, and others hold, the most wanted first, for the
+    /// time of `patience` at most.
+    pub(crate) async fn warm_up(self: &Arc<Self>, patience: Duration) {
+        let began = Instant::now();
+        let pulled = Pulled::default();
+        let ended = tokio::time::timeout(patience, async {
+            self.membership.joined().await;
+            let wanted = self.wanted_of_all().await;
+            tracing::info!(keys = wanted.len(), "warming: pulling what is wanted most from peers");
+            let pull =
+                stream::iter(&wanted).for_each_concurrent(AT_ONCE, |(key, holder)| self.pull(key, holder, &pulled));
+            tokio::select! {
+                () = pull => {}
+                () = self.tell_progress(&pulled, wanted.len()) => {}
+            }
+        });
+        let ended = if ended.await.is_ok() { "all was tried" } else { "cluster.warm_time is over" };
+        let keys = pulled.keys.load(Ordering::Relaxed);
+        let (bytes, ..) = self.memory.figures(Tier::Main);
+        tracing::info!(keys, bytes, seconds = began.elapsed().as_secs_f32(), ended, "warm");
+    }
+
+    async fn tell_progress(&self, pulled: &Pulled, of: usize) {
+        loop {
+            tokio::time::sleep(PROGRESS).await;
+            let (keys, tried) = (pulled.keys.load(Ordering::Relaxed), pulled.tried.load(Ordering::Relaxed));
+            tracing::info!(keys, tried, of, bytes = self.memory.figures(Tier::Main).0, "warming");
+        }
+    }
+
+    /// Every key that a peer holds and this edge owns, with one that holds it; the
+    /// most wanted in all first.
+    async fn wanted_of_all(&self) -> Vec<(AssetKey, Arc<str>)> {
+        let peers = self.membership.reachable();
+        let lists = join_all(peers.iter().map(|peer| self.wanted_of(peer))).await;
+        let mut wanted: HashMap<AssetKey, (u64, Arc<str>)> = HashMap::new();
+        for (peer, list) in peers.iter().zip(lists) {
+            for (uses, key) in list.unwrap_or_default() {
+                wanted.entry(key).or_insert_with(|| (0, Arc::clone(peer))).0 += u64::from(uses);
+            }
+        }
+        let mut wanted: Vec<_> = wanted.into_iter().collect();
+        wanted.sort_unstable_by(|(a, (uses, _)), (b, (others, _))| {
+            others.cmp(uses).then_with(|| a.as_str().cmp(b.as_str()))
+        });
+        wanted.truncate(self.warm_keys);
+        wanted.into_iter().map(|(key, (_, holder))| (key, holder)).collect()
+    }
+
+    async fn wanted_of(&self, peer: &str) -> Option<Vec<(u32, AssetKey)>> {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::OPTIONS;
+        request.headers_mut().insert(MAX_FORWARDS, HeaderValue::from_static("0"));
+        request.headers_mut().insert(WANTED, HeaderValue::from_str(self.membership.own()).ok()?);
+        let list = tokio::time::timeout(LISTING, async {
+            let response = self.peers.ask(peer, request).await?;
+            let body = Limited::new(response.into_body(), self.warm_keys.saturating_mul(LINE)).collect().await;
+            body.map(Collected::to_bytes).map_err(|error| Error::PeerBroke(error.to_string()))
+        });
+        match list.await.unwrap_or(Err(Error::PeerTimeout)) {
+            Ok(list) => Some(String::from_utf8_lossy(&list).lines().filter_map(|line| self.wanted_key(line)).collect()),
+            Err(error) => {
+                tracing::warn!(%peer, %error, "the peer does not say what it holds; nothing is pulled from it");
+                None
+            }
+        }
+    }
+
+    fn wanted_key(&self, line: &str) -> Option<(u32, AssetKey)> {
+        let (uses, path) = line.split_once(' ')?;
+        Some((uses.parse().ok()?, AssetKey::parse(path, self.limits.uri).ok()?))
+    }
+
+    async fn pull(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>, pulled: &Pulled) {
+        let full = self.memory.figures(Tier::Main).0 >= self.plan.main / 100 * FULL_PERCENT;
+        if !full && self.take_over(key, holder).await {
+            pulled.keys.fetch_add(1, Ordering::Relaxed);
+        }
+        pulled.tried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a key over from who holds it; whether it came.
+    async fn take_over(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>) -> bool {
+        let order = Order {
+            name: self.policy.load().name(key),
+            credentials: Credentials::None,
+            headers: HeaderMap::new(),
+            stale: None,
+            relay: None,
+        };
+        let Joining::Lead(lead) = self.flights.join(key, Reach::Holder, Credentials::None) else {
+            return false;
+        };
+        if self.has_landed(key, &order) {
+            lead.settle(Outcome::Landed);
+            return false;
+        }
+        let Some(arrival) = self.ask_holder(Arc::clone(holder), key, &order).await else {
+            lead.fail(Error::NotCached);
+            return false;
+        };
+        // Nobody leads this flight but this edge itself.
+        let (first, _) = oneshot::channel();
+        match self.receive(Leading { lead, first }, &order, arrival).await {
+            Received::Done => self.has_landed(key, &order),
+            Received::Broken(Leading { lead, .. }, error) => {
+                lead.fail(error);
+                false
+            }
+        }
+    }
+
+    /// What is here that the edge at `address` would own, the most used first.
+    pub(super) async fn list_wanted(self: &Arc<Self>, address: &HeaderValue) -> Option<String> {
+        let address = address.to_str().ok()?.to_owned();
+        let edge = Arc::clone(self);
+        let list = tokio::task::spawn_blocking(move || {
+            let view = edge.membership.view();
+            let members = view.ring.members().iter().map(|member| &**member.name());
+            let ring = Ring::new(members.chain([&*address]));
+            let owned = |key: &AssetKey| ring.owner(key.hash()).is_some_and(|owner| **owner.name() == *address);
+            let wanted = edge.memory.most_used(edge.warm_keys, owned);
+            wanted.into_iter().map(|(uses, key)| format!("{uses} {}\n", key.as_str())).collect()
+        });
+        list.await.ok()
+    }
+}
