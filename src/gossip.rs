@@ -27,6 +27,8 @@ const IN_A_ROW: usize = 64;
 const QUIET: Duration = Duration::from_mins(1);
 /// and so many senders are told apart.
 const SENDERS: usize = 256;
+/// Between two looks whether the process before this one has let go of the port.
+const FREED: Duration = Duration::from_millis(50);
 /// For so long a host's name is not looked up again.
 const LOOKUP: Duration = Duration::from_secs(30);
 
@@ -43,7 +45,6 @@ pub(crate) enum Intent {
 
 /// This edge's part in gossip.
 pub(crate) struct Gossip {
-    socket: UdpSocket,
     seal: Seal,
     swim: Swim,
     began: Instant,
@@ -56,10 +57,9 @@ pub(crate) struct Gossip {
 }
 
 impl Gossip {
-    /// Takes part by `socket`, as `config` says; `edge` is this edge's name and
+    /// Takes part as `config` says; `edge` is this edge's name and
     /// `seed` makes its choices its own.
     pub(crate) fn new(
-        socket: UdpSocket,
         config: &ClusterConfig,
         edge: &str,
         seed: u64,
@@ -77,7 +77,6 @@ impl Gossip {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let started = u64::try_from(started).unwrap_or_default();
         Self {
-            socket,
             seal: Seal::new(secret),
             swim: Swim::new(settings, membership.own(), edge, started, seed),
             began: Instant::now(),
@@ -90,15 +89,21 @@ impl Gossip {
         }
     }
 
-    /// Takes part until it is told to leave, or whoever would tell it is gone.
-    pub(crate) async fn run(mut self, mut intent: watch::Receiver<Intent>) {
+    /// Takes part, by the socket that `ear` is going to be, until it is told to leave,
+    /// or whoever would tell it is gone.
+    pub(crate) async fn run(mut self, ear: Ear, mut intent: watch::Receiver<Intent>) {
+        let socket = tokio::select! {
+            socket = ear.open() => socket,
+            // Nobody has heard of it yet.
+            _ = intent.changed() => return,
+        };
         self.take_list();
-        self.settle().await;
+        self.settle(&socket).await;
         loop {
             let wakes_at = self.swim.wakes_at().unwrap_or_else(|| self.now() + QUIET);
             tokio::select! {
-                readable = self.socket.readable() => match readable {
-                    Ok(()) => self.read(),
+                readable = socket.readable() => match readable {
+                    Ok(()) => self.read(&socket),
                     Err(error) => tracing::debug!(%error, "the socket for gossip cannot be read"),
                 },
                 () = tokio::time::sleep_until(self.began + wakes_at) => self.swim.wake(self.now()),
@@ -114,10 +119,10 @@ impl Gossip {
                 }
             }
             self.membership.note_awake(SystemTime::now());
-            self.settle().await;
+            self.settle(&socket).await;
         }
         self.swim.leave(self.now());
-        self.send().await;
+        self.send(&socket).await;
     }
 
     fn now(&self) -> Duration {
@@ -131,7 +136,7 @@ impl Gossip {
 
     /// Publishes what is new, and then sends what is to be sent: who hears of
     /// this edge finds it acting on what it says.
-    async fn settle(&mut self) {
+    async fn settle(&mut self, socket: &UdpSocket) {
         if self.swim.take_returned() {
             self.membership.came_back(SystemTime::now());
         }
@@ -141,25 +146,25 @@ impl Gossip {
         if !self.membership.has_joined() && self.swim.has_joined() {
             self.membership.set_joined();
         }
-        self.send().await;
+        self.send(socket).await;
     }
 
-    async fn send(&mut self) {
+    async fn send(&mut self, socket: &UdpSocket) {
         let outgoing: Vec<_> = self.swim.take_outgoing().collect();
         for datagram in outgoing {
             let Some(to) = self.hosts.find(&datagram.to) else {
                 continue;
             };
-            if let Err(error) = self.socket.send_to(&self.seal.close(datagram.bytes), to).await {
+            if let Err(error) = socket.send_to(&self.seal.close(datagram.bytes), to).await {
                 tracing::debug!(peer = %datagram.to, %error, "a datagram could not be sent");
             }
         }
     }
 
-    fn read(&mut self) {
+    fn read(&mut self, socket: &UdpSocket) {
         let mut buffer = [0; LARGEST];
         for _ in 0..IN_A_ROW {
-            let Ok((length, from)) = self.socket.try_recv_from(&mut buffer) else {
+            let Ok((length, from)) = socket.try_recv_from(&mut buffer) else {
                 return;
             };
             let now = self.now();
@@ -202,6 +207,30 @@ fn reason(refusal: &Refusal) -> Refused {
         Refusal::Version { .. } => Refused::Version,
         Refusal::Stranger(_) => Refused::Stranger,
         Refusal::Garbage => Refused::Garbage,
+    }
+}
+
+/// The socket for gossip.
+#[derive(Debug)]
+pub(crate) enum Ear {
+    Open(UdpSocket),
+    /// Another process has the port still.
+    Awaited(SocketAddr),
+}
+
+impl Ear {
+    /// The socket, as soon as it can be had.
+    pub(crate) async fn open(self) -> UdpSocket {
+        let address = match self {
+            Self::Open(socket) => return socket,
+            Self::Awaited(address) => address,
+        };
+        loop {
+            tokio::time::sleep(FREED).await;
+            if let Ok(socket) = UdpSocket::bind(address).await {
+                return socket;
+            }
+        }
     }
 }
 

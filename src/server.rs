@@ -4,15 +4,17 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request, Response, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tracing_appender::non_blocking::NonBlocking;
@@ -22,10 +24,10 @@ use crate::admin::{self, Readiness};
 use crate::body::{Body, describe};
 use crate::cluster::membership::{Membership, State};
 use crate::cluster::peer::Peers;
-use crate::config::{ClusterConfig, Config, LimitsConfig, Size};
+use crate::config::{Config, LimitsConfig, Size};
 use crate::edge::{Edge, Limits, Parts, Policy};
 use crate::error::{Error, StartError};
-use crate::gossip::{Gossip, Intent};
+use crate::gossip::{Ear, Gossip, Intent};
 use crate::interim::Interim;
 use crate::metrics::{Metrics, Source};
 use crate::origin::http_origin::HttpOrigin;
@@ -34,23 +36,26 @@ use crate::outgoing::Patience;
 use crate::tunnel::Tunnel;
 
 mod interspersed;
+mod listening;
 mod patient;
 
 use interspersed::Interspersed;
+use listening::{Inherited, Listener};
 use patient::Patient;
 
-/// How often a port is sought that is free for TCP and UDP.
-const ATTEMPTS: usize = 16;
+/// How long an idle connection over HTTP/1 is still open when the edge drains: a
+/// request that is on its way then is answered, with the word that it is the last.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// An edge that has its listeners, and serves as soon as it is [run](Server::run).
 pub struct Server {
     edge: Arc<Edge>,
     access: Arc<Access>,
     config: Config,
-    clients: TcpListener,
-    peers: Option<TcpListener>,
-    gossip: Option<Gossip>,
-    admin: TcpListener,
+    clients: Listener,
+    peers: Option<Listener>,
+    gossip: Option<(Gossip, Ear)>,
+    admin: Listener,
     addresses: Addresses,
     start: Start,
 }
@@ -81,8 +86,19 @@ impl Server {
     /// # Errors
     /// [`StartError`], with the key that is to blame.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
+        Self::bind_on(config, Vec::new()).await
+    }
+
+    /// As [`bind`](Self::bind), with listening sockets that are open already: each
+    /// takes the place of the one that the configuration has at its address. What
+    /// connects to them while no edge runs waits, and edges that overlap share them,
+    /// so that a restart refuses nobody.
+    ///
+    /// # Errors
+    /// [`StartError`]; also for a socket at an address where this edge does not listen.
+    pub async fn bind_on(config: Config, sockets: Vec<std::net::TcpListener>) -> Result<Self, StartError> {
         let origin = http_origin(&config)?;
-        Self::assemble(config, Box::new(origin)).await
+        Self::assemble(config, Box::new(origin), Inherited::new(sockets)).await
     }
 
     /// An edge in front of any [`Origin`], such as a closure. Of `[origin]`, the
@@ -92,32 +108,32 @@ impl Server {
     /// [`StartError`], with the key that is to blame.
     pub async fn bind_with(config: Config, origin: impl Origin) -> Result<Self, StartError> {
         let bounded = Bounded::new(origin, config.origin.first_byte_timeout.0, config.origin.requests);
-        Self::assemble(config, Box::new(bounded)).await
+        Self::assemble(config, Box::new(bounded), Inherited::default()).await
     }
 
-    async fn assemble(config: Config, origin: Box<dyn Origin>) -> Result<Self, StartError> {
+    async fn assemble(config: Config, origin: Box<dyn Origin>, mut inherited: Inherited) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
-        let clients = listen("edge.listen", config.edge.listen).await?;
-        let (peers, socket) = match &config.cluster {
-            Some(cluster) => listen_to_peers(cluster).await?,
+        let clients = inherited.listen("edge.listen", config.edge.listen).await?;
+        let (peers, ear) = match &config.cluster {
+            Some(cluster) => {
+                let (listener, ear) = inherited.listen_to_peers(cluster).await?;
+                (Some(listener), ear)
+            }
             None => (None, None),
         };
         // The last of them: who reaches it may take the others for listening.
-        let admin = listen("admin.listen", config.admin.listen).await?;
-        let address = |listener: &TcpListener, configured: SocketAddr| listener.local_addr().unwrap_or(configured);
+        let admin = inherited.listen("admin.listen", config.admin.listen).await?;
+        inherited.check_nothing_is_left()?;
         let addresses = Addresses {
-            clients: address(&clients, config.edge.listen),
-            admin: address(&admin, config.admin.listen),
-            peers: peers
-                .as_ref()
-                .zip(config.cluster.as_ref())
-                .map(|(listener, cluster)| address(listener, cluster.listen)),
+            clients: clients.address,
+            admin: admin.address,
+            peers: peers.as_ref().map(|listener| listener.address),
         };
         let membership = Arc::new(membership(&config, addresses.peers));
         let metrics = Arc::new(Metrics::default());
-        let gossip = socket.zip(config.cluster.as_ref()).map(|(socket, cluster)| {
+        let gossip = ear.zip(config.cluster.as_ref()).map(|(ear, cluster)| {
             let (membership, metrics) = (Arc::clone(&membership), Arc::clone(&metrics));
-            Gossip::new(socket, cluster, &config.edge.name, random(), membership, metrics)
+            (Gossip::new(cluster, &config.edge.name, random(), membership, metrics), ear)
         });
         let edge = Edge::new(Parts {
             name: config.edge.name.clone(),
@@ -200,7 +216,7 @@ impl Server {
         let clients = accept(clients, Source::Client);
         let peers = peers.map(|listener| accept(listener, Source::Peer));
         let (intent, intended) = watch::channel(Intent::Serve);
-        let gossip = gossip.map(|gossip| tokio::spawn(gossip.run(intended)));
+        let gossip = gossip.map(|(gossip, ear)| tokio::spawn(gossip.run(ear, intended)));
         let readiness = Arc::new(Readiness::default());
         let care = tokio::spawn(Arc::clone(&edge).look_after_peers());
         if start == Start::Warm {
@@ -212,11 +228,16 @@ impl Server {
                 readiness.end_warming();
             });
         }
-        let operators = tokio::spawn(admin::serve(admin, Arc::clone(&edge), Arc::clone(&readiness)));
+        let shared = admin.is_shared();
+        let operators = tokio::spawn(admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness)));
         shutdown.await;
         let deadline = tokio::time::Instant::now() + config.edge.drain.0;
         intent.send_replace(Intent::Drain);
         readiness.drain();
+        if shared {
+            // Whoever takes over speaks for itself.
+            operators.abort();
+        }
         let mut open = vec![clients.drain().await];
         let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
         if let Some(peers) = peers {
@@ -373,34 +394,6 @@ fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {
     Membership::new(&own, cluster.peers.iter().map(String::as_str)).remembering(cluster.warm_window.0)
 }
 
-/// Where peers' requests come in, and gossip: one port, over TCP and over UDP.
-async fn listen_to_peers(cluster: &ClusterConfig) -> Result<(Option<TcpListener>, Option<UdpSocket>), StartError> {
-    let key = "cluster.listen";
-    let mut attempts = 1;
-    loop {
-        let listener = listen(key, cluster.listen).await?;
-        if !cluster.gossip {
-            return Ok((Some(listener), None));
-        }
-        let addr = listener.local_addr().unwrap_or(cluster.listen);
-        match UdpSocket::bind(addr).await {
-            Ok(socket) => {
-                if cluster.secret.is_none() && !addr.ip().is_loopback() {
-                    tracing::warn!(%addr, "no cluster.secret: whoever reaches this port over UDP is believed about who is alive");
-                }
-                return Ok((Some(listener), Some(socket)));
-            }
-            // The system chose a port that is free for TCP only; it may do better.
-            Err(_) if cluster.listen.port() == 0 && attempts < ATTEMPTS => attempts += 1,
-            Err(source) => return Err(StartError::Listen { key, addr: format!("{addr} (UDP)"), source }),
-        }
-    }
-}
-
-async fn listen(key: &'static str, addr: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(addr).await.map_err(|source| StartError::Listen { key, addr: addr.to_string(), source })
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
@@ -421,9 +414,23 @@ struct Client {
     stalled: Arc<Notify>,
     /// Where the connection leads once it is HTTP no more.
     tunnel: Mutex<Option<Tunnel>>,
+    source: Source,
+    multiplexed: AtomicBool,
 }
 
 impl Client {
+    fn speaks(&self, version: Version) {
+        if version == Version::HTTP_2 {
+            self.multiplexed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether closing the connection while it is idle could cross a request. HTTP/2
+    /// says first which requests it has not seen, and peers ask again.
+    fn lingers(&self) -> bool {
+        self.source == Source::Client && !self.multiplexed.load(Ordering::Relaxed)
+    }
+
     fn lead_to(&self, tunnel: Tunnel) {
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
     }
@@ -445,17 +452,16 @@ struct Serve {
 
 impl Serve {
     /// Accepts until the server drains; returns what is open then.
-    async fn accept(mut self, listener: TcpListener) -> JoinSet<()> {
+    async fn accept(mut self, listener: Listener) -> JoinSet<()> {
         let mut open = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 Some(_) = open.join_next() => continue,
-                () = draining(&mut self.phase) => return open,
+                () = draining(&mut self.phase) => break,
             };
             match accepted {
-                Ok(_) if open.len() >= self.limits.connections => self.access.metrics.refused_connection(),
-                Ok((stream, client)) => drop(open.spawn(self.clone().connection(stream, client.ip()))),
+                Ok((stream, client)) => self.admit(&mut open, stream, client.ip()),
                 Err(error) => {
                     // Out of file handles, or the like: what is open goes on,
                     // and a pause keeps this loop from spinning.
@@ -464,6 +470,17 @@ impl Serve {
                 }
             }
         }
+        for (stream, client) in listener.close().await {
+            self.admit(&mut open, stream, client.ip());
+        }
+        open
+    }
+
+    fn admit(&self, open: &mut JoinSet<()>, stream: TcpStream, client: IpAddr) {
+        if open.len() >= self.limits.connections {
+            return self.access.metrics.refused_connection();
+        }
+        open.spawn(self.clone().connection(stream, client));
     }
 
     /// Serves one connection to its end, which may be that of a tunnel: what
@@ -472,7 +489,14 @@ impl Serve {
         // A hit is one write; waiting to fill a segment would only delay it.
         let _ = stream.set_nodelay(true);
         let interim = Interim::new(self.edge.via().clone());
-        let client = Arc::new(Client { address, interim, stalled: Arc::default(), tunnel: Mutex::default() });
+        let client = Arc::new(Client {
+            address,
+            interim,
+            stalled: Arc::default(),
+            tunnel: Mutex::default(),
+            source: self.source,
+            multiplexed: AtomicBool::new(false),
+        });
         let tunnel_timeout = self.limits.tunnel_timeout.0;
         let ended = match (self.speak_http(stream, &client).await, client.take_tunnel()) {
             (Ok(()), Some(tunnel)) => tunnel.carry(tunnel_timeout).await,
@@ -500,8 +524,15 @@ impl Serve {
         let ended = async {
             tokio::select! {
                 ended = connection.as_mut() => return ended,
-                () = draining(&mut phase) => connection.as_mut().graceful_shutdown(),
+                () = draining(&mut phase) => {}
             }
+            if client.lingers() {
+                tokio::select! {
+                    ended = connection.as_mut() => return ended,
+                    () = tokio::time::sleep(LINGER) => {}
+                }
+            }
+            connection.as_mut().graceful_shutdown();
             connection.await
         };
         tokio::select! {
@@ -521,6 +552,7 @@ impl Serve {
     async fn answer(&self, request: Request<Incoming>, client: &Client) -> Result<Response<Watched>, Infallible> {
         let began = Instant::now();
         let version = request.version();
+        client.speaks(version);
         let patience = self.limits.body_timeout.0;
         let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke));
         // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
@@ -531,6 +563,10 @@ impl Serve {
         }
         if let Some(tunnel) = answer.response.extensions_mut().remove::<Tunnel>() {
             client.lead_to(tunnel);
+        }
+        let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if version != Version::HTTP_2 && !switches && *self.phase.borrow() == Phase::Draining {
+            answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let mut response = self.access.watch(answer.record, answer.response, began);
         // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may

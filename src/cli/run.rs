@@ -1,14 +1,17 @@
 //! `peerage run`: one edge.
 
 use std::io::{self, BufWriter};
+use std::net::TcpListener;
 use std::pin::pin;
 
+use listenfd::ListenFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use super::{ConfigArguments, Failure, init_log, input_ends, is_text, runtime};
 use crate::access::Format;
 use crate::config::LogConfig;
+use crate::error::StartError;
 use crate::server::{Reloading, Server};
 
 #[derive(clap::Args)]
@@ -31,7 +34,7 @@ impl Run {
         let runtime = runtime(config.edge.threads)?;
         let ended = runtime.block_on(async {
             let (name, origin, log) = (config.edge.name.clone(), config.origin.url.clone(), config.log.clone());
-            let mut server = Server::bind(config).await?;
+            let mut server = Server::bind_on(config, inherited()?).await?;
             let _lines = write_lines(&mut server, &log);
             if self.warm {
                 server.start_warm();
@@ -90,6 +93,15 @@ impl Run {
             Err(error) => tracing::error!(%error, "the configuration is not good; the edge goes on as it was"),
         }
     }
+}
+
+/// The listening sockets that whoever started this process has opened for it, as
+/// systemd does (`sd_listen_fds(3)`).
+fn inherited() -> Result<Vec<TcpListener>, StartError> {
+    let mut handed = ListenFd::from_env();
+    let sockets = (0..handed.len()).filter_map(|at| handed.take_tcp_listener(at).transpose());
+    let refused = |error| StartError::Config(format!("LISTEN_FDS: {error}; only TCP sockets can be handed in"));
+    sockets.collect::<io::Result<_>>().map_err(refused)
 }
 
 struct Signals {

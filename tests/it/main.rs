@@ -19,6 +19,7 @@ mod process;
 mod proving;
 mod publishing;
 mod readme;
+mod restarting;
 mod rules;
 mod serving;
 mod storing;

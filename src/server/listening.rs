@@ -1,0 +1,138 @@
+//! The sockets of an edge: its own, or those that whoever started it has opened.
+//!
+//! A socket that is handed in outlives the process. What connects between two
+//! processes waits in it, and two of them that overlap share it, so a restart
+//! refuses nobody.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use crate::config::ClusterConfig;
+use crate::error::StartError;
+use crate::gossip::Ear;
+
+/// How often a port is sought that is free for TCP and UDP.
+const ATTEMPTS: usize = 16;
+
+/// The keys of the addresses to listen at.
+const KEYS: &str = "edge.listen, cluster.listen or admin.listen";
+
+/// Who opened a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    Here,
+    /// Before this process: others may accept from it too.
+    Before,
+}
+
+/// A socket on which connections are accepted.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: TcpListener,
+    opened: Opened,
+    pub(super) address: SocketAddr,
+}
+
+impl Listener {
+    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.socket.accept().await
+    }
+
+    /// Whether another process may accept what this one does not.
+    pub(super) fn is_shared(&self) -> bool {
+        self.opened == Opened::Before
+    }
+
+    /// For whoever accepts by other rules.
+    pub(super) fn into_socket(self) -> TcpListener {
+        self.socket
+    }
+
+    /// Closes it; returns the connections that would be reset with it. What waits in
+    /// one that is shared is left to whoever shares it.
+    pub(super) async fn close(self) -> Vec<(TcpStream, SocketAddr)> {
+        let mut waiting = Vec::new();
+        while !self.is_shared() {
+            tokio::select! {
+                biased;
+                accepted = self.accept() => match accepted {
+                    Ok(accepted) => waiting.push(accepted),
+                    Err(_) => break,
+                },
+                () = std::future::ready(()) => break,
+            }
+        }
+        waiting
+    }
+}
+
+/// Listeners that were handed to this process.
+#[derive(Debug, Default)]
+pub(super) struct Inherited(Vec<std::net::TcpListener>);
+
+impl Inherited {
+    pub(super) fn new(sockets: Vec<std::net::TcpListener>) -> Self {
+        Self(sockets)
+    }
+
+    /// The one at `address`, or a new one.
+    pub(super) async fn listen(&mut self, key: &'static str, address: SocketAddr) -> Result<Listener, StartError> {
+        let failed = |source| StartError::Listen { key, addr: address.to_string(), source };
+        let (socket, opened) = match self.0.iter().position(|socket| socket.local_addr().is_ok_and(|at| at == address))
+        {
+            Some(at) => {
+                let socket = self.0.swap_remove(at);
+                socket.set_nonblocking(true).map_err(failed)?;
+                (TcpListener::from_std(socket).map_err(failed)?, Opened::Before)
+            }
+            None => (TcpListener::bind(address).await.map_err(failed)?, Opened::Here),
+        };
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Listener { socket, opened, address })
+    }
+
+    /// Where peers' requests come in, and gossip: one port, over TCP and over UDP.
+    pub(super) async fn listen_to_peers(
+        &mut self,
+        cluster: &ClusterConfig,
+    ) -> Result<(Listener, Option<Ear>), StartError> {
+        let key = "cluster.listen";
+        let mut attempts = 1;
+        loop {
+            let listener = self.listen(key, cluster.listen).await?;
+            if !cluster.gossip {
+                return Ok((listener, None));
+            }
+            let address = listener.address;
+            match UdpSocket::bind(address).await {
+                Ok(socket) => {
+                    if cluster.secret.is_none() && !address.ip().is_loopback() {
+                        tracing::warn!(%address, "no cluster.secret: whoever reaches this port over UDP is believed about who is alive");
+                    }
+                    return Ok((listener, Some(Ear::Open(socket))));
+                }
+                // The process that this one follows still has it.
+                Err(error) if listener.is_shared() && error.kind() == io::ErrorKind::AddrInUse => {
+                    tracing::info!(%address, "gossip waits until the process before this one has ended");
+                    return Ok((listener, Some(Ear::Awaited(address))));
+                }
+                // The system chose a port that is free for TCP only; it may do better.
+                Err(_) if cluster.listen.port() == 0 && attempts < ATTEMPTS => attempts += 1,
+                Err(source) => return Err(StartError::Listen { key, addr: format!("{address} (UDP)"), source }),
+            }
+        }
+    }
+
+    /// Nobody listens to what is left.
+    pub(super) fn check_nothing_is_left(&self) -> Result<(), StartError> {
+        let Some(socket) = self.0.first() else {
+            return Ok(());
+        };
+        let at = socket.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
+        Err(StartError::Config(format!(
+            "LISTEN_FDS: a socket at {at} was handed in, where this edge does not listen; set {KEYS} to it, or do not open it"
+        )))
+    }
+}
