@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use crate::client::ask;
 use crate::harness::{Cluster, Running, config, run, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::process::{BINARY, Process};
+use crate::process::{BINARY, Process, free_ports};
 
 /// Waits until `edge` sees `address` so; `None` is not at all.
 pub async fn sees(edge: &Running, address: &str, state: Option<State>) {
@@ -275,9 +275,4 @@ async fn a_frozen_owner_is_given_up_on_a_doubt() {
     println!("slowest of 19 requests for a frozen owner's keys: {slowest:?}, all in {:?}", began.elapsed());
     // Far below cluster.first_byte_timeout, which a frozen peer cost before.
     assert!(slowest < Duration::from_secs(10), "{slowest:?}");
-}
-
-fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }

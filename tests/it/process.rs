@@ -1,6 +1,7 @@
 //! The binary as child processes: edges, and the development origin.
 
-use std::net::SocketAddr;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -22,13 +23,18 @@ pub struct Process {
 impl Process {
     /// An edge that keeps its files in `folder`: `edge.toml`, `out`, `err`.
     pub async fn edge(folder: &Path, origin: &http::Uri, more: &str) -> Self {
-        let file = folder.join("edge.toml");
         let text = format!(
             "[edge]\nname = \"edge-7\"\nlisten = \"127.0.0.1:0\"\n[origin]\nurl = \"{origin}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{more}"
         );
+        Self::run(Command::new(BINARY), folder, &text).await
+    }
+
+    /// An edge that runs by the configuration `text`. `command` is the binary, or
+    /// one that becomes the binary.
+    pub async fn run(mut command: Command, folder: &Path, text: &str) -> Self {
+        let file = folder.join("edge.toml");
         std::fs::write(&file, text).unwrap();
         let err = std::fs::File::create(folder.join("err")).unwrap();
-        let mut command = Command::new(BINARY);
         command.args(["run", "--while-input", "--config"]).arg(&file).stderr(err);
         let (child, out) = start(&mut command, folder.join("out"));
         let line = line_with(&folder.join("err"), "serving").await;
@@ -82,6 +88,17 @@ impl Drop for Process {
 fn start(command: &mut Command, out: PathBuf) -> (Child, PathBuf) {
     let file = std::fs::File::create(&out).unwrap();
     (command.stdin(Stdio::piped()).stdout(file).spawn().unwrap(), out)
+}
+
+/// Ports that are free for TCP and UDP, and stay so: the system gives to others
+/// those that are above, and an edge that was killed wants its own again.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    let first = 10_000 + u16::try_from(RandomState::new().hash_one(()) % 20_000).unwrap();
+    let is_free = |port: &u16| {
+        let held = (TcpListener::bind(("127.0.0.1", *port)), UdpSocket::bind(("127.0.0.1", *port)));
+        held.0.is_ok() && held.1.is_ok()
+    };
+    (first..).filter(is_free).take(count).collect()
 }
 
 /// Waits until `file` has a line with `text`, and returns the line.
