@@ -109,7 +109,12 @@ impl Ask {
 impl Open {
     /// The next piece of the body; `None` at its end. Panics if it breaks off.
     pub async fn piece(&mut self) -> Option<Bytes> {
-        Some(self.body.frame().await?.unwrap().into_data().unwrap())
+        self.try_piece().await.map(Result::unwrap)
+    }
+
+    /// As [`piece`](Self::piece); an error if it breaks off.
+    pub async fn try_piece(&mut self) -> Option<hyper::Result<Bytes>> {
+        Some(self.body.frame().await?.map(|frame| frame.into_data().unwrap()))
     }
 
     /// At least `count` bytes more.

@@ -2,10 +2,10 @@
 //! off, lies about lengths, and counts.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -28,6 +28,15 @@ pub struct Script {
     echoes: Option<String>,
     /// Answers a conditional request for this tag with a 304.
     validates: Option<String>,
+    /// Has a body that tells what was asked for.
+    tells: bool,
+    /// In bytes a second.
+    pace: Option<f64>,
+}
+
+/// The body that tells of `target`.
+pub fn telling(target: &str) -> Bytes {
+    target.bytes().cycle().take(1000).collect()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,7 +77,15 @@ impl Script {
             raw: None,
             validates: None,
             echoes: None,
+            tells: false,
+            pace: None,
         }
+    }
+
+    /// A body of its own for each target: [`telling`].
+    #[allow(dead_code)] // for tests/faults
+    pub fn telling() -> Self {
+        Self { tells: true, ..Self::ok("") }
     }
 
     pub fn status(status: u16) -> Self {
@@ -121,6 +138,12 @@ impl Script {
         Self { validates: Some(tag.to_owned()), ..self }.field("etag", tag)
     }
 
+    /// Sends its body at so many bytes a second.
+    #[allow(dead_code)] // for tests/faults
+    pub fn pace(self, rate: f64) -> Self {
+        Self { pace: Some(rate), ..self }
+    }
+
     /// Answers `Range: bytes=N-`.
     pub fn with_ranges(self) -> Self {
         Self { ranges: true, ..self }
@@ -140,6 +163,13 @@ impl Seen {
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
+
+    /// The edge that asked, by its name: the last that Via tells of.
+    #[allow(dead_code)] // for tests/faults
+    pub fn by(&self) -> &str {
+        let via = self.fields.iter().rfind(|(field, _)| field.eq_ignore_ascii_case("via"));
+        via.and_then(|(_, via)| via.rsplit(' ').next()).unwrap_or_default()
+    }
 }
 
 #[derive(Default)]
@@ -157,7 +187,12 @@ pub struct Origin {
 
 impl Origin {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at([127, 0, 0, 1].into()).await
+    }
+
+    /// On a port of `address`.
+    pub async fn at(address: IpAddr) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
         let accepting = Arc::clone(&state);
@@ -220,6 +255,9 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
         state.seen.lock().unwrap().push(seen);
         state.arrived.send_modify(|arrived| *arrived += 1);
         let mut script = script.unwrap_or_else(|| Script::status(404));
+        if script.tells {
+            script.body = telling(&fields.target);
+        }
         if let Some(field) = &script.echoes {
             script.body = fields.field(field).unwrap_or("nothing").to_owned().into();
         }
@@ -300,7 +338,13 @@ async fn say(stream: &mut TcpStream, script: &Script, method: &str, range: Optio
     }
     let end = script.cut_at.unwrap_or(body.len());
     let mut sent = 0;
+    let began = Instant::now();
     while sent < end {
+        if let Some(pace) = script.pace {
+            #[allow(clippy::cast_precision_loss)] // no body is so long
+            let due = Duration::from_secs_f64(sent as f64 / pace);
+            tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
+        }
         let mut next = (end - sent).min(64 * 1024);
         if let Some(Gate(gate)) = &script.gate {
             // As much as has been let go, but one byte at the least.

@@ -1,0 +1,163 @@
+//! Edges as processes, which can be killed, frozen and started again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use http::{Method, Uri};
+use peerage::AssetKey;
+use peerage::cluster::ring::Ring;
+use tempfile::TempDir;
+
+use crate::client::ask;
+use crate::harness::within;
+use crate::origin::{Origin, Script};
+use crate::process::{BINARY, Process, free_ports};
+
+/// How long the origin takes.
+pub const ORIGIN: Duration = Duration::from_millis(300);
+/// The longest that a request may take while the cluster finds out.
+pub const LONGEST: Duration = ORIGIN.saturating_add(Duration::from_secs(1));
+/// Who does not answer owns nothing after so long.
+pub const NOTICED: Duration = Duration::from_secs(3);
+/// How many names there are.
+pub const KEYS: usize = 1000;
+
+/// One of all names.
+pub fn path(key: usize) -> String {
+    format!("/asset-{key:016x}.bin")
+}
+
+/// An origin that takes its time over every name.
+pub async fn slow_origin() -> Origin {
+    let origin = Origin::start().await;
+    origin.script("*", Script::telling().delay(ORIGIN));
+    origin
+}
+
+/// Where an edge is to be found.
+#[derive(Clone)]
+pub struct Place {
+    pub clients: SocketAddr,
+    pub peers: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// An edge whose process comes and goes.
+pub struct Edge {
+    pub name: String,
+    pub place: Place,
+    folder: TempDir,
+    text: String,
+    process: Option<Process>,
+}
+
+impl Edge {
+    /// One that is not running yet; `more` is of `[cluster]`, and what follows it.
+    pub fn new(number: usize, place: Place, origin: &Uri, more: &str) -> Self {
+        let name = format!("edge-{number}");
+        let Place { clients, peers, admin } = &place;
+        let text = format!(
+            "[edge]\nname = \"{name}\"\nlisten = \"{clients}\"\n[origin]\nurl = \"{origin}\"\n\
+             [admin]\nlisten = \"{admin}\"\n[log]\naccess = false\n[cluster]\nlisten = \"{peers}\"\n{more}"
+        );
+        Self { name, place, folder: tempfile::tempdir().unwrap(), text, process: None }
+    }
+
+    pub async fn start(&mut self) {
+        self.start_by(Command::new(BINARY)).await;
+    }
+
+    /// Starts it by a command that becomes the binary, and waits until it listens.
+    pub async fn start_by(&mut self, command: Command) {
+        self.process = Some(Process::run(command, self.folder.path(), &self.text).await);
+    }
+
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    pub fn freeze(&self) {
+        self.process.as_ref().unwrap().signal("STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.process.as_ref().unwrap().signal("CONT");
+    }
+
+    /// Whom `/peers` has as members, other than down, and each as what.
+    async fn sees(&self) -> BTreeMap<String, String> {
+        let got = ask(self.place.admin, Method::GET, "/peers").get().await;
+        let page: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
+        let members = page["members"].as_array().unwrap().iter();
+        let text = |member: &serde_json::Value, field| member[field].as_str().unwrap().to_owned();
+        let members = members.map(|member| (text(member, "address"), text(member, "state")));
+        members.filter(|(_, state)| state != "down").collect()
+    }
+
+    pub async fn is_ready(&self) {
+        let ready = async {
+            while ask(self.place.admin, Method::GET, "/readyz").get().await.status != 200 {
+                pause().await;
+            }
+        };
+        within(20, ready).await;
+    }
+}
+
+/// Between two looks at another process, which shares the machine.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+/// Waits until all of `edges` have each other alive, and nobody else in any way
+/// but down; how long that took.
+pub async fn agree<'a>(edges: impl IntoIterator<Item = &'a Edge> + Clone) -> Duration {
+    let began = Instant::now();
+    let alive = |edge: &Edge| (edge.place.peers.to_string(), "alive".to_owned());
+    let all: BTreeMap<_, _> = edges.clone().into_iter().map(alive).collect();
+    for edge in edges {
+        let agrees = async {
+            while edge.sees().await != all {
+                pause().await;
+            }
+        };
+        within(20, agrees).await;
+    }
+    began.elapsed()
+}
+
+/// Places on loopback.
+pub fn places(count: usize) -> Vec<Place> {
+    let at = |port: &u16| SocketAddr::from(([127, 0, 0, 1], *port));
+    let ports = free_ports(3 * count);
+    ports.chunks(3).map(|it| Place { clients: at(&it[0]), peers: at(&it[1]), admin: at(&it[2]) }).collect()
+}
+
+/// The line of `[cluster]` that lists those at `places`.
+pub fn listing<'a>(places: impl IntoIterator<Item = &'a Place>) -> String {
+    let peers: Vec<_> = places.into_iter().map(|place| place.peers.to_string()).collect();
+    format!("peers = {peers:?}\n")
+}
+
+/// Three edges, all listed, who have met.
+pub async fn three(origin: &Origin, more: &str) -> Vec<Edge> {
+    let places = places(3);
+    let more = listing(&places) + more;
+    let mut edges = Vec::new();
+    for (i, place) in places.into_iter().enumerate() {
+        edges.push(Edge::new(i + 1, place, &origin.url(), &more));
+        edges[i].start().await;
+    }
+    agree(&edges).await;
+    edges
+}
+
+/// Who owns a name among `edges`.
+pub fn owner<'a>(edges: impl IntoIterator<Item = &'a Edge> + Clone, path: &str) -> &'a Edge {
+    let names: Vec<_> = edges.clone().into_iter().map(|edge| edge.place.peers.to_string()).collect();
+    let ring = Ring::new(names.iter().map(String::as_str));
+    let owner = ring.owner(AssetKey::parse(path, 100).unwrap().hash()).unwrap().name();
+    edges.into_iter().find(|edge| edge.place.peers.to_string() == **owner).unwrap()
+}

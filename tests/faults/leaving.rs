@@ -1,0 +1,80 @@
+//! An owner that is gone, and one that says nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::by_itself;
+use crate::cluster::{KEYS, LONGEST, NOTICED, ORIGIN, agree, owner, path, slow_origin, three};
+use crate::load::{Load, fetches, warm};
+use crate::origin::Seen;
+
+/// Twice all names, by way of two edges.
+const WHILE: Duration = Duration::from_secs(12);
+/// What two edges that nothing happens to may take longer than the origin.
+const USUAL: Duration = Duration::from_millis(250);
+
+fn most(seen: &[Seen], count: impl Fn(&str, &str) -> bool) -> usize {
+    fetches(seen, count).into_values().max().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_is_killed() {
+    let _machine = by_itself().await;
+    let origin = slow_origin().await;
+    let mut edges = three(&origin, "").await;
+    let moved: Vec<_> = (0..KEYS).map(path).filter(|path| owner(&edges, path).name == "edge-1").collect();
+    // Half of the names are new to all, before and after.
+    warm(&edges, (0..KEYS).step_by(2)).await;
+    let load = Load::over_all(&edges);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.leave(&edges[0]).await;
+    let before = origin.seen().len();
+    let killed = Instant::now();
+    edges[0].kill();
+    let noticed = agree(&edges[1..]).await;
+    tokio::time::sleep(WHILE.saturating_sub(killed.elapsed())).await;
+    let report = load.end().await;
+
+    let seen = origin.seen();
+    let has_moved = |path: &str| moved.iter().any(|it| it == path);
+    let again = most(&seen[before..], |path, by| has_moved(path) && by != "edge-1");
+    let (of_moved, of_others) = (most(&seen, |path, _| has_moved(path)), most(&seen, |path, _| !has_moved(path)));
+    println!(
+        "owner killed: {report}; noticed in {noticed:.2?}; {} keys moved; {} origin fetches, {} of them after; \
+         of a moved key at most {again} after, {of_moved} in all; of another {of_others}",
+        moved.len(),
+        seen.len(),
+        seen.len() - before,
+    );
+    report.assert_well();
+    assert!(again <= 1 && of_moved <= 2 && of_others <= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_is_frozen() {
+    let _machine = by_itself().await;
+    let origin = slow_origin().await;
+    let edges = three(&origin, "").await;
+    warm(&edges, (0..KEYS).step_by(2)).await;
+    let load = Load::over_all(&edges);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.leave(&edges[0]).await;
+    let before = origin.seen().len();
+    let frozen = Instant::now();
+    edges[0].freeze();
+    let noticed = agree(&edges[1..]).await;
+    tokio::time::sleep(WHILE.saturating_sub(frozen.elapsed())).await;
+    let report = load.end().await;
+
+    let seen = origin.seen();
+    let after = report.slowest_after(Some(frozen + NOTICED));
+    println!(
+        "owner frozen: {report}; noticed in {noticed:.2?}; after {NOTICED:?} slowest {after:.2?}; {} origin fetches, {} of \
+         them after, of a key at most {}",
+        seen.len(),
+        seen.len() - before,
+        most(&seen[before..], |_, _| true)
+    );
+    report.assert_well();
+    report.assert_within(LONGEST);
+    assert!(noticed <= NOTICED && after <= ORIGIN + USUAL);
+}

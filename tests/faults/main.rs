@@ -1,0 +1,33 @@
+//! What clients see when edges are killed, freeze, come back, join, disagree and
+//! lose sight of one another: the binary as processes, under load.
+//!
+//! The bounds are of wall-clock time, so these tests run one at a time. Each
+//! prints a line of figures: `cargo test --test faults -- --nocapture`.
+
+#![allow(missing_docs)]
+
+use tokio::sync::{Mutex, MutexGuard};
+
+// What tests/it is made of, and uses all of.
+#[path = "../it/client.rs"]
+#[allow(dead_code)]
+mod client;
+#[path = "../it/harness.rs"]
+#[allow(dead_code)]
+mod harness;
+#[path = "../it/origin.rs"]
+#[allow(dead_code)]
+mod origin;
+#[path = "../it/process.rs"]
+#[allow(dead_code)]
+mod process;
+
+mod cluster;
+mod leaving;
+mod load;
+
+/// Holds the machine for one test.
+async fn by_itself() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::const_new(());
+    MACHINE.lock().await
+}
