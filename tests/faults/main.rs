@@ -23,6 +23,7 @@ mod origin;
 mod process;
 
 mod cluster;
+mod coming;
 mod leaving;
 mod load;
 
