@@ -24,6 +24,7 @@ mod process;
 
 mod cluster;
 mod coming;
+mod contradiction;
 mod leaving;
 mod load;
 
