@@ -22,6 +22,7 @@ mod origin;
 #[allow(dead_code)]
 mod process;
 
+mod body;
 mod cluster;
 mod coming;
 mod contradiction;
