@@ -28,6 +28,7 @@ mod coming;
 mod contradiction;
 mod leaving;
 mod load;
+mod partition;
 
 /// Holds the machine for one test.
 async fn by_itself() -> MutexGuard<'static, ()> {

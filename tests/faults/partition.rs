@@ -1,0 +1,178 @@
+//! A network that falls apart: one edge here, two there.
+//!
+//! The test runs itself again in namespaces of its own, where it is the hub of
+//! two networks: clients and the origin reach edges by one, edges one another by
+//! the other. All of that vanishes with its last process.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::by_itself;
+use crate::cluster::{Edge, KEYS, ORIGIN, Place, agree, listing};
+use crate::load::{Load, Report, fetches, sweep, warm};
+use crate::origin::{Origin, Script};
+use crate::process::{BINARY, line_with};
+
+/// Set where the namespaces are there already.
+const INSIDE: &str = "PEERAGE_TEST_INSIDE";
+const SPLIT: Duration = Duration::from_secs(10);
+const HEALED: Duration = Duration::from_secs(5);
+
+#[test]
+fn one_edge_is_cut_off_from_two() {
+    if std::env::var_os(INSIDE).is_some() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        return runtime.block_on(cut_off());
+    }
+    let _machine = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(by_itself());
+    let unshare = match namespaces() {
+        Ok(unshare) => unshare,
+        Err(reason) => return println!("partition: not tried, for this machine has no namespaces: {reason}"),
+    };
+    let mut command = Command::new(unshare[0]);
+    command.args(&unshare[1..]).arg(std::env::current_exe().unwrap()).env(INSIDE, "");
+    command.args(["--exact", "partition::one_edge_is_cut_off_from_two", "--nocapture"]);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout).trim());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What has to go well in there.
+const NEEDED: &str = "ip link add hub type bridge && ip link add one type veth && nsenter -V";
+
+/// The command by which another runs in namespaces of its own; all that it
+/// starts ends with it.
+fn namespaces() -> Result<Vec<&'static str>, String> {
+    let mut reasons = Vec::new();
+    // As root, or as whom the system lets be root in there.
+    for user in [&[][..], &["--map-root-user"]] {
+        let mut unshare = vec!["unshare", "--net", "--mount", "--pid", "--mount-proc", "--kill-child"];
+        unshare.extend(user);
+        let mut command = Command::new(unshare[0]);
+        command.args(&unshare[1..]).args(["sh", "-c", NEEDED]);
+        match command.stdin(Stdio::null()).output() {
+            Ok(output) if output.status.success() => return Ok(unshare),
+            Ok(output) => reasons.push(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => reasons.push(format!("unshare: {error}")),
+        }
+    }
+    Err(reasons.join("; "))
+}
+
+/// Runs `ip`, by way of `through`.
+fn ip(through: &[&str], arguments: &str) {
+    let words: Vec<_> = through.iter().copied().chain(["ip"]).chain(arguments.split(' ')).collect();
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The two networks, by their bridges and the third number of their addresses.
+const NETWORKS: [(&str, u8); 2] = [("front", 1), ("back", 2)];
+
+fn address(network: u8, host: u8) -> IpAddr {
+    [10, 77, network, host].into()
+}
+
+/// A network namespace, which is there as long as its process, which is there
+/// as long as this one.
+struct Host {
+    holder: Child,
+    number: u8,
+}
+
+impl Host {
+    /// On both networks.
+    async fn new(number: u8, folder: &Path) -> Self {
+        let said = folder.join(format!("host-{number}"));
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "echo here; exec cat"]).stdin(Stdio::piped());
+        let holder = command.stdout(std::fs::File::create(&said).unwrap()).spawn().unwrap();
+        let host = Self { holder, number };
+        line_with(&said, "here").await;
+        let pid = host.holder.id().to_string();
+        for (bridge, network) in NETWORKS {
+            let (link, address) = (format!("{bridge}{number}"), address(network, number));
+            ip(&[], &format!("link add {link} type veth peer name {bridge} netns {pid}"));
+            ip(&[], &format!("link set {link} master {bridge} up"));
+            ip(&["nsenter", "-t", &pid, "-n"], &format!("address add {address}/24 dev {bridge}"));
+            ip(&["nsenter", "-t", &pid, "-n"], &format!("link set {bridge} up"));
+        }
+        host
+    }
+
+    fn place(&self) -> Place {
+        let at = |network, port| SocketAddr::new(address(network, self.number), port);
+        Place { clients: at(1, 8001), peers: at(2, 7001), admin: at(1, 9901) }
+    }
+
+    /// What becomes the binary in here.
+    fn command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.holder.id().to_string(), "-n", BINARY]);
+        command
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+async fn cut_off() {
+    for (bridge, network) in NETWORKS {
+        ip(&[], &format!("link add {bridge} type bridge"));
+        ip(&[], &format!("address add {}/24 dev {bridge}", address(network, 254)));
+        ip(&[], &format!("link set {bridge} up"));
+    }
+    let origin = Origin::at(address(1, 254)).await;
+    origin.script("*", Script::telling().delay(ORIGIN));
+    let folder = tempfile::tempdir().unwrap();
+    let (mut hosts, mut edges) = (Vec::new(), Vec::new());
+    for number in 1..=3 {
+        hosts.push(Host::new(number, folder.path()).await);
+    }
+    let places: Vec<_> = hosts.iter().map(Host::place).collect();
+    for (i, host) in hosts.iter().enumerate() {
+        edges.push(Edge::new(i + 1, places[i].clone(), &origin.url(), &listing(&places)));
+        edges[i].start_by(host.command()).await;
+    }
+    agree(&edges).await;
+    split_and_heal(&origin, &edges).await;
+}
+
+async fn split_and_heal(origin: &Origin, edges: &[Edge]) {
+    warm(edges, (0..KEYS).step_by(2)).await;
+    let load = Load::over_all(edges);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let warmed = origin.seen().len();
+    ip(&[], "link set back1 down");
+    let cut = Instant::now();
+    tokio::join!(agree(&edges[..1]), agree(&edges[1..]));
+    let noticed = cut.elapsed();
+    tokio::time::sleep(SPLIT.saturating_sub(cut.elapsed())).await;
+    let split = origin.seen().len();
+    ip(&[], "link set back1 up");
+    let healed = agree(edges).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let reports = [load.end().await, sweep(edges, 0..KEYS).await];
+
+    let seen = origin.seen();
+    // While it is split, each side brings in for itself.
+    let most = |own| fetches(&seen, |_, by| (by == "edge-1") == own).into_values().max().unwrap_or_default();
+    let (one, two) = (most(true), most(false));
+    println!(
+        "partition: {}; noticed in {noticed:.2?}; one view {healed:.2?} after it healed; then each key at each edge: {}; origin \
+         fetches: {warmed} before, {} in {SPLIT:?} of partition, {} after; of a key at most {one} by the one, {two} by the two",
+        reports[0],
+        reports[1],
+        split - warmed,
+        seen.len() - split
+    );
+    reports.iter().for_each(Report::assert_well);
+    assert!(healed <= HEALED);
+    assert!(one <= 1 && two <= 1);
+}
