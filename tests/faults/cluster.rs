@@ -1,7 +1,7 @@
 //! Edges as processes, which can be killed, frozen and started again.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -31,8 +31,13 @@ pub fn path(key: usize) -> String {
 
 /// An origin that takes its time over every name.
 pub async fn slow_origin() -> Origin {
-    let origin = Origin::start().await;
-    origin.script("*", Script::telling().delay(ORIGIN));
+    slow_origin_at([127, 0, 0, 1].into()).await
+}
+
+/// As those of whom the cluster is for, it has strong entity tags and ranges.
+pub async fn slow_origin_at(address: IpAddr) -> Origin {
+    let origin = Origin::at(address).await;
+    origin.script("*", Script::telling().tag("\"v1\"").with_ranges().delay(ORIGIN));
     origin
 }
 

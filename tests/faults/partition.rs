@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::by_itself;
-use crate::cluster::{Edge, KEYS, ORIGIN, Place, agree, listing};
+use crate::cluster::{Edge, KEYS, Place, agree, listing, slow_origin_at};
 use crate::load::{Load, Report, fetches, sweep, warm};
-use crate::origin::{Origin, Script};
+use crate::origin::Origin;
 use crate::process::{BINARY, line_with};
 
 /// Set where the namespaces are there already.
@@ -128,8 +128,7 @@ async fn cut_off() {
         ip(&[], &format!("address add {}/24 dev {bridge}", address(network, 254)));
         ip(&[], &format!("link set {bridge} up"));
     }
-    let origin = Origin::at(address(1, 254)).await;
-    origin.script("*", Script::telling().delay(ORIGIN));
+    let origin = slow_origin_at(address(1, 254)).await;
     let folder = tempfile::tempdir().unwrap();
     let (mut hosts, mut edges) = (Vec::new(), Vec::new());
     for number in 1..=3 {
