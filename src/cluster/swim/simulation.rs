@@ -106,6 +106,27 @@ impl World {
         place
     }
 
+    /// Members that have met already.
+    fn met(seed: u64, count: usize) -> Self {
+        let mut world = Self::new(seed);
+        for _ in 0..count {
+            world.start(&[]);
+        }
+        let identities: Vec<_> = world.nodes.iter().map(|node| node.swim.foca.identity().clone()).collect();
+        for place in 0..count {
+            let now = world.now;
+            world.act(place, |swim| {
+                let own = swim.foca.identity().clone();
+                for other in identities.iter().filter(|identity| **identity != own) {
+                    swim.apply(now, Member::alive(other.clone()));
+                }
+                swim.introducing = false;
+                swim.refresh();
+            });
+        }
+        world
+    }
+
     fn fresh(&self, place: usize) -> Node {
         let started = u64::try_from(self.now.as_millis()).unwrap();
         let seed = self.seed.wrapping_mul(31).wrapping_add(place as u64).wrapping_add(started);
@@ -426,6 +447,19 @@ fn whatever_happens_to_a_hundred_they_agree_in_the_end() {
     println!("{} of {} agree {took:?} after the last change, at 5 % loss", world.well().len(), world.nodes.len());
 }
 
+impl World {
+    /// What each member does meanwhile, on average.
+    fn cost_of(&mut self, what: impl FnOnce(&mut Self) -> Duration) -> String {
+        let (sent, bytes, began) = (self.sent, self.bytes, std::time::Instant::now());
+        let took = what(self);
+        let members = self.nodes.len();
+        let each = |count: u64| count / members as u64;
+        let (sent, bytes) = (each(self.sent - sent), each(self.bytes - bytes));
+        let cpu = began.elapsed() / u32::try_from(members).unwrap();
+        format!("{took:?}, {sent} datagrams, {bytes} bytes, {cpu:?} of CPU a member")
+    }
+}
+
 /// `cargo test --release simulation::cost -- --ignored --nocapture`
 #[test]
 #[ignore = "prints figures"]
@@ -440,13 +474,21 @@ fn cost_of_a_thousand() {
     let owned = keys.filter(|key| **rings[0].owner(*key).unwrap().name() == *names[0]).count();
     println!("a lookup: {:?} ({owned} of 10000 keys are the first one's)", began.elapsed() / 10_000);
     let tale = seed();
-    let mut world = World::cluster(tale.0, 1000);
-    let took = world.agrees_within(seconds(60.0));
-    println!("1000 members that start within 10 s agree {took:?} after the last of them");
-    world.kill(500);
-    let (sent, bytes, began) = (world.sent, world.bytes, Instant::now());
-    let took = world.agrees_within(seconds(10.0));
-    let (sent, bytes) = ((world.sent - sent) / 1000, (world.bytes - bytes) / 1000);
-    println!("one dies: out of all views after {took:?}");
-    println!("until a second later: {sent} datagrams, {bytes} bytes, {:?} of CPU a member", began.elapsed() / 1000);
+    let mut world = World::met(tale.0, 1000);
+    world.agrees_within(seconds(1.0));
+    let quiet = world.cost_of(|world| {
+        world.pass(seconds(1.0));
+        seconds(1.0)
+    });
+    println!("a quiet second: {quiet}");
+    let dies = world.cost_of(|world| {
+        world.kill(500);
+        world.agrees_within(seconds(10.0)) + seconds(1.0)
+    });
+    println!("one dies, until a second after all agree: {dies}");
+    let joins = world.cost_of(|world| {
+        world.start(&[0, 1, 2]);
+        world.agrees_within(seconds(10.0)) + seconds(1.0)
+    });
+    println!("one joins, until a second after all agree: {joins}");
 }
