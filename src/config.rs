@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::membership::is_address;
+use crate::cluster::is_address;
 use crate::digest::{Algorithm, Encoding};
 use crate::memory::Plan;
 use crate::naming::{self, Form, Keep, QueryRule, Rule};

@@ -6,25 +6,17 @@
 //! without a lock. It also remembers what held a while ago: who has come to own a
 //! key looks for it first at those who may have it.
 
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::uri::Authority;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::ring::Ring;
 
 /// How many former rings are remembered.
 const FORMER: usize = 8;
-
-/// Whether `text` is `host:port`, as a peer can be reached by.
-pub(crate) fn is_address(text: &str) -> bool {
-    let address = Authority::from_str(text).ok().filter(|address| address.port_u16().is_some_and(|port| port > 0));
-    address.is_some_and(|address| !address.host().is_empty() && !text.contains('@') && text.len() <= 255)
-}
 
 /// How a member is, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]

@@ -1,7 +1,17 @@
 //! The edges that act as one cache: who they are, who owns what, how to ask.
 
+use std::str::FromStr;
+
+use http::uri::Authority;
+
 pub mod membership;
 pub mod peer;
 pub mod ring;
 pub(crate) mod seal;
 pub(crate) mod swim;
+
+/// Whether `text` is `host:port`, as a peer can be reached by.
+pub(crate) fn is_address(text: &str) -> bool {
+    let address = Authority::from_str(text).ok().filter(|address| address.port_u16().is_some_and(|port| port > 0));
+    address.is_some_and(|address| !address.host().is_empty() && !text.contains('@') && text.len() <= 255)
+}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::super::membership::{State, is_address};
+use super::super::is_address;
+use super::super::membership::State;
 
 /// A member, from one change of its own to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
