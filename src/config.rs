@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::discovery::Source;
 use crate::cluster::is_address;
 use crate::digest::{Algorithm, Encoding};
 use crate::memory::Plan;
@@ -123,6 +124,16 @@ pub struct ClusterConfig {
     pub listen: SocketAddr,
     /// All members, this edge among them, as `host:port`.
     pub peers: Vec<String>,
+    /// Where the members are found instead: `file:…`, `dns:…`, `srv:…`, `etcd:…`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discover: Option<String>,
+    /// Between two looks at a file or at DNS.
+    pub refresh: Period,
+    /// Of DNS, as `ip:port`, when it is not the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nameserver: Option<String>,
+    /// How long an etcd remembers an edge that says nothing.
+    pub lease: Period,
     /// How peers reach this edge, when it is not `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise: Option<String>,
@@ -373,6 +384,10 @@ impl Default for ClusterConfig {
         Self {
             listen: loopback(7001),
             peers: [7001, 7002, 7003].map(|port| loopback(port).to_string()).to_vec(),
+            discover: None,
+            refresh: secs(5),
+            nameserver: None,
+            lease: secs(10),
             advertise: None,
             connect_timeout: Period(Duration::from_millis(500)),
             first_byte_timeout: secs(35),
@@ -443,6 +458,10 @@ pub const KEYS: &[&str] = &[
     "cache.heuristic",
     "cluster.listen",
     "cluster.peers",
+    "cluster.discover",
+    "cluster.refresh",
+    "cluster.nameserver",
+    "cluster.lease",
     "cluster.advertise",
     "cluster.connect_timeout",
     "cluster.first_byte_timeout",
@@ -620,11 +639,31 @@ impl ClusterConfig {
         }
         if self.advertise.is_none() && self.listen.ip().is_unspecified() {
             return Err(format!(
-                "cluster.advertise: needed, for nobody can reach {}; set it to the address of this edge that stands in cluster.peers",
+                "cluster.advertise: needed, for nobody can reach {}; set it to the address that peers know this edge by, such as `10.0.0.5:7001`",
                 self.listen
             ));
         }
+        self.source()?;
+        self.nameserver()?;
+        bounds("refresh", self.refresh, Duration::from_millis(100), Duration::from_hours(1))?;
+        bounds("lease", self.lease, Duration::from_secs(2), Duration::from_mins(10))?;
         self.check_gossip()
+    }
+
+    /// Where the members are found, if not in `peers`.
+    pub(crate) fn source(&self) -> Result<Option<Source>, String> {
+        let source = self.discover.as_deref().map(str::parse).transpose();
+        source.map_err(|error| format!("cluster.discover: {error}"))
+    }
+
+    /// The nameserver to ask, if not the system's.
+    pub(crate) fn nameserver(&self) -> Result<Option<SocketAddr>, String> {
+        let parse = |text: &str| {
+            text.parse().map_err(|_| {
+                format!("cluster.nameserver: `{text}` cannot be asked; an IP address with a port is needed, such as `127.0.0.1:8600`")
+            })
+        };
+        self.nameserver.as_deref().map(parse).transpose()
     }
 
     fn check_gossip(&self) -> Result<(), String> {
@@ -634,13 +673,6 @@ impl ClusterConfig {
                 Secret::SHORTEST
             ));
         }
-        let bounds = |key: &str, period: Period, least: Duration, most: Duration| {
-            if (least..=most).contains(&period.0) {
-                return Ok(());
-            }
-            let (least, most) = (Period(least), Period(most));
-            Err(format!("cluster.{key}: {period} is out of bounds; it must lie between {least} and {most}"))
-        };
         let (interval, timeout) = (self.probe_interval.0, self.probe_timeout.0);
         bounds("probe_interval", self.probe_interval, Duration::from_millis(50), Duration::from_mins(1))?;
         // Those who are asked to probe need as long again.
@@ -653,6 +685,14 @@ impl ClusterConfig {
     pub fn own(&self, listening: SocketAddr) -> String {
         self.advertise.clone().unwrap_or_else(|| listening.to_string())
     }
+}
+
+fn bounds(key: &str, period: Period, least: Duration, most: Duration) -> Result<(), String> {
+    if (least..=most).contains(&period.0) {
+        return Ok(());
+    }
+    let (least, most) = (Period(least), Period(most));
+    Err(format!("cluster.{key}: {period} is out of bounds; it must lie between {least} and {most}"))
 }
 
 #[cfg(test)]

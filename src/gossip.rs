@@ -144,7 +144,7 @@ impl Gossip {
             self.membership.learn(&self.list, known, SystemTime::now());
         }
         if !self.membership.has_joined() && self.swim.has_joined() {
-            self.membership.set_joined();
+            self.membership.set_joined(&self.list);
         }
         self.send(socket).await;
     }
@@ -194,7 +194,7 @@ impl Gossip {
             ),
             Refusal::Stranger(peer) => tracing::warn!(
                 %from, %peer,
-                "gossip refused: this peer is not in cluster.peers, and without a cluster.secret only those are members"
+                "gossip refused: this peer is not listed, and without a cluster.secret only those in cluster.peers, or found by cluster.discover, are members"
             ),
             Refusal::Garbage => tracing::warn!(%from, "gossip refused: it makes no sense"),
         }

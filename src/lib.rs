@@ -15,7 +15,25 @@
 //! 8. The answer: conditions, range, Age, Cache-Status, Via.
 //!
 //! A program that embeds Peerage gives [`Server::bind_with`] a closure from
-//! key to bytes; `examples/embed.rs` is one.
+//! key to bytes; `examples/embed.rs` is one. Where it knows by itself who its
+//! members are, it says so, as often as that changes:
+//!
+//! ```no_run
+//! # async fn start(config: peerage::Config) -> Result<(), peerage::StartError> {
+//! # use peerage::{AssetKey, Server};
+//! # let origin = |_: AssetKey| async { Ok::<_, std::io::Error>(None) };
+//! # let mut found = tokio::sync::mpsc::channel::<Vec<String>>(1).1;
+//! let server = Server::bind_with(config, origin).await?;
+//! let edge = server.edge().clone();
+//! tokio::spawn(async move {
+//!     while let Some(members) = found.recv().await {
+//!         edge.membership().replace(members.iter().map(String::as_str));
+//!     }
+//! });
+//! server.run(std::future::pending()).await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod access;
 mod admin;

@@ -226,6 +226,7 @@ pub(crate) struct Metrics {
     refused_connections: Count,
     malformed_requests: Count,
     refused_datagrams: [Count; Refused::ALL.len()],
+    discoveries: [Count; Fetched::ALL.len()],
     log_lines_lost: OnceLock<ErrorCounter>,
 }
 
@@ -258,6 +259,10 @@ impl Metrics {
 
     pub(crate) fn refused_datagram(&self, why: Refused) {
         self.refused_datagrams[why as usize].add(1);
+    }
+
+    pub(crate) fn discovery(&self, outcome: Fetched) {
+        self.discoveries[outcome as usize].add(1);
     }
 
     /// From now on, this counter tells of access log lines that were lost.
@@ -432,6 +437,16 @@ impl Exposed {
             let count = ConstCounter::new(self.metrics.refused_datagrams[why as usize].total());
             count.encode(family.encode_family(&[("reason", why.name())])?)?;
         }
+        let mut family = encoder.encode_descriptor(
+            "discoveries",
+            "Looks at who might be a member (cluster.discover), by whether a list was found",
+            None,
+            MetricType::Counter,
+        )?;
+        for outcome in Fetched::ALL {
+            let count = ConstCounter::new(self.metrics.discoveries[outcome as usize].total());
+            count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
+        }
         Ok(())
     }
 
@@ -508,6 +523,7 @@ mod tests {
             "peerage_members{state=\"alive\"} 2",
             "peerage_members{state=\"down\"} 0",
             "peerage_refused_datagrams_total{reason=\"version\"} 0",
+            "peerage_discoveries_total{outcome=\"error\"} 0",
             "peerage_request_seconds_bucket{le=\"0.0025\"} 0",
             "peerage_request_seconds_bucket{le=\"0.005\"} 1",
             "peerage_request_seconds_bucket{le=\"+Inf\"} 1",

@@ -22,14 +22,15 @@ use tracing_appender::non_blocking::NonBlocking;
 use crate::access::{Access, Format, Handed, Watched};
 use crate::admin::{self, Readiness};
 use crate::body::{Body, describe};
+use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::{Membership, State};
 use crate::cluster::peer::Peers;
-use crate::config::{Config, LimitsConfig, Size};
+use crate::config::{ClusterConfig, Config, LimitsConfig, Size};
 use crate::edge::{Edge, Limits, Parts, Policy};
 use crate::error::{Error, StartError};
 use crate::gossip::{Ear, Gossip, Intent};
 use crate::interim::Interim;
-use crate::metrics::{Metrics, Source};
+use crate::metrics::{Fetched, Metrics, Source};
 use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
@@ -55,6 +56,7 @@ pub struct Server {
     clients: Listener,
     peers: Option<Listener>,
     gossip: Option<(Gossip, Ear)>,
+    discovery: Option<Discovery>,
     admin: Listener,
     addresses: Addresses,
     start: Start,
@@ -135,6 +137,7 @@ impl Server {
             let (membership, metrics) = (Arc::clone(&membership), Arc::clone(&metrics));
             (Gossip::new(cluster, &config.edge.name, random(), membership, metrics), ear)
         });
+        let discovery = discovery(&config, membership.own())?;
         let edge = Edge::new(Parts {
             name: config.edge.name.clone(),
             limits: Limits {
@@ -160,6 +163,7 @@ impl Server {
             clients,
             peers,
             gossip,
+            discovery,
             admin,
             addresses,
             start: Start::Cold,
@@ -205,7 +209,7 @@ impl Server {
     /// That it drains it tells its peers first. They can go on asking it until
     /// they have heard, and nobody's request is under way any more.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { edge, access, config, clients, peers, gossip, admin, start, .. } = self;
+        let Self { edge, access, config, clients, peers, gossip, discovery, admin, start, .. } = self;
         let limits = Arc::new(config.limits.clone());
         let accept = |listener, source| {
             let (edge, access, limits) = (Arc::clone(&edge), Arc::clone(&access), Arc::clone(&limits));
@@ -216,6 +220,10 @@ impl Server {
         let clients = accept(clients, Source::Client);
         let peers = peers.map(|listener| accept(listener, Source::Peer));
         let (intent, intended) = watch::channel(Intent::Serve);
+        let discovery = discovery.map(|discovery| {
+            let tell = follow_finding(&access, config.cluster.as_ref());
+            tokio::spawn(discovery.run(tell, leaving(intended.clone())))
+        });
         let gossip = gossip.map(|(gossip, ear)| tokio::spawn(gossip.run(ear, intended)));
         let readiness = Arc::new(Readiness::default());
         let care = tokio::spawn(Arc::clone(&edge).look_after_peers());
@@ -250,8 +258,8 @@ impl Server {
             let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
         }
         intent.send_replace(Intent::Leave);
-        if let Some(gossip) = gossip {
-            let _ = gossip.await;
+        for task in gossip.into_iter().chain(discovery) {
+            let _ = task.await;
         }
         operators.abort();
         care.abort();
@@ -309,17 +317,20 @@ impl Reloading {
             self.edge.set_origin(Box::new(http_origin(&config)?));
         }
         self.edge.set_policy(policy);
-        if let Some(cluster) = &config.cluster {
+        let (old, new) = (&self.running, &config);
+        let discovers = |config: &Config| config.cluster.as_ref().is_some_and(|cluster| cluster.discover.is_some());
+        // What was found stays, and what is to be found is after a restart.
+        if let Some(cluster) = new.cluster.as_ref().filter(|_| !discovers(old) && !discovers(new)) {
             self.edge.membership().replace(cluster.peers.iter().map(String::as_str));
         }
-        let (old, new) = (&self.running, &config);
         let listener = |config: &Config| {
             config.cluster.as_ref().map(|cluster| {
                 let waits = (cluster.connect_timeout, cluster.first_byte_timeout, cluster.idle_timeout);
                 let gossip = (cluster.gossip, cluster.secret.clone());
                 let probes = (cluster.probe_interval, cluster.probe_timeout, cluster.suspicion);
+                let found = (cluster.discover.clone(), cluster.refresh, cluster.nameserver.clone(), cluster.lease);
                 let warm = (cluster.warm_window, cluster.warm_time, cluster.warm_keys);
-                (cluster.listen, cluster.advertise.clone(), cluster.attempts, waits, gossip, probes, warm)
+                (cluster.listen, cluster.advertise.clone(), cluster.attempts, waits, gossip, probes, warm, found)
             })
         };
         let sizes = |config: &Config| {
@@ -387,11 +398,59 @@ fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {
         return Membership::alone();
     };
     let own = cluster.own(listening);
-    let joins = cluster.gossip && cluster.secret.is_some();
-    if !cluster.peers.is_empty() && !cluster.peers.contains(&own) && !joins {
-        tracing::warn!(%own, "this edge is not among cluster.peers: it answers peers, but owns nothing");
+    if cluster.discover.is_some() {
+        return Membership::seeking(&own).remembering(cluster.warm_window.0);
     }
+    warn_if_guest(cluster, &own, &cluster.peers);
     Membership::new(&own, cluster.peers.iter().map(String::as_str)).remembering(cluster.warm_window.0)
+}
+
+fn warn_if_guest(cluster: &ClusterConfig, own: &str, list: &[String]) {
+    let joins = cluster.gossip && cluster.secret.is_some();
+    if !list.is_empty() && !list.iter().any(|name| name == own) && !joins {
+        tracing::warn!(%own, "this edge is not on the list of members: it answers peers, but owns nothing");
+    }
+}
+
+/// What follows `cluster.discover`, if that is set.
+pub(crate) fn discovery(config: &Config, own: &str) -> Result<Option<Discovery>, StartError> {
+    let Some(cluster) = &config.cluster else {
+        return Ok(None);
+    };
+    let source = cluster.source().map_err(StartError::Config)?;
+    let nameserver = cluster.nameserver().map_err(StartError::Config)?;
+    let settings = Settings {
+        refresh: cluster.refresh.0,
+        nameserver,
+        lease: cluster.lease.0,
+        connect: cluster.connect_timeout.0,
+        own: own.into(),
+        edge: config.edge.name.clone(),
+    };
+    Ok(source.map(|source| Discovery::new(source, settings)))
+}
+
+/// Has a finding counted, and a list taken.
+fn follow_finding(access: &Access, cluster: Option<&ClusterConfig>) -> impl FnMut(Finding<'_>) + Send + use<> {
+    let (membership, metrics) = (Arc::clone(&access.membership), Arc::clone(&access.metrics));
+    let cluster = cluster.cloned().unwrap_or_default();
+    move |finding| match finding {
+        Finding::Changed(list) => {
+            metrics.discovery(Fetched::Ok);
+            warn_if_guest(&cluster, membership.own(), list);
+            membership.replace(list.iter().map(String::as_str));
+        }
+        Finding::Same => metrics.discovery(Fetched::Ok),
+        Finding::Failed => {
+            metrics.discovery(Fetched::Error);
+            membership.make_do();
+        }
+    }
+}
+
+/// Resolves when the edge leaves, or whoever would say so is gone.
+async fn leaving(mut intended: watch::Receiver<Intent>) {
+    let _ = intended.wait_for(|intent| *intent == Intent::Leave).await;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

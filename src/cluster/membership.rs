@@ -1,7 +1,8 @@
 //! Who is in the cluster, how each of them is, and how each has been answering.
 //!
-//! Who might be a member is the configuration's list. Who is alive is found out
-//! by gossip; where there is none, everybody on the list is.
+//! Who might be a member is a list: the configuration's, one that discovery
+//! finds, or that of a program that embeds this library. Who is alive is found
+//! out by gossip; where there is none, everybody on the list is.
 //! What holds is published as one [`View`], which the request path reads
 //! without a lock. It also remembers what held a while ago: who has come to own a
 //! key looks for it first at those who may have it.
@@ -238,13 +239,29 @@ pub struct Membership {
     /// Held while the view is made anew.
     changing: Mutex<()>,
     gossip: OnceLock<Gossiped>,
-    joined: watch::Sender<bool>,
+    /// How far this edge has come in meeting the others.
+    joining: watch::Sender<Joining>,
     /// Somebody does not answer.
     silence: Notify,
 }
 
-/// The configuration's list of peers.
+/// Who might be a member.
 pub(crate) type List = Arc<[Arc<str>]>;
+
+/// How far an edge has come in meeting the others.
+#[derive(Debug, Clone, Copy)]
+struct Joining {
+    /// There is a list of them, or nobody is going to wait for one.
+    listed: bool,
+    /// Those on it have been met, or need not be.
+    met: bool,
+}
+
+impl Joining {
+    fn is_over(&self) -> bool {
+        self.listed && self.met
+    }
+}
 
 /// What gossip, where there is any, wants to hear from here.
 #[derive(Debug)]
@@ -285,7 +302,7 @@ impl Membership {
             listed: watch::Sender::new(Arc::default()),
             changing: Mutex::default(),
             gossip: OnceLock::new(),
-            joined: watch::Sender::new(true),
+            joining: watch::Sender::new(Joining { listed: true, met: true }),
             silence: Notify::new(),
         };
         membership.replace(peers);
@@ -297,6 +314,20 @@ impl Membership {
         let membership = Self { memory, ..self };
         membership.came_back(SystemTime::now());
         membership
+    }
+
+    /// The cluster of `own` and of others who are going to be found: until then
+    /// `own` is alone.
+    pub(crate) fn seeking(own: &str) -> Self {
+        let membership = Self::new(own, [own]);
+        membership.joining.send_modify(|joining| joining.listed = false);
+        membership
+    }
+
+    /// No list could be found; if there has been none, this edge does without
+    /// until there is.
+    pub(crate) fn make_do(&self) {
+        self.joining.send_modify(|joining| joining.listed = true);
     }
 
     /// An edge alone.
@@ -317,13 +348,13 @@ impl Membership {
     /// Whether this edge has met the others, or need not: a view that is made
     /// before may be wrong about who is alive.
     pub fn has_joined(&self) -> bool {
-        *self.joined.borrow()
+        self.joining.borrow().is_over()
     }
 
     /// Resolves when it has.
     pub(crate) async fn joined(&self) {
         // Its other end is in `self`, so it does not fail.
-        let _ = self.joined.subscribe().wait_for(|joined| *joined).await;
+        let _ = self.joining.subscribe().wait_for(Joining::is_over).await;
     }
 
     /// Who can be asked.
@@ -336,16 +367,24 @@ impl Membership {
     pub(crate) fn follow(&self, admission: Admission, patience: Duration) -> Following {
         let (doubts, received) = mpsc::channel(64);
         let listed = self.listed.subscribe();
-        let alone = listed.borrow().iter().all(|name| *name == self.own);
+        let alone = self.is_alone(&listed.borrow());
         if self.gossip.set(Gossiped { admission, patience, doubts }).is_ok() {
-            self.joined.send_replace(alone);
+            self.joining.send_modify(|joining| joining.met = alone);
         }
         Following { listed, doubts: received }
     }
 
-    /// Takes another list of who might be a member; an empty one is an edge
-    /// alone, unless others join it. Of those that are new on it, gossip finds
-    /// out; until then they count as there. Who stays keeps its standing.
+    fn is_alone(&self, list: &List) -> bool {
+        list.iter().all(|name| *name == self.own)
+    }
+
+    /// Takes another list of who might be a member, each as `host:port`; an empty
+    /// one is an edge alone, unless others join it. Of those that are new on it,
+    /// gossip finds out; until then they count as there. Who stays keeps its
+    /// standing.
+    ///
+    /// A program that embeds an edge, and knows by itself who its members are,
+    /// says so here, as often as that changes.
     pub fn replace<'a>(&self, peers: impl IntoIterator<Item = &'a str>) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let list: List = peers.into_iter().map(Arc::from).collect();
@@ -366,6 +405,12 @@ impl Membership {
         let known = list.iter().chain(stay).chain(own).map(known).collect();
         self.listed.send_replace(Arc::clone(&list));
         self.publish(known, SystemTime::now());
+        if !self.joining.borrow().listed {
+            // It was alone only as far as it knew.
+            self.own_nothing_before(SystemTime::now());
+            let met = gossip.is_none() || self.is_alone(&list);
+            self.joining.send_replace(Joining { listed: true, met });
+        }
     }
 
     /// Publishes what gossip has found out from `list`, unless another list has
@@ -377,9 +422,12 @@ impl Membership {
         }
     }
 
-    /// Gossip has met everybody who is there to be met.
-    pub(crate) fn set_joined(&self) {
-        self.joined.send_replace(true);
+    /// Gossip has met everybody of `list` who is there to be met.
+    pub(crate) fn set_joined(&self, list: &List) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&self.listed.borrow(), list) {
+            self.joining.send_modify(|joining| joining.met = true);
+        }
     }
 
     fn publish(&self, mut known: Vec<Known>, now: SystemTime) {
@@ -409,6 +457,11 @@ impl Membership {
     /// dead.
     pub(crate) fn came_back(&self, now: SystemTime) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.own_nothing_before(now);
+    }
+
+    /// Remembers the present ring without this edge.
+    fn own_nothing_before(&self, now: SystemTime) {
         let mut view = View::clone(&self.view.load());
         let others =
             Ring::new(view.ring.members().iter().map(|member| &**member.name()).filter(|name| *name != &*self.own));
@@ -554,6 +607,25 @@ mod tests {
         members.note("c:1", Heard::Nothing);
         assert!(members.may_hold(inherited.unwrap(), later).is_empty());
         assert!(Membership::new("a:1", ["a:1", "b:1"]).may_hold(own, now).is_empty(), "it remembers nothing");
+    }
+
+    #[test]
+    fn who_waits_for_a_list_has_not_joined() {
+        let members = Membership::seeking("a:1");
+        assert!(!members.has_joined());
+        assert_eq!(members.view().ring.members().len(), 1);
+        members.make_do();
+        assert!(members.has_joined());
+
+        let members = Membership::seeking("a:1");
+        let following = members.follow(Admission::Listed, Duration::from_secs(1));
+        let before = Arc::clone(&following.listed.borrow());
+        members.replace(["a:1", "b:1"]);
+        // What gossip says of the list that it had, it says of that only.
+        members.set_joined(&before);
+        assert!(!members.has_joined());
+        members.set_joined(&following.listed.borrow());
+        assert!(members.has_joined());
     }
 
     #[test]

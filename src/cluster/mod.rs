@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use http::uri::Authority;
 
+pub(crate) mod discovery;
 pub mod membership;
 pub mod peer;
 pub mod ring;

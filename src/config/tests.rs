@@ -49,13 +49,17 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
 /// Whether a comment shows a key that has no default.
 fn is_shown(comment: &str) -> bool {
     let key = comment.split_once('=').map(|(key, _)| key.trim());
-    key.is_some_and(|key| matches!(key, "advertise" | "secret" | "path" | "digest" | "encoding" | "length"))
+    key.is_some_and(|key| {
+        matches!(key, "advertise" | "discover" | "nameserver" | "secret" | "path" | "digest" | "encoding" | "length")
+    })
 }
 
 #[test]
 fn the_list_of_keys_is_that_of_the_structs() {
     let secret = Some(Secret("0123456789abcdef".to_owned()));
-    let cluster = ClusterConfig { advertise: Some("a:1".to_owned()), secret, ..ClusterConfig::default() };
+    let text = Some("a:1".to_owned());
+    let (discover, nameserver, advertise) = (text.clone(), text.clone(), text);
+    let cluster = ClusterConfig { discover, nameserver, advertise, secret, ..ClusterConfig::default() };
     let all = Value::serialize(Config { cluster: Some(cluster), ..Config::default() }).unwrap();
     let mut keys = Vec::new();
     for (table, value) in all.as_dict().unwrap() {
@@ -69,7 +73,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 50] = [
+const OTHERS: [(&str, &str); 54] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -92,6 +96,10 @@ const OTHERS: [(&str, &str); 50] = [
     ("cache.heuristic", "1h"),
     ("cluster.listen", "127.0.0.2:82"),
     ("cluster.peers", "[\"a:1\", \"b:2\"]"),
+    ("cluster.discover", "file:/etc/peerage/peers"),
+    ("cluster.refresh", "1s"),
+    ("cluster.nameserver", "127.0.0.1:8600"),
+    ("cluster.lease", "3s"),
     ("cluster.advertise", "a:1"),
     ("cluster.connect_timeout", "1s"),
     ("cluster.first_byte_timeout", "1s"),
@@ -169,6 +177,12 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[cache]\nhot_share = 2.0", &["cache.hot_share"]),
         ("[cluster]\npeers = [\"nowhere\"]", &["cluster.peers", "`nowhere`", "host:port"]),
         ("[cluster]\nlisten = \"0.0.0.0:7001\"", &["cluster.advertise"]),
+        ("[cluster]\ndiscover = \"/etc/peers\"", &["cluster.discover", "`/etc/peers`", "file:"]),
+        ("[cluster]\ndiscover = \"dns:edges\"", &["cluster.discover", "`edges`", "edges.example.net:7001"]),
+        ("[cluster]\ndiscover = \"etcd:10.0.0.1/p\"", &["cluster.discover", "`10.0.0.1`", "10.0.0.1:2379"]),
+        ("[cluster]\nrefresh = \"1ms\"", &["cluster.refresh", "100ms", "3600s"]),
+        ("[cluster]\nnameserver = \"127.0.0.1\"", &["cluster.nameserver", "`127.0.0.1`", "127.0.0.1:8600"]),
+        ("[cluster]\nlease = \"1s\"", &["cluster.lease", "2s", "600s"]),
         ("[cluster]\nsecret = \"guess me\"", &["cluster.secret", "16 characters"]),
         ("[cluster]\nprobe_interval = \"1ms\"", &["cluster.probe_interval", "50ms"]),
         ("[cluster]\nprobe_timeout = \"200ms\"", &["cluster.probe_timeout", "125ms"]),

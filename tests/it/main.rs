@@ -6,6 +6,7 @@
 mod client;
 mod clients;
 mod commands;
+mod discovery;
 mod ends;
 mod flights;
 mod gossip;
