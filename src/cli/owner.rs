@@ -1,8 +1,10 @@
 //! `peerage owner`: who owns a path, and who comes next.
 
-use super::{ConfigArguments, Failure, print};
+use super::{ConfigArguments, Failure, print, runtime};
 use crate::cluster::ring::Ring;
+use crate::config::{ClusterConfig, Config};
 use crate::key::AssetKey;
+use crate::server;
 
 #[derive(clap::Args)]
 pub(super) struct Owner {
@@ -22,7 +24,8 @@ impl Owner {
                 "cluster.peers: there is no [cluster] in the configuration; an edge alone owns everything".to_owned(),
             ));
         };
-        let ring = Ring::new(cluster.peers.iter().map(String::as_str));
+        let members = members(&config, cluster)?;
+        let ring = Ring::new(members.iter().map(String::as_str));
         let limit = usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX);
         let mut text = String::new();
         for path in &self.paths {
@@ -32,4 +35,13 @@ impl Owner {
         }
         print(&text)
     }
+}
+
+/// Who is configured, or found now.
+fn members(config: &Config, cluster: &ClusterConfig) -> Result<Vec<String>, Failure> {
+    let Some(discovery) = server::discovery(config, &cluster.own(cluster.listen))? else {
+        return Ok(cluster.peers.clone());
+    };
+    let found = runtime(1)?.block_on(discovery.find());
+    found.map_err(|error| Failure::Unavailable(format!("cluster.discover: {error}")))
 }

@@ -76,6 +76,22 @@ fn owner_prints_the_rank_of_each_path() {
     assert!(lines[1].starts_with("/a%20b 127.0.0.1:70"));
 }
 
+#[test]
+fn owner_and_validate_know_of_discovery() {
+    let folder = folder();
+    let discover = format!("[cluster]\ndiscover = \"file:{}\"\n", folder.path().join("peers").display());
+    std::fs::write(folder.path().join("config.toml"), discover).unwrap();
+    let output = peerage(folder.path(), &["validate"]);
+    assert!(String::from_utf8(output.stdout).unwrap().contains("peers by file:/"));
+    let owner = || peerage(folder.path(), &["owner", "/logo-0492830483.png"]);
+    let output = owner();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("cluster.discover: it cannot be read"));
+    std::fs::write(folder.path().join("peers"), "127.0.0.1:7003\n127.0.0.1:7001\n").unwrap();
+    let text = String::from_utf8(owner().stdout).unwrap();
+    assert_eq!(text, "/logo-0492830483.png 127.0.0.1:7003 127.0.0.1:7001\n");
+}
+
 #[tokio::test]
 async fn a_taken_port_is_told_with_its_key() {
     let folder = folder();
