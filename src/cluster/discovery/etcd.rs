@@ -129,8 +129,10 @@ impl Etcd {
             self.failures += 1;
             if self.failures.is_multiple_of(self.endpoints.len()) {
                 take(Err(format!("{endpoint}: {error}")));
-            } else {
+            } else if self.failures < self.endpoints.len() {
                 tracing::info!(%endpoint, %error, "an etcd failed; the next is asked");
+            } else {
+                tracing::debug!(%endpoint, %error, "an etcd failed again; the next is asked");
             }
             self.go_on();
             self.keep();
