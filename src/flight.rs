@@ -78,6 +78,14 @@ pub(crate) struct Streaming {
     pub(crate) came: SystemTime,
 }
 
+impl Streaming {
+    /// Whether it is known from the beginning that only a part of it is held at a
+    /// time.
+    pub(crate) fn streams_by(&self) -> bool {
+        self.kept == Kept::Shared(Refusal::TooLarge) && self.head.length.is_some()
+    }
+}
+
 /// What a flight's body has to prove before it is given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proof {
@@ -152,6 +160,12 @@ struct Id {
     credentials: Credentials,
 }
 
+impl Id {
+    fn to_origin(&self) -> Self {
+        Self { reach: Reach::Origin, ..self.clone() }
+    }
+}
+
 type Table = HashMap<Id, Arc<Flight>, BuildHasherDefault<Mixed>>;
 
 /// The flights of an edge.
@@ -192,7 +206,7 @@ impl Flights {
         });
         table.insert(id, Arc::clone(&flight));
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        Joining::Lead(Lead { flights: Arc::clone(self), flight, listed: true })
+        Joining::Lead(Lead { flights: Arc::clone(self), flight, reach, listed: true })
     }
 
     /// Lets nobody join the flights of an asset any more, whatever the variant,
@@ -217,9 +231,11 @@ impl Flights {
 
     fn unlist(&self, flight: &Arc<Flight>) {
         let mut table = self.shard(&flight.id.key);
-        if table.get(&flight.id).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
-            table.remove(&flight.id);
-            self.under_way.fetch_sub(1, Ordering::Relaxed);
+        for id in [flight.id.clone(), flight.id.to_origin()] {
+            if table.get(&id).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
+                table.remove(&id);
+                self.under_way.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -242,6 +258,8 @@ impl Flights {
 pub(crate) struct Lead {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
+    /// Where it goes now.
+    reach: Reach,
     listed: bool,
 }
 
@@ -251,7 +269,7 @@ impl Lead {
     }
 
     pub(crate) fn reach(&self) -> Reach {
-        self.flight.id.reach
+        self.reach
     }
 
     pub(crate) fn credentials(&self) -> Credentials {
@@ -265,6 +283,24 @@ impl Lead {
     /// Publishes the head; the body follows by [`Lead::append`].
     pub(crate) fn stream(&self, streaming: Streaming) {
         self.flight.outcome.send_replace(Outcome::Streaming(streaming));
+    }
+
+    /// From now on it is filled by the origin, and peers may join it as well; unless
+    /// there is a flight to the origin already, which is returned.
+    pub(crate) fn go_to_origin(&mut self) -> Option<Arc<Flight>> {
+        let id = self.flight.id.to_origin();
+        if id == self.flight.id || !self.listed || self.is_overtaken() {
+            return None;
+        }
+        let mut table = self.flights.shard(&id.key);
+        if let Some(other) = table.get(&id).filter(|other| !Arc::ptr_eq(other, &self.flight)) {
+            return Some(Arc::clone(other));
+        }
+        if table.insert(id, Arc::clone(&self.flight)).is_none() {
+            self.flights.under_way.fetch_add(1, Ordering::Relaxed);
+        }
+        self.reach = Reach::Origin;
+        None
     }
 
     /// Whether a write has overtaken what it brings.

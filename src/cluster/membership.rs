@@ -249,7 +249,7 @@ pub struct Membership {
 pub(crate) type List = Arc<[Arc<str>]>;
 
 /// How far an edge has come in meeting the others.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Joining {
     /// There is a list of them, or nobody is going to wait for one.
     listed: bool,

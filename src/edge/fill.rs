@@ -88,6 +88,10 @@ pub(super) enum Received {
     Broken(Leading, Error),
 }
 
+/// How much is held of what is too large to be kept, in bytes: so far may those who
+/// share it be apart.
+const WINDOW: u64 = 4 * 1024 * 1024;
+
 /// How often the origin is asked for an asset whose contents come wrong: it may
 /// have been the way.
 const COPIES: usize = 2;
@@ -233,7 +237,7 @@ impl Edge {
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
         let proof = self.proof(lead.key(), &provider, parts.status, &parts.headers);
         let found = proof.as_ref().map(Proof::found);
-        let admitted = self.admit(verdict, &parts, length).and_then(|(lifetime, kept)| {
+        let admitted = self.admit(verdict, order, &parts, length).and_then(|(lifetime, kept)| {
             let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
             Ok((lifetime, kept, key, selected))
         });
@@ -244,10 +248,16 @@ impl Edge {
             }
             let head = Arc::new(head);
             let fields = head.weight(lead.key(), 0);
+            let extent = if kept == Kept::Shared(Refusal::TooLarge) { Extent::Window } else { Extent::Whole };
             // Without a length, what a window takes at the least: it may become one.
-            let room = self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)).ok_or(Refusal::NoRoom)?;
-            let tier = tier(&lead);
-            let fits = self.memory.takes(tier, fields + length.unwrap_or(0));
+            let room = match extent {
+                Extent::Whole => self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)),
+                Extent::Window => {
+                    self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM))
+                }
+            };
+            let room = room.ok_or(Refusal::NoRoom)?;
+            let fits = self.memory.takes(tier(&lead), fields + length.unwrap_or(0));
             let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
             let intake = Intake {
                 key,
@@ -258,7 +268,7 @@ impl Edge {
                 fields,
                 came: 0,
                 last: Bytes::new(),
-                extent: Extent::Whole,
+                extent,
                 alone_since: None,
                 found,
             };
@@ -336,17 +346,22 @@ impl Edge {
         Ok((key, Some(selected)))
     }
 
-    /// Whether everybody may have the response, and whether it will be kept.
+    /// Whether everybody may have the response, and whether it will be kept. One that
+    /// is too large to be kept is shared while it streams by, if who loses his place
+    /// in it can go on by himself.
     fn admit(
         &self,
         verdict: Verdict,
+        order: &Order,
         parts: &http::response::Parts,
         length: Option<u64>,
     ) -> Result<(Lifetime, Kept), Refusal> {
-        if length.is_some_and(|length| length > self.plan.max_object) {
-            return Err(Refusal::TooLarge);
-        }
+        let too_large = length.is_some_and(|length| length > self.plan.max_object);
         match verdict {
+            Verdict::Store(lifetime) if too_large && Self::can_follow(order, &parts.headers) => {
+                Ok((lifetime, Kept::Shared(Refusal::TooLarge)))
+            }
+            _ if too_large => Err(Refusal::TooLarge),
             Verdict::Pass(refusal) => Err(refusal),
             Verdict::Store(_) if parts.extensions.get::<Unframed>().is_some() => Err(Refusal::Unframed),
             Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),

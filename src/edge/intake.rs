@@ -64,6 +64,11 @@ impl Edge {
     pub(super) async fn take_in(self: &Arc<Self>, mut lead: Lead, order: &Order, mut intake: Intake, coming: Coming) {
         let Coming { provider, mut body, began } = coming;
         let proof = intake.proof();
+        if intake.extent == Extent::Window {
+            lead.flight().body.become_window(intake.charge.bytes() - intake.fields);
+            self.memory.mark(lead.key(), SystemTime::now(), self.policy.load().hit_for_miss);
+            lead.unlist();
+        }
         lead.stream(Streaming {
             head: Arc::clone(&intake.head),
             provider: provider.clone(),
@@ -74,18 +79,17 @@ impl Edge {
             came: SystemTime::now(),
         });
         let mut others = self.others(&lead, &provider);
-        // Of a peer that is lost, only what can go on elsewhere is given up.
-        let can_go_on = Self::can_go_on(order, &intake, proof);
-        let mut source = Some(provider.clone()).filter(|_| can_go_on);
-        let mut mixed = Mixed::No;
+        let (mut source, mut mixed) = (provider.clone(), Mixed::No);
         let ended = loop {
-            match self.next_unless_lost(&mut body, source.as_ref()).await {
+            // Of a peer that is lost, only what can go on elsewhere is given up.
+            let lost = Some(&source).filter(|_| Self::can_go_on(order, &intake, proof));
+            match self.next_unless_lost(&mut body, lost).await {
                 None => break intake.check_end(),
                 Some(Err(error)) if error.is_of_contents() => break Err(error),
-                Some(Err(error)) => match self.go_on(&lead, order, &intake, &mut others, body).await {
+                Some(Err(error)) => match self.go_on(&mut lead, order, &intake, &mut others, body).await {
                     Some((from, rest)) => {
                         tracing::warn!(path = %lead.key(), at = intake.came, %error, "a fill goes on from another source");
-                        (source, body, mixed) = (Some(from), rest, Mixed::Yes);
+                        (source, body, mixed) = (from, rest, Mixed::Yes);
                     }
                     None => break Err(error),
                 },

@@ -384,6 +384,10 @@ impl Edge {
                         None => self.pass(ask, handled).await,
                     };
                 }
+                // Of what only streams by, a part is not waited for.
+                Outcome::Streaming(streaming) if streaming.streams_by() && forward::is_selective(&ask.headers) => {
+                    return self.pass(ask, handled).await;
+                }
                 Outcome::Streaming(streaming) => {
                     let own = own_fields(first.take());
                     // It came stale, or is to be validated each time: then it

@@ -11,11 +11,12 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
 use super::fill::{Order, asked};
-use super::intake::Intake;
+use super::intake::{Extent, Intake};
+use crate::body::growing::Reader;
 use crate::body::proven::Proof;
 use crate::body::{Body, Resume};
 use crate::error::Error;
-use crate::flight::{self, Lead, Provider, Reach};
+use crate::flight::{self, Flight, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
 use crate::metrics::{Asked, Fetched};
 use crate::outgoing::Unframed;
@@ -32,11 +33,16 @@ impl Edge {
         })
     }
 
+    /// Whether a reader who has lost his place can go on by himself.
+    pub(super) fn can_follow(order: &Order, headers: &HeaderMap) -> bool {
+        order.name == Name::Immutable || strong_tag(headers).is_some()
+    }
+
     async fn follow(&self, key: &AssetKey, head: &Head, order: &Order, at: u64) -> Result<Body, Error> {
-        let tag = head.headers.get(ETAG).filter(|tag| is_strong(tag.as_bytes()));
-        if tag.is_none() && order.name == Name::Plain {
+        if !Self::can_follow(order, &head.headers) {
             return Err(Error::Outgrown);
         }
+        let tag = strong_tag(&head.headers);
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = key.target().into();
         *request.headers_mut() = order.headers.clone();
@@ -80,7 +86,7 @@ impl Edge {
     /// rank could say no better.
     pub(super) async fn go_on(
         &self,
-        lead: &Lead,
+        lead: &mut Lead,
         order: &Order,
         intake: &Intake,
         others: &mut Others,
@@ -90,8 +96,15 @@ impl Edge {
         if !Self::can_go_on(order, intake, expected) || expected == flight::Proof::AtEnd && proof.is_none() {
             return None;
         }
-        let tag = strong_tag(&intake.head).filter(|_| proof.is_none());
+        let tag = strong_tag(&intake.head.headers).filter(|_| proof.is_none());
         while let Some(provider) = others.0.pop_front() {
+            if provider == Provider::Origin
+                && intake.extent == Extent::Whole
+                && let Some(flight) = lead.go_to_origin()
+            {
+                let rest = Self::rest_of(&flight, intake, tag).await?;
+                return Some((provider, prove_on(rest, proof)));
+            }
             let began = Instant::now();
             let Ok(response) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
                 continue;
@@ -103,19 +116,31 @@ impl Edge {
             let Ok(rest) = continuation(response, tag, intake.came, &intake.head) else {
                 continue;
             };
-            let rest = match proof {
-                Some(proof) => Body::proving(rest, proof),
-                None => rest,
-            };
-            return Some((provider, rest));
+            return Some((provider, prove_on(rest, proof)));
         }
         None
     }
 
+    /// What follows in a flight to the origin that brings the same to others: this
+    /// edge is next in rank, and they have asked it.
+    async fn rest_of(flight: &Arc<Flight>, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
+        let mut reader = Reader::new(Arc::clone(&flight.body));
+        let Outcome::Streaming(Streaming { head, charge, .. }) = flight.outcome().await else {
+            return None;
+        };
+        if !is_same(&intake.head, tag, &head.headers, head.length) {
+            return None;
+        }
+        reader.narrow(intake.came, head.length);
+        // Of a length that is known all is held: nobody loses his place in it.
+        let resume: Resume = Arc::new(|_| Box::pin(std::future::ready(Err(Error::Outgrown))));
+        Some(Body::flight(reader, charge, resume))
+    }
+
     /// Whether another source's bytes are sure to be of the same asset: its name
-    /// proves that, or a strong validator tells.
+    /// proves that, or a strong validator tells, or there are no others.
     pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: flight::Proof) -> bool {
-        let sure = proof == flight::Proof::AtEnd || strong_tag(&intake.head).is_some();
+        let sure = proof == flight::Proof::AtEnd || strong_tag(&intake.head.headers).is_some() || intake.came == 0;
         sure && order.name == Name::Immutable && intake.head.length.is_some()
     }
 
@@ -147,6 +172,13 @@ impl Edge {
     }
 }
 
+fn prove_on(rest: Body, proof: Option<Proof>) -> Body {
+    match proof {
+        Some(proof) => Body::proving(rest, proof),
+        None => rest,
+    }
+}
+
 /// All of a representation, as far as its body proves to be the same.
 fn whole(response: Response<Body>, proof: Proof) -> Result<Body, Error> {
     if response.status() != StatusCode::OK {
@@ -155,8 +187,8 @@ fn whole(response: Response<Body>, proof: Proof) -> Result<Body, Error> {
     Ok(Body::proving(response.into_body(), proof))
 }
 
-fn strong_tag(head: &Head) -> Option<&HeaderValue> {
-    head.headers.get(ETAG).filter(|tag| is_strong(tag.as_bytes()))
+fn strong_tag(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(ETAG).filter(|tag| is_strong(tag.as_bytes()))
 }
 
 fn range_from(at: u64) -> HeaderValue {
@@ -166,11 +198,7 @@ fn range_from(at: u64) -> HeaderValue {
 /// What of `response` follows byte `at` of the representation with `tag` and
 /// `head`: all that follows, with an end that proves itself.
 fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
-    let coding = |headers: &HeaderMap| headers.get(CONTENT_ENCODING).cloned();
-    let same = (tag.is_none() || response.headers().get(ETAG) == tag)
-        && coding(response.headers()) == coding(&head.headers)
-        && head.length.is_none_or(|length| total(&response) == Some(length));
-    if !same || response.extensions().get::<Unframed>().is_some() {
+    if !is_same(head, tag, response.headers(), total(&response)) || response.extensions().get::<Unframed>().is_some() {
         return Err(Error::Outgrown);
     }
     match response.status() {
@@ -178,6 +206,14 @@ fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, he
         StatusCode::OK => Ok(Body::skipping(response.into_body(), at)),
         _ => Err(Error::Outgrown),
     }
+}
+
+/// Whether `headers`, of a representation of the length `total`, can be of the one
+/// with `tag` and `head`.
+fn is_same(head: &Head, tag: Option<&HeaderValue>, headers: &HeaderMap, total: Option<u64>) -> bool {
+    (tag.is_none() || headers.get(ETAG) == tag)
+        && headers.get(CONTENT_ENCODING) == head.headers.get(CONTENT_ENCODING)
+        && head.length.is_none_or(|length| total == Some(length))
 }
 
 /// The length of the whole that a 200 or a 206 is, or is a part of.
