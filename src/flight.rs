@@ -68,6 +68,8 @@ pub(crate) struct Streaming {
     pub(crate) head: Arc<Head>,
     pub(crate) provider: Provider,
     pub(crate) kept: Kept,
+    /// How much of it is held, as far as is known when it begins.
+    pub(crate) extent: Extent,
     /// What its variant was selected by, and how: it is for those alone whose
     /// requests select the same.
     pub(crate) selected: Option<Selected>,
@@ -78,12 +80,11 @@ pub(crate) struct Streaming {
     pub(crate) came: SystemTime,
 }
 
-impl Streaming {
-    /// Whether it is known from the beginning that only a part of it is held at a
-    /// time.
-    pub(crate) fn streams_by(&self) -> bool {
-        self.kept == Kept::Shared(Refusal::TooLarge) && self.head.length.is_some()
-    }
+/// How much of what came is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Whole,
+    Window,
 }
 
 /// What a flight's body has to prove before it is given out.

@@ -118,12 +118,30 @@ pub struct Standing {
     errors: AtomicU64,
     /// In microseconds; 0 while there was no answer.
     latency: AtomicU64,
+    /// It did not answer a ping in time, and nothing else since.
+    overdue: AtomicBool,
+    pinged: AtomicBool,
+}
+
+/// A ping under way, of which there is one at a time.
+pub(crate) struct Ping<'a>(&'a Standing);
+
+impl Drop for Ping<'_> {
+    fn drop(&mut self) {
+        self.0.pinged.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Standing {
     fn new(name: &Arc<str>) -> Self {
-        let (errors, latency) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { name: Arc::clone(name), up: AtomicBool::new(true), errors, latency }
+        Self {
+            name: Arc::clone(name),
+            up: AtomicBool::new(true),
+            errors: AtomicU64::new(0),
+            latency: AtomicU64::new(0),
+            overdue: AtomicBool::new(false),
+            pinged: AtomicBool::new(false),
+        }
     }
 
     /// Who stays keeps its standing. Who is down does not answer; when it is back,
@@ -148,7 +166,22 @@ impl Standing {
         Some(self.latency.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
     }
 
+    /// Whether it owes the answer to a ping.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.overdue.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_overdue(&self) {
+        self.overdue.store(true, Ordering::Relaxed);
+    }
+
+    /// The right to ping it, unless somebody else does.
+    pub(crate) fn ping(&self) -> Option<Ping<'_>> {
+        (!self.pinged.swap(true, Ordering::Relaxed)).then_some(Ping(self))
+    }
+
     fn answered_after(&self, took: Duration) {
+        self.overdue.store(false, Ordering::Relaxed);
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX / 8).max(1);
         // Of two at the same moment one may be lost: it is a mean.
         let mean = match self.latency.load(Ordering::Relaxed) {

@@ -10,13 +10,13 @@ use http_body::Body as _;
 use tokio::sync::oneshot;
 
 use super::Edge;
-use super::intake::{Coming, Extent, Intake, head};
+use super::intake::{Coming, Intake, head};
 use super::validate::{give_up, settled};
 use crate::body::Body;
 use crate::body::growing::LEAST_ROOM;
 use crate::body::proven::{self, Proof};
 use crate::error::Error;
-use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Selected};
+use crate::flight::{Extent, Joining, Kept, Lead, Outcome, Provider, Reach, Selected};
 use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::memory::{Found, Tier};

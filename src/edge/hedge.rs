@@ -1,7 +1,7 @@
 //! Not waiting for a peer that may be frozen.
 //!
 //! A slow origin behind a healthy owner is waited for. But while the owner is in
-//! doubt, what waits for it is asked of the next in rank, within a budget: doubts
+//! doubt, because gossip suspects it or it owes the answer to a ping, what waits for it is asked of the next in rank, within a budget: doubts
 //! may be wrong, and then each costs the origin a request.
 
 use std::sync::Arc;
@@ -56,7 +56,10 @@ impl Edge {
     /// Resolves when it makes no sense to wait for `peer` any longer: it is down,
     /// or it is in doubt and there is budget for asking another.
     pub(super) async fn given_up(&self, peer: &str) {
-        self.membership.comes_to(peer, State::Suspect).await;
+        tokio::select! {
+            () = self.membership.comes_to(peer, State::Suspect) => {}
+            () = self.is_overdue(peer) => {}
+        }
         if !self.hedges.spend() {
             self.membership.comes_to(peer, State::Down).await;
         }

@@ -15,7 +15,7 @@ use crate::body::proven::Found;
 use crate::body::{Body, Held, next_data};
 use crate::budget::Charge;
 use crate::error::{Error, Fault};
-use crate::flight::{Kept, Lead, Proof, Provider, Selected, Streaming};
+use crate::flight::{Extent, Kept, Lead, Proof, Provider, Selected, Streaming};
 use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::metrics::Fetched;
@@ -73,6 +73,7 @@ impl Edge {
             head: Arc::clone(&intake.head),
             provider: provider.clone(),
             kept: intake.kept,
+            extent: intake.extent,
             selected: intake.selected.clone(),
             charge: Arc::clone(&intake.charge),
             proof,
@@ -273,13 +274,6 @@ impl Intake {
         let since = *self.alone_since.get_or_insert_with(Instant::now);
         if since.elapsed() > fill_alone { Err(Error::Abandoned) } else { Ok(()) }
     }
-}
-
-/// How much of what came is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
-    Whole,
-    Window,
 }
 
 /// Takes away, and returns, the fields that one client alone may have.

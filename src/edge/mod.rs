@@ -22,7 +22,7 @@ use crate::budget::Budget;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::error::Error;
-use crate::flight::{Flights, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming, Why};
+use crate::flight::{Extent, Flights, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming, Why};
 use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::memory::{Found, Memory, Plan, Tier};
@@ -385,7 +385,9 @@ impl Edge {
                     };
                 }
                 // Of what only streams by, a part is not waited for.
-                Outcome::Streaming(streaming) if streaming.streams_by() && forward::is_selective(&ask.headers) => {
+                Outcome::Streaming(streaming)
+                    if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) =>
+                {
                     return self.pass(ask, handled).await;
                 }
                 Outcome::Streaming(streaming) => {

@@ -18,6 +18,10 @@ use crate::error::Error;
 
 /// How long a peer may take that has to ask nobody else.
 pub(super) const PROMPTLY: Duration = Duration::from_millis(500);
+/// A request that has waited for so long asks whether the peer is there still,
+const QUIET: Duration = Duration::from_millis(100);
+/// and when it has not answered that after so long, it is in doubt.
+const OVERDUE: Duration = Duration::from_millis(200);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -55,14 +59,42 @@ impl Edge {
     }
 
     async fn probe(&self, peer: &str) {
+        if let Err(error) = self.question(peer, PROMPTLY).await {
+            self.misses(peer, &error);
+        }
+    }
+
+    /// Asks `peer` what costs it nothing.
+    async fn question(&self, peer: &str, patience: Duration) -> Result<(), Error> {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::OPTIONS;
         request.headers_mut().insert(MAX_FORWARDS, HeaderValue::from_static("0"));
         let began = Instant::now();
-        match tokio::time::timeout(PROMPTLY, self.peers.ask(peer, request)).await {
-            Ok(Ok(_)) => self.hears(peer, began.elapsed()),
-            Ok(Err(error)) => self.misses(peer, &error),
-            Err(_) => self.misses(peer, &Error::PeerTimeout),
+        tokio::time::timeout(patience, self.peers.ask(peer, request)).await.unwrap_or(Err(Error::PeerTimeout))?;
+        self.hears(peer, began.elapsed());
+        Ok(())
+    }
+
+    /// Resolves when `peer`, for which a request has been waiting, owes the answer to
+    /// a ping: it is frozen, or cut off. What waits for a slow origin behind it never
+    /// sees that.
+    pub(super) async fn is_overdue(&self, peer: &str) {
+        let Some(standing) = self.membership.view().peer(peer).cloned() else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(QUIET).await;
+            if standing.is_overdue() {
+                return;
+            }
+            // Whatever waits for the same peer waits for the same ping.
+            let Some(_ping) = standing.ping() else {
+                continue;
+            };
+            if self.question(peer, OVERDUE).await.is_err() {
+                standing.note_overdue();
+                return;
+            }
         }
     }
 }

@@ -11,12 +11,12 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
 use super::fill::{Order, asked};
-use super::intake::{Extent, Intake};
+use super::intake::Intake;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
 use crate::body::{Body, Resume};
 use crate::error::Error;
-use crate::flight::{self, Flight, Lead, Outcome, Provider, Reach, Streaming};
+use crate::flight::{self, Extent, Flight, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
 use crate::metrics::{Asked, Fetched};
 use crate::outgoing::Unframed;

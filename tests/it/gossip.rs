@@ -244,6 +244,16 @@ async fn a_frozen_process_is_out_within_three_seconds_and_back_when_it_goes_on()
 /// waits is asked of the next in rank as soon as the owner is in doubt.
 #[tokio::test]
 async fn a_frozen_owner_is_given_up_on_a_doubt() {
+    ask_for_the_keys_of_a_frozen_owner("").await;
+}
+
+/// Its requests find out, where there is no gossip: they ask whether it is there.
+#[tokio::test]
+async fn a_frozen_owner_is_given_up_when_a_ping_is_overdue() {
+    ask_for_the_keys_of_a_frozen_owner("gossip = false\n").await;
+}
+
+async fn ask_for_the_keys_of_a_frozen_owner(more: &str) {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x").delay(Duration::from_millis(300)));
     let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
@@ -251,7 +261,7 @@ async fn a_frozen_owner_is_given_up_on_a_doubt() {
     let peers: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let mut edges = Vec::new();
     for (folder, own) in folders.iter().zip(&peers) {
-        let more = format!("[cluster]\nlisten = \"{own}\"\npeers = {peers:?}\n");
+        let more = format!("[cluster]\nlisten = \"{own}\"\npeers = {peers:?}\n{more}");
         edges.push(Process::edge(folder.path(), &origin.url(), &more).await);
     }
     let ring = Ring::new(peers.iter().map(String::as_str));
@@ -273,6 +283,20 @@ async fn a_frozen_owner_is_given_up_on_a_doubt() {
     }
     edges[0].signal("CONT");
     println!("slowest of 19 requests for a frozen owner's keys: {slowest:?}, all in {:?}", began.elapsed());
-    // Far below cluster.first_byte_timeout, which a frozen peer cost before.
+    // Far below cluster.first_byte_timeout.
     assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+}
+
+/// However long the origin takes: the owner answers pings meanwhile.
+#[tokio::test]
+async fn a_slow_origin_behind_a_healthy_owner_is_asked_once() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("x").delay(Duration::from_millis(1500)));
+    for gossip in [true, false] {
+        let cluster = Cluster::start(3, &origin, |config| config.cluster.as_mut().unwrap().gossip = gossip).await;
+        let path = cluster.path_owned_by(2, usize::from(gossip));
+        let (one, two) = (cluster.edges[0].get(&path).get(), cluster.edges[1].get(&path).get());
+        let (one, two) = tokio::join!(one, two);
+        assert_eq!((one.text(), two.text(), origin.count(&path)), ("x", "x", 1));
+    }
 }
