@@ -34,12 +34,10 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    pub(crate) fn begin_warming(&self) {
+    /// It is not ready before what is returned is dropped.
+    pub(crate) fn warming(self: &Arc<Self>) -> Warming {
         self.warming.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn end_warming(&self) {
-        self.warming.store(false, Ordering::Relaxed);
+        Warming(Arc::clone(self))
     }
 
     fn is_warming(&self) -> bool {
@@ -52,6 +50,15 @@ impl Readiness {
 
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// An edge is warming for as long as this is there.
+pub(crate) struct Warming(Arc<Readiness>);
+
+impl Drop for Warming {
+    fn drop(&mut self) {
+        self.0.warming.store(false, Ordering::Relaxed);
     }
 }
 

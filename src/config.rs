@@ -528,7 +528,7 @@ impl Config {
             ("limits.connections", self.limits.connections, 1, 10_000_000),
             ("limits.streams", self.limits.streams as usize, 1, 100_000),
             ("cluster.attempts", attempts, 1, 1000),
-            ("cluster.warm_keys", warm_keys, 1, 1_000_000),
+            ("cluster.warm_keys", warm_keys, 1, 100_000),
             ("cache.variants", self.cache.variants, 0, 1000),
         ] {
             if !(least..=most).contains(&value) {

@@ -59,6 +59,9 @@ pub enum Error {
     /// The peer took longer than `cluster.first_byte_timeout` to begin.
     #[error("the peer did not answer in time")]
     PeerTimeout,
+    /// The peer may be frozen or gone, and is not waited for any longer.
+    #[error("the peer is in doubt, and not waited for any longer")]
+    PeerInDoubt,
     /// What the peer sent is not what the name, or the peer itself, promises.
     #[error("the peer's content is wrong: {0}")]
     PeerWrong(String),
@@ -113,7 +116,11 @@ impl Error {
             | Self::Loop
             | Self::NotCached
             | Self::ClientBroke(_) => Fault::Client,
-            Self::PeerUnreachable(_) | Self::PeerTimeout | Self::PeerWrong(_) | Self::PeerBroke(_) => Fault::Peer,
+            Self::PeerUnreachable(_)
+            | Self::PeerTimeout
+            | Self::PeerInDoubt
+            | Self::PeerWrong(_)
+            | Self::PeerBroke(_) => Fault::Peer,
             Self::OriginWrong(_)
             | Self::OriginUnreachable(_)
             | Self::OriginTimeout
@@ -139,7 +146,9 @@ impl Error {
             Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotCached | Self::PeerTimeout | Self::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotCached | Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::PeerUnreachable(_)
             | Self::PeerWrong(_)
             | Self::PeerBroke(_)
@@ -168,6 +177,7 @@ impl Error {
             Self::ClientBroke(_) => "client-broke-off",
             Self::PeerUnreachable(_) => "peer-unreachable",
             Self::PeerTimeout => "peer-timeout",
+            Self::PeerInDoubt => "peer-in-doubt",
             Self::PeerWrong(_) => "peer-wrong-content",
             Self::PeerBroke(_) => "peer-broke-off",
             Self::OriginUnreachable(_) => "origin-unreachable",
@@ -197,7 +207,7 @@ impl Error {
             Self::Expectation => "only 100-continue can be expected",
             Self::MethodNotAllowed => "this method is not served here",
             Self::ClientBroke(_) => "the request body broke off",
-            Self::PeerTimeout | Self::OriginTimeout => "the origin did not answer in time",
+            Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout => "the origin did not answer in time",
             Self::PeerUnreachable(_) | Self::OriginUnreachable(_) => "the origin cannot be reached",
             Self::PeerWrong(_) | Self::OriginWrong(_) => "the origin's content is not what its name promises",
             Self::OriginGarbage(_) => "the origin's answer cannot be understood",

@@ -217,7 +217,7 @@ impl Flights {
             let overtaken = id.key.is_of(key);
             if overtaken {
                 flight.overtaken.store(true, Ordering::SeqCst);
-                self.under_way.fetch_sub(1, Ordering::Relaxed);
+                self.count_out(id, flight);
             }
             !overtaken
         });
@@ -230,12 +230,19 @@ impl Flights {
         self.unlist(flight);
     }
 
+    /// A flight that is listed twice counts once.
+    fn count_out(&self, id: &Id, flight: &Flight) {
+        if *id == flight.id {
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     fn unlist(&self, flight: &Arc<Flight>) {
         let mut table = self.shard(&flight.id.key);
         for id in [flight.id.clone(), flight.id.to_origin()] {
             if table.get(&id).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
                 table.remove(&id);
-                self.under_way.fetch_sub(1, Ordering::Relaxed);
+                self.count_out(&id, flight);
             }
         }
     }
@@ -290,16 +297,18 @@ impl Lead {
     /// there is a flight to the origin already, which is returned.
     pub(crate) fn go_to_origin(&mut self) -> Option<Arc<Flight>> {
         let id = self.flight.id.to_origin();
-        if id == self.flight.id || !self.listed || self.is_overtaken() {
+        if id == self.flight.id || !self.listed {
             return None;
         }
         let mut table = self.flights.shard(&id.key);
+        // Whoever overtakes it holds the table, too.
+        if self.is_overtaken() {
+            return None;
+        }
         if let Some(other) = table.get(&id).filter(|other| !Arc::ptr_eq(other, &self.flight)) {
             return Some(Arc::clone(other));
         }
-        if table.insert(id, Arc::clone(&self.flight)).is_none() {
-            self.flights.under_way.fetch_add(1, Ordering::Relaxed);
-        }
+        table.insert(id, Arc::clone(&self.flight));
         self.reach = Reach::Origin;
         None
     }

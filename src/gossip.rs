@@ -225,10 +225,16 @@ impl Ear {
             Self::Open(socket) => return socket,
             Self::Awaited(address) => address,
         };
+        let mut told = Instant::now();
         loop {
             tokio::time::sleep(FREED).await;
-            if let Ok(socket) = UdpSocket::bind(address).await {
-                return socket;
+            match UdpSocket::bind(address).await {
+                Ok(socket) => return socket,
+                Err(error) if told.elapsed() > QUIET => {
+                    tracing::warn!(%address, %error, "gossip still waits for its port; is the process before this one stuck?");
+                    told = Instant::now();
+                }
+                Err(_) => {}
             }
         }
     }

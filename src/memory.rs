@@ -159,6 +159,8 @@ pub(crate) struct Memory {
     wrong: Cache<u64, SystemTime>,
     /// Until when these peers (by hash, with the key's) are not asked for them.
     doubted: Cache<u64, SystemTime>,
+    /// Until when others may hold what a write has changed of these keys (by hash).
+    changed: Cache<u64, SystemTime>,
 }
 
 impl Memory {
@@ -172,6 +174,7 @@ impl Memory {
             markers: Cache::new(MARKERS),
             wrong: Cache::new(MARKERS),
             doubted: Cache::new(MARKERS),
+            changed: Cache::new(MARKERS),
         }
     }
 
@@ -307,6 +310,16 @@ impl Memory {
     /// Whether `peer` had the contents of `key` wrong a moment ago.
     pub(crate) fn doubts(&self, peer: &str, key: &AssetKey, now: SystemTime) -> bool {
         holds(&self.doubted, key.hash() ^ xxh3_64(peer.as_bytes()), now)
+    }
+
+    /// For the time of `period` from `now`, others may hold what `key` was before.
+    pub(crate) fn note_changed(&self, key: &AssetKey, now: SystemTime, period: Duration) {
+        self.changed.insert(key.hash(), now + period);
+    }
+
+    /// Whether a write has changed `key` a while ago.
+    pub(crate) fn has_changed(&self, key: &AssetKey, now: SystemTime) -> bool {
+        holds(&self.changed, key.hash(), now)
     }
 
     /// The next request for `key` may try to have it stored again.

@@ -1,52 +1,39 @@
 //! Listeners and connections: an [`Edge`] as a server.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use http::HeaderValue;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing_appender::non_blocking::NonBlocking;
 
-use crate::access::{Access, Format, Handed, Watched};
+use crate::access::{Access, Format};
 use crate::admin::{self, Readiness};
-use crate::body::{Body, describe};
 use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::{Membership, State};
 use crate::cluster::peer::Peers;
-use crate::config::{ClusterConfig, Config, LimitsConfig, Size};
+use crate::config::{ClusterConfig, Config, Size};
 use crate::edge::{Edge, Limits, Parts, Policy};
-use crate::error::{Error, StartError};
+use crate::error::StartError;
 use crate::gossip::{Ear, Gossip, Intent};
-use crate::interim::Interim;
 use crate::metrics::{Fetched, Metrics, Source};
 use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
-use crate::tunnel::Tunnel;
 
 mod interspersed;
 mod listening;
 mod patient;
+mod reloading;
+mod serving;
 
-use interspersed::Interspersed;
 use listening::{Inherited, Listener};
-use patient::Patient;
-
-/// How long an idle connection over HTTP/1 is still open when the edge drains: a
-/// request that is on its way then is answered, with the word that it is the last.
-const LINGER: Duration = Duration::from_secs(1);
+pub use reloading::Reloading;
+use serving::Accepting;
 
 /// An edge that has its listeners, and serves as soon as it is [run](Server::run).
 pub struct Server {
@@ -138,6 +125,7 @@ impl Server {
             (Gossip::new(cluster, &config.edge.name, random(), membership, metrics), ear)
         });
         let discovery = discovery(&config, membership.own())?;
+        let cluster = config.cluster.clone().unwrap_or_default();
         let edge = Edge::new(Parts {
             name: config.edge.name.clone(),
             limits: Limits {
@@ -150,8 +138,10 @@ impl Server {
             policy: policy(&config)?,
             origin,
             peers: peers_client(&config),
-            attempts: config.cluster.as_ref().map_or(1, |cluster| cluster.attempts),
-            warm_keys: config.cluster.as_ref().map_or(0, |cluster| cluster.warm_keys),
+            attempts: cluster.attempts,
+            promptly: cluster.connect_timeout.0,
+            quiet: cluster.probe_timeout.0,
+            warm_keys: cluster.warm_keys,
             membership: Arc::clone(&membership),
             metrics: Arc::clone(&metrics),
         });
@@ -211,12 +201,7 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
         let Self { edge, access, config, clients, peers, gossip, discovery, admin, start, .. } = self;
         let limits = Arc::new(config.limits.clone());
-        let accept = |listener, source| {
-            let (edge, access, limits) = (Arc::clone(&edge), Arc::clone(&access), Arc::clone(&limits));
-            let (phase, watched) = watch::channel(Phase::Serving);
-            let serve = Serve { edge, access, limits, source, phase: watched };
-            Accepting { phase, task: tokio::spawn(serve.accept(listener)) }
-        };
+        let accept = |listener, source| Accepting::begin(listener, source, &edge, &access, &limits);
         let clients = accept(clients, Source::Client);
         let peers = peers.map(|listener| accept(listener, Source::Peer));
         let (intent, intended) = watch::channel(Intent::Serve);
@@ -226,26 +211,22 @@ impl Server {
         });
         let gossip = gossip.map(|(gossip, ear)| tokio::spawn(gossip.run(ear, intended)));
         let readiness = Arc::new(Readiness::default());
-        let care = tokio::spawn(Arc::clone(&edge).look_after_peers());
+        // It ends with this future, however that ends.
+        let mut behind = JoinSet::new();
+        behind.spawn(Arc::clone(&edge).look_after_peers());
         if start == Start::Warm {
             let patience = config.cluster.as_ref().map_or(Duration::ZERO, |cluster| cluster.warm_time.0);
-            let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
-            readiness.begin_warming();
-            tokio::spawn(async move {
+            let (edge, warming) = (Arc::clone(&edge), readiness.warming());
+            behind.spawn(async move {
                 edge.warm_up(patience).await;
-                readiness.end_warming();
+                drop(warming);
             });
         }
-        let shared = admin.is_shared();
-        let operators = tokio::spawn(admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness)));
+        behind.spawn(admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness)));
         shutdown.await;
         let deadline = tokio::time::Instant::now() + config.edge.drain.0;
         intent.send_replace(Intent::Drain);
         readiness.drain();
-        if shared {
-            // Whoever takes over speaks for itself.
-            operators.abort();
-        }
         let mut open = vec![clients.drain().await];
         let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
         if let Some(peers) = peers {
@@ -261,25 +242,8 @@ impl Server {
         for task in gossip.into_iter().chain(discovery) {
             let _ = task.await;
         }
-        operators.abort();
-        care.abort();
         // What is left is cut short when the sets are dropped.
         open.iter().map(JoinSet::len).sum()
-    }
-}
-
-/// A listener at work.
-struct Accepting {
-    phase: watch::Sender<Phase>,
-    task: JoinHandle<JoinSet<()>>,
-}
-
-impl Accepting {
-    /// Lets nobody new in; returns who is in.
-    async fn drain(self) -> JoinSet<()> {
-        self.phase.send_replace(Phase::Draining);
-        // It ends at once: it is told by that.
-        self.task.await.unwrap_or_default()
     }
 }
 
@@ -296,60 +260,6 @@ fn told_within(config: &Config, membership: &Membership) -> Duration {
     let others = membership.view().members().iter().any(|member| member.address != *own && member.state != State::Down);
     let told = config.cluster.as_ref().filter(|cluster| cluster.gossip && others);
     told.map_or(Duration::ZERO, |cluster| cluster.probe_interval.0)
-}
-
-/// Changes what can change without a restart.
-pub struct Reloading {
-    edge: Arc<Edge>,
-    running: Config,
-}
-
-impl Reloading {
-    /// Takes over the origin, the peers, the rules and the cache's times from
-    /// `config`. Returns the keys whose change needs a restart.
-    ///
-    /// # Errors
-    /// [`StartError`]; the edge then goes on as it was.
-    pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        config.check().map_err(StartError::Config)?;
-        let policy = policy(&config)?;
-        if config.origin != self.running.origin {
-            self.edge.set_origin(Box::new(http_origin(&config)?));
-        }
-        self.edge.set_policy(policy);
-        let (old, new) = (&self.running, &config);
-        let discovers = |config: &Config| config.cluster.as_ref().is_some_and(|cluster| cluster.discover.is_some());
-        // What was found stays, and what is to be found is after a restart.
-        if let Some(cluster) = new.cluster.as_ref().filter(|_| !discovers(old) && !discovers(new)) {
-            self.edge.membership().replace(cluster.peers.iter().map(String::as_str));
-        }
-        let listener = |config: &Config| {
-            config.cluster.as_ref().map(|cluster| {
-                let waits = (cluster.connect_timeout, cluster.first_byte_timeout, cluster.idle_timeout);
-                let gossip = (cluster.gossip, cluster.secret.clone());
-                let probes = (cluster.probe_interval, cluster.probe_timeout, cluster.suspicion);
-                let found = (cluster.discover.clone(), cluster.refresh, cluster.nameserver.clone(), cluster.lease);
-                let warm = (cluster.warm_window, cluster.warm_time, cluster.warm_keys);
-                (cluster.listen, cluster.advertise.clone(), cluster.attempts, waits, gossip, probes, warm, found)
-            })
-        };
-        let sizes = |config: &Config| {
-            let cache = &config.cache;
-            (cache.memory, cache.hot_share, cache.flight_share, cache.max_object)
-        };
-        let changed = [
-            ("[edge]", old.edge != new.edge),
-            ("[cluster]", listener(old) != listener(new)),
-            ("[admin]", old.admin != new.admin),
-            ("[limits]", old.limits != new.limits),
-            ("[log]", old.log != new.log),
-            ("[cache] sizes", sizes(old) != sizes(new)),
-        ];
-        let restart = changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect();
-        // The rest is what the process was started with, until it is restarted.
-        self.running.origin = config.origin;
-        Ok(restart)
-    }
 }
 
 fn policy(config: &Config) -> Result<Policy, StartError> {
@@ -453,224 +363,6 @@ async fn leaving(mut intended: watch::Receiver<Intent>) {
     let _ = intended.wait_for(|intent| *intent == Intent::Leave).await;
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Serving,
-    Draining,
-}
-
-/// Resolves when the server drains, or is gone.
-async fn draining(phase: &mut watch::Receiver<Phase>) {
-    let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
-}
-
-/// What the requests of one connection share.
-struct Client {
-    address: IpAddr,
-    /// What it is sent before final responses.
-    interim: Interim,
-    /// Told when one of its streams is not taken.
-    stalled: Arc<Notify>,
-    /// Where the connection leads once it is HTTP no more.
-    tunnel: Mutex<Option<Tunnel>>,
-    source: Source,
-    multiplexed: AtomicBool,
-}
-
-impl Client {
-    fn speaks(&self, version: Version) {
-        if version == Version::HTTP_2 {
-            self.multiplexed.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether closing the connection while it is idle could cross a request. HTTP/2
-    /// says first which requests it has not seen, and peers ask again.
-    fn lingers(&self) -> bool {
-        self.source == Source::Client && !self.multiplexed.load(Ordering::Relaxed)
-    }
-
-    fn lead_to(&self, tunnel: Tunnel) {
-        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
-    }
-
-    fn take_tunnel(&self) -> Option<Tunnel> {
-        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// One listener's loop, and what its connections need.
-#[derive(Clone)]
-struct Serve {
-    edge: Arc<Edge>,
-    access: Arc<Access>,
-    limits: Arc<LimitsConfig>,
-    source: Source,
-    phase: watch::Receiver<Phase>,
-}
-
-impl Serve {
-    /// Accepts until the server drains; returns what is open then.
-    async fn accept(mut self, listener: Listener) -> JoinSet<()> {
-        let mut open = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                Some(_) = open.join_next() => continue,
-                () = draining(&mut self.phase) => break,
-            };
-            match accepted {
-                Ok((stream, client)) => self.admit(&mut open, stream, client.ip()),
-                Err(error) => {
-                    // Out of file handles, or the like: what is open goes on,
-                    // and a pause keeps this loop from spinning.
-                    tracing::error!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-        for (stream, client) in listener.close().await {
-            self.admit(&mut open, stream, client.ip());
-        }
-        open
-    }
-
-    fn admit(&self, open: &mut JoinSet<()>, stream: TcpStream, client: IpAddr) {
-        if open.len() >= self.limits.connections {
-            return self.access.metrics.refused_connection();
-        }
-        open.spawn(self.clone().connection(stream, client));
-    }
-
-    /// Serves one connection to its end, which may be that of a tunnel: what
-    /// holds for connections (their number, the drain) holds for it too.
-    async fn connection(self, stream: TcpStream, address: IpAddr) {
-        // A hit is one write; waiting to fill a segment would only delay it.
-        let _ = stream.set_nodelay(true);
-        let interim = Interim::new(self.edge.via().clone());
-        let client = Arc::new(Client {
-            address,
-            interim,
-            stalled: Arc::default(),
-            tunnel: Mutex::default(),
-            source: self.source,
-            multiplexed: AtomicBool::new(false),
-        });
-        let tunnel_timeout = self.limits.tunnel_timeout.0;
-        let ended = match (self.speak_http(stream, &client).await, client.take_tunnel()) {
-            (Ok(()), Some(tunnel)) => tunnel.carry(tunnel_timeout).await,
-            (ended, _) => ended,
-        };
-        if let Err(error) = ended {
-            tracing::debug!(client = %address, %error, "a connection ended badly");
-        }
-    }
-
-    async fn speak_http(self, stream: TcpStream, client: &Arc<Client>) -> Result<(), String> {
-        let io = TokioIo::new(Interspersed::new(Patient::new(stream, &self.limits), client.interim.clone()));
-        let builder = builder(&self.limits);
-        let (mut phase, access) = (self.phase.clone(), Arc::clone(&self.access));
-        let serve = Arc::new((self, Arc::clone(client)));
-        let service = service_fn(move |request| {
-            let serve = Arc::clone(&serve);
-            async move { serve.0.answer(request, &serve.1).await }
-        });
-        let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(io, service));
-        let stalled = async {
-            client.stalled.notified().await;
-            Err("the client took nothing of what it asked for".to_owned())
-        };
-        let ended = async {
-            tokio::select! {
-                ended = connection.as_mut() => return ended,
-                () = draining(&mut phase) => {}
-            }
-            if client.lingers() {
-                tokio::select! {
-                    ended = connection.as_mut() => return ended,
-                    () = tokio::time::sleep(LINGER) => {}
-                }
-            }
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        };
-        tokio::select! {
-            ended = ended => ended.map_err(|error| {
-                let text = describe(&*error);
-                // It has been answered with 400, 414 or 431, before it was a request.
-                if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
-                    access.metrics.malformed_request();
-                    tracing::info!(client = %client.address, error = %text, "what is not HTTP was refused");
-                }
-                text
-            }),
-            stalled = stalled => stalled,
-        }
-    }
-
-    async fn answer(&self, request: Request<Incoming>, client: &Client) -> Result<Response<Watched>, Infallible> {
-        let began = Instant::now();
-        let version = request.version();
-        client.speaks(version);
-        let patience = self.limits.body_timeout.0;
-        let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke));
-        // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
-        let relay = (version == Version::HTTP_11).then(|| client.interim.open());
-        let mut answer = self.edge.respond(self.source, client.address, relay.clone(), request).await;
-        if let Some(relay) = relay {
-            relay.close().await;
-        }
-        if let Some(tunnel) = answer.response.extensions_mut().remove::<Tunnel>() {
-            client.lead_to(tunnel);
-        }
-        let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if version != Version::HTTP_2 && !switches && *self.phase.borrow() == Phase::Draining {
-            answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        let mut response = self.access.watch(answer.record, answer.response, began);
-        // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
-        // just open no window for one of its streams.
-        if version == Version::HTTP_2 && response.body().may_stall() {
-            let handed = response.body_mut().hand_over();
-            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, Arc::clone(&client.stalled)));
-        }
-        Ok(response)
-    }
-}
-
-/// Ends the connection when a frame of this stream is not taken for the time of
-/// `patience`.
-async fn watch_stream(handed: Weak<Handed>, patience: Duration, stalled: Arc<Notify>) {
-    loop {
-        tokio::time::sleep(patience / 2).await;
-        match handed.upgrade() {
-            None => return,
-            Some(handed) if handed.waits_for() > patience => return stalled.notify_one(),
-            Some(_) => {}
-        }
-    }
-}
-
 fn bytes(size: Size) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
-}
-
-fn builder(limits: &LimitsConfig) -> auto::Builder<TokioExecutor> {
-    // Somewhat above the limits themselves: the edge's own words about a request
-    // that is beyond them say more than hyper's.
-    let header = bytes(limits.header).saturating_mul(2).saturating_add(bytes(limits.uri));
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout.0)
-        .max_buf_size(header)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(header).unwrap_or(u32::MAX))
-        .max_send_buf_size(256 * 1024)
-        .keep_alive_interval(limits.header_timeout.0)
-        .keep_alive_timeout(limits.send_timeout.0);
-    builder
 }

@@ -7,7 +7,7 @@
 //! without a lock. It also remembers what held a while ago: who has come to own a
 //! key looks for it first at those who may have it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,9 +15,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::ring::Ring;
+pub use super::standing::{Heard, Standing};
 
-/// How many former rings are remembered.
-const FORMER: usize = 8;
+/// How many former rings are remembered at the most.
+const FORMER: usize = 64;
 
 /// How a member is, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
@@ -99,6 +100,16 @@ impl Seen {
         Self { address, edge, state, since }
     }
 
+    /// Who stays keeps its standing. Who is down does not answer; when it is back,
+    /// that has still to be seen.
+    fn standing(&self, before: &View) -> Arc<Standing> {
+        let standing = before.peer(&self.address).cloned().unwrap_or_else(|| Arc::new(Standing::new(&self.address)));
+        if self.state == State::Down {
+            standing.note(Heard::Silence);
+        }
+        standing
+    }
+
     /// Whether it is worth asking: who has not been heard yet may be there.
     fn may_answer(&self) -> bool {
         match self.state {
@@ -106,94 +117,6 @@ impl Seen {
             State::Suspect => self.edge.is_empty(),
             State::Down => false,
         }
-    }
-}
-
-/// How a peer has been answering.
-#[derive(Debug)]
-pub struct Standing {
-    /// Its address, which is its name.
-    pub name: Arc<str>,
-    up: AtomicBool,
-    errors: AtomicU64,
-    /// In microseconds; 0 while there was no answer.
-    latency: AtomicU64,
-    /// It did not answer a ping in time, and nothing else since.
-    overdue: AtomicBool,
-    pinged: AtomicBool,
-}
-
-/// A ping under way, of which there is one at a time.
-pub(crate) struct Ping<'a>(&'a Standing);
-
-impl Drop for Ping<'_> {
-    fn drop(&mut self) {
-        self.0.pinged.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Standing {
-    fn new(name: &Arc<str>) -> Self {
-        Self {
-            name: Arc::clone(name),
-            up: AtomicBool::new(true),
-            errors: AtomicU64::new(0),
-            latency: AtomicU64::new(0),
-            overdue: AtomicBool::new(false),
-            pinged: AtomicBool::new(false),
-        }
-    }
-
-    /// Who stays keeps its standing. Who is down does not answer; when it is back,
-    /// that has still to be seen.
-    fn of(seen: &Seen, before: &View) -> Arc<Self> {
-        let standing = before.peer(&seen.address).cloned().unwrap_or_else(|| Arc::new(Self::new(&seen.address)));
-        if seen.state == State::Down {
-            standing.up.store(false, Ordering::Relaxed);
-        }
-        standing
-    }
-
-    /// Whether the last request to it was answered, and it has not been down
-    /// since.
-    pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    /// How long it takes until an answer's head is there: a moving mean, in which
-    /// each answer counts for an eighth. It includes what the peer itself waits for.
-    pub fn latency(&self) -> Option<Duration> {
-        Some(self.latency.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
-    }
-
-    /// Whether it owes the answer to a ping.
-    pub(crate) fn is_overdue(&self) -> bool {
-        self.overdue.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn note_overdue(&self) {
-        self.overdue.store(true, Ordering::Relaxed);
-    }
-
-    /// The right to ping it, unless somebody else does.
-    pub(crate) fn ping(&self) -> Option<Ping<'_>> {
-        (!self.pinged.swap(true, Ordering::Relaxed)).then_some(Ping(self))
-    }
-
-    fn answered_after(&self, took: Duration) {
-        self.overdue.store(false, Ordering::Relaxed);
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX / 8).max(1);
-        // Of two at the same moment one may be lost: it is a mean.
-        let mean = match self.latency.load(Ordering::Relaxed) {
-            0 => took,
-            mean => (mean.saturating_mul(7).saturating_add(took) / 8).max(1),
-        };
-        self.latency.store(mean, Ordering::Relaxed);
-    }
-
-    /// How many requests to it failed.
-    pub fn errors(&self) -> u64 {
-        self.errors.load(Ordering::Relaxed)
     }
 }
 
@@ -210,6 +133,9 @@ pub struct View {
     others: Ring,
     /// Who owned what before; the latest last.
     former: Vec<Former>,
+    /// Until then, others owned what is this edge's: it had just started, or they
+    /// had taken it for dead.
+    came: Option<SystemTime>,
 }
 
 /// A ring that was in force until then.
@@ -248,7 +174,9 @@ impl View {
         if owns { 1.0 / members.len() as f64 } else { 0.0 }
     }
 
-    fn remember(&mut self, ring: &Arc<Ring>, until: SystemTime) {
+    /// Remembers `ring`, and no longer what was so before `since`.
+    fn remember(&mut self, ring: &Arc<Ring>, until: SystemTime, since: SystemTime) {
+        self.former.retain(|former| former.until > since);
         if self.former.len() == FORMER {
             self.former.remove(0);
         }
@@ -324,6 +252,7 @@ impl Membership {
             peers: Vec::new(),
             others: Ring::default(),
             former: Vec::new(),
+            came: None,
         };
         let membership = Self {
             own: own.into(),
@@ -344,9 +273,12 @@ impl Membership {
 
     /// Remembers who owned what for the time of `memory`; zero is not at all.
     pub fn remembering(self, memory: Duration) -> Self {
-        let membership = Self { memory, ..self };
-        membership.came_back(SystemTime::now());
-        membership
+        Self { memory, ..self }
+    }
+
+    /// For how long who owned what is remembered.
+    pub(crate) fn memory(&self) -> Duration {
+        self.memory
     }
 
     /// The cluster of `own` and of others who are going to be found: until then
@@ -439,8 +371,6 @@ impl Membership {
         self.listed.send_replace(Arc::clone(&list));
         self.publish(known, SystemTime::now());
         if !self.joining.borrow().listed {
-            // It was alone only as far as it knew.
-            self.own_nothing_before(SystemTime::now());
             let met = gossip.is_none() || self.is_alone(&list);
             self.joining.send_replace(Joining { listed: true, met });
         }
@@ -474,11 +404,13 @@ impl Membership {
         }
         let peers = members.iter().filter(|seen| seen.address != self.own);
         let others = Ring::new(peers.clone().filter(|seen| seen.may_answer()).map(|seen| &*seen.address));
-        let peers = peers.map(|seen| Standing::of(seen, &before)).collect();
+        let peers = peers.map(|seen| seen.standing(&before)).collect();
         let (epoch, ring, former) = (before.epoch + 1, Arc::new(ring), before.former.clone());
-        let mut view = View { ring, epoch, members, peers, others, former };
+        // Who was alone was so as far as it knew.
+        let came = if before.ring.members().len() < 2 { Some(now) } else { before.came };
+        let mut view = View { ring, epoch, members, peers, others, former, came };
         if *view.ring != *before.ring {
-            view.remember(&before.ring, now);
+            view.remember(&before.ring, now, now.checked_sub(self.memory).unwrap_or(now));
         }
         self.view.store(Arc::new(view));
         self.epochs.send_replace(epoch);
@@ -490,15 +422,7 @@ impl Membership {
     /// dead.
     pub(crate) fn came_back(&self, now: SystemTime) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.own_nothing_before(now);
-    }
-
-    /// Remembers the present ring without this edge.
-    fn own_nothing_before(&self, now: SystemTime) {
-        let mut view = View::clone(&self.view.load());
-        let others =
-            Ring::new(view.ring.members().iter().map(|member| &**member.name()).filter(|name| *name != &*self.own));
-        view.remember(&Arc::new(others), now);
+        let view = View { came: Some(now), ..View::clone(&self.view.load()) };
         self.view.store(Arc::new(view));
     }
 
@@ -527,7 +451,8 @@ impl Membership {
         let view = self.view.load();
         let another = |ring: &Ring| ring.owner(key).is_some_and(|owner| *owner.name() != self.own);
         let mut recent = view.former.iter().filter(|former| now < former.until + self.memory);
-        let unsettled = another(&view.ring) || recent.any(|former| another(&former.ring)) || self.was_away();
+        let came = view.came.is_some_and(|came| now < came + self.memory);
+        let unsettled = came || another(&view.ring) || recent.any(|former| another(&former.ring)) || self.was_away();
         if self.memory.is_zero() || !unsettled {
             return Vec::new();
         }
@@ -547,11 +472,38 @@ impl Membership {
         }
     }
 
+    /// `peer` owes the answer to a ping.
+    pub(crate) fn note_overdue(&self, peer: &Standing) {
+        peer.owe();
+        self.silence.notify_one();
+    }
+
+    /// Whether nobody need wait for `peer`: it is down, or does not answer.
+    pub(crate) fn has_lost(&self, peer: &str) -> bool {
+        let view = self.view.load();
+        let down = view.member(peer).is_none_or(|seen| seen.state == State::Down);
+        down || view.peer(peer).is_none_or(|peer| !peer.is_up())
+    }
+
+    /// Whether `peer` may be frozen or gone.
+    pub(crate) fn is_in_doubt(&self, peer: &str) -> bool {
+        let view = self.view.load();
+        let overdue = view.peer(peer).is_none_or(|peer| peer.is_overdue());
+        overdue || self.has_lost(peer) || view.member(peer).is_none_or(|seen| !seen.may_answer())
+    }
+
+    fn doubt(&self, peer: &Standing) {
+        if let Some(gossip) = self.gossip.get() {
+            // Where so many doubts are waiting, this one is among them.
+            let _ = gossip.doubts.try_send(Arc::clone(&peer.name));
+        }
+    }
+
     /// Who is there, it seems, and did not answer.
     pub(crate) fn silent(&self) -> Vec<Arc<str>> {
         let view = self.view.load();
         let there = |name: &str| view.member(name).is_some_and(|seen| seen.state != State::Down);
-        let silent = view.peers.iter().filter(|peer| !peer.is_up() && there(&peer.name));
+        let silent = view.peers.iter().filter(|peer| (!peer.is_up() || peer.is_overdue()) && there(&peer.name));
         silent.map(|peer| Arc::clone(&peer.name)).collect()
     }
 
@@ -569,34 +521,18 @@ impl Membership {
         let Some(peer) = view.peer(name) else {
             return false;
         };
-        if matches!(heard, Heard::Part | Heard::Nothing) {
-            peer.errors.fetch_add(1, Ordering::Relaxed);
-            if let Some(gossip) = self.gossip.get() {
-                // Where so many doubts are waiting, this one is among them.
-                let _ = gossip.doubts.try_send(Arc::clone(&peer.name));
-            }
+        let news = peer.note(heard);
+        match heard {
+            Heard::Answer(_) => {}
+            // That it still does not answer is no news.
+            Heard::Silence if !news => {}
+            Heard::Part | Heard::Nothing | Heard::Silence => self.doubt(peer),
         }
-        if let Heard::Answer(took) = heard {
-            peer.answered_after(took);
-        }
-        let up = heard != Heard::Nothing;
-        let news = peer.up.swap(up, Ordering::Relaxed) != up;
-        if news && !up {
+        if news && !peer.is_up() {
             self.silence.notify_one();
         }
         news
     }
-}
-
-/// What came back from a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
-    /// An answer, whatever it says; its head was there after this time.
-    Answer(Duration),
-    /// The beginning of an answer, which then broke off.
-    Part,
-    /// A refused connection, a timeout.
-    Nothing,
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod membership;
 pub mod peer;
 pub mod ring;
 pub(crate) mod seal;
+pub mod standing;
 pub(crate) mod swim;
 
 /// Whether `text` is `host:port`, as a peer can be reached by.

@@ -182,14 +182,17 @@ impl Edge {
     pub(super) async fn ask_peer(&self, peer: Arc<str>, request: Request<Body>, patience: Duration) -> Option<Arrival> {
         let (asked, began) = (SystemTime::now(), Instant::now());
         let answer = tokio::time::timeout(patience, self.ask_unless_lost(&peer, request)).await;
-        match answer.unwrap_or(Err(Error::PeerTimeout)) {
+        match answer.unwrap_or(Err(Error::PeerInDoubt)) {
             Ok(response) => {
                 self.hears(&peer, began.elapsed());
                 Some(Arrival { provider: Provider::Peer(peer), response, asked, began })
             }
             Err(error) => {
                 self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
-                self.misses(&peer, &error);
+                // Of a doubt is not made more than it is.
+                if error != Error::PeerInDoubt {
+                    self.misses(&peer, &error);
+                }
                 None
             }
         }

@@ -1,8 +1,10 @@
 //! Not waiting for a peer that may be frozen.
 //!
 //! A slow origin behind a healthy owner is waited for. But while the owner is in
-//! doubt, because gossip suspects it or it owes the answer to a ping, what waits for it is asked of the next in rank, within a budget: doubts
-//! may be wrong, and then each costs the origin a request.
+//! doubt, because gossip suspects it or it owes the answer to a ping, what waits for
+//! it is asked of the next in rank, within a budget: doubts may be wrong, and then
+//! each costs the origin a request. Once it is known to be down, or not to answer
+//! (`probe`), nothing waits for it, whatever that costs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,19 +51,44 @@ impl Edge {
         tokio::select! {
             biased;
             answer = self.peers.ask(peer, request) => answer,
-            () = self.given_up(peer) => Err(Error::PeerTimeout),
+            () = self.given_up(peer) => Err(Error::PeerInDoubt),
         }
     }
 
-    /// Resolves when it makes no sense to wait for `peer` any longer: it is down,
-    /// or it is in doubt and there is budget for asking another.
+    /// Resolves when it makes no sense to wait for `peer` any longer: it is lost, or
+    /// it is in doubt and there is budget for asking another.
     pub(super) async fn given_up(&self, peer: &str) {
-        tokio::select! {
-            () = self.membership.comes_to(peer, State::Suspect) => {}
-            () = self.is_overdue(peer) => {}
+        loop {
+            tokio::select! {
+                () = self.membership.comes_to(peer, State::Suspect) => {}
+                () = self.is_overdue(peer) => {}
+            }
+            if self.membership.has_lost(peer) || self.hedges.spend() {
+                return;
+            }
+            tokio::time::sleep(self.quiet).await;
         }
-        if !self.hedges.spend() {
-            self.membership.comes_to(peer, State::Down).await;
+    }
+
+    /// Resolves when `peer`, for which a request has been waiting, owes the answer to
+    /// a ping: it is frozen, or cut off. What waits for a slow origin behind it never
+    /// sees that.
+    async fn is_overdue(&self, peer: &str) {
+        let Some(standing) = self.membership.view().peer(peer).cloned() else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(self.quiet).await;
+            if standing.is_overdue() {
+                return;
+            }
+            // Whatever waits for the same peer waits for the same ping.
+            let Some(_ping) = standing.ping() else {
+                continue;
+            };
+            if self.question(peer, self.quiet * 2).await.is_err() {
+                return self.membership.note_overdue(&standing);
+            }
         }
     }
 }

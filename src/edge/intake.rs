@@ -62,7 +62,7 @@ pub(super) struct Coming {
 impl Edge {
     /// Lets everybody have the body as it comes, and keeps it when it is whole.
     pub(super) async fn take_in(self: &Arc<Self>, mut lead: Lead, order: &Order, mut intake: Intake, coming: Coming) {
-        let Coming { provider, mut body, began } = coming;
+        let Coming { provider, mut body, mut began } = coming;
         let proof = intake.proof();
         if intake.extent == Extent::Window {
             lead.flight().body.become_window(intake.charge.bytes() - intake.fields);
@@ -89,6 +89,8 @@ impl Edge {
                 Some(Err(error)) if error.is_of_contents() => break Err(error),
                 Some(Err(error)) => match self.go_on(&mut lead, order, &intake, &mut others, body).await {
                     Some((from, rest)) => {
+                        self.metrics.fetch(asked(&source), Fetched::Error, began.elapsed());
+                        began = Instant::now();
                         tracing::warn!(path = %lead.key(), at = intake.came, %error, "a fill goes on from another source");
                         (source, body, mixed) = (from, rest, Mixed::Yes);
                     }
@@ -103,11 +105,11 @@ impl Edge {
         };
         match ended {
             Ok(()) => {
-                self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+                self.metrics.fetch(asked(&source), Fetched::Ok, began.elapsed());
                 self.land(lead, intake);
             }
             Err(error) => {
-                self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
+                self.metrics.fetch(asked(&source), Fetched::Error, began.elapsed());
                 if matches!(error, Error::OriginWrong(_))
                     && mixed == Mixed::No
                     && lead.credentials() == Credentials::None
@@ -141,7 +143,7 @@ impl Edge {
         tokio::select! {
             biased;
             next = next_data(body) => next,
-            () = self.given_up(peer) => Some(Err(Error::PeerTimeout)),
+            () = self.given_up(peer) => Some(Err(Error::PeerInDoubt)),
         }
     }
 

@@ -1,11 +1,11 @@
 //! Forgetting what a write has changed, here and at every peer.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
-use super::probe::PROMPTLY;
 use super::{Answer, Ask, Edge};
 use crate::access::From;
 use crate::body::Body;
@@ -34,6 +34,8 @@ impl Edge {
 
     /// Keeps nothing under `key`, nor what is coming in under it.
     fn forget(&self, key: &AssetKey) {
+        // Before any flight can begin that asks others for it.
+        self.memory.note_changed(key, SystemTime::now(), self.membership.memory());
         self.flights.overtake(key);
         for key in self.memory.variants(key) {
             self.memory.remove(&key);
@@ -86,9 +88,9 @@ impl Edge {
         *request.uri_mut() = key.target().into();
         // One that is silent for longer may serve what it has for as long as that
         // is fresh.
-        let asked = tokio::time::timeout(PROMPTLY, self.peers.ask(peer, request)).await;
+        let asked = tokio::time::timeout(self.promptly, self.peers.ask(peer, request)).await;
         if let Err(error) = asked.unwrap_or(Err(Error::PeerTimeout)) {
-            self.misses(peer, &error);
+            self.hears_part(peer);
             tracing::warn!(%peer, path = %key, %error, "a peer may not have heard that this has changed");
         }
     }

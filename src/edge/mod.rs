@@ -6,14 +6,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use hyper::upgrade::OnUpgrade;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::access::{From, Record};
 use crate::body::Body;
@@ -67,6 +67,10 @@ pub(crate) struct Parts {
     pub(crate) peers: Peers,
     /// How many peers are asked before the origin is.
     pub(crate) attempts: usize,
+    /// How long a peer may take that has to ask nobody else,
+    pub(crate) promptly: Duration,
+    /// and a request for it, before it is asked whether it is there still.
+    pub(crate) quiet: Duration,
     /// How many keys it pulls, or lists for others to pull.
     pub(crate) warm_keys: usize,
     pub(crate) membership: Arc<Membership>,
@@ -85,7 +89,11 @@ pub struct Edge {
     origin: ArcSwap<Box<dyn Origin>>,
     peers: Peers,
     attempts: usize,
+    promptly: Duration,
+    quiet: Duration,
     warm_keys: usize,
+    /// Held while what is stored is listed.
+    listing: Semaphore,
     hedges: Hedges,
     memory: Memory,
     budget: Arc<Budget>,
@@ -155,7 +163,10 @@ impl Edge {
             origin: ArcSwap::from_pointee(parts.origin),
             peers: parts.peers,
             attempts: parts.attempts,
+            promptly: parts.promptly,
+            quiet: parts.quiet,
             warm_keys: parts.warm_keys,
+            listing: Semaphore::new(1),
             hedges: Hedges::new(),
             memory: Memory::new(&parts.plan),
             budget: Budget::new(parts.plan.memory),

@@ -16,12 +16,6 @@ use crate::body::Body;
 use crate::cluster::membership::Heard;
 use crate::error::Error;
 
-/// How long a peer may take that has to ask nobody else.
-pub(super) const PROMPTLY: Duration = Duration::from_millis(500);
-/// A request that has waited for so long asks whether the peer is there still,
-const QUIET: Duration = Duration::from_millis(100);
-/// and when it has not answered that after so long, it is in doubt.
-const OVERDUE: Duration = Duration::from_millis(200);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -59,42 +53,27 @@ impl Edge {
     }
 
     async fn probe(&self, peer: &str) {
-        if let Err(error) = self.question(peer, PROMPTLY).await {
-            self.misses(peer, &error);
+        if let Err(error) = self.question(peer, self.promptly).await
+            && self.membership.note(peer, Heard::Silence)
+        {
+            tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked until it does");
         }
     }
 
     /// Asks `peer` what costs it nothing.
-    async fn question(&self, peer: &str, patience: Duration) -> Result<(), Error> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = Method::OPTIONS;
-        request.headers_mut().insert(MAX_FORWARDS, HeaderValue::from_static("0"));
+    pub(super) async fn question(&self, peer: &str, patience: Duration) -> Result<(), Error> {
         let began = Instant::now();
-        tokio::time::timeout(patience, self.peers.ask(peer, request)).await.unwrap_or(Err(Error::PeerTimeout))?;
+        let answer = tokio::time::timeout(patience, self.peers.ask(peer, for_this_hop())).await;
+        answer.unwrap_or(Err(Error::PeerTimeout))?;
         self.hears(peer, began.elapsed());
         Ok(())
     }
+}
 
-    /// Resolves when `peer`, for which a request has been waiting, owes the answer to
-    /// a ping: it is frozen, or cut off. What waits for a slow origin behind it never
-    /// sees that.
-    pub(super) async fn is_overdue(&self, peer: &str) {
-        let Some(standing) = self.membership.view().peer(peer).cloned() else {
-            return std::future::pending().await;
-        };
-        loop {
-            tokio::time::sleep(QUIET).await;
-            if standing.is_overdue() {
-                return;
-            }
-            // Whatever waits for the same peer waits for the same ping.
-            let Some(_ping) = standing.ping() else {
-                continue;
-            };
-            if self.question(peer, OVERDUE).await.is_err() {
-                standing.note_overdue();
-                return;
-            }
-        }
-    }
+/// A request that its receiver answers itself (RFC 9110 §7.6.2).
+pub(super) fn for_this_hop() -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    *request.method_mut() = Method::OPTIONS;
+    request.headers_mut().insert(MAX_FORWARDS, HeaderValue::from_static("0"));
+    request
 }

@@ -4,13 +4,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
-use super::fill::{Order, asked};
+use super::fill::Order;
 use super::intake::Intake;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
@@ -18,6 +18,7 @@ use crate::body::{Body, Resume};
 use crate::error::Error;
 use crate::flight::{self, Extent, Flight, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
+use crate::memory::Found;
 use crate::metrics::{Asked, Fetched};
 use crate::outgoing::Unframed;
 use crate::semantics::conditional::is_strong;
@@ -64,21 +65,20 @@ impl Edge {
     }
 }
 
-/// Who may have the rest of a body, and has not been asked for it: who sent what
-/// there is of it, for it may have been the way; then those next in rank.
+/// Who may have the rest of a body: who sent what there is of it, for it may have
+/// been the way; then those next in rank.
 pub(super) struct Others(VecDeque<Provider>);
 
 impl Edge {
     /// Whom a fill can go on with that `first` has begun.
     pub(super) fn others(&self, lead: &Lead, first: &Provider) -> Others {
-        let mut others = VecDeque::from([first.clone()]);
-        if lead.reach() == Reach::Peers {
-            others.extend(self.before_this_edge(lead.key()).into_iter().map(Provider::Peer).filter(|it| it != first));
-        }
-        if *first != Provider::Origin && lead.reach() != Reach::Holder {
-            others.push_back(Provider::Origin);
-        }
-        Others(others)
+        let rank = || self.before_this_edge(lead.key()).into_iter().map(Provider::Peer).filter(|it| it != first);
+        Others(match lead.reach() {
+            Reach::Peers => std::iter::once(first.clone()).chain(rank()).chain([Provider::Origin]).collect(),
+            // A peer's request may be waiting for it: it waits for no peer.
+            Reach::Origin => VecDeque::from([Provider::Origin]),
+            Reach::Holder => VecDeque::new(),
+        })
     }
 
     /// What follows in a body that broke off. `None` if it could be of another
@@ -98,18 +98,22 @@ impl Edge {
         }
         let tag = strong_tag(&intake.head.headers).filter(|_| proof.is_none());
         while let Some(provider) = others.0.pop_front() {
-            if provider == Provider::Origin
-                && intake.extent == Extent::Whole
-                && let Some(flight) = lead.go_to_origin()
-            {
-                let rest = Self::rest_of(&flight, intake, tag).await?;
-                return Some((provider, prove_on(rest, proof)));
+            match &provider {
+                Provider::Peer(peer) if self.membership.is_in_doubt(peer) => continue,
+                Provider::Peer(_) => {}
+                Provider::Origin => {
+                    if let Some(rest) = self.rest_from_here(lead, intake, tag).await {
+                        return Some((provider, prove_on(rest, proof)));
+                    }
+                }
             }
             let began = Instant::now();
             let Ok(response) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
+                if let Provider::Peer(_) = provider {
+                    self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
+                }
                 continue;
             };
-            self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
             if !matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
                 return None;
             }
@@ -121,8 +125,22 @@ impl Edge {
         None
     }
 
-    /// What follows in a flight to the origin that brings the same to others: this
-    /// edge is next in rank, and they have asked it.
+    /// What follows, of what this edge has been asked for by others meanwhile: it is
+    /// next in rank.
+    async fn rest_from_here(&self, lead: &mut Lead, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
+        if let Found::Here(_, stored) = self.memory.find(lead.key(), SystemTime::now())
+            && is_same(&intake.head, tag, &stored.head.headers, stored.head.length)
+        {
+            return Some(Body::held(Arc::clone(&stored.body), intake.came, stored.body.len()));
+        }
+        if intake.extent == Extent::Window {
+            return None;
+        }
+        let flight = lead.go_to_origin()?;
+        Self::rest_of(&flight, intake, tag).await
+    }
+
+    /// What follows in another flight.
     async fn rest_of(flight: &Arc<Flight>, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
         let mut reader = Reader::new(Arc::clone(&flight.body));
         let Outcome::Streaming(Streaming { head, charge, .. }) = flight.outcome().await else {
@@ -166,6 +184,7 @@ impl Edge {
         let answer = self.ask_unless_lost(peer, request).await;
         match &answer {
             Ok(_) => self.hears(peer, began.elapsed()),
+            Err(Error::PeerInDoubt) => {}
             Err(error) => self.misses(peer, error),
         }
         answer

@@ -12,7 +12,6 @@ use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::fill::{Arrival, Leading, Order, Received, request};
-use super::probe::PROMPTLY;
 use super::{Answer, Ask, Edge, Part, Shared};
 use crate::body::Body;
 use crate::body::growing::Reader;
@@ -49,6 +48,10 @@ impl Edge {
     /// may be asked.
     fn holders(&self, key: &AssetKey) -> Vec<Arc<str>> {
         let now = SystemTime::now();
+        // A write may not have come to all of them yet.
+        if self.memory.has_changed(key, now) {
+            return Vec::new();
+        }
         let mut holders = self.membership.may_hold(key.hash(), now);
         holders.retain(|name| !self.memory.doubts(name, key, now));
         holders.truncate(self.attempts);
@@ -58,7 +61,7 @@ impl Edge {
     pub(super) async fn ask_holder(&self, peer: Arc<str>, key: &AssetKey, order: &Order) -> Option<Arrival> {
         let mut request = request(key, order);
         request.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
-        let arrival = self.ask_peer(peer, request, PROMPTLY).await;
+        let arrival = self.ask_peer(peer, request, self.promptly).await;
         let outcome = match &arrival {
             Some(arrival) if is_held(&arrival.response) => TakenOver::Held,
             Some(_) => TakenOver::Missing,

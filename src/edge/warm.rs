@@ -4,18 +4,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
-use http::header::MAX_FORWARDS;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
-use http_body_util::{BodyExt, Collected, Limited};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 
 use super::Edge;
 use super::fill::{Leading, Order, Received};
-use crate::body::Body;
+use super::probe::for_this_hop;
+use crate::body::next_data;
 use crate::cluster::ring::Ring;
 use crate::error::Error;
 use crate::flight::{Joining, Outcome, Reach};
@@ -29,7 +27,9 @@ pub(super) const WANTED: HeaderName = HeaderName::from_static("peerage-wanted");
 
 /// How many keys are pulled at a time.
 const AT_ONCE: usize = 16;
-/// How long a list of keys may take.
+/// How many lists of keys are read at a time,
+const LISTS: usize = 4;
+/// and how long each may take.
 const LISTING: Duration = Duration::from_secs(10);
 /// A line of a list is no longer than this on average, in bytes.
 const LINE: usize = 512;
@@ -80,11 +80,12 @@ impl Edge {
     /// most wanted in all first.
     async fn wanted_of_all(&self) -> Vec<(AssetKey, Arc<str>)> {
         let peers = self.membership.reachable();
-        let lists = join_all(peers.iter().map(|peer| self.wanted_of(peer))).await;
+        let asking = peers.into_iter().map(|peer| async move { (self.wanted_of(&peer).await, peer) });
+        let mut lists = stream::iter(asking).buffer_unordered(LISTS);
         let mut wanted: HashMap<AssetKey, (u64, Arc<str>)> = HashMap::new();
-        for (peer, list) in peers.iter().zip(lists) {
+        while let Some((list, peer)) = lists.next().await {
             for (uses, key) in list.unwrap_or_default() {
-                wanted.entry(key).or_insert_with(|| (0, Arc::clone(peer))).0 += u64::from(uses);
+                wanted.entry(key).or_insert_with(|| (0, Arc::clone(&peer))).0 += u64::from(uses);
             }
         }
         let mut wanted: Vec<_> = wanted.into_iter().collect();
@@ -96,14 +97,19 @@ impl Edge {
     }
 
     async fn wanted_of(&self, peer: &str) -> Option<Vec<(u32, AssetKey)>> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = Method::OPTIONS;
-        request.headers_mut().insert(MAX_FORWARDS, HeaderValue::from_static("0"));
+        let mut request = for_this_hop();
         request.headers_mut().insert(WANTED, HeaderValue::from_str(self.membership.own()).ok()?);
         let list = tokio::time::timeout(LISTING, async {
-            let response = self.peers.ask(peer, request).await?;
-            let body = Limited::new(response.into_body(), self.warm_keys.saturating_mul(LINE)).collect().await;
-            body.map(Collected::to_bytes).map_err(|error| Error::PeerBroke(error.to_string()))
+            let mut body = self.peers.ask(peer, request).await?.into_body();
+            let mut list = Vec::new();
+            // Of a longer one, the rest was used less.
+            while list.len() < self.warm_keys.saturating_mul(LINE)
+                && let Some(data) = next_data(&mut body).await
+            {
+                list.extend_from_slice(&data?);
+            }
+            list.truncate(list.iter().rposition(|byte| *byte == b'\n').unwrap_or_default());
+            Ok(list)
         });
         match list.await.unwrap_or(Err(Error::PeerTimeout)) {
             Ok(list) => Some(String::from_utf8_lossy(&list).lines().filter_map(|line| self.wanted_key(line)).collect()),
@@ -139,7 +145,7 @@ impl Edge {
         let Joining::Lead(lead) = self.flights.join(key, Reach::Holder, Credentials::None) else {
             return false;
         };
-        if self.has_landed(key, &order) {
+        if self.has_landed(key, &order) || self.memory.has_changed(key, SystemTime::now()) {
             lead.settle(Outcome::Landed);
             return false;
         }
@@ -162,6 +168,8 @@ impl Edge {
     pub(super) async fn list_wanted(self: &Arc<Self>, address: &HeaderValue) -> Option<String> {
         let address = address.to_str().ok()?.to_owned();
         let edge = Arc::clone(self);
+        // It looks at all that is stored: one of them at a time.
+        let _turn = self.listing.acquire().await.ok()?;
         let list = tokio::task::spawn_blocking(move || {
             let view = edge.membership.view();
             let members = view.ring.members().iter().map(|member| &**member.name());

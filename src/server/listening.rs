@@ -50,18 +50,26 @@ impl Listener {
         self.socket
     }
 
-    /// Closes it; returns the connections that would be reset with it. What waits in
-    /// one that is shared is left to whoever shares it.
-    pub(super) async fn close(self) -> Vec<(TcpStream, SocketAddr)> {
+    /// Closes it; returns the connections that would be reset with it, `most` at the
+    /// most. What waits in one that is shared is left to whoever shares it.
+    pub(super) fn close(self, most: usize) -> Vec<(TcpStream, SocketAddr)> {
         let mut waiting = Vec::new();
-        while !self.is_shared() {
-            tokio::select! {
-                biased;
-                accepted = self.accept() => match accepted {
-                    Ok(accepted) => waiting.push(accepted),
-                    Err(_) => break,
-                },
-                () = std::future::ready(()) => break,
+        if self.is_shared() {
+            return waiting;
+        }
+        // The system is asked itself: the runtime looks only when it was told.
+        let Ok(socket) = self.socket.into_std() else {
+            return waiting;
+        };
+        while waiting.len() < most {
+            match socket.accept() {
+                Ok((stream, client)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    waiting.extend(stream.ok().map(|stream| (stream, client)));
+                }
+                // That client has gone already.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => break,
             }
         }
         waiting

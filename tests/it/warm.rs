@@ -186,3 +186,22 @@ async fn a_peer_that_does_not_answer_is_asked_until_it_does() {
     let latency = edge.edge.membership().view().peer(&name).unwrap().latency();
     assert!(latency.is_some());
 }
+
+/// A write may not have come to all who hold what was before.
+#[tokio::test]
+async fn what_a_write_has_changed_is_taken_over_from_nobody() {
+    let (origin, holder) = (Origin::start().await, Origin::start().await);
+    origin.script("*", Script::ok("new").field("cache-control", "max-age=600"));
+    holder.script("*", Script::ok("old").field("cache-control", "max-age=600"));
+    let cluster = Cluster::start(1, &origin, |config| config.cluster.as_mut().unwrap().gossip = false).await;
+    let edge = &cluster.edges[0];
+    let (own, other) = (edge.name(), holder.url().authority().unwrap().to_string());
+    edge.edge.membership().replace([own.as_str(), other.as_str()]);
+    let mut pages = (0..100).map(|i| format!("/page-{i}")).filter(|path| owns(edge, path));
+    let (first, second) = (pages.next().unwrap(), pages.next().unwrap());
+    assert_eq!(edge.get(&first).get().await.text(), "old", "it is asked for what nobody has changed");
+    assert_eq!(holder.seen()[0].field("cache-control"), Some("only-if-cached"));
+    assert_eq!(edge.ask(Method::PUT, &second).body("new").get().await.status, 200);
+    assert_eq!(edge.get(&second).get().await.text(), "new");
+    assert_eq!(holder.seen().iter().filter(|seen| seen.target == second && seen.method == "GET").count(), 0);
+}

@@ -1,0 +1,113 @@
+//! How each peer has been answering.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How a peer has been answering.
+#[derive(Debug)]
+pub struct Standing {
+    /// Its address, which is its name.
+    pub name: Arc<str>,
+    up: AtomicBool,
+    errors: AtomicU64,
+    /// In microseconds; 0 while there was no answer.
+    latency: AtomicU64,
+    /// It did not answer a ping in time, and nothing else since.
+    overdue: AtomicBool,
+    pinged: AtomicBool,
+}
+
+/// A ping under way, of which there is one at a time.
+pub(crate) struct Ping<'a>(&'a Standing);
+
+impl Drop for Ping<'_> {
+    fn drop(&mut self) {
+        self.0.pinged.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Standing {
+    pub(super) fn new(name: &Arc<str>) -> Self {
+        Self {
+            name: Arc::clone(name),
+            up: AtomicBool::new(true),
+            errors: AtomicU64::new(0),
+            latency: AtomicU64::new(0),
+            overdue: AtomicBool::new(false),
+            pinged: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the last request to it was answered, and it has not been down
+    /// since.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// How long it takes until an answer's head is there: a moving mean, in which
+    /// each answer counts for an eighth. It includes what the peer itself waits for.
+    pub fn latency(&self) -> Option<Duration> {
+        Some(self.latency.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
+    }
+
+    /// Whether it owes the answer to a ping.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.overdue.load(Ordering::Relaxed)
+    }
+
+    /// The right to ping it, unless somebody else does.
+    pub(crate) fn ping(&self) -> Option<Ping<'_>> {
+        (!self.pinged.swap(true, Ordering::Relaxed)).then_some(Ping(self))
+    }
+
+    pub(super) fn owe(&self) {
+        self.overdue.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes how a request to it went; whether it is up now, and was not, or the
+    /// other way round.
+    pub(super) fn note(&self, heard: Heard) -> bool {
+        let was_up = self.is_up();
+        let up = match heard {
+            Heard::Answer(_) => true,
+            Heard::Part => was_up,
+            Heard::Nothing | Heard::Silence => false,
+        };
+        match heard {
+            Heard::Answer(took) => self.answered_after(took),
+            Heard::Part | Heard::Nothing => drop(self.errors.fetch_add(1, Ordering::Relaxed)),
+            Heard::Silence => {}
+        }
+        self.up.swap(up, Ordering::Relaxed) != up
+    }
+
+    fn answered_after(&self, took: Duration) {
+        self.overdue.store(false, Ordering::Relaxed);
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX / 8).max(1);
+        // Of two at the same moment one may be lost: it is a mean.
+        let mean = match self.latency.load(Ordering::Relaxed) {
+            0 => took,
+            mean => (mean.saturating_mul(7).saturating_add(took) / 8).max(1),
+        };
+        self.latency.store(mean, Ordering::Relaxed);
+    }
+
+    /// How many requests to it failed.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+}
+
+/// What came back from a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// An answer, whatever it says; its head was there after this time.
+    Answer(Duration),
+    /// The beginning of an answer, which then broke off.
+    Part,
+    /// A refused connection, a timeout.
+    Nothing,
+    /// Nothing, to a question that no client's request depends on.
+    Silence,
+}

@@ -1,0 +1,281 @@
+//! Connections: what comes in by a listener, until it drains.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::bytes;
+use super::interspersed::Interspersed;
+use super::listening::Listener;
+use super::patient::Patient;
+use crate::access::{Access, Handed, Watched};
+use crate::body::{Body, describe};
+use crate::config::LimitsConfig;
+use crate::edge::Edge;
+use crate::error::Error;
+use crate::interim::Interim;
+use crate::metrics::Source;
+use crate::tunnel::Tunnel;
+
+/// How long an idle connection over HTTP/1 is still open when the edge drains: a
+/// request that is on its way then is answered, with the word that it is the last.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A listener at work.
+pub(super) struct Accepting {
+    phase: watch::Sender<Phase>,
+    task: JoinHandle<JoinSet<()>>,
+}
+
+impl Accepting {
+    /// Begins to accept.
+    pub(super) fn begin(
+        listener: Listener,
+        source: Source,
+        edge: &Arc<Edge>,
+        access: &Arc<Access>,
+        limits: &Arc<LimitsConfig>,
+    ) -> Self {
+        let (edge, access, limits) = (Arc::clone(edge), Arc::clone(access), Arc::clone(limits));
+        let (phase, watched) = watch::channel(Phase::Serving);
+        let serve = Serve { edge, access, limits, source, phase: watched };
+        Self { phase, task: tokio::spawn(serve.accept(listener)) }
+    }
+
+    /// Lets nobody new in; returns who is in.
+    pub(super) async fn drain(self) -> JoinSet<()> {
+        self.phase.send_replace(Phase::Draining);
+        // It ends at once: it is told by that.
+        self.task.await.unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining,
+}
+
+/// Resolves when the server drains, or is gone.
+async fn draining(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+}
+
+/// What the requests of one connection share.
+struct Client {
+    address: IpAddr,
+    /// What it is sent before final responses.
+    interim: Interim,
+    /// Told when one of its streams is not taken.
+    stalled: Arc<Notify>,
+    /// Where the connection leads once it is HTTP no more.
+    tunnel: Mutex<Option<Tunnel>>,
+    source: Source,
+    multiplexed: AtomicBool,
+}
+
+impl Client {
+    fn speaks(&self, version: Version) {
+        if version == Version::HTTP_2 {
+            self.multiplexed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether closing the connection while it is idle could cross a request. HTTP/2
+    /// says first which requests it has not seen, and peers ask again.
+    fn lingers(&self) -> bool {
+        self.source == Source::Client && !self.multiplexed.load(Ordering::Relaxed)
+    }
+
+    fn lead_to(&self, tunnel: Tunnel) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    }
+
+    fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// One listener's loop, and what its connections need.
+#[derive(Clone)]
+struct Serve {
+    edge: Arc<Edge>,
+    access: Arc<Access>,
+    limits: Arc<LimitsConfig>,
+    source: Source,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Serve {
+    /// Accepts until the server drains; returns what is open then.
+    async fn accept(mut self, listener: Listener) -> JoinSet<()> {
+        let mut open = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = open.join_next() => continue,
+                () = draining(&mut self.phase) => break,
+            };
+            match accepted {
+                Ok((stream, client)) => self.admit(&mut open, stream, client.ip()),
+                Err(error) => {
+                    // Out of file handles, or the like: what is open goes on,
+                    // and a pause keeps this loop from spinning.
+                    tracing::error!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        for (stream, client) in listener.close(self.limits.connections) {
+            self.admit(&mut open, stream, client.ip());
+        }
+        open
+    }
+
+    fn admit(&self, open: &mut JoinSet<()>, stream: TcpStream, client: IpAddr) {
+        if open.len() >= self.limits.connections {
+            return self.access.metrics.refused_connection();
+        }
+        open.spawn(self.clone().connection(stream, client));
+    }
+
+    /// Serves one connection to its end, which may be that of a tunnel: what
+    /// holds for connections (their number, the drain) holds for it too.
+    async fn connection(self, stream: TcpStream, address: IpAddr) {
+        // A hit is one write; waiting to fill a segment would only delay it.
+        let _ = stream.set_nodelay(true);
+        let interim = Interim::new(self.edge.via().clone());
+        let client = Arc::new(Client {
+            address,
+            interim,
+            stalled: Arc::default(),
+            tunnel: Mutex::default(),
+            source: self.source,
+            multiplexed: AtomicBool::new(false),
+        });
+        let tunnel_timeout = self.limits.tunnel_timeout.0;
+        let ended = match (self.speak_http(stream, &client).await, client.take_tunnel()) {
+            (Ok(()), Some(tunnel)) => tunnel.carry(tunnel_timeout).await,
+            (ended, _) => ended,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(client = %address, %error, "a connection ended badly");
+        }
+    }
+
+    async fn speak_http(self, stream: TcpStream, client: &Arc<Client>) -> Result<(), String> {
+        let io = TokioIo::new(Interspersed::new(Patient::new(stream, &self.limits), client.interim.clone()));
+        let builder = builder(&self.limits);
+        let (mut phase, access) = (self.phase.clone(), Arc::clone(&self.access));
+        let serve = Arc::new((self, Arc::clone(client)));
+        let service = service_fn(move |request| {
+            let serve = Arc::clone(&serve);
+            async move { serve.0.answer(request, &serve.1).await }
+        });
+        let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(io, service));
+        let stalled = async {
+            client.stalled.notified().await;
+            Err("the client took nothing of what it asked for".to_owned())
+        };
+        let ended = async {
+            tokio::select! {
+                ended = connection.as_mut() => return ended,
+                () = draining(&mut phase) => {}
+            }
+            if client.lingers() {
+                tokio::select! {
+                    ended = connection.as_mut() => return ended,
+                    () = tokio::time::sleep(LINGER) => {}
+                }
+            }
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        };
+        tokio::select! {
+            ended = ended => ended.map_err(|error| {
+                let text = describe(&*error);
+                // It has been answered with 400, 414 or 431, before it was a request.
+                if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
+                    access.metrics.malformed_request();
+                    tracing::info!(client = %client.address, error = %text, "what is not HTTP was refused");
+                }
+                text
+            }),
+            stalled = stalled => stalled,
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, client: &Client) -> Result<Response<Watched>, Infallible> {
+        let began = Instant::now();
+        let version = request.version();
+        client.speaks(version);
+        let patience = self.limits.body_timeout.0;
+        let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke));
+        // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
+        let relay = (version == Version::HTTP_11).then(|| client.interim.open());
+        let mut answer = self.edge.respond(self.source, client.address, relay.clone(), request).await;
+        if let Some(relay) = relay {
+            relay.close().await;
+        }
+        if let Some(tunnel) = answer.response.extensions_mut().remove::<Tunnel>() {
+            client.lead_to(tunnel);
+        }
+        let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if version != Version::HTTP_2 && !switches && *self.phase.borrow() == Phase::Draining {
+            answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let mut response = self.access.watch(answer.record, answer.response, began);
+        // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
+        // just open no window for one of its streams.
+        if version == Version::HTTP_2 && response.body().may_stall() {
+            let handed = response.body_mut().hand_over();
+            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, Arc::clone(&client.stalled)));
+        }
+        Ok(response)
+    }
+}
+
+/// Ends the connection when a frame of this stream is not taken for the time of
+/// `patience`.
+async fn watch_stream(handed: Weak<Handed>, patience: Duration, stalled: Arc<Notify>) {
+    loop {
+        tokio::time::sleep(patience / 2).await;
+        match handed.upgrade() {
+            None => return,
+            Some(handed) if handed.waits_for() > patience => return stalled.notify_one(),
+            Some(_) => {}
+        }
+    }
+}
+
+fn builder(limits: &LimitsConfig) -> auto::Builder<TokioExecutor> {
+    // Somewhat above the limits themselves: the edge's own words about a request
+    // that is beyond them say more than hyper's.
+    let header = bytes(limits.header).saturating_mul(2).saturating_add(bytes(limits.uri));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout.0)
+        .max_buf_size(header)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(header).unwrap_or(u32::MAX))
+        .max_send_buf_size(256 * 1024)
+        .keep_alive_interval(limits.header_timeout.0)
+        .keep_alive_timeout(limits.send_timeout.0);
+    builder
+}
