@@ -7,7 +7,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -152,6 +152,8 @@ pub(crate) struct Memory {
     hot: Shelf,
     /// What the responses under a name vary by.
     variations: Cache<u64, Arc<Variation>>,
+    /// Whether there has been any: a hit need not ask each shard.
+    varies: AtomicBool,
     /// Until when requests for these keys (by hash: a collision costs a miss)
     /// do not wait for one another.
     markers: Cache<u64, SystemTime>,
@@ -171,6 +173,7 @@ impl Memory {
             // they stream from their owner each time.
             hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
             variations: Cache::new(VARYING),
+            varies: AtomicBool::new(false),
             markers: Cache::new(MARKERS),
             wrong: Cache::new(MARKERS),
             doubted: Cache::new(MARKERS),
@@ -228,7 +231,7 @@ impl Memory {
 
     /// The key under which a request with these fields finds its variant.
     pub(crate) fn select(&self, key: &AssetKey, request: &HeaderMap) -> Option<AssetKey> {
-        if self.variations.is_empty() {
+        if !self.varies.load(Ordering::Relaxed) {
             return None;
         }
         let variation = self.variation(key)?;
@@ -252,6 +255,7 @@ impl Memory {
         let keys = self.variation(key).map(|variation| variation.keys.clone()).unwrap_or_default();
         let name = key.as_str().into();
         self.variations.insert(key.hash(), Arc::new(Variation { name, fields, keys, most }));
+        self.varies.store(true, Ordering::Relaxed);
         Some(variant)
     }
 
