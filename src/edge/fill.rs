@@ -373,10 +373,18 @@ impl Edge {
     }
 }
 
-pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
+/// Asks for all of what is ordered.
+pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = key.target().into();
     *request.headers_mut() = order.headers.clone();
+    request
+}
+
+/// As [`for_all`], unless what is stored is the same still; its interim responses go
+/// to who leads.
+pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
+    let mut request = for_all(key, order);
     if let Some(stale) = &order.stale {
         validation::add_condition(request.headers_mut(), &stale.head.headers);
     }

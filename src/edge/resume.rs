@@ -10,7 +10,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RAN
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
-use super::fill::Order;
+use super::fill::{Order, for_all};
 use super::intake::Intake;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
@@ -44,17 +44,9 @@ impl Edge {
             return Err(Error::Outgrown);
         }
         let tag = strong_tag(&head.headers);
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = key.target().into();
-        *request.headers_mut() = order.headers.clone();
         // A part cannot prove what the whole must: then all of it comes again.
         let proof = self.proof(key, &Provider::Origin, head.status, &head.headers);
-        if proof.is_none() {
-            request.headers_mut().insert(RANGE, range_from(at));
-            if let Some(tag) = tag {
-                request.headers_mut().insert(IF_RANGE, tag.clone());
-            }
-        }
+        let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, at) };
         let began = Instant::now();
         let response = self.ask_origin(request).await?;
         self.metrics.fetch(Asked::Origin, Fetched::Ok, began.elapsed());
@@ -170,13 +162,7 @@ impl Edge {
         tag: Option<&HeaderValue>,
         at: u64,
     ) -> Result<Response<Body>, Error> {
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = key.target().into();
-        *request.headers_mut() = order.headers.clone();
-        request.headers_mut().insert(RANGE, range_from(at));
-        if let Some(tag) = tag {
-            request.headers_mut().insert(IF_RANGE, tag.clone());
-        }
+        let request = for_rest(key, order, tag, at);
         let Provider::Peer(peer) = provider else {
             return self.ask_origin(request).await;
         };
@@ -189,6 +175,16 @@ impl Edge {
         }
         answer
     }
+}
+
+/// Asks for what follows byte `at`, if it is still of the representation with `tag`.
+fn for_rest(key: &AssetKey, order: &Order, tag: Option<&HeaderValue>, at: u64) -> Request<Body> {
+    let mut request = for_all(key, order);
+    request.headers_mut().insert(RANGE, range_from(at));
+    if let Some(tag) = tag {
+        request.headers_mut().insert(IF_RANGE, tag.clone());
+    }
+    request
 }
 
 fn prove_on(rest: Body, proof: Option<Proof>) -> Body {

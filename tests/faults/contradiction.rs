@@ -7,7 +7,7 @@ use crate::cluster::{Edge, KEYS, listing, places, slow_origin};
 use crate::load::{Load, fetches};
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// What waits for itself ends by cluster.first_byte_timeout, after 35 s.
+/// What waits for itself ends by `cluster.first_byte_timeout`, after 35 s.
 const HANGS: Duration = Duration::from_secs(10);
 
 /// All names, again and again, but for a fifth of the requests: those are for a
