@@ -1,0 +1,194 @@
+//! How each cache is started: in memory, one worker, no log, connections kept.
+//! The files in `settings` are what it runs with.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::process::{Process, free_addresses};
+
+/// Every server; the order is that of the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    Floor,
+    Hyper,
+    Peerage,
+    Nginx,
+    Varnish,
+    TrafficServer,
+}
+
+impl Cache {
+    pub const ALL: [Self; 6] =
+        [Self::Floor, Self::Hyper, Self::Peerage, Self::Nginx, Self::Varnish, Self::TrafficServer];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Hyper => "bare hyper",
+            Self::Peerage => "peerage",
+            Self::Nginx => "nginx",
+            Self::Varnish => "varnish",
+            Self::TrafficServer => "traffic server",
+        }
+    }
+
+    /// The program, and Debian's package of it.
+    fn program(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Floor | Self::Hyper | Self::Peerage => None,
+            Self::Nginx => Some(("nginx", "nginx")),
+            Self::Varnish => Some(("varnishd", "varnish")),
+            Self::TrafficServer => Some(("traffic_server", "trafficserver")),
+        }
+    }
+
+    /// Whether it is here; if not, a line says what to install.
+    pub fn is_here(self) -> bool {
+        self.program().is_none_or(|(program, package)| is_here(program, package))
+    }
+
+    /// One server in front of `origin`, on one processor.
+    pub fn start(self, origin: SocketAddr) -> Process {
+        let folder = folder();
+        let at = free_addresses(3);
+        let written = |name, template| {
+            write(
+                &folder,
+                name,
+                template,
+                &[
+                    ("FOLDER", folder.path().to_str().unwrap().to_owned()),
+                    ("LISTEN", at[0].to_string()),
+                    ("LISTEN2", at[1].to_string()),
+                    ("PORT", at[0].port().to_string()),
+                    ("PORT2", at[1].port().to_string()),
+                    ("ORIGIN", origin.to_string()),
+                    ("ORIGIN_PORT", origin.port().to_string()),
+                ],
+            )
+        };
+        let (command, http2) = match self {
+            Self::Floor => (this_program("floor", at[0]), None),
+            Self::Hyper => (this_program("hyper", at[0]), Some(at[0])),
+            Self::Peerage => (peerage(&folder, "", at[0], at[1], origin), Some(at[0])),
+            Self::Nginx => (nginx(&written("nginx.conf", include_str!("settings/nginx.conf"))), Some(at[1])),
+            Self::Varnish => {
+                let file = written("cache.vcl", include_str!("settings/varnish.vcl"));
+                let mut command = varnish(folder.path(), &file, "512m");
+                command.arg("-a").arg(at[0].to_string());
+                (command, Some(at[0]))
+            }
+            Self::TrafficServer => {
+                written("records.config", include_str!("settings/records.config"));
+                (traffic_server(&folder, origin), Some(at[1]))
+            }
+        };
+        Process::start(command, folder, at[0], http2).pin()
+    }
+}
+
+/// Whether a program is here; if not, a line says what to install.
+pub fn is_here(program: &str, package: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
+    let found = found.is_ok_and(|status| status.success());
+    if !found {
+        println!("no {program}: left out (Debian's package is {package})");
+    }
+    found
+}
+
+/// A folder in memory, if the system has one.
+pub fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("bench-peers-").tempdir_in(parent).unwrap()
+}
+
+/// Writes a settings file with its places filled in; where it is.
+pub fn write(folder: &TempDir, name: &str, template: &str, values: &[(&str, String)]) -> String {
+    let text =
+        values.iter().fold(template.to_owned(), |text, (place, value)| text.replace(&format!("@{place}@"), value));
+    let file = folder.path().join(name);
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// This program as a server.
+fn this_program(server: &str, address: SocketAddr) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--serve", server]).arg(address.to_string());
+    command
+}
+
+/// The real binary: defaults, but for one thread, no access log, and `settings`.
+pub fn peerage(
+    folder: &TempDir,
+    settings: &str,
+    clients: SocketAddr,
+    admin: SocketAddr,
+    origin: SocketAddr,
+) -> Command {
+    let file = write(folder, "config.toml", settings, &[]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerage"));
+    command.args(["run", "--config", &file, "--set", "edge.threads=1", "--set", "log.access=false"]);
+    command.args(["--set", &format!("edge.listen={clients}"), "--set", &format!("admin.listen={admin}")]);
+    command.args(["--set", &format!("origin.url=http://{origin}")]);
+    command
+}
+
+pub fn nginx(file: &str) -> Command {
+    let mut command = Command::new("nginx");
+    // Else it opens Debian's log before it has read its settings.
+    command.args(["-e", "stderr", "-c", file]);
+    command
+}
+
+/// A thread for each connection that has work is Varnish's way; all of them are
+/// there when it starts. What it logs to memory is masked.
+pub fn varnish(folder: &Path, file: &str, memory: &str) -> Command {
+    let mut command = Command::new("varnishd");
+    command.args(["-F", "-j", "none", "-n"]).arg(folder.join("run")).args(["-f", file]);
+    command.arg("-s").arg(format!("malloc,{memory}"));
+    for parameter in [
+        "thread_pools=1",
+        "thread_pool_min=200",
+        "thread_pool_max=5000",
+        "timeout_idle=600",
+        "feature=+http2",
+        &format!("vsl_mask={SILENT}"),
+    ] {
+        command.args(["-p", parameter]);
+    }
+    command
+}
+
+const SILENT: &str = "-ReqStart,-ReqMethod,-ReqURL,-ReqProtocol,-ReqHeader,-ReqUnset,-ReqAcct,-RespProtocol,\
+    -RespStatus,-RespReason,-RespHeader,-RespUnset,-VCL_call,-VCL_return,-VCL_acl,-VCL_use,-Hit,-HitMiss,-HitPass,\
+    -Timestamp,-Begin,-End,-Link,-SessOpen,-SessClose,-Filters,-Length,-TTL,-Storage,-BereqMethod,-BereqURL,\
+    -BereqProtocol,-BereqHeader,-BereqUnset,-BereqAcct,-BerespProtocol,-BerespStatus,-BerespReason,-BerespHeader,\
+    -BackendOpen,-BackendReuse,-BackendClose,-Fetch_Body,-HttpGarbage,-Backend_health";
+
+fn traffic_server(folder: &TempDir, origin: SocketAddr) -> Command {
+    let root = folder.path().to_str().unwrap();
+    for part in ["cache", "run", "log"] {
+        std::fs::create_dir(folder.path().join(part)).unwrap();
+    }
+    write(folder, "storage.config", &format!("{root}/cache 512M\n"), &[]);
+    write(folder, "remap.config", &format!("map / http://{origin}/\n"), &[]);
+    // Without this file nobody may ask.
+    let allow = "ip_allow:\n  - {apply: in, ip_addrs: 127.0.0.1, action: allow, methods: ALL}\n";
+    write(folder, "ip_allow.yaml", allow, &[]);
+    let layout = format!(
+        "prefix: /usr\nexec_prefix: /usr\nbindir: /usr/bin\nsbindir: /usr/sbin\nsysconfdir: {root}\ndatadir: {root}\n\
+         includedir: /usr/include\nlibdir: /usr/lib/trafficserver\nlibexecdir: /usr/lib/trafficserver/modules\n\
+         localstatedir: {root}/run\nruntimedir: {root}/run\nlogdir: {root}/log\nmandir: /usr/share/man\n\
+         infodir: /usr/share/info\ncachedir: {root}/cache\n"
+    );
+    let layout = write(folder, "runroot.yaml", &layout, &[]);
+    let mut command = Command::new("traffic_server");
+    command.arg(format!("--run-root={layout}"));
+    command
+}

@@ -1,0 +1,160 @@
+//! Hits: every cache alone, all of them up, asked in turn.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use super::caches::{Cache, folder, is_here};
+use super::hop::Hop;
+use super::load::{cost, h2load, wrk};
+use super::origin::{Origin, path};
+use super::paced::{Client, Pace, paced};
+use super::process::Process;
+use super::report::{Figures, Goal, Results, load_average, save};
+use super::{installed, plot};
+
+/// A body, and the load that it is asked with.
+struct Load {
+    name: &'static str,
+    size: usize,
+    /// Of wrk. Few for the large one: what is under way when the time is up is
+    /// paid for and not counted.
+    connections: usize,
+    /// Requests a second of the paced client: far below what the slowest can do.
+    rate: f64,
+}
+
+const LOADS: [Load; 4] = [
+    Load { name: "1 KiB", size: super::SIZES[0], connections: 32, rate: 3000.0 },
+    Load { name: "16 KiB", size: super::SIZES[1], connections: 32, rate: 2000.0 },
+    Load { name: "256 KiB", size: super::SIZES[2], connections: 32, rate: 500.0 },
+    Load { name: "10 MiB", size: super::SIZES[3], connections: 4, rate: 20.0 },
+];
+const HTTP2: &str = "1 KiB, HTTP/2";
+const HOP: &str = "1 KiB, a peer has it";
+/// The peers of the goals.
+const OTHERS: [&str; 3] = ["nginx", "varnish", "traffic server"];
+
+struct Plan {
+    rounds: usize,
+    time: Duration,
+    paced: Duration,
+}
+
+type Servers = [(Cache, Process)];
+
+pub fn compare(quick: bool) {
+    let (rounds, paced) = if quick { (1, Duration::from_millis(500)) } else { (5, Duration::from_secs(1)) };
+    let plan = Plan { rounds, time: Duration::from_secs(1), paced };
+    let h2load = is_here("h2load", "nghttp2-client");
+    if !is_here("wrk", "wrk") {
+        return;
+    }
+    let load_before = load_average();
+    let origin = Origin::start();
+    let servers: Vec<_> =
+        installed(&Cache::ALL).into_iter().map(|cache| (cache, cache.start(origin.address))).collect();
+    for (_, server) in &servers {
+        warm(server);
+    }
+    let hop = Hop::start(origin.address);
+    let mut results = Results::default();
+    for load in &LOADS {
+        for round in 1..=plan.rounds {
+            over_http1(&mut results, &servers, load, &plan, round);
+        }
+    }
+    for round in 1..=plan.rounds {
+        if h2load {
+            over_http2(&mut results, &servers, &plan, round);
+        }
+        progress(HOP, "peerage", round, plan.rounds);
+        let (hit, through) = hop.round(LOADS[0].connections, plan.time);
+        results.rounds(HOP, "a hit").push(hit);
+        results.rounds(HOP, "through a peer").push(through);
+    }
+    report(&results, &plan, &load_before);
+}
+
+/// Asks until even who admits what is asked for again has it in memory.
+fn warm(server: &Process) {
+    let mut client = Client::connect(server.clients);
+    for load in LOADS {
+        for _ in 0..5 {
+            client.get(&path(0, load.size), load.size);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn over_http1(results: &mut Results, servers: &Servers, load: &Load, plan: &Plan, round: usize) {
+    let (path, folder) = (path(0, load.size), folder());
+    for (cache, server) in servers {
+        progress(load.name, cache.name(), round, plan.rounds);
+        let run = || wrk(&folder, server.clients, std::slice::from_ref(&path), load.connections, plan.time);
+        let mut figures = cost(&[server], run);
+        let pace = Pace { rate: load.rate, time: plan.paced };
+        let (p50, p99) = paced(server.clients, &path, load.size, pace);
+        (figures.paced_p50_milliseconds, figures.paced_p99_milliseconds) = (Some(p50), Some(p99));
+        results.rounds(load.name, cache.name()).push(figures);
+    }
+}
+
+fn over_http2(results: &mut Results, servers: &Servers, plan: &Plan, round: usize) {
+    for (cache, server) in servers {
+        let Some(address) = server.http2 else { continue };
+        progress(HTTP2, cache.name(), round, plan.rounds);
+        let figures = cost(&[server], || h2load(address, &path(0, LOADS[0].size), plan.time));
+        results.rounds(HTTP2, cache.name()).push(figures);
+    }
+}
+
+/// On standard error, which is not the table.
+fn progress(load: &str, server: &str, round: usize, rounds: usize) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{load}: round {round} of {rounds}, {server}");
+        let _ = std::io::stderr().flush();
+    }
+}
+
+fn report(results: &Results, plan: &Plan, load_before: &str) {
+    progress("done", "", plan.rounds, plan.rounds);
+    let rates: Vec<_> = LOADS.iter().map(|load| format!("{} {}", load.rate, load.name)).collect();
+    println!(
+        "\nMedians of {} rounds of {:?}; each server on one processor, the load on another; the rate: {}, a second. \
+         The machine's load was {load_before} when it began; above 0.5, believe no latency.\n",
+        plan.rounds,
+        plan.time,
+        rates.join(", ")
+    );
+    results.print();
+    let goals = goals(results);
+    Goal::print(&goals);
+    println!();
+    let json = serde_json::json!({ "rows": results.rows, "goals": goals });
+    save("peers.json", &format!("{json:#}\n"));
+    save("peers.svg", &plot::svg(results));
+}
+
+fn goals(results: &Results) -> Vec<Goal> {
+    let cpu = |load: &str, others: &[&str], at_most: f64| {
+        let of = if others.len() > 1 { "the best other cache" } else { others[0] };
+        let ratios = results.ratios(load, "peerage", others, |figures| figures.cpu_microseconds);
+        Goal::new(&format!("{load}: CPU to {of}'s"), at_most, &ratios)
+    };
+    let mut goals = vec![
+        cpu("1 KiB", &["floor"], 1.25),
+        cpu("1 KiB", &["nginx"], 0.6),
+        cpu("16 KiB", &["nginx"], 0.85),
+        cpu("256 KiB", &OTHERS, 1.0),
+        cpu("10 MiB", &OTHERS, 1.0),
+        cpu(HTTP2, &["nginx"], 0.8),
+    ];
+    for load in &LOADS {
+        let p99 = |figures: &Figures| figures.paced_p99_milliseconds.unwrap_or(f64::NAN);
+        let ratios = results.ratios(load.name, "peerage", &["nginx"], p99);
+        goals.push(Goal::new(&format!("{}: p99 at the same rate to nginx's", load.name), 1.0, &ratios));
+    }
+    let ratios = results.ratios(HOP, "through a peer", &["a hit"], |figures| figures.cpu_microseconds);
+    goals.push(Goal::new("1 KiB: CPU of both edges through a peer to that of a hit", 3.0, &ratios));
+    goals
+}

@@ -1,0 +1,88 @@
+//! What it costs that a peer has it: two edges, names that the second owns and
+//! has in memory, asked of the first. The first cannot keep them: its share for
+//! hot copies is the least that there is, and the names are many.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use peerage::AssetKey;
+use peerage::cluster::ring::Ring;
+use tempfile::TempDir;
+
+use super::caches::{folder, peerage};
+use super::load::{cost, wrk};
+use super::origin::path;
+use super::paced::{Client, text};
+use super::process::{Process, free_addresses};
+use super::report::Figures;
+
+/// How many names go round: 1 KiB each, beside 0.6 MiB for hot copies.
+const NAMES: usize = 10_000;
+const SIZE: usize = 1024;
+
+pub struct Hop {
+    /// For wrk's script.
+    folder: TempDir,
+    asked: Process,
+    owner: Process,
+    admin: SocketAddr,
+    paths: Vec<String>,
+}
+
+impl Hop {
+    pub fn start(origin: SocketAddr) -> Self {
+        let at = free_addresses(6);
+        let peers = [at[4].to_string(), at[5].to_string()];
+        let edge = |i: usize| {
+            let folder = folder();
+            let settings = format!(
+                "[cluster]\nlisten = \"{}\"\npeers = {peers:?}\n\
+                 [cache]\nmemory = \"64MiB\"\nmax_object = \"1MiB\"\nhot_share = 0.01\n",
+                peers[i]
+            );
+            let mut command = peerage(&folder, &settings, at[i], at[2 + i], origin);
+            command.args(["--set", &format!("edge.name=edge-{i}")]);
+            Process::start(command, folder, at[i], None).pin()
+        };
+        let (asked, owner) = (edge(0), edge(1));
+        for admin in &at[2..4] {
+            while !text(*admin, "/readyz").starts_with("HTTP/1.1 200") {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        let ring = Ring::new(peers.iter().map(String::as_str));
+        let owned = |path: &String| {
+            let key = AssetKey::parse(path, usize::MAX).unwrap();
+            ring.owner(key.hash()).is_some_and(|owner| **owner.name() == *peers[1])
+        };
+        let paths: Vec<_> = (0..).map(|id| path(id, SIZE)).filter(owned).take(NAMES).collect();
+        let mut client = Client::connect(owner.clients);
+        for path in &paths {
+            client.get(path, SIZE);
+        }
+        Self { folder: folder(), asked, owner, admin: at[3], paths }
+    }
+
+    /// A hit at the owner; the same through the other, where the processor time
+    /// is that of both. The part of the requests that took the hop is printed if
+    /// it is not all.
+    pub fn round(&self, connections: usize, time: Duration) -> (Figures, Figures) {
+        let run = |edge: &Process| wrk(&self.folder, edge.clients, &self.paths, connections, time);
+        let hit = cost(&[&self.owner], || run(&self.owner));
+        let before = self.hits();
+        let hop = cost(&[&self.asked, &self.owner], || run(&self.asked));
+        let hops = self.hits() - before;
+        let part = hops / (hop.requests_per_second * time.as_secs_f64());
+        if part < 0.9 {
+            println!("only {:.0} % of the requests went on to the owner", part * 100.0);
+        }
+        (hit, hop)
+    }
+
+    /// What the owner has answered from memory for peers.
+    fn hits(&self) -> f64 {
+        let metrics = text(self.admin, "/metrics");
+        let name = "peerage_requests_total{source=\"peer\",result=\"hit\"} ";
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,103 @@
+//! Load at full speed: wrk, and h2load for HTTP/2.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::caches::write;
+use super::process::Process;
+use super::report::Figures;
+
+/// What a run costs `servers`.
+pub fn cost(servers: &[&Process], run: impl FnOnce() -> Speed) -> Figures {
+    let cpu = || servers.iter().map(|server| server.cpu()).sum::<Duration>();
+    let before = cpu();
+    let speed = run();
+    Figures {
+        cpu_microseconds: cpu().saturating_sub(before).as_secs_f64() * 1e6 / speed.requests,
+        requests_per_second: speed.per_second,
+        bytes_per_second: speed.bytes_per_second,
+        p50_milliseconds: speed.p50,
+        p99_milliseconds: speed.p99,
+        ..Figures::default()
+    }
+}
+
+/// What a run at full speed came to.
+pub struct Speed {
+    pub requests: f64,
+    pub per_second: f64,
+    pub bytes_per_second: Option<f64>,
+    /// Milliseconds; none where the tool does not say.
+    pub p50: Option<f64>,
+    pub p99: Option<f64>,
+}
+
+/// wrk's own summary is for people; this prints its figures in a line.
+const DONE: &str = "done = function(summary, latency)
+  local e = summary.errors
+  io.write(string.format('figures %d %d %d %d %f %f\\n', summary.requests, summary.duration, summary.bytes,
+    e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(50), latency:percentile(99)))
+end\n";
+
+/// wrk with one thread, for `paths` in turn.
+pub fn wrk(folder: &TempDir, address: SocketAddr, paths: &[String], connections: usize, time: Duration) -> Speed {
+    let mut script = DONE.to_owned();
+    // One target needs no code for each request.
+    if paths.len() > 1 {
+        let requests: String = paths.iter().fold(String::new(), |mut text, path| {
+            let _ = write!(text, "wrk.format('GET', '{path}'),");
+            text
+        });
+        let _ = write!(
+            script,
+            "local all, at\ninit = function() all, at = {{{requests}}}, 0 end\n\
+             request = function() at = at % #all + 1 return all[at] end\n"
+        );
+    }
+    let script = write(folder, "wrk.lua", &script, &[]);
+    let seconds = time.as_secs_f64().ceil().to_string();
+    let mut command = Command::new("wrk");
+    command.args(["-t1", "--timeout", "20s", "-c", &connections.to_string(), "-d", &seconds, "-s", &script]);
+    command.arg(format!("http://{address}{}", paths[0]));
+    let text = output(&command);
+    let line = text.lines().find_map(|line| line.strip_prefix("figures ")).unwrap_or_else(|| panic!("wrk: {text}"));
+    let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().unwrap()).collect();
+    assert!(figures[0] > 0.0 && figures[3] == 0.0, "wrk met errors at {address}{}: {text}", paths[0]);
+    let seconds = figures[1] / 1e6;
+    Speed {
+        requests: figures[0],
+        per_second: figures[0] / seconds,
+        bytes_per_second: Some(figures[2] / seconds),
+        p50: Some(figures[4] / 1e3),
+        p99: Some(figures[5] / 1e3),
+    }
+}
+
+/// h2load with prior knowledge: eight connections, four requests at a time on each.
+pub fn h2load(address: SocketAddr, path: &str, time: Duration) -> Speed {
+    let mut command = Command::new("h2load");
+    command.args(["-t1", "-c8", "-m4", "-D", &time.as_secs_f64().ceil().to_string()]);
+    command.arg(format!("http://{address}{path}"));
+    let text = output(&command);
+    let figure = |line: &str, unit: &str| -> Option<f64> {
+        let line = text.lines().find(|text| text.starts_with(line))?;
+        line.split(unit).next()?.trim().rsplit([' ', ':']).next()?.parse().ok()
+    };
+    let requests = figure("requests:", " succeeded").unwrap_or_else(|| panic!("h2load: {text}"));
+    let good = figure("status codes:", " 2xx").unwrap_or_default();
+    assert!(requests > 0.0 && good >= requests, "h2load met errors at {address}{path}: {text}");
+    let seconds = time.as_secs_f64().ceil();
+    Speed { requests, per_second: requests / seconds, bytes_per_second: None, p50: None, p99: None }
+}
+
+/// What it prints, run on the second processor: the server has the first.
+pub fn output(command: &Command) -> String {
+    let mut pinned = Command::new("taskset");
+    pinned.args(["-c", "1"]).arg(command.get_program()).args(command.get_args());
+    let output = pinned.stdin(Stdio::null()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}

@@ -1,0 +1,48 @@
+//! Peerage beside other caches, in one run: `cargo bench --bench peers` compares
+//! hits, each cache alone on one processor; `-- --quick` is a short run. What is not installed is left out with a line that names its
+//! package. The tables go to standard output, and with a plot to
+//! `target/bench-peers`.
+
+mod caches;
+mod floor;
+mod hits;
+mod hop;
+mod load;
+mod origin;
+mod paced;
+mod plot;
+mod process;
+mod report;
+
+use caches::Cache;
+
+/// The bodies that are asked for, in bytes.
+const SIZES: [usize; 4] = [1024, 16 * 1024, 256 * 1024, 10 * 1024 * 1024];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |argument: &str| arguments.iter().any(|given| given == argument);
+    match arguments.first().map(String::as_str) {
+        Some("--serve") => serve(&arguments[1..]),
+        Some("--pace") => paced::pace(&arguments[1..]),
+        // `cargo test` runs benches too, with this argument: nothing to do.
+        _ if has("--test") => {}
+        _ => hits::compare(has("--quick")),
+    }
+}
+
+fn serve(arguments: &[String]) {
+    let [server, address] = arguments else { panic!("wants SERVER ADDRESS") };
+    let address = address.parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    match server.as_str() {
+        "floor" => floor::socket_loop(address),
+        "hyper" => runtime.block_on(floor::hyper(address)),
+        other => panic!("no such server: {other}"),
+    }
+}
+
+/// Those of `caches` that are installed, with a line for each that is not.
+fn installed(caches: &[Cache]) -> Vec<Cache> {
+    caches.iter().copied().filter(|cache| cache.is_here()).collect()
+}

@@ -1,0 +1,70 @@
+//! An origin in this process. A name says how long its body is.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The target of a body; the last eight digits are its length.
+pub fn path(id: u32, length: usize) -> String {
+    format!("/asset-{id:08x}{length:08x}.bin")
+}
+
+fn length_in(head: &[u8]) -> usize {
+    let target = std::str::from_utf8(head).ok().and_then(|head| head.split(' ').nth(1)).unwrap_or_default();
+    let digits = target.strip_suffix(".bin").and_then(|name| name.get(name.len() - 8..));
+    digits.and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or(0)
+}
+
+pub struct Origin {
+    pub address: SocketAddr,
+}
+
+impl Origin {
+    /// Starts it on a thread of its own, for as long as this process lives.
+    pub fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(serve(listener));
+        });
+        Self { address }
+    }
+}
+
+async fn serve(listener: std::net::TcpListener) {
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    while let Ok((stream, _)) = listener.accept().await {
+        // A cache that goes away is its own business.
+        tokio::spawn(answer(stream));
+    }
+}
+
+async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let filler = vec![b'x'; 256 * 1024];
+    let mut head = Vec::new();
+    loop {
+        head.clear();
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read_buf(&mut head).await? == 0 {
+                return Ok(());
+            }
+        }
+        let mut left = length_in(&head);
+        let fields = "content-type: application/octet-stream\r\ncache-control: public, max-age=31536000, immutable";
+        let mut piece = format!("HTTP/1.1 200 OK\r\ncontent-length: {left}\r\n{fields}\r\n\r\n").into_bytes();
+        // A small answer is one write.
+        let with_head = left.min(filler.len());
+        piece.extend_from_slice(&filler[..with_head]);
+        stream.write_all(&piece).await?;
+        left -= with_head;
+        while left > 0 {
+            let next = left.min(filler.len());
+            stream.write_all(&filler[..next]).await?;
+            left -= next;
+        }
+    }
+}

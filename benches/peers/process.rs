@@ -1,0 +1,106 @@
+//! A server under test: a process with all its descendants, and its folder.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+pub struct Process {
+    child: Child,
+    /// Its configuration and what it stores; removed when it is.
+    folder: TempDir,
+    /// Where clients ask, by HTTP/1.1.
+    pub clients: SocketAddr,
+    /// Where they ask by cleartext HTTP/2, if it can.
+    pub http2: Option<SocketAddr>,
+}
+
+impl Process {
+    /// Starts `command` and waits until it listens.
+    pub fn start(mut command: Command, folder: TempDir, clients: SocketAddr, http2: Option<SocketAddr>) -> Self {
+        let output = std::fs::File::create(folder.path().join("output")).unwrap();
+        let errors = output.try_clone().unwrap();
+        let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().unwrap();
+        let mut process = Self { child, folder, clients, http2 };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(clients).is_err() {
+            let ended = process.child.try_wait().unwrap();
+            if ended.is_some() || Instant::now() > deadline {
+                let output = std::fs::read_to_string(process.folder.path().join("output")).unwrap_or_default();
+                panic!("{command:?} does not listen at {clients}:\n{output}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        process
+    }
+
+    /// Its own id and those of all that it started.
+    fn tree(&self) -> Vec<u32> {
+        let parents: Vec<_> = std::fs::read_dir("/proc").unwrap().filter_map(|entry| parent(&entry.ok()?)).collect();
+        let mut tree = vec![self.child.id()];
+        let mut at = 0;
+        while at < tree.len() {
+            let this = tree[at];
+            tree.extend(parents.iter().filter(|(_, parent)| *parent == this).map(|(id, _)| *id));
+            at += 1;
+        }
+        tree
+    }
+
+    /// Lets all of it run on one processor only, which is not the load's. Done
+    /// afterwards because Traffic Server chooses its processors when it starts.
+    pub fn pin(self) -> Self {
+        for id in self.tree() {
+            let pinned = Command::new("taskset").args(["-acp", "0", &id.to_string()]).stdout(Stdio::null()).status();
+            assert!(pinned.is_ok_and(|status| status.success()), "taskset is needed (Debian's package is util-linux)");
+        }
+        self
+    }
+
+    /// What all its threads have spent on a processor, in user and system mode.
+    pub fn cpu(&self) -> Duration {
+        self.tree().into_iter().map(spent).sum()
+    }
+
+    /// SIGKILL for all of it.
+    pub fn kill(&mut self) {
+        // Children of what is killed first would be nobody's.
+        let ids: Vec<_> = self.tree().iter().map(u32::to_string).collect();
+        let _ = Command::new("sh").arg("-c").arg(format!("kill -9 {}", ids.join(" "))).stderr(Stdio::null()).status();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.kill();
+        }
+    }
+}
+
+/// A process and its parent.
+fn parent(entry: &std::fs::DirEntry) -> Option<(u32, u32)> {
+    let id = entry.file_name().to_str()?.parse().ok()?;
+    let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+    // A name may hold blanks and parentheses; behind the last come state and parent.
+    let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+    Some((id, parent))
+}
+
+fn spent(process: u32) -> Duration {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Duration::ZERO };
+    let spent = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    Duration::from_nanos(tasks.filter_map(|task| spent(task.ok()?)).sum())
+}
+
+/// Addresses on loopback that nobody listens at.
+pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    // Held together, so that all differ.
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
