@@ -23,6 +23,8 @@ pub enum Cache {
 impl Cache {
     pub const ALL: [Self; 6] =
         [Self::Floor, Self::Hyper, Self::Peerage, Self::Nginx, Self::Varnish, Self::TrafficServer];
+    /// Those that can be a cluster.
+    pub const CLUSTERS: [Self; 3] = [Self::Peerage, Self::Nginx, Self::Varnish];
 
     pub fn name(self) -> &'static str {
         match self {

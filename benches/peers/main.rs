@@ -1,13 +1,18 @@
 //! Peerage beside other caches, in one run: `cargo bench --bench peers` compares
-//! hits, each cache alone on one processor; `-- --quick` is a short run. What is not installed is left out with a line that names its
+//! hits, each cache alone on one processor; `cargo bench --bench peers --
+//! clusters` compares three of each that act as one. `--quick` is a short run
+//! of either. What is not installed is left out with a line that names its
 //! package. The tables go to standard output, and with a plot to
 //! `target/bench-peers`.
 
 mod caches;
+mod clients;
+mod clusters;
 mod floor;
 mod hits;
 mod hop;
 mod load;
+mod nodes;
 mod origin;
 mod paced;
 mod plot;
@@ -27,6 +32,7 @@ fn main() {
         Some("--pace") => paced::pace(&arguments[1..]),
         // `cargo test` runs benches too, with this argument: nothing to do.
         _ if has("--test") => {}
+        _ if has("clusters") => clusters::compare(has("--quick")),
         _ => hits::compare(has("--quick")),
     }
 }

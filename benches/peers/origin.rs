@@ -1,6 +1,10 @@
-//! An origin in this process. A name says how long its body is.
+//! An origin in this process: it counts, and waits as long as it is told. A
+//! name says how long its body is.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,33 +20,53 @@ fn length_in(head: &[u8]) -> usize {
     digits.and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
 
+#[derive(Default)]
+struct Shared {
+    asked: AtomicU64,
+    delay: AtomicU64,
+}
+
 pub struct Origin {
     pub address: SocketAddr,
+    shared: Arc<Shared>,
 }
 
 impl Origin {
     /// Starts it on a thread of its own, for as long as this process lives.
     pub fn start() -> Self {
+        let shared = Arc::new(Shared::default());
+        let for_thread = Arc::clone(&shared);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(listener));
+            runtime.block_on(serve(listener, for_thread));
         });
-        Self { address }
+        Self { address, shared }
+    }
+
+    /// How many requests have come so far.
+    pub fn asked(&self) -> u64 {
+        self.shared.asked.load(Ordering::Relaxed)
+    }
+
+    /// How long each answer waits from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.delay.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
     }
 }
 
-async fn serve(listener: std::net::TcpListener) {
+async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
     listener.set_nonblocking(true).unwrap();
     let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((stream, _)) = listener.accept().await {
         // A cache that goes away is its own business.
-        tokio::spawn(answer(stream));
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move { answer(stream, &shared).await });
     }
 }
 
-async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let filler = vec![b'x'; 256 * 1024];
     let mut head = Vec::new();
@@ -53,6 +77,8 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
                 return Ok(());
             }
         }
+        shared.asked.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(shared.delay.load(Ordering::Relaxed))).await;
         let mut left = length_in(&head);
         let fields = "content-type: application/octet-stream\r\ncache-control: public, max-age=31536000, immutable";
         let mut piece = format!("HTTP/1.1 200 OK\r\ncontent-length: {left}\r\n{fields}\r\n\r\n").into_bytes();
