@@ -1,19 +1,151 @@
 //! What the functions on a request's way cost: `cargo bench --bench functions`.
+//!
+//! What the library keeps to itself (the tiers, a flight's body) is compiled in
+//! here from its own files, of which not everything is used.
 
 #![allow(missing_docs)] // of what criterion's macros make
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
-use peerage::AssetKey;
 use peerage::cluster::ring::Ring;
 use peerage::digest::Algorithm;
 use peerage::naming::Rule;
+use peerage::semantics::cache_control::RequestControl;
 use peerage::semantics::cache_status::{CacheStatus, Handled};
-use peerage::semantics::freshness::{self, Case, Credentials, Name};
+use peerage::semantics::freshness::{self, Case, Credentials, Lifetime, Name};
 use peerage::semantics::range;
+
+use body::Held;
+use budget::Budget;
+use growing::{Growing, Next, Reader};
+use key::AssetKey;
+use memory::{Found, Memory, Plan, Tier};
+use stored::{Head, Standing, Stored, Uses};
+
+#[allow(dead_code, unused_imports)]
+#[path = "../src/budget.rs"]
+mod budget;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/body/growing.rs"]
+mod growing;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/key.rs"]
+mod key;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/memory.rs"]
+mod memory;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/stored.rs"]
+mod stored;
+#[path = "../src/sync.rs"]
+mod sync;
+mod error {
+    pub(crate) use peerage::Error;
+}
+mod semantics {
+    pub(crate) use peerage::semantics::{freshness, vary};
+}
+/// Of a body in memory, what the tiers look at.
+mod body {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use crate::budget::Charge;
+
+    pub(crate) struct Held(Arc<Charge>);
+
+    impl Held {
+        pub(crate) fn new(_: Vec<Bytes>, charge: Arc<Charge>) -> Self {
+            Self(charge)
+        }
+
+        pub(crate) fn charged(&self) -> u64 {
+            self.0.bytes()
+        }
+    }
+}
+
+/// A hit: one name again and again, and one of so many that their entries are
+/// not in the processor's caches.
+fn memory(criterion: &mut Criterion) {
+    const MEMORY: u64 = 1 << 30;
+    for objects in [1, 200_000] {
+        let (tiers, budget) = (Memory::new(&Plan::new(MEMORY, 0.125, 0.25, 1 << 20)), Budget::new(MEMORY));
+        let keys: Vec<_> =
+            (0..objects).map(|i| AssetKey::parse(&format!("/asset-{i:016x}.bin"), 100).unwrap()).collect();
+        let now = SystemTime::now();
+        for key in &keys {
+            let head = Head {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                length: Some(1024),
+                upstream_status: None,
+                born: now,
+                lifetime: Lifetime::UntilEvicted { said: None },
+                standing: Standing::New,
+            };
+            let body = Held::new(Vec::new(), Arc::new(budget.charge(2048).unwrap()));
+            tiers.store(
+                Tier::Main,
+                key.clone(),
+                Stored { head: Arc::new(head), body: Arc::new(body), uses: Uses::default() },
+            );
+        }
+        // A prime's steps: no two lookups in a row are of neighbours.
+        let mut at = 0;
+        criterion.bench_function(&format!("memory/find/{objects}"), |bencher| {
+            bencher.iter(|| {
+                at = (at + 7919) % keys.len();
+                let found = tiers.find(black_box(&keys[at]), now);
+                assert!(matches!(found, Found::Here(Tier::Main, _)));
+            });
+        });
+    }
+}
+
+/// A body of 1 MiB through a flight, in pieces as a connection reads them.
+fn flight(criterion: &mut Criterion) {
+    const PIECE: usize = 16 * 1024;
+    const PIECES: usize = 64;
+    let piece = Bytes::from(vec![b'x'; PIECE]);
+    let mut group = criterion.benchmark_group("flight");
+    group.throughput(Throughput::Bytes((PIECES * PIECE) as u64));
+    group.bench_function("append", |bencher| {
+        bencher.iter_batched_ref(
+            Growing::new,
+            |body| (0..PIECES).for_each(|_| body.append(piece.clone())),
+            BatchSize::LargeInput,
+        );
+    });
+    for readers in [1, 100] {
+        group.bench_function(format!("append-and-read/{readers}"), |bencher| {
+            let join = || {
+                let body = Growing::new();
+                let readers: Vec<_> = (0..readers).map(|_| Reader::new(Arc::clone(&body))).collect();
+                (body, readers)
+            };
+            let stream = |(body, readers): &mut (Arc<Growing>, Vec<Reader>)| {
+                let mut context = Context::from_waker(Waker::noop());
+                for _ in 0..PIECES {
+                    body.append(piece.clone());
+                    for reader in &mut *readers {
+                        while let Poll::Ready(Next::Data(data)) = reader.poll_next(usize::MAX, &mut context) {
+                            black_box(data);
+                        }
+                    }
+                }
+            };
+            bencher.iter_batched_ref(join, stream, BatchSize::LargeInput);
+        });
+    }
+}
 
 fn keys(criterion: &mut Criterion) {
     for (name, target) in
@@ -36,6 +168,9 @@ fn ring(criterion: &mut Criterion) {
         let ring = Ring::new(names.iter().map(String::as_str));
         criterion.bench_function(&format!("ring/owner/{members}"), |bencher| {
             bencher.iter(|| ring.owner(black_box(7)).is_some());
+        });
+        criterion.bench_function(&format!("ring/new/{members}"), |bencher| {
+            bencher.iter(|| Ring::new(names.iter().map(String::as_str)));
         });
         criterion
             .bench_function(&format!("ring/rank/{members}"), |bencher| bencher.iter(|| ring.rank(black_box(7)).len()));
@@ -69,12 +204,23 @@ fn rules(criterion: &mut Criterion) {
         bencher.iter(|| judge(black_box(&response)));
     });
     let mut request = HeaderMap::new();
-    request.insert("range", HeaderValue::from_static("bytes=1000-1999"));
-    criterion
-        .bench_function("range", |bencher| bencher.iter(|| range::evaluate(black_box(&request), &response, 1 << 20)));
+    request.insert("accept", HeaderValue::from_static("*/*"));
+    criterion.bench_function("freshness/reuse", |bencher| {
+        let lifetime = Lifetime::UntilEvicted { said: Some(Duration::from_hours(1)) };
+        bencher.iter(|| {
+            let wish = RequestControl::of(black_box(&request));
+            freshness::reuse(lifetime, Duration::from_secs(5), &wish)
+        });
+    });
+    for (name, ranges) in [("one", "bytes=1000-1999"), ("three", "bytes=0-99, 1000-1999, -100")] {
+        request.insert("range", HeaderValue::from_static(ranges));
+        criterion.bench_function(&format!("range/{name}"), |bencher| {
+            bencher.iter(|| range::evaluate(black_box(&request), &response, 1 << 20));
+        });
+    }
     let hit = CacheStatus { handled: Handled::Hit, ttl: Some(31_535_990), ..CacheStatus::default() };
     criterion.bench_function("cache-status", |bencher| bencher.iter(|| hit.value(black_box("edge-1"))));
 }
 
-criterion_group!(benches, keys, ring, digests, rules);
+criterion_group!(benches, memory, keys, ring, digests, rules, flight);
 criterion_main!(benches);
