@@ -21,6 +21,7 @@ vector=$(grep -qw avx2 /proc/cpuinfo && echo avx2 || echo plain)
 machine="$(uname -m)-$vector rustc-$(rustc --version | cut -d' ' -f2) glibc-$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)"
 
 cargo build --locked --release
+binary=$PWD/target/release/peerage
 folder=$(mktemp -d)
 origin=
 trap 'kill $origin 2>/dev/null || true; rm -rf "$folder"' EXIT
@@ -38,16 +39,17 @@ await() {
     return 1
 }
 # So that there is a file, and not the one of the run before, to look into.
-touch "$folder/origin.log" "$folder/edge-$few.log" "$folder/edge-$many.log"
+touch "$folder/config.toml" "$folder/origin.log" "$folder/edge-$few.log" "$folder/edge-$many.log"
 
-target/release/peerage origin "$folder" --listen 127.0.0.1:0 >"$folder/origin.log" &
+"$binary" origin "$folder" --listen 127.0.0.1:0 >"$folder/origin.log" &
 origin=$!
 origin_url=$(await "$folder/origin.log" '(http:\/\/[0-9.:]+)')
 
 # Prints how many instructions an edge takes from its start to its end, with so
 # many requests for one asset, over one connection, in between.
 count() {
-    valgrind --tool=callgrind --callgrind-out-file=/dev/null target/release/peerage run \
+    # An edge alone: not the cluster of config.toml.
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$binary" run --config "$folder/config.toml" \
         --set edge.listen=127.0.0.1:0 --set admin.listen=127.0.0.1:0 --set edge.threads=1 \
         --set log.access=false --set "origin.url=$origin_url" >/dev/null 2>"$folder/edge-$1.log" &
     edge=$!
