@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::Buf;
 use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use serde::Serialize;
 use tracing_appender::non_blocking::NonBlocking;
 
-use crate::body::Body;
+use crate::body::{Body, Run};
 use crate::cluster::membership::Membership;
 use crate::error::Error;
 use crate::key::AssetKey;
@@ -199,11 +199,15 @@ impl Watched {
 }
 
 impl http_body::Body for Watched {
-    type Data = Bytes;
+    type Data = Run;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Run>, Error>>> {
+        // How long a stream of HTTP/2 takes nothing is told by the frame, so they are short.
+        let polled = match &self.handed {
+            Some(_) => self.body.poll_piece(cx),
+            None => self.body.poll_run(cx),
+        };
         if let Some(handed) = &self.handed {
             handed.set(matches!(polled, Poll::Ready(Some(Ok(_)))).then(Instant::now));
         }
@@ -213,7 +217,7 @@ impl http_body::Body for Watched {
             Poll::Ready(Some(Ok(frame))) => {
                 let began = self.began;
                 self.first.get_or_insert_with(|| began.elapsed());
-                let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let len = frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 self.bytes += len;
                 self.unsent = self.unsent.saturating_sub(len);
             }

@@ -1,0 +1,221 @@
+//! A whole body in memory, and the runs of it that are sent.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+
+use super::growing::PIECE;
+use super::to_usize;
+use crate::budget::Charge;
+
+/// The most that a socket is offered at a time, in bytes. A call for each piece
+/// costs a third more CPU; beyond this little is gained, and others wait longer.
+const RUN: u64 = 4 * PIECE as u64;
+
+/// A whole body that is held in memory, with its share of the budget.
+pub(crate) struct Held {
+    pieces: Vec<Bytes>,
+    len: u64,
+    charge: Arc<Charge>,
+}
+
+impl Held {
+    /// `pieces` are of [`PIECE`] bytes each, but for the last.
+    pub(crate) fn new(pieces: Vec<Bytes>, charge: Arc<Charge>) -> Self {
+        let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self { pieces, len, charge }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// What it takes of the budget, in bytes.
+    pub(crate) fn charged(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// The bytes from `first` to `end`, of a body so small that it is gone with
+    /// one write: a reader of it is not worth counting.
+    pub(super) fn in_one_write(&self, first: u64, end: u64) -> Option<Bytes> {
+        match self.pieces.as_slice() {
+            [only] if self.len <= 64 * 1024 => Some(only.slice(to_usize(first)..to_usize(end))),
+            _ => None,
+        }
+    }
+
+    /// What its piece has from `at` on, up to `end`.
+    fn piece(&self, at: u64, end: u64) -> &[u8] {
+        let (piece, first) = (to_usize(at) / PIECE, to_usize(at) % PIECE);
+        let bytes = self.pieces.get(piece).map_or(&[][..], |piece| &piece[first..]);
+        &bytes[..bytes.len().min(to_usize(end - at))]
+    }
+}
+
+/// The bytes of a held body from `at` to `end`.
+pub(super) struct Slice {
+    held: Arc<Held>,
+    at: u64,
+    end: u64,
+}
+
+impl Slice {
+    pub(super) fn new(held: Arc<Held>, first: u64, end: u64) -> Self {
+        Self { held, at: first, end }
+    }
+
+    /// How many bytes are left of it.
+    pub(super) fn len(&self) -> u64 {
+        self.end - self.at
+    }
+
+    /// Takes what is left of one piece.
+    pub(super) fn next_piece(&mut self) -> Option<Bytes> {
+        let piece = &self.held.pieces.get(to_usize(self.at) / PIECE)?;
+        let bytes = piece.slice_ref(self.held.piece(self.at, self.end));
+        self.at += bytes.len() as u64;
+        (!bytes.is_empty()).then_some(bytes)
+    }
+
+    /// Takes as much as is offered to a socket at a time.
+    pub(super) fn next_run(&mut self) -> Option<Self> {
+        let end = self.end.min(self.at + RUN);
+        let run = Self { held: Arc::clone(&self.held), at: self.at, end };
+        self.at = end;
+        run.has_remaining().then_some(run)
+    }
+}
+
+impl Buf for Slice {
+    fn remaining(&self) -> usize {
+        to_usize(self.len())
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.held.piece(self.at, self.end)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut at = self.at;
+        let mut filled = 0;
+        for slice in slices {
+            let chunk = self.held.piece(at, self.end);
+            if chunk.is_empty() {
+                break;
+            }
+            at += chunk.len() as u64;
+            *slice = IoSlice::new(chunk);
+            filled += 1;
+        }
+        filled
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        assert!(bytes <= self.remaining(), "{bytes} of {} bytes", self.remaining());
+        self.at += bytes as u64;
+    }
+}
+
+/// What is handed to a connection at a time.
+pub(crate) struct Run(Kind);
+
+enum Kind {
+    One(Bytes),
+    Several(Slice),
+}
+
+impl From<Bytes> for Run {
+    fn from(bytes: Bytes) -> Self {
+        Self(Kind::One(bytes))
+    }
+}
+
+impl From<Slice> for Run {
+    fn from(slice: Slice) -> Self {
+        Self(Kind::Several(slice))
+    }
+}
+
+impl Buf for Run {
+    fn remaining(&self) -> usize {
+        match &self.0 {
+            Kind::One(bytes) => bytes.remaining(),
+            Kind::Several(slice) => slice.remaining(),
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match &self.0 {
+            Kind::One(bytes) => bytes.chunk(),
+            Kind::Several(slice) => slice.chunk(),
+        }
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        match &self.0 {
+            Kind::One(bytes) => bytes.chunks_vectored(slices),
+            Kind::Several(slice) => slice.chunks_vectored(slices),
+        }
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        match &mut self.0 {
+            Kind::One(one) => one.advance(bytes),
+            Kind::Several(slice) => slice.advance(bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::budget::Budget;
+
+    fn held(bytes: &[u8]) -> Arc<Held> {
+        let charge = Budget::new(u64::MAX).charge(1).unwrap();
+        Arc::new(Held::new(bytes.chunks(PIECE).map(Bytes::copy_from_slice).collect(), Arc::new(charge)))
+    }
+
+    /// What a socket that takes `most` bytes with each call is given.
+    fn sent(run: &mut impl Buf, most: usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while run.has_remaining() {
+            let mut slices = [IoSlice::new(&[]); 3];
+            let filled = run.chunks_vectored(&mut slices);
+            let offered: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+            assert!(offered.starts_with(run.chunk()) && !offered.is_empty() && offered.len() <= run.remaining());
+            let taken = offered.len().min(most);
+            sent.extend_from_slice(&offered[..taken]);
+            run.advance(taken);
+        }
+        sent
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn pieces_and_runs_are_the_bytes(
+            len in 0..7 * PIECE,
+            cut in any::<(u32, u32)>(),
+            most in 1000..3 * PIECE,
+        ) {
+            let whole: Vec<u8> = (0..len).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect();
+            let first = cut.0 as usize % (len + 1);
+            let end = first + cut.1 as usize % (len - first + 1);
+            let slice = || Slice::new(held(&whole), first as u64, end as u64);
+            let mut pieces = slice();
+            let got: Vec<u8> = std::iter::from_fn(|| pieces.next_piece()).flatten().collect();
+            prop_assert!(got == whole[first..end]);
+            let mut runs = slice();
+            let mut got = Vec::new();
+            while let Some(run) = runs.next_run() {
+                prop_assert!(run.len() <= RUN);
+                got.extend(sent(&mut Run::from(run), most));
+            }
+            prop_assert!(got == whole[first..end]);
+        }
+    }
+}
