@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -71,6 +72,7 @@ impl Access {
         record: Record,
         response: Response<Body>,
         began: Instant,
+        under_way: UnderWay,
     ) -> Response<Watched> {
         let status = response.status();
         response.map(|body| {
@@ -88,6 +90,7 @@ impl Access {
                 ended,
                 broke: false,
                 handed: None,
+                _under_way: under_way,
             }
         })
     }
@@ -164,6 +167,41 @@ pub(crate) struct Watched {
     ended: bool,
     broke: bool,
     handed: Option<Arc<Handed>>,
+    _under_way: UnderWay,
+}
+
+/// The requests of one connection, by their number.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Requests(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    begun: AtomicU32,
+    ended: AtomicU32,
+}
+
+impl Requests {
+    /// One begins; it ends when what is returned is dropped.
+    pub(crate) fn begin(&self) -> UnderWay {
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self.clone())
+    }
+
+    /// How many there were (it wraps around), if none is under way.
+    pub(crate) fn all_ended(&self) -> Option<u32> {
+        let ended = self.0.ended.load(Ordering::Relaxed);
+        (self.0.begun.load(Ordering::Relaxed) == ended).then_some(ended)
+    }
+}
+
+/// A request that has not been answered to its end.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Requests);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Since when a frame that was handed over has not been followed by a wish for
@@ -215,8 +253,9 @@ impl http_body::Body for Watched {
             Poll::Pending => {}
             Poll::Ready(None) => self.ended = true,
             Poll::Ready(Some(Ok(frame))) => {
-                let began = self.began;
-                self.first.get_or_insert_with(|| began.elapsed());
+                if self.first.is_none() && self.access.lines.is_some() {
+                    self.first = Some(self.began.elapsed());
+                }
                 let len = frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 self.bytes += len;
                 self.unsent = self.unsent.saturating_sub(len);

@@ -12,7 +12,8 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::fill::{asked, joined};
-use super::{Answer, Ask, Edge, Part, Shared, served};
+use super::share::{Part, Shared, served};
+use super::{Answer, Ask, Edge};
 use crate::access::{From, Record};
 use crate::body::Body;
 use crate::body::growing::Reader;
@@ -217,8 +218,8 @@ impl Edge {
     }
 
     /// What may not be asked for elsewhere is not here: no fault of anybody's.
-    pub(super) fn answer_not_cached(&self, ask: Ask) -> Answer {
-        let mut answer = self.refuse(ask.source, ask.method, Ok(ask.key), Error::NotCached);
+    pub(super) fn answer_not_cached(&self, ask: &Ask) -> Answer {
+        let mut answer = self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), Error::NotCached);
         answer.record.served = Served::Miss;
         answer
     }

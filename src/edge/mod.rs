@@ -9,20 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST};
+use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use hyper::upgrade::OnUpgrade;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use crate::access::{From, Record};
 use crate::body::Body;
-use crate::body::growing::Reader;
 use crate::budget::Budget;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::error::Error;
-use crate::flight::{Extent, Flights, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming, Why};
+use crate::flight::{Flights, Provider};
 use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::memory::{Found, Memory, Plan, Tier};
@@ -30,9 +29,8 @@ use crate::metrics::{Gauges, Metrics, Served, Source};
 use crate::origin::Origin;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
-use crate::semantics::forward::{self, Faithful};
+use crate::semantics::forward::{self};
 use crate::semantics::freshness::{self, Case, Credentials, Name, Reuse};
-use crate::semantics::vary;
 use crate::stored::Stored;
 
 mod answer;
@@ -44,13 +42,13 @@ mod pass;
 mod policy;
 mod probe;
 mod resume;
+mod share;
 mod takeover;
 mod upgrade;
 mod validate;
 mod verify;
 mod warm;
 
-use fill::{First, Order};
 use hedge::Hedges;
 pub(crate) use policy::{Limits, Policy};
 use warm::WANTED;
@@ -142,11 +140,13 @@ pub(crate) struct Answer {
     pub(crate) record: Record,
 }
 
-/// What a client's part in a flight is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Leader,
-    Follower,
+/// Where a GET or HEAD goes from memory.
+#[allow(clippy::large_enum_variant)] // the largest is the common one; a box would cost it an allocation
+enum Way {
+    Answered(Answer),
+    /// To the asset's flight, with what is stored and has to be validated.
+    Share(Handled, Option<Arc<Stored>>),
+    Pass(Handled),
 }
 
 impl Edge {
@@ -225,7 +225,9 @@ impl Edge {
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
         let key = match self.check(source, &parts) {
-            Ok(()) if Self::is_for_this_hop(&parts) => return self.answer_for_this_hop(source, &parts).await,
+            Ok(()) if Self::is_for_this_hop(&parts) => {
+                return Box::pin(self.answer_for_this_hop(source, &parts)).await;
+            }
             Ok(()) => AssetKey::from_uri(&parts.uri, self.limits.uri),
             Err(error) => Err(error),
         };
@@ -243,13 +245,13 @@ impl Edge {
         let now = SystemTime::now();
         let ask = Ask { source, client, method, version, authority, key, headers, body, upgrade, relay, now, tries: 2 };
         if ask.upgrade.is_some() {
-            self.pass(ask, Handled::Request).await
+            Box::pin(self.pass(ask, Handled::Request)).await
         } else if matches!(ask.method, Method::GET | Method::HEAD) {
-            self.look_up(ask).await
+            self.get(ask).await
         } else if Self::is_purge(&ask) {
             self.answer_purge(&ask)
         } else {
-            self.pass(ask, Handled::Method).await
+            Box::pin(self.pass(ask, Handled::Method)).await
         }
     }
 
@@ -308,7 +310,18 @@ impl Edge {
         answer
     }
 
-    async fn look_up(self: &Arc<Self>, mut ask: Ask) -> Answer {
+    /// Answers a GET or HEAD: from memory, or by a longer way. Those are boxed: the
+    /// state of a request that takes none of them is small, and moved for less.
+    async fn get(self: &Arc<Self>, mut ask: Ask) -> Answer {
+        match self.look_up(&mut ask) {
+            Way::Answered(answer) => answer,
+            Way::Share(handled, stale) => Box::pin(self.share(ask, handled, stale)).await,
+            Way::Pass(handled) => Box::pin(self.pass(ask, handled)).await,
+        }
+    }
+
+    /// Looks into memory, and says which way the request goes from there.
+    fn look_up(self: &Arc<Self>, ask: &mut Ask) -> Way {
         if let Some(variant) = self.memory.select(&ask.key, &ask.headers) {
             ask.key = variant;
         }
@@ -316,11 +329,11 @@ impl Edge {
         let (handled, stale) = match self.memory.find(&ask.key, ask.now) {
             Found::Here(tier, stored) => {
                 match freshness::reuse(stored.head.lifetime, stored.head.age(ask.now), &wish) {
-                    Reuse::Fresh => return self.answer_stored(&ask, tier, &stored),
-                    Reuse::Stale => return self.answer_stale(&ask, &stored),
+                    Reuse::Fresh => return Way::Answered(self.answer_stored(ask, tier, &stored)),
+                    Reuse::Stale => return Way::Answered(self.answer_stale(ask, &stored)),
                     Reuse::WhileRevalidate => {
-                        self.validate_behind(&ask, &stored);
-                        return self.answer_stale(&ask, &stored);
+                        self.validate_behind(ask, &stored);
+                        return Way::Answered(self.answer_stale(ask, &stored));
                     }
                     Reuse::Validate if stored.head.is_fresh(ask.now) => (Handled::Request, Some(stored)),
                     Reuse::Validate => (Handled::Stale, Some(stored)),
@@ -329,20 +342,20 @@ impl Edge {
             Found::Marked => (Handled::Bypass, None),
             Found::Wrong => {
                 let error = Error::OriginWrong("a moment ago".to_owned());
-                return self.refuse(ask.source, ask.method, Ok(ask.key), error);
+                return Way::Answered(self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), error));
             }
             Found::Nothing => (Handled::UriMiss, None),
         };
         if wish.only_if_cached {
-            return self.answer_held(&ask).unwrap_or_else(|| self.answer_not_cached(ask));
+            return Way::Answered(self.answer_held(ask).unwrap_or_else(|| self.answer_not_cached(ask)));
         }
         if handled == Handled::Bypass {
-            return self.pass(ask, handled).await;
+            return Way::Pass(handled);
         }
         // Nothing is kept of a request that says so, and content in a GET has no
         // meaning that a key could hold (RFC 9110 §9.3.1).
         if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
-            return self.pass(ask, Handled::Request).await;
+            return Way::Pass(Handled::Request);
         }
         // What a name holds for good will be wanted; of another, only the head
         // was. And what credentials bring is rarely shared: a part of it, or its
@@ -352,155 +365,9 @@ impl Edge {
         if head && self.policy.load().name(&ask.key) == Name::Plain
             || credentials && (head || forward::is_selective(&ask.headers))
         {
-            return self.pass(ask, handled).await;
+            return Way::Pass(handled);
         }
-        self.share(ask, handled, stale).await
-    }
-
-    /// Validates a response in the background: one flight at a time for a key.
-    fn validate_behind(self: &Arc<Self>, ask: &Ask, stored: &Arc<Stored>) {
-        // What is served to all meanwhile is validated once for all.
-        if let Joining::Lead(lead) = self.join(ask, Credentials::None) {
-            let mut headers = ask.headers.clone();
-            forward::strip_hop_by_hop(&mut headers);
-            headers.remove(AUTHORIZATION);
-            // Nobody waits for what might be a leader's alone.
-            drop(self.depart(lead, Arc::new(self.order(ask, &headers, Some(Arc::clone(stored))))));
-        }
-    }
-
-    /// Leads or follows the flight of the asset, and answers from it; `stale` is
-    /// what is stored, and has to be validated.
-    async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Arc<Stored>>) -> Answer {
-        forward::strip_hop_by_hop(&mut ask.headers);
-        let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
-        let joining = self.join(&ask, order.credentials);
-        let mut flight = match &joining {
-            Joining::Follow(flight) => Arc::clone(flight),
-            Joining::Lead(lead) => Arc::clone(lead.flight()),
-        };
-        // It counts as a reader from here on, while it waits for the head.
-        let mut reader = Reader::new(Arc::clone(&flight.body));
-        let (part, mut first) = match joining {
-            Joining::Follow(_) => (Part::Follower, None),
-            Joining::Lead(lead) => (Part::Leader, Some(self.depart(lead, Arc::clone(&order)))),
-        };
-        loop {
-            match flight.outcome().await {
-                Outcome::Streaming(streaming) if !Self::selects(&streaming, &order) => {
-                    // It is another variant. That it varies is known by now, so
-                    // the next look finds this request's own, or leads to it.
-                    return match ask.tries.checked_sub(1) {
-                        Some(tries) => Box::pin(self.look_up(Ask { key: ask.key.asset(), tries, ..ask })).await,
-                        None => self.pass(ask, handled).await,
-                    };
-                }
-                // Of what only streams by, a part is not waited for.
-                Outcome::Streaming(streaming)
-                    if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) =>
-                {
-                    return self.pass(ask, handled).await;
-                }
-                Outcome::Streaming(streaming) => {
-                    let own = own_fields(first.take());
-                    // It came stale, or is to be validated each time: then it
-                    // answers the leader's request alone (RFC 9111 §4).
-                    if own.is_none() && streaming.head.must_be_validated(SystemTime::now()) {
-                        return match ask.tries.checked_sub(1) {
-                            // It is so slow that its freshness ran out: who comes
-                            // now shares another.
-                            Some(tries) if !streaming.head.must_be_validated(streaming.came) => {
-                                self.flights.retire(&flight);
-                                Box::pin(self.look_up(Ask { key: ask.key.asset(), tries, ..ask })).await
-                            }
-                            _ => self.pass(ask, handled).await,
-                        };
-                    }
-                    let own = own.unwrap_or_default();
-                    return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order, own });
-                }
-                Outcome::Joined(other) => {
-                    reader = Reader::new(Arc::clone(&other.body));
-                    flight = other;
-                }
-                Outcome::Reused(reused) => {
-                    // As above: what must be validated for each request was so
-                    // for the leader's.
-                    let each = reused.stored.head.must_be_validated(SystemTime::now());
-                    if each && matches!(reused.why, Why::Validated(_)) && own_fields(first.take()).is_none() {
-                        return self.pass(ask, handled).await;
-                    }
-                    return self.answer_reused(&ask, handled, part, &reused);
-                }
-                Outcome::Landed => match self.memory.find(&ask.key, ask.now) {
-                    Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
-                    // It landed, and was evicted already: no use in queueing again.
-                    _ => return self.pass(ask, handled).await,
-                },
-                Outcome::Pass(refusal) => {
-                    let first = match first.take() {
-                        Some(first) => first.await.ok(),
-                        None => None,
-                    };
-                    return match first {
-                        Some(First::Response { provider, response }) if Self::answers(&ask, order.name) => {
-                            self.answer_first(&ask, handled, &provider, response, refusal)
-                        }
-                        _ => self.pass(ask, handled).await,
-                    };
-                }
-                Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
-                Outcome::Pending => unreachable!("an outcome is waited for until it is there"),
-            }
-        }
-    }
-
-    /// Whether what a flight brings is the variant that `order` asks for.
-    fn selects(streaming: &Streaming, order: &Order) -> bool {
-        let same = |selected: &Selected| *vary::selected_by(&selected.fields, &order.headers) == *selected.text;
-        streaming.selected.as_ref().is_none_or(same)
-    }
-
-    /// A flight to peers is for clients alone, and for keys that another owns.
-    /// Who has `credentials` of his own shares none with others.
-    fn join(&self, ask: &Ask, credentials: Credentials) -> Joining {
-        let view = self.membership.view();
-        let owner = view.ring.owner(ask.key.hash());
-        let own = owner.is_none_or(|owner| owner.name() == self.membership.own());
-        if own || ask.source == Source::Peer {
-            return self.flights.join(&ask.key, Reach::Origin, credentials);
-        }
-        match self.flights.to_origin(&ask.key, credentials) {
-            Some(flight) => Joining::Follow(flight),
-            None => self.flights.join(&ask.key, Reach::Peers, credentials),
-        }
-    }
-
-    /// Sends the flight on its way, in a task of its own: no client's leaving
-    /// ends it. What comes back is the response, if it is the leader's alone.
-    fn depart(self: &Arc<Self>, lead: Lead, order: Arc<Order>) -> oneshot::Receiver<First> {
-        let (first, receiver) = oneshot::channel();
-        tokio::spawn(Arc::clone(self).fill(lead, order, first));
-        receiver
-    }
-
-    /// What a fill for `ask` asks for; `headers` are the request's, without its
-    /// connection's own.
-    fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Arc<Stored>>) -> Order {
-        let credentials = Credentials::of(headers);
-        let name = self.policy.load().name(&ask.key);
-        let faithful = match name {
-            Name::Immutable => Faithful::NameOnly,
-            Name::Plain => Faithful::Whole,
-        };
-        let headers = forward::upstream_fields(headers, faithful, &self.request_via(ask));
-        Order { name, credentials, headers, stale, relay: None }
-    }
-
-    /// Whether the answer to a fill is also the answer to the request that
-    /// began it: only if the fill asked for the same.
-    fn answers(ask: &Ask, name: Name) -> bool {
-        !forward::is_selective(&ask.headers) && (name == Name::Plain || !ask.headers.contains_key(COOKIE))
+        Way::Share(handled, stale)
     }
 
     /// What the response to `ask` is judged by.
@@ -529,32 +396,6 @@ impl std::convert::From<&Provider> for From {
             Provider::Origin => Self::Origin,
             Provider::Peer(name) => Self::Peer(Arc::clone(name)),
         }
-    }
-}
-
-/// What a flight's clients are told they share.
-fn served(part: Part) -> Served {
-    match part {
-        Part::Leader => Served::Miss,
-        Part::Follower => Served::Collapsed,
-    }
-}
-
-/// A flight's head, and a reader of its body.
-struct Shared {
-    reader: Reader,
-    streaming: Streaming,
-    order: Arc<Order>,
-    /// The fields that this request's client alone may have.
-    own: HeaderMap,
-}
-
-/// The fields that are the leader's alone, of a response that others share;
-/// `None` for who does not lead.
-fn own_fields(first: Option<oneshot::Receiver<First>>) -> Option<HeaderMap> {
-    match first?.try_recv() {
-        Ok(First::Fields(own)) => Some(own),
-        _ => None,
     }
 }
 

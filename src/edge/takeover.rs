@@ -12,7 +12,8 @@ use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::fill::{Arrival, Leading, Order, Received, request};
-use super::{Answer, Ask, Edge, Part, Shared};
+use super::share::{Part, Shared};
+use super::{Answer, Ask, Edge};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::flight::Outcome;

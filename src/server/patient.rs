@@ -3,39 +3,97 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
+use crate::access::Requests;
 use crate::config::LimitsConfig;
 
 /// What every connection to HTTP/2 begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection whose other end must say at once what it speaks, and must take
-/// what it is sent: a write that makes no progress for a time fails.
+/// A connection whose other end must ask for something, and must take what it is
+/// sent: a head that does not come for a time fails a read, and no progress fails
+/// a write.
 pub(super) struct Patient {
     stream: TcpStream,
-    opening: Option<Opening>,
+    version: Version,
+    silence: Silence,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-/// Until it is clear which version of HTTP a client speaks, nobody else has a
-/// timer on it.
-struct Opening {
-    /// How much of the preface has come.
-    seen: usize,
+/// What a client speaks, as far as it is clear.
+enum Version {
+    /// So much of the preface has come.
+    Unclear(usize),
+    Http1,
+    /// Whether it is there still is asked by pings.
+    Http2,
+}
+
+impl Version {
+    fn after(&self, came: &[u8]) -> Option<Self> {
+        let Self::Unclear(seen) = *self else { return None };
+        let expected = &PREFACE[seen..];
+        let common = expected.len().min(came.len());
+        Some(match came.len() {
+            _ if expected[..common] != came[..common] => Self::Http1,
+            all if all >= expected.len() => Self::Http2,
+            part => Self::Unclear(seen + part),
+        })
+    }
+}
+
+/// How long no head has come while nothing was asked for, over HTTP/1.
+struct Silence {
+    requests: Requests,
+    /// Since when, and after how many requests.
+    since: Option<(u32, Instant)>,
+    patience: Duration,
+    /// It is set anew only when it has run out: once in a while, not for each
+    /// request.
     timer: Pin<Box<Sleep>>,
 }
 
+impl Silence {
+    /// Ready when it has lasted too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(ended) = self.requests.all_ended() else {
+            return Poll::Pending;
+        };
+        let since = match self.since {
+            Some((known, since)) if known == ended => since,
+            _ => self.since.insert((ended, Instant::now())).1,
+        };
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let due = since + self.patience;
+            if self.timer.deadline() >= due {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
+    }
+}
+
 impl Patient {
-    pub(super) fn new(stream: TcpStream, limits: &LimitsConfig) -> Self {
-        let timer = Box::pin(tokio::time::sleep(limits.header_timeout.0));
-        Self { stream, opening: Some(Opening { seen: 0, timer }), patience: limits.send_timeout.0, stalled: None }
+    pub(super) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Requests) -> Self {
+        let patience = limits.header_timeout.0;
+        let silence = Silence { requests, since: None, patience, timer: Box::pin(tokio::time::sleep(patience)) };
+        let version = Version::Unclear(0);
+        Self { stream, version, silence, patience: limits.send_timeout.0, stalled: None }
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.version {
+            Version::Http2 => Poll::Pending,
+            Version::Unclear(_) | Version::Http1 => self.silence.poll(cx),
+        }
     }
 
     fn guard<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -56,17 +114,15 @@ impl AsyncRead for Patient {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let Some(opening) = &mut self.opening else {
-            return read;
-        };
         if read.is_pending() {
-            return opening.timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+            // While something is to be written, whether that is taken is what counts.
+            return match self.stalled {
+                None => self.poll_silence(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+                Some(_) => Poll::Pending,
+            };
         }
-        let came = &buf.filled()[before..];
-        let (seen, expected) = (opening.seen + came.len(), &PREFACE[opening.seen..]);
-        opening.seen = seen;
-        if seen >= PREFACE.len() || !expected.starts_with(came) {
-            self.opening = None;
+        if let Some(version) = self.version.after(&buf.filled()[before..]) {
+            self.version = version;
         }
         read
     }
@@ -92,10 +148,108 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // All is written. hyper has a read waiting from before, and may not try another.
+        if self.poll_silence(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::Period;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn connected() -> (TcpStream, Patient, Requests) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let limits = LimitsConfig { header_timeout: Period(PATIENCE), ..LimitsConfig::default() };
+        let requests = Requests::default();
+        (client, Patient::new(stream, &limits, requests.clone()), requests)
+    }
+
+    /// Reads until that fails, and returns after what time it did.
+    async fn let_go(patient: &mut Patient) -> Duration {
+        let began = Instant::now();
+        let mut buffer = [0; 100];
+        let error = loop {
+            match patient.read(&mut buffer).await {
+                Ok(read) => assert_ne!(read, 0, "the client is still there"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        began.elapsed()
+    }
+
+    fn about(time: Duration) -> bool {
+        (PATIENCE..PATIENCE + Duration::from_millis(10)).contains(&time)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn part_of_a_head_gains_no_time() {
+        for beginning in ["", "GET / HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n"] {
+            let (mut client, mut patient, _) = connected().await;
+            client.write_all(beginning.as_bytes()).await.unwrap();
+            let time = let_go(&mut patient).await;
+            assert!(about(time), "{beginning:?}: {time:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_has_its_time_and_silence_counts_from_its_end() {
+        let (_client, mut patient, requests) = connected().await;
+        for _ in 0..3 {
+            let request = requests.begin();
+            let waiting = tokio::time::timeout(5 * PATIENCE, patient.read_u8()).await;
+            assert!(waiting.is_err(), "{waiting:?}");
+            drop(request);
+            poll_fn(|cx| Pin::new(&mut patient).poll_flush(cx)).await.unwrap();
+            tokio::time::sleep(PATIENCE / 2).await;
+        }
+        let time = let_go(&mut patient).await + PATIENCE / 2;
+        assert!(about(time), "{time:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_http2_pings_tell() {
+        let (mut client, mut patient, _) = connected().await;
+        client.write_all(PREFACE).await.unwrap();
+        patient.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+        assert!(tokio::time::timeout(5 * PATIENCE, patient.read_u8()).await.is_err());
+    }
+
+    #[test]
+    fn the_version_is_known_by_the_preface() {
+        for (pieces, clear) in [(&["GET"][..], "1"), (&["PRI", " * HTTP/1"], "1"), (&["P", "RI *"], "?")] {
+            let mut version = Version::Unclear(0);
+            for piece in pieces {
+                version = version.after(piece.as_bytes()).unwrap();
+            }
+            let found = match version {
+                Version::Unclear(_) => "?",
+                Version::Http1 => "1",
+                Version::Http2 => "2",
+            };
+            assert_eq!(found, clear, "{pieces:?}");
+        }
+        for cut in 1..PREFACE.len() {
+            let version = Version::Unclear(0).after(&PREFACE[..cut]).unwrap();
+            let long = [&PREFACE[cut..], b"more"].concat();
+            assert!(matches!(version.after(&long), Some(Version::Http2)));
+        }
     }
 }

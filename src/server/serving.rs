@@ -20,7 +20,7 @@ use super::bytes;
 use super::interspersed::Interspersed;
 use super::listening::Listener;
 use super::patient::Patient;
-use crate::access::{Access, Handed, Watched};
+use crate::access::{Access, Handed, Requests, UnderWay, Watched};
 use crate::body::{Body, describe};
 use crate::config::LimitsConfig;
 use crate::edge::Edge;
@@ -80,8 +80,10 @@ struct Client {
     interim: Interim,
     /// Told when one of its streams is not taken.
     stalled: Arc<Notify>,
-    /// Where the connection leads once it is HTTP no more.
-    tunnel: Mutex<Option<Tunnel>>,
+    requests: Requests,
+    /// Where the connection leads once it is HTTP no more; the request that led there
+    /// goes on for as long.
+    tunnel: Mutex<Option<(Tunnel, UnderWay)>>,
     source: Source,
     multiplexed: AtomicBool,
 }
@@ -100,10 +102,10 @@ impl Client {
     }
 
     fn lead_to(&self, tunnel: Tunnel) {
-        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, self.requests.begin()));
     }
 
-    fn take_tunnel(&self) -> Option<Tunnel> {
+    fn take_tunnel(&self) -> Option<(Tunnel, UnderWay)> {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -161,13 +163,14 @@ impl Serve {
             address,
             interim,
             stalled: Arc::default(),
+            requests: Requests::default(),
             tunnel: Mutex::default(),
             source: self.source,
             multiplexed: AtomicBool::new(false),
         });
         let tunnel_timeout = self.limits.tunnel_timeout.0;
         let ended = match (self.speak_http(stream, &client).await, client.take_tunnel()) {
-            (Ok(()), Some(tunnel)) => tunnel.carry(tunnel_timeout).await,
+            (Ok(()), Some((tunnel, _under_way))) => tunnel.carry(tunnel_timeout).await,
             (ended, _) => ended,
         };
         if let Err(error) = ended {
@@ -176,7 +179,8 @@ impl Serve {
     }
 
     async fn speak_http(self, stream: TcpStream, client: &Arc<Client>) -> Result<(), String> {
-        let io = TokioIo::new(Interspersed::new(Patient::new(stream, &self.limits), client.interim.clone()));
+        let patient = Patient::new(stream, &self.limits, client.requests.clone());
+        let io = TokioIo::new(Interspersed::new(patient, client.interim.clone()));
         let builder = builder(&self.limits);
         let (mut phase, access) = (self.phase.clone(), Arc::clone(&self.access));
         let serve = Arc::new((self, Arc::clone(client)));
@@ -190,7 +194,9 @@ impl Serve {
             Err("the client took nothing of what it asked for".to_owned())
         };
         let ended = async {
+            // In this order, and not in one that is drawn each time: a hit is worth it.
             tokio::select! {
+                biased;
                 ended = connection.as_mut() => return ended,
                 () = draining(&mut phase) => {}
             }
@@ -204,6 +210,7 @@ impl Serve {
             connection.await
         };
         tokio::select! {
+            biased;
             ended = ended => ended.map_err(|error| {
                 let text = describe(&*error);
                 // It has been answered with 400, 414 or 431, before it was a request.
@@ -218,7 +225,7 @@ impl Serve {
     }
 
     async fn answer(&self, request: Request<Incoming>, client: &Client) -> Result<Response<Watched>, Infallible> {
-        let began = Instant::now();
+        let (began, under_way) = (Instant::now(), client.requests.begin());
         let version = request.version();
         client.speaks(version);
         let patience = self.limits.body_timeout.0;
@@ -236,7 +243,7 @@ impl Serve {
         if version != Version::HTTP_2 && !switches && *self.phase.borrow() == Phase::Draining {
             answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let mut response = self.access.watch(answer.record, answer.response, began);
+        let mut response = self.access.watch(answer.record, answer.response, began, under_way);
         // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
         // just open no window for one of its streams.
         if version == Version::HTTP_2 && response.body().may_stall() {
@@ -267,8 +274,8 @@ fn builder(limits: &LimitsConfig) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout.0)
+        // Patient has an eye on it: hyper would set a timer for each request.
+        .header_read_timeout(None)
         .max_buf_size(header)
         .http2()
         .timer(TokioTimer::new())

@@ -91,6 +91,27 @@ async fn a_tunnel_has_the_place_of_its_connection() {
 }
 
 #[tokio::test]
+async fn a_tunnel_and_a_slow_answer_outlive_the_wait_for_a_head() {
+    let wait = Duration::from_millis(50);
+    let (edge, listener) = before_an_origin(|config| config.limits.header_timeout = Period(wait)).await;
+    let (mut client, mut origin) = tunnel(&edge, &listener).await;
+    let mut patient = connect(&edge).await;
+    patient.say("GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut slow = accept(&listener).await;
+    slow.head().await;
+    // Who asks for nothing is let go: by then the time has passed for all three.
+    connect(&edge).await.ends().await;
+    client.say("still there").await;
+    origin.hears("still there").await;
+    slow.say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await;
+    assert!(patient.head().await.starts_with("HTTP/1.1 200 "));
+    connect(&edge).await.ends().await;
+    slow.say("ok").await;
+    patient.hears("ok").await;
+    patient.ends().await;
+}
+
+#[tokio::test]
 async fn any_other_answer_is_an_ordinary_one() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;

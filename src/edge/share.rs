@@ -1,0 +1,201 @@
+//! Many requests, one flight: leading or following it, and answering from it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, COOKIE};
+use tokio::sync::oneshot;
+
+use super::fill::{First, Order};
+use super::{Answer, Ask, Edge};
+use crate::body::growing::Reader;
+use crate::flight::{Extent, Joining, Lead, Outcome, Reach, Selected, Streaming, Why};
+use crate::memory::Found;
+use crate::metrics::{Served, Source};
+use crate::semantics::cache_status::Handled;
+use crate::semantics::forward::{self, Faithful};
+use crate::semantics::freshness::{Credentials, Name};
+use crate::semantics::vary;
+use crate::stored::Stored;
+
+impl Edge {
+    /// Validates a response in the background: one flight at a time for a key.
+    pub(super) fn validate_behind(self: &Arc<Self>, ask: &Ask, stored: &Arc<Stored>) {
+        // What is served to all meanwhile is validated once for all.
+        if let Joining::Lead(lead) = self.join(ask, Credentials::None) {
+            let mut headers = ask.headers.clone();
+            forward::strip_hop_by_hop(&mut headers);
+            headers.remove(AUTHORIZATION);
+            // Nobody waits for what might be a leader's alone.
+            drop(self.depart(lead, Arc::new(self.order(ask, &headers, Some(Arc::clone(stored))))));
+        }
+    }
+
+    /// Leads or follows the flight of the asset, and answers from it; `stale` is
+    /// what is stored, and has to be validated.
+    pub(super) async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Arc<Stored>>) -> Answer {
+        forward::strip_hop_by_hop(&mut ask.headers);
+        let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
+        let joining = self.join(&ask, order.credentials);
+        let mut flight = match &joining {
+            Joining::Follow(flight) => Arc::clone(flight),
+            Joining::Lead(lead) => Arc::clone(lead.flight()),
+        };
+        // It counts as a reader from here on, while it waits for the head.
+        let mut reader = Reader::new(Arc::clone(&flight.body));
+        let (part, mut first) = match joining {
+            Joining::Follow(_) => (Part::Follower, None),
+            Joining::Lead(lead) => (Part::Leader, Some(self.depart(lead, Arc::clone(&order)))),
+        };
+        loop {
+            match flight.outcome().await {
+                Outcome::Streaming(streaming) if !Self::selects(&streaming, &order) => {
+                    // It is another variant. That it varies is known by now, so
+                    // the next look finds this request's own, or leads to it.
+                    return match ask.tries.checked_sub(1) {
+                        Some(tries) => Box::pin(self.get(Ask { key: ask.key.asset(), tries, ..ask })).await,
+                        None => self.pass(ask, handled).await,
+                    };
+                }
+                // Of what only streams by, a part is not waited for.
+                Outcome::Streaming(streaming)
+                    if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) =>
+                {
+                    return self.pass(ask, handled).await;
+                }
+                Outcome::Streaming(streaming) => {
+                    let own = own_fields(first.take());
+                    // It came stale, or is to be validated each time: then it
+                    // answers the leader's request alone (RFC 9111 §4).
+                    if own.is_none() && streaming.head.must_be_validated(SystemTime::now()) {
+                        return match ask.tries.checked_sub(1) {
+                            // It is so slow that its freshness ran out: who comes
+                            // now shares another.
+                            Some(tries) if !streaming.head.must_be_validated(streaming.came) => {
+                                self.flights.retire(&flight);
+                                Box::pin(self.get(Ask { key: ask.key.asset(), tries, ..ask })).await
+                            }
+                            _ => self.pass(ask, handled).await,
+                        };
+                    }
+                    let own = own.unwrap_or_default();
+                    return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order, own });
+                }
+                Outcome::Joined(other) => {
+                    reader = Reader::new(Arc::clone(&other.body));
+                    flight = other;
+                }
+                Outcome::Reused(reused) => {
+                    // As above: what must be validated for each request was so
+                    // for the leader's.
+                    let each = reused.stored.head.must_be_validated(SystemTime::now());
+                    if each && matches!(reused.why, Why::Validated(_)) && own_fields(first.take()).is_none() {
+                        return self.pass(ask, handled).await;
+                    }
+                    return self.answer_reused(&ask, handled, part, &reused);
+                }
+                Outcome::Landed => match self.memory.find(&ask.key, ask.now) {
+                    Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
+                    // It landed, and was evicted already: no use in queueing again.
+                    _ => return self.pass(ask, handled).await,
+                },
+                Outcome::Pass(refusal) => {
+                    let first = match first.take() {
+                        Some(first) => first.await.ok(),
+                        None => None,
+                    };
+                    return match first {
+                        Some(First::Response { provider, response }) if Self::answers(&ask, order.name) => {
+                            self.answer_first(&ask, handled, &provider, response, refusal)
+                        }
+                        _ => self.pass(ask, handled).await,
+                    };
+                }
+                Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+                Outcome::Pending => unreachable!("an outcome is waited for until it is there"),
+            }
+        }
+    }
+
+    /// Whether what a flight brings is the variant that `order` asks for.
+    pub(super) fn selects(streaming: &Streaming, order: &Order) -> bool {
+        let same = |selected: &Selected| *vary::selected_by(&selected.fields, &order.headers) == *selected.text;
+        streaming.selected.as_ref().is_none_or(same)
+    }
+
+    /// A flight to peers is for clients alone, and for keys that another owns.
+    /// Who has `credentials` of his own shares none with others.
+    pub(super) fn join(&self, ask: &Ask, credentials: Credentials) -> Joining {
+        let view = self.membership.view();
+        let owner = view.ring.owner(ask.key.hash());
+        let own = owner.is_none_or(|owner| owner.name() == self.membership.own());
+        if own || ask.source == Source::Peer {
+            return self.flights.join(&ask.key, Reach::Origin, credentials);
+        }
+        match self.flights.to_origin(&ask.key, credentials) {
+            Some(flight) => Joining::Follow(flight),
+            None => self.flights.join(&ask.key, Reach::Peers, credentials),
+        }
+    }
+
+    /// Sends the flight on its way, in a task of its own: no client's leaving
+    /// ends it. What comes back is the response, if it is the leader's alone.
+    pub(super) fn depart(self: &Arc<Self>, lead: Lead, order: Arc<Order>) -> oneshot::Receiver<First> {
+        let (first, receiver) = oneshot::channel();
+        tokio::spawn(Arc::clone(self).fill(lead, order, first));
+        receiver
+    }
+
+    /// What a fill for `ask` asks for; `headers` are the request's, without its
+    /// connection's own.
+    pub(super) fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Arc<Stored>>) -> Order {
+        let credentials = Credentials::of(headers);
+        let name = self.policy.load().name(&ask.key);
+        let faithful = match name {
+            Name::Immutable => Faithful::NameOnly,
+            Name::Plain => Faithful::Whole,
+        };
+        let headers = forward::upstream_fields(headers, faithful, &self.request_via(ask));
+        Order { name, credentials, headers, stale, relay: None }
+    }
+
+    /// Whether the answer to a fill is also the answer to the request that
+    /// began it: only if the fill asked for the same.
+    fn answers(ask: &Ask, name: Name) -> bool {
+        !forward::is_selective(&ask.headers) && (name == Name::Plain || !ask.headers.contains_key(COOKIE))
+    }
+}
+
+/// What a client's part in a flight is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Leader,
+    Follower,
+}
+
+/// What a flight's clients are told they share.
+pub(super) fn served(part: Part) -> Served {
+    match part {
+        Part::Leader => Served::Miss,
+        Part::Follower => Served::Collapsed,
+    }
+}
+
+/// A flight's head, and a reader of its body.
+pub(super) struct Shared {
+    pub(super) reader: Reader,
+    pub(super) streaming: Streaming,
+    pub(super) order: Arc<Order>,
+    /// The fields that this request's client alone may have.
+    pub(super) own: HeaderMap,
+}
+
+/// The fields that are the leader's alone, of a response that others share;
+/// `None` for who does not lead.
+fn own_fields(first: Option<oneshot::Receiver<First>>) -> Option<HeaderMap> {
+    match first?.try_recv() {
+        Ok(First::Fields(own)) => Some(own),
+        _ => None,
+    }
+}
