@@ -28,6 +28,7 @@ use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Refusal, Verdict};
+use crate::semantics::manner::Manner;
 use crate::semantics::range::{self, Ranged, Span};
 use crate::stored::{Head, Stored};
 
@@ -257,6 +258,10 @@ fn select(ask: &Ask, head: &Head) -> (Response<Body>, Extent) {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers.clone();
+    if ask.manner == Manner::Plain {
+        let extent = if ask.method == Method::HEAD { Extent::Nothing } else { Extent::Whole };
+        return (response, extent);
+    }
     if ask.headers.contains_key(WANT_REPR_DIGEST)
         && head.headers.get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&ask.headers, digest))
     {

@@ -31,6 +31,7 @@ use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward::{self};
 use crate::semantics::freshness::{self, Case, Credentials, Name, Reuse};
+use crate::semantics::manner::Manner;
 use crate::stored::Stored;
 
 mod answer;
@@ -112,6 +113,7 @@ struct Ask {
     authority: Option<Authority>,
     key: AssetKey,
     headers: HeaderMap,
+    manner: Manner,
     body: Body,
     /// The client's end of the connection, if it wants to change the protocol.
     upgrade: Option<OnUpgrade>,
@@ -224,7 +226,8 @@ impl Edge {
         request: Request<Body>,
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
-        let key = match self.check(source, &parts) {
+        let manner = Manner::of(&parts.headers);
+        let key = match self.check(source, manner, &parts) {
             Ok(()) if Self::is_for_this_hop(&parts) => {
                 return Box::pin(self.answer_for_this_hop(source, &parts)).await;
             }
@@ -243,7 +246,21 @@ impl Edge {
         let (method, version, headers) = (parts.method, parts.version, parts.headers);
         let authority = parts.uri.into_parts().authority;
         let now = SystemTime::now();
-        let ask = Ask { source, client, method, version, authority, key, headers, body, upgrade, relay, now, tries: 2 };
+        let ask = Ask {
+            source,
+            client,
+            method,
+            version,
+            authority,
+            key,
+            headers,
+            manner,
+            body,
+            upgrade,
+            relay,
+            now,
+            tries: 2,
+        };
         if ask.upgrade.is_some() {
             Box::pin(self.pass(ask, Handled::Request)).await
         } else if matches!(ask.method, Method::GET | Method::HEAD) {
@@ -256,7 +273,7 @@ impl Edge {
     }
 
     /// Whether a request can be served at all, whatever its target.
-    fn check(&self, source: Source, request: &http::request::Parts) -> Result<(), Error> {
+    fn check(&self, source: Source, manner: Manner, request: &http::request::Parts) -> Result<(), Error> {
         if matches!(request.method, Method::CONNECT | Method::TRACE) {
             return Err(Error::MethodNotAllowed);
         }
@@ -265,8 +282,8 @@ impl Edge {
         if request.version == Version::HTTP_11 && host.is_none() || more.is_some() {
             return Err(Error::BadHost);
         }
-        if request.headers.get_all(forward::CDN_LOOP).iter().any(|id| forward::lists(id, &self.loop_id)) {
-            return Err(Error::Loop);
+        if manner == Manner::Particular {
+            self.check_particulars(&request.headers)?;
         }
         match source {
             Source::Client => self.check_size(&request.headers),
@@ -280,6 +297,13 @@ impl Edge {
         let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
         if headers.iter().map(field).sum::<usize>() > self.limits.header {
             return Err(Error::HeaderTooLarge);
+        }
+        Ok(())
+    }
+
+    fn check_particulars(&self, headers: &HeaderMap) -> Result<(), Error> {
+        if headers.get_all(forward::CDN_LOOP).iter().any(|id| forward::lists(id, &self.loop_id)) {
+            return Err(Error::Loop);
         }
         if forward::expects_the_unknown(headers) {
             return Err(Error::Expectation);
@@ -325,7 +349,10 @@ impl Edge {
         if let Some(variant) = self.memory.select(&ask.key, &ask.headers) {
             ask.key = variant;
         }
-        let wish = RequestControl::of(&ask.headers);
+        let wish = match ask.manner {
+            Manner::Plain => RequestControl::default(),
+            Manner::Particular => RequestControl::of(&ask.headers),
+        };
         let (handled, stale) = match self.memory.find(&ask.key, ask.now) {
             Found::Here(tier, stored) => {
                 match freshness::reuse(stored.head.lifetime, stored.head.age(ask.now), &wish) {

@@ -45,11 +45,10 @@ pub enum Handled {
 }
 
 impl CacheStatus {
-    /// The field's value for a cache called `name` (an sf-token, or else it is
-    /// quoted as an sf-string).
+    /// The field's value for a cache called `name`, which [`is_token`].
     pub fn value(&self, name: &str) -> HeaderValue {
-        let mut text = String::with_capacity(64);
-        push_name(name, &mut text);
+        let mut text = String::with_capacity(name.len() + 48);
+        text.push_str(name);
         text.push_str(match self.handled {
             Handled::Hit => ";hit",
             Handled::UriMiss => ";fwd=uri-miss",
@@ -81,21 +80,6 @@ impl CacheStatus {
     }
 }
 
-fn push_name(name: &str, text: &mut String) {
-    if is_token(name) {
-        text.push_str(name);
-        return;
-    }
-    text.push('"');
-    for character in name.chars().filter(|character| matches!(character, ' '..='~')) {
-        if matches!(character, '"' | '\\') {
-            text.push('\\');
-        }
-        text.push(character);
-    }
-    text.push('"');
-}
-
 /// sf-token, RFC 9651 §3.3.4.
 pub fn is_token(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '*')
@@ -113,7 +97,7 @@ mod tests {
         /// What is written is a list of RFC 9651 with the same name and parameters.
         #[test]
         fn every_member_is_a_structured_field(
-            name in "[ -~]{1,20}",
+            name in "[A-Za-z][A-Za-z0-9._-]{0,19}",
             handled in 0usize..7,
             (fwd_status, ttl) in any::<(Option<u8>, Option<i32>)>(),
             (collapsed, stored) in any::<(bool, bool)>(),
@@ -133,12 +117,7 @@ mod tests {
             let list: List = Parser::new(value.as_bytes()).parse().unwrap();
             prop_assert_eq!(list.len(), 1);
             let ListEntry::Item(item) = &list[0] else { panic!("{value:?}") };
-            let read = match &item.bare_item {
-                BareItem::Token(token) => token.as_str(),
-                BareItem::String(text) => text.as_str(),
-                other => panic!("{other:?}"),
-            };
-            prop_assert_eq!(read, &name);
+            prop_assert_eq!(item.bare_item.as_token().map(sfv::TokenRef::as_str), Some(&*name));
             let get = |key: &str| item.params.get(key);
             let integer = |key: &str| get(key).and_then(BareItem::as_integer).map(i64::from);
             prop_assert_eq!(integer("ttl"), ttl);
@@ -162,6 +141,6 @@ mod tests {
             CacheStatus { handled: Handled::Stale, fwd_status: Some(304), ttl: Some(-5), ..CacheStatus::default() };
         assert_eq!(validated.value("edge-1"), "edge-1;fwd=stale;fwd-status=304;ttl=-5");
         let refused = CacheStatus { handled: Handled::Refused, detail: Some("bad-request"), ..CacheStatus::default() };
-        assert_eq!(refused.value("1 \"x\""), "\"1 \\\"x\\\"\";detail=bad-request");
+        assert_eq!(refused.value("edge-1"), "edge-1;detail=bad-request");
     }
 }

@@ -7,6 +7,7 @@ pub mod digest_fields;
 pub mod forward;
 pub mod freshness;
 pub mod invalidation;
+pub mod manner;
 pub mod range;
 pub mod upgrade;
 pub mod validation;

@@ -1,0 +1,85 @@
+//! [`Manner`]: whether a request has fields that a cache has to look into.
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, EXPECT, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE,
+    PRAGMA, RANGE,
+};
+use http::{HeaderMap, HeaderName};
+
+use super::digest_fields::WANT_REPR_DIGEST;
+use super::forward::CDN_LOOP;
+
+/// The fields that decide whether what is stored may be the answer, how much of
+/// it, or whether a request is refused.
+static HEEDED: [HeaderName; 12] = [
+    CACHE_CONTROL,
+    PRAGMA,
+    IF_NONE_MATCH,
+    IF_MODIFIED_SINCE,
+    RANGE,
+    IF_RANGE,
+    IF_MATCH,
+    IF_UNMODIFIED_SINCE,
+    EXPECT,
+    CONTENT_LENGTH,
+    CDN_LOOP,
+    WANT_REPR_DIGEST,
+];
+
+/// How a request asks. Most ask plainly, and to see that once is cheaper than to
+/// look for each field where it would matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// By its name alone, as far as a cache that has it is concerned.
+    Plain,
+    /// With at least one field that has a say.
+    Particular,
+}
+
+impl Manner {
+    /// That of the request with these fields.
+    pub fn of(request: &HeaderMap) -> Self {
+        if request.keys().any(|name| HEEDED.contains(name)) { Self::Particular } else { Self::Plain }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::cache_control::RequestControl;
+    use crate::semantics::conditional::{self, Precondition};
+    use crate::semantics::forward;
+    use crate::semantics::range::{self, Ranged};
+    use crate::semantics::tests::headers;
+
+    /// Each of these makes one of the functions say something else than it says
+    /// of no fields at all; so each has to be heeded.
+    #[test]
+    fn whatever_changes_an_answer_is_particular() {
+        let stored = headers(&[("etag", "\"a\""), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")]);
+        let changes = |request: &HeaderMap| {
+            RequestControl::of(request) != RequestControl::default()
+                || conditional::evaluate(request, &stored) != Precondition::Proceed
+                || range::evaluate(request, &stored, 100) != Ranged::Whole
+                || forward::expects_the_unknown(request)
+        };
+        for (name, value) in [
+            ("cache-control", "no-cache"),
+            ("pragma", "no-cache"),
+            ("if-none-match", "\"a\""),
+            ("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("range", "bytes=0-1"),
+            ("if-match", "\"b\""),
+            ("if-unmodified-since", "Sun, 06 Nov 1993 08:49:37 GMT"),
+            ("expect", "200-ok"),
+        ] {
+            let request = headers(&[("host", "h"), (name, value)]);
+            assert!(changes(&request), "{name}");
+            assert_eq!(Manner::of(&request), Manner::Particular, "{name}");
+        }
+        let plain =
+            headers(&[("host", "h"), ("accept", "*/*"), ("cookie", "a=b"), ("accept-encoding", "gzip"), ("via", "x")]);
+        assert!(!changes(&plain));
+        assert_eq!(Manner::of(&plain), Manner::Plain);
+    }
+}
