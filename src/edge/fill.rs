@@ -97,7 +97,8 @@ const WINDOW: u64 = 4 * 1024 * 1024;
 const COPIES: usize = 2;
 
 impl Edge {
-    /// Fills a flight, whatever becomes of those who wanted it.
+    /// Fills a flight, whatever becomes of those who wanted it. What is rarely needed
+    /// on the way is boxed, or each flight would have room for all of it.
     pub(super) async fn fill(self: Arc<Self>, lead: Lead, order: Arc<Order>, first: oneshot::Sender<First>) {
         // Look again: it may have landed between the look and the lead.
         if self.has_landed(lead.key(), &order) {
@@ -163,7 +164,7 @@ impl Edge {
                 if self.has_landed(own.key(), order) {
                     return own.settle(Outcome::Landed);
                 }
-                self.fill_from_origin(Leading { lead: own, first }, order).await;
+                Box::pin(self.fill_from_origin(Leading { lead: own, first }, order)).await;
             }
         }
     }

@@ -86,7 +86,7 @@ impl Edge {
             let Some(_ping) = standing.ping() else {
                 continue;
             };
-            if self.question(peer, self.quiet * 2).await.is_err() {
+            if Box::pin(self.question(peer, self.quiet * 2)).await.is_err() {
                 return self.membership.note_overdue(&standing);
             }
         }

@@ -87,7 +87,7 @@ impl Edge {
             match self.next_unless_lost(&mut body, lost).await {
                 None => break intake.check_end(),
                 Some(Err(error)) if error.is_of_contents() => break Err(error),
-                Some(Err(error)) => match self.go_on(&mut lead, order, &intake, &mut others, body).await {
+                Some(Err(error)) => match Box::pin(self.go_on(&mut lead, order, &intake, &mut others, body)).await {
                     Some((from, rest)) => {
                         self.metrics.fetch(asked(&source), Fetched::Error, began.elapsed());
                         began = Instant::now();

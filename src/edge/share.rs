@@ -143,7 +143,8 @@ impl Edge {
     /// ends it. What comes back is the response, if it is the leader's alone.
     pub(super) fn depart(self: &Arc<Self>, lead: Lead, order: Arc<Order>) -> oneshot::Receiver<First> {
         let (first, receiver) = oneshot::channel();
-        tokio::spawn(Arc::clone(self).fill(lead, order, first));
+        // Boxed: on its way into a task it is moved some ten times.
+        tokio::spawn(Box::pin(Arc::clone(self).fill(lead, order, first)));
         receiver
     }
 
