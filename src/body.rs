@@ -76,9 +76,12 @@ impl Body {
     /// is taken for as long as anyone reads.
     pub(crate) fn flight(reader: Reader, charge: Arc<Charge>, resume: Resume) -> Self {
         // Hundreds may wait for one head: first they all get it, then they all
-        // get a little, then more and more.
+        // get a little, then more and more. If all of it is a little, it goes with
+        // the head.
+        let short = reader.remaining().is_some_and(|left| left <= FIRST_STRIDE as u64);
+        let turn = if short { Turn::Take } else { Turn::Yield };
         let state = Following::Flight { reader, resume, _charge: charge };
-        Self(Kind::Flight(Box::new(Follower { state, stride: FIRST_STRIDE, turn: Turn::Yield })))
+        Self(Kind::Flight(Box::new(Follower { state, stride: FIRST_STRIDE, turn })))
     }
 
     /// `body` without its first `bytes` bytes; it has to have as many.
