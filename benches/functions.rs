@@ -23,14 +23,18 @@ use peerage::semantics::range;
 
 use body::Held;
 use budget::Budget;
+use fields::Forms;
 use growing::{Growing, Next, Reader};
 use key::AssetKey;
 use memory::{Found, Memory, Plan, Tier};
-use stored::{Head, Standing, Stored, Uses};
+use stored::{Facts, Standing, Stored, Uses};
 
 #[allow(dead_code, unused_imports)]
 #[path = "../src/budget.rs"]
 mod budget;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/fields.rs"]
+mod fields;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/body/growing.rs"]
 mod growing;
@@ -49,7 +53,7 @@ mod error {
     pub(crate) use peerage::Error;
 }
 mod semantics {
-    pub(crate) use peerage::semantics::{freshness, vary};
+    pub(crate) use peerage::semantics::{cache_status, freshness, vary};
 }
 /// Of a body in memory, what the tiers look at.
 mod body {
@@ -72,6 +76,29 @@ mod body {
     }
 }
 
+/// The fields of a hit, of those that a file server sends.
+fn fields(criterion: &mut Criterion) {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("etag", "\"400-99a02d-18ea82a9cb782420\""),
+        ("last-modified", "Sun, 22 Nov 2026 23:44:27 GMT"),
+        ("content-length", "1024"),
+        ("content-type", "application/octet-stream"),
+        ("accept-ranges", "bytes"),
+        ("cache-control", "public, max-age=31536000, immutable"),
+        ("date", "Mon, 23 Nov 2026 00:06:43 GMT"),
+        ("age", "0"),
+        ("cache-status", "peerage"),
+        ("via", "1.1 edge-1"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    let forms = Forms::default();
+    let packed = forms.pack(&headers);
+    criterion.bench_function("fields/pack", |bencher| bencher.iter(|| forms.pack(black_box(&headers))));
+    criterion.bench_function("fields/unpack", |bencher| bencher.iter(|| black_box(&packed).unpack()));
+}
+
 /// A hit: one name again and again, and one of so many that their entries are
 /// not in the processor's caches.
 fn memory(criterion: &mut Criterion) {
@@ -82,21 +109,16 @@ fn memory(criterion: &mut Criterion) {
             (0..objects).map(|i| AssetKey::parse(&format!("/asset-{i:016x}.bin"), 100).unwrap()).collect();
         let now = SystemTime::now();
         for key in &keys {
-            let head = Head {
+            let facts = Facts {
                 status: StatusCode::OK,
-                headers: HeaderMap::new(),
                 length: Some(1024),
-                upstream_status: None,
                 born: now,
                 lifetime: Lifetime::UntilEvicted { said: None },
                 standing: Standing::New,
             };
+            let fields = tiers.pack(&HeaderMap::new());
             let body = Held::new(Vec::new(), Arc::new(budget.charge(2048).unwrap()));
-            tiers.store(
-                Tier::Main,
-                key.clone(),
-                Stored { head: Arc::new(head), body: Arc::new(body), uses: Uses::default() },
-            );
+            tiers.store(Tier::Main, key.clone(), Stored { facts, fields, body: Arc::new(body), uses: Uses::default() });
         }
         // A prime's steps: no two lookups in a row are of neighbours.
         let mut at = 0;
@@ -221,5 +243,5 @@ fn rules(criterion: &mut Criterion) {
     criterion.bench_function("cache-status", |bencher| bencher.iter(|| hit.value(black_box("edge-1"))));
 }
 
-criterion_group!(benches, memory, keys, ring, digests, rules, flight);
+criterion_group!(benches, fields, memory, keys, ring, digests, rules, flight);
 criterion_main!(benches);

@@ -45,6 +45,7 @@ pub mod config;
 pub mod digest;
 mod edge;
 mod error;
+mod fields;
 mod flight;
 mod gossip;
 mod interim;

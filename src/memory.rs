@@ -15,6 +15,7 @@ use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::fields::{Fields, Forms};
 use crate::key::AssetKey;
 use crate::semantics::vary;
 use crate::stored::Stored;
@@ -150,6 +151,7 @@ impl Shelf {
 pub(crate) struct Memory {
     main: Shelf,
     hot: Shelf,
+    forms: Forms,
     /// What the responses under a name vary by.
     variations: Cache<u64, Arc<Variation>>,
     /// Whether there has been any: a hit need not ask each shard.
@@ -172,6 +174,7 @@ impl Memory {
             // Copies of the largest objects are not worth a tier without shards:
             // they stream from their owner each time.
             hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
+            forms: Forms::default(),
             variations: Cache::new(VARYING),
             varies: AtomicBool::new(false),
             markers: Cache::new(MARKERS),
@@ -206,6 +209,11 @@ impl Memory {
     /// Whether an entry of this weight can be kept in `tier` at all.
     pub(crate) fn takes(&self, tier: Tier, weight: u64) -> bool {
         weight <= self.shelf(tier).largest
+    }
+
+    /// The fields of a response as they are stored.
+    pub(crate) fn pack(&self, headers: &HeaderMap) -> Fields {
+        self.forms.pack(headers)
     }
 
     /// Keeps a complete response. What makes room for it is dropped once the
@@ -338,7 +346,7 @@ impl Memory {
         let now = SystemTime::now();
         let all = Tier::ALL.into_iter().flat_map(|tier| self.shelf(tier).responses.iter());
         let good = all.filter(|(key, stored)| {
-            stored.head.status == StatusCode::OK && stored.head.is_fresh(now) && !key.is_variant() && wanted(key)
+            stored.facts.status == StatusCode::OK && stored.facts.is_fresh(now) && !key.is_variant() && wanted(key)
         });
         let mut used: Vec<_> = good.map(|(key, stored)| (stored.uses.count(), key)).collect();
         let descending = |(a, _): &(u32, AssetKey), (b, _): &(u32, AssetKey)| b.cmp(a);
@@ -424,7 +432,7 @@ mod tests {
     use crate::body::Held;
     use crate::budget::Budget;
     use crate::semantics::freshness::Lifetime;
-    use crate::stored::{Head, Standing, Uses};
+    use crate::stored::{Facts, Standing, Uses};
 
     const MIB: u64 = 1024 * 1024;
 
@@ -433,18 +441,11 @@ mod tests {
     }
 
     fn stored(budget: &Arc<Budget>, len: u64, lifetime: Lifetime, born: SystemTime) -> Stored {
-        let head = Head {
-            status: StatusCode::OK,
-            headers: HeaderMap::new(),
-            length: Some(len),
-            born,
-            lifetime,
-            upstream_status: None,
-            standing: Standing::New,
-        };
+        let facts = Facts { status: StatusCode::OK, length: Some(len), born, lifetime, standing: Standing::New };
+        let fields = Forms::default().pack(&HeaderMap::new());
         let charge = budget.charge(len + 600).unwrap();
         let body = Arc::new(Held::new(vec![Bytes::from_static(b"x")], Arc::new(charge)));
-        Stored { head: Arc::new(head), body, uses: Uses::default() }
+        Stored { facts, fields, body, uses: Uses::default() }
     }
 
     const FOREVER: Lifetime = Lifetime::UntilEvicted { said: None };

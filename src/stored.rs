@@ -1,5 +1,5 @@
-//! [`Stored`]: a stored response, as RFC 9111 §1.1 means it; and its head,
-//! which a flight publishes before the body is there.
+//! [`Stored`]: a stored response, as RFC 9111 §1.1 means it; and the head that a
+//! flight publishes before the body is there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,29 +9,36 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::body::Held;
+use crate::fields::{Fields, field_weight};
 use crate::key::AssetKey;
 use crate::semantics::freshness::{self, Lifetime};
 
+/// What a flight takes besides its body and its fields, in bytes: more than what is
+/// stored in the end does, which gives back what is too much.
+const FLIGHT: u64 = 2200;
 /// What an entry takes besides what its weight counts: the key, the response's
 /// own structs, the table's slot, the allocator's rounding and what it leaves
-/// between entries. In bytes, as `cargo bench --bench memory` shows it: 3.3 kB of
-/// resident memory besides the body of 1 KiB, with the ten fields that are counted.
-const OVERHEAD: u64 = 2200;
-/// What a field takes besides its name and value.
-const FIELD_OVERHEAD: u64 = 80;
+/// between entries. In bytes, as `cargo bench --bench memory` shows it.
+const ENTRY: u64 = 640;
 
-/// Status, fields and times of a response that may be reused.
+/// The head of a response that comes in, and may be reused.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
-    pub(crate) status: StatusCode,
+    pub(crate) facts: Facts,
     /// End-to-end fields. Age and Cache-Status only keep the places of those
     /// that each answer makes anew.
     pub(crate) headers: HeaderMap,
-    /// The length of the body in bytes, if it is known.
-    pub(crate) length: Option<u64>,
     /// The Cache-Status members of those who handled it before this edge; they
     /// speak of the request that filled the flight, not of a later hit.
     pub(crate) upstream_status: Option<HeaderValue>,
+}
+
+/// What is known of a response that may be reused, besides its fields.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) status: StatusCode,
+    /// The length of the body in bytes, if it is known.
+    pub(crate) length: Option<u64>,
     /// When its age was zero.
     pub(crate) born: SystemTime,
     pub(crate) lifetime: Lifetime,
@@ -45,7 +52,7 @@ pub(crate) enum Standing {
     Confirmed,
 }
 
-impl Head {
+impl Facts {
     /// RFC 9111 §4.2.3, `current_age`.
     pub(crate) fn age(&self, now: SystemTime) -> Duration {
         now.duration_since(self.born).unwrap_or_default()
@@ -78,14 +85,13 @@ impl Head {
             None => -seconds(age.saturating_sub(fresh)),
         })
     }
+}
 
-    /// What an entry with this head and `body` bytes of content weighs.
-    pub(crate) fn weight(&self, key: &AssetKey, body: u64) -> u64 {
-        let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-            name.as_str().len() as u64 + value.len() as u64 + FIELD_OVERHEAD
-        };
-        let fields: u64 = self.headers.iter().map(field).sum();
-        OVERHEAD + key.as_str().len() as u64 + fields + body
+impl Head {
+    /// What a flight with this head takes, but for its body.
+    pub(crate) fn weight(&self, key: &AssetKey) -> u64 {
+        let fields: usize = self.headers.iter().map(field_weight).sum();
+        FLIGHT + (key.as_str().len() + fields) as u64
     }
 }
 
@@ -108,7 +114,8 @@ pub(crate) fn detached(headers: &HeaderMap) -> HeaderMap {
 /// A complete response that may be reused.
 #[derive(Clone)]
 pub(crate) struct Stored {
-    pub(crate) head: Arc<Head>,
+    pub(crate) facts: Facts,
+    pub(crate) fields: Fields,
     pub(crate) body: Arc<Held>,
     pub(crate) uses: Uses,
 }
@@ -136,6 +143,11 @@ impl Clone for Uses {
 }
 
 impl Stored {
+    /// What an entry with these fields takes, but for its body.
+    pub(crate) fn weight_of(key: &AssetKey, fields: &Fields) -> u64 {
+        ENTRY + key.as_str().len() as u64 + fields.weight()
+    }
+
     /// What the tiers count: constant, and what the budget was charged.
     pub(crate) fn weight(&self) -> u64 {
         self.body.charged()

@@ -15,16 +15,33 @@ const RUN: u64 = 4 * PIECE as u64;
 
 /// A whole body that is held in memory, with its share of the budget.
 pub(crate) struct Held {
-    pieces: Vec<Bytes>,
+    pieces: Pieces,
     len: u64,
     charge: Arc<Charge>,
 }
 
+/// Most bodies are of one piece, and need no list.
+enum Pieces {
+    One(Bytes),
+    Several(Box<[Bytes]>),
+}
+
 impl Held {
     /// `pieces` are of [`PIECE`] bytes each, but for the last.
-    pub(crate) fn new(pieces: Vec<Bytes>, charge: Arc<Charge>) -> Self {
+    pub(crate) fn new(mut pieces: Vec<Bytes>, charge: Arc<Charge>) -> Self {
         let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let pieces = match pieces.pop() {
+            Some(only) if pieces.is_empty() => Pieces::One(only),
+            last => Pieces::Several(pieces.into_iter().chain(last).collect()),
+        };
         Self { pieces, len, charge }
+    }
+
+    fn pieces(&self) -> &[Bytes] {
+        match &self.pieces {
+            Pieces::One(only) => std::slice::from_ref(only),
+            Pieces::Several(pieces) => pieces,
+        }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -39,8 +56,8 @@ impl Held {
     /// The bytes from `first` to `end`, of a body so small that it is gone with
     /// one write: a reader of it is not worth counting.
     pub(super) fn in_one_write(&self, first: u64, end: u64) -> Option<Bytes> {
-        match self.pieces.as_slice() {
-            [only] if self.len <= 64 * 1024 => Some(only.slice(to_usize(first)..to_usize(end))),
+        match &self.pieces {
+            Pieces::One(only) if self.len <= 64 * 1024 => Some(only.slice(to_usize(first)..to_usize(end))),
             _ => None,
         }
     }
@@ -48,7 +65,7 @@ impl Held {
     /// What its piece has from `at` on, up to `end`.
     fn piece(&self, at: u64, end: u64) -> &[u8] {
         let (piece, first) = (to_usize(at) / PIECE, to_usize(at) % PIECE);
-        let bytes = self.pieces.get(piece).map_or(&[][..], |piece| &piece[first..]);
+        let bytes = self.pieces().get(piece).map_or(&[][..], |piece| &piece[first..]);
         &bytes[..bytes.len().min(to_usize(end - at))]
     }
 }
@@ -72,7 +89,7 @@ impl Slice {
 
     /// Takes what is left of one piece.
     pub(super) fn next_piece(&mut self) -> Option<Bytes> {
-        let piece = &self.held.pieces.get(to_usize(self.at) / PIECE)?;
+        let piece = self.held.pieces().get(to_usize(self.at) / PIECE)?;
         let bytes = piece.slice_ref(self.held.piece(self.at, self.end));
         self.at += bytes.len() as u64;
         (!bytes.is_empty()).then_some(bytes)

@@ -30,7 +30,7 @@ use crate::semantics::forward;
 use crate::semantics::freshness::{self, Refusal, Verdict};
 use crate::semantics::manner::Manner;
 use crate::semantics::range::{self, Ranged, Span};
-use crate::stored::{Head, Stored};
+use crate::stored::{Facts, Stored};
 
 /// The methods that are served, if the origin serves them.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -82,12 +82,12 @@ impl Edge {
 
     /// As much of a stored response as the request wants.
     fn give(&self, ask: &Ask, stored: &Stored, status: CacheStatus) -> Response<Body> {
-        let head = &stored.head;
+        let facts = &stored.facts;
         // Of a response that was validated since, its age counts from then.
-        let now = ask.now.max(head.born);
-        let status = CacheStatus { ttl: head.ttl(now), ..status };
-        let (mut response, extent) = select(ask, head);
-        response.headers_mut().insert(AGE, number(head.age(now).as_secs()));
+        let now = ask.now.max(facts.born);
+        let status = CacheStatus { ttl: facts.ttl(now), ..status };
+        let (mut response, extent) = select(ask, facts, stored.fields.unpack());
+        response.headers_mut().insert(AGE, number(facts.age(now).as_secs()));
         response.headers_mut().insert(CACHE_STATUS, self.status(&status));
         let len = stored.body.len();
         *response.body_mut() = match extent {
@@ -111,8 +111,8 @@ impl Edge {
             detail: if let Kept::Shared(refusal) = kept { Some(refusal.name()) } else { None },
             ..CacheStatus::default()
         };
-        let (mut response, extent) = select(ask, &head);
-        let age = head.age(SystemTime::now()).as_secs();
+        let (mut response, extent) = select(ask, &head.facts, head.headers.clone());
+        let age = head.facts.age(SystemTime::now()).as_secs();
         if age > 0 {
             response.headers_mut().insert(AGE, number(age));
         } else {
@@ -125,7 +125,7 @@ impl Edge {
         let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
         let growing = reader.body();
         let read = |mut reader: Reader, first, end| {
-            if proof == Proof::AtEnd && end != head.length {
+            if proof == Proof::AtEnd && end != head.facts.length {
                 reader.await_end();
             }
             reader.narrow(first, end);
@@ -133,7 +133,7 @@ impl Edge {
         };
         *response.body_mut() = match extent {
             Extent::Nothing => Body::empty(),
-            Extent::Whole => read(reader, 0, head.length),
+            Extent::Whole => read(reader, 0, head.facts.length),
             Extent::Part(Span { first, end }) => read(reader, first, Some(end)),
             Extent::Parts(multipart) => {
                 multipart.body(|Span { first, end }| read(Reader::new(Arc::clone(&growing)), first, Some(end)))
@@ -254,20 +254,21 @@ impl Edge {
 }
 
 /// Applies the request's conditions and range to a response at hand.
-fn select(ask: &Ask, head: &Head) -> (Response<Body>, Extent) {
+fn select(ask: &Ask, facts: &Facts, headers: HeaderMap) -> (Response<Body>, Extent) {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers.clone();
+    *response.status_mut() = facts.status;
+    *response.headers_mut() = headers;
     if ask.manner == Manner::Plain {
         let extent = if ask.method == Method::HEAD { Extent::Nothing } else { Extent::Whole };
         return (response, extent);
     }
     if ask.headers.contains_key(WANT_REPR_DIGEST)
-        && head.headers.get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&ask.headers, digest))
+        && response.headers().get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&ask.headers, digest))
     {
         response.headers_mut().remove(REPR_DIGEST);
     }
-    let extent = if head.status == StatusCode::OK { condition(ask, head, &mut response) } else { Extent::Whole };
+    let extent =
+        if facts.status == StatusCode::OK { condition(ask, facts.length, &mut response) } else { Extent::Whole };
     if !matches!(extent, Extent::Whole) {
         // It is of all of the content (RFC 9530 §2).
         response.headers_mut().remove(CONTENT_DIGEST);
@@ -278,8 +279,8 @@ fn select(ask: &Ask, head: &Head) -> (Response<Body>, Extent) {
     }
 }
 
-fn condition(ask: &Ask, head: &Head, response: &mut Response<Body>) -> Extent {
-    match conditional::evaluate(&ask.headers, &head.headers) {
+fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<Body>) -> Extent {
+    match conditional::evaluate(&ask.headers, response.headers()) {
         Precondition::Proceed => {}
         Precondition::NotModified => {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -295,10 +296,10 @@ fn condition(ask: &Ask, head: &Head, response: &mut Response<Body>) -> Extent {
             return Extent::Nothing;
         }
     }
-    let Some(length) = head.length.filter(|_| ask.method == Method::GET) else {
+    let Some(length) = length.filter(|_| ask.method == Method::GET) else {
         return Extent::Whole;
     };
-    match range::evaluate(&ask.headers, &head.headers, length) {
+    match range::evaluate(&ask.headers, response.headers(), length) {
         Ranged::Whole => Extent::Whole,
         Ranged::Part(span) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;

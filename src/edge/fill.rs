@@ -45,13 +45,13 @@ impl Order {
     /// is to be validated.
     fn is_met_by(&self, stored: &Arc<Stored>) -> bool {
         let same = self.stale.as_ref().is_some_and(|stale| Arc::ptr_eq(stale, stored));
-        !same && stored.head.is_fresh(SystemTime::now())
+        !same && stored.facts.is_fresh(SystemTime::now())
     }
 
     /// What is stored, if it may be used when nothing better can be had.
     pub(super) fn fallback(&self) -> Option<&Arc<Stored>> {
-        let serves = |stored: &&Arc<Stored>| match stored.head.lifetime {
-            Lifetime::For(terms) => terms.serves_on_error(stored.head.age(SystemTime::now())),
+        let serves = |stored: &&Arc<Stored>| match stored.facts.lifetime {
+            Lifetime::For(terms) => terms.serves_on_error(stored.facts.age(SystemTime::now())),
             Lifetime::UntilEvicted { .. } => true,
         };
         self.stale.as_ref().filter(serves)
@@ -251,7 +251,7 @@ impl Edge {
                 self.name_by_hash(lead.key(), &mut head.headers);
             }
             let head = Arc::new(head);
-            let fields = head.weight(lead.key(), 0);
+            let fields = head.weight(lead.key());
             let extent = if kept == Kept::Shared(Refusal::TooLarge) { Extent::Window } else { Extent::Whole };
             // Without a length, what a window takes at the least: it may become one.
             let room = match extent {
@@ -387,7 +387,7 @@ pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
 pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = for_all(key, order);
     if let Some(stale) = &order.stale {
-        validation::add_condition(request.headers_mut(), &stale.head.headers);
+        validation::add_condition(request.headers_mut(), &stale.fields.unpack());
     }
     if let Some(relay) = &order.relay {
         relay.listen(&mut request);

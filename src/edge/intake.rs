@@ -15,6 +15,7 @@ use crate::body::proven::Found;
 use crate::body::{Body, Held, next_data};
 use crate::budget::Charge;
 use crate::error::{Error, Fault};
+use crate::fields::Fields;
 use crate::flight::{Extent, Kept, Lead, Proof, Provider, Selected, Streaming};
 use crate::key::AssetKey;
 use crate::memory::Tier;
@@ -23,7 +24,7 @@ use crate::semantics::cache_control;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::freshness::{Credentials, Lifetime, Refusal};
-use crate::stored::{Head, Standing, Stored, Uses, detached};
+use crate::stored::{Facts, Head, Standing, Stored, Uses, detached};
 
 /// A body that is coming in.
 pub(super) struct Intake {
@@ -155,7 +156,7 @@ impl Edge {
             poll_fn(|cx| growing.poll_room(cx)).await?;
             intake.still_wanted(lead, self.policy.load().fill_alone)?;
             intake.came += part.len() as u64;
-            match intake.head.length {
+            match intake.head.facts.length {
                 Some(length) if intake.came > length => {
                     return Err(Error::OriginBroke("it is longer than it said".to_owned()));
                 }
@@ -197,7 +198,7 @@ impl Edge {
         if lead.is_overtaken() {
             return;
         }
-        self.memory.store(tier, key.clone(), stored);
+        self.memory.store(tier, key.detached(), stored);
         // A write may have come in between: it marks the flight, then it removes.
         if lead.is_overtaken() {
             self.memory.remove(key);
@@ -215,15 +216,28 @@ impl Edge {
             if intake.kept != Kept::Stored {
                 return;
             }
-            intake.charge.shrink_to(intake.fields + intake.came);
+            let (facts, fields) = self.packed(&intake.head, intake.came);
+            intake.charge.shrink_to(Stored::weight_of(&intake.key, &fields) + intake.came);
             let body = Arc::new(Held::new(pieces, intake.charge));
             if self.memory.takes(tier, body.charged()) {
-                let head = stored_head(&intake.head, body.len());
-                self.keep(&lead, tier, &intake.key, Stored { head, body, uses: Uses::default() });
+                self.keep(&lead, tier, &intake.key, Stored { facts, fields, body, uses: Uses::default() });
             }
         });
         // Only now does the flight leave the list.
         drop(lead);
+    }
+
+    /// A head as it is stored: with the length of the body, and without what speaks
+    /// only of the request that filled the flight.
+    fn packed(&self, head: &Head, length: u64) -> (Facts, Fields) {
+        let fields = if head.facts.length.is_some() {
+            self.memory.pack(&head.headers)
+        } else {
+            let mut headers = head.headers.clone();
+            headers.insert(CONTENT_LENGTH, length.into());
+            self.memory.pack(&headers)
+        };
+        (Facts { length: Some(length), ..head.facts }, fields)
     }
 }
 
@@ -238,7 +252,7 @@ impl Intake {
 
     /// Notes in the head what its body has proven to be.
     pub(super) fn certify(&mut self) {
-        let found = self.found.as_ref().filter(|_| self.head.status == StatusCode::OK);
+        let found = self.found.as_ref().filter(|_| self.head.facts.status == StatusCode::OK);
         let digests = found.map_or(&[][..], Found::digests);
         let digest = digests.iter().find_map(|(algorithm, digest)| digest_fields::repr_digest(*algorithm, digest));
         let Some(digest) = digest else {
@@ -250,7 +264,7 @@ impl Intake {
         let mut headers = self.head.headers.clone();
         headers.insert(REPR_DIGEST, digest);
         let head = Head { headers, ..Head::clone(&self.head) };
-        let more = head.weight(&self.key, 0).saturating_sub(self.head.weight(&self.key, 0));
+        let more = head.weight(&self.key).saturating_sub(self.head.weight(&self.key));
         if self.charge.grow(more) {
             self.fields += more;
             self.head = Arc::new(head);
@@ -258,7 +272,7 @@ impl Intake {
     }
 
     fn check_end(&self) -> Result<(), Error> {
-        match self.head.length {
+        match self.head.facts.length {
             Some(length) if self.came < length => {
                 Err(Error::OriginBroke(format!("{} of {length} bytes came", self.came)))
             }
@@ -308,17 +322,6 @@ pub(super) fn head(
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
-    let standing = Standing::New;
-    (Head { status: parts.status, headers, length, upstream_status, born, lifetime, standing }, own)
-}
-
-/// The head as it is stored: with the length of the body, and without what
-/// speaks only of the request that filled the flight.
-fn stored_head(head: &Arc<Head>, length: u64) -> Arc<Head> {
-    if head.length.is_some() && head.upstream_status.is_none() {
-        return Arc::clone(head);
-    }
-    let mut headers = head.headers.clone();
-    headers.insert(CONTENT_LENGTH, length.into());
-    Arc::new(Head { headers, length: Some(length), upstream_status: None, ..Head::clone(head) })
+    let facts = Facts { status: parts.status, length, born, lifetime, standing: Standing::New };
+    (Head { facts, headers, upstream_status }, own)
 }

@@ -355,14 +355,14 @@ impl Edge {
         };
         let (handled, stale) = match self.memory.find(&ask.key, ask.now) {
             Found::Here(tier, stored) => {
-                match freshness::reuse(stored.head.lifetime, stored.head.age(ask.now), &wish) {
+                match freshness::reuse(stored.facts.lifetime, stored.facts.age(ask.now), &wish) {
                     Reuse::Fresh => return Way::Answered(self.answer_stored(ask, tier, &stored)),
                     Reuse::Stale => return Way::Answered(self.answer_stale(ask, &stored)),
                     Reuse::WhileRevalidate => {
                         self.validate_behind(ask, &stored);
                         return Way::Answered(self.answer_stale(ask, &stored));
                     }
-                    Reuse::Validate if stored.head.is_fresh(ask.now) => (Handled::Request, Some(stored)),
+                    Reuse::Validate if stored.facts.is_fresh(ask.now) => (Handled::Request, Some(stored)),
                     Reuse::Validate => (Handled::Stale, Some(stored)),
                 }
             }

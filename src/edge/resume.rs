@@ -45,7 +45,7 @@ impl Edge {
         }
         let tag = strong_tag(&head.headers);
         // A part cannot prove what the whole must: then all of it comes again.
-        let proof = self.proof(key, &Provider::Origin, head.status, &head.headers);
+        let proof = self.proof(key, &Provider::Origin, head.facts.status, &head.headers);
         let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, at) };
         let began = Instant::now();
         let response = self.ask_origin(request).await?;
@@ -121,7 +121,7 @@ impl Edge {
     /// next in rank.
     async fn rest_from_here(&self, lead: &mut Lead, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
         if let Found::Here(_, stored) = self.memory.find(lead.key(), SystemTime::now())
-            && is_same(&intake.head, tag, &stored.head.headers, stored.head.length)
+            && is_same(&intake.head, tag, &stored.fields.unpack(), stored.facts.length)
         {
             return Some(Body::held(Arc::clone(&stored.body), intake.came, stored.body.len()));
         }
@@ -138,10 +138,10 @@ impl Edge {
         let Outcome::Streaming(Streaming { head, charge, .. }) = flight.outcome().await else {
             return None;
         };
-        if !is_same(&intake.head, tag, &head.headers, head.length) {
+        if !is_same(&intake.head, tag, &head.headers, head.facts.length) {
             return None;
         }
-        reader.narrow(intake.came, head.length);
+        reader.narrow(intake.came, head.facts.length);
         // Of a length that is known all is held: nobody loses his place in it.
         let resume: Resume = Arc::new(|_| Box::pin(std::future::ready(Err(Error::Outgrown))));
         Some(Body::flight(reader, charge, resume))
@@ -151,7 +151,7 @@ impl Edge {
     /// proves that, or a strong validator tells, or there are no others.
     pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: flight::Proof) -> bool {
         let sure = proof == flight::Proof::AtEnd || strong_tag(&intake.head.headers).is_some() || intake.came == 0;
-        sure && order.name == Name::Immutable && intake.head.length.is_some()
+        sure && order.name == Name::Immutable && intake.head.facts.length.is_some()
     }
 
     async fn ask_for_rest(
@@ -228,7 +228,7 @@ fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, he
 fn is_same(head: &Head, tag: Option<&HeaderValue>, headers: &HeaderMap, total: Option<u64>) -> bool {
     (tag.is_none() || headers.get(ETAG) == tag)
         && headers.get(CONTENT_ENCODING) == head.headers.get(CONTENT_ENCODING)
-        && head.length.is_none_or(|length| total == Some(length))
+        && head.facts.length.is_none_or(|length| total == Some(length))
 }
 
 /// The length of the whole that a 200 or a 206 is, or is a part of.
@@ -266,7 +266,7 @@ mod tests {
 
     use super::*;
     use crate::semantics::freshness::Lifetime;
-    use crate::stored::Standing;
+    use crate::stored::{Facts, Standing};
 
     async fn rest(status: u16, fields: &[(&'static str, &'static str)], tag: Option<&'static str>) -> Option<String> {
         rest_of(None, status, fields, tag).await
@@ -285,9 +285,8 @@ mod tests {
         }
         let tag = tag.map(HeaderValue::from_static);
         let (lifetime, standing) = (Lifetime::UntilEvicted { said: None }, Standing::New);
-        let (born, upstream_status) = (SystemTime::UNIX_EPOCH, None);
-        let (status, headers) = (StatusCode::OK, HeaderMap::new());
-        let head = Head { status, headers, length, upstream_status, born, lifetime, standing };
+        let facts = Facts { status: StatusCode::OK, length, born: SystemTime::UNIX_EPOCH, lifetime, standing };
+        let head = Head { facts, headers: HeaderMap::new(), upstream_status: None };
         let body = continuation(response, tag.as_ref(), 4, &head).ok()?;
         Some(String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }

@@ -68,11 +68,11 @@ impl Edge {
                     let own = own_fields(first.take());
                     // It came stale, or is to be validated each time: then it
                     // answers the leader's request alone (RFC 9111 §4).
-                    if own.is_none() && streaming.head.must_be_validated(SystemTime::now()) {
+                    if own.is_none() && streaming.head.facts.must_be_validated(SystemTime::now()) {
                         return match ask.tries.checked_sub(1) {
                             // It is so slow that its freshness ran out: who comes
                             // now shares another.
-                            Some(tries) if !streaming.head.must_be_validated(streaming.came) => {
+                            Some(tries) if !streaming.head.facts.must_be_validated(streaming.came) => {
                                 self.flights.retire(&flight);
                                 Box::pin(self.get(Ask { key: ask.key.asset(), tries, ..ask })).await
                             }
@@ -89,7 +89,7 @@ impl Edge {
                 Outcome::Reused(reused) => {
                     // As above: what must be validated for each request was so
                     // for the leader's.
-                    let each = reused.stored.head.must_be_validated(SystemTime::now());
+                    let each = reused.stored.facts.must_be_validated(SystemTime::now());
                     if each && matches!(reused.why, Why::Validated(_)) && own_fields(first.take()).is_none() {
                         return self.pass(ask, handled).await;
                     }

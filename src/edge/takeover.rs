@@ -84,7 +84,7 @@ impl Edge {
         forward::strip_hop_by_hop(&mut headers);
         headers.remove(CACHE_CONTROL);
         let order = Arc::new(self.order(ask, &headers, None));
-        let good = Self::selects(&streaming, &order) && !streaming.head.must_be_validated(ask.now);
+        let good = Self::selects(&streaming, &order) && !streaming.head.facts.must_be_validated(ask.now);
         let shared = Shared { reader, streaming, order, own: HeaderMap::new() };
         good.then(|| self.answer_flight(ask, Handled::UriMiss, Part::Follower, shared))
     }

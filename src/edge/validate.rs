@@ -16,7 +16,7 @@ use crate::memory::Found;
 use crate::semantics::cache_control::CacheControl;
 use crate::semantics::freshness::{self, Case, Credentials, Name, Refusal, Verdict};
 use crate::semantics::{validation, vary};
-use crate::stored::{Head, Standing, Stored, detached};
+use crate::stored::{Facts, Standing, Stored};
 
 impl Edge {
     /// What becomes of a flight that has an answer already: a 304 validates what
@@ -31,8 +31,8 @@ impl Edge {
     ) -> Option<Outcome> {
         if parts.status == StatusCode::NOT_MODIFIED {
             let garbage = Error::OriginGarbage("a 304 that answers no condition of this edge".to_owned());
-            let stored =
-                order.stale.as_ref().filter(|stored| validation::selects(&stored.head.headers, &parts.headers));
+            let selects = |stored: &&Arc<Stored>| validation::selects(&stored.fields.unpack(), &parts.headers);
+            let stored = order.stale.as_ref().filter(selects);
             return Some(
                 stored.map_or(Outcome::Failed(garbage), |stored| {
                     self.freshen(lead, order, provider, stored, parts, asked)
@@ -61,8 +61,9 @@ impl Edge {
         }
         // Whoever asked, what is stored is for everybody already.
         let case = self.policy.load().case(order.name, Credentials::None);
-        match renewed(case, stored, &parts.headers, asked) {
+        match renewed(case, stored.facts, &stored.fields.unpack(), &parts.headers, asked) {
             Ok(fresh) => {
+                let fresh = self.with(stored, fresh);
                 self.keep(lead, tier(lead), lead.key(), fresh.clone());
                 reused(&Arc::new(fresh), why)
             }
@@ -79,42 +80,52 @@ impl Edge {
         let Found::Here(tier, stored) = self.memory.find(key, asked) else {
             return;
         };
-        let agrees = case.name == Name::Plain && validation::agrees(&stored.head.headers, answer);
-        match renewed(case, &stored, answer, asked).ok().filter(|_| agrees) {
-            Some(fresh) => self.memory.store(tier, key.detached(), fresh),
+        let known = stored.fields.unpack();
+        let agrees = case.name == Name::Plain && validation::agrees(&known, answer);
+        match renewed(case, stored.facts, &known, answer, asked).ok().filter(|_| agrees) {
+            Some(fresh) => self.memory.store(tier, key.detached(), self.with(&stored, fresh)),
             None => self.memory.remove(key),
         }
     }
+
+    /// What is stored, under a new head.
+    fn with(&self, stored: &Stored, (facts, headers): (Facts, HeaderMap)) -> Stored {
+        let fields = self.memory.pack(&headers);
+        Stored { facts, fields, body: Arc::clone(&stored.body), uses: stored.uses.clone() }
+    }
 }
 
-/// What is stored, with the fields of an answer that says that it is still the
-/// same; or why it cannot be stored any longer.
-fn renewed(case: Case, stored: &Stored, answer: &HeaderMap, asked: SystemTime) -> Result<Stored, Refusal> {
+/// What is stored, `known` by these fields, with those of an answer that says that it
+/// is still the same; or why it cannot be stored any longer.
+fn renewed(
+    case: Case,
+    stored: Facts,
+    known: &HeaderMap,
+    answer: &HeaderMap,
+    asked: SystemTime,
+) -> Result<(Facts, HeaderMap), Refusal> {
     let now = SystemTime::now();
-    let mut headers = detached(&validation::updated(&stored.head.headers, answer));
-    if vary::varies(&headers) != vary::varies(&stored.head.headers) {
+    let mut headers = validation::updated(known, answer);
+    if vary::varies(&headers) != vary::varies(known) {
         // It is selected by other fields from now on than the key under which it
         // is stored (§4.1).
         return Err(Refusal::Vary);
     }
     add_date(&mut headers, now);
     let age = freshness::initial_age(answer, asked, now);
-    let lifetime = match freshness::verdict(case, stored.head.status, &headers, age) {
+    let lifetime = match freshness::verdict(case, stored.status, &headers, age) {
         Verdict::Store(lifetime) => lifetime,
         Verdict::Share(refusal) | Verdict::Pass(refusal) => return Err(refusal),
     };
     withhold(&mut headers);
-    let (status, length) = (stored.head.status, stored.head.length);
-    let (born, standing) = (now - age, Standing::Confirmed);
-    let head = Arc::new(Head { status, headers, length, upstream_status: None, born, lifetime, standing });
-    Ok(Stored { head, body: Arc::clone(&stored.body), uses: stored.uses.clone() })
+    Ok((Facts { born: now - age, lifetime, standing: Standing::Confirmed, ..stored }, headers))
 }
 
 /// What came in the place of `stale`, and must be validated for each request: if
 /// what it replaces was never found to be the same, nor will this be, and it is
 /// not worth a validation each time.
 pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Arc<Stored>>) -> Verdict {
-    let changing = stale.is_some_and(|stale| stale.head.standing == Standing::New);
+    let changing = stale.is_some_and(|stale| stale.facts.standing == Standing::New);
     match verdict {
         Verdict::Store(lifetime) if changing && freshness::must_be_validated(lifetime, age) => {
             Verdict::Pass(Refusal::Changing)

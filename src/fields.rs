@@ -1,0 +1,232 @@
+//! [`Fields`]: the fields of a stored response, packed.
+//!
+//! As a map, the fields of a small asset take more room than the asset. But most
+//! assets of a site have the same fields, and half of them with the same values.
+//! That is their form, and there is one of it; what is a response's own is a
+//! string of bytes. An answer's fields are made of both.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::{
+    ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_ORIGIN, AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, SERVER, STRICT_TRANSPORT_SECURITY, VARY, VIA, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::semantics::cache_status::CACHE_STATUS;
+
+/// The fields whose values many responses have in common. Of one that is missing
+/// here, each response has its own copy; of one that is here and whose values
+/// are all different, there are many forms.
+static COMMON: [HeaderName; 14] = [
+    ACCEPT_RANGES,
+    ACCESS_CONTROL_ALLOW_ORIGIN,
+    AGE,
+    CACHE_CONTROL,
+    CACHE_STATUS,
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE,
+    SERVER,
+    STRICT_TRANSPORT_SECURITY,
+    VARY,
+    VIA,
+    X_CONTENT_TYPE_OPTIONS,
+];
+
+/// How many bytes the length of a value takes.
+const LENGTH: usize = 4;
+
+/// How many forms there are at a time that can be had in common.
+const FORMS: usize = 1024;
+
+/// The fields of one response.
+#[derive(Clone)]
+pub(crate) struct Fields {
+    form: Arc<Form>,
+    /// The values that are this response's own, in their order: each after its
+    /// length, in four bytes.
+    own: Bytes,
+}
+
+/// What responses have in common.
+struct Form {
+    /// With nothing where a response has a value of its own.
+    headers: HeaderMap,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is listed, and there is one of it.
+    Shared,
+    /// There was no room in the list: one response has it.
+    Single,
+}
+
+impl Fields {
+    /// All of them, in their order.
+    pub(crate) fn unpack(&self) -> HeaderMap {
+        let mut headers = self.form.headers.clone();
+        let mut own = self.own.clone();
+        for place in headers.values_mut().filter(|value| value.is_empty()) {
+            let length = usize::try_from(own.get_uint_le(LENGTH)).unwrap_or(usize::MAX);
+            // The bytes were a valid value before.
+            if let Ok(value) = HeaderValue::from_maybe_shared(own.split_to(length)) {
+                *place = value;
+            }
+        }
+        headers
+    }
+
+    /// How much memory is this response's alone, in bytes.
+    pub(crate) fn weight(&self) -> u64 {
+        let form = match self.form.standing {
+            Standing::Shared => 0,
+            Standing::Single => size_of::<Form>() + self.form.headers.iter().map(field_weight).sum::<usize>(),
+        };
+        (self.own.len() + form) as u64
+    }
+}
+
+/// What a field takes in a map.
+pub(crate) fn field_weight((name, value): (&HeaderName, &HeaderValue)) -> usize {
+    // An entry's hash and links, beside its name and value; and its place in the
+    // index.
+    size_of::<HeaderName>() + size_of::<HeaderValue>() + 40 + name.as_str().len() + value.len()
+}
+
+/// Whether a value is written with the response, and not with its form: nothing is
+/// what stands there for it.
+fn is_own(name: &HeaderName, value: &HeaderValue) -> bool {
+    value.is_empty() || !COMMON.contains(name)
+}
+
+/// The forms that responses can have in common.
+#[derive(Default)]
+pub(crate) struct Forms(Mutex<HashMap<Box<[u8]>, Weak<Form>>>);
+
+impl Forms {
+    /// Packs the fields of a response.
+    pub(crate) fn pack(&self, headers: &HeaderMap) -> Fields {
+        let own = headers.iter().filter(|(name, value)| is_own(name, value));
+        let mut own = BytesMut::with_capacity(own.map(|(_, value)| LENGTH + value.len()).sum());
+        let mut text = Vec::new();
+        for (name, value) in headers {
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.push(b':');
+            if is_own(name, value) {
+                own.put_uint_le(value.len() as u64, LENGTH);
+                own.put_slice(value.as_bytes());
+            } else {
+                text.extend_from_slice(value.as_bytes());
+            }
+            text.push(b'\n');
+        }
+        Fields { form: self.form(headers, text), own: own.freeze() }
+    }
+
+    /// The form that `text` writes out, of a response with these fields.
+    fn form(&self, headers: &HeaderMap, text: Vec<u8>) -> Arc<Form> {
+        let mut forms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(form) = forms.get(&*text).and_then(Weak::upgrade) {
+            return form;
+        }
+        if forms.len() >= FORMS {
+            forms.retain(|_, form| form.strong_count() > 0);
+        }
+        let standing = if forms.len() < FORMS { Standing::Shared } else { Standing::Single };
+        let mut common = HeaderMap::with_capacity(headers.len());
+        for (name, value) in headers {
+            // In memory of its own: it outlives the response that it came with.
+            let value = if is_own(name, value) { &[][..] } else { value.as_bytes() };
+            // The bytes were a valid value before.
+            if let Ok(value) = HeaderValue::from_bytes(value) {
+                common.append(name.clone(), value);
+            }
+        }
+        let form = Arc::new(Form { headers: common, standing });
+        if standing == Standing::Shared {
+            forms.insert(text.into(), Arc::downgrade(&form));
+        }
+        form
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(lines: &[(String, String)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<(&str, &[u8])> {
+        headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_packed_comes_out_in_its_order(
+            responses in proptest::collection::vec(
+                proptest::collection::vec(
+                    ("(etag|via|date|vary|content-length|set-cookie|x-[a-c])", "[ -~]{0,12}"),
+                    0..8,
+                ),
+                1..6,
+            ),
+        ) {
+            let forms = Forms::default();
+            let responses: Vec<_> = responses.iter().map(|lines| headers(lines)).collect();
+            let packed: Vec<_> = responses.iter().map(|headers| forms.pack(headers)).collect();
+            for (packed, response) in packed.iter().zip(&responses) {
+                let unpacked = packed.unpack();
+                prop_assert_eq!(lines(&unpacked), lines(response));
+            }
+        }
+    }
+
+    fn asset(i: usize, kind: usize) -> HeaderMap {
+        headers(&[
+            ("etag".to_owned(), format!("\"{i}\"")),
+            ("content-type".to_owned(), format!("kind/{kind}")),
+            ("content-length".to_owned(), i.to_string()),
+        ])
+    }
+
+    #[test]
+    fn assets_of_a_kind_share_a_form_for_as_long_as_one_is_stored() {
+        let forms = Forms::default();
+        let stored: Vec<_> = (0..100).map(|i| forms.pack(&asset(i, i % 3))).collect();
+        assert_eq!(forms.0.lock().unwrap().len(), 3);
+        assert!(stored.iter().all(|fields| fields.weight() < 20));
+        drop(stored);
+        for kind in 0..FORMS + 10 {
+            forms.pack(&asset(1, kind));
+        }
+        assert!(forms.0.lock().unwrap().len() <= FORMS);
+    }
+
+    #[test]
+    fn a_flood_of_forms_is_not_listed_and_weighs_what_it_takes() {
+        let forms = Forms::default();
+        let stored: Vec<_> = (0..FORMS + 10).map(|kind| forms.pack(&asset(1, kind))).collect();
+        assert_eq!(forms.0.lock().unwrap().len(), FORMS);
+        let (shared, single) = stored.split_at(FORMS);
+        assert!(shared.iter().all(|fields| fields.weight() < 20));
+        assert!(single.iter().all(|fields| fields.weight() > 300));
+        assert_eq!(lines(&single[9].unpack()), lines(&asset(1, FORMS + 9)));
+        // There is room again when some are gone.
+        drop(stored);
+        assert!(forms.pack(&asset(1, 0)).weight() < 20);
+    }
+}
