@@ -1,8 +1,8 @@
 //! [`Edge`]: the only place that decides what becomes of a request.
 //!
-//! `respond` reads as the request's way: memory, flight, pass. [`fill`] asks for
-//! an asset, [`intake`] takes it in, [`answer`] gives it out, and [`mod@pass`]
-//! hands on what is for one client alone.
+//! `respond` reads as the request's way: memory, flight, pass. [`share`] leads or
+//! follows a flight, [`fill`] asks for an asset, [`intake`] takes it in, [`answer`]
+//! gives it out, and [`mod@pass`] hands on what is for one client alone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
