@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::sync::oneshot;
 
-use super::Edge;
 use super::intake::{Coming, Intake, head};
 use super::validate::{give_up, settled};
+use super::{Edge, Policy};
 use crate::body::Body;
 use crate::body::growing::LEAST_ROOM;
 use crate::body::proven::{self, Proof};
@@ -229,55 +229,13 @@ impl Edge {
         }
         let policy = self.policy.load_full();
         let age = freshness::initial_age(&parts.headers, arrival.asked, now);
-        let verdict = freshness::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
-        let verdict = settled(verdict, age, order.stale.as_ref());
-        let verdict = match verdict {
-            // Nothing that cannot be checked is kept under a name that can.
-            Verdict::Store(_) if is_coded(&parts.headers) && policy.expected(lead.key()).is_some() => {
-                Verdict::Pass(Refusal::Coded)
-            }
-            verdict => verdict,
-        };
+        let verdict = judge(&policy, lead.key(), order, &parts, age);
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
         let proof = self.proof(lead.key(), &provider, parts.status, &parts.headers);
         let found = proof.as_ref().map(Proof::found);
-        let admitted = self.admit(verdict, order, &parts, length).and_then(|(lifetime, kept)| {
-            let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
-            Ok((lifetime, kept, key, selected))
-        });
-        let admitted = admitted.and_then(|(lifetime, kept, key, selected)| {
-            let (mut head, own) = head(&parts, length, now - age, lifetime, &self.via);
-            if parts.status == StatusCode::OK {
-                self.name_by_hash(lead.key(), &mut head.headers);
-            }
-            let head = Arc::new(head);
-            let fields = head.weight(lead.key());
-            let extent = if kept == Kept::Shared(Refusal::TooLarge) { Extent::Window } else { Extent::Whole };
-            // Without a length, what a window takes at the least: it may become one.
-            let room = match extent {
-                Extent::Whole => self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)),
-                Extent::Window => {
-                    self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM))
-                }
-            };
-            let room = room.ok_or(Refusal::NoRoom)?;
-            let fits = self.memory.takes(tier(&lead), fields + length.unwrap_or(0));
-            let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
-            let intake = Intake {
-                key,
-                selected,
-                head,
-                kept,
-                charge: Arc::new(room),
-                fields,
-                came: 0,
-                last: Bytes::new(),
-                extent,
-                alone_since: None,
-                found,
-            };
-            Ok((intake, own))
-        });
+        let admitted = self
+            .admit(verdict, order, &parts, length)
+            .and_then(|terms| self.make_intake(&lead, order, &parts, length, now - age, terms));
         let proven = match (proof, &admitted) {
             (None, _) => Ok(body),
             (Some(proof), Ok(_)) => proven::prove(body, proof, policy.verify_first).await,
@@ -295,6 +253,7 @@ impl Edge {
             Ok((mut intake, own)) => {
                 // The leader may have left; so below, too.
                 let _ = first.send(First::Fields(own));
+                intake.found = found;
                 intake.certify();
                 self.take_in(lead, order, intake, Coming { provider, body, began }).await;
             }
@@ -306,6 +265,37 @@ impl Edge {
             }
         }
         Received::Done
+    }
+
+    /// Makes room for a response that others may have; beside it, the fields that its
+    /// leader's client alone may have.
+    fn make_intake(
+        &self,
+        lead: &Lead,
+        order: &Order,
+        parts: &http::response::Parts,
+        length: Option<u64>,
+        born: SystemTime,
+        (lifetime, kept): (Lifetime, Kept),
+    ) -> Result<(Intake, HeaderMap), Refusal> {
+        let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
+        let (mut head, own) = head(parts, length, born, lifetime, &self.via);
+        if parts.status == StatusCode::OK {
+            self.name_by_hash(lead.key(), &mut head.headers);
+        }
+        let head = Arc::new(head);
+        let fields = head.weight(lead.key());
+        let extent = if kept == Kept::Shared(Refusal::TooLarge) { Extent::Window } else { Extent::Whole };
+        // Without a length, what a window takes at the least: it may become one.
+        let room = match extent {
+            Extent::Whole => self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)),
+            Extent::Window => self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM)),
+        };
+        let charge = Arc::new(room.ok_or(Refusal::NoRoom)?);
+        let fits = self.memory.takes(tier(lead), fields + length.unwrap_or(0));
+        let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
+        let (came, last, alone_since, found) = (0, Bytes::new(), None, None);
+        Ok((Intake { key, selected, head, kept, charge, fields, came, last, extent, alone_since, found }, own))
     }
 
     /// What a response that is not kept means for the next request: not much, if
@@ -371,6 +361,18 @@ impl Edge {
             Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),
             Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { said: None }, Kept::Shared(refusal))),
         }
+    }
+}
+
+/// Whether a response of this age may be stored, or shared.
+fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &http::response::Parts, age: Duration) -> Verdict {
+    let verdict = freshness::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
+    match settled(verdict, age, order.stale.as_ref()) {
+        // Nothing that cannot be checked is kept under a name that can.
+        Verdict::Store(_) if is_coded(&parts.headers) && policy.expected(key).is_some() => {
+            Verdict::Pass(Refusal::Coded)
+        }
+        verdict => verdict,
     }
 }
 
