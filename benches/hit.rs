@@ -23,6 +23,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
+use spent::spent;
+
+#[path = "shared/spent.rs"]
+mod spent;
+
 const SIZES: [usize; 3] = [1024, 16 * 1024, 256 * 1024];
 const CONNECTIONS: usize = 64;
 const PAIRS: usize = 7;
@@ -102,14 +107,8 @@ impl Target {
         Self { child, address: line.trim().parse().unwrap() }
     }
 
-    /// Nanoseconds that all its threads have spent on a processor.
-    fn cpu(&self) -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let spent = |task: std::fs::DirEntry| {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        };
-        tasks.filter_map(|task| spent(task.ok()?)).sum()
+    fn cpu(&self) -> Duration {
+        spent(self.child.id())
     }
 }
 
@@ -170,7 +169,7 @@ fn cost(clients: &Runtime, target: &Target, size: usize) -> f64 {
         }
         requests
     });
-    (target.cpu() - before) as f64 / 1000.0 / requests as f64
+    target.cpu().saturating_sub(before).as_secs_f64() * 1e6 / requests as f64
 }
 
 /// Asks over one connection until the time is up; how often.

@@ -24,6 +24,11 @@ use peerage::{Body, Config, Error, Origin, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use spent::spent;
+
+#[path = "../shared/spent.rs"]
+mod spent;
+
 const OBJECTS: u64 = 1_000_000;
 const OBJECT: usize = 1024;
 const MIB: u64 = 1024 * 1024;
@@ -127,14 +132,8 @@ impl Edge {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    /// Nanoseconds that all its threads have spent on a processor.
-    fn cpu(&self) -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let spent = |task: std::fs::DirEntry| {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
-        };
-        tasks.filter_map(|task| spent(task.ok()?)).sum()
+    fn cpu(&self) -> Duration {
+        spent(self.child.id())
     }
 
     /// What it says of itself by this name.
@@ -235,7 +234,7 @@ async fn of_an_object(edge: &Edge, fields: usize) -> String {
     let (hits, before) = (200_000, edge.cpu());
     // Far apart, as requests are.
     edge.ask(|number| path(OBJECT, number * 7_919 % OBJECTS), 0..hits).await;
-    let hit = (edge.cpu() - before) as f64 / 1000.0 / hits as f64;
+    let hit = edge.cpu().saturating_sub(before).as_secs_f64() * 1e6 / hits as f64;
     format!(
         "{OBJECTS} objects of 1 KiB with {} fields of the origin: {:.0} B each besides the body (counted: {:.0} B); \
          a hit {hit:.2} us of CPU, {DEPTH} to a write",

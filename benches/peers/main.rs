@@ -18,6 +18,8 @@ mod paced;
 mod plot;
 mod process;
 mod report;
+#[path = "../shared/spent.rs"]
+mod spent;
 
 use caches::Cache;
 

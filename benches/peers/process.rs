@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::spent::spent;
+
 pub struct Process {
     child: Child,
     /// Its configuration and what it stores; removed when it is.
@@ -87,15 +89,6 @@ fn parent(entry: &std::fs::DirEntry) -> Option<(u32, u32)> {
     // A name may hold blanks and parentheses; behind the last come state and parent.
     let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
     Some((id, parent))
-}
-
-fn spent(process: u32) -> Duration {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Duration::ZERO };
-    let spent = |task: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    };
-    Duration::from_nanos(tasks.filter_map(|task| spent(task.ok()?)).sum())
 }
 
 /// Addresses on loopback that nobody listens at.

@@ -29,7 +29,7 @@ use crate::metrics::{Gauges, Metrics, Served, Source};
 use crate::origin::Origin;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
-use crate::semantics::forward::{self};
+use crate::semantics::forward;
 use crate::semantics::freshness::{self, Case, Credentials, Name, Reuse};
 use crate::semantics::manner::Manner;
 use crate::stored::Stored;
