@@ -73,8 +73,9 @@ impl Body {
     }
 
     /// What a flight brings; `charge` is the flight's share of the budget, which
-    /// is taken for as long as anyone reads.
-    pub(crate) fn flight(reader: Reader, charge: Arc<Charge>, resume: Resume) -> Self {
+    /// is taken for as long as anyone reads. Without `resume`, a reader that loses his
+    /// place cannot go on.
+    pub(crate) fn flight(reader: Reader, charge: Arc<Charge>, resume: Option<Resume>) -> Self {
         // Hundreds may wait for one head: first they all get it, then they all
         // get a little, then more and more. If all of it is a little, it goes with
         // the head.
@@ -325,7 +326,7 @@ enum Following {
     /// The charge is held for as long as the flight's pieces are.
     Flight {
         reader: Reader,
-        resume: Resume,
+        resume: Option<Resume>,
         _charge: Arc<Charge>,
     },
     Resuming(BoxFuture<'static, Result<Body, Error>>),
@@ -355,7 +356,10 @@ impl Follower {
                         Next::End => return Poll::Ready(None),
                         Next::Failed(error) => return Poll::Ready(Some(Err(error))),
                         // What the flight holds for this reader goes with the state.
-                        Next::Lost(at) => Following::Resuming(resume(at)),
+                        Next::Lost(at) => match resume {
+                            Some(resume) => Following::Resuming(resume(at)),
+                            None => return Poll::Ready(Some(Err(Error::Outgrown))),
+                        },
                     }
                 }
                 Following::Resuming(future) => match ready!(future.as_mut().poll(cx)) {
@@ -492,10 +496,6 @@ mod tests {
         Arc::new(Budget::new(u64::MAX).charge(bytes).unwrap())
     }
 
-    fn alone() -> Resume {
-        Arc::new(|_| Box::pin(async { Err(Error::Outgrown) }))
-    }
-
     /// Ends a body, and returns its pieces.
     fn complete(body: &Growing) -> Option<Vec<Bytes>> {
         let mut kept = None;
@@ -624,11 +624,11 @@ mod tests {
     async fn a_lost_reader_goes_on_alone() {
         let body = Growing::new();
         let resume: Resume = Arc::new(|at| Box::pin(async move { Ok(Body::from(format!("from {at}"))) }));
-        let lost = Body::flight(Reader::new(body.clone()), charge(1), resume);
+        let lost = Body::flight(Reader::new(body.clone()), charge(1), Some(resume));
         body.append(Bytes::from(vec![7; 3 * PIECE]));
         body.become_window(PIECE as u64);
         assert_eq!(lost.collect().await.unwrap().to_bytes(), "from 0");
-        let failed = Body::flight(Reader::new(body.clone()), charge(1), alone());
+        let failed = Body::flight(Reader::new(body.clone()), charge(1), None);
         assert!(failed.collect().await.is_err());
     }
 }

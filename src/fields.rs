@@ -114,7 +114,8 @@ impl Forms {
     pub(crate) fn pack(&self, headers: &HeaderMap) -> Fields {
         let own = headers.iter().filter(|(name, value)| is_own(name, value));
         let mut own = BytesMut::with_capacity(own.map(|(_, value)| LENGTH + value.len()).sum());
-        let mut text = Vec::new();
+        let mut text =
+            Vec::with_capacity(headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum());
         for (name, value) in headers {
             text.extend_from_slice(name.as_str().as_bytes());
             text.push(b':');

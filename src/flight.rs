@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderName, StatusCode};
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 use crate::body::growing::Growing;
 use crate::budget::Charge;
@@ -49,7 +49,6 @@ impl Provider {
 /// What has become of a flight, once its head is known.
 #[derive(Clone)]
 pub(crate) enum Outcome {
-    Pending,
     Streaming(Streaming),
     /// It was in memory after all.
     Landed,
@@ -130,7 +129,7 @@ pub(crate) enum Kept {
 
 pub(crate) struct Flight {
     id: Id,
-    outcome: watch::Sender<Outcome>,
+    outcome: SetOnce<Outcome>,
     pub(crate) body: Arc<Growing>,
     /// What it brings was overtaken by a write: it is for those who wait, and
     /// for nobody after them.
@@ -138,18 +137,14 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    /// What it has come to by now.
-    pub(crate) fn look(&self) -> Outcome {
-        self.outcome.borrow().clone()
+    /// What it has come to, if it has by now.
+    pub(crate) fn look(&self) -> Option<&Outcome> {
+        self.outcome.get()
     }
 
     /// Waits for the head, or for whatever comes instead.
-    pub(crate) async fn outcome(&self) -> Outcome {
-        let mut outcome = self.outcome.subscribe();
-        match outcome.wait_for(|outcome| !matches!(outcome, Outcome::Pending)).await {
-            Ok(outcome) => outcome.clone(),
-            Err(_) => Outcome::Failed(Error::Panicked),
-        }
+    pub(crate) async fn outcome(&self) -> &Outcome {
+        self.outcome.wait().await
     }
 }
 
@@ -201,7 +196,7 @@ impl Flights {
         }
         let flight = Arc::new(Flight {
             id: id.clone(),
-            outcome: watch::Sender::new(Outcome::Pending),
+            outcome: SetOnce::new(),
             body: Growing::new(),
             overtaken: AtomicBool::new(false),
         });
@@ -290,7 +285,7 @@ impl Lead {
 
     /// Publishes the head; the body follows by [`Lead::append`].
     pub(crate) fn stream(&self, streaming: Streaming) {
-        self.flight.outcome.send_replace(Outcome::Streaming(streaming));
+        self.come_to(Outcome::Streaming(streaming));
     }
 
     /// From now on it is filled by the origin, and peers may join it as well; unless
@@ -324,7 +319,12 @@ impl Lead {
 
     /// Ends a flight that has no body of its own.
     pub(crate) fn settle(self, outcome: Outcome) {
-        self.flight.outcome.send_replace(outcome);
+        self.come_to(outcome);
+    }
+
+    /// What a flight has come to first is what it has come to.
+    fn come_to(&self, outcome: Outcome) {
+        let _ = self.flight.outcome.set(outcome);
     }
 
     /// Fails the flight: those who wait for the head get `error`, those who
@@ -336,13 +336,7 @@ impl Lead {
     /// Does nothing to a flight that has come to its end.
     fn break_off(&self, error: Error) {
         self.flight.body.fail(error.clone());
-        self.flight.outcome.send_if_modified(|outcome| {
-            let pending = matches!(outcome, Outcome::Pending);
-            if pending {
-                *outcome = Outcome::Failed(error);
-            }
-            pending
-        });
+        self.come_to(Outcome::Failed(error));
     }
 
     /// Lets nobody join any more; those who did go on.

@@ -18,7 +18,7 @@ use crate::access::{From, Record};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
-use crate::flight::{Kept, Proof, Provider, Reused, Streaming, Why};
+use crate::flight::{self, Kept, Proof, Provider, Reused, Streaming, Why};
 use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::metrics::{Fetched, Served, Source};
@@ -103,7 +103,7 @@ impl Edge {
 
     pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
         let Shared { reader, streaming, order, own } = shared;
-        let Streaming { head, provider, kept, charge, proof, .. } = streaming;
+        let Streaming { head, provider, kept, extent: held, charge, proof, .. } = streaming;
         let status = CacheStatus {
             handled,
             collapsed: part == Part::Follower,
@@ -122,14 +122,16 @@ impl Edge {
         if response.status().is_success() {
             response.headers_mut().extend(own);
         }
-        let resume = self.resume(ask.key.detached(), Arc::clone(&head), order);
+        // All of a body is held whose length is known, or it is a window from the first.
+        let may_lose = held == flight::Extent::Window || head.facts.length.is_none();
+        let resume = may_lose.then(|| self.resume(ask.key.detached(), Arc::clone(&head), order));
         let growing = reader.body();
         let read = |mut reader: Reader, first, end| {
             if proof == Proof::AtEnd && end != head.facts.length {
                 reader.await_end();
             }
             reader.narrow(first, end);
-            Body::flight(reader, Arc::clone(&charge), Arc::clone(&resume))
+            Body::flight(reader, Arc::clone(&charge), resume.clone())
         };
         *response.body_mut() = match extent {
             Extent::Nothing => Body::empty(),

@@ -74,6 +74,19 @@ pub(super) struct Arrival {
     began: Instant,
 }
 
+/// A peer that is being asked, and since when.
+struct Asking {
+    peer: Arc<str>,
+    asked: SystemTime,
+    began: Instant,
+}
+
+impl Asking {
+    fn of(peer: Arc<str>) -> Self {
+        Self { peer, asked: SystemTime::now(), began: Instant::now() }
+    }
+}
+
 /// The duty to bring a flight in, and the way to its leader.
 pub(super) struct Leading {
     pub(super) lead: Lead,
@@ -142,7 +155,7 @@ impl Edge {
     async fn fill_from_peers(self: &Arc<Self>, mut leading: Leading, order: &Order) {
         for peer in self.before_this_edge(leading.lead.key()) {
             let request = request(leading.lead.key(), order);
-            if let Some(arrival) = self.ask_peer(peer, request, Duration::MAX).await {
+            if let Some(arrival) = self.ask_peer(peer, request).await {
                 match self.receive(leading, order, arrival).await {
                     Received::Done => return,
                     Received::Broken(again, error) => {
@@ -179,11 +192,24 @@ impl Edge {
         up.filter(|name| !self.memory.doubts(name, key, now)).take(self.attempts).collect()
     }
 
-    /// The answer of a peer, if it gives one within the time of `patience`.
-    pub(super) async fn ask_peer(&self, peer: Arc<str>, request: Request<Body>, patience: Duration) -> Option<Arrival> {
-        let (asked, began) = (SystemTime::now(), Instant::now());
-        let answer = tokio::time::timeout(patience, self.ask_unless_lost(&peer, request)).await;
-        match answer.unwrap_or(Err(Error::PeerInDoubt)) {
+    /// The answer of a peer, if it gives one.
+    async fn ask_peer(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
+        let asking = Asking::of(peer);
+        let answer = self.ask_unless_lost(&asking.peer, request).await;
+        self.asked_peer(asking, answer)
+    }
+
+    /// As `ask_peer`, of a peer that has to ask nobody else for it.
+    pub(super) async fn ask_peer_promptly(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
+        let asking = Asking::of(peer);
+        let answer = tokio::time::timeout(self.promptly, self.ask_unless_lost(&asking.peer, request)).await;
+        self.asked_peer(asking, answer.unwrap_or(Err(Error::PeerInDoubt)))
+    }
+
+    /// Notes what a peer has made of a request.
+    fn asked_peer(&self, asking: Asking, answer: Result<Response<Body>, Error>) -> Option<Arrival> {
+        let Asking { peer, asked, began } = asking;
+        match answer {
             Ok(response) => {
                 self.hears(&peer, began.elapsed());
                 Some(Arrival { provider: Provider::Peer(peer), response, asked, began })
@@ -419,7 +445,9 @@ fn stated_length(headers: &HeaderMap) -> Option<u64> {
 
 /// RFC 9110 §6.6.1: a recipient with a clock adds the Date that lacks.
 pub(super) fn add_date(headers: &mut HeaderMap, now: SystemTime) {
-    if let (false, Ok(date)) = (headers.contains_key(DATE), HeaderValue::try_from(httpdate::fmt_http_date(now))) {
+    if !headers.contains_key(DATE)
+        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now))
+    {
         headers.insert(DATE, date);
     }
 }

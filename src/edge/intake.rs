@@ -80,7 +80,7 @@ impl Edge {
             proof,
             came: SystemTime::now(),
         });
-        let mut others = self.others(&lead, &provider);
+        let mut others = None;
         let (mut source, mut mixed) = (provider.clone(), Mixed::No);
         let ended = loop {
             // Of a peer that is lost, only what can go on elsewhere is given up.
@@ -88,15 +88,16 @@ impl Edge {
             match self.next_unless_lost(&mut body, lost).await {
                 None => break intake.check_end(),
                 Some(Err(error)) if error.is_of_contents() => break Err(error),
-                Some(Err(error)) => match Box::pin(self.go_on(&mut lead, order, &intake, &mut others, body)).await {
-                    Some((from, rest)) => {
-                        self.metrics.fetch(asked(&source), Fetched::Error, began.elapsed());
-                        began = Instant::now();
-                        tracing::warn!(path = %lead.key(), at = intake.came, %error, "a fill goes on from another source");
-                        (source, body, mixed) = (from, rest, Mixed::Yes);
-                    }
-                    None => break Err(error),
-                },
+                Some(Err(error)) => {
+                    let others = others.get_or_insert_with(|| self.others(&lead, &provider));
+                    let Some((from, rest)) = Box::pin(self.go_on(&mut lead, order, &intake, others, body)).await else {
+                        break Err(error);
+                    };
+                    self.metrics.fetch(asked(&source), Fetched::Error, began.elapsed());
+                    began = Instant::now();
+                    tracing::warn!(path = %lead.key(), at = intake.came, %error, "a fill goes on from another source");
+                    (source, body, mixed) = (from, rest, Mixed::Yes);
+                }
                 Some(Ok(data)) => {
                     if let Err(error) = self.take(&mut lead, &mut intake, data).await {
                         break Err(error);

@@ -24,7 +24,7 @@ pub(crate) struct Policy {
 
 impl Policy {
     pub(super) fn name(&self, key: &AssetKey) -> Name {
-        if self.rules.iter().any(|rule| rule.hash_in(key.path()).is_some()) { Name::Immutable } else { Name::Plain }
+        if self.rules.iter().any(|rule| rule.matches(key.path())) { Name::Immutable } else { Name::Plain }
     }
 
     /// What the contents of an asset must be, by its name.

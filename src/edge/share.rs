@@ -49,7 +49,7 @@ impl Edge {
             Joining::Lead(lead) => (Part::Leader, Some(self.depart(lead, Arc::clone(&order)))),
         };
         loop {
-            match flight.outcome().await {
+            match flight.outcome().await.clone() {
                 Outcome::Streaming(streaming) if !Self::selects(&streaming, &order) => {
                     // It is another variant. That it varies is known by now, so
                     // the next look finds this request's own, or leads to it.
@@ -113,7 +113,6 @@ impl Edge {
                     };
                 }
                 Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
-                Outcome::Pending => unreachable!("an outcome is waited for until it is there"),
             }
         }
     }

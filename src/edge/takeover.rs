@@ -62,7 +62,7 @@ impl Edge {
     pub(super) async fn ask_holder(&self, peer: Arc<str>, key: &AssetKey, order: &Order) -> Option<Arrival> {
         let mut request = request(key, order);
         request.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
-        let arrival = self.ask_peer(peer, request, self.promptly).await;
+        let arrival = self.ask_peer_promptly(peer, request).await;
         let outcome = match &arrival {
             Some(arrival) if is_held(&arrival.response) => TakenOver::Held,
             Some(_) => TakenOver::Missing,
@@ -77,15 +77,15 @@ impl Edge {
     pub(super) fn answer_held(self: &Arc<Self>, ask: &Ask) -> Option<Answer> {
         let flight = self.flights.to_origin(&ask.key, Credentials::None).filter(|_| ask.source == Source::Peer)?;
         let reader = Reader::new(Arc::clone(&flight.body));
-        let Outcome::Streaming(streaming) = flight.look() else {
+        let Some(Outcome::Streaming(streaming)) = flight.look() else {
             return None;
         };
         let mut headers = ask.headers.clone();
         forward::strip_hop_by_hop(&mut headers);
         headers.remove(CACHE_CONTROL);
         let order = Arc::new(self.order(ask, &headers, None));
-        let good = Self::selects(&streaming, &order) && !streaming.head.facts.must_be_validated(ask.now);
-        let shared = Shared { reader, streaming, order, own: HeaderMap::new() };
+        let good = Self::selects(streaming, &order) && !streaming.head.facts.must_be_validated(ask.now);
+        let shared = Shared { reader, streaming: streaming.clone(), order, own: HeaderMap::new() };
         good.then(|| self.answer_flight(ask, Handled::UriMiss, Part::Follower, shared))
     }
 }

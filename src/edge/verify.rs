@@ -58,7 +58,8 @@ impl Edge {
         let Some(expected) = self.policy.load().expected(key).filter(|_| !is_coded(headers)) else {
             return;
         };
-        if let (false, Ok(tag)) = (headers.contains_key(ETAG), HeaderValue::try_from(format!("\"{}\"", expected.text)))
+        if !headers.contains_key(ETAG)
+            && let Ok(tag) = HeaderValue::try_from(format!("\"{}\"", expected.text))
         {
             headers.insert(ETAG, tag);
         }

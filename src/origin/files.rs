@@ -135,7 +135,7 @@ impl FileOrigin {
                 headers.insert(name, value);
             }
         }
-        if self.rules.iter().any(|rule| rule.hash_in(key.path()).is_some()) {
+        if self.rules.iter().any(|rule| rule.matches(key.path())) {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
         }
         headers
