@@ -47,15 +47,20 @@ impl Results {
         row.map(|row| row.rounds.iter().map(figure).collect()).unwrap_or_default()
     }
 
-    /// Per round, what a server needs of what the best of `others` does; none if
-    /// one side was not measured.
-    pub fn ratios(&self, load: &str, server: &str, others: &[&str], figure: fn(&Figures) -> f64) -> Vec<f64> {
-        let others: Vec<_> = others.iter().map(|other| self.figures(load, other, figure)).collect();
-        let ratio = |(round, own): (usize, f64)| {
-            let best = others.iter().filter_map(|other| other.get(round)).copied().reduce(f64::min)?;
-            Some(own / best)
-        };
-        self.figures(load, server, figure).into_iter().enumerate().filter_map(ratio).collect()
+    /// Per round, what a server needs of what another does; none if one side was not
+    /// measured.
+    pub fn ratios(&self, load: &str, server: &str, other: &str, figure: fn(&Figures) -> f64) -> Vec<f64> {
+        let others = self.figures(load, other, figure);
+        self.figures(load, server, figure).into_iter().zip(others).map(|(own, other)| own / other).collect()
+    }
+
+    /// Who of `servers` has the least median. (The least of each round would be who
+    /// was luckiest in it: with three servers of the same speed, nobody's median is
+    /// as good.)
+    pub fn best<'a>(&self, load: &str, servers: &[&'a str], figure: fn(&Figures) -> f64) -> Option<&'a str> {
+        let median = |server: &str| median(self.figures(load, server, figure).into_iter());
+        let medians = servers.iter().filter_map(|server| Some((*server, median(server)?)));
+        medians.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(server, _)| server)
     }
 
     /// All rows, each figure the median of its rounds, as Markdown.
