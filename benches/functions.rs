@@ -53,20 +53,19 @@ mod error {
     pub(crate) use peerage::Error;
 }
 mod semantics {
-    pub(crate) use peerage::semantics::{cache_status, freshness, vary};
+    pub(crate) use peerage::semantics::{freshness, vary};
 }
 /// Of a body in memory, what the tiers look at.
 mod body {
-    use std::sync::Arc;
 
     use bytes::Bytes;
 
     use crate::budget::Charge;
 
-    pub(crate) struct Held(Arc<Charge>);
+    pub(crate) struct Held(Charge);
 
     impl Held {
-        pub(crate) fn new(_: Vec<Bytes>, charge: Arc<Charge>) -> Self {
+        pub(crate) fn new(_: Vec<Bytes>, charge: Charge) -> Self {
             Self(charge)
         }
 
@@ -111,14 +110,13 @@ fn memory(criterion: &mut Criterion) {
         for key in &keys {
             let facts = Facts {
                 status: StatusCode::OK,
-                length: Some(1024),
                 born: now,
                 lifetime: Lifetime::UntilEvicted { said: None },
                 standing: Standing::New,
             };
             let fields = tiers.pack(&HeaderMap::new());
-            let body = Held::new(Vec::new(), Arc::new(budget.charge(2048).unwrap()));
-            tiers.store(Tier::Main, key.clone(), Stored { facts, fields, body: Arc::new(body), uses: Uses::default() });
+            let body = Held::new(Vec::new(), budget.charge(2048).unwrap());
+            tiers.store(Tier::Main, key, Stored { facts, fields, body: Arc::new(body), uses: Uses::default() });
         }
         // A prime's steps: no two lookups in a row are of neighbours.
         let mut at = 0;

@@ -22,11 +22,13 @@ use crate::error::Error;
 pub(crate) mod growing;
 mod held;
 pub(crate) mod proven;
+mod room;
 
 use growing::{Next, PIECE, Reader};
 use held::Slice;
 pub(crate) use held::{Held, Run};
 use proven::{Proof, Proving};
+pub(crate) use room::Room;
 
 /// The content of a request or response, in frames of [`Bytes`].
 ///
@@ -72,16 +74,16 @@ impl Body {
         }
     }
 
-    /// What a flight brings; `charge` is the flight's share of the budget, which
+    /// What a flight brings; `room` is the flight's share of the budget, which
     /// is taken for as long as anyone reads. Without `resume`, a reader that loses his
     /// place cannot go on.
-    pub(crate) fn flight(reader: Reader, charge: Arc<Charge>, resume: Option<Resume>) -> Self {
+    pub(crate) fn flight(reader: Reader, room: Arc<Room>, resume: Option<Resume>) -> Self {
         // Hundreds may wait for one head: first they all get it, then they all
         // get a little, then more and more. If all of it is a little, it goes with
         // the head.
         let short = reader.remaining().is_some_and(|left| left <= FIRST_STRIDE as u64);
         let turn = if short { Turn::Take } else { Turn::Yield };
-        let state = Following::Flight { reader, resume, _charge: charge };
+        let state = Following::Flight { reader, resume, _room: room };
         Self(Kind::Flight(Box::new(Follower { state, stride: FIRST_STRIDE, turn })))
     }
 
@@ -323,11 +325,11 @@ struct Follower {
 }
 
 enum Following {
-    /// The charge is held for as long as the flight's pieces are.
+    /// The room is held for as long as the flight's pieces are.
     Flight {
         reader: Reader,
         resume: Option<Resume>,
-        _charge: Arc<Charge>,
+        _room: Arc<Room>,
     },
     Resuming(BoxFuture<'static, Result<Body, Error>>),
     Alone(Body),
@@ -492,8 +494,8 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
 
-    fn charge(bytes: u64) -> Arc<Charge> {
-        Arc::new(Budget::new(u64::MAX).charge(bytes).unwrap())
+    fn charge() -> Charge {
+        Budget::new(u64::MAX).charge(1).unwrap()
     }
 
     /// Ends a body, and returns its pieces.
@@ -556,7 +558,7 @@ mod tests {
     async fn skipping_is_by_bytes_not_frames() {
         let whole = pattern(3 * PIECE);
         let pieces = whole.chunks(PIECE).map(Bytes::copy_from_slice).collect();
-        let held = Arc::new(Held::new(pieces, charge(1)));
+        let held = Arc::new(Held::new(pieces, charge()));
         let rest = Body::skipping(Body::held(held, 0, whole.len() as u64), PIECE as u64 + 7);
         assert_eq!(rest.collect().await.unwrap().to_bytes(), &whole[PIECE + 7..]);
     }
@@ -624,11 +626,11 @@ mod tests {
     async fn a_lost_reader_goes_on_alone() {
         let body = Growing::new();
         let resume: Resume = Arc::new(|at| Box::pin(async move { Ok(Body::from(format!("from {at}"))) }));
-        let lost = Body::flight(Reader::new(body.clone()), charge(1), Some(resume));
+        let lost = Body::flight(Reader::new(body.clone()), Room::new(charge()), Some(resume));
         body.append(Bytes::from(vec![7; 3 * PIECE]));
         body.become_window(PIECE as u64);
         assert_eq!(lost.collect().await.unwrap().to_bytes(), "from 0");
-        let failed = Body::flight(Reader::new(body.clone()), charge(1), None);
+        let failed = Body::flight(Reader::new(body.clone()), Room::new(charge()), None);
         assert!(failed.collect().await.is_err());
     }
 }

@@ -23,7 +23,7 @@ impl Budget {
 
     /// Takes `bytes`, or nothing if that would go beyond the limit.
     pub(crate) fn charge(self: &Arc<Self>, bytes: u64) -> Option<Charge> {
-        let charge = Charge { budget: Arc::clone(self), bytes: AtomicU64::new(0) };
+        let mut charge = Charge { budget: Arc::clone(self), bytes: 0 };
         charge.grow(bytes).then_some(charge)
     }
 }
@@ -32,35 +32,36 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Charge {
     budget: Arc<Budget>,
-    bytes: AtomicU64,
+    bytes: u64,
 }
 
 impl Charge {
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.bytes
     }
 
     /// Takes `more` bytes too, or says `false` and stays as it is.
-    pub(crate) fn grow(&self, more: u64) -> bool {
+    pub(crate) fn grow(&mut self, more: u64) -> bool {
         let grown = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(more).filter(|&used| used <= self.budget.limit)
         });
         if grown.is_ok() {
-            self.bytes.fetch_add(more, Ordering::Relaxed);
+            self.bytes += more;
         }
         grown.is_ok()
     }
 
-    /// Gives back what is above `bytes`.
-    pub(crate) fn shrink_to(&self, bytes: u64) {
-        let before = self.bytes.fetch_min(bytes, Ordering::Relaxed);
-        self.budget.used.fetch_sub(before.saturating_sub(bytes), Ordering::Relaxed);
+    /// A charge of its own for `bytes` of it, or for all that there is.
+    pub(crate) fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: Arc::clone(&self.budget), bytes }
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.shrink_to(0);
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -71,13 +72,15 @@ mod tests {
     #[test]
     fn nothing_beyond_the_limit_and_all_given_back() {
         let budget = Budget::new(100);
-        let first = budget.charge(60).unwrap();
+        let mut first = budget.charge(60).unwrap();
         assert!(budget.charge(41).is_none());
         assert!(!first.grow(41) && first.grow(40));
         assert_eq!(budget.used(), 100);
-        first.shrink_to(10);
-        assert_eq!((first.bytes(), budget.used()), (10, 10));
+        let second = first.split(10);
+        assert_eq!((first.bytes(), second.bytes(), budget.used()), (90, 10, 100));
         drop(first);
+        assert_eq!((budget.used(), second.bytes()), (10, 10));
+        drop(second);
         assert_eq!(budget.used(), 0);
         assert!(budget.charge(u64::MAX).is_none());
     }

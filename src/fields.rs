@@ -9,33 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::header::{
-    ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_ORIGIN, AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LANGUAGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, SERVER, STRICT_TRANSPORT_SECURITY, VARY, VIA, X_CONTENT_TYPE_OPTIONS,
-};
 use http::{HeaderMap, HeaderName, HeaderValue};
-
-use crate::semantics::cache_status::CACHE_STATUS;
-
-/// The fields whose values many responses have in common. Of one that is missing
-/// here, each response has its own copy; of one that is here and whose values
-/// are all different, there are many forms.
-static COMMON: [HeaderName; 14] = [
-    ACCEPT_RANGES,
-    ACCESS_CONTROL_ALLOW_ORIGIN,
-    AGE,
-    CACHE_CONTROL,
-    CACHE_STATUS,
-    CONTENT_ENCODING,
-    CONTENT_LANGUAGE,
-    CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE,
-    SERVER,
-    STRICT_TRANSPORT_SECURITY,
-    VARY,
-    VIA,
-    X_CONTENT_TYPE_OPTIONS,
-];
 
 /// How many bytes the length of a value takes.
 const LENGTH: usize = 4;
@@ -102,7 +76,30 @@ pub(crate) fn field_weight((name, value): (&HeaderName, &HeaderValue)) -> usize 
 /// Whether a value is written with the response, and not with its form: nothing is
 /// what stands there for it.
 fn is_own(name: &HeaderName, value: &HeaderValue) -> bool {
-    value.is_empty() || !COMMON.contains(name)
+    value.is_empty() || !is_common(name)
+}
+
+/// Whether many responses have its value in common. Of a field that is missing here,
+/// each response has its own copy; of one that is here and whose values are all
+/// different, there are many forms.
+fn is_common(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "accept-ranges"
+            | "access-control-allow-origin"
+            | "age"
+            | "cache-control"
+            | "cache-status"
+            | "content-encoding"
+            | "content-language"
+            | "content-security-policy"
+            | "content-type"
+            | "server"
+            | "strict-transport-security"
+            | "vary"
+            | "via"
+            | "x-content-type-options"
+    )
 }
 
 /// The forms that responses can have in common.

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use tokio::sync::SetOnce;
 
+use crate::body::Room;
 use crate::body::growing::Growing;
-use crate::budget::Charge;
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::semantics::freshness::{Credentials, Refusal};
@@ -73,7 +73,7 @@ pub(crate) struct Streaming {
     /// requests select the same.
     pub(crate) selected: Option<Selected>,
     /// The flight's share of the budget.
-    pub(crate) charge: Arc<Charge>,
+    pub(crate) room: Arc<Room>,
     pub(crate) proof: Proof,
     /// When the head came.
     pub(crate) came: SystemTime,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Uri;
 use http::uri::PathAndQuery;
+use quick_cache::Equivalent;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Error;
@@ -183,6 +184,59 @@ impl Hash for AssetKey {
     }
 }
 
+/// A key as it is kept with what is stored: in a third of an [`AssetKey`]'s room, and
+/// in memory of its own.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct PackedKey {
+    hash: u64,
+    /// The name. Of a variant, also what selects it, behind the end of a line: no
+    /// name has one.
+    text: Box<str>,
+}
+
+impl PackedKey {
+    /// Whether it is of a variant.
+    pub(crate) fn is_variant(&self) -> bool {
+        self.text.contains('\n')
+    }
+
+    /// [`AssetKey::variant_hash`].
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The name, and of a variant what selects it.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<&AssetKey> for PackedKey {
+    fn from(key: &AssetKey) -> Self {
+        let text = match &key.variant {
+            Some(variant) => format!("{key}\n{}", variant.text).into(),
+            None => key.as_str().into(),
+        };
+        Self { hash: key.variant_hash(), text }
+    }
+}
+
+impl Hash for PackedKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl Equivalent<PackedKey> for AssetKey {
+    fn equivalent(&self, packed: &PackedKey) -> bool {
+        let behind = packed.text.strip_prefix(self.as_str()).filter(|_| self.variant_hash() == packed.hash);
+        behind.is_some_and(|behind| match &self.variant {
+            Some(variant) => behind.strip_prefix('\n') == Some(&*variant.text),
+            None => behind.is_empty(),
+        })
+    }
+}
+
 impl fmt::Display for AssetKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -300,6 +354,22 @@ mod tests {
         ] {
             assert_eq!(key(target).as_deref(), Ok(name), "{target}");
         }
+    }
+
+    #[test]
+    fn a_key_is_found_by_itself_alone() {
+        let key = |name| AssetKey::parse(name, LIMIT).unwrap();
+        let names = [key("/a"), key("/ab"), key("/a?b")];
+        let variants = names.iter().flat_map(|name| [name.variant("b"), name.variant(""), name.variant("b\nc")]);
+        let keys: Vec<_> = names.iter().cloned().chain(variants).collect();
+        for (i, key) in keys.iter().enumerate() {
+            let packed = PackedKey::from(key);
+            assert_eq!(packed.is_variant(), key.is_variant());
+            let found: Vec<_> = (0..keys.len()).filter(|&other| keys[other].equivalent(&packed)).collect();
+            assert_eq!(found, [i]);
+        }
+        assert_eq!(PackedKey::from(&names[0]).as_str(), "/a");
+        assert_eq!(PackedKey::from(&names[0]).hash(), names[0].hash());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::fields::{Fields, Forms};
-use crate::key::AssetKey;
+use crate::key::{AssetKey, PackedKey};
 use crate::semantics::vary;
 use crate::stored::Stored;
 
@@ -122,7 +122,7 @@ struct Variation {
     most: usize,
 }
 
-type Responses = Cache<AssetKey, Arc<Stored>, ByWeight, KeyHash, CountEvictions>;
+type Responses = Cache<PackedKey, Arc<Stored>, ByWeight, KeyHash, CountEvictions>;
 
 struct Shelf {
     responses: Responses,
@@ -218,15 +218,15 @@ impl Memory {
 
     /// Keeps a complete response. What makes room for it is dropped once the
     /// tier's lock is free.
-    pub(crate) fn store(&self, tier: Tier, key: AssetKey, stored: Stored) {
-        if key.is_variant() && !self.list(&key) {
+    pub(crate) fn store(&self, tier: Tier, key: &AssetKey, stored: Stored) {
+        if key.is_variant() && !self.list(key) {
             return;
         }
         self.markers.remove(&key.hash());
         self.wrong.remove(&key.variant_hash());
         let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
-        self.shelf(other).responses.remove(&key);
-        self.shelf(tier).responses.insert(key, Arc::new(stored));
+        self.shelf(other).responses.remove(key);
+        self.shelf(tier).responses.insert(key.into(), Arc::new(stored));
     }
 
     /// Keeps nothing under `key` any more.
@@ -283,7 +283,7 @@ impl Memory {
         }
         let mut keys = known.keys.clone();
         let oldest = (keys.len() >= known.most).then(|| keys.remove(0));
-        keys.push(variant.clone());
+        keys.push(variant.detached());
         let (name, fields, most) = (known.name.clone(), known.fields.clone(), known.most);
         self.variations.insert(variant.hash(), Arc::new(Variation { name, fields, keys, most }));
         if let Some(oldest) = oldest {
@@ -339,17 +339,20 @@ impl Memory {
         self.markers.remove(&key.hash());
     }
 
-    /// The `most` keys that were used most of those that `wanted` holds for, and how
-    /// often. Looks at all that is stored; variants are left out, for they say
+    /// The `most` keys that were used most of those whose hash `wanted` holds for, and
+    /// how often. Looks at all that is stored; variants are left out, for they say
     /// nothing without the request that selects them.
-    pub(crate) fn most_used(&self, most: usize, wanted: impl Fn(&AssetKey) -> bool) -> Vec<(u32, AssetKey)> {
+    pub(crate) fn most_used(&self, most: usize, wanted: impl Fn(u64) -> bool) -> Vec<(u32, PackedKey)> {
         let now = SystemTime::now();
         let all = Tier::ALL.into_iter().flat_map(|tier| self.shelf(tier).responses.iter());
         let good = all.filter(|(key, stored)| {
-            stored.facts.status == StatusCode::OK && stored.facts.is_fresh(now) && !key.is_variant() && wanted(key)
+            stored.facts.status == StatusCode::OK
+                && stored.facts.is_fresh(now)
+                && !key.is_variant()
+                && wanted(key.hash())
         });
         let mut used: Vec<_> = good.map(|(key, stored)| (stored.uses.count(), key)).collect();
-        let descending = |(a, _): &(u32, AssetKey), (b, _): &(u32, AssetKey)| b.cmp(a);
+        let descending = |(a, _): &(u32, PackedKey), (b, _): &(u32, PackedKey)| b.cmp(a);
         if used.len() > most {
             used.select_nth_unstable_by(most, descending);
             used.truncate(most);
@@ -380,8 +383,8 @@ fn holds(notes: &Cache<u64, SystemTime>, hash: u64, now: SystemTime) -> bool {
 #[derive(Clone)]
 struct ByWeight;
 
-impl Weighter<AssetKey, Arc<Stored>> for ByWeight {
-    fn weight(&self, _: &AssetKey, stored: &Arc<Stored>) -> u64 {
+impl Weighter<PackedKey, Arc<Stored>> for ByWeight {
+    fn weight(&self, _: &PackedKey, stored: &Arc<Stored>) -> u64 {
         stored.weight()
     }
 }
@@ -389,11 +392,11 @@ impl Weighter<AssetKey, Arc<Stored>> for ByWeight {
 #[derive(Clone)]
 struct CountEvictions(Arc<AtomicU64>);
 
-impl Lifecycle<AssetKey, Arc<Stored>> for CountEvictions {
+impl Lifecycle<PackedKey, Arc<Stored>> for CountEvictions {
     /// Dropped when the shard's lock has been released.
     type RequestState = Vec<Arc<Stored>>;
 
-    fn on_evict(&self, state: &mut Self::RequestState, _: AssetKey, stored: Arc<Stored>) {
+    fn on_evict(&self, state: &mut Self::RequestState, _: PackedKey, stored: Arc<Stored>) {
         self.0.fetch_add(1, Ordering::Relaxed);
         state.push(stored);
     }
@@ -417,7 +420,7 @@ impl Hasher for Given {
         self.0 = hash;
     }
     fn write(&mut self, _: &[u8]) {
-        unreachable!("an AssetKey gives its hash as one u64");
+        unreachable!("a key gives its hash as one u64");
     }
     fn finish(&self) -> u64 {
         self.0
@@ -441,10 +444,10 @@ mod tests {
     }
 
     fn stored(budget: &Arc<Budget>, len: u64, lifetime: Lifetime, born: SystemTime) -> Stored {
-        let facts = Facts { status: StatusCode::OK, length: Some(len), born, lifetime, standing: Standing::New };
+        let facts = Facts { status: StatusCode::OK, born, lifetime, standing: Standing::New };
         let fields = Forms::default().pack(&HeaderMap::new());
         let charge = budget.charge(len + 600).unwrap();
-        let body = Arc::new(Held::new(vec![Bytes::from_static(b"x")], Arc::new(charge)));
+        let body = Arc::new(Held::new(vec![Bytes::from_static(b"x")], charge));
         Stored { facts, fields, body, uses: Uses::default() }
     }
 
@@ -460,7 +463,7 @@ mod tests {
             let largest = max_object + FIELDS;
             assert!(tiers.takes(Tier::Main, largest));
             let entry = stored(&budget, largest - 600, FOREVER, SystemTime::now());
-            tiers.store(Tier::Main, key("/a"), entry);
+            tiers.store(Tier::Main, &key("/a"), entry);
             assert!(matches!(tiers.find(&key("/a"), SystemTime::now()), Found::Here(Tier::Main, _)), "{memory}");
         }
     }
@@ -471,7 +474,7 @@ mod tests {
         let tiers = Memory::new(&plan);
         let budget = Budget::new(plan.memory);
         for i in 0..1000 {
-            tiers.store(Tier::Main, key(&format!("/{i}")), stored(&budget, 100_000, FOREVER, SystemTime::now()));
+            tiers.store(Tier::Main, &key(&format!("/{i}")), stored(&budget, 100_000, FOREVER, SystemTime::now()));
             assert!(budget.used() <= plan.main);
         }
         let (bytes, objects, evictions) = tiers.figures(Tier::Main);
@@ -494,7 +497,7 @@ mod tests {
         let entry = || stored(&budget, 10, FOREVER, SystemTime::now());
         let keep = |value| {
             let variant = tiers.vary(&key("/a"), by(), &asking(value), 2).unwrap();
-            tiers.store(Tier::Main, variant.clone(), entry());
+            tiers.store(Tier::Main, &variant, entry());
             variant
         };
         let one = keep("1");
@@ -510,11 +513,11 @@ mod tests {
         let all = tiers.variants(&one);
         assert!(all.len() == 3 && !all.contains(&one) && all.contains(&three));
         assert!(matches!(tiers.find(&one, SystemTime::now()), Found::Nothing));
-        tiers.store(Tier::Main, one.clone(), entry());
+        tiers.store(Tier::Main, &one, entry());
         assert!(tiers.variants(&two).contains(&one));
         // What a write has forgotten is not stored by who did not hear of it.
         tiers.forget_variants(&one);
-        tiers.store(Tier::Main, two.clone(), entry());
+        tiers.store(Tier::Main, &two, entry());
         assert!(!tiers.variants(&one).contains(&two));
         assert_eq!(one.hash(), key("/a").hash());
     }
@@ -532,7 +535,7 @@ mod tests {
         tiers.mark(&key("/a"), now, second);
         // A response is in one tier, and ends what was marked.
         for tier in [Tier::Hot, Tier::Main, Tier::Hot] {
-            tiers.store(tier, key("/a"), stored(&budget, 10, FOREVER, now));
+            tiers.store(tier, &key("/a"), stored(&budget, 10, FOREVER, now));
             assert!(matches!(tiers.find(&key("/a"), now), Found::Here(found, _) if found == tier));
             assert_eq!(tiers.figures(Tier::Main).1 + tiers.figures(Tier::Hot).1, 1);
         }

@@ -19,12 +19,14 @@ const FLIGHT: u64 = 2200;
 /// What an entry takes besides what its weight counts: the key, the response's
 /// own structs, the table's slot, the allocator's rounding and what it leaves
 /// between entries. In bytes, as `cargo bench --bench memory` shows it.
-const ENTRY: u64 = 640;
+const ENTRY: u64 = 512;
 
 /// The head of a response that comes in, and may be reused.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     pub(crate) facts: Facts,
+    /// The length of the body in bytes, if it is known.
+    pub(crate) length: Option<u64>,
     /// End-to-end fields. Age and Cache-Status only keep the places of those
     /// that each answer makes anew.
     pub(crate) headers: HeaderMap,
@@ -37,8 +39,6 @@ pub(crate) struct Head {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     pub(crate) status: StatusCode,
-    /// The length of the body in bytes, if it is known.
-    pub(crate) length: Option<u64>,
     /// When its age was zero.
     pub(crate) born: SystemTime,
     pub(crate) lifetime: Lifetime,

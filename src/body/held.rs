@@ -17,7 +17,7 @@ const RUN: u64 = 4 * PIECE as u64;
 pub(crate) struct Held {
     pieces: Pieces,
     len: u64,
-    charge: Arc<Charge>,
+    charge: Charge,
 }
 
 /// Most bodies are of one piece, and need no list.
@@ -28,7 +28,7 @@ enum Pieces {
 
 impl Held {
     /// `pieces` are of [`PIECE`] bytes each, but for the last.
-    pub(crate) fn new(mut pieces: Vec<Bytes>, charge: Arc<Charge>) -> Self {
+    pub(crate) fn new(mut pieces: Vec<Bytes>, charge: Charge) -> Self {
         let len = pieces.iter().map(|piece| piece.len() as u64).sum();
         let pieces = match pieces.pop() {
             Some(only) if pieces.is_empty() => Pieces::One(only),
@@ -193,7 +193,7 @@ mod tests {
 
     fn held(bytes: &[u8]) -> Arc<Held> {
         let charge = Budget::new(u64::MAX).charge(1).unwrap();
-        Arc::new(Held::new(bytes.chunks(PIECE).map(Bytes::copy_from_slice).collect(), Arc::new(charge)))
+        Arc::new(Held::new(bytes.chunks(PIECE).map(Bytes::copy_from_slice).collect(), charge))
     }
 
     /// What a socket that takes `most` bytes with each call is given.

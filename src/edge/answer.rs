@@ -30,7 +30,7 @@ use crate::semantics::forward;
 use crate::semantics::freshness::{self, Refusal, Verdict};
 use crate::semantics::manner::Manner;
 use crate::semantics::range::{self, Ranged, Span};
-use crate::stored::{Facts, Stored};
+use crate::stored::Stored;
 
 /// The methods that are served, if the origin serves them.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -86,7 +86,7 @@ impl Edge {
         // Of a response that was validated since, its age counts from then.
         let now = ask.now.max(facts.born);
         let status = CacheStatus { ttl: facts.ttl(now), ..status };
-        let (mut response, extent) = select(ask, facts, stored.fields.unpack());
+        let (mut response, extent) = select(ask, facts.status, Some(stored.body.len()), stored.fields.unpack());
         response.headers_mut().insert(AGE, number(facts.age(now).as_secs()));
         response.headers_mut().insert(CACHE_STATUS, self.status(&status));
         let len = stored.body.len();
@@ -103,7 +103,7 @@ impl Edge {
 
     pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
         let Shared { reader, streaming, order, own } = shared;
-        let Streaming { head, provider, kept, extent: held, charge, proof, .. } = streaming;
+        let Streaming { head, provider, kept, extent: held, room, proof, .. } = streaming;
         let status = CacheStatus {
             handled,
             collapsed: part == Part::Follower,
@@ -111,7 +111,7 @@ impl Edge {
             detail: if let Kept::Shared(refusal) = kept { Some(refusal.name()) } else { None },
             ..CacheStatus::default()
         };
-        let (mut response, extent) = select(ask, &head.facts, head.headers.clone());
+        let (mut response, extent) = select(ask, head.facts.status, head.length, head.headers.clone());
         let age = head.facts.age(SystemTime::now()).as_secs();
         if age > 0 {
             response.headers_mut().insert(AGE, number(age));
@@ -123,19 +123,19 @@ impl Edge {
             response.headers_mut().extend(own);
         }
         // All of a body is held whose length is known, or it is a window from the first.
-        let may_lose = held == flight::Extent::Window || head.facts.length.is_none();
+        let may_lose = held == flight::Extent::Window || head.length.is_none();
         let resume = may_lose.then(|| self.resume(ask.key.detached(), Arc::clone(&head), order));
         let growing = reader.body();
         let read = |mut reader: Reader, first, end| {
-            if proof == Proof::AtEnd && end != head.facts.length {
+            if proof == Proof::AtEnd && end != head.length {
                 reader.await_end();
             }
             reader.narrow(first, end);
-            Body::flight(reader, Arc::clone(&charge), resume.clone())
+            Body::flight(reader, Arc::clone(&room), resume.clone())
         };
         *response.body_mut() = match extent {
             Extent::Nothing => Body::empty(),
-            Extent::Whole => read(reader, 0, head.facts.length),
+            Extent::Whole => read(reader, 0, head.length),
             Extent::Part(Span { first, end }) => read(reader, first, Some(end)),
             Extent::Parts(multipart) => {
                 multipart.body(|Span { first, end }| read(Reader::new(Arc::clone(&growing)), first, Some(end)))
@@ -256,9 +256,9 @@ impl Edge {
 }
 
 /// Applies the request's conditions and range to a response at hand.
-fn select(ask: &Ask, facts: &Facts, headers: HeaderMap) -> (Response<Body>, Extent) {
+fn select(ask: &Ask, status: StatusCode, length: Option<u64>, headers: HeaderMap) -> (Response<Body>, Extent) {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = facts.status;
+    *response.status_mut() = status;
     *response.headers_mut() = headers;
     if ask.manner == Manner::Plain {
         let extent = if ask.method == Method::HEAD { Extent::Nothing } else { Extent::Whole };
@@ -269,8 +269,7 @@ fn select(ask: &Ask, facts: &Facts, headers: HeaderMap) -> (Response<Body>, Exte
     {
         response.headers_mut().remove(REPR_DIGEST);
     }
-    let extent =
-        if facts.status == StatusCode::OK { condition(ask, facts.length, &mut response) } else { Extent::Whole };
+    let extent = if status == StatusCode::OK { condition(ask, length, &mut response) } else { Extent::Whole };
     if !matches!(extent, Extent::Whole) {
         // It is of all of the content (RFC 9530 §2).
         response.headers_mut().remove(CONTENT_DIGEST);

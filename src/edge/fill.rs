@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use super::intake::{Coming, Intake, head};
 use super::validate::{give_up, settled};
 use super::{Edge, Policy};
-use crate::body::Body;
 use crate::body::growing::LEAST_ROOM;
 use crate::body::proven::{self, Proof};
+use crate::body::{Body, Room};
 use crate::error::Error;
 use crate::flight::{Extent, Joining, Kept, Lead, Outcome, Provider, Reach, Selected};
 use crate::interim::Relay;
@@ -317,11 +317,11 @@ impl Edge {
             Extent::Whole => self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)),
             Extent::Window => self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM)),
         };
-        let charge = Arc::new(room.ok_or(Refusal::NoRoom)?);
+        let room = Room::new(room.ok_or(Refusal::NoRoom)?);
         let fits = self.memory.takes(tier(lead), fields + length.unwrap_or(0));
         let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
         let (came, last, alone_since, found) = (0, Bytes::new(), None, None);
-        Ok((Intake { key, selected, head, kept, charge, fields, came, last, extent, alone_since, found }, own))
+        Ok((Intake { key, selected, head, kept, room, fields, came, last, extent, alone_since, found }, own))
     }
 
     /// What a response that is not kept means for the next request: not much, if

@@ -12,8 +12,7 @@ use super::Edge;
 use super::fill::{Order, asked, joined, tier};
 use crate::body::growing::PIECE;
 use crate::body::proven::Found;
-use crate::body::{Body, Held, next_data};
-use crate::budget::Charge;
+use crate::body::{Body, Room, next_data};
 use crate::error::{Error, Fault};
 use crate::fields::Fields;
 use crate::flight::{Extent, Kept, Lead, Proof, Provider, Selected, Streaming};
@@ -33,8 +32,8 @@ pub(super) struct Intake {
     pub(super) selected: Option<Selected>,
     pub(super) head: Arc<Head>,
     pub(super) kept: Kept,
-    pub(super) charge: Arc<Charge>,
-    /// What of the charge is not for the body, in bytes.
+    pub(super) room: Arc<Room>,
+    /// What of the room is not for the body, in bytes.
     pub(super) fields: u64,
     pub(super) came: u64,
     /// The last bytes of a body of known length, once they are there.
@@ -66,7 +65,7 @@ impl Edge {
         let Coming { provider, mut body, mut began } = coming;
         let proof = intake.proof();
         if intake.extent == Extent::Window {
-            lead.flight().body.become_window(intake.charge.bytes() - intake.fields);
+            lead.flight().body.become_window(intake.room.bytes() - intake.fields);
             self.memory.mark(lead.key(), SystemTime::now(), self.policy.load().hit_for_miss);
             lead.unlist();
         }
@@ -76,7 +75,7 @@ impl Edge {
             kept: intake.kept,
             extent: intake.extent,
             selected: intake.selected.clone(),
-            charge: Arc::clone(&intake.charge),
+            room: Arc::clone(&intake.room),
             proof,
             came: SystemTime::now(),
         });
@@ -157,7 +156,7 @@ impl Edge {
             poll_fn(|cx| growing.poll_room(cx)).await?;
             intake.still_wanted(lead, self.policy.load().fill_alone)?;
             intake.came += part.len() as u64;
-            match intake.head.facts.length {
+            match intake.head.length {
                 Some(length) if intake.came > length => {
                     return Err(Error::OriginBroke("it is longer than it said".to_owned()));
                 }
@@ -177,13 +176,13 @@ impl Edge {
     /// A body of unknown length takes its room piece by piece. When there is no
     /// more for it, it becomes a window: those who read it go on, nobody joins.
     fn make_room(&self, lead: &mut Lead, intake: &mut Intake) {
-        let held = intake.charge.bytes() - intake.fields;
+        let held = intake.room.bytes() - intake.fields;
         if intake.extent == Extent::Window || intake.came <= held {
             return;
         }
         let more = (intake.came - held).next_multiple_of(PIECE as u64);
         let refusal = if intake.came > self.plan.max_object { Refusal::TooLarge } else { Refusal::NoRoom };
-        if refusal == Refusal::NoRoom && intake.charge.grow(more) {
+        if refusal == Refusal::NoRoom && intake.room.grow(more) {
             return;
         }
         lead.flight().body.become_window(held);
@@ -199,7 +198,7 @@ impl Edge {
         if lead.is_overtaken() {
             return;
         }
-        self.memory.store(tier, key.detached(), stored);
+        self.memory.store(tier, key, stored);
         // A write may have come in between: it marks the flight, then it removes.
         if lead.is_overtaken() {
             self.memory.remove(key);
@@ -217,9 +216,8 @@ impl Edge {
             if intake.kept != Kept::Stored {
                 return;
             }
-            let (facts, fields) = self.packed(&intake.head, intake.came);
-            intake.charge.shrink_to(Stored::weight_of(&intake.key, &fields) + intake.came);
-            let body = Arc::new(Held::new(pieces, intake.charge));
+            let (facts, fields) = (intake.head.facts, self.packed(&intake.head, intake.came));
+            let body = intake.room.hold(pieces, Stored::weight_of(&intake.key, &fields) + intake.came);
             if self.memory.takes(tier, body.charged()) {
                 self.keep(&lead, tier, &intake.key, Stored { facts, fields, body, uses: Uses::default() });
             }
@@ -228,17 +226,15 @@ impl Edge {
         drop(lead);
     }
 
-    /// A head as it is stored: with the length of the body, and without what speaks
-    /// only of the request that filled the flight.
-    fn packed(&self, head: &Head, length: u64) -> (Facts, Fields) {
-        let fields = if head.facts.length.is_some() {
-            self.memory.pack(&head.headers)
-        } else {
-            let mut headers = head.headers.clone();
-            headers.insert(CONTENT_LENGTH, length.into());
-            self.memory.pack(&headers)
-        };
-        (Facts { length: Some(length), ..head.facts }, fields)
+    /// The fields as they are stored: with the length of the body, and without what
+    /// speaks only of the request that filled the flight.
+    fn packed(&self, head: &Head, length: u64) -> Fields {
+        if head.length.is_some() {
+            return self.memory.pack(&head.headers);
+        }
+        let mut headers = head.headers.clone();
+        headers.insert(CONTENT_LENGTH, length.into());
+        self.memory.pack(&headers)
     }
 }
 
@@ -266,14 +262,14 @@ impl Intake {
         headers.insert(REPR_DIGEST, digest);
         let head = Head { headers, ..Head::clone(&self.head) };
         let more = head.weight(&self.key).saturating_sub(self.head.weight(&self.key));
-        if self.charge.grow(more) {
+        if self.room.grow(more) {
             self.fields += more;
             self.head = Arc::new(head);
         }
     }
 
     fn check_end(&self) -> Result<(), Error> {
-        match self.head.facts.length {
+        match self.head.length {
             Some(length) if self.came < length => {
                 Err(Error::OriginBroke(format!("{} of {length} bytes came", self.came)))
             }
@@ -323,6 +319,6 @@ pub(super) fn head(
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
-    let facts = Facts { status: parts.status, length, born, lifetime, standing: Standing::New };
-    (Head { facts, headers, upstream_status }, own)
+    let facts = Facts { status: parts.status, born, lifetime, standing: Standing::New };
+    (Head { facts, length, headers, upstream_status }, own)
 }

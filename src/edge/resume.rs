@@ -121,7 +121,7 @@ impl Edge {
     /// next in rank.
     async fn rest_from_here(&self, lead: &mut Lead, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
         if let Found::Here(_, stored) = self.memory.find(lead.key(), SystemTime::now())
-            && is_same(&intake.head, tag, &stored.fields.unpack(), stored.facts.length)
+            && is_same(&intake.head, tag, &stored.fields.unpack(), Some(stored.body.len()))
         {
             return Some(Body::held(Arc::clone(&stored.body), intake.came, stored.body.len()));
         }
@@ -135,22 +135,22 @@ impl Edge {
     /// What follows in another flight.
     async fn rest_of(flight: &Arc<Flight>, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
         let mut reader = Reader::new(Arc::clone(&flight.body));
-        let Outcome::Streaming(Streaming { head, charge, .. }) = flight.outcome().await else {
+        let Outcome::Streaming(Streaming { head, room, .. }) = flight.outcome().await else {
             return None;
         };
-        if !is_same(&intake.head, tag, &head.headers, head.facts.length) {
+        if !is_same(&intake.head, tag, &head.headers, head.length) {
             return None;
         }
-        reader.narrow(intake.came, head.facts.length);
+        reader.narrow(intake.came, head.length);
         // Its length is known, for it is the same: nobody loses his place in it.
-        Some(Body::flight(reader, Arc::clone(charge), None))
+        Some(Body::flight(reader, Arc::clone(room), None))
     }
 
     /// Whether another source's bytes are sure to be of the same asset: its name
     /// proves that, or a strong validator tells, or there are no others.
     pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: flight::Proof) -> bool {
         let sure = proof == flight::Proof::AtEnd || strong_tag(&intake.head.headers).is_some() || intake.came == 0;
-        sure && order.name == Name::Immutable && intake.head.facts.length.is_some()
+        sure && order.name == Name::Immutable && intake.head.length.is_some()
     }
 
     async fn ask_for_rest(
@@ -227,7 +227,7 @@ fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, he
 fn is_same(head: &Head, tag: Option<&HeaderValue>, headers: &HeaderMap, total: Option<u64>) -> bool {
     (tag.is_none() || headers.get(ETAG) == tag)
         && headers.get(CONTENT_ENCODING) == head.headers.get(CONTENT_ENCODING)
-        && head.facts.length.is_none_or(|length| total == Some(length))
+        && head.length.is_none_or(|length| total == Some(length))
 }
 
 /// The length of the whole that a 200 or a 206 is, or is a part of.
@@ -284,8 +284,8 @@ mod tests {
         }
         let tag = tag.map(HeaderValue::from_static);
         let (lifetime, standing) = (Lifetime::UntilEvicted { said: None }, Standing::New);
-        let facts = Facts { status: StatusCode::OK, length, born: SystemTime::UNIX_EPOCH, lifetime, standing };
-        let head = Head { facts, headers: HeaderMap::new(), upstream_status: None };
+        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, standing };
+        let head = Head { facts, length, headers: HeaderMap::new(), upstream_status: None };
         let body = continuation(response, tag.as_ref(), 4, &head).ok()?;
         Some(String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }

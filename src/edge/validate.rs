@@ -83,7 +83,7 @@ impl Edge {
         let known = stored.fields.unpack();
         let agrees = case.name == Name::Plain && validation::agrees(&known, answer);
         match renewed(case, stored.facts, &known, answer, asked).ok().filter(|_| agrees) {
-            Some(fresh) => self.memory.store(tier, key.detached(), self.with(&stored, fresh)),
+            Some(fresh) => self.memory.store(tier, key, self.with(&stored, fresh)),
             None => self.memory.remove(key),
         }
     }

@@ -174,7 +174,7 @@ impl Edge {
             let view = edge.membership.view();
             let members = view.ring.members().iter().map(|member| &**member.name());
             let ring = Ring::new(members.chain([&*address]));
-            let owned = |key: &AssetKey| ring.owner(key.hash()).is_some_and(|owner| **owner.name() == *address);
+            let owned = |hash| ring.owner(hash).is_some_and(|owner| **owner.name() == *address);
             let wanted = edge.memory.most_used(edge.warm_keys, owned);
             wanted.into_iter().map(|(uses, key)| format!("{uses} {}\n", key.as_str())).collect()
         });

@@ -43,13 +43,31 @@ pub struct Terms {
     /// Fresh while its age is below this (RFC 9111 §4.2).
     pub fresh: Duration,
     /// How long after that it may be served while it is validated (RFC 5861 §3).
-    pub while_revalidate: Duration,
+    pub while_revalidate: Seconds,
     /// How long after that it may be served when validation fails (RFC 5861 §4).
-    pub if_error: Duration,
+    pub if_error: Seconds,
     /// Whether a stale response may be served at all (RFC 9111 §4.2.4).
     pub stale: Stale,
     /// Whether it may change while it is fresh.
     pub changes: Changes,
+}
+
+/// As a directive states a span (RFC 9111 §1.2.2), in less room than a [`Duration`]:
+/// each stored response has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Seconds(u32);
+
+impl From<Duration> for Seconds {
+    /// What is beyond 136 years is as good as that.
+    fn from(span: Duration) -> Self {
+        Self(u32::try_from(span.as_secs()).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<Seconds> for Duration {
+    fn from(Seconds(seconds): Seconds) -> Self {
+        Self::from_secs(seconds.into())
+    }
 }
 
 /// Whether a response may change while it is fresh.
@@ -73,15 +91,15 @@ pub enum Stale {
 impl Terms {
     /// Fresh for so long, and nothing after.
     pub fn only(fresh: Duration) -> Self {
-        let none = Duration::ZERO;
+        let none = Seconds::default();
         Self { fresh, while_revalidate: none, if_error: none, stale: Stale::Forbidden, changes: Changes::Possibly }
     }
 
     fn of(fresh: Duration, control: CacheControl) -> Self {
         Self {
             fresh,
-            while_revalidate: control.stale_while_revalidate.unwrap_or_default(),
-            if_error: control.stale_if_error.unwrap_or_default(),
+            while_revalidate: control.stale_while_revalidate.unwrap_or_default().into(),
+            if_error: control.stale_if_error.unwrap_or_default().into(),
             stale: if control.forbids_stale() { Stale::Forbidden } else { Stale::Allowed },
             changes: if control.immutable { Changes::Never } else { Changes::Possibly },
         }
@@ -89,7 +107,7 @@ impl Terms {
 
     /// Whether it may be served, stale as it is at `age`, when validation fails.
     pub fn serves_on_error(&self, age: Duration) -> bool {
-        self.stale == Stale::Allowed && age <= self.fresh.saturating_add(self.if_error)
+        self.stale == Stale::Allowed && age <= self.fresh.saturating_add(self.if_error.into())
     }
 }
 
@@ -129,7 +147,7 @@ pub fn reuse(lifetime: Lifetime, age: Duration, request: &RequestControl) -> Reu
         Reuse::Validate
     } else if request.max_stale.is_some_and(|most| over <= most) {
         Reuse::Stale
-    } else if over < terms.while_revalidate {
+    } else if over < Duration::from(terms.while_revalidate) {
         Reuse::WhileRevalidate
     } else {
         Reuse::Validate
@@ -302,7 +320,7 @@ fn stated(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheCon
     let late = terms.while_revalidate.max(terms.if_error);
     if age < fresh || status.is_success() && validation::has_validator(headers) {
         Verdict::Store(Lifetime::For(terms))
-    } else if terms.stale == Stale::Allowed && age < fresh.saturating_add(late) {
+    } else if terms.stale == Stale::Allowed && age < fresh.saturating_add(late.into()) {
         // A peer served it so, and it serves those who wait.
         Verdict::Share(Refusal::Expired)
     } else if control.no_cache {
@@ -555,8 +573,8 @@ mod tests {
         use Reuse::{Fresh, Stale as Taken, Validate, WhileRevalidate};
         let seconds = Duration::from_secs;
         let terms = Terms {
-            while_revalidate: seconds(10),
-            if_error: seconds(20),
+            while_revalidate: seconds(10).into(),
+            if_error: seconds(20).into(),
             stale: Stale::Allowed,
             ..Terms::only(seconds(60))
         };
