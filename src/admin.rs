@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::cluster::membership::Seen;
+use crate::cluster::view::Seen;
 use crate::edge::Edge;
 use crate::metrics;
 

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tracing_appender::non_blocking::ErrorCounter;
 
-use crate::cluster::membership::{State, View};
+use crate::cluster::view::{State, View};
 
 /// Which listener a request came in by: a fact, not a field of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,43 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::ring::Ring;
-pub use super::standing::{Heard, Standing};
-
-/// How many former rings are remembered at the most.
-const FORMER: usize = 64;
-
-/// How a member is, from good to bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub enum State {
-    /// It answers.
-    Alive,
-    /// It is going to leave: it answers, and owns nothing.
-    Draining,
-    /// It did not, lately; it owns what it owns until it is certain.
-    Suspect,
-    /// It is gone, and owns nothing.
-    Down,
-}
-
-impl State {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Alive, Self::Draining, Self::Suspect, Self::Down];
-
-    /// In a word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Alive => "alive",
-            Self::Suspect => "suspect",
-            Self::Draining => "draining",
-            Self::Down => "down",
-        }
-    }
-
-    fn owns(self) -> bool {
-        matches!(self, Self::Alive | Self::Suspect)
-    }
-}
+use super::standing::{Heard, Standing};
+use super::view::{Known, State, View};
 
 /// Who may be a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,129 +24,6 @@ pub(crate) enum Admission {
     Listed,
     /// Whoever is heard: it knows the secret.
     Heard,
-}
-
-/// What is known of a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) address: Arc<str>,
-    /// Its `edge.name`; empty while it has not been heard.
-    pub(crate) edge: Arc<str>,
-    pub(crate) state: State,
-}
-
-/// A member, in a view.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// By which peers reach it: its name on the ring.
-    pub address: Arc<str>,
-    /// Its `edge.name`; empty while it has not been heard.
-    pub edge: Arc<str>,
-    /// How it is,
-    pub state: State,
-    /// and since when.
-    pub since: SystemTime,
-}
-
-impl Seen {
-    /// What is known now; what was so before has been so since then.
-    fn new(known: Known, before: &View, now: SystemTime) -> Self {
-        let Known { address, edge, state } = known;
-        let old = before.member(&address);
-        let since = old.filter(|old| old.state == state).map_or(now, |old| old.since);
-        match (old.map(|old| old.state), state) {
-            (Some(old), new) if old == new => {}
-            (_, State::Down) => tracing::warn!(peer = %address, %edge, "the peer is down, and owns nothing"),
-            (Some(State::Down | State::Draining), State::Alive) => {
-                tracing::info!(peer = %address, %edge, "the peer is back");
-            }
-            (_, state) => tracing::debug!(peer = %address, %edge, state = state.name(), "a peer has changed"),
-        }
-        Self { address, edge, state, since }
-    }
-
-    /// Who stays keeps its standing. Who is down does not answer; when it is back,
-    /// that has still to be seen.
-    fn standing(&self, before: &View) -> Arc<Standing> {
-        let standing = before.peer(&self.address).cloned().unwrap_or_else(|| Arc::new(Standing::new(&self.address)));
-        if self.state == State::Down {
-            standing.note(Heard::Silence);
-        }
-        standing
-    }
-
-    /// Whether it is worth asking: who has not been heard yet may be there.
-    fn may_answer(&self) -> bool {
-        match self.state {
-            State::Alive | State::Draining => true,
-            State::Suspect => self.edge.is_empty(),
-            State::Down => false,
-        }
-    }
-}
-
-/// What a request reads: the ring, and the standing of its members.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// Who owns what.
-    pub ring: Arc<Ring>,
-    /// Grows with each change.
-    pub epoch: u64,
-    members: Vec<Seen>,
-    peers: Vec<Arc<Standing>>,
-    /// All who can be asked but this edge, also those that own nothing any more.
-    others: Ring,
-    /// Who owned what before; the latest last.
-    former: Vec<Former>,
-    /// Until then, others owned what is this edge's: it had just started, or they
-    /// had taken it for dead.
-    came: Option<SystemTime>,
-}
-
-/// A ring that was in force until then.
-#[derive(Debug, Clone)]
-struct Former {
-    ring: Arc<Ring>,
-    until: SystemTime,
-}
-
-impl View {
-    /// The standing of a member.
-    pub fn peer(&self, name: &str) -> Option<&Arc<Standing>> {
-        self.peers.binary_search_by(|peer| (*peer.name).cmp(name)).ok().map(|at| &self.peers[at])
-    }
-
-    /// All members but this edge, by name; also those that are down.
-    pub fn peers(&self) -> &[Arc<Standing>] {
-        &self.peers
-    }
-
-    /// All members, by address; also those that are down.
-    pub fn members(&self) -> &[Seen] {
-        &self.members
-    }
-
-    /// How a member is.
-    pub fn member(&self, address: &str) -> Option<&Seen> {
-        self.members.binary_search_by(|seen| (*seen.address).cmp(address)).ok().map(|at| &self.members[at])
-    }
-
-    /// The share of all keys that a member owns: each on the ring has the same.
-    pub fn share(&self, address: &str) -> f64 {
-        let members = self.ring.members();
-        let owns = members.iter().any(|member| **member.name() == *address);
-        #[allow(clippy::cast_precision_loss)] // there are not so many members
-        if owns { 1.0 / members.len() as f64 } else { 0.0 }
-    }
-
-    /// Remembers `ring`, and no longer what was so before `since`.
-    fn remember(&mut self, ring: &Arc<Ring>, until: SystemTime, since: SystemTime) {
-        self.former.retain(|former| former.until > since);
-        if self.former.len() == FORMER {
-            self.former.remove(0);
-        }
-        self.former.push(Former { ring: Arc::clone(ring), until });
-    }
 }
 
 /// The members of the cluster, as this edge knows them.
@@ -245,18 +87,9 @@ impl Membership {
     /// The cluster of `own` and `peers`. An edge that is not among its own
     /// peers owns nothing: it asks the others, and answers them.
     pub fn new<'a>(own: &str, peers: impl IntoIterator<Item = &'a str>) -> Self {
-        let empty = View {
-            ring: Arc::default(),
-            epoch: 0,
-            members: Vec::new(),
-            peers: Vec::new(),
-            others: Ring::default(),
-            former: Vec::new(),
-            came: None,
-        };
         let membership = Self {
             own: own.into(),
-            view: ArcSwap::from_pointee(empty),
+            view: ArcSwap::default(),
             epochs: watch::Sender::new(0),
             memory: Duration::ZERO,
             began: Instant::now(),
@@ -324,7 +157,7 @@ impl Membership {
 
     /// Who can be asked.
     pub(crate) fn reachable(&self) -> Vec<Arc<str>> {
-        self.view.load().others.members().iter().map(|member| Arc::clone(member.name())).collect()
+        self.view.load().reachable().cloned().collect()
     }
 
     /// From now on gossip says who is alive; what it should hear comes out.
@@ -365,7 +198,7 @@ impl Membership {
             };
             Known { address: Arc::clone(name), edge, state }
         };
-        let stay = before.members.iter().map(|seen| &seen.address).filter(|_| open);
+        let stay = before.members().iter().map(|seen| &seen.address).filter(|_| open);
         let own = Some(&self.own).filter(|_| open || list.is_empty());
         let known = list.iter().chain(stay).chain(own).map(known).collect();
         self.listed.send_replace(Arc::clone(&list));
@@ -393,25 +226,9 @@ impl Membership {
         }
     }
 
-    fn publish(&self, mut known: Vec<Known>, now: SystemTime) {
-        known.sort_by(|a, b| a.address.cmp(&b.address));
-        known.dedup_by(|a, b| a.address == b.address);
-        let before = self.view.load();
-        let members: Vec<_> = known.into_iter().map(|known| Seen::new(known, &before, now)).collect();
-        let mut ring = Ring::new(members.iter().filter(|seen| seen.state.owns()).map(|seen| &*seen.address));
-        if ring.members().is_empty() {
-            ring = Ring::new([&*self.own]);
-        }
-        let peers = members.iter().filter(|seen| seen.address != self.own);
-        let others = Ring::new(peers.clone().filter(|seen| seen.may_answer()).map(|seen| &*seen.address));
-        let peers = peers.map(|seen| seen.standing(&before)).collect();
-        let (epoch, ring, former) = (before.epoch + 1, Arc::new(ring), before.former.clone());
-        // Who was alone was so as far as it knew.
-        let came = if before.ring.members().len() < 2 { Some(now) } else { before.came };
-        let mut view = View { ring, epoch, members, peers, others, former, came };
-        if *view.ring != *before.ring {
-            view.remember(&before.ring, now, now.checked_sub(self.memory).unwrap_or(now));
-        }
+    fn publish(&self, known: Vec<Known>, now: SystemTime) {
+        let view = self.view.load().next(known, &self.own, self.memory, now);
+        let epoch = view.epoch;
         self.view.store(Arc::new(view));
         self.epochs.send_replace(epoch);
         // Who is back has still to show that it answers.
@@ -422,8 +239,7 @@ impl Membership {
     /// dead.
     pub(crate) fn came_back(&self, now: SystemTime) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let view = View { came: Some(now), ..View::clone(&self.view.load()) };
-        self.view.store(Arc::new(view));
+        self.view.store(Arc::new(self.view.load().coming_back(now)));
     }
 
     /// Gossip is at work. It notices here if it was not for so long that others may
@@ -449,23 +265,17 @@ impl Membership {
     /// long.
     pub(crate) fn may_hold(&self, key: u64, now: SystemTime) -> Vec<Arc<str>> {
         let view = self.view.load();
-        let another = |ring: &Ring| ring.owner(key).is_some_and(|owner| *owner.name() != self.own);
-        let mut recent = view.former.iter().filter(|former| now < former.until + self.memory);
-        let came = view.came.is_some_and(|came| now < came + self.memory);
-        let unsettled = came || another(&view.ring) || recent.any(|former| another(&former.ring)) || self.was_away();
-        if self.memory.is_zero() || !unsettled {
+        if self.memory.is_zero() || !view.has_moved(key, &self.own, self.memory, now) && !self.was_away() {
             return Vec::new();
         }
-        let ranked = view.others.rank(key).into_iter().map(|member| Arc::clone(member.name()));
-        ranked.filter(|name| view.peer(name).is_some_and(|peer| peer.is_up())).collect()
+        view.answering(key)
     }
 
     /// Resolves when `peer`, which has been heard before, is as bad as `state`, or
     /// no member.
     pub(crate) async fn comes_to(&self, peer: &str, state: State) {
         let mut epochs = self.epochs.subscribe();
-        let good = |seen: &Seen| seen.state < state || seen.state == State::Suspect && seen.edge.is_empty();
-        while self.view.load().member(peer).is_some_and(good) {
+        while !self.view.load().is_as_bad(peer, state) {
             if epochs.changed().await.is_err() {
                 return std::future::pending().await;
             }
@@ -478,33 +288,11 @@ impl Membership {
         self.silence.notify_one();
     }
 
-    /// Whether nobody need wait for `peer`: it is down, or does not answer.
-    pub(crate) fn has_lost(&self, peer: &str) -> bool {
-        let view = self.view.load();
-        let down = view.member(peer).is_none_or(|seen| seen.state == State::Down);
-        down || view.peer(peer).is_none_or(|peer| !peer.is_up())
-    }
-
-    /// Whether `peer` may be frozen or gone.
-    pub(crate) fn is_in_doubt(&self, peer: &str) -> bool {
-        let view = self.view.load();
-        let overdue = view.peer(peer).is_none_or(|peer| peer.is_overdue());
-        overdue || self.has_lost(peer) || view.member(peer).is_none_or(|seen| !seen.may_answer())
-    }
-
     fn doubt(&self, peer: &Standing) {
         if let Some(gossip) = self.gossip.get() {
             // Where so many doubts are waiting, this one is among them.
             let _ = gossip.doubts.try_send(Arc::clone(&peer.name));
         }
-    }
-
-    /// Who is there, it seems, and did not answer.
-    pub(crate) fn silent(&self) -> Vec<Arc<str>> {
-        let view = self.view.load();
-        let there = |name: &str| view.member(name).is_some_and(|seen| seen.state != State::Down);
-        let silent = view.peers.iter().filter(|peer| (!peer.is_up() || peer.is_overdue()) && there(&peer.name));
-        silent.map(|peer| Arc::clone(&peer.name)).collect()
     }
 
     /// Resolves when somebody may have stopped answering, or come back.
@@ -538,6 +326,7 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::ring::Ring;
 
     #[test]
     fn who_stays_keeps_its_standing() {

@@ -11,6 +11,7 @@ pub mod ring;
 pub(crate) mod seal;
 pub mod standing;
 pub(crate) mod swim;
+pub mod view;
 
 /// Whether `text` is `host:port`, as a peer can be reached by.
 pub(crate) fn is_address(text: &str) -> bool {

@@ -24,7 +24,8 @@ use foca::{Codec, Foca, Header, Member, Message, NoCustomBroadcast, Notification
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::membership::{Admission, Known, State};
+use super::membership::Admission;
+use super::view::{Known, State};
 use identity::{Identity, Role};
 use wire::{PAYLOAD, Refusal};
 

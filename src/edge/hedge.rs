@@ -13,7 +13,7 @@ use http::{Request, Response};
 
 use super::Edge;
 use crate::body::Body;
-use crate::cluster::membership::State;
+use crate::cluster::view::State;
 use crate::error::Error;
 
 /// How many requests to peers pay for one that is given up on a doubt: at most
@@ -63,7 +63,7 @@ impl Edge {
                 () = self.membership.comes_to(peer, State::Suspect) => {}
                 () = self.is_overdue(peer) => {}
             }
-            if self.membership.has_lost(peer) || self.hedges.spend() {
+            if self.membership.view().has_lost(peer) || self.hedges.spend() {
                 return;
             }
             tokio::time::sleep(self.quiet).await;

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use super::{Answer, Ask, Edge};
 use crate::access::From;
 use crate::body::Body;
-use crate::cluster::membership::State;
+use crate::cluster::view::State;
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::metrics::{Served, Source};

@@ -13,7 +13,7 @@ use http::{HeaderValue, Method, Request};
 
 use super::Edge;
 use crate::body::Body;
-use crate::cluster::membership::Heard;
+use crate::cluster::standing::Heard;
 use crate::error::Error;
 
 /// Between two questions.
@@ -42,7 +42,7 @@ impl Edge {
     /// Looks after peers that do not answer, for ever.
     pub(crate) async fn look_after_peers(self: Arc<Self>) {
         loop {
-            let silent = self.membership.silent();
+            let silent = self.membership.view().silent();
             if silent.is_empty() {
                 self.membership.someone_is_silent().await;
                 continue;

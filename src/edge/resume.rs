@@ -91,7 +91,7 @@ impl Edge {
         let tag = strong_tag(&intake.head.headers).filter(|_| proof.is_none());
         while let Some(provider) = others.0.pop_front() {
             match &provider {
-                Provider::Peer(peer) if self.membership.is_in_doubt(peer) => continue,
+                Provider::Peer(peer) if self.membership.view().is_in_doubt(peer) => continue,
                 Provider::Peer(_) => {}
                 Provider::Origin => {
                     if let Some(rest) = self.rest_from_here(lead, intake, tag).await {

@@ -4,8 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use http::Method;
-use peerage::cluster::membership::State;
 use peerage::cluster::ring::Ring;
+use peerage::cluster::view::State;
 use peerage::config::{ClusterConfig, Secret};
 use peerage::{AssetKey, Server};
 use tokio::net::UdpSocket;

@@ -2,7 +2,7 @@
 //! the origin hears nothing of it.
 
 use http::Method;
-use peerage::cluster::membership::State;
+use peerage::cluster::view::State;
 use peerage::config::ClusterConfig;
 use peerage::{AssetKey, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

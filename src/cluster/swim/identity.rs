@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::super::is_address;
-use super::super::membership::State;
+use super::super::view::State;
 
 /// A member, from one change of its own to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
