@@ -12,19 +12,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use peerage::{AssetKey, Config, Server};
-use quick_cache::sync::Cache;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
 use spent::spent;
 
+#[path = "shared/bare.rs"]
+mod bare;
 #[path = "shared/spent.rs"]
 mod spent;
 
@@ -58,26 +54,9 @@ fn one_worker() -> Runtime {
 }
 
 async fn serve_hyper() {
-    let cache = std::sync::Arc::new(Cache::<String, Bytes>::new(1000));
-    for size in SIZES {
-        cache.insert(path(size), body(size));
-    }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let cache = std::sync::Arc::clone(&cache);
-        tokio::spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let found = cache.get(request.uri().path()).unwrap();
-                let mut response = Response::new(Full::new(found));
-                response.headers_mut().insert("content-type", HeaderValue::from_static("application/octet-stream"));
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
+    bare::serve(listener, SIZES.map(|size| (path(size), body(size)))).await;
 }
 
 async fn serve_peerage() {

@@ -3,22 +3,15 @@
 //! with one thread.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-use super::SIZES;
 use super::origin::path;
+use super::{SIZES, bare};
 
 const LISTENER: Token = Token(usize::MAX);
 
@@ -96,23 +89,6 @@ impl<'a> Connection<'a> {
 
 /// Bare hyper, HTTP/1.1 and HTTP/2.
 pub async fn hyper(address: SocketAddr) {
-    let cache = std::sync::Arc::new(quick_cache::sync::Cache::<String, Bytes>::new(1000));
-    for size in SIZES {
-        cache.insert(path(0, size), Bytes::from(vec![b'x'; size]));
-    }
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let cache = std::sync::Arc::clone(&cache);
-        tokio::spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let found = cache.get(request.uri().path()).unwrap();
-                let mut response = Response::new(Full::new(found));
-                response.headers_mut().insert("content-type", HeaderValue::from_static("application/octet-stream"));
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
+    bare::serve(listener, SIZES.map(|size| (path(0, size), Bytes::from(vec![b'x'; size])))).await;
 }

@@ -5,6 +5,8 @@
 //! package. The tables go to standard output, and with a plot to
 //! `target/bench-peers`.
 
+#[path = "../shared/bare.rs"]
+mod bare;
 mod caches;
 mod clients;
 mod clusters;
