@@ -21,7 +21,7 @@ vector=$(grep -qw avx2 /proc/cpuinfo && echo avx2 || echo plain)
 machine="$(uname -m)-$vector rustc-$(rustc --version | cut -d' ' -f2) glibc-$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)"
 
 cargo build --locked --release
-binary=$PWD/target/release/peerage
+binary=${CARGO_TARGET_DIR:-$PWD/target}/release/peerage
 folder=$(mktemp -d)
 origin=
 trap 'kill $origin 2>/dev/null || true; rm -rf "$folder"' EXIT
