@@ -67,8 +67,9 @@ impl Asker {
     }
 }
 
-/// How many requests are under way at each edge that may be asked.
-type Live = Arc<Mutex<Vec<(SocketAddr, Arc<watch::Sender<usize>>)>>>;
+/// An edge that may be asked, and how many requests are under way there.
+type Asking = (SocketAddr, Arc<watch::Sender<usize>>);
+type Live = Arc<Mutex<Vec<Asking>>>;
 
 /// Load that lasts until it is ended.
 pub struct Load {
@@ -87,19 +88,16 @@ impl Load {
 
     /// The request of each number asks for the name of the number that `key` says.
     pub fn begin<'a>(edges: impl IntoIterator<Item = &'a Edge>, key: impl Fn(usize) -> usize + Send + 'static) -> Self {
-        let live = Live::default();
+        // All of them before the first request, which comes at once.
+        let live: Live = Arc::new(Mutex::new(edges.into_iter().map(asking).collect()));
         let (end, ended) = mpsc::channel(1);
         let running = tokio::spawn(run(Arc::clone(&live), key, ended));
-        let load = Self { live, end, running };
-        for edge in edges {
-            load.join(edge);
-        }
-        load
+        Self { live, end, running }
     }
 
     /// From now on `edge` is asked, too.
     pub fn join(&self, edge: &Edge) {
-        self.live.lock().unwrap().push((edge.place.clients, Arc::default()));
+        self.live.lock().unwrap().push(asking(edge));
     }
 
     /// From now on `edge` is not asked, as a load balancer would have it; waits
@@ -118,6 +116,10 @@ impl Load {
         drop(self.end);
         Report(self.running.await.unwrap())
     }
+}
+
+fn asking(edge: &Edge) -> Asking {
+    (edge.place.clients, Arc::default())
 }
 
 async fn run(live: Live, key: impl Fn(usize) -> usize, mut ended: mpsc::Receiver<()>) -> Vec<Asked> {
