@@ -49,6 +49,10 @@ mod memory;
 mod stored;
 #[path = "../src/sync.rs"]
 mod sync;
+#[path = "../src/variants.rs"]
+mod variants;
+#[path = "../src/weighed.rs"]
+mod weighed;
 mod error {
     pub(crate) use peerage::Error;
 }

@@ -15,6 +15,7 @@ use crate::body::growing::Growing;
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::semantics::freshness::{Credentials, Refusal};
+use crate::semantics::vary::Variant;
 use crate::stored::{Head, Stored};
 
 const SHARDS: usize = 64;
@@ -95,11 +96,11 @@ pub(crate) enum Proof {
     AtEnd,
 }
 
-/// A variant: the request fields that select it, and what they say.
+/// A variant, and the request fields that select it.
 #[derive(Clone)]
 pub(crate) struct Selected {
     pub(crate) fields: Arc<[HeaderName]>,
-    pub(crate) text: Arc<str>,
+    pub(crate) variant: Variant,
 }
 
 /// A stored response that was to be validated.

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Uri;
@@ -15,6 +14,7 @@ use quick_cache::Equivalent;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Error;
+use crate::semantics::vary::Variant;
 
 /// The canonical path and query of an asset, with its hash.
 ///
@@ -34,12 +34,6 @@ pub struct AssetKey {
     hash: u64,
     name: PathAndQuery,
     variant: Option<Variant>,
-}
-
-#[derive(Clone)]
-struct Variant {
-    hash: u64,
-    text: Arc<str>,
 }
 
 impl AssetKey {
@@ -97,9 +91,8 @@ impl AssetKey {
         Self { hash, name, variant: None }
     }
 
-    /// The key of the variant that `text` selects.
-    pub(crate) fn variant(&self, text: &str) -> Self {
-        let variant = Variant { hash: xxh3_64(text.as_bytes()), text: text.into() };
+    /// The key of a variant of the same asset.
+    pub(crate) fn of_variant(&self, variant: Variant) -> Self {
         Self { hash: self.hash, name: self.name.clone(), variant: Some(variant) }
     }
 
@@ -113,14 +106,20 @@ impl AssetKey {
         self.hash == other.hash && self.as_str() == other.as_str()
     }
 
-    /// Whether it is of a variant.
-    pub(crate) fn is_variant(&self) -> bool {
-        self.variant.is_some()
+    /// The variant that it is of, if it is of one.
+    pub(crate) fn variant(&self) -> Option<Variant> {
+        self.variant
     }
 
     /// A hash that tells variants apart, too.
+    #[allow(clippy::cast_possible_truncation)] // as much of it as a hash takes
     pub(crate) fn variant_hash(&self) -> u64 {
-        self.hash ^ self.variant.as_ref().map_or(0, |variant| variant.hash)
+        self.hash ^ self.variant.map_or(0, |variant| variant.bits() as u64)
+    }
+
+    /// How long its text is as a [`PackedKey`], in bytes.
+    pub(crate) fn packed_len(&self) -> usize {
+        self.as_str().len() + self.variant.map_or(0, |_| 1 + VARIANT_DIGITS)
     }
 
     /// The same key in memory of its own. A parsed key is a slice of the
@@ -128,7 +127,7 @@ impl AssetKey {
     pub(crate) fn detached(&self) -> Self {
         let bytes = Bytes::copy_from_slice(self.as_str().as_bytes());
         let name = PathAndQuery::from_maybe_shared(bytes).unwrap_or_else(|_| self.name.clone());
-        Self { hash: self.hash, name, variant: self.variant.clone() }
+        Self { hash: self.hash, name, variant: self.variant }
     }
 
     /// XXH3-64 of the canonical name: what the ring uses.
@@ -169,10 +168,7 @@ impl AssetKey {
 
 impl PartialEq for AssetKey {
     fn eq(&self, other: &Self) -> bool {
-        fn text(key: &AssetKey) -> Option<&str> {
-            key.variant.as_ref().map(|variant| &*variant.text)
-        }
-        self.hash == other.hash && self.as_str() == other.as_str() && text(self) == text(other)
+        self.hash == other.hash && self.variant == other.variant && self.as_str() == other.as_str()
     }
 }
 
@@ -184,13 +180,16 @@ impl Hash for AssetKey {
     }
 }
 
+/// The hexadecimal digits that tell a variant.
+const VARIANT_DIGITS: usize = 32;
+
 /// A key as it is kept with what is stored: in a third of an [`AssetKey`]'s room, and
 /// in memory of its own.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct PackedKey {
     hash: u64,
-    /// The name. Of a variant, also what selects it, behind the end of a line: no
-    /// name has one.
+    /// The name. Of a variant, also what tells it from others, behind the end of a
+    /// line: no name has one.
     text: Box<str>,
 }
 
@@ -205,7 +204,7 @@ impl PackedKey {
         self.hash
     }
 
-    /// The name, and of a variant what selects it.
+    /// The name, and of a variant what tells it from others.
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
@@ -214,7 +213,7 @@ impl PackedKey {
 impl From<&AssetKey> for PackedKey {
     fn from(key: &AssetKey) -> Self {
         let text = match &key.variant {
-            Some(variant) => format!("{key}\n{}", variant.text).into(),
+            Some(variant) => format!("{key}\n{:0VARIANT_DIGITS$x}", variant.bits()).into(),
             None => key.as_str().into(),
         };
         Self { hash: key.variant_hash(), text }
@@ -231,7 +230,10 @@ impl Equivalent<PackedKey> for AssetKey {
     fn equivalent(&self, packed: &PackedKey) -> bool {
         let behind = packed.text.strip_prefix(self.as_str()).filter(|_| self.variant_hash() == packed.hash);
         behind.is_some_and(|behind| match &self.variant {
-            Some(variant) => behind.strip_prefix('\n') == Some(&*variant.text),
+            Some(variant) => {
+                let bits = behind.strip_prefix('\n').map(|digits| u128::from_str_radix(digits, 16));
+                bits == Some(Ok(variant.bits()))
+            }
             None => behind.is_empty(),
         })
     }
@@ -329,6 +331,7 @@ fn escape(byte: u8, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
@@ -360,11 +363,17 @@ mod tests {
     fn a_key_is_found_by_itself_alone() {
         let key = |name| AssetKey::parse(name, LIMIT).unwrap();
         let names = [key("/a"), key("/ab"), key("/a?b")];
-        let variants = names.iter().flat_map(|name| [name.variant("b"), name.variant(""), name.variant("b\nc")]);
-        let keys: Vec<_> = names.iter().cloned().chain(variants).collect();
+        let by = [HeaderName::from_static("x-a")];
+        let variant = |value: &'static str| {
+            Variant::of(&by, &HeaderMap::from_iter([(by[0].clone(), HeaderValue::from_static(value))]))
+        };
+        let variants = ["b", "", "c"].map(variant);
+        let of_variants = names.iter().flat_map(|name| variants.map(|variant| name.of_variant(variant)));
+        let keys: Vec<_> = names.iter().cloned().chain(of_variants).collect();
         for (i, key) in keys.iter().enumerate() {
             let packed = PackedKey::from(key);
-            assert_eq!(packed.is_variant(), key.is_variant());
+            assert_eq!(packed.is_variant(), key.variant().is_some());
+            assert_eq!(packed.as_str().len(), key.packed_len());
             let found: Vec<_> = (0..keys.len()).filter(|&other| keys[other].equivalent(&packed)).collect();
             assert_eq!(found, [i]);
         }

@@ -61,6 +61,8 @@ mod server;
 mod stored;
 mod sync;
 mod tunnel;
+mod variants;
+mod weighed;
 
 pub use body::Body;
 pub use config::Config;

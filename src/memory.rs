@@ -1,61 +1,62 @@
 //! The two tiers of stored responses, and the markers of what is not stored.
 //!
 //! Each tier is a `quick_cache` (Clock-Pro, which a scan does not flush),
-//! weighed in bytes. Its weight is split over shards that do not borrow from
-//! one another, and an entry too heavy for its shard is dropped in silence:
-//! so [`Plan`] chooses the shards by the largest object.
+//! [weighed](crate::weighed) in bytes.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode};
 use quick_cache::sync::Cache;
-use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
+use quick_cache::{Equivalent, Weighter};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::fields::{Fields, Forms};
 use crate::key::{AssetKey, PackedKey};
-use crate::semantics::vary;
 use crate::stored::Stored;
+use crate::variants::Variants;
+use crate::weighed::{HandOver, KeyHash, largest_entry, options};
 
 /// Room for the fields of an object of the largest size, in bytes.
 const FIELDS: u64 = 64 * 1024;
-/// The part of a shard that one entry may take, in percent (`quick_cache`
-/// refuses more than its share for hot entries, 97 %; a percent is for rounding).
-const LARGEST_PERCENT: u64 = 96;
-/// How many names can have variants at a time.
-const VARYING: usize = 64 * 1024;
 /// How many names can be marked as not stored at a time.
 const MARKERS: usize = 16 * 1024;
 
 /// How `cache.memory` is divided. All in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// All bodies together.
+    /// All of it.
     pub memory: u64,
     /// The main tier.
     pub main: u64,
     /// The hot tier.
     pub hot: u64,
+    /// What is known of names that vary.
+    pub variants: u64,
     /// The largest body that is stored.
     pub max_object: u64,
 }
 
 impl Plan {
-    /// Divides `memory`: shares for hot copies and for flights, the rest is
-    /// the main tier's.
+    /// Divides `memory`: shares for hot copies and for flights, a 64th for what is
+    /// known of names that vary, the rest is the main tier's.
     pub fn new(memory: u64, hot_share: f64, flight_share: f64, max_object: u64) -> Self {
         let hot = share(memory, hot_share);
         let flights = share(memory, flight_share);
-        Self { memory, main: memory.saturating_sub(hot + flights), hot, max_object }
+        let variants = memory / 64;
+        Self { memory, main: memory.saturating_sub(hot + flights + variants), hot, variants, max_object }
+    }
+
+    /// What all bodies may take together: in the tiers, and in flight.
+    pub(crate) fn bodies(&self) -> u64 {
+        self.memory - self.variants
     }
 
     /// The largest `max_object` that this memory can take: one that fits into
     /// the main tier, and of which two can be in flight at a time.
     pub fn largest(&self) -> u64 {
-        let flights = self.memory.saturating_sub(self.main + self.hot);
+        let flights = self.bodies().saturating_sub(self.main + self.hot);
         (flights / 2).min(largest_entry(self.main).saturating_sub(FIELDS))
     }
 }
@@ -63,20 +64,6 @@ impl Plan {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // a share, rounded
 fn share(memory: u64, share: f64) -> u64 {
     (memory as f64 * share) as u64
-}
-
-fn largest_entry(shard: u64) -> u64 {
-    shard / 100 * LARGEST_PERCENT
-}
-
-/// The most shards, up to four a core, that take entries of `entry` bytes.
-fn shards(tier: u64, entry: u64) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut shards = (cores * 4).next_power_of_two();
-    while shards > 1 && largest_entry(tier / shards as u64) < entry {
-        shards /= 2;
-    }
-    shards
 }
 
 /// Which tier a response is in.
@@ -112,39 +99,30 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// What the responses under a name vary by, and which variants there may be.
-struct Variation {
-    /// The name itself: hashes may collide.
-    name: Box<str>,
-    fields: Vec<HeaderName>,
-    /// Of those that are, or may be, stored.
-    keys: Vec<AssetKey>,
-    most: usize,
-}
-
-type Responses = Cache<PackedKey, Arc<Stored>, ByWeight, KeyHash, CountEvictions>;
+type Responses = Cache<PackedKey, Arc<Stored>, ByWeight, KeyHash, HandOver>;
 
 struct Shelf {
     responses: Responses,
     largest: u64,
-    evictions: Arc<AtomicU64>,
+    evictions: AtomicU64,
 }
 
 impl Shelf {
     fn new(bytes: u64, max_object: u64) -> Self {
-        let shards = shards(bytes, max_object + FIELDS);
-        let evictions = Arc::new(AtomicU64::new(0));
-        // An estimate; below 32 a shard, quick_cache would take fewer shards.
-        let items = usize::try_from(bytes / (16 * 1024)).unwrap_or(usize::MAX).max(shards * 32);
-        let options = OptionsBuilder::new()
-            .shards(shards)
-            .estimated_items_capacity(items)
-            .weight_capacity(bytes)
-            .build()
-            .expect("capacities are set");
-        let responses = Cache::with_options(options, ByWeight, KeyHash, CountEvictions(Arc::clone(&evictions)));
+        let options = options(bytes, max_object + FIELDS, 16 * 1024);
+        let responses = Cache::with_options(options, ByWeight, KeyHash, HandOver);
         let largest = largest_entry(responses.shard_capacity());
-        Self { responses, largest, evictions }
+        Self { responses, largest, evictions: AtomicU64::new(0) }
+    }
+
+    fn insert(&self, key: &AssetKey, stored: Stored) {
+        let mut gone = Vec::new();
+        self.responses.insert_with_lifecycle(key.into(), Arc::new(stored), &mut gone);
+        // What it replaces has not been evicted.
+        let evicted = gone.iter().filter(|(other, _)| !key.equivalent(other)).count() as u64;
+        if evicted > 0 {
+            self.evictions.fetch_add(evicted, Ordering::Relaxed);
+        }
     }
 }
 
@@ -152,10 +130,7 @@ pub(crate) struct Memory {
     main: Shelf,
     hot: Shelf,
     forms: Forms,
-    /// What the responses under a name vary by.
-    variations: Cache<u64, Arc<Variation>>,
-    /// Whether there has been any: a hit need not ask each shard.
-    varies: AtomicBool,
+    variants: Variants,
     /// Until when requests for these keys (by hash: a collision costs a miss)
     /// do not wait for one another.
     markers: Cache<u64, SystemTime>,
@@ -175,8 +150,7 @@ impl Memory {
             // they stream from their owner each time.
             hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
             forms: Forms::default(),
-            variations: Cache::new(VARYING),
-            varies: AtomicBool::new(false),
+            variants: Variants::new(plan.variants),
             markers: Cache::new(MARKERS),
             wrong: Cache::new(MARKERS),
             doubted: Cache::new(MARKERS),
@@ -219,14 +193,20 @@ impl Memory {
     /// Keeps a complete response. What makes room for it is dropped once the
     /// tier's lock is free.
     pub(crate) fn store(&self, tier: Tier, key: &AssetKey, stored: Stored) {
-        if key.is_variant() && !self.list(key) {
-            return;
+        // Held until it is stored: a write finds what is.
+        let change = key.variant().map(|_| self.variants.change());
+        if let Some(change) = &change {
+            let Some(unlisted) = change.list(key) else { return };
+            self.remove_all(&unlisted);
+            if unlisted.contains(key) {
+                return;
+            }
         }
         self.markers.remove(&key.hash());
         self.wrong.remove(&key.variant_hash());
         let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
         self.shelf(other).responses.remove(key);
-        self.shelf(tier).responses.insert(key.into(), Arc::new(stored));
+        self.shelf(tier).insert(key, stored);
     }
 
     /// Keeps nothing under `key` any more.
@@ -237,70 +217,29 @@ impl Memory {
         }
     }
 
+    /// Keeps nothing of an asset any more, nor what its responses vary by.
+    pub(crate) fn forget(&self, asset: &AssetKey) {
+        let change = self.variants.change();
+        self.remove(&asset.asset());
+        self.remove_all(&change.forget(asset));
+    }
+
+    fn remove_all(&self, keys: &[AssetKey]) {
+        for key in keys {
+            self.remove(key);
+        }
+    }
+
     /// The key under which a request with these fields finds its variant.
     pub(crate) fn select(&self, key: &AssetKey, request: &HeaderMap) -> Option<AssetKey> {
-        if !self.varies.load(Ordering::Relaxed) {
-            return None;
-        }
-        let variation = self.variation(key)?;
-        Some(key.variant(&vary::selected_by(&variation.fields, request)))
+        self.variants.select(key, request)
     }
 
-    /// Notes that the response to a request with these fields varies by
-    /// `fields`. Returns the key of that variant; `most` of them are kept, `None`
-    /// for none.
-    pub(crate) fn vary(
-        &self,
-        key: &AssetKey,
-        fields: Vec<HeaderName>,
-        request: &HeaderMap,
-        most: usize,
-    ) -> Option<AssetKey> {
-        if most == 0 {
-            return None;
-        }
-        let variant = key.asset().detached().variant(&vary::selected_by(&fields, request));
-        let keys = self.variation(key).map(|variation| variation.keys.clone()).unwrap_or_default();
-        let name = key.as_str().into();
-        self.variations.insert(key.hash(), Arc::new(Variation { name, fields, keys, most }));
-        self.varies.store(true, Ordering::Relaxed);
-        Some(variant)
-    }
-
-    fn variation(&self, key: &AssetKey) -> Option<Arc<Variation>> {
-        self.variations.get(&key.hash()).filter(|variation| *variation.name == *key.as_str())
-    }
-
-    /// Lists a variant that is to be stored, so that a write finds it; beyond the
-    /// most that are kept, the oldest goes. Whether it may be stored: not if it is
-    /// no longer known that the name varies.
-    fn list(&self, variant: &AssetKey) -> bool {
-        let Some(known) = self.variation(variant) else {
-            return false;
-        };
-        if known.keys.contains(variant) {
-            return true;
-        }
-        let mut keys = known.keys.clone();
-        let oldest = (keys.len() >= known.most).then(|| keys.remove(0));
-        keys.push(variant.detached());
-        let (name, fields, most) = (known.name.clone(), known.fields.clone(), known.most);
-        self.variations.insert(variant.hash(), Arc::new(Variation { name, fields, keys, most }));
-        if let Some(oldest) = oldest {
-            self.remove(&oldest);
-        }
-        true
-    }
-
-    /// The keys of an asset: its own, and those of the variants that were noted.
-    pub(crate) fn variants(&self, key: &AssetKey) -> Vec<AssetKey> {
-        let variants = self.variation(key).map(|variation| variation.keys.clone()).unwrap_or_default();
-        std::iter::once(key.asset()).chain(variants).collect()
-    }
-
-    /// Forgets what the responses under the name of `key` vary by.
-    pub(crate) fn forget_variants(&self, key: &AssetKey) {
-        self.variations.remove(&key.hash());
+    /// Notes that the responses of an asset vary by `fields`; `most` variants of it are
+    /// kept.
+    pub(crate) fn vary(&self, asset: &AssetKey, fields: &Arc<[HeaderName]>, most: usize) {
+        let change = self.variants.change();
+        self.remove_all(&change.note(asset, fields, most));
     }
 
     /// For the time of `period` from `now`, requests for `key` do not wait for
@@ -389,47 +328,10 @@ impl Weighter<PackedKey, Arc<Stored>> for ByWeight {
     }
 }
 
-#[derive(Clone)]
-struct CountEvictions(Arc<AtomicU64>);
-
-impl Lifecycle<PackedKey, Arc<Stored>> for CountEvictions {
-    /// Dropped when the shard's lock has been released.
-    type RequestState = Vec<Arc<Stored>>;
-
-    fn on_evict(&self, state: &mut Self::RequestState, _: PackedKey, stored: Arc<Stored>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        state.push(stored);
-    }
-}
-
-/// The key carries its hash; it is not hashed again.
-#[derive(Clone)]
-struct KeyHash;
-
-impl BuildHasher for KeyHash {
-    type Hasher = Given;
-    fn build_hasher(&self) -> Given {
-        Given(0)
-    }
-}
-
-struct Given(u64);
-
-impl Hasher for Given {
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a key gives its hash as one u64");
-    }
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::HeaderName;
 
     use super::*;
     use crate::body::Held;
@@ -483,43 +385,92 @@ mod tests {
         assert!(objects > 50, "{objects}");
     }
 
-    #[test]
-    fn variants_are_selected_counted_and_listed() {
-        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB));
-        let asking = |value: &'static str| {
-            let mut request = HeaderMap::new();
-            request.insert("x-a", value.parse().unwrap());
-            request
-        };
-        let by = || vec![HeaderName::from_static("x-a")];
-        assert!(tiers.select(&key("/a"), &asking("1")).is_none());
-        let budget = Budget::new(16 * MIB);
-        let entry = || stored(&budget, 10, FOREVER, SystemTime::now());
-        let keep = |value| {
-            let variant = tiers.vary(&key("/a"), by(), &asking(value), 2).unwrap();
-            tiers.store(Tier::Main, &variant, entry());
+    /// What varies by one field of a request.
+    struct Varying {
+        tiers: Memory,
+        budget: Arc<Budget>,
+        by: Arc<[HeaderName]>,
+    }
+
+    impl Varying {
+        fn new(memory: u64) -> Self {
+            let by = [HeaderName::from_static("x-a")].into();
+            Self { tiers: Memory::new(&Plan::new(memory, 0.125, 0.25, MIB / 8)), budget: Budget::new(memory), by }
+        }
+
+        fn select(&self, name: &str, value: &str) -> Option<AssetKey> {
+            self.tiers.select(&key(name), &HeaderMap::from_iter([(self.by[0].clone(), value.parse().unwrap())]))
+        }
+
+        /// Has the variant noted, and stored.
+        fn keep(&self, name: &str, value: &str) -> AssetKey {
+            self.tiers.vary(&key(name), &self.by, 2);
+            let variant = self.select(name, value).unwrap();
+            self.store(&variant);
             variant
-        };
-        let one = keep("1");
-        assert!(tiers.select(&key("/a"), &asking("1")).unwrap() == one);
-        assert!(tiers.select(&key("/a"), &asking("2")).unwrap() != one);
-        assert!(tiers.select(&key("/b"), &asking("1")).is_none());
-        assert!(tiers.vary(&key("/a"), by(), &asking("3"), 0).is_none());
-        let two = keep("2");
-        let all = tiers.variants(&one);
-        assert!(all.len() == 3 && all.contains(&one) && all.contains(&two) && all.contains(&key("/a")));
-        // The first of them makes room, and comes back when it is stored again.
-        let three = keep("3");
-        let all = tiers.variants(&one);
-        assert!(all.len() == 3 && !all.contains(&one) && all.contains(&three));
-        assert!(matches!(tiers.find(&one, SystemTime::now()), Found::Nothing));
-        tiers.store(Tier::Main, &one, entry());
-        assert!(tiers.variants(&two).contains(&one));
-        // What a write has forgotten is not stored by who did not hear of it.
-        tiers.forget_variants(&one);
-        tiers.store(Tier::Main, &two, entry());
-        assert!(!tiers.variants(&one).contains(&two));
+        }
+
+        fn store(&self, variant: &AssetKey) {
+            self.tiers.store(Tier::Main, variant, stored(&self.budget, 10, FOREVER, SystemTime::now()));
+        }
+
+        fn has(&self, key: &AssetKey) -> bool {
+            matches!(self.tiers.find(key, SystemTime::now()), Found::Here(..))
+        }
+    }
+
+    #[test]
+    fn variants_are_selected_counted_and_forgotten() {
+        let varying = Varying::new(16 * MIB);
+        assert!(varying.select("/a", "1").is_none());
+        let one = varying.keep("/a", "1");
         assert_eq!(one.hash(), key("/a").hash());
+        assert!(varying.select("/a", "1").unwrap() == one && varying.has(&one));
+        assert!(varying.select("/a", "2").unwrap() != one);
+        assert!(varying.select("/b", "1").is_none());
+        let two = varying.keep("/a", "2");
+        assert!(varying.has(&one) && varying.has(&two));
+        // The first of them makes room, and the next does when it comes back.
+        let three = varying.keep("/a", "3");
+        assert!(!varying.has(&one) && varying.has(&two) && varying.has(&three));
+        varying.store(&one);
+        assert!(varying.has(&one) && !varying.has(&two));
+        let other = varying.keep("/b", "1");
+        varying.tiers.forget(&three);
+        assert!(!varying.has(&one) && !varying.has(&three) && varying.has(&other));
+        // What a write has forgotten is not stored by who did not hear of it.
+        varying.store(&two);
+        assert!(!varying.has(&two));
+    }
+
+    #[test]
+    fn what_is_known_of_names_is_bounded_and_nothing_is_stored_without() {
+        let varying = Varying::new(2 * MIB);
+        let names: Vec<_> = (0..1000).map(|i| format!("/{i}")).collect();
+        let variants: Vec<_> = names.iter().map(|name| varying.keep(name, "1")).collect();
+        let known = |name: &String| varying.select(name, "1").is_some();
+        let left = names.iter().filter(|name| known(name)).count();
+        assert!((50..200).contains(&left), "{left}");
+        for (name, variant) in names.iter().zip(&variants) {
+            assert_eq!(known(name), varying.has(variant), "{name}");
+        }
+        // One name that is too long for it.
+        let long = AssetKey::parse(&format!("/{}", "a".repeat(60_000)), 64 * 1024).unwrap();
+        varying.tiers.vary(&long, &varying.by, 2);
+        assert!(varying.tiers.select(&long, &HeaderMap::new()).is_none());
+        let variant = long.of_variant(variants[0].variant().unwrap());
+        varying.store(&variant);
+        assert!(!varying.has(&variant));
+    }
+
+    #[test]
+    fn what_is_replaced_is_not_evicted() {
+        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB));
+        let budget = Budget::new(16 * MIB);
+        for _ in 0..2 {
+            tiers.store(Tier::Main, &key("/a"), stored(&budget, 10, FOREVER, SystemTime::now()));
+        }
+        assert_eq!(tiers.figures(Tier::Main), (610, 1, 0));
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Head {
     /// What a flight with this head takes, but for its body.
     pub(crate) fn weight(&self, key: &AssetKey) -> u64 {
         let fields: usize = self.headers.iter().map(field_weight).sum();
-        FLIGHT + (key.as_str().len() + fields) as u64
+        FLIGHT + (key.packed_len() + fields) as u64
     }
 }
 
@@ -145,7 +145,7 @@ impl Clone for Uses {
 impl Stored {
     /// What an entry with these fields takes, but for its body.
     pub(crate) fn weight_of(key: &AssetKey, fields: &Fields) -> u64 {
-        ENTRY + key.as_str().len() as u64 + fields.weight()
+        ENTRY + key.packed_len() as u64 + fields.weight()
     }
 
     /// What the tiers count: constant, and what the budget was charged.

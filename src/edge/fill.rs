@@ -25,7 +25,7 @@ use crate::outgoing::Unframed;
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Credentials, Lifetime, Name, Refusal, Verdict};
 use crate::semantics::validation;
-use crate::semantics::vary::{self, Varies, is_coded};
+use crate::semantics::vary::{self, Variant, Varies, is_coded};
 use crate::stored::Stored;
 
 /// What a fill asks for.
@@ -310,7 +310,7 @@ impl Edge {
             self.name_by_hash(lead.key(), &mut head.headers);
         }
         let head = Arc::new(head);
-        let fields = head.weight(lead.key());
+        let fields = head.weight(&key);
         let extent = if kept == Kept::Shared(Refusal::TooLarge) { Extent::Window } else { Extent::Whole };
         // Without a length, what a window takes at the least: it may become one.
         let room = match extent {
@@ -351,7 +351,7 @@ impl Edge {
         let fields = match vary::varies(headers) {
             Varies::By(fields) if order.name == Name::Plain => {
                 // What did not reach the origin selected nothing there.
-                fields.into_iter().filter(forward::is_handed_on).collect::<Vec<_>>()
+                fields.into_iter().filter(forward::is_handed_on).collect::<Arc<[_]>>()
             }
             // A hashed name was asked for without anything to vary by.
             _ => return Ok((key.clone(), None)),
@@ -359,11 +359,13 @@ impl Edge {
         if fields.is_empty() {
             return Ok((key.clone(), None));
         }
-        let text = vary::selected_by(&fields, &order.headers).into();
-        let selected = Selected { fields: fields.clone().into(), text };
         let variants = self.policy.load().variants;
-        let key = self.memory.vary(key, fields, &order.headers, variants).ok_or(Refusal::Vary)?;
-        Ok((key, Some(selected)))
+        if variants == 0 {
+            return Err(Refusal::Vary);
+        }
+        let selected = Selected { variant: Variant::of(&fields, &order.headers), fields };
+        self.memory.vary(key, &selected.fields, variants);
+        Ok((key.of_variant(selected.variant), Some(selected)))
     }
 
     /// Whether everybody may have the response, and whether it will be kept. One that

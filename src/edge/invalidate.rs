@@ -37,10 +37,7 @@ impl Edge {
         // Before any flight can begin that asks others for it.
         self.memory.note_changed(key, SystemTime::now(), self.membership.memory());
         self.flights.overtake(key);
-        for key in self.memory.variants(key) {
-            self.memory.remove(&key);
-        }
-        self.memory.forget_variants(key);
+        self.memory.forget(key);
     }
 
     /// What the answer to a request has made invalid (RFC 9111 §4.4).

@@ -171,7 +171,7 @@ impl Edge {
             listing: Semaphore::new(1),
             hedges: Hedges::new(),
             memory: Memory::new(&parts.plan),
-            budget: Budget::new(parts.plan.memory),
+            budget: Budget::new(parts.plan.bodies()),
             flights: Flights::new(),
             membership: parts.membership,
             metrics: parts.metrics,

@@ -16,7 +16,7 @@ use crate::metrics::{Served, Source};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward::{self, Faithful};
 use crate::semantics::freshness::{Credentials, Name};
-use crate::semantics::vary;
+use crate::semantics::vary::Variant;
 use crate::stored::Stored;
 
 impl Edge {
@@ -119,7 +119,7 @@ impl Edge {
 
     /// Whether what a flight brings is the variant that `order` asks for.
     pub(super) fn selects(streaming: &Streaming, order: &Order) -> bool {
-        let same = |selected: &Selected| *vary::selected_by(&selected.fields, &order.headers) == *selected.text;
+        let same = |selected: &Selected| Variant::of(&selected.fields, &order.headers) == selected.variant;
         streaming.selected.as_ref().is_none_or(same)
     }
 

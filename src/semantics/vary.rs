@@ -2,6 +2,7 @@
 
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use sha2::{Digest as _, Sha256};
 
 use super::members;
 
@@ -40,17 +41,33 @@ pub fn is_coded(response: &HeaderMap) -> bool {
     members(response, &CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// What `request` says in `fields`, in a form that is the same for requests
-/// that mean the same: the text that names a variant.
-pub fn selected_by(fields: &[HeaderName], request: &HeaderMap) -> String {
-    let mut text = String::new();
-    for name in fields {
-        text.push_str(name.as_str());
-        text.push(':');
-        text.push_str(&normal(name, request));
-        text.push('\n');
+/// What tells a variant from the others under its name: a digest of what the requests
+/// that select it say, which may be long, and which clients are free to choose. The
+/// first half of a SHA-256, so that nobody finds a request that selects what another's
+/// does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant([u8; 16]);
+
+impl Variant {
+    /// The variant that `request` selects, where responses vary by `fields`: the same
+    /// for requests that mean the same.
+    pub fn of(fields: &[HeaderName], request: &HeaderMap) -> Self {
+        let mut hashing = Sha256::new();
+        for name in fields {
+            hashing.update(name);
+            hashing.update(":");
+            hashing.update(normal(name, request));
+            hashing.update("\n");
+        }
+        let mut half = [0; 16];
+        half.copy_from_slice(&hashing.finalize()[..16]);
+        Self(half)
     }
-    text
+
+    /// All of it.
+    pub fn bits(self) -> u128 {
+        u128::from_be_bytes(self.0)
+    }
 }
 
 fn normal(name: &HeaderName, request: &HeaderMap) -> String {
@@ -93,7 +110,7 @@ fn is_refused(member: &str) -> bool {
     weight.is_some_and(|weight| weight.trim().parse().is_ok_and(|weight: f32| weight <= 0.0))
 }
 
-/// The Accept-Encoding that tells an origin what [`selected_by`] tells apart.
+/// The Accept-Encoding that tells an origin what a [`Variant`] tells apart.
 pub fn accept_encoding(request: &HeaderMap) -> HeaderValue {
     HeaderValue::try_from(codings(request)).unwrap_or_else(|_| HeaderValue::from_static("identity"))
 }
@@ -124,7 +141,7 @@ mod tests {
     #[test]
     fn requests_that_mean_the_same_select_the_same() {
         let fields: Vec<HeaderName> = vec![ACCEPT_ENCODING, ACCEPT_LANGUAGE, "x-a".parse().unwrap()];
-        let text = |lines: &[(&str, &str)]| selected_by(&fields, &headers(lines));
+        let variant = |lines: &[(&str, &str)]| Variant::of(&fields, &headers(lines));
         for (a, b) in [
             (&[("accept-encoding", "gzip, deflate, br")][..], &[("accept-encoding", "BR;q=0.5,gzip")][..]),
             (&[("accept-encoding", "gzip;q=0, deflate")], &[]),
@@ -132,7 +149,7 @@ mod tests {
             (&[("accept-language", "en, DE;q=0.5")], &[("accept-language", "en,de; q=0.5")]),
             (&[("x-a", "1"), ("x-a", "2")], &[("x-a", "1,2")]),
         ] {
-            assert_eq!(text(a), text(b), "{a:?} {b:?}");
+            assert_eq!(variant(a), variant(b), "{a:?} {b:?}");
         }
         for (a, b) in [
             (&[("accept-encoding", "gzip")][..], &[("accept-encoding", "br")][..]),
@@ -140,7 +157,7 @@ mod tests {
             (&[("x-a", "a")], &[("x-a", "A")]),
             (&[("x-a", "a")], &[]),
         ] {
-            assert_ne!(text(a), text(b), "{a:?} {b:?}");
+            assert_ne!(variant(a), variant(b), "{a:?} {b:?}");
         }
     }
 
@@ -150,7 +167,7 @@ mod tests {
             let request = headers(&[("accept-encoding", &line)]);
             let mut told = HeaderMap::new();
             told.insert(ACCEPT_ENCODING, accept_encoding(&request));
-            prop_assert_eq!(selected_by(&[ACCEPT_ENCODING], &request), selected_by(&[ACCEPT_ENCODING], &told));
+            prop_assert_eq!(Variant::of(&[ACCEPT_ENCODING], &request), Variant::of(&[ACCEPT_ENCODING], &told));
         }
     }
 }
