@@ -141,6 +141,10 @@ impl Rule {
 
     /// The hash in `path`, if the rule matches.
     pub fn hash_in<'a>(&self, path: &'a str) -> Option<&'a str> {
+        // Whoever looks for a group makes room for it before he finds out.
+        if !self.regex.is_match(path) {
+            return None;
+        }
         let hash = self.regex.captures(path)?.get(1)?.as_str();
         (!is_date(hash)).then_some(hash)
     }
