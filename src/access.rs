@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -178,6 +178,8 @@ pub(crate) struct Requests(Arc<Counts>);
 struct Counts {
     begun: AtomicU32,
     ended: AtomicU32,
+    /// Whether the end of the connection tells that of an answer.
+    unframed: AtomicBool,
 }
 
 impl Requests {
@@ -185,6 +187,17 @@ impl Requests {
     pub(crate) fn begin(&self) -> UnderWay {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
         UnderWay(self.clone())
+    }
+
+    /// From now on, only an orderly end of the connection may look like one: it tells
+    /// that an answer is whole (RFC 9112 §6.3).
+    pub(crate) fn end_with_connection(&self) {
+        self.0.unframed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the end of the connection tells the end of an answer.
+    pub(crate) fn are_unframed(&self) -> bool {
+        self.0.unframed.load(Ordering::Relaxed)
     }
 
     /// How many there were (it wraps around), if none is under way.

@@ -91,8 +91,8 @@ pub enum Error {
     /// `origin.requests` are under way already, and none ended in time.
     #[error("too many requests to the origin are under way")]
     Overloaded,
-    /// A fill panicked; its clients are told, and the edge goes on.
-    #[error("the fill of this asset panicked")]
+    /// A fill or a write panicked; its clients are told, and the edge goes on.
+    #[error("what was done for this request panicked")]
     Panicked,
     /// Nobody waited for the fill any more, and it was given up.
     #[error("the fill was given up")]

@@ -16,6 +16,8 @@ const LENGTH: usize = 4;
 
 /// How many forms there are at a time that can be had in common.
 const FORMS: usize = 1024;
+/// How long the text of such a form may be, in bytes: it is counted nowhere.
+const LONGEST: usize = 4 * 1024;
 
 /// The fields of one response.
 #[derive(Clone)]
@@ -37,7 +39,7 @@ struct Form {
 enum Standing {
     /// It is listed, and there is one of it.
     Shared,
-    /// There was no room in the list: one response has it.
+    /// It was too long for the list, or there was no room: one response has it.
     Single,
 }
 
@@ -102,6 +104,20 @@ fn is_common(name: &HeaderName) -> bool {
     )
 }
 
+/// What a form has of these fields: with nothing where a response has its own.
+fn common(headers: &HeaderMap) -> HeaderMap {
+    let mut common = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        // In memory of its own: it outlives the response that it came with.
+        let value = if is_own(name, value) { &[][..] } else { value.as_bytes() };
+        // The bytes were a valid value before.
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            common.append(name.clone(), value);
+        }
+    }
+    common
+}
+
 /// The forms that responses can have in common.
 #[derive(Default)]
 pub(crate) struct Forms(Mutex<HashMap<Box<[u8]>, Weak<Form>>>);
@@ -129,6 +145,9 @@ impl Forms {
 
     /// The form that `text` writes out, of a response with these fields.
     fn form(&self, headers: &HeaderMap, text: Vec<u8>) -> Arc<Form> {
+        if text.len() > LONGEST {
+            return Arc::new(Form { headers: common(headers), standing: Standing::Single });
+        }
         let mut forms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(form) = forms.get(&*text).and_then(Weak::upgrade) {
             return form;
@@ -137,16 +156,7 @@ impl Forms {
             forms.retain(|_, form| form.strong_count() > 0);
         }
         let standing = if forms.len() < FORMS { Standing::Shared } else { Standing::Single };
-        let mut common = HeaderMap::with_capacity(headers.len());
-        for (name, value) in headers {
-            // In memory of its own: it outlives the response that it came with.
-            let value = if is_own(name, value) { &[][..] } else { value.as_bytes() };
-            // The bytes were a valid value before.
-            if let Ok(value) = HeaderValue::from_bytes(value) {
-                common.append(name.clone(), value);
-            }
-        }
-        let form = Arc::new(Form { headers: common, standing });
+        let form = Arc::new(Form { headers: common(headers), standing });
         if standing == Standing::Shared {
             forms.insert(text.into(), Arc::downgrade(&form));
         }

@@ -309,14 +309,12 @@ impl Memory {
 
 /// Whether what was noted of `hash` still holds.
 fn holds(notes: &Cache<u64, SystemTime>, hash: u64, now: SystemTime) -> bool {
-    match notes.get(&hash) {
-        Some(until) if now < until => true,
-        Some(_) => {
-            notes.remove(&hash);
-            false
-        }
-        None => false,
+    let held = notes.get(&hash).map(|until| now < until);
+    if held == Some(false) {
+        // Another note may have come in between.
+        notes.remove_if(&hash, |until| now >= *until);
     }
+    held == Some(true)
 }
 
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Extensions, Request, Response, StatusCode, Uri};
+use http::{Extensions, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy;
@@ -43,8 +43,9 @@ pub(crate) struct Blame {
 
 /// How many idle connections are kept for each host.
 const IDLE_CONNECTIONS: usize = 256;
-/// How long an idle connection is kept.
-const IDLE_FOR: Duration = Duration::from_mins(1);
+/// How long an idle connection is kept: for less than its other end is likely to, or
+/// requests would often cross its end.
+const IDLE_FOR: Duration = Duration::from_secs(30);
 /// The most that is read ahead of whoever takes the body; it bounds an
 /// answer's head too.
 const READ_AHEAD: usize = 256 * 1024;
@@ -113,7 +114,7 @@ impl Outgoing {
     }
 
     async fn send_or_repeat(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
-        let repeat = (request.method().is_idempotent() && request.body().is_end_stream()).then(|| {
+        let repeat = (is_repeatable(request.method()) && request.body().is_end_stream()).then(|| {
             let mut copy = Request::new(Body::empty());
             *copy.method_mut() = request.method().clone();
             *copy.uri_mut() = request.uri().clone();
@@ -186,6 +187,11 @@ enum Framing {
     Counted,
     Chunked,
     UntilClose,
+}
+
+/// Whether a request may be sent twice (RFC 9110 §9.2.2); what is purged twice is purged.
+fn is_repeatable(method: &Method) -> bool {
+    method.is_idempotent() || method.as_str() == "PURGE"
 }
 
 /// How the end of an HTTP/1 response's body is told.

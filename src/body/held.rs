@@ -21,6 +21,7 @@ pub(crate) struct Held {
 }
 
 /// Most bodies are of one piece, and need no list.
+#[derive(Clone)]
 enum Pieces {
     One(Bytes),
     Several(Box<[Bytes]>),
@@ -35,6 +36,11 @@ impl Held {
             last => Pieces::Several(pieces.into_iter().chain(last).collect()),
         };
         Self { pieces, len, charge }
+    }
+
+    /// The same body, with another share of the budget.
+    pub(crate) fn recharged(&self, charge: Charge) -> Self {
+        Self { pieces: self.pieces.clone(), len: self.len, charge }
     }
 
     fn pieces(&self) -> &[Bytes] {

@@ -105,8 +105,8 @@ pub(super) enum Received {
 /// share it be apart.
 const WINDOW: u64 = 4 * 1024 * 1024;
 
-/// How often the origin is asked for an asset whose contents come wrong: it may
-/// have been the way.
+/// How often the origin is asked for an asset whose contents come wrong, or not at
+/// all: it may have been the way, or the question.
 const COPIES: usize = 2;
 
 impl Edge {
@@ -134,14 +134,18 @@ impl Edge {
         };
         for copy in 1.. {
             let (asked, began) = (SystemTime::now(), Instant::now());
-            let response = match self.ask_origin(request(leading.lead.key(), order)).await {
+            // Once more for all of it, if what came was of no use.
+            let request = if copy == 1 { request } else { for_all }(leading.lead.key(), order);
+            let response = match self.ask_origin(request).await {
                 Ok(response) => response,
                 Err(error) => return give_up(leading.lead, order, error),
             };
             let arrival = Arrival { provider: Provider::Origin, response, asked, began };
             match self.receive(leading, order, arrival).await {
                 Received::Done => return,
-                Received::Broken(again, Error::OriginWrong(_)) if copy < COPIES => leading = again,
+                Received::Broken(again, Error::OriginWrong(_) | Error::OriginGarbage(_)) if copy < COPIES => {
+                    leading = again;
+                }
                 Received::Broken(Leading { lead, .. }, error) => {
                     if error.is_of_contents() && order.credentials == Credentials::None {
                         self.memory.mark_wrong(lead.key(), SystemTime::now(), self.policy.load().wrong);
@@ -186,14 +190,16 @@ impl Edge {
     /// those that had the asset wrong a moment ago, or have still to answer again.
     pub(super) fn before_this_edge(&self, key: &AssetKey) -> Vec<Arc<str>> {
         let (view, now) = (self.membership.view(), SystemTime::now());
+        // Of a write all but the owner may hear later than this edge.
+        let most = if self.memory.has_changed(key, now) { 1 } else { usize::MAX };
         let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
-        let before = before.take_while(|name| name != self.membership.own());
+        let before = before.take(most).take_while(|name| name != self.membership.own());
         let up = before.filter(|name| view.peer(name).is_some_and(|peer| peer.is_up()));
         up.filter(|name| !self.memory.doubts(name, key, now)).take(self.attempts).collect()
     }
 
     /// The answer of a peer, if it gives one.
-    async fn ask_peer(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
+    pub(super) async fn ask_peer(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
         let asking = Asking::of(peer);
         let answer = self.ask_unless_lost(&asking.peer, request).await;
         self.asked_peer(asking, answer)
@@ -247,6 +253,14 @@ impl Edge {
         // How it is framed was read where it came from.
         forward::strip_hop_by_hop(&mut parts.headers);
         add_date(&mut parts.headers, now);
+        if Self::is_of_another(order, &parts) {
+            self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+            let error = match &provider {
+                Provider::Origin => Error::OriginGarbage,
+                Provider::Peer(_) => Error::PeerBroke,
+            }("a 304 for what this edge does not have".to_owned());
+            return Received::Broken(Leading { lead, first }, error);
+        }
         if let Some(outcome) = self.without_body(&lead, order, &provider, &parts, arrival.asked) {
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
             let _ = first.send(First::Fields(HeaderMap::new()));
@@ -264,8 +278,10 @@ impl Edge {
             .and_then(|terms| self.make_intake(&lead, order, &parts, length, now - age, terms));
         let proven = match (proof, &admitted) {
             (None, _) => Ok(body),
-            (Some(proof), Ok(_)) => proven::prove(body, proof, policy.verify_first).await,
-            (proof, Err(_)) => self.prove_unkept(body, proof).await,
+            (Some(proof), Ok(_)) => {
+                self.unless_lost(&provider, proven::prove(body, proof, policy.verify_first)).await.flatten()
+            }
+            (proof, Err(_)) => self.unless_lost(&provider, self.prove_unkept(body, proof)).await.flatten(),
         };
         let body = match proven {
             Ok(body) => body,

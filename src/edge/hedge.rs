@@ -15,6 +15,7 @@ use super::Edge;
 use crate::body::Body;
 use crate::cluster::view::State;
 use crate::error::Error;
+use crate::flight::Provider;
 
 /// How many requests to peers pay for one that is given up on a doubt: at most
 /// 5 % more go out for it.
@@ -48,9 +49,25 @@ impl Edge {
         request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
         self.hedges.earn();
+        self.unless_given_up(peer, self.peers.ask(peer, request)).await?
+    }
+
+    /// What comes from `provider`, unless that is a peer which is given up before.
+    pub(super) async fn unless_lost<T>(
+        &self,
+        provider: &Provider,
+        coming: impl Future<Output = T>,
+    ) -> Result<T, Error> {
+        match provider {
+            Provider::Peer(peer) => self.unless_given_up(peer, coming).await,
+            Provider::Origin => Ok(coming.await),
+        }
+    }
+
+    async fn unless_given_up<T>(&self, peer: &str, coming: impl Future<Output = T>) -> Result<T, Error> {
         tokio::select! {
             biased;
-            answer = self.peers.ask(peer, request) => answer,
+            came = coming => Ok(came),
             () = self.given_up(peer) => Err(Error::PeerInDoubt),
         }
     }

@@ -80,10 +80,11 @@ impl Edge {
             came: SystemTime::now(),
         });
         let mut others = None;
-        let (mut source, mut mixed) = (provider.clone(), Mixed::No);
+        // Whom the rest comes from, unless it was here.
+        let (mut source, mut mixed) = (Some(provider.clone()), Mixed::No);
         let ended = loop {
             // Of a peer that is lost, only what can go on elsewhere is given up.
-            let lost = Some(&source).filter(|_| Self::can_go_on(order, &intake, proof));
+            let lost = source.as_ref().filter(|_| Self::can_go_on(order, &intake, proof));
             match self.next_unless_lost(&mut body, lost).await {
                 None => break intake.check_end(),
                 Some(Err(error)) if error.is_of_contents() => break Err(error),
@@ -92,7 +93,7 @@ impl Edge {
                     let Some((from, rest)) = Box::pin(self.go_on(&mut lead, order, &intake, others, body)).await else {
                         break Err(error);
                     };
-                    self.metrics.fetch(asked(&source), Fetched::Error, began.elapsed());
+                    self.note_end(source.as_ref(), Fetched::Error, began);
                     began = Instant::now();
                     tracing::warn!(path = %lead.key(), at = intake.came, %error, "a fill goes on from another source");
                     (source, body, mixed) = (from, rest, Mixed::Yes);
@@ -106,11 +107,16 @@ impl Edge {
         };
         match ended {
             Ok(()) => {
-                self.metrics.fetch(asked(&source), Fetched::Ok, began.elapsed());
+                self.note_end(source.as_ref(), Fetched::Ok, began);
                 self.land(lead, intake);
             }
+            Err(Error::Abandoned) => {
+                self.note_end(source.as_ref(), Fetched::Ok, began);
+                tracing::info!(path = %lead.key(), came = intake.came, "a fill that nobody waits for is given up");
+                lead.fail(Error::Abandoned);
+            }
             Err(error) => {
-                self.metrics.fetch(asked(&source), Fetched::Error, began.elapsed());
+                self.note_end(source.as_ref(), Fetched::Error, began);
                 if matches!(error, Error::OriginWrong(_))
                     && mixed == Mixed::No
                     && lead.credentials() == Credentials::None
@@ -136,15 +142,17 @@ impl Edge {
         }
     }
 
+    fn note_end(&self, source: Option<&Provider>, how: Fetched, began: Instant) {
+        if let Some(source) = source {
+            self.metrics.fetch(asked(source), how, began.elapsed());
+        }
+    }
+
     /// What comes next, unless it comes from a peer that is given up before.
     async fn next_unless_lost(&self, body: &mut Body, source: Option<&Provider>) -> Option<Result<Bytes, Error>> {
-        let Some(Provider::Peer(peer)) = source else {
-            return next_data(body).await;
-        };
-        tokio::select! {
-            biased;
-            next = next_data(body) => next,
-            () = self.given_up(peer) => Some(Err(Error::PeerInDoubt)),
+        match source {
+            Some(source) => self.unless_lost(source, next_data(body)).await.unwrap_or_else(|error| Some(Err(error))),
+            None => next_data(body).await,
         }
     }
 

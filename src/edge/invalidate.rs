@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::future::join_all;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use tokio::task::JoinHandle;
 
 use super::{Answer, Ask, Edge};
 use crate::access::From;
@@ -40,24 +41,34 @@ impl Edge {
         self.memory.forget(key);
     }
 
-    /// What the answer to a request has made invalid (RFC 9111 §4.4).
-    pub(super) fn changed(&self, ask: &Ask, status: StatusCode, answer: &HeaderMap) -> Vec<AssetKey> {
-        if !invalidation::invalidates(&ask.method, status) {
-            return Vec::new();
-        }
-        let host = ask.host();
-        let named = invalidation::named(host.as_ref(), ask.key.path(), answer);
-        let named = named.filter_map(|target| AssetKey::from_uri(&target, self.limits.uri).ok());
-        let policy = self.policy.load();
-        std::iter::once(ask.key.clone()).chain(named).map(|key| policy.trim(key)).collect()
+    /// Asks the origin for what may change it, and has every edge forget what was
+    /// changed, before the client hears of that: what it asks for next is new, whichever
+    /// edge it asks. In a task of its own: what is changed is changed, whether or not the
+    /// client waits to hear of it.
+    pub(super) fn write(
+        self: &Arc<Self>,
+        ask: &Ask,
+        request: Request<Body>,
+    ) -> JoinHandle<Result<Response<Body>, Error>> {
+        let (edge, method, key, host) = (Arc::clone(self), ask.method.clone(), ask.key.clone(), ask.host());
+        tokio::spawn(async move {
+            let answer = edge.ask_origin(request).await?;
+            if invalidation::invalidates(&method, answer.status()) {
+                edge.forget_everywhere(edge.changed(&key, host.as_ref(), answer.headers())).await;
+            }
+            Ok(answer)
+        })
     }
 
-    /// Forgets `keys` on every edge, before the client hears of the change: what
-    /// it asks for next is new, whichever edge it asks.
-    pub(super) async fn forget_everywhere(&self, keys: Vec<AssetKey>) {
-        if keys.is_empty() {
-            return;
-        }
+    /// What a write to `key` has made invalid (RFC 9111 §4.4).
+    fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &HeaderMap) -> Vec<AssetKey> {
+        let named = invalidation::named(host, key.path(), answer);
+        let named = named.filter_map(|target| AssetKey::from_uri(&target, self.limits.uri).ok());
+        let policy = self.policy.load();
+        std::iter::once(key.clone()).chain(named).map(|key| policy.trim(key)).collect()
+    }
+
+    async fn forget_everywhere(&self, keys: Vec<AssetKey>) {
         // Owners first: whoever asks one after this has what is new, and so keeps
         // nothing old that would outlive the next round.
         let owner = |key: &AssetKey| self.membership.view().ring.owner(key.hash()).map(|it| Arc::clone(it.name()));

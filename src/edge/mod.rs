@@ -226,6 +226,9 @@ impl Edge {
         request: Request<Body>,
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
+        if parts.version == Version::HTTP_2 {
+            forward::join_cookies(&mut parts.headers);
+        }
         let manner = Manner::of(&parts.headers);
         let key = match self.check(source, manner, &parts) {
             Ok(()) if Self::is_for_this_hop(&parts) => {
@@ -337,6 +340,10 @@ impl Edge {
     /// Answers a GET or HEAD: from memory, or by a longer way. Those are boxed: the
     /// state of a request that takes none of them is small, and moved for less.
     async fn get(self: &Arc<Self>, mut ask: Ask) -> Answer {
+        // What the connection takes away selects no variant.
+        if forward::nominates(&ask.headers) {
+            forward::strip_hop_by_hop(&mut ask.headers);
+        }
         match self.look_up(&mut ask) {
             Way::Answered(answer) => answer,
             Way::Share(handled, stale) => Box::pin(self.share(ask, handled, stale)).await,

@@ -11,7 +11,7 @@ use crate::body::Body;
 use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
-use crate::metrics::Source;
+use crate::metrics::{Asked, Fetched, Source};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward::{self, Faithful};
 use crate::semantics::freshness::Credentials;
@@ -41,18 +41,25 @@ impl Edge {
             relay.listen(&mut request);
         }
         let began = Instant::now();
-        match self.ask_origin(request).await {
+        let answer = if ask.method.is_safe() {
+            self.ask_origin(request).await
+        } else {
+            self.write(&ask, request).await.unwrap_or(Err(Error::Panicked))
+        };
+        match answer {
             Ok(response) => {
                 let proven =
                     if ask.method == Method::GET { self.prove_pass(&ask.key, response).await } else { Ok(response) };
                 let response = match proven {
                     Ok(response) => response,
-                    Err(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+                    Err(error) => {
+                        self.metrics.fetch(Asked::Origin, Fetched::Error, began.elapsed());
+                        return self.refuse(ask.source, ask.method, Ok(ask.key), error);
+                    }
                 };
                 if learns && response.status() == StatusCode::OK {
                     self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
                 }
-                self.forget_everywhere(self.changed(&ask, response.status(), response.headers())).await;
                 let mut answer = self.answer_pass(&ask, handled, began, response);
                 upgrade::join(ask, &mut answer.response);
                 answer

@@ -10,7 +10,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RAN
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
-use super::fill::{Order, for_all};
+use super::fill::{Order, asked, for_all};
 use super::intake::Intake;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
@@ -73,7 +73,8 @@ impl Edge {
         })
     }
 
-    /// What follows in a body that broke off. `None` if it could be of another
+    /// What follows in a body that broke off, and from whom, unless it is here already.
+    /// `None` if it could be of another
     /// asset, or if nobody has it: then who answers says why, and the next in
     /// rank could say no better.
     pub(super) async fn go_on(
@@ -83,7 +84,7 @@ impl Edge {
         intake: &Intake,
         others: &mut Others,
         broken: Body,
-    ) -> Option<(Provider, Body)> {
+    ) -> Option<(Option<Provider>, Body)> {
         let (expected, proof) = (intake.proof(), broken.into_proof());
         if !Self::can_go_on(order, intake, expected) || expected == flight::Proof::AtEnd && proof.is_none() {
             return None;
@@ -95,24 +96,22 @@ impl Edge {
                 Provider::Peer(_) => {}
                 Provider::Origin => {
                     if let Some(rest) = self.rest_from_here(lead, intake, tag).await {
-                        return Some((provider, prove_on(rest, proof)));
+                        return Some((None, prove_on(rest, proof)));
                     }
                 }
             }
             let began = Instant::now();
-            let Ok(response) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
-                if let Provider::Peer(_) = provider {
-                    self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
-                }
+            let Some(response) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
                 continue;
             };
-            if !matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            let has_it = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+            if let (true, Ok(rest)) = (has_it, continuation(response, tag, intake.came, &intake.head)) {
+                return Some((Some(provider), prove_on(rest, proof)));
+            }
+            self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
+            if !has_it {
                 return None;
             }
-            let Ok(rest) = continuation(response, tag, intake.came, &intake.head) else {
-                continue;
-            };
-            return Some((provider, prove_on(rest, proof)));
         }
         None
     }
@@ -160,19 +159,12 @@ impl Edge {
         order: &Order,
         tag: Option<&HeaderValue>,
         at: u64,
-    ) -> Result<Response<Body>, Error> {
+    ) -> Option<Response<Body>> {
         let request = for_rest(key, order, tag, at);
-        let Provider::Peer(peer) = provider else {
-            return self.ask_origin(request).await;
-        };
-        let began = Instant::now();
-        let answer = self.ask_unless_lost(peer, request).await;
-        match &answer {
-            Ok(_) => self.hears(peer, began.elapsed()),
-            Err(Error::PeerInDoubt) => {}
-            Err(error) => self.misses(peer, error),
+        match provider {
+            Provider::Origin => self.ask_origin(request).await.ok(),
+            Provider::Peer(peer) => Some(self.ask_peer(Arc::clone(peer), request).await?.response),
         }
-        answer
     }
 }
 

@@ -10,12 +10,14 @@ use tokio::sync::oneshot;
 use super::fill::{First, Order};
 use super::{Answer, Ask, Edge};
 use crate::body::growing::Reader;
-use crate::flight::{Extent, Joining, Lead, Outcome, Reach, Selected, Streaming, Why};
+use crate::flight::{Extent, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming, Why};
 use crate::memory::Found;
 use crate::metrics::{Served, Source};
+use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward::{self, Faithful};
-use crate::semantics::freshness::{Credentials, Name};
+use crate::semantics::freshness::{self, Credentials, Name, Reuse};
+use crate::semantics::manner::Manner;
 use crate::semantics::vary::Variant;
 use crate::stored::Stored;
 
@@ -79,6 +81,11 @@ impl Edge {
                             _ => self.pass(ask, handled).await,
                         };
                     }
+                    // Nor is what came before it was asked for, or by way of another
+                    // cache, the answer to who wants it newer.
+                    if own.is_none() && !Self::meets(&streaming, &ask) {
+                        return self.pass(ask, handled).await;
+                    }
                     let own = own.unwrap_or_default();
                     return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order, own });
                 }
@@ -121,6 +128,15 @@ impl Edge {
     pub(super) fn selects(streaming: &Streaming, order: &Order) -> bool {
         let same = |selected: &Selected| Variant::of(&selected.fields, &order.headers) == selected.variant;
         streaming.selected.as_ref().is_none_or(same)
+    }
+
+    /// Whether what a flight brings is as new as a request wants it that did not begin it.
+    fn meets(streaming: &Streaming, ask: &Ask) -> bool {
+        if ask.manner == Manner::Plain || streaming.provider == Provider::Origin && streaming.came >= ask.now {
+            return true;
+        }
+        let (facts, wish) = (streaming.head.facts, RequestControl::of(&ask.headers));
+        freshness::reuse(facts.lifetime, facts.age(SystemTime::now()), &wish) != Reuse::Validate
     }
 
     /// A flight to peers is for clients alone, and for keys that another owns.

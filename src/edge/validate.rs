@@ -10,7 +10,7 @@ use super::Edge;
 use super::fill::{Order, add_date, tier};
 use super::intake::withhold;
 use crate::error::Error;
-use crate::flight::{Lead, Outcome, Provider, Reused, Why};
+use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
 use crate::key::AssetKey;
 use crate::memory::Found;
 use crate::semantics::cache_control::CacheControl;
@@ -19,6 +19,13 @@ use crate::semantics::{validation, vary};
 use crate::stored::{Facts, Standing, Stored};
 
 impl Edge {
+    /// Whether an answer says that something is the same still, and not of what: of a
+    /// representation that this edge does not have.
+    pub(super) fn is_of_another(order: &Order, parts: &http::response::Parts) -> bool {
+        let selects = |stored: &Arc<Stored>| validation::selects(&stored.fields.unpack(), &parts.headers);
+        parts.status == StatusCode::NOT_MODIFIED && !order.stale.as_ref().is_some_and(selects)
+    }
+
     /// What becomes of a flight that has an answer already: a 304 validates what
     /// is stored, and an error may be worse than it.
     pub(super) fn without_body(
@@ -29,15 +36,8 @@ impl Edge {
         parts: &http::response::Parts,
         asked: SystemTime,
     ) -> Option<Outcome> {
-        if parts.status == StatusCode::NOT_MODIFIED {
-            let garbage = Error::OriginGarbage("a 304 that answers no condition of this edge".to_owned());
-            let selects = |stored: &&Arc<Stored>| validation::selects(&stored.fields.unpack(), &parts.headers);
-            let stored = order.stale.as_ref().filter(selects);
-            return Some(
-                stored.map_or(Outcome::Failed(garbage), |stored| {
-                    self.freshen(lead, order, provider, stored, parts, asked)
-                }),
-            );
+        if let (StatusCode::NOT_MODIFIED, Some(stored)) = (parts.status, &order.stale) {
+            return Some(self.freshen(lead, order, provider, stored, parts, asked));
         }
         let failed = matches!(parts.status.as_u16(), 500 | 502 | 503 | 504);
         let fallback = order.fallback().filter(|_| failed)?;
@@ -61,9 +61,9 @@ impl Edge {
         }
         // Whoever asked, what is stored is for everybody already.
         let case = self.policy.load().case(order.name, Credentials::None);
-        match renewed(case, stored.facts, &stored.fields.unpack(), &parts.headers, asked) {
+        let renewed = renewed(case, stored.facts, &stored.fields.unpack(), &parts.headers, asked);
+        match renewed.and_then(|head| self.with(lead.key(), stored, head)) {
             Ok(fresh) => {
-                let fresh = self.with(stored, fresh);
                 self.keep(lead, tier(lead), lead.key(), fresh.clone());
                 reused(&Arc::new(fresh), why)
             }
@@ -77,21 +77,38 @@ impl Edge {
     /// What a 200 to a HEAD says of a stored response to GET (RFC 9111 §4.3.5):
     /// it is still the same, with these fields, or it is not.
     pub(super) fn learn(&self, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
+        // Who has it in hand knows better, and a write tells who leads.
+        let Joining::Lead(lead) = self.flights.join(key, Reach::Origin, Credentials::None) else {
+            return;
+        };
+        self.learn_of(&lead, case, answer, asked);
+        lead.settle(Outcome::Landed);
+    }
+
+    fn learn_of(&self, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
+        let key = lead.key();
         let Found::Here(tier, stored) = self.memory.find(key, asked) else {
             return;
         };
         let known = stored.fields.unpack();
         let agrees = case.name == Name::Plain && validation::agrees(&known, answer);
-        match renewed(case, stored.facts, &known, answer, asked).ok().filter(|_| agrees) {
-            Some(fresh) => self.memory.store(tier, key, self.with(&stored, fresh)),
-            None => self.memory.remove(key),
+        let renewed = renewed(case, stored.facts, &known, answer, asked);
+        match renewed.and_then(|head| self.with(key, &stored, head)) {
+            Ok(fresh) if agrees => self.keep(lead, tier, key, fresh),
+            _ => self.memory.remove(key),
         }
     }
 
-    /// What is stored, under a new head.
-    fn with(&self, stored: &Stored, (facts, headers): (Facts, HeaderMap)) -> Stored {
+    /// What is stored, under a new head; that it takes more than it did is charged.
+    fn with(&self, key: &AssetKey, stored: &Stored, (facts, headers): (Facts, HeaderMap)) -> Result<Stored, Refusal> {
         let fields = self.memory.pack(&headers);
-        Stored { facts, fields, body: Arc::clone(&stored.body), uses: stored.uses.clone() }
+        let weight = Stored::weight_of(key, &fields) + stored.body.len();
+        let body = if weight <= stored.body.charged() {
+            Arc::clone(&stored.body)
+        } else {
+            Arc::new(stored.body.recharged(self.budget.charge(weight).ok_or(Refusal::NoRoom)?))
+        };
+        Ok(Stored { facts, fields, body, uses: stored.uses.clone() })
     }
 }
 

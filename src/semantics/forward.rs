@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE,
+    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE,
     IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     USER_AGENT, VIA,
 };
@@ -75,6 +75,23 @@ fn is_essential(name: &HeaderName) -> bool {
             | "vary"
             | "via"
     )
+}
+
+/// Whether Connection lists fields, and does not just say how long the connection lasts.
+pub fn nominates(headers: &HeaderMap) -> bool {
+    let lasts = |member: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|word| member.eq_ignore_ascii_case(word));
+    headers.contains_key(CONNECTION) && !members(headers, &CONNECTION).all(lasts)
+}
+
+/// Makes one line of the several that HTTP/2 may send of Cookie (RFC 9113 §8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, cookie);
+    }
 }
 
 /// Removes what belongs to the connection that the message came on.
@@ -255,6 +272,27 @@ mod tests {
         }
         for (value, unknown) in [("100-Continue", false), ("", false), ("100-continue, x", true), ("200-ok", true)] {
             assert_eq!(expects_the_unknown(&headers(&[("expect", value)])), unknown, "{value}");
+        }
+    }
+
+    #[test]
+    fn connection_nominates_fields_but_not_by_how_long_it_lasts() {
+        for (lines, expected) in [
+            (&[][..], false),
+            (&[("connection", "Keep-Alive")], false),
+            (&[("connection", "close"), ("connection", "")], false),
+            (&[("connection", "keep-alive, x-a")], true),
+        ] {
+            assert_eq!(nominates(&headers(lines)), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn crumbs_become_a_cookie() {
+        for (lines, cookie) in [(&["a=1"][..], "a=1"), (&["a=1; b=2", "c=3"], "a=1; b=2; c=3")] {
+            let mut fields: HeaderMap = lines.iter().map(|line| (COOKIE, HeaderValue::from_static(line))).collect();
+            join_cookies(&mut fields);
+            assert_eq!(fields.get_all(COOKIE).iter().collect::<Vec<_>>(), [cookie], "{lines:?}");
         }
     }
 

@@ -21,10 +21,20 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// a write.
 pub(super) struct Patient {
     stream: TcpStream,
+    end: End,
     version: Version,
     silence: Silence,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+}
+
+/// How the connection has ended, on this side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Not, or in the middle of something.
+    None,
+    /// All was sent.
+    Orderly,
 }
 
 /// What a client speaks, as far as it is clear.
@@ -86,7 +96,7 @@ impl Patient {
         let patience = limits.header_timeout.0;
         let silence = Silence { requests, since: None, patience, timer: Box::pin(tokio::time::sleep(patience)) };
         let version = Version::Unclear(0);
-        Self { stream, version, silence, patience: limits.send_timeout.0, stalled: None }
+        Self { stream, end: End::None, version, silence, patience: limits.send_timeout.0, stalled: None }
     }
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -156,7 +166,19 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        self.end = End::Orderly;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Patient {
+    /// Where the end of the connection tells that of an answer, one that broke off must
+    /// not look whole: it ends with a reset.
+    fn drop(&mut self) {
+        if self.end == End::None && self.silence.requests.are_unframed() {
+            let _ = self.stream.set_zero_linger();
+        }
     }
 }
 

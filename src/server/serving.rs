@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -243,6 +243,9 @@ impl Serve {
         if version != Version::HTTP_2 && !switches && *self.phase.borrow() == Phase::Draining {
             answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if version == Version::HTTP_10 && is_of_unknown_length(&answer.response) {
+            client.requests.end_with_connection();
+        }
         let mut response = self.access.watch(answer.record, answer.response, began, under_way);
         // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
         // just open no window for one of its streams.
@@ -252,6 +255,10 @@ impl Serve {
         }
         Ok(response)
     }
+}
+
+fn is_of_unknown_length(response: &Response<Body>) -> bool {
+    !response.headers().contains_key(CONTENT_LENGTH) && response.body().size_hint().exact().is_none()
 }
 
 /// Ends the connection when a frame of this stream is not taken for the time of

@@ -8,8 +8,10 @@ use bytes::Bytes;
 use http::Method;
 use peerage::AssetKey;
 use peerage::config::{Period, Size};
+use tokio::io::AsyncReadExt;
 
 use crate::client::Ask;
+use crate::ends::connect;
 use crate::harness::{Cluster, all, alone, assert_same, embedded, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 
@@ -93,6 +95,21 @@ async fn an_origin_that_breaks_off_is_nobodys_whole_answer() {
             assert_same(&within(20, edge.get(ASSET).get()).await, &body);
         }
         assert_eq!(origin.count(ASSET), 2);
+    }
+}
+
+#[tokio::test]
+async fn where_the_connections_end_tells_the_answers_a_broken_one_is_reset() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for (script, whole) in [(Script::ok("whole"), true), (Script::ok("broken off").cut_at(6), false)] {
+        origin.script("/page", script.chunked());
+        let mut client = connect(&edge).await;
+        client.say("GET /page HTTP/1.0\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.0 200 "));
+        let mut body = Vec::new();
+        let ended = within(20, client.0.read_to_end(&mut body)).await;
+        assert_eq!(ended.is_ok(), whole, "{ended:?} after {body:?}");
     }
 }
 

@@ -1,7 +1,11 @@
 //! What a write has changed is forgotten, on every edge.
 
-use http::Method;
+use std::time::Duration;
 
+use http::Method;
+use tokio::net::TcpListener;
+
+use crate::ends::accept;
 use crate::harness::{Cluster, alone, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 
@@ -80,6 +84,43 @@ async fn a_clients_purge_is_the_origins_business() {
     let purge = || Method::from_bytes(b"PURGE").unwrap();
     assert_eq!(cluster.edges[0].ask(purge(), "/page").get().await.status, 405);
     assert!(cluster.edges[0].get("/page").get().await.cache_status().contains(";hit"));
+}
+
+#[tokio::test]
+async fn a_write_counts_whether_or_not_its_client_waits() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("/page", page("old"));
+    edge.get("/page").get().await;
+    origin.scripts("/page", [page("done").delay(Duration::from_millis(200)), page("new")]);
+    let writing = tokio::spawn(edge.ask(Method::PUT, "/page").get());
+    origin.arrived(2).await;
+    writing.abort();
+    let forgotten = async { while edge.get("/page").get().await.text() != "new" {} };
+    within(20, forgotten).await;
+}
+
+#[tokio::test]
+async fn a_purge_that_crosses_the_end_of_a_connection_is_sent_again() {
+    let origin = Origin::start().await;
+    let mut cluster = Cluster::start(1, &origin, |_| {}).await;
+    let edge = cluster.edges.remove(0);
+    let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let names = [edge.name(), peer.local_addr().unwrap().to_string()];
+    edge.edge.membership().replace(names.iter().map(String::as_str));
+    origin.script("/page", page("done"));
+    let first = tokio::spawn(edge.ask(Method::PUT, "/page").get());
+    let mut connection = accept(&peer).await;
+    assert!(connection.head().await.starts_with("PURGE /page "));
+    connection.say("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert_eq!(within(20, first).await.unwrap().status, 200);
+    let second = tokio::spawn(edge.ask(Method::PUT, "/page").get());
+    assert!(connection.head().await.starts_with("PURGE /page "));
+    drop(connection);
+    let mut connection = accept(&peer).await;
+    assert!(connection.head().await.starts_with("PURGE /page "));
+    connection.say("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert_eq!(within(20, second).await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -159,6 +159,21 @@ async fn memory_stays_within_its_budget() {
 }
 
 #[tokio::test]
+async fn long_fields_are_counted() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for i in 0..10 {
+        let policy = format!("default-src 'nonce-{i}' {}", "x".repeat(10_000));
+        let page = Script::ok("x").field("cache-control", "max-age=100").field("content-security-policy", &policy);
+        origin.script(&format!("/{i}"), page);
+        assert_eq!(edge.get(&format!("/{i}")).get().await.field("content-security-policy"), policy);
+    }
+    edge.metric_becomes("peerage_flights", 0.0).await;
+    let counted = edge.metric("peerage_memory_used_bytes").await;
+    assert!(counted > 100_000.0, "{counted}");
+}
+
+#[tokio::test]
 async fn a_body_whose_end_proves_nothing_is_stored_by_no_edge() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("cut off?").until_close());

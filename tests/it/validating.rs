@@ -6,7 +6,7 @@ use http::Method;
 
 use crate::client::Ask;
 use crate::harness::{Cluster, Running, all, alone, within};
-use crate::origin::{Origin, Script};
+use crate::origin::{Gate, Origin, Script};
 
 const PAGE: &str = "/page";
 
@@ -70,10 +70,70 @@ async fn a_304_for_another_representation_is_no_answer() {
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, soon_stale("v1", ""));
     edge.get(PAGE).get().await;
-    origin.script(PAGE, Script::raw("HTTP/1.1 304 Not Modified\r\netag: \"v9\"\r\n\r\n"));
-    assert_eq!(until_asked(&edge, &origin, 2).await.status, 502);
-    origin.script("/other", Script::raw("HTTP/1.1 304 Not Modified\r\netag: \"v9\"\r\n\r\n"));
-    assert_eq!(edge.get("/other").get().await.status, 502);
+    let another = || Script::raw("HTTP/1.1 304 Not Modified\r\netag: \"v9\"\r\n\r\n");
+    origin.scripts(PAGE, [another(), Script::ok("v9").field("cache-control", "max-age=100")]);
+    assert_eq!(until_asked(&edge, &origin, 3).await.text(), "v9");
+    let conditions: Vec<_> = origin.seen().iter().map(|seen| seen.field("if-none-match").is_some()).collect();
+    assert_eq!(conditions, [false, true, false]);
+    assert!(edge.get(PAGE).get().await.cache_status().contains(";hit"));
+    // Twice is no mistake any more.
+    origin.script("/other", another());
+    assert_eq!((edge.get("/other").get().await.status.as_u16(), origin.count("/other")), (502, 2));
+}
+
+#[tokio::test]
+async fn an_edge_whose_copy_is_newer_than_the_owners_goes_on() {
+    let dated = |text: &'static str, date: &str| Script::ok(text).field("last-modified", date);
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let (owner, other) = (&cluster.edges[cluster.rank(PAGE)[0]], &cluster.edges[cluster.rank(PAGE)[1]]);
+    let newer = dated("newer", "Tue, 03 Nov 2026 10:00:00 GMT");
+    origin.script(PAGE, newer.field("cache-control", "max-age=100").field("age", "99"));
+    assert_eq!(other.get(PAGE).get().await.text(), "newer");
+    let older = dated("older", "Mon, 02 Nov 2026 10:00:00 GMT");
+    origin.script(PAGE, older.field("cache-control", "max-age=100"));
+    let rolled_back = |edge| async move {
+        let asking = async {
+            loop {
+                let got = Running::get(edge, PAGE).get().await;
+                assert_eq!(got.status, 200, "{}", got.cache_status());
+                if got.text() == "older" {
+                    break;
+                }
+            }
+        };
+        within(20, asking).await;
+    };
+    rolled_back(owner).await;
+    rolled_back(other).await;
+}
+
+#[tokio::test]
+async fn who_wants_it_newer_does_not_join_what_began_before() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let gate = Gate::closed();
+    let page = |text: &'static str| Script::ok(text).field("cache-control", "max-age=100");
+    origin.scripts(PAGE, [page("old").gate(&gate), page("new")]);
+    let mut first = edge.get(PAGE).open().await;
+    let newer = within(20, edge.get(PAGE).field("cache-control", "no-cache").get()).await;
+    assert_eq!((newer.text(), origin.count(PAGE)), ("new", 2));
+    gate.open(10);
+    assert_eq!(first.bytes(3).await, b"old");
+}
+
+#[tokio::test]
+async fn what_a_304_adds_is_counted() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(PAGE, soon_stale("v1", ""));
+    edge.get(PAGE).get().await;
+    let longer = Script::ok("v1").tag("\"v1\"").field("cache-control", "max-age=100");
+    origin.script(PAGE, longer.field("x-long", &"x".repeat(50_000)));
+    until_asked(&edge, &origin, 2).await;
+    let counted = edge.metric("peerage_memory_used_bytes").await;
+    assert!((50_000.0..60_000.0).contains(&counted), "{counted}");
+    assert_eq!(edge.get(PAGE).get().await.field("x-long").len(), 50_000);
 }
 
 #[tokio::test]

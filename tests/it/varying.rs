@@ -77,6 +77,20 @@ async fn a_content_coding_that_nobody_explains_is_a_variant_too() {
 }
 
 #[tokio::test]
+async fn what_the_connection_takes_away_selects_nothing() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(PAGE, by("x-a"));
+    assert_eq!(get(&edge, "x-a", "1").await.text(), "1");
+    // As many do, it varies only where the field is.
+    origin.script(PAGE, Script::ok("without").field("cache-control", "max-age=100"));
+    let got = edge.get(PAGE).field("x-a", "2").field("connection", "x-a").get().await;
+    assert_eq!(got.text(), "without");
+    origin.script(PAGE, by("x-a"));
+    assert_eq!(get(&edge, "x-a", "2").await.text(), "2");
+}
+
+#[tokio::test]
 async fn variants_are_bounded() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| config.cache.variants = 3).await;
