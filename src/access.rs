@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -69,6 +70,7 @@ impl Access {
     /// Counts and logs the request when `response` has ended, or was dropped.
     pub(crate) fn watch(
         self: &Arc<Self>,
+        client: IpAddr,
         record: Record,
         response: Response<Body>,
         began: Instant,
@@ -81,6 +83,7 @@ impl Access {
             Watched {
                 body,
                 access: Arc::clone(self),
+                client,
                 record,
                 status,
                 began,
@@ -115,6 +118,8 @@ struct Line<'a> {
     time: String,
     edge: &'a str,
     source: &'static str,
+    /// Who is at the connection's other end.
+    client: IpAddr,
     method: &'a str,
     path: &'a str,
     status: u16,
@@ -142,6 +147,7 @@ impl Line<'_> {
         if let Some(owner) = self.owner {
             let _ = write!(text, " owner={owner}");
         }
+        let _ = write!(text, " client={}", self.client);
         let _ = write!(text, " bytes={} first={:.1}ms total={:.1}ms", self.bytes, self.first_byte_ms, self.total_ms);
         if !self.complete {
             text.push_str(" INCOMPLETE");
@@ -157,6 +163,7 @@ impl Line<'_> {
 pub(crate) struct Watched {
     body: Body,
     access: Arc<Access>,
+    client: IpAddr,
     record: Record,
     status: StatusCode,
     began: Instant,
@@ -309,8 +316,9 @@ impl Drop for Watched {
             time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
             edge: &self.access.edge,
             source: record.source.name(),
+            client: self.client,
             method: record.method.as_str(),
-            path: record.key.as_ref().map_or_else(|target| &**target, AssetKey::as_str),
+            path: in_short(record.key.as_ref().map_or_else(|target| &**target, AssetKey::as_str)),
             status: self.status.as_u16(),
             result: served.name(),
             from: match &record.from {
@@ -327,6 +335,13 @@ impl Drop for Watched {
             error: record.error.as_ref().map(|error| format!("{}: {error}", error.name())),
         });
     }
+}
+
+/// How much of a path goes into a line, in bytes: lines wait in memory.
+const LONGEST: usize = 2048;
+
+fn in_short(path: &str) -> &str {
+    &path[..path.floor_char_boundary(LONGEST)]
 }
 
 /// To a hundredth of a millisecond.

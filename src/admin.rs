@@ -12,19 +12,20 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::access::Requests;
 use crate::cluster::view::Seen;
+use crate::config::LimitsConfig;
 use crate::edge::Edge;
 use crate::metrics;
+use crate::server::Patient;
 
 /// How many operators can be connected at a time.
 const CONNECTIONS: usize = 64;
-/// For a request's head to come.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether this edge should be sent new clients.
 #[derive(Debug, Default)]
@@ -93,7 +94,12 @@ pub(crate) struct Peer {
 }
 
 /// Serves until it is aborted.
-pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc<Readiness>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    readiness: Arc<Readiness>,
+    limits: Arc<LimitsConfig>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -108,14 +114,18 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc
             }
         };
         let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
+        let requests = Requests::default();
+        let patient = Patient::new(stream, &limits, requests.clone());
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
+                let _under_way = requests.begin();
                 let answer = answer(&request, &edge, &readiness);
                 async move { Ok::<_, Infallible>(answer) }
             });
+            // Patient has an eye on the time that a head takes.
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+            builder.header_read_timeout(None);
+            if let Err(error) = builder.serve_connection(TokioIo::new(patient), service).await {
                 tracing::debug!(%error, "an operator's connection ended badly");
             }
             drop(place);

@@ -35,11 +35,14 @@ pub enum Error {
     /// The request expects something other than `100-continue` (RFC 9110 §10.1.1).
     #[error("the request's expectation is unknown")]
     Expectation,
+    /// The request's content is in a transfer coding other than `chunked` (RFC 9112 §6.1).
+    #[error("the request is in a transfer coding other than chunked")]
+    TransferCoding,
     /// A method that a cache in front of a site has no business with.
     #[error("the method is not allowed here")]
     MethodNotAllowed,
-    /// HTTP/1.1 needs one Host field (RFC 9112 §3.2).
-    #[error("an HTTP/1.1 request needs exactly one Host field")]
+    /// HTTP/1.1 needs one Host field (RFC 9112 §3.2), and what it says is a host.
+    #[error("a request needs exactly one Host field, which says a host and maybe a port")]
     BadHost,
     /// The request says only-if-cached, and nothing that answers it is stored
     /// (RFC 9111 §5.2.1.7).
@@ -112,6 +115,7 @@ impl Error {
             | Self::HeaderTooLarge
             | Self::ContentTooLarge
             | Self::Expectation
+            | Self::TransferCoding
             | Self::MethodNotAllowed
             | Self::Loop
             | Self::NotCached
@@ -145,6 +149,7 @@ impl Error {
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotCached | Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout => {
                 StatusCode::GATEWAY_TIMEOUT
@@ -173,6 +178,7 @@ impl Error {
             Self::HeaderTooLarge => "header-too-large",
             Self::ContentTooLarge => "content-too-large",
             Self::Expectation => "expectation",
+            Self::TransferCoding => "transfer-coding",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::ClientBroke(_) => "client-broke-off",
             Self::PeerUnreachable(_) => "peer-unreachable",
@@ -198,13 +204,14 @@ impl Error {
     pub fn public(&self) -> &'static str {
         match self {
             Self::BadRequest(why) => why,
-            Self::BadHost => "an HTTP/1.1 request needs exactly one Host field",
+            Self::BadHost => "a request needs exactly one Host field, which says a host and maybe a port",
             Self::Loop => "the request has been here before",
             Self::NotCached => "nothing that answers this request is stored here",
             Self::UriTooLong => "the request target is too long",
             Self::HeaderTooLarge => "the request's fields are too large",
             Self::ContentTooLarge => "the request's content is too large",
             Self::Expectation => "only 100-continue can be expected",
+            Self::TransferCoding => "the only transfer coding here is chunked",
             Self::MethodNotAllowed => "this method is not served here",
             Self::ClientBroke(_) => "the request body broke off",
             Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout => "the origin did not answer in time",

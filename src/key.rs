@@ -53,6 +53,12 @@ impl AssetKey {
         if target.as_str().len() > limit {
             return Err(Error::UriTooLong);
         }
+        if target.as_str().starts_with('?') {
+            // In absolute form, no path is the same as `/` (RFC 3986 §6.2.3).
+            let rooted = PathAndQuery::try_from(format!("/{}", target.as_str()));
+            let rooted = rooted.map_err(|_| Error::BadRequest("the path cannot be parsed"))?;
+            return Self::from_uri(&rooted.into(), limit);
+        }
         if !target.as_str().starts_with('/') {
             return Err(Error::BadRequest("the request target is not a path"));
         }
@@ -354,6 +360,7 @@ mod tests {
             ("/a%20b", "/a%20b"),
             ("/a?x=%41&y=[1]", "/a?x=A&y=%5B1%5D"),
             ("http://elsewhere/a?b", "/a?b"),
+            ("http://elsewhere?b", "/?b"),
         ] {
             assert_eq!(key(target).as_deref(), Ok(name), "{target}");
         }

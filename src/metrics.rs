@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -227,7 +227,7 @@ pub(crate) struct Metrics {
     malformed_requests: Count,
     refused_datagrams: [Count; Refused::ALL.len()],
     discoveries: [Count; Fetched::ALL.len()],
-    log_lines_lost: OnceLock<ErrorCounter>,
+    log_lines_lost: Mutex<Vec<ErrorCounter>>,
 }
 
 impl Metrics {
@@ -265,13 +265,14 @@ impl Metrics {
         self.discoveries[outcome as usize].add(1);
     }
 
-    /// From now on, this counter tells of access log lines that were lost.
+    /// From now on, this counter too tells of log lines that were lost.
     pub(crate) fn count_lost_lines(&self, counter: ErrorCounter) {
-        let _ = self.log_lines_lost.set(counter);
+        self.log_lines_lost.lock().unwrap_or_else(PoisonError::into_inner).push(counter);
     }
 
     fn log_lines_lost(&self) -> u64 {
-        self.log_lines_lost.get().map_or(0, |counter| counter.dropped_lines() as u64)
+        let counters = self.log_lines_lost.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.iter().map(|counter| counter.dropped_lines() as u64).sum()
     }
 }
 
@@ -341,7 +342,7 @@ impl Collector for Exposed {
             ),
             (
                 "log_lines_lost",
-                "Access log lines that were dropped, for their reader was too slow",
+                "Lines of the logs that were dropped, for their reader was too slow",
                 self.metrics.log_lines_lost(),
             ),
         ] {

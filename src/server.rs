@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing_appender::non_blocking::NonBlocking;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
 use crate::access::{Access, Format};
 use crate::admin::{self, Readiness};
@@ -33,6 +33,7 @@ mod reloading;
 mod serving;
 
 use listening::{Inherited, Listener};
+pub(crate) use patient::Patient;
 pub use reloading::Reloading;
 use serving::Accepting;
 
@@ -103,7 +104,7 @@ impl Server {
 
     async fn assemble(config: Config, origin: Box<dyn Origin>, mut inherited: Inherited) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
-        let clients = inherited.listen("edge.listen", config.edge.listen).await?;
+        let clients = inherited.listen("edge.listen", config.edge.listen)?;
         let (peers, ear) = match &config.cluster {
             Some(cluster) => {
                 let (listener, ear) = inherited.listen_to_peers(cluster).await?;
@@ -112,7 +113,7 @@ impl Server {
             None => (None, None),
         };
         // The last of them: who reaches it may take the others for listening.
-        let admin = inherited.listen("admin.listen", config.admin.listen).await?;
+        let admin = inherited.listen("admin.listen", config.admin.listen)?;
         inherited.check_nothing_is_left()?;
         let addresses = Addresses {
             clients: clients.address,
@@ -159,6 +160,11 @@ impl Server {
             addresses,
             start: Start::Cold,
         })
+    }
+
+    /// Has `lost` counted among the lines that could not be written.
+    pub(crate) fn count_lost(&self, lost: ErrorCounter) {
+        self.access.metrics.count_lost_lines(lost);
     }
 
     /// Writes a line for each request.
@@ -223,7 +229,9 @@ impl Server {
                 drop(warming);
             });
         }
-        behind.spawn(admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness)));
+        let operators =
+            admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness), Arc::clone(&limits));
+        behind.spawn(operators);
         shutdown.await;
         let deadline = tokio::time::Instant::now() + config.edge.drain.0;
         intent.send_replace(Intent::Drain);
@@ -243,8 +251,12 @@ impl Server {
         for task in gossip.into_iter().chain(discovery) {
             let _ = task.await;
         }
-        // What is left is cut short when the sets are dropped.
-        open.iter().map(JoinSet::len).sum()
+        let cut = open.iter().map(JoinSet::len).sum();
+        for mut connections in open {
+            // Each has its line written before this returns.
+            connections.shutdown().await;
+        }
+        cut
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, UNAVAILABLE, input_ends, runtime};
+use super::{Failure, UNAVAILABLE, input_ends, print, runtime};
 
 #[derive(clap::Args)]
 pub(super) struct Demo {
@@ -94,12 +94,13 @@ impl Demo {
     /// Waits until all listen, says what there is, and then what happens.
     async fn watch(&self, processes: &mut [Process], folder: &Path) -> Result<(), Failure> {
         self.all_listen(processes).await?;
-        print!("{}", self.welcome(processes, folder));
+        print(&self.welcome(processes, folder))?;
         loop {
             for process in processes.iter_mut().filter(|process| !process.ended) {
                 if let Some(status) = process.child.try_wait()? {
                     process.ended = true;
-                    println!("{} has ended ({status}); start it again with:\n  {}", process.name, process.command);
+                    let (name, command) = (&process.name, &process.command);
+                    print(&format!("{name} has ended ({status}); start it again with:\n  {command}\n"))?;
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 use crate::config::{Config, LogConfig, LogFormat, LogLevel};
 use crate::error::StartError;
@@ -152,7 +153,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("peerage: {error}");
+            let _ = writeln!(io::stderr(), "peerage: {error}");
             ExitCode::from(error.code())
         }
     }
@@ -202,21 +203,32 @@ fn is_text(format: LogFormat, stream: &impl IsTerminal) -> bool {
     }
 }
 
-/// Sends what happens to the process to standard error.
-fn init_log(config: &LogConfig) {
+/// How many lines wait to be written: a reader that stalls, or has gone, costs lines
+/// and holds nobody up.
+const LINES: usize = 8192;
+
+/// Sends what happens to the process to standard error, from a thread of its own. What
+/// is returned counts the lines that were lost, and writes the last of them when it is
+/// dropped.
+fn init_log(config: &LogConfig) -> (ErrorCounter, WorkerGuard) {
     let level = match config.level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
         LogLevel::Info => tracing::Level::INFO,
         LogLevel::Debug => tracing::Level::DEBUG,
     };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+    let (lines, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(io::stderr());
+    let lost = lines.error_counter();
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(lines).with_target(false);
+    // It would be said on standard error, and what cannot be said there panics.
+    let log = log.log_internal_errors(false);
     // Set already only where a test runs two commands in one process.
     let _ = if is_text(config.format, &io::stderr()) {
         log.with_ansi(io::stderr().is_terminal()).try_init()
     } else {
         log.json().flatten_event(true).try_init()
     };
+    (lost, guard)
 }
 
 /// Resolves when standard input ends: for a child that must not outlive whoever

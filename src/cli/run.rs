@@ -5,14 +5,18 @@ use std::net::TcpListener;
 use std::pin::pin;
 
 use listenfd::ListenFd;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
-use super::{ConfigArguments, Failure, init_log, input_ends, is_text, runtime};
+use super::{ConfigArguments, Failure, LINES, init_log, input_ends, is_text, runtime};
 use crate::access::Format;
-use crate::config::LogConfig;
+use crate::config::{Config, LogConfig};
 use crate::error::StartError;
 use crate::server::{Reloading, Server};
+
+/// Files for peers, operators and the process itself.
+const FILES: u64 = 512;
 
 #[derive(clap::Args)]
 pub(super) struct Run {
@@ -29,12 +33,16 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let config = self.config.load()?;
-        init_log(&config.log);
+        let mut config = self.config.load()?;
+        let (lost, _log) = init_log(&config.log);
+        fit(&mut config, most_files());
         let runtime = runtime(config.edge.threads)?;
         let ended = runtime.block_on(async {
             let (name, origin, log) = (config.edge.name.clone(), config.origin.url.clone(), config.log.clone());
+            // Before anybody can know that it is there.
+            let signals = Signals::new()?;
             let mut server = Server::bind_on(config, inherited()?).await?;
+            server.count_lost(lost);
             let _lines = write_lines(&mut server, &log);
             if self.warm {
                 server.start_warm();
@@ -43,7 +51,6 @@ impl Run {
             let peers = at.peers.map(|address| address.to_string());
             tracing::info!(%name, clients = %at.clients, peers, admin = %at.admin, %origin, "serving");
             let reloading = server.reloading();
-            let signals = Signals::new()?;
             let cut = server.run(self.until_told(signals, reloading)).await;
             if cut > 0 {
                 tracing::warn!(connections = cut, "edge.drain is over: what was still under way was cut short");
@@ -84,7 +91,11 @@ impl Run {
     }
 
     fn reload(&self, reloading: &mut Reloading) {
-        match self.config.load().and_then(|config| reloading.reload(config)) {
+        let fitting = |mut config| {
+            fit(&mut config, most_files());
+            config
+        };
+        match self.config.load().map(fitting).and_then(|config| reloading.reload(config)) {
             Ok(restart) if restart.is_empty() => tracing::info!("the configuration was read again"),
             Ok(restart) => tracing::warn!(
                 changed = restart.join(", "),
@@ -92,6 +103,33 @@ impl Run {
             ),
             Err(error) => tracing::error!(%error, "the configuration is not good; the edge goes on as it was"),
         }
+    }
+}
+
+/// Has the system give this process as many files as it may have; each connection is
+/// one. Returns how many that are.
+fn most_files() -> u64 {
+    let mut files = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: files.maximum, ..files };
+    if setrlimit(Resource::Nofile, raised).is_ok() {
+        files = raised;
+    }
+    files.current.unwrap_or(u64::MAX)
+}
+
+/// Leaves some of the `files` for what is not a client's: or clients could keep this
+/// edge from its origin, its peers and its operators.
+fn fit(config: &mut Config, files: u64) {
+    let listeners = 1 + u64::from(config.cluster.is_some());
+    let others = (config.origin.requests as u64 + FILES).min(files / 2);
+    let places = usize::try_from((files - others) / listeners).unwrap_or(usize::MAX);
+    if config.limits.connections > places {
+        tracing::warn!(
+            files,
+            connections = places,
+            "limits.connections is lowered: the system gives this process too few files; raise its limit (LimitNOFILE= of systemd, ulimit -n)"
+        );
+        config.limits.connections = places;
     }
 }
 
@@ -127,8 +165,32 @@ fn write_lines(server: &mut Server, log: &LogConfig) -> Option<WorkerGuard> {
         return None;
     }
     let format = if is_text(log.format, &io::stdout()) { Format::Text } else { Format::Json };
-    let (lines, guard) =
-        NonBlockingBuilder::default().lossy(true).finish(BufWriter::with_capacity(64 * 1024, io::stdout()));
+    let (lines, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES)
+        .finish(BufWriter::with_capacity(64 * 1024, io::stdout()));
     server.log_to(format, lines);
     Some(guard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_files_to_others() {
+        for (files, connections, requests, fitting) in [
+            (1 << 20, 16_384, 1024, 16_384),
+            (u64::MAX, 16_384, 1024, 16_384),
+            (4096, 16_384, 1024, 2560),
+            (1024, 16_384, 1024, 512),
+            (64, 16_384, 1024, 32),
+            (1024, 100, 1024, 100),
+        ] {
+            let mut config = Config::default();
+            (config.limits.connections, config.origin.requests) = (connections, requests);
+            fit(&mut config, files);
+            assert_eq!(config.limits.connections, fitting, "of {files}");
+        }
+    }
 }

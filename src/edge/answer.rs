@@ -52,13 +52,16 @@ impl Edge {
         };
         stored.uses.one_more();
         let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
-        Answer { response: self.give(ask, stored, hit), record: Self::record(ask, served, From::Memory) }
+        Answer { response: self.give(ask, ask.now, stored, hit), record: Self::record(ask, served, From::Memory) }
     }
 
     /// A stale response that may be served so.
     pub(super) fn answer_stale(&self, ask: &Ask, stored: &Stored) -> Answer {
         let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
-        Answer { response: self.give(ask, stored, hit), record: Self::record(ask, Served::Stale, From::Memory) }
+        Answer {
+            response: self.give(ask, ask.now, stored, hit),
+            record: Self::record(ask, Served::Stale, From::Memory),
+        }
     }
 
     /// A stale response that the provider was asked about.
@@ -77,14 +80,12 @@ impl Edge {
             detail,
             ..CacheStatus::default()
         };
-        Answer { response: self.give(ask, &reused.stored, status), record }
+        Answer { response: self.give(ask, SystemTime::now(), &reused.stored, status), record }
     }
 
     /// As much of a stored response as the request wants.
-    fn give(&self, ask: &Ask, stored: &Stored, status: CacheStatus) -> Response<Body> {
+    fn give(&self, ask: &Ask, now: SystemTime, stored: &Stored, status: CacheStatus) -> Response<Body> {
         let facts = &stored.facts;
-        // Of a response that was validated since, its age counts from then.
-        let now = ask.now.max(facts.born);
         let status = CacheStatus { ttl: facts.ttl(now), ..status };
         let (mut response, extent) = select(ask, facts.status, Some(stored.body.len()), stored.fields.unpack());
         response.headers_mut().insert(AGE, number(facts.age(now).as_secs()));
@@ -150,10 +151,14 @@ impl Edge {
         ask: &Ask,
         handled: Handled,
         provider: &Provider,
-        response: Response<Body>,
+        mut response: Response<Body>,
         refusal: Refusal,
     ) -> Answer {
         let status = CacheStatus { handled, detail: Some(refusal.name()), ..CacheStatus::default() };
+        // The fill asked for all of it, whatever the client has.
+        if response.status() == StatusCode::OK && matches!(condition(ask, None, &mut response), Extent::Nothing) {
+            *response.body_mut() = Body::empty();
+        }
         let response = self.relay(ask, response, &status);
         Answer { response, record: Self::record(ask, Served::Pass, From::from(provider)) }
     }
@@ -194,8 +199,13 @@ impl Edge {
         let unframed = response.extensions().get::<Unframed>().is_some();
         let own_framing = if unframed && ask.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
         *response.version_mut() = own_framing;
+        let has_none = response.status() == StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
         forward::strip_hop_by_hop(headers);
+        if has_none {
+            // RFC 9110 §8.6
+            headers.remove(CONTENT_LENGTH);
+        }
         headers.append(VIA, self.via.clone());
         let upstream = joined(headers, &CACHE_STATUS);
         headers.insert(CACHE_STATUS, append_member(upstream.as_ref(), self.status(status)));

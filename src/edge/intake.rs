@@ -237,7 +237,7 @@ impl Edge {
     /// The fields as they are stored: with the length of the body, and without what
     /// speaks only of the request that filled the flight.
     fn packed(&self, head: &Head, length: u64) -> Fields {
-        if head.length.is_some() {
+        if head.length.is_some() || head.facts.status == StatusCode::NO_CONTENT {
             return self.memory.pack(&head.headers);
         }
         let mut headers = head.headers.clone();
@@ -324,7 +324,10 @@ pub(super) fn head(
     headers.insert(AGE, HeaderValue::from_static("0"));
     headers.insert(CACHE_STATUS, HeaderValue::from_static("peerage"));
     headers.append(VIA, via.clone());
-    if let Some(length) = length {
+    if parts.status == StatusCode::NO_CONTENT {
+        // RFC 9110 §8.6
+        headers.remove(CONTENT_LENGTH);
+    } else if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
     let facts = Facts { status: parts.status, born, lifetime, standing: Standing::New };

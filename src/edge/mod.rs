@@ -282,7 +282,13 @@ impl Edge {
         }
         let mut hosts = request.headers.get_all(HOST).iter();
         let (host, more) = (hosts.next(), hosts.next());
-        if request.version == Version::HTTP_11 && host.is_none() || more.is_some() {
+        let is_good = |host: &HeaderValue| forward::is_host(host.as_bytes());
+        let named = request.uri.authority().is_none_or(|authority| forward::is_host(authority.as_str().as_bytes()));
+        if request.version == Version::HTTP_11 && host.is_none()
+            || more.is_some()
+            || !host.is_none_or(is_good)
+            || !named
+        {
             return Err(Error::BadHost);
         }
         if manner == Manner::Particular {
@@ -310,6 +316,9 @@ impl Edge {
         }
         if forward::expects_the_unknown(headers) {
             return Err(Error::Expectation);
+        }
+        if !forward::is_coded_at_most_once(headers) {
+            return Err(Error::TransferCoding);
         }
         let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length > self.limits.body) {
@@ -378,6 +387,7 @@ impl Edge {
                 let error = Error::OriginWrong("a moment ago".to_owned());
                 return Way::Answered(self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), error));
             }
+            Found::Nothing if ask.key.variant().is_some() => (Handled::VaryMiss, None),
             Found::Nothing => (Handled::UriMiss, None),
         };
         if wish.only_if_cached {
@@ -389,7 +399,7 @@ impl Edge {
         // Nothing is kept of a request that says so, and content in a GET has no
         // meaning that a key could hold (RFC 9110 §9.3.1).
         if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
-            return Way::Pass(Handled::Request);
+            return Way::Pass(handled);
         }
         // What a name holds for good will be wanted; of another, only the head
         // was. And what credentials bring is rarely shared: a part of it, or its
@@ -433,8 +443,10 @@ impl std::convert::From<&Provider> for From {
     }
 }
 
-/// What of a target goes into the log when it names no asset.
+/// What of a target goes into the log when it names no asset: with nothing in it that
+/// could look like something else to who reads it.
 fn target(request: &http::request::Parts) -> Box<str> {
     let target = request.uri.path_and_query().map_or("-", |target| target.as_str());
-    target.chars().take(200).collect()
+    let plain = |char: char| if char.is_ascii_graphic() { char } else { '?' };
+    target.chars().take(200).map(plain).collect()
 }

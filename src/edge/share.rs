@@ -177,9 +177,9 @@ impl Edge {
     }
 
     /// Whether the answer to a fill is also the answer to the request that
-    /// began it: only if the fill asked for the same.
+    /// began it: only if the fill asked for the same, or for more.
     fn answers(ask: &Ask, name: Name) -> bool {
-        !forward::is_selective(&ask.headers) && (name == Name::Plain || !ask.headers.contains_key(COOKIE))
+        !forward::is_partial(&ask.headers) && (name == Name::Plain || !ask.headers.contains_key(COOKIE))
     }
 }
 

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
+use http_body::Body as _;
 use tokio::sync::Semaphore;
 
 use crate::body::Body;
@@ -31,6 +32,9 @@ pub struct HttpOrigin {
     first_byte: Duration,
     /// One permit for each request whose head has not come.
     places: Semaphore,
+    /// As many for those with content: who is slow to send it holds up nobody but others
+    /// who send.
+    uploads: Semaphore,
 }
 
 impl HttpOrigin {
@@ -49,6 +53,7 @@ impl HttpOrigin {
             outgoing: Outgoing::new(patience, BLAME),
             first_byte,
             places: Semaphore::new(requests),
+            uploads: Semaphore::new(requests),
         })
     }
 
@@ -72,7 +77,8 @@ impl Origin for HttpOrigin {
         Box::pin(async move {
             self.address(&mut request)?;
             let began = Instant::now();
-            let place = tokio::time::timeout(self.first_byte, self.places.acquire()).await;
+            let places = if request.body().is_end_stream() { &self.places } else { &self.uploads };
+            let place = tokio::time::timeout(self.first_byte, places.acquire()).await;
             let Ok(Ok(_place)) = place else {
                 return Err(Error::Overloaded);
             };
@@ -95,11 +101,22 @@ pub(crate) fn check_url(url: &Uri) -> Result<Authority, String> {
     if url.query().is_some() {
         return Err(format!("`{url}` has a query; the URL of a server or of a folder on it is needed, {example}"));
     }
+    if url.path().split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err(format!("`{url}` has a dot segment; the folder itself is needed, {example}"));
+    }
     match url.authority() {
         Some(authority) if authority.as_str().contains('@') => {
             Err("has a user name in it; credentials are not sent to an origin".to_owned())
         }
+        Some(authority) if has_port(authority) && !matches!(authority.port_u16(), Some(1..)) => {
+            Err(format!("`{url}` has a port that is none; one from 1 to 65535 is needed, {example}"))
+        }
         Some(authority) if !authority.host().is_empty() => Ok(authority.clone()),
         _ => Err(format!("`{url}` names no host; a URL is needed {example}")),
     }
+}
+
+/// Whether something stands where a port does.
+fn has_port(authority: &Authority) -> bool {
+    authority.as_str().len() > authority.host().len()
 }

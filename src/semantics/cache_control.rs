@@ -128,10 +128,12 @@ impl CacheControl {
 }
 
 /// The fields of a response that only the client may have whose request it
-/// answers: those that `private` lists (§5.2.2.7), and those that `no-cache`
-/// lists (§5.2.2.4), which others could have only after a validation.
+/// answers: those that `private` lists (§5.2.2.7), those that `no-cache` lists
+/// (§5.2.2.4), which others could have only after a validation, and those of proxies
+/// (§3.1).
 pub fn withheld(headers: &HeaderMap) -> Vec<HeaderName> {
-    let mut fields = Vec::new();
+    let of_proxies = headers.keys().filter(|name| name.as_str().starts_with("proxy-auth"));
+    let mut fields: Vec<_> = of_proxies.cloned().collect();
     // A targeted field is read without lists.
     if CacheControl::targeted(headers).is_none() {
         for line in headers.get_all(CACHE_CONTROL) {
@@ -345,6 +347,8 @@ mod tests {
             let headers = crate::semantics::tests::headers(&[("cache-control", line)]);
             assert_eq!(withheld(&headers), expected, "{line}");
         }
+        let headers = crate::semantics::tests::headers(&[("proxy-authenticate", "Basic"), ("proxy-status", "a")]);
+        assert_eq!(withheld(&headers), ["proxy-authenticate"]);
         // What is no list of fields is no list.
         for line in [
             "private",

@@ -32,6 +32,8 @@ pub enum Handled {
     /// `fwd=uri-miss`: nothing was stored under the name.
     #[default]
     UriMiss,
+    /// `fwd=vary-miss`: under the name, others were stored, or may be.
+    VaryMiss,
     /// `fwd=stale`: what was stored had expired.
     Stale,
     /// `fwd=method`: the method is not cached.
@@ -52,6 +54,7 @@ impl CacheStatus {
         text.push_str(match self.handled {
             Handled::Hit => ";hit",
             Handled::UriMiss => ";fwd=uri-miss",
+            Handled::VaryMiss => ";fwd=vary-miss",
             Handled::Stale => ";fwd=stale",
             Handled::Method => ";fwd=method",
             Handled::Request => ";fwd=request",

@@ -1,6 +1,6 @@
 //! Which fields cross the edge: RFC 9110 §7.6, RFC 8586.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE,
@@ -75,6 +75,26 @@ fn is_essential(name: &HeaderName) -> bool {
             | "vary"
             | "via"
     )
+}
+
+/// Whether `value` is a host, and maybe a port, as Host says it (RFC 9110 §7.2, RFC 3986
+/// §3.2.2): no user is named, and nothing in it could end a URL's authority.
+pub fn is_host(value: &[u8]) -> bool {
+    let port_at = match value.iter().position(|&byte| byte == b']') {
+        Some(end) => end + 1,
+        None => value.iter().position(|&byte| byte == b':').unwrap_or(value.len()),
+    };
+    let (host, port) = value.split_at(port_at);
+    let of_name = |byte: &u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'')
+            || matches!(byte, b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
+    };
+    let is_good = match host {
+        [b'[', address @ .., b']'] => str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        name => name.iter().all(of_name),
+    };
+    is_good && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit)
 }
 
 /// Whether Connection lists fields, and does not just say how long the connection lasts.
@@ -167,16 +187,32 @@ pub fn is_selective(request: &HeaderMap) -> bool {
     SELECTIVE.iter().any(|name| request.contains_key(name))
 }
 
+/// Whether a request asks for something other than the whole of the asset, or for
+/// nothing if it is the same still.
+pub fn is_partial(request: &HeaderMap) -> bool {
+    [IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE].iter().any(|name| request.contains_key(name))
+}
+
 /// How many hops an OPTIONS request may go still; `None` for as many as it takes
 /// (RFC 9110 §7.6.2).
 pub fn max_forwards(request: &HeaderMap) -> Option<u64> {
-    request.get(MAX_FORWARDS)?.to_str().ok()?.trim().parse().ok()
+    let hops = request.get(MAX_FORWARDS)?.to_str().ok()?.trim();
+    let is_number = !hops.is_empty() && hops.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| hops.parse().unwrap_or(u64::MAX))
 }
 
 /// Whether a request expects something of which nobody has heard (RFC 9110
 /// §10.1.1).
 pub fn expects_the_unknown(request: &HeaderMap) -> bool {
     members(request, &EXPECT).any(|member| !member.eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Whether a request's content is in no transfer coding but one: chunked. Others are not
+/// undone here, and their name goes no further than the connection (RFC 9112 §6.1).
+pub fn is_coded_at_most_once(request: &HeaderMap) -> bool {
+    let mut codings = request.get_all(TRANSFER_ENCODING).iter();
+    let (coding, more) = (codings.next(), codings.next());
+    more.is_none() && coding.is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Whether a line of CDN-Loop lists `id` (RFC 8586 §2).
@@ -267,7 +303,14 @@ mod tests {
 
     #[test]
     fn hops_are_counted_and_expectations_known() {
-        for (value, hops) in [("0", Some(0)), (" 7 ", Some(7)), ("-1", None), ("x", None), ("", None)] {
+        for (value, hops) in [
+            ("0", Some(0)),
+            (" 7 ", Some(7)),
+            ("-1", None),
+            ("x", None),
+            ("", None),
+            ("99999999999999999999", Some(u64::MAX)),
+        ] {
             assert_eq!(max_forwards(&headers(&[("max-forwards", value)])), hops, "{value}");
         }
         for (value, unknown) in [("100-Continue", false), ("", false), ("100-continue, x", true), ("200-ok", true)] {
@@ -284,6 +327,33 @@ mod tests {
             (&[("connection", "keep-alive, x-a")], true),
         ] {
             assert_eq!(nominates(&headers(lines)), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_host_and_maybe_a_port() {
+        for host in ["", "a", "a.example:80", "a_b:", "[::1]", "[::1]:8001", "10.0.0.1:1", "%41!$&'()*+,;=~-"] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "a b", "a/b", "u@h", "u:p@h", "h:abc", "h#x", "h?x", "h\\x", "<x>", "[::1", "::1", "h:1:2", "[x]",
+            "[::1]x", "ü", "a\t",
+        ] {
+            assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn one_transfer_coding_is_known() {
+        for (lines, good) in [
+            (&[][..], true),
+            (&[("transfer-encoding", "Chunked ")], true),
+            (&[("transfer-encoding", "gzip, chunked")], false),
+            (&[("transfer-encoding", "chunked, chunked")], false),
+            (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], false),
+            (&[("transfer-encoding", "identity")], false),
+        ] {
+            assert_eq!(is_coded_at_most_once(&headers(lines)), good, "{lines:?}");
         }
     }
 

@@ -36,6 +36,7 @@ fn is_heeded(name: &HeaderName) -> bool {
             | "expect"
             | "content-length"
             | "cdn-loop"
+            | "transfer-encoding"
             | "want-repr-digest"
     )
 }

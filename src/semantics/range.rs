@@ -1,7 +1,9 @@
 //! Range requests on a response that is at hand: RFC 9110 §14.
 
+use std::time::Duration;
+
 use http::HeaderMap;
-use http::header::{ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
+use http::header::{DATE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
 
 use super::conditional::{Comparison, same_tag};
 
@@ -120,8 +122,8 @@ fn coalesce(spans: Vec<Span>) -> Vec<Span> {
 }
 
 /// RFC 9110 §13.1.5: a tag by strong comparison; a date only if it is the very
-/// same as Last-Modified, and old enough to be a strong validator (§8.8.2.2)
-/// is left to whoever set it, since nothing here can tell.
+/// same as Last-Modified, and that is a strong validator: the response was sent a
+/// second later, or more (§8.8.2.2).
 fn if_range_holds(request: &HeaderMap, response: &HeaderMap) -> bool {
     let Some(validator) = request.get(IF_RANGE).map(http::HeaderValue::as_bytes) else {
         return true;
@@ -129,7 +131,9 @@ fn if_range_holds(request: &HeaderMap, response: &HeaderMap) -> bool {
     if validator.starts_with(b"\"") || validator.starts_with(b"W/") {
         return response.get(ETAG).is_some_and(|tag| same_tag(tag.as_bytes(), validator, Comparison::Strong));
     }
-    response.get(LAST_MODIFIED).is_some_and(|modified| modified.as_bytes() == validator)
+    let time = |name| httpdate::parse_http_date(response.get(name)?.to_str().ok()?).ok();
+    let settled = || Some(time(DATE)? >= time(LAST_MODIFIED)? + Duration::from_secs(1));
+    response.get(LAST_MODIFIED).is_some_and(|modified| modified.as_bytes() == validator) && settled() == Some(true)
 }
 
 #[cfg(test)]
@@ -207,14 +211,18 @@ mod tests {
 
     #[test]
     fn if_range_takes_strong_validators_only() {
-        let response = headers(&[("etag", "\"a\""), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")]);
-        for (validator, holds) in [
-            ("\"a\"", true),
-            ("W/\"a\"", false),
-            ("\"b\"", false),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", true),
-            ("Mon, 07 Nov 1994 08:49:37 GMT", false),
+        let modified = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for (validator, date, holds) in [
+            ("\"a\"", modified, true),
+            ("W/\"a\"", modified, false),
+            ("\"b\"", modified, false),
+            (modified, "Sun, 06 Nov 1994 08:49:38 GMT", true),
+            // Within that second it could have changed once more.
+            (modified, modified, false),
+            (modified, "", false),
+            ("Mon, 07 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994 08:49:38 GMT", false),
         ] {
+            let response = headers(&[("etag", "\"a\""), ("last-modified", modified), ("date", date)]);
             let request = headers(&[("range", "bytes=0-0"), ("if-range", validator)]);
             assert_eq!(evaluate(&request, &response, 10) != Ranged::Whole, holds, "{validator}");
         }

@@ -1,18 +1,18 @@
 //! Validation of a stored response: RFC 9111 §3.2, §4.3.
 
 use http::header::{
-    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING, VIA,
+    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    LAST_MODIFIED, TRANSFER_ENCODING, VIA,
 };
 use http::{HeaderMap, HeaderName};
 
 use super::cache_status::CACHE_STATUS;
-use super::conditional::{Comparison, same_tag};
+use super::conditional::{Comparison, is_strong, same_tag};
 use super::digest_fields::{CONTENT_DIGEST, REPR_DIGEST};
 
-/// What a 304 cannot change of a stored response (§3.2): what its content is,
-/// what belongs to a connection, and what this cache makes anew.
-static UNCHANGED: [HeaderName; 11] = [
+/// What a 304 cannot change of a stored response (§3.2): how its content is coded and
+/// framed, what belongs to a connection, and what this cache makes anew.
+static UNCHANGED: [HeaderName; 10] = [
     AGE,
     CACHE_STATUS,
     CONNECTION,
@@ -20,7 +20,6 @@ static UNCHANGED: [HeaderName; 11] = [
     CONTENT_ENCODING,
     CONTENT_LENGTH,
     CONTENT_RANGE,
-    CONTENT_TYPE,
     REPR_DIGEST,
     TRANSFER_ENCODING,
     VIA,
@@ -42,11 +41,15 @@ pub fn has_validator(stored: &HeaderMap) -> bool {
 }
 
 /// Whether a 304 with the fields of `answer` speaks of what is stored (§4.3.4):
-/// there was something to ask by, and it names no other representation.
+/// there was something to ask by, and it names no other representation. A strong tag
+/// is of what has the same strong one.
 pub fn selects(stored: &HeaderMap, answer: &HeaderMap) -> bool {
     let named = |name: HeaderName| Some((stored.get(&name)?, answer.get(&name)));
     if let Some((tag, answered)) = named(ETAG) {
-        return answered.is_none_or(|answered| same_tag(tag.as_bytes(), answered.as_bytes(), Comparison::Weak));
+        return answered.is_none_or(|answered| {
+            let how = if is_strong(answered.as_bytes()) { Comparison::Strong } else { Comparison::Weak };
+            same_tag(tag.as_bytes(), answered.as_bytes(), how)
+        });
     }
     named(LAST_MODIFIED).is_some_and(|(date, answered)| answered.is_none_or(|answered| answered == date))
 }
@@ -99,6 +102,9 @@ mod tests {
             (&[tag], &[tag], true),
             (&[tag], &[("etag", "W/\"a\"")], true),
             (&[tag], &[("etag", "\"b\"")], false),
+            (&[("etag", "W/\"a\"")], &[("etag", "W/\"a\"")], true),
+            // What is known weakly is not made more of.
+            (&[("etag", "W/\"a\"")], &[tag], false),
             (&[date], &[], true),
             (&[date], &[("last-modified", "Mon, 07 Nov 1994 08:49:37 GMT")], false),
             (&[], &[], false),
@@ -139,6 +145,7 @@ mod tests {
             ("content-length", "5"),
             ("x-kept", "1"),
             ("cache-control", "max-age=60"),
+            ("content-type", "x/y"),
             ("link", "<b>"),
             ("link", "<c>"),
         ]);

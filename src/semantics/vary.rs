@@ -1,6 +1,6 @@
 //! Variants of a resource: RFC 9111 §4.1, RFC 9110 §12.5.5.
 
-use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, VARY};
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, COOKIE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
@@ -76,6 +76,9 @@ fn normal(name: &HeaderName, request: &HeaderMap) -> String {
     }
     let lines: Vec<_> =
         request.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes().trim_ascii())).collect();
+    if *name == COOKIE {
+        return lines.join("; ");
+    }
     let text = lines.join(",");
     if *name == ACCEPT_LANGUAGE {
         return text
@@ -106,7 +109,8 @@ fn codings(request: &HeaderMap) -> String {
 
 /// `;q=0`, in any of its spellings.
 fn is_refused(member: &str) -> bool {
-    let weight = member.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
+    let weight =
+        member.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix(['q', 'Q'])?.strip_prefix('='));
     weight.is_some_and(|weight| weight.trim().parse().is_ok_and(|weight: f32| weight <= 0.0))
 }
 
@@ -145,6 +149,7 @@ mod tests {
         for (a, b) in [
             (&[("accept-encoding", "gzip, deflate, br")][..], &[("accept-encoding", "BR;q=0.5,gzip")][..]),
             (&[("accept-encoding", "gzip;q=0, deflate")], &[]),
+            (&[("accept-encoding", "gzip; Q=0")], &[]),
             (&[("accept-encoding", "identity")], &[("accept-encoding", "")]),
             (&[("accept-language", "en, DE;q=0.5")], &[("accept-language", "en,de; q=0.5")]),
             (&[("x-a", "1"), ("x-a", "2")], &[("x-a", "1,2")]),

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use crate::config::ClusterConfig;
 use crate::error::StartError;
@@ -18,6 +18,18 @@ const ATTEMPTS: usize = 16;
 
 /// The keys of the addresses to listen at.
 const KEYS: &str = "edge.listen, cluster.listen or admin.listen";
+
+/// How many connections may wait to be accepted, as far as the system allows it
+/// (`net.core.somaxconn`): what comes while it is full is dropped, and tries again after
+/// a second.
+const BACKLOG: u32 = 4096;
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Who opened a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +98,7 @@ impl Inherited {
     }
 
     /// The one at `address`, or a new one.
-    pub(super) async fn listen(&mut self, key: &'static str, address: SocketAddr) -> Result<Listener, StartError> {
+    pub(super) fn listen(&mut self, key: &'static str, address: SocketAddr) -> Result<Listener, StartError> {
         let failed = |source| StartError::Listen { key, addr: address.to_string(), source };
         let (socket, opened) = match self.0.iter().position(|socket| socket.local_addr().is_ok_and(|at| at == address))
         {
@@ -95,7 +107,7 @@ impl Inherited {
                 socket.set_nonblocking(true).map_err(failed)?;
                 (TcpListener::from_std(socket).map_err(failed)?, Opened::Before)
             }
-            None => (TcpListener::bind(address).await.map_err(failed)?, Opened::Here),
+            None => (open(address).map_err(failed)?, Opened::Here),
         };
         let address = socket.local_addr().map_err(failed)?;
         Ok(Listener { socket, opened, address })
@@ -109,7 +121,7 @@ impl Inherited {
         let key = "cluster.listen";
         let mut attempts = 1;
         loop {
-            let listener = self.listen(key, cluster.listen).await?;
+            let listener = self.listen(key, cluster.listen)?;
             if !cluster.gossip {
                 return Ok((listener, None));
             }

@@ -19,7 +19,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A connection whose other end must ask for something, and must take what it is
 /// sent: a head that does not come for a time fails a read, and no progress fails
 /// a write.
-pub(super) struct Patient {
+pub(crate) struct Patient {
     stream: TcpStream,
     end: End,
     version: Version,
@@ -92,7 +92,7 @@ impl Silence {
 }
 
 impl Patient {
-    pub(super) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Requests) -> Self {
+    pub(crate) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Requests) -> Self {
         let patience = limits.header_timeout.0;
         let silence = Silence { requests, since: None, patience, timer: Box::pin(tokio::time::sleep(patience)) };
         let version = Version::Unclear(0);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{http_origin, policy};
+use super::{http_origin, policy, warn_if_guest};
 use crate::config::Config;
 use crate::edge::Edge;
 use crate::error::StartError;
@@ -28,8 +28,12 @@ impl Reloading {
         self.edge.set_policy(policy);
         let (old, new) = (&self.running, &config);
         let discovers = |config: &Config| config.cluster.as_ref().is_some_and(|cluster| cluster.discover.is_some());
-        // What was found stays, and what is to be found is after a restart.
-        if let Some(cluster) = new.cluster.as_ref().filter(|_| !discovers(old) && !discovers(new)) {
+        // What was found stays, and what is to be found is after a restart; so is what
+        // this edge is called.
+        let called = |config: &Config| config.cluster.as_ref().map(|it| (it.listen, it.advertise.clone()));
+        let lists = called(old) == called(new) && !discovers(old) && !discovers(new);
+        if let Some(cluster) = new.cluster.as_ref().filter(|_| lists) {
+            warn_if_guest(cluster, self.edge.membership().own(), &cluster.peers);
             self.edge.membership().replace(cluster.peers.iter().map(String::as_str));
         }
         let cluster = |config: &Config| {

@@ -124,21 +124,31 @@ impl Serve {
     /// Accepts until the server drains; returns what is open then.
     async fn accept(mut self, listener: Listener) -> JoinSet<()> {
         let mut open = JoinSet::new();
+        let mut failing = false;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 Some(_) = open.join_next() => continue,
                 () = draining(&mut self.phase) => break,
             };
+            let fails = accepted.is_err();
             match accepted {
-                Ok((stream, client)) => self.admit(&mut open, stream, client.ip()),
+                Ok((stream, client)) => {
+                    self.admit(&mut open, stream, client.ip());
+                    if failing {
+                        tracing::info!("connections are accepted again");
+                    }
+                }
                 Err(error) => {
-                    // Out of file handles, or the like: what is open goes on,
-                    // and a pause keeps this loop from spinning.
-                    tracing::error!(%error, "cannot accept a connection");
+                    if !failing {
+                        tracing::error!(%error, "no connection can be accepted; those that are open go on");
+                    }
+                    // Out of file handles, or the like: a pause keeps this loop from
+                    // spinning.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
+            failing = fails;
         }
         for (stream, client) in listener.close(self.limits.connections) {
             self.admit(&mut open, stream, client.ip());
@@ -216,7 +226,8 @@ impl Serve {
                 // It has been answered with 400, 414 or 431, before it was a request.
                 if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
                     access.metrics.malformed_request();
-                    tracing::info!(client = %client.address, error = %text, "what is not HTTP was refused");
+                    // Anybody can send it, as often as he likes: it is counted.
+                    tracing::debug!(client = %client.address, error = %text, "what is not HTTP was refused");
                 }
                 text
             }),
@@ -243,10 +254,11 @@ impl Serve {
         if version != Version::HTTP_2 && !switches && *self.phase.borrow() == Phase::Draining {
             answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if version == Version::HTTP_10 && is_of_unknown_length(&answer.response) {
+        let may_be_unframed = version == Version::HTTP_10 || answer.response.version() == Version::HTTP_10;
+        if may_be_unframed && version != Version::HTTP_2 && is_of_unknown_length(&answer.response) {
             client.requests.end_with_connection();
         }
-        let mut response = self.access.watch(answer.record, answer.response, began, under_way);
+        let mut response = self.access.watch(client.address, answer.record, answer.response, began, under_way);
         // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
         // just open no window for one of its streams.
         if version == Version::HTTP_2 && response.body().may_stall() {

@@ -1,16 +1,16 @@
 //! The binary: arguments, exit codes, signals, logs.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use http::Method;
 
 use crate::client::ask;
-use crate::harness::pattern;
+use crate::harness::{all, pattern, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::process::{BINARY, Process, line_with};
+use crate::process::{BINARY, Process, free_ports, line_with};
 
 fn peerage(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(BINARY);
@@ -138,6 +138,58 @@ async fn sigterm_drains_and_every_request_has_its_line() {
         assert_eq!(line[field], value, "{field} of {line}");
     }
     assert!(line["total_ms"].as_f64().unwrap() >= line["first_byte_ms"].as_f64().unwrap());
+}
+
+/// A reader of standard error that has gone, and one that has stopped to read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_read_the_log_harms_nobody() {
+    for stderr in ["2>/dev/full", ""] {
+        let folder = folder();
+        let clients = SocketAddr::from(([127, 0, 0, 1], free_ports(1)[0]));
+        let text = format!(
+            "[edge]\nlisten = \"{clients}\"\n[origin]\nurl = \"http://127.0.0.1:9\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\naccess = false\n"
+        );
+        std::fs::write(folder.path().join("config.toml"), text).unwrap();
+        let shell = format!("exec \"$0\" run --while-input {stderr}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &shell, BINARY]).current_dir(folder.path());
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        within(20, async { while tokio::net::TcpStream::connect(clients).await.is_err() {} }).await;
+        let signal = |name: &str| Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+        assert!(signal("HUP").success());
+        // Each is a line of its own, and all of them are more than a pipe takes.
+        for round in 0..20 {
+            let asks = (0..50).map(|i| ask(clients, Method::GET, &format!("/{round}-{i}")).get());
+            for got in within(20, all(asks)).await {
+                assert_eq!(got.status, 502);
+            }
+        }
+        assert!(signal("TERM").success());
+        let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
+        assert_eq!(within(20, ended).await.unwrap().code(), Some(0), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_that_is_over_writes_the_lines_of_what_it_cuts() {
+    let folder = folder();
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    let path = "/logo-0492830483.png";
+    origin.script(path, Script::ok(pattern(1000)).gate(&gate));
+    let mut command = Command::new(BINARY);
+    command.env("PEERAGE_EDGE__DRAIN", "100ms");
+    let text = format!(
+        "[edge]\nlisten = \"127.0.0.1:0\"\n[origin]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n",
+        origin.url()
+    );
+    let mut edge = Process::run(command, folder.path(), &text).await;
+    let open = ask(edge.clients, Method::GET, path).open().await;
+    edge.signal("TERM");
+    assert_eq!(edge.ends().await, Some(0));
+    assert!(!open.rest().await.complete);
+    let line = line_with(&folder.path().join("out"), path).await;
+    assert!(line.contains("\"complete\":false") && line.contains("\"client\":\"127.0.0.1\""), "{line}");
 }
 
 #[tokio::test]

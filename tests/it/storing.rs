@@ -213,7 +213,7 @@ async fn a_get_with_content_cannot_shift_another_answer_under_a_name() {
     origin.script("/evil", Script::ok("evil").field("cache-control", "max-age=60"));
     let inner = "GET /evil HTTP/1.1\r\nhost: x\r\n\r\n";
     let got = edge.get("/a").body(inner).get().await;
-    assert_eq!((got.text(), got.cache_status()), ("a", "edge-1;fwd=request"));
+    assert_eq!((got.text(), got.cache_status()), ("a", "edge-1;fwd=uri-miss"));
     assert_eq!(origin.seen()[0].body, inner.as_bytes());
     // As a peer or a fill would: a length without content.
     for _ in 0..3 {

@@ -123,6 +123,20 @@ async fn who_wants_it_newer_does_not_join_what_began_before() {
 }
 
 #[tokio::test]
+async fn a_condition_is_answered_from_what_its_own_fill_brought() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let asks = |edge: &Running, tag| edge.get(PAGE).field("if-none-match", tag).get();
+    let page = Script::ok("v1").field("etag", "\"v1\"").field("cache-control", "no-store");
+    origin.script(PAGE, page);
+    for (i, edge) in cluster.edges.iter().enumerate() {
+        assert_eq!(asks(edge, "\"v1\"").await.status, 304, "{i}");
+        assert_eq!(asks(edge, "\"v0\"").await.text(), "v1");
+    }
+    assert_eq!(origin.count(PAGE), 4);
+}
+
+#[tokio::test]
 async fn what_a_304_adds_is_counted() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
@@ -235,7 +249,7 @@ async fn what_a_request_wishes_of_a_stored_response() {
     origin.script("/secret", Script::ok("x").field("cache-control", "max-age=100"));
     for _ in 0..2 {
         let got = edge.get("/secret").field("cache-control", "no-store").get().await;
-        assert_eq!(got.cache_status(), "edge-1;fwd=request");
+        assert_eq!(got.cache_status(), "edge-1;fwd=uri-miss");
     }
 }
 
