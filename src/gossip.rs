@@ -29,8 +29,8 @@ const QUIET: Duration = Duration::from_mins(1);
 const SENDERS: usize = 256;
 /// Between two looks whether the process before this one has let go of the port.
 const FREED: Duration = Duration::from_millis(50);
-/// For so long a host's name is not looked up again.
-const LOOKUP: Duration = Duration::from_secs(30);
+/// For so long a host's name is not looked up again: it may have moved.
+const LOOKUP: Duration = Duration::from_secs(2);
 
 /// What this edge is up to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Gossip {
     async fn send(&mut self, socket: &UdpSocket) {
         let outgoing: Vec<_> = self.swim.take_outgoing().collect();
         for datagram in outgoing {
-            let Some(to) = self.hosts.find(&datagram.to) else {
+            let Some(to) = self.hosts.find(&datagram.to, socket) else {
                 continue;
             };
             if let Err(error) = socket.send_to(&self.seal.close(datagram.bytes), to).await {
@@ -254,7 +254,7 @@ impl Hosts {
         Self { found: HashMap::new(), answers, answer }
     }
 
-    fn find(&mut self, name: &Arc<str>) -> Option<SocketAddr> {
+    fn find(&mut self, name: &Arc<str>, socket: &UdpSocket) -> Option<SocketAddr> {
         if let Ok(address) = name.parse() {
             return Some(address);
         }
@@ -265,9 +265,19 @@ impl Hosts {
         if known.is_none_or(|(_, asked)| asked.elapsed() > LOOKUP) {
             self.found.insert(Arc::clone(name), (known.and_then(|(address, _)| address), Instant::now()));
             let (name, answer) = (Arc::clone(name), self.answer.clone());
+            // An IPv4 socket reaches no IPv6 address, and the other way round.
+            let over_ipv4 = socket.local_addr().is_ok_and(|own| own.is_ipv4());
+            let first = known.is_none();
             tokio::spawn(async move {
-                if let Some(address) = tokio::net::lookup_host(&*name).await.ok().and_then(|mut all| all.next()) {
-                    let _ = answer.send((name, address)).await;
+                let found = tokio::net::lookup_host(&*name).await;
+                let found = found.ok().and_then(|mut all| all.find(|address| address.is_ipv4() == over_ipv4));
+                match found {
+                    Some(address) => drop(answer.send((name, address)).await),
+                    None if first => tracing::warn!(
+                        peer = %name,
+                        "no address for gossip: the name has none, or none of the same family (IPv4, IPv6) as cluster.listen"
+                    ),
+                    None => {}
                 }
             });
         }

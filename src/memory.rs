@@ -270,7 +270,12 @@ impl Memory {
 
     /// Whether a write has changed `key` a while ago.
     pub(crate) fn has_changed(&self, key: &AssetKey, now: SystemTime) -> bool {
-        holds(&self.changed, key.hash(), now)
+        self.changed_until(key, now).is_some()
+    }
+
+    /// Until when others may hold what `key` was before a write.
+    pub(crate) fn changed_until(&self, key: &AssetKey, now: SystemTime) -> Option<SystemTime> {
+        self.changed.get(&key.hash()).filter(|until| now < *until)
     }
 
     /// The next request for `key` may try to have it stored again.

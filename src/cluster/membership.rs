@@ -311,10 +311,11 @@ impl Membership {
         };
         let news = peer.note(heard);
         match heard {
-            Heard::Answer(_) => {}
+            // What broke off may have broken off behind it.
+            Heard::Answer(_) | Heard::Part => {}
             // That it still does not answer is no news.
             Heard::Silence if !news => {}
-            Heard::Part | Heard::Nothing | Heard::Silence => self.doubt(peer),
+            Heard::Nothing | Heard::Silence => self.doubt(peer),
         }
         if news && !peer.is_up() {
             self.silence.notify_one();

@@ -14,12 +14,13 @@
 //!   does not stay missed.
 //! - Who wakes up late was frozen itself, and condemns nobody at once.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BufMut;
+use bytes::{Buf, BufMut};
 use foca::{Codec, Foca, Header, Member, Message, NoCustomBroadcast, Notification, PostcardCodec, Runtime, Timer};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -42,6 +43,9 @@ const FANOUT: usize = 3;
 const TELLINGS: u8 = 12;
 /// Between two probes, so many members are told of in answer to another view.
 const TOLD_AT_ONCE: usize = 64;
+/// How far ahead of this edge's clock another's may be: a hundred years in milliseconds,
+/// for some clocks begin with 1970.
+const AGE: u64 = 100 * 365 * 24 * 3600 * 1000;
 /// For so long it is remembered that a member has gone.
 const MOURNING: Duration = Duration::from_hours(1);
 
@@ -71,6 +75,8 @@ pub(crate) struct Outgoing {
 pub(crate) struct Swim {
     foca: Foca<Identity, PostcardCodec, SmallRng, NoCustomBroadcast>,
     settings: Settings,
+    /// When it was made, in milliseconds of its clock.
+    started: u64,
     listed: BTreeSet<Address>,
     /// Listed ones of which nothing has been heard yet. They count as suspect:
     /// who starts would otherwise own everything for a moment.
@@ -138,6 +144,7 @@ impl Swim {
         let mut swim = Self {
             foca,
             settings,
+            started,
             listed: BTreeSet::new(),
             awaited: BTreeSet::new(),
             doubted: BTreeMap::new(),
@@ -159,7 +166,11 @@ impl Swim {
     /// Takes another list of who might be a member. What comes of it is news
     /// even if it says the same: whoever gave it has made do without meanwhile.
     pub(crate) fn list(&mut self, now: Duration, names: impl IntoIterator<Item = Address>) {
+        let was_guest = self.is_guest();
         self.listed = names.into_iter().collect();
+        if was_guest && !self.is_guest() {
+            self.ask_suspects_again(now);
+        }
         self.awaited.retain(|name| self.listed.contains(name));
         let known: BTreeSet<_> = self.foca.iter_membership_state().map(|member| &member.id().address).collect();
         let own = &self.foca.identity().address;
@@ -177,16 +188,15 @@ impl Swim {
     /// Takes a datagram.
     pub(crate) fn receive(&mut self, now: Duration, datagram: &[u8]) -> Result<(), Refusal> {
         let (digest, payload) = wire::unpack(datagram)?;
-        let header: Result<Header<Identity>, _> = PostcardCodec.decode_header(payload);
-        let Header { src, dst, .. } = header.map_err(|_| Refusal::Garbage)?;
-        if !self.admits(&src.address) || self.is_guest() {
+        let (Header { src, dst, .. }, payload) = self.sift(now, payload)?;
+        if self.is_guest() {
             return Err(Refusal::Stranger(src.address));
         }
         if dst.address == self.foca.identity().address && dst.bump > self.foca.identity().bump {
             // It remembers this edge from a time that the clock says is to come.
             self.rename(now, self.foca.identity().after(dst.bump));
         }
-        let handled = self.run(now, |foca, effects| foca.handle_data(payload, effects));
+        let handled = self.run(now, |foca, effects| foca.handle_data(&payload, effects));
         handled.map_err(|_| Refusal::Garbage)?;
         if self.foca.iter_membership_state().any(|member| member.id().address == src.address) {
             self.awaited.remove(&src.address);
@@ -251,8 +261,11 @@ impl Swim {
         self.refresh();
     }
 
-    /// What is to be sent.
+    /// What is to be sent. A guest says nothing, for he has heard nothing.
     pub(crate) fn take_outgoing(&mut self) -> impl Iterator<Item = Outgoing> {
+        if self.is_guest() {
+            self.outgoing.clear();
+        }
         let digest = self.digest;
         let pack = move |(to, payload): (Address, Vec<u8>)| Outgoing { to, bytes: wire::pack(digest, &payload) };
         std::mem::take(&mut self.outgoing).into_iter().map(pack)
@@ -272,6 +285,61 @@ impl Swim {
     /// Whether every listed one has been heard of, or waited for long enough.
     pub(crate) fn has_joined(&self) -> bool {
         self.awaited.is_empty() || self.is_guest()
+    }
+
+    /// What foca says in `payload`, but of members alone: it would write to whoever is
+    /// named, and wait for an answer.
+    fn sift<'a>(&self, now: Duration, payload: &'a [u8]) -> Result<(Header<Identity>, Cow<'a, [u8]>), Refusal> {
+        let mut rest = payload;
+        let header: Header<Identity> = PostcardCodec.decode_header(&mut rest).map_err(|_| Refusal::Garbage)?;
+        let third = match &header.message {
+            Message::PingReq { target: third, .. }
+            | Message::IndirectPing { origin: third, .. }
+            | Message::IndirectAck { target: third, .. }
+            | Message::ForwardedAck { origin: third, .. } => Some(third),
+            _ => None,
+        };
+        for named in [&header.src].into_iter().chain(third) {
+            if !self.admits(&named.address) {
+                return Err(Refusal::Stranger(Arc::clone(&named.address)));
+            }
+        }
+        if [&header.src, &header.dst].into_iter().chain(third).any(|named| !self.is_of_this_age(now, named)) {
+            return Err(Refusal::Garbage);
+        }
+        let head = payload.len() - rest.len();
+        let count = rest.try_get_u16().unwrap_or_default();
+        let (mut kept, mut all) = (payload[..head].to_vec(), 0_u16);
+        kept.put_u16(0);
+        for _ in 0..count {
+            let before = rest;
+            let member: Member<Identity> = PostcardCodec.decode_member(&mut rest).map_err(|_| Refusal::Garbage)?;
+            if self.is_worth_hearing(&member) && self.is_of_this_age(now, member.id()) {
+                kept.extend_from_slice(&before[..before.len() - rest.len()]);
+                all += 1;
+            }
+        }
+        if all == count {
+            return Ok((header, payload.into()));
+        }
+        kept[head..head + 2].copy_from_slice(&all.to_be_bytes());
+        Ok((header, kept.into()))
+    }
+
+    /// Whether foca is to know of a member: not of one that is gone and was not known,
+    /// or each who comes would mourn for an hour, and tell the next.
+    fn is_worth_hearing(&self, member: &Member<Identity>) -> bool {
+        let address = &member.id().address;
+        let is_known = || self.foca.iter_membership_state().any(|known| known.id().address == *address);
+        let is_own = *address == self.foca.identity().address;
+        self.admits(address) && (member.state() != foca::State::Down || is_own || is_known())
+    }
+
+    /// Whether a member can have come so far: who was said to be later than all time
+    /// could say nothing later himself.
+    fn is_of_this_age(&self, now: Duration, identity: &Identity) -> bool {
+        let now = self.started.saturating_add(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        identity.bump <= now.saturating_add(AGE)
     }
 
     fn admits(&self, address: &str) -> bool {
@@ -342,6 +410,7 @@ impl Swim {
             Job::Knock => self.knock(now),
             Job::GiveUp(name) => drop(self.awaited.remove(&name)),
             Job::Challenge(suspect) | Job::Condemn(suspect) if !self.is_suspect(&suspect) => {}
+            Job::Challenge(_) | Job::Condemn(_) if self.is_guest() => {}
             Job::Challenge(suspect) => self.challenge(now, suspect),
             // This edge was frozen itself, and may not have heard an objection.
             Job::Condemn(suspect) if now > due + self.settings.probe_interval => {
@@ -395,6 +464,16 @@ impl Swim {
         if sooner.next().is_none() {
             self.schedule(now, Job::Challenge(suspect.clone()));
             self.schedule(now + patience, Job::Condemn(suspect.clone()));
+        }
+    }
+
+    /// Nobody could object to a guest, who heard nothing.
+    fn ask_suspects_again(&mut self, now: Duration) {
+        self.jobs.retain(|_, job| !matches!(job, Job::Challenge(_) | Job::Condemn(_)));
+        let suspects: Vec<_> =
+            self.foca.iter_members().filter(|member| member.state() == foca::State::Suspect).cloned().collect();
+        for suspect in suspects {
+            self.suspect(now, &suspect, self.settings.suspicion);
         }
     }
 

@@ -190,10 +190,17 @@ impl Edge {
     /// those that had the asset wrong a moment ago, or have still to answer again.
     pub(super) fn before_this_edge(&self, key: &AssetKey) -> Vec<Arc<str>> {
         let (view, now) = (self.membership.view(), SystemTime::now());
-        // Of a write all but the owner may hear later than this edge.
-        let most = if self.memory.has_changed(key, now) { 1 } else { usize::MAX };
         let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
-        let before = before.take(most).take_while(|name| name != self.membership.own());
+        let before = before.take_while(|name| name != self.membership.own());
+        // Of a write all but the owner may hear later than this edge, and so may an owner
+        // who was away.
+        let changed = self.memory.changed_until(key, now).map(|until| until - self.membership.memory());
+        let owner = view.ring.owner(key.hash());
+        let has_heard = |name: &Arc<str>| {
+            let was_there = |at| view.member(name).is_some_and(|seen| seen.since <= at);
+            changed.is_none_or(|at| owner.is_some_and(|owner| owner.name() == name) && was_there(at))
+        };
+        let before = before.filter(has_heard);
         let up = before.filter(|name| view.peer(name).is_some_and(|peer| peer.is_up()));
         up.filter(|name| !self.memory.doubts(name, key, now)).take(self.attempts).collect()
     }

@@ -1,6 +1,7 @@
 //! Forgetting what a write has changed, here and at every peer.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use futures_util::future::join_all;
@@ -68,27 +69,53 @@ impl Edge {
         std::iter::once(key.clone()).chain(named).map(|key| policy.trim(key)).collect()
     }
 
-    async fn forget_everywhere(&self, keys: Vec<AssetKey>) {
+    async fn forget_everywhere(self: &Arc<Self>, keys: Vec<AssetKey>) {
         // Owners first: whoever asks one after this has what is new, and so keeps
         // nothing old that would outlive the next round.
         let owner = |key: &AssetKey| self.membership.view().ring.owner(key.hash()).map(|it| Arc::clone(it.name()));
         let owners = keys.iter().filter_map(|key| Some((key, owner(key)?)));
         let owners: Vec<_> = owners.filter(|(_, owner)| owner != self.membership.own()).collect();
-        join_all(owners.iter().map(|(key, owner)| self.purge(owner, key))).await;
+        join_all(owners.iter().map(|(key, owner)| self.tell(owner, key))).await;
         for key in &keys {
             self.forget(key);
         }
-        let peers: Vec<Arc<str>> = {
-            let view = self.membership.view();
-            let down = |name: &str| view.member(name).is_some_and(|member| member.state == State::Down);
-            view.peers().iter().map(|peer| Arc::clone(&peer.name)).filter(|name| !down(name)).collect()
-        };
+        let peers: Vec<Arc<str>> = self.membership.view().peers().iter().map(|peer| Arc::clone(&peer.name)).collect();
         let others = peers.iter().flat_map(|peer| keys.iter().map(move |key| (key, peer)));
         let others = others.filter(|(key, peer)| !owners.iter().any(|(owned, owner)| owned == key && owner == *peer));
-        join_all(others.map(|(key, peer)| self.purge(peer, key))).await;
+        join_all(others.map(|(key, peer)| self.tell(peer, key))).await;
     }
 
-    pub(super) async fn purge(&self, peer: &str, key: &AssetKey) {
+    /// Tells `peer` that `key` has changed: now, or when it is back.
+    async fn tell(self: &Arc<Self>, peer: &Arc<str>, key: &AssetKey) {
+        let down = self.membership.view().member(peer).is_some_and(|member| member.state == State::Down);
+        if down {
+            self.unheard.note(peer, key);
+        } else if let Err(error) = self.purge(peer, key).await {
+            tracing::warn!(%peer, path = %key, %error, "a peer has not heard that this has changed; it is told again when it answers");
+            self.unheard.note(peer, key);
+            self.hears_part(peer);
+        }
+    }
+
+    /// Tells a peer that answers again what it has not heard meanwhile.
+    pub(super) fn tell_unheard(self: &Arc<Self>, peer: &Arc<str>) {
+        let keys = self.unheard.take(peer);
+        if keys.is_empty() {
+            return;
+        }
+        let (edge, peer) = (Arc::clone(self), Arc::clone(peer));
+        tokio::spawn(async move {
+            tracing::info!(%peer, keys = keys.len(), "a peer is told what has changed meanwhile");
+            for key in keys {
+                if edge.purge(&peer, &key).await.is_err() {
+                    edge.unheard.note(&peer, &key);
+                }
+            }
+        });
+    }
+
+    /// Has `peer` forget `key`.
+    pub(super) async fn purge(&self, peer: &str, key: &AssetKey) -> Result<(), Error> {
         let mut request = Request::new(Body::empty());
         if let Ok(method) = Method::from_bytes(PURGE) {
             *request.method_mut() = method;
@@ -97,9 +124,33 @@ impl Edge {
         // One that is silent for longer may serve what it has for as long as that
         // is fresh.
         let asked = tokio::time::timeout(self.promptly, self.peers.ask(peer, request)).await;
-        if let Err(error) = asked.unwrap_or(Err(Error::PeerTimeout)) {
-            self.hears_part(peer);
-            tracing::warn!(%peer, path = %key, %error, "a peer may not have heard that this has changed");
+        asked.unwrap_or(Err(Error::PeerTimeout)).map(drop)
+    }
+}
+
+/// How many changes are kept for a peer that is away.
+const UNHEARD: usize = 4096;
+
+/// What peers have not heard of changes, each for itself.
+#[derive(Default)]
+pub(super) struct Unheard(Mutex<HashMap<Arc<str>, HashSet<AssetKey>>>);
+
+impl Unheard {
+    fn peers(&self) -> MutexGuard<'_, HashMap<Arc<str>, HashSet<AssetKey>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, peer: &Arc<str>, key: &AssetKey) {
+        let mut peers = self.peers();
+        let keys = peers.entry(Arc::clone(peer)).or_default();
+        if keys.len() < UNHEARD {
+            keys.insert(key.asset().detached());
+        } else {
+            tracing::error!(%peer, path = %key, "too much has changed while this peer was away: it may serve what this was before, for as long as that is fresh");
         }
+    }
+
+    fn take(&self, peer: &str) -> HashSet<AssetKey> {
+        self.peers().remove(peer).unwrap_or_default()
     }
 }

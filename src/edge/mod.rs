@@ -51,6 +51,7 @@ mod verify;
 mod warm;
 
 use hedge::Hedges;
+use invalidate::Unheard;
 pub(crate) use policy::{Limits, Policy};
 use warm::WANTED;
 
@@ -94,6 +95,7 @@ pub struct Edge {
     /// Held while what is stored is listed.
     listing: Semaphore,
     hedges: Hedges,
+    unheard: Unheard,
     memory: Memory,
     budget: Arc<Budget>,
     flights: Arc<Flights>,
@@ -170,6 +172,7 @@ impl Edge {
             warm_keys: parts.warm_keys,
             listing: Semaphore::new(1),
             hedges: Hedges::new(),
+            unheard: Unheard::default(),
             memory: Memory::new(&parts.plan),
             budget: Budget::new(parts.plan.bodies()),
             flights: Flights::new(),

@@ -27,9 +27,24 @@ impl Edge {
         }
     }
 
-    /// An answer of `peer` broke off.
-    pub(super) fn hears_part(&self, peer: &str) {
+    /// An answer of `peer` broke off, and it may be that the origin's did there: whether
+    /// the peer is in trouble itself, a question tells.
+    pub(super) fn hears_part(self: &Arc<Self>, peer: &Arc<str>) {
         self.membership.note(peer, Heard::Part);
+        let Some(standing) = self.membership.view().peer(peer).cloned() else {
+            return;
+        };
+        let (edge, peer) = (Arc::clone(self), Arc::clone(peer));
+        tokio::spawn(async move {
+            // Of those who wonder at a time, one asks.
+            let Some(_ping) = standing.ping() else {
+                return;
+            };
+            match edge.question(&peer, edge.promptly).await {
+                Ok(()) => edge.tell_unheard(&peer),
+                Err(error) => edge.misses(&peer, &error),
+            }
+        });
     }
 
     /// No answer came from `peer`.
@@ -52,11 +67,13 @@ impl Edge {
         }
     }
 
-    async fn probe(&self, peer: &str) {
-        if let Err(error) = self.question(peer, self.promptly).await
-            && self.membership.note(peer, Heard::Silence)
-        {
-            tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked until it does");
+    async fn probe(self: &Arc<Self>, peer: &Arc<str>) {
+        match self.question(peer, self.promptly).await {
+            Ok(()) => self.tell_unheard(peer),
+            Err(error) if self.membership.note(peer, Heard::Silence) => {
+                tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked until it does");
+            }
+            Err(_) => {}
         }
     }
 

@@ -86,7 +86,11 @@ impl Edge {
         }
         if wrong {
             let (edge, peer, key) = (Arc::clone(self), Arc::clone(peer), key.asset().detached());
-            tokio::spawn(async move { edge.purge(&peer, &key).await });
+            tokio::spawn(async move {
+                if let Err(error) = edge.purge(&peer, &key).await {
+                    tracing::warn!(%peer, path = %key, %error, "the peer has not heard that its copy is wrong");
+                }
+            });
         } else if error.fault() == Fault::Peer {
             self.hears_part(peer);
         }

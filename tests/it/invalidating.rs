@@ -1,5 +1,6 @@
 //! What a write has changed is forgotten, on every edge.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::Method;
@@ -121,6 +122,33 @@ async fn a_purge_that_crosses_the_end_of_a_connection_is_sent_again() {
     assert!(connection.head().await.starts_with("PURGE /page "));
     connection.say("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert_eq!(within(20, second).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_peer_that_was_away_hears_of_a_write_when_it_is_back() {
+    let origin = Origin::start().await;
+    let mut cluster = Cluster::start(1, &origin, |_| {}).await;
+    let edge = cluster.edges.remove(0);
+    let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = peer.local_addr().unwrap();
+    let names = [edge.name(), address.to_string()];
+    edge.edge.membership().replace(names.iter().map(String::as_str));
+    origin.script("*", page("done"));
+    drop(peer);
+    for path in ["/one", "/two"] {
+        assert_eq!(within(20, edge.ask(Method::PUT, path).get()).await.status, 200);
+    }
+    let peer = TcpListener::bind(address).await.unwrap();
+    let mut heard = BTreeSet::new();
+    while heard.len() < 2 {
+        let mut connection = accept(&peer).await;
+        let head = connection.head().await;
+        if head.starts_with("PURGE ") {
+            heard.insert(head.split(' ').nth(1).unwrap().to_owned());
+        }
+        connection.say("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+    }
+    assert!(heard.into_iter().eq(["/one", "/two"]));
 }
 
 #[tokio::test]

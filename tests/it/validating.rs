@@ -127,7 +127,7 @@ async fn a_condition_is_answered_from_what_its_own_fill_brought() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(2, &origin, |_| {}).await;
     let asks = |edge: &Running, tag| edge.get(PAGE).field("if-none-match", tag).get();
-    let page = Script::ok("v1").field("etag", "\"v1\"").field("cache-control", "no-store");
+    let page = Script::ok("v1").tag("\"v1\"").field("cache-control", "no-store");
     origin.script(PAGE, page);
     for (i, edge) in cluster.edges.iter().enumerate() {
         assert_eq!(asks(edge, "\"v1\"").await.status, 304, "{i}");

@@ -49,6 +49,7 @@ struct World {
     loss: f64,
     /// Whether those on different sides hear one another.
     parted: bool,
+    admission: Admission,
     /// Who was taken for dead, when, by whom.
     deaths: Vec<(Duration, usize, usize)>,
 }
@@ -92,6 +93,7 @@ impl World {
             bytes: 0,
             loss: 0.0,
             parted: false,
+            admission: Admission::Heard,
             deaths: Vec::new(),
         }
     }
@@ -130,7 +132,8 @@ impl World {
     fn fresh(&self, place: usize) -> Node {
         let started = u64::try_from(self.now.as_millis()).unwrap();
         let seed = self.seed.wrapping_mul(31).wrapping_add(place as u64).wrapping_add(started);
-        let swim = Swim::new(SETTINGS, &address(place), "edge", started, seed);
+        let settings = Settings { admission: self.admission, ..SETTINGS };
+        let swim = Swim::new(settings, &address(place), "edge", started, seed);
         Node { swim, health: Health::Well, inbox: Vec::new(), view: Vec::new(), side: 0 }
     }
 
@@ -232,7 +235,10 @@ impl World {
     fn arrive(&mut self, to: usize, datagram: Vec<u8>) {
         let now = self.now;
         match self.nodes[to].health {
-            Health::Well => self.act(to, |swim| swim.receive(now, &datagram).unwrap()),
+            Health::Well => self.act(to, |swim| {
+                let received = swim.receive(now, &datagram);
+                assert!(matches!(received, Ok(()) | Err(Refusal::Stranger(_))), "{received:?}");
+            }),
             Health::Frozen if self.nodes[to].inbox.len() < INBOX => self.nodes[to].inbox.push(datagram),
             Health::Frozen | Health::Gone => {}
         }
@@ -394,6 +400,63 @@ fn a_clock_that_was_set_back_keeps_nobody_out() {
     world.nodes[1].swim = Swim::new(SETTINGS, &address(1), "edge", 7, tale.0);
     world.list(1, &[0, 1]);
     world.agrees_within(seconds(5.0));
+}
+
+#[test]
+fn who_is_not_listed_for_a_while_takes_nobody_for_dead() {
+    let tale = seed();
+    let mut world = World::new(tale.0);
+    world.admission = Admission::Listed;
+    let all: Vec<_> = (0..6).collect();
+    for _ in 0..6 {
+        world.start(&all);
+    }
+    world.agrees_within(seconds(5.0));
+    for _ in 0..4 {
+        world.list(5, &all[..5]);
+        world.pass(seconds(4.0));
+        world.list(5, &all);
+        world.agrees_within(seconds(5.0));
+    }
+    let others: Vec<_> = world.deaths.iter().filter(|(_, dead, _)| *dead != 5).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn who_is_not_listed_is_not_taken_from_others() {
+    let tale = seed();
+    let mut world = World::new(tale.0);
+    world.admission = Admission::Listed;
+    for place in 0..4 {
+        // The last is listed by itself and the first alone.
+        world.start(if matches!(place, 0 | 3) { &[0, 1, 2, 3] } else { &[0, 1, 2] });
+    }
+    world.pass(seconds(20.0));
+    for place in [1, 2] {
+        let known: Vec<_> =
+            world.nodes[place].swim.foca.iter_membership_state().map(|it| it.id().address.clone()).collect();
+        assert!(!known.contains(&address(3)), "{known:?}");
+    }
+}
+
+#[test]
+fn nobody_is_said_to_be_later_than_all_time() {
+    let tale = seed();
+    let mut world = World::met(tale.0, 2);
+    let own = world.nodes[0].swim.foca.identity().clone();
+    let late = |address: &Address| Identity { bump: u64::MAX, ..Identity::unknown(address) };
+    let gone = Member::new(late(&own.address), 0, foca::State::Down);
+    for (src, dst, about, good) in [
+        (Identity::unknown(&address(1)), own.clone(), vec![gone], true),
+        (Identity::unknown(&address(1)), late(&own.address), vec![], false),
+        (late(&address(1)), own.clone(), vec![], false),
+    ] {
+        let liar = Swim::new(SETTINGS, &src.address, "edge", src.bump, 7);
+        let (payload, _) = liar.datagram(&dst, Message::Gossip, &about);
+        let taken = world.nodes[0].swim.receive(seconds(1.0), &wire::pack(0, &payload));
+        assert_eq!(taken, if good { Ok(()) } else { Err(Refusal::Garbage) });
+        assert_eq!(world.nodes[0].swim.foca.identity().bump, own.bump);
+    }
 }
 
 /// Ten minutes in which 5 % of all datagrams are lost.
