@@ -230,6 +230,11 @@ impl Memory {
         }
     }
 
+    /// Whether any name varies.
+    pub(crate) fn has_variants(&self) -> bool {
+        self.variants.are_any()
+    }
+
     /// The key under which a request with these fields finds its variant.
     pub(crate) fn select(&self, key: &AssetKey, request: &HeaderMap) -> Option<AssetKey> {
         self.variants.select(key, request)

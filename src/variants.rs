@@ -54,15 +54,17 @@ impl Variants {
         Self { known, any: AtomicBool::new(false), changing: Mutex::new(()) }
     }
 
+    /// Whether there has been any.
+    pub(crate) fn are_any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
     fn get(&self, key: &AssetKey) -> Option<Arc<Variation>> {
         self.known.get(&key.asset())
     }
 
     /// The key under which a request with these fields finds its variant.
     pub(crate) fn select(&self, key: &AssetKey, request: &HeaderMap) -> Option<AssetKey> {
-        if !self.any.load(Ordering::Relaxed) {
-            return None;
-        }
         let variation = self.get(key)?;
         Some(key.of_variant(Variant::of(&variation.fields, request)))
     }

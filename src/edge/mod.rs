@@ -352,10 +352,6 @@ impl Edge {
     /// Answers a GET or HEAD: from memory, or by a longer way. Those are boxed: the
     /// state of a request that takes none of them is small, and moved for less.
     async fn get(self: &Arc<Self>, mut ask: Ask) -> Answer {
-        // What the connection takes away selects no variant.
-        if forward::nominates(&ask.headers) {
-            forward::strip_hop_by_hop(&mut ask.headers);
-        }
         match self.look_up(&mut ask) {
             Way::Answered(answer) => answer,
             Way::Share(handled, stale) => Box::pin(self.share(ask, handled, stale)).await,
@@ -365,8 +361,14 @@ impl Edge {
 
     /// Looks into memory, and says which way the request goes from there.
     fn look_up(self: &Arc<Self>, ask: &mut Ask) -> Way {
-        if let Some(variant) = self.memory.select(&ask.key, &ask.headers) {
-            ask.key = variant;
+        if self.memory.has_variants() {
+            // What the connection takes away selects none.
+            if forward::nominates(&ask.headers) {
+                forward::strip_hop_by_hop(&mut ask.headers);
+            }
+            if let Some(variant) = self.memory.select(&ask.key, &ask.headers) {
+                ask.key = variant;
+            }
         }
         let wish = match ask.manner {
             Manner::Plain => RequestControl::default(),

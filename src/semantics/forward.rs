@@ -80,22 +80,35 @@ fn is_essential(name: &HeaderName) -> bool {
 /// Whether `value` is a host, and maybe a port, as Host says it (RFC 9110 §7.2, RFC 3986
 /// §3.2.2): no user is named, and nothing in it could end a URL's authority.
 pub fn is_host(value: &[u8]) -> bool {
-    let port_at = match value.iter().position(|&byte| byte == b']') {
-        Some(end) => end + 1,
-        None => value.iter().position(|&byte| byte == b':').unwrap_or(value.len()),
-    };
-    let (host, port) = value.split_at(port_at);
-    let of_name = |byte: &u8| {
-        byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'')
-            || matches!(byte, b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
-    };
-    let is_good = match host {
-        [b'[', address @ .., b']'] => str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok()),
-        name => name.iter().all(of_name),
-    };
-    is_good && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit)
+    let is_port = |port: &[u8]| port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit);
+    let name = value.iter().take_while(|byte| OF_NAME[usize::from(**byte)]).count();
+    match &value[name..] {
+        [b'[', ..] if name == 0 => {
+            let Some(end) = value.iter().position(|&byte| byte == b']') else {
+                return false;
+            };
+            let address = str::from_utf8(&value[1..end]).ok().and_then(|address| address.parse::<Ipv6Addr>().ok());
+            address.is_some() && is_port(&value[end + 1..])
+        }
+        rest @ [b':', ..] => is_port(rest),
+        rest => rest.is_empty(),
+    }
 }
+
+/// The bytes of a host's name (RFC 3986 §3.2.2, `reg-name`).
+static OF_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    loop {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'')
+            || matches!(byte, b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
+        if byte == u8::MAX {
+            break table;
+        }
+        byte += 1;
+    }
+};
 
 /// Whether Connection lists fields, and does not just say how long the connection lasts.
 pub fn nominates(headers: &HeaderMap) -> bool {
