@@ -515,6 +515,12 @@ impl Config {
     }
 
     fn check_edge(&self) -> Result<(), String> {
+        if self.admin.listen == self.edge.listen && self.edge.listen.port() != 0 {
+            return Err(format!(
+                "admin.listen: {} is edge.listen's, too; a port of its own is needed",
+                self.admin.listen
+            ));
+        }
         if !cache_status::is_token(&self.edge.name) || self.edge.name.contains(['/', ':']) {
             return Err(format!(
                 "edge.name: `{}` cannot stand in Via and Cache-Status; a letter, then letters, digits, `-`, `.` or `_` are needed, such as `edge-1`",
@@ -580,6 +586,9 @@ impl Config {
             if !(0.01..=0.5).contains(&share) {
                 return Err(format!("{key}: {share} is out of bounds; a share between 0.01 and 0.5 is needed"));
             }
+        }
+        if cache.hot_share + cache.flight_share > 0.9 {
+            return Err("cache.hot_share and cache.flight_share: a tenth at the least has to be left for what this edge owns; together 0.9 or less is needed".to_owned());
         }
         if cache.memory.0 < mib(4).0 {
             return Err(format!("cache.memory: {} is too little; at least 4MiB is needed", cache.memory));

@@ -40,7 +40,13 @@ pub(super) struct Publish {
 
 impl Publish {
     pub(super) fn run(self) -> Result<(), Failure> {
-        runtime(0)?.block_on(self.publish())
+        runtime(0)?.block_on(async {
+            tokio::select! {
+                // What is half written goes with it.
+                done = self.publish() => done,
+                _ = tokio::signal::ctrl_c() => Err(Failure::Unavailable("interrupted; what was stored stays, and the manifest is as it was".to_owned())),
+            }
+        })
     }
 
     async fn publish(&self) -> Result<(), Failure> {
@@ -61,7 +67,7 @@ impl Publish {
             tally.bytes += manifest.len() as u64;
         }
         if let Some(file) = &self.manifest {
-            store::write(file, Body::from(manifest)).await?;
+            store::write_out(file, manifest).await?;
         }
         progress.bar.finish_and_clear();
         print(&tally.line())

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, UncasedStr, Value};
-use figment::{Figment, Metadata, Profile};
+use figment::{Figment, Metadata, Profile, Source};
 
 use super::{Config, ENV_PREFIX, KEYS};
 use crate::error::StartError;
@@ -22,15 +22,27 @@ impl Config {
             let text = std::fs::read_to_string(file).map_err(|error| {
                 bad(format!("{}: cannot be read: {error}; name another file with --config", file.display()))
             })?;
-            // Parsed here first: its own errors show the line.
-            Toml::from_str::<Dict>(&text)
-                .map_err(|error| bad(format!("{}: {}", file.display(), one_line(&error.to_string()))))?;
+            // Parsed here first: its own errors show the line, but not one with a secret.
+            Toml::from_str::<Dict>(&text).map_err(|error| {
+                let told = error.to_string();
+                let told = if told.contains("secret") { error.message() } else { &told };
+                bad(format!("{}: {}", file.display(), one_line(told)))
+            })?;
             figment = figment.merge(Toml::file_exact(file));
         }
         // Others set variables with this prefix too: Kubernetes does, for a
         // service of this name. Every key but the lists of rules has a table.
         let ours = |name: &UncasedStr| name.as_str().contains("__") || name == "immutable" || name == "query";
         figment = figment.merge(Env::prefixed(ENV_PREFIX).filter(ours).split("__"));
+        for (name, _) in std::env::vars_os() {
+            refuse_misspelt(&name.to_string_lossy())?;
+        }
+        for key in TEXT {
+            // As it stands: a number's zeros would not come back.
+            if let Ok(value) = std::env::var(variable(key)) {
+                figment = figment.merge(text_of(key, &value));
+            }
+        }
         for set in sets {
             figment = figment.merge(parse_set(set)?);
         }
@@ -43,6 +55,32 @@ impl Config {
         let config: Self = figment.extract().map_err(|error| explain(&error))?;
         config.check()?;
         Ok(config)
+    }
+}
+
+/// Keys that are text, also where they look like numbers.
+const TEXT: [&str; 2] = ["edge.name", "cluster.secret"];
+
+/// The variable of the environment that sets `key`.
+fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
+}
+
+/// A value of one of [`TEXT`], in quotes or not.
+fn text_of(key: &str, value: &str) -> Serialized<Value> {
+    let Ok(parsed) = value.parse::<Value>();
+    let value = if let Value::String(..) = parsed { parsed } else { Value::from(value) };
+    Serialized::from(figment::util::nest(key, value), Profile::Default)
+}
+
+/// With one underscore between table and key, a variable would go unheard.
+fn refuse_misspelt(name: &str) -> Result<(), StartError> {
+    let meant = KEYS.iter().find(|key| key.contains('.') && variable(key).replace("__", "_") == name.to_uppercase());
+    match meant {
+        Some(key) => {
+            Err(bad(format!("{name}: between table and key stand two underscores; did you mean `{}`?", variable(key))))
+        }
+        None => Ok(()),
     }
 }
 
@@ -60,9 +98,15 @@ pub(super) fn parse_set(set: &str) -> Result<Serialized<Value>, StartError> {
             "--set {set}: `key=value` is needed, such as `--set origin.url=http://127.0.0.1:9000`"
         )));
     };
+    let key = key.trim();
+    if key.split('.').any(str::is_empty) {
+        return Err(bad(format!("--set {set}: the name of a key is needed before `=`, such as `origin.url`")));
+    }
+    if TEXT.contains(&key) {
+        return Ok(text_of(key, value));
+    }
     let Ok(value) = value.parse::<Value>();
-    let nested = figment::util::nest(key.trim(), value);
-    Ok(Serialized::from(nested, Profile::Default))
+    Ok(Serialized::from(figment::util::nest(key, value), Profile::Default))
 }
 
 /// Says what an extraction failed on, with the key first.
@@ -76,7 +120,16 @@ fn explain(error: &figment::Error) -> String {
     }
     let source = origin_of(error.metadata.as_ref());
     let what = match &error.kind {
-        Kind::InvalidType(found, wanted) => format!("{found} is of the wrong type; {wanted} is needed"),
+        Kind::InvalidType(found, wanted) => {
+            let wanted = match wanted.as_str() {
+                "usize" | "u32" | "u64" => "a whole number",
+                "f64" => "a number",
+                wanted if wanted.starts_with("struct ") => "a table",
+                "a sequence" => "a list, such as [\"10.0.0.5:7001\"],",
+                wanted => wanted,
+            };
+            format!("{found} is of the wrong type; {wanted} is needed")
+        }
         Kind::UnknownVariant(found, known) => format!("`{found}` is unknown; one of {} is needed", known.join(", ")),
         Kind::MissingField(field) => {
             path = format!("{list}.{field}");
@@ -119,7 +172,15 @@ fn refuse_unknown(figment: &Figment, given: &Dict, table: &str) -> Result<(), St
 
 /// Where a value came from, for an error.
 fn origin_of(metadata: Option<&Metadata>) -> String {
-    metadata.map(|metadata| format!(" (from {})", metadata.name.replace('`', ""))).unwrap_or_default()
+    let Some(metadata) = metadata else {
+        return String::new();
+    };
+    match &metadata.source {
+        Some(Source::File(file)) => format!(" (from {})", file.display()),
+        // What is merged as a value has the name of the type.
+        _ if metadata.name.contains("figment::") => " (from --set)".to_owned(),
+        _ => format!(" (from {})", metadata.name.replace('`', "")),
+    }
 }
 
 /// The known name that is most like `path`: a table for a table, or else a key,

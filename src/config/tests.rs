@@ -220,9 +220,38 @@ fn variables_of_others_are_let_be_and_unknown_ones_are_named() {
         jail.set_env("PEERAGE_PORT", "tcp://10.0.0.1:80");
         jail.set_env("PEERAGE_SERVICE_HOST", "10.0.0.1");
         assert!(Config::load(None, &[]).is_ok());
+        for misspelt in ["PEERAGE_CLUSTER_SECRET", "PEERAGE_ORIGIN_URL", "PEERAGE_CACHE_HOT_SHARE"] {
+            jail.set_env(misspelt, "0123456789abcdef");
+            let error = Config::load(None, &[]).unwrap_err().to_string();
+            assert!(error.starts_with(misspelt) && error.contains("__"), "{error}");
+            jail.clear_env();
+        }
         jail.set_env("PEERAGE_CACHE__MEMROY", "1");
         let error = Config::load(None, &[]).unwrap_err().to_string();
         assert!(error.contains("cache.memroy") && error.contains("PEERAGE_"), "{error}");
+        Ok(())
+    });
+}
+
+#[test]
+#[allow(clippy::result_large_err)] // figment's own
+fn a_secret_is_what_it_says_wherever_it_comes_from() {
+    figment::Jail::expect_with(|jail| {
+        jail.clear_env();
+        for secret in ["01234567890123456789", "1e999999999999999", "0123456789abcdef"] {
+            jail.create_file("config.toml", &format!("[cluster]\nsecret = \"{secret}\""))?;
+            jail.set_env("PEERAGE_CLUSTER__SECRET", secret);
+            let file = std::path::Path::new("config.toml");
+            for (file, sets) in [(Some(file), vec![]), (None, vec![]), (None, vec![format!("cluster.secret={secret}")])]
+            {
+                let config = Config::load(file, &sets).map_err(|error| error.to_string())?;
+                assert_eq!(config.cluster.unwrap().secret.unwrap().0, secret);
+            }
+        }
+        jail.clear_env();
+        jail.create_file("config.toml", "[cluster]\nsecret = \"0123456789abcdef")?;
+        let error = Config::load(Some(std::path::Path::new("config.toml")), &[]).unwrap_err().to_string();
+        assert!(error.starts_with("config.toml") && !error.contains("0123456789abcdef"), "{error}");
         Ok(())
     });
 }

@@ -171,6 +171,21 @@ fn is_of_length(response: &Response<Body>, size: u64) -> bool {
     response.status() == StatusCode::OK && length == Some(size)
 }
 
+/// Writes a file that may be a terminal, a pipe, or a link to another file: what it is
+/// stays so.
+pub(super) async fn write_out(path: &Path, content: Bytes) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::Unavailable(format!("{}: {error}", path.display()));
+    match tokio::fs::metadata(path).await {
+        Ok(there) if !there.is_file() => {
+            let mut file = tokio::fs::OpenOptions::new().write(true).open(path).await.map_err(failed)?;
+            file.write_all(&content).await.map_err(failed)?;
+            file.flush().await.map_err(failed)
+        }
+        Ok(_) => write(&tokio::fs::canonicalize(path).await.map_err(failed)?, content.into()).await,
+        Err(_) => write(path, content.into()).await,
+    }
+}
+
 /// Writes beside, then renames: nobody ever sees a part of it under its name.
 pub(super) async fn write(path: &Path, content: Body) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Unavailable(format!("{}: {error}", path.display()));
