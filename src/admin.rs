@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -140,11 +140,15 @@ fn answer(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Re
         return response;
     }
     match request.uri().path() {
-        "/metrics" => text(
-            StatusCode::OK,
-            metrics::EXPOSITION_TYPE,
-            metrics::exposition(edge.metrics(), edge.gauges(), Arc::clone(&edge.membership().view())),
-        ),
+        "/metrics" => {
+            let exposed = metrics::exposition(edge.metrics(), edge.gauges(), Arc::clone(&edge.membership().view()));
+            let accept = request.headers().get_all(ACCEPT).iter();
+            if accept.filter_map(|line| line.to_str().ok()).any(|line| line.contains("application/openmetrics-text")) {
+                text(StatusCode::OK, metrics::OPEN_METRICS, exposed)
+            } else {
+                text(StatusCode::OK, metrics::PLAIN, metrics::plain(&exposed))
+            }
+        }
         "/healthz" => text(StatusCode::OK, "text/plain", "ok\n".into()),
         "/readyz" if readiness.is_draining() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n".into())

@@ -1,6 +1,7 @@
 //! What this edge counts, and how Prometheus reads it.
 
-use std::fmt;
+use std::collections::HashSet;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -303,8 +304,30 @@ pub(crate) fn exposition(metrics: &Arc<Metrics>, gauges: Gauges, view: Arc<View>
     }
 }
 
-/// The media type of [`exposition`].
-pub(crate) const EXPOSITION_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The media type of [`exposition`],
+pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// and of [`plain`].
+pub(crate) const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// An exposition for who reads Prometheus' own text format: there a counter is called
+/// what its sample is, and nothing says the end.
+pub(crate) fn plain(exposed: &str) -> String {
+    let type_of = |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
+    let counters: HashSet<_> = exposed.lines().filter_map(type_of).collect();
+    let mut text = String::with_capacity(exposed.len());
+    for line in exposed.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                let _ = writeln!(text, "# {what} {name}_total {rest}");
+            }
+            _ => {
+                let _ = writeln!(text, "{line}");
+            }
+        }
+    }
+    text
+}
 
 #[derive(Debug)]
 struct Exposed {

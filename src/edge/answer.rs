@@ -197,6 +197,7 @@ impl Edge {
         // A peer is told of a body without framing by sending it so: as chunks
         // it would look whole, and be stored there.
         let unframed = response.extensions().get::<Unframed>().is_some();
+        let via = self.response_via(response.version());
         let own_framing = if unframed && ask.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
         *response.version_mut() = own_framing;
         let has_none = response.status() == StatusCode::NO_CONTENT;
@@ -206,7 +207,7 @@ impl Edge {
             // RFC 9110 §8.6
             headers.remove(CONTENT_LENGTH);
         }
-        headers.append(VIA, self.via.clone());
+        headers.append(VIA, via);
         let upstream = joined(headers, &CACHE_STATUS);
         headers.insert(CACHE_STATUS, append_member(upstream.as_ref(), self.status(status)));
         if ask.method == Method::HEAD {

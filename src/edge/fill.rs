@@ -328,7 +328,7 @@ impl Edge {
         (lifetime, kept): (Lifetime, Kept),
     ) -> Result<(Intake, HeaderMap), Refusal> {
         let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
-        let (mut head, own) = head(parts, length, born, lifetime, &self.via);
+        let (mut head, own) = head(parts, length, born, lifetime, self.response_via(parts.version));
         if parts.status == StatusCode::OK {
             self.name_by_hash(lead.key(), &mut head.headers);
         }

@@ -314,7 +314,7 @@ pub(super) fn head(
     length: Option<u64>,
     born: SystemTime,
     lifetime: Lifetime,
-    via: &HeaderValue,
+    via: HeaderValue,
 ) -> (Head, HeaderMap) {
     let mut headers = detached(&parts.headers);
     let own = withhold(&mut headers);
@@ -323,7 +323,7 @@ pub(super) fn head(
     // fields need not grow.
     headers.insert(AGE, HeaderValue::from_static("0"));
     headers.insert(CACHE_STATUS, HeaderValue::from_static("peerage"));
-    headers.append(VIA, via.clone());
+    headers.append(VIA, via);
     if parts.status == StatusCode::NO_CONTENT {
         // RFC 9110 §8.6
         headers.remove(CONTENT_LENGTH);

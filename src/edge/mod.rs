@@ -430,6 +430,12 @@ impl Edge {
         forward::via(ask.version, &self.name).unwrap_or_else(|| self.via.clone())
     }
 
+    /// What this edge adds to the Via of a response, by the version that it came in.
+    fn response_via(&self, version: Version) -> HeaderValue {
+        let old = (version == Version::HTTP_10).then(|| forward::via(version, &self.name)).flatten();
+        old.unwrap_or_else(|| self.via.clone())
+    }
+
     fn record(ask: &Ask, served: Served, from: From) -> Record {
         Record { source: ask.source, method: ask.method.clone(), key: Ok(ask.key.clone()), served, from, error: None }
     }

@@ -353,7 +353,14 @@ async fn operators_see_health_metrics_and_peers() {
     assert_eq!(get("/readyz").await.status, 200);
     assert_eq!(get("/nothing").await.status, 404);
     assert_eq!(ask(admin, Method::POST, "/healthz").get().await.status, 405);
-    assert!(get("/metrics").await.field("content-type").starts_with("application/openmetrics-text"));
+    let open = ask(admin, Method::GET, "/metrics").field("accept", "application/openmetrics-text;q=0.5").get().await;
+    assert!(open.field("content-type").starts_with("application/openmetrics-text"));
+    assert!(open.text().contains("# TYPE peerage_requests counter\n") && open.text().ends_with("# EOF\n"));
+    let plain = get("/metrics").await;
+    assert_eq!(plain.field("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert!(plain.text().contains("# TYPE peerage_requests_total counter\n") && !plain.text().contains("# EOF"));
+    let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(samples(plain.text()), samples(open.text()));
     let peers: serde_json::Value = serde_json::from_slice(&get("/peers").await.body).unwrap();
     let members = peers["members"].as_array().unwrap();
     let own: Vec<_> = members.iter().filter(|peer| peer["own"] == true).collect();
