@@ -13,6 +13,7 @@ use bytes::Buf;
 use http::{Method, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use serde::Serialize;
+use tokio::sync::Notify;
 use tracing_appender::non_blocking::NonBlocking;
 
 use crate::body::{Body, Run};
@@ -187,6 +188,10 @@ struct Counts {
     ended: AtomicU32,
     /// Whether the end of the connection tells that of an answer.
     unframed: AtomicBool,
+    /// Whether one of the answers is not taken.
+    stalled: AtomicBool,
+    /// Wakes who serves the connection.
+    news: Notify,
 }
 
 impl Requests {
@@ -207,11 +212,37 @@ impl Requests {
         self.0.unframed.load(Ordering::Relaxed)
     }
 
+    /// Tells who serves the connection that an answer of its is not taken.
+    pub(crate) fn stall(&self) {
+        self.0.stalled.store(true, Ordering::Relaxed);
+        self.0.news.notify_one();
+    }
+
+    /// Tells who serves the connection that none has been under way for long enough.
+    pub(crate) fn rest(&self) {
+        self.0.news.notify_one();
+    }
+
+    /// Resolves when one of these is told.
+    pub(crate) async fn news(&self) -> News {
+        self.0.news.notified().await;
+        if self.0.stalled.load(Ordering::Relaxed) { News::Stalled } else { News::Idle }
+    }
+
     /// How many there were (it wraps around), if none is under way.
     pub(crate) fn all_ended(&self) -> Option<u32> {
         let ended = self.0.ended.load(Ordering::Relaxed);
         (self.0.begun.load(Ordering::Relaxed) == ended).then_some(ended)
     }
+}
+
+/// What there is to say of the requests of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// An answer is not taken.
+    Stalled,
+    /// None has been under way for a time.
+    Idle,
 }
 
 /// A request that has not been answered to its end.

@@ -42,8 +42,10 @@ enum Version {
     /// So much of the preface has come.
     Unclear(usize),
     Http1,
-    /// Whether it is there still is asked by pings.
+    /// Whether it is there still is asked by pings, too.
     Http2,
+    /// The same, and it was silent for too long: that has been told.
+    Resting,
 }
 
 impl Version {
@@ -59,7 +61,7 @@ impl Version {
     }
 }
 
-/// How long no head has come while nothing was asked for, over HTTP/1.
+/// How long no head has come while nothing was asked for.
 struct Silence {
     requests: Requests,
     /// Since when, and after how many requests.
@@ -100,10 +102,17 @@ impl Patient {
     }
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.version {
-            Version::Http2 => Poll::Pending,
-            Version::Unclear(_) | Version::Http1 => self.silence.poll(cx),
+        if let Version::Resting = self.version {
+            return Poll::Pending;
         }
+        ready!(self.silence.poll(cx));
+        if let Version::Http2 = self.version {
+            // There the other end is told first, so that no request crosses the end.
+            self.version = Version::Resting;
+            self.silence.requests.rest();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 
     fn guard<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -190,6 +199,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::access::News;
     use crate::config::Period;
 
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -247,11 +257,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn over_http2_pings_tell() {
-        let (mut client, mut patient, _) = connected().await;
+    async fn over_http2_silence_is_told_and_ends_nothing_by_itself() {
+        let (mut client, mut patient, requests) = connected().await;
         client.write_all(PREFACE).await.unwrap();
         patient.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
-        assert!(tokio::time::timeout(5 * PATIENCE, patient.read_u8()).await.is_err());
+        let request = requests.begin();
+        let both = async { tokio::join!(patient.read_u8(), requests.news()) };
+        assert!(tokio::time::timeout(5 * PATIENCE, both).await.is_err());
+        drop(request);
+        let began = Instant::now();
+        let news = tokio::select! {
+            read = patient.read_u8() => panic!("{read:?}"),
+            news = requests.news() => news,
+        };
+        assert!(news == News::Idle && about(began.elapsed()), "{news:?} after {:?}", began.elapsed());
     }
 
     #[test]
@@ -264,7 +283,7 @@ mod tests {
             let found = match version {
                 Version::Unclear(_) => "?",
                 Version::Http1 => "1",
-                Version::Http2 => "2",
+                Version::Http2 | Version::Resting => "2",
             };
             assert_eq!(found, clear, "{pieces:?}");
         }

@@ -1,6 +1,7 @@
 //! Connections: what comes in by a listener, until it drains.
 
 use std::convert::Infallible;
+use std::error::Error as StdError;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,14 +14,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::bytes;
 use super::interspersed::Interspersed;
 use super::listening::Listener;
 use super::patient::Patient;
-use crate::access::{Access, Handed, Requests, UnderWay, Watched};
+use crate::access::{Access, Handed, News, Requests, UnderWay, Watched};
 use crate::body::{Body, describe};
 use crate::config::LimitsConfig;
 use crate::edge::Edge;
@@ -78,8 +79,6 @@ struct Client {
     address: IpAddr,
     /// What it is sent before final responses.
     interim: Interim,
-    /// Told when one of its streams is not taken.
-    stalled: Arc<Notify>,
     requests: Requests,
     /// Where the connection leads once it is HTTP no more; the request that led there
     /// goes on for as long.
@@ -172,7 +171,6 @@ impl Serve {
         let client = Arc::new(Client {
             address,
             interim,
-            stalled: Arc::default(),
             requests: Requests::default(),
             tunnel: Mutex::default(),
             source: self.source,
@@ -199,29 +197,8 @@ impl Serve {
             async move { serve.0.answer(request, &serve.1).await }
         });
         let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(io, service));
-        let stalled = async {
-            client.stalled.notified().await;
-            Err("the client took nothing of what it asked for".to_owned())
-        };
-        let ended = async {
-            // In this order, and not in one that is drawn each time: a hit is worth it.
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => return ended,
-                () = draining(&mut phase) => {}
-            }
-            if client.lingers() {
-                tokio::select! {
-                    ended = connection.as_mut() => return ended,
-                    () = tokio::time::sleep(LINGER) => {}
-                }
-            }
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        };
-        tokio::select! {
-            biased;
-            ended = ended => ended.map_err(|error| {
+        let ended = |ended: Result<(), Box<dyn StdError + Send + Sync>>| {
+            ended.map_err(|error| {
                 let text = describe(&*error);
                 // It has been answered with 400, 414 or 431, before it was a request.
                 if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
@@ -230,8 +207,33 @@ impl Serve {
                     tracing::debug!(client = %client.address, error = %text, "what is not HTTP was refused");
                 }
                 text
-            }),
-            stalled = stalled => stalled,
+            })
+        };
+        // In this order, and not in one that is drawn each time: a hit is worth it.
+        let lingers = tokio::select! {
+            biased;
+            end = connection.as_mut() => return ended(end),
+            () = draining(&mut phase) => client.lingers(),
+            news = client.requests.news() => match news {
+                News::Stalled => return stalled(),
+                News::Idle => false,
+            },
+        };
+        if lingers {
+            tokio::select! {
+                end = connection.as_mut() => return ended(end),
+                () = tokio::time::sleep(LINGER) => {}
+            }
+        }
+        connection.as_mut().graceful_shutdown();
+        loop {
+            tokio::select! {
+                end = connection.as_mut() => return ended(end),
+                news = client.requests.news() => match news {
+                    News::Stalled => return stalled(),
+                    News::Idle => {}
+                },
+            }
         }
     }
 
@@ -263,7 +265,7 @@ impl Serve {
         // just open no window for one of its streams.
         if version == Version::HTTP_2 && response.body().may_stall() {
             let handed = response.body_mut().hand_over();
-            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, Arc::clone(&client.stalled)));
+            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, client.requests.clone()));
         }
         Ok(response)
     }
@@ -273,14 +275,18 @@ fn is_of_unknown_length(response: &Response<Body>) -> bool {
     !response.headers().contains_key(CONTENT_LENGTH) && response.body().size_hint().exact().is_none()
 }
 
+fn stalled() -> Result<(), String> {
+    Err("the client took nothing of what it asked for".to_owned())
+}
+
 /// Ends the connection when a frame of this stream is not taken for the time of
 /// `patience`.
-async fn watch_stream(handed: Weak<Handed>, patience: Duration, stalled: Arc<Notify>) {
+async fn watch_stream(handed: Weak<Handed>, patience: Duration, requests: Requests) {
     loop {
         tokio::time::sleep(patience / 2).await;
         match handed.upgrade() {
             None => return,
-            Some(handed) if handed.waits_for() > patience => return stalled.notify_one(),
+            Some(handed) if handed.waits_for() > patience => return requests.stall(),
             Some(_) => {}
         }
     }

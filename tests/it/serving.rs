@@ -1,6 +1,9 @@
 //! HTTP towards clients and operators.
 
+use bytes::Bytes;
 use http::Method;
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use peerage::config::{Period, Size};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -259,6 +262,22 @@ async fn a_stream_whose_window_stays_shut_is_let_go() {
     let open = edge.get(ASSET).http2().open().await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"miss\"}", 1.0).await;
     assert!(!within(20, open.rest()).await.complete);
+}
+
+#[tokio::test]
+async fn an_idle_connection_over_http2_is_ended_in_words() {
+    let origin = Origin::start().await;
+    origin.script(ASSET, Script::ok("x"));
+    let edge =
+        alone(&origin, |config| config.limits.header_timeout = Period(std::time::Duration::from_millis(100))).await;
+    let io = TokioIo::new(TcpStream::connect(edge.clients).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get(format!("http://site.example{ASSET}")).body(Empty::<Bytes>::new()).unwrap();
+    assert_eq!(within(20, sender.send_request(request)).await.unwrap().status(), 200);
+    // The client has not let go of it, and hears that it should.
+    assert!(within(20, connection).await.unwrap().is_ok());
+    drop(sender);
 }
 
 #[tokio::test]
