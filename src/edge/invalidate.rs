@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::{Answer, Ask, Edge};
 use crate::access::From;
 use crate::body::Body;
+use crate::cluster::standing::Standing;
 use crate::cluster::view::State;
 use crate::error::Error;
 use crate::key::AssetKey;
@@ -70,6 +71,7 @@ impl Edge {
     }
 
     async fn forget_everywhere(self: &Arc<Self>, keys: Vec<AssetKey>) {
+        self.unheard.forget_strangers(self.membership.view().peers());
         // Owners first: whoever asks one after this has what is new, and so keeps
         // nothing old that would outlive the next round.
         let owner = |key: &AssetKey| self.membership.view().ring.owner(key.hash()).map(|it| Arc::clone(it.name()));
@@ -129,7 +131,7 @@ impl Edge {
 }
 
 /// How many changes are kept for a peer that is away.
-const UNHEARD: usize = 4096;
+const UNHEARD: usize = 1024;
 
 /// What peers have not heard of changes, each for itself.
 #[derive(Default)]
@@ -138,6 +140,11 @@ pub(super) struct Unheard(Mutex<HashMap<Arc<str>, HashSet<AssetKey>>>);
 impl Unheard {
     fn peers(&self) -> MutexGuard<'_, HashMap<Arc<str>, HashSet<AssetKey>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is no member any more will not ask what has changed.
+    fn forget_strangers(&self, members: &[Arc<Standing>]) {
+        self.peers().retain(|peer, _| members.iter().any(|member| member.name == *peer));
     }
 
     fn note(&self, peer: &Arc<str>, key: &AssetKey) {

@@ -14,7 +14,7 @@ use crate::flight::{Extent, Joining, Lead, Outcome, Provider, Reach, Selected, S
 use crate::memory::Found;
 use crate::metrics::{Served, Source};
 use crate::semantics::cache_control::RequestControl;
-use crate::semantics::cache_status::Handled;
+use crate::semantics::cache_status::{self, Handled};
 use crate::semantics::forward::{self, Faithful};
 use crate::semantics::freshness::{self, Credentials, Name, Reuse};
 use crate::semantics::manner::Manner;
@@ -132,7 +132,11 @@ impl Edge {
 
     /// Whether what a flight brings is as new as a request wants it that did not begin it.
     fn meets(streaming: &Streaming, ask: &Ask) -> bool {
-        if ask.manner == Manner::Plain || streaming.provider == Provider::Origin && streaming.came >= ask.now {
+        let from_origin = || match &streaming.provider {
+            Provider::Origin => true,
+            Provider::Peer(_) => !streaming.head.upstream_status.as_ref().is_some_and(cache_status::ends_with_a_hit),
+        };
+        if ask.manner == Manner::Plain || streaming.came >= ask.now && from_origin() {
             return true;
         }
         let (facts, wish) = (streaming.head.facts, RequestControl::of(&ask.headers));

@@ -46,6 +46,12 @@ pub enum Handled {
     Refused,
 }
 
+/// Whether the last of these members says that it had the response stored.
+pub fn ends_with_a_hit(members: &HeaderValue) -> bool {
+    let last = members.as_bytes().rsplit(|&byte| byte == b',').next().unwrap_or_default();
+    last.split(|&byte| byte == b';').skip(1).any(|parameter| parameter.trim_ascii() == b"hit")
+}
+
 impl CacheStatus {
     /// The field's value for a cache called `name`, which [`is_token`].
     pub fn value(&self, name: &str) -> HeaderValue {
@@ -101,13 +107,14 @@ mod tests {
         #[test]
         fn every_member_is_a_structured_field(
             name in "[A-Za-z][A-Za-z0-9._-]{0,19}",
-            handled in 0usize..7,
+            handled in 0usize..8,
             (fwd_status, ttl) in any::<(Option<u8>, Option<i32>)>(),
             (collapsed, stored) in any::<(bool, bool)>(),
         ) {
             let (handled, parameter) = [
                 (Handled::Hit, "hit"),
                 (Handled::UriMiss, "uri-miss"),
+                (Handled::VaryMiss, "vary-miss"),
                 (Handled::Stale, "stale"),
                 (Handled::Method, "method"),
                 (Handled::Request, "request"),
@@ -131,6 +138,20 @@ mod tests {
             prop_assert_eq!(fwd, expected);
             prop_assert_eq!((get("collapsed").is_some(), get("stored").is_some()), (collapsed, stored));
             prop_assert_eq!(get("detail").and_then(BareItem::as_token).map(sfv::TokenRef::as_str), Some("some-words"));
+        }
+    }
+
+    #[test]
+    fn the_last_member_counts() {
+        for (members, hit) in [
+            ("edge-1;hit;ttl=5", true),
+            ("cdn;hit, edge-1; hit", true),
+            ("cdn;hit, edge-1;fwd=uri-miss;stored", false),
+            // A cache may well be called so.
+            ("hit;fwd=miss", false),
+            ("", false),
+        ] {
+            assert_eq!(ends_with_a_hit(&HeaderValue::from_static(members)), hit, "{members}");
         }
     }
 

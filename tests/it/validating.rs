@@ -123,6 +123,22 @@ async fn who_wants_it_newer_does_not_join_what_began_before() {
 }
 
 #[tokio::test]
+async fn many_who_want_it_newer_at_a_time_share_what_comes() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let page = Script::ok("new").field("cache-control", "max-age=100");
+    origin.script(PAGE, page.delay(Duration::from_millis(300)));
+    for edge in cluster.rank(PAGE).into_iter().rev().map(|place| &cluster.edges[place]) {
+        let before = origin.count(PAGE);
+        let asks: Vec<_> = (0..20).map(|_| edge.get(PAGE).field("cache-control", "max-age=0").get()).collect();
+        for got in within(20, all(asks)).await {
+            assert_eq!(got.text(), "new");
+        }
+        assert!(origin.count(PAGE) <= before + 1, "{}", origin.count(PAGE));
+    }
+}
+
+#[tokio::test]
 async fn a_condition_is_answered_from_what_its_own_fill_brought() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(2, &origin, |_| {}).await;
