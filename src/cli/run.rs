@@ -16,7 +16,7 @@ use crate::error::StartError;
 use crate::server::{Reloading, Server};
 
 /// Files for peers, operators and the process itself.
-const FILES: u64 = 512;
+const FILES: u64 = 1536;
 
 #[derive(clap::Args)]
 pub(super) struct Run {
@@ -120,9 +120,8 @@ fn most_files() -> u64 {
 /// Leaves some of the `files` for what is not a client's: or clients could keep this
 /// edge from its origin, its peers and its operators.
 fn fit(config: &mut Config, files: u64) {
-    let listeners = 1 + u64::from(config.cluster.is_some());
     let others = (config.origin.requests as u64 + FILES).min(files / 2);
-    let places = usize::try_from((files - others) / listeners).unwrap_or(usize::MAX);
+    let places = usize::try_from(files - others).unwrap_or(usize::MAX);
     if config.limits.connections > places {
         tracing::warn!(
             files,
@@ -182,7 +181,8 @@ mod tests {
         for (files, connections, requests, fitting) in [
             (1 << 20, 16_384, 1024, 16_384),
             (u64::MAX, 16_384, 1024, 16_384),
-            (4096, 16_384, 1024, 2560),
+            (20_000, 16_384, 1024, 16_384),
+            (4096, 16_384, 1024, 2048),
             (1024, 16_384, 1024, 512),
             (64, 16_384, 1024, 32),
             (1024, 100, 1024, 100),
