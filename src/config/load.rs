@@ -75,7 +75,11 @@ fn text_of(key: &str, value: &str) -> Serialized<Value> {
 
 /// With one underscore between table and key, a variable would go unheard.
 fn refuse_misspelt(name: &str) -> Result<(), StartError> {
-    let meant = KEYS.iter().find(|key| key.contains('.') && variable(key).replace("__", "_") == name.to_uppercase());
+    let upper = name.to_uppercase();
+    if !upper.starts_with(ENV_PREFIX) {
+        return Ok(());
+    }
+    let meant = KEYS.iter().find(|key| key.contains('.') && variable(key).replace("__", "_") == upper);
     match meant {
         Some(key) => {
             Err(bad(format!("{name}: between table and key stand two underscores; did you mean `{}`?", variable(key))))

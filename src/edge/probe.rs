@@ -49,7 +49,11 @@ impl Edge {
 
     /// No answer came from `peer`.
     pub(super) fn misses(&self, peer: &str, error: &Error) {
-        if self.membership.note(peer, Heard::Nothing) {
+        self.note_no_answer(peer, Heard::Nothing, error);
+    }
+
+    fn note_no_answer(&self, peer: &str, heard: Heard, error: &Error) {
+        if self.membership.note(peer, heard) {
             tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked until it does");
         }
     }
@@ -70,10 +74,7 @@ impl Edge {
     async fn probe(self: &Arc<Self>, peer: &Arc<str>) {
         match self.question(peer, self.promptly).await {
             Ok(()) => self.tell_unheard(peer),
-            Err(error) if self.membership.note(peer, Heard::Silence) => {
-                tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked until it does");
-            }
-            Err(_) => {}
+            Err(error) => self.note_no_answer(peer, Heard::Silence, &error),
         }
     }
 

@@ -7,7 +7,7 @@ use http::Method;
 use tokio::net::TcpListener;
 
 use crate::ends::accept;
-use crate::harness::{Cluster, alone, pattern, within};
+use crate::harness::{Cluster, Running, alone, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 
 fn page(text: &'static str) -> Script {
@@ -101,15 +101,20 @@ async fn a_write_counts_whether_or_not_its_client_waits() {
     within(20, forgotten).await;
 }
 
-#[tokio::test]
-async fn a_purge_that_crosses_the_end_of_a_connection_is_sent_again() {
+/// An edge whose peer is a listener, before an origin that takes every write.
+async fn beside_a_listener() -> (Origin, Running, TcpListener) {
     let origin = Origin::start().await;
-    let mut cluster = Cluster::start(1, &origin, |_| {}).await;
-    let edge = cluster.edges.remove(0);
+    origin.script("*", page("done"));
+    let edge = Cluster::start(1, &origin, |_| {}).await.edges.remove(0);
     let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let names = [edge.name(), peer.local_addr().unwrap().to_string()];
     edge.edge.membership().replace(names.iter().map(String::as_str));
-    origin.script("/page", page("done"));
+    (origin, edge, peer)
+}
+
+#[tokio::test]
+async fn a_purge_that_crosses_the_end_of_a_connection_is_sent_again() {
+    let (_origin, edge, peer) = beside_a_listener().await;
     let first = tokio::spawn(edge.ask(Method::PUT, "/page").get());
     let mut connection = accept(&peer).await;
     assert!(connection.head().await.starts_with("PURGE /page "));
@@ -126,14 +131,8 @@ async fn a_purge_that_crosses_the_end_of_a_connection_is_sent_again() {
 
 #[tokio::test]
 async fn a_peer_that_was_away_hears_of_a_write_when_it_is_back() {
-    let origin = Origin::start().await;
-    let mut cluster = Cluster::start(1, &origin, |_| {}).await;
-    let edge = cluster.edges.remove(0);
-    let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (_origin, edge, peer) = beside_a_listener().await;
     let address = peer.local_addr().unwrap();
-    let names = [edge.name(), address.to_string()];
-    edge.edge.membership().replace(names.iter().map(String::as_str));
-    origin.script("*", page("done"));
     drop(peer);
     for path in ["/one", "/two"] {
         assert_eq!(within(20, edge.ask(Method::PUT, path).get()).await.status, 200);
