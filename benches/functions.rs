@@ -49,6 +49,7 @@ mod memory;
 mod stored;
 #[path = "../src/sync.rs"]
 mod sync;
+#[allow(dead_code)]
 #[path = "../src/variants.rs"]
 mod variants;
 #[path = "../src/weighed.rs"]
@@ -57,7 +58,7 @@ mod error {
     pub(crate) use peerage::Error;
 }
 mod semantics {
-    pub(crate) use peerage::semantics::{freshness, vary};
+    pub(crate) use peerage::semantics::{cache_status, freshness, vary};
 }
 /// Of a body in memory, what the tiers look at.
 mod body {

@@ -3,13 +3,17 @@
 //! As a map, the fields of a small asset take more room than the asset. But most
 //! assets of a site have the same fields, and half of them with the same values.
 //! That is their form, and there is one of it; what is a response's own is a
-//! string of bytes. An answer's fields are made of both.
+//! string of bytes. An answer's fields are made of both: as a map, or as the lines
+//! of a head.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::AGE;
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::semantics::cache_status::CACHE_STATUS;
 
 /// How many bytes the length of a value takes.
 const LENGTH: usize = 4;
@@ -32,7 +36,70 @@ pub(crate) struct Fields {
 struct Form {
     /// With nothing where a response has a value of its own.
     headers: HeaderMap,
+    lines: Lines,
     standing: Standing,
+}
+
+impl Form {
+    fn new(headers: &HeaderMap, standing: Standing) -> Arc<Self> {
+        let headers = common(headers);
+        Arc::new(Self { lines: Lines::of(&headers), headers, standing })
+    }
+
+    /// What it takes besides the text of its fields, in bytes.
+    fn weight(&self) -> usize {
+        let lines = self.lines.text.len() + size_of_val(&*self.lines.gaps);
+        size_of::<Self>() + self.headers.iter().map(field_weight).sum::<usize>() + lines
+    }
+}
+
+/// The lines of a head (RFC 9112 §5), with gaps.
+struct Lines {
+    text: Box<[u8]>,
+    /// Where in the text, and for what.
+    gaps: Box<[(usize, Gap)]>,
+}
+
+#[derive(Clone, Copy)]
+enum Gap {
+    /// A value that is the response's own.
+    Own,
+    /// What each answer makes anew.
+    Age,
+    CacheStatus,
+}
+
+impl Lines {
+    /// Those of these fields, where a response has its own value for what is empty.
+    fn of(headers: &HeaderMap) -> Self {
+        let mut text =
+            Vec::with_capacity(headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum());
+        let mut gaps = Vec::new();
+        for (name, value) in headers {
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(b": ");
+            let gap = match name {
+                _ if value.is_empty() => Some(Gap::Own),
+                name if *name == AGE => Some(Gap::Age),
+                name if *name == CACHE_STATUS => Some(Gap::CacheStatus),
+                _ => None,
+            };
+            match gap {
+                Some(gap) => gaps.push((text.len(), gap)),
+                None => text.extend_from_slice(value.as_bytes()),
+            }
+            text.extend_from_slice(b"\r\n");
+        }
+        Self { text: text.into(), gaps: gaps.into() }
+    }
+}
+
+/// What each answer from what is stored makes anew.
+pub(crate) struct Anew<'a> {
+    /// Age, in seconds.
+    pub(crate) age: u64,
+    /// Cache-Status.
+    pub(crate) status: &'a str,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,11 +125,33 @@ impl Fields {
         headers
     }
 
+    /// Appends their lines to a head, in their order, with what `anew` has in the places
+    /// that are kept for it.
+    pub(crate) fn write(&self, anew: &Anew<'_>, head: &mut Vec<u8>) {
+        let Lines { text, gaps } = &self.form.lines;
+        let (mut own, mut at) = (&*self.own, 0);
+        for &(place, gap) in gaps {
+            head.extend_from_slice(&text[at..place]);
+            at = place;
+            match gap {
+                Gap::Own => {
+                    let length = usize::try_from(own.get_uint_le(LENGTH)).unwrap_or(usize::MAX);
+                    let (value, others) = own.split_at(length);
+                    head.extend_from_slice(value);
+                    own = others;
+                }
+                Gap::Age => head.extend_from_slice(itoa::Buffer::new().format(anew.age).as_bytes()),
+                Gap::CacheStatus => head.extend_from_slice(anew.status.as_bytes()),
+            }
+        }
+        head.extend_from_slice(&text[at..]);
+    }
+
     /// How much memory is this response's alone, in bytes.
     pub(crate) fn weight(&self) -> u64 {
         let form = match self.form.standing {
             Standing::Shared => 0,
-            Standing::Single => size_of::<Form>() + self.form.headers.iter().map(field_weight).sum::<usize>(),
+            Standing::Single => self.form.weight(),
         };
         (self.own.len() + form) as u64
     }
@@ -146,7 +235,7 @@ impl Forms {
     /// The form that `text` writes out, of a response with these fields.
     fn form(&self, headers: &HeaderMap, text: Vec<u8>) -> Arc<Form> {
         if text.len() > LONGEST {
-            return Arc::new(Form { headers: common(headers), standing: Standing::Single });
+            return Form::new(headers, Standing::Single);
         }
         let mut forms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(form) = forms.get(&*text).and_then(Weak::upgrade) {
@@ -156,7 +245,7 @@ impl Forms {
             forms.retain(|_, form| form.strong_count() > 0);
         }
         let standing = if forms.len() < FORMS { Standing::Shared } else { Standing::Single };
-        let form = Arc::new(Form { headers: common(headers), standing });
+        let form = Form::new(headers, standing);
         if standing == Standing::Shared {
             forms.insert(text.into(), Arc::downgrade(&form));
         }
@@ -173,7 +262,13 @@ mod tests {
     fn headers(lines: &[(String, String)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+            let (name, value) = (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+            // There is one of each that every answer makes anew.
+            if [AGE, CACHE_STATUS].contains(&name) {
+                headers.insert(name, value);
+            } else {
+                headers.append(name, value);
+            }
         }
         headers
     }
@@ -182,12 +277,16 @@ mod tests {
         headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
     }
 
+    fn text(headers: &HeaderMap) -> String {
+        lines(headers).iter().map(|(name, value)| format!("{name}: {}\r\n", String::from_utf8_lossy(value))).collect()
+    }
+
     proptest! {
         #[test]
         fn what_is_packed_comes_out_in_its_order(
             responses in proptest::collection::vec(
                 proptest::collection::vec(
-                    ("(etag|via|date|vary|content-length|set-cookie|x-[a-c])", "[ -~]{0,12}"),
+                    ("(age|cache-status|etag|via|date|vary|content-length|set-cookie|x-[a-c])", "[ -~]{0,12}"),
                     0..8,
                 ),
                 1..6,
@@ -197,8 +296,16 @@ mod tests {
             let responses: Vec<_> = responses.iter().map(|lines| headers(lines)).collect();
             let packed: Vec<_> = responses.iter().map(|headers| forms.pack(headers)).collect();
             for (packed, response) in packed.iter().zip(&responses) {
-                let unpacked = packed.unpack();
+                let mut unpacked = packed.unpack();
                 prop_assert_eq!(lines(&unpacked), lines(response));
+                let mut written = Vec::new();
+                packed.write(&Anew { age: 7, status: "me;hit" }, &mut written);
+                for (name, value) in [("age", "7"), ("cache-status", "me;hit")] {
+                    if let Some(place) = unpacked.get_mut(name).filter(|place| !place.is_empty()) {
+                        *place = HeaderValue::from_static(value);
+                    }
+                }
+                prop_assert_eq!(String::from_utf8_lossy(&written), text(&unpacked));
             }
         }
     }

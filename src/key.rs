@@ -47,9 +47,14 @@ impl AssetKey {
     /// without a path, a dot segment, an escaped slash or NUL in the path, or
     /// a malformed escape.
     pub fn from_uri(uri: &Uri, limit: usize) -> Result<Self, Error> {
-        let Some(target) = uri.path_and_query() else {
-            return Err(Error::BadRequest("the request target has no path"));
-        };
+        match uri.path_and_query() {
+            Some(target) => Self::from_target(target, limit),
+            None => Err(Error::BadRequest("the request target has no path")),
+        }
+    }
+
+    /// As [`AssetKey::from_uri`], of the path and the query alone.
+    pub(crate) fn from_target(target: &PathAndQuery, limit: usize) -> Result<Self, Error> {
         if target.as_str().len() > limit {
             return Err(Error::UriTooLong);
         }
@@ -57,7 +62,7 @@ impl AssetKey {
             // In absolute form, no path is the same as `/` (RFC 3986 §6.2.3).
             let rooted = PathAndQuery::try_from(format!("/{}", target.as_str()));
             let rooted = rooted.map_err(|_| Error::BadRequest("the path cannot be parsed"))?;
-            return Self::from_uri(&rooted.into(), limit);
+            return Self::from_target(&rooted, limit);
         }
         if !target.as_str().starts_with('/') {
             return Err(Error::BadRequest("the request target is not a path"));

@@ -165,13 +165,15 @@ impl Memory {
         }
     }
 
+    /// The response under `key`, fresh or stale, and where it is.
+    pub(crate) fn held(&self, key: &AssetKey) -> Option<(Tier, Arc<Stored>)> {
+        Tier::ALL.into_iter().find_map(|tier| Some((tier, self.shelf(tier).responses.get(key)?)))
+    }
+
     pub(crate) fn find(&self, key: &AssetKey, now: SystemTime) -> Found {
-        for tier in Tier::ALL {
-            if let Some(stored) = self.shelf(tier).responses.get(key) {
-                return Found::Here(tier, stored);
-            }
-        }
-        if holds(&self.wrong, key.variant_hash(), now) {
+        if let Some((tier, stored)) = self.held(key) {
+            Found::Here(tier, stored)
+        } else if holds(&self.wrong, key.variant_hash(), now) {
             Found::Wrong
         } else if holds(&self.markers, key.hash(), now) {
             Found::Marked
@@ -233,6 +235,11 @@ impl Memory {
     /// Whether any name varies.
     pub(crate) fn has_variants(&self) -> bool {
         self.variants.are_any()
+    }
+
+    /// Whether the responses of `asset` are known to vary.
+    pub(crate) fn varies(&self, asset: &AssetKey) -> bool {
+        self.variants.are_any() && self.variants.has(asset)
     }
 
     /// The key under which a request with these fields finds its variant.

@@ -63,6 +63,11 @@ impl Variants {
         self.known.get(&key.asset())
     }
 
+    /// Whether it is known that the responses of an asset vary.
+    pub(crate) fn has(&self, asset: &AssetKey) -> bool {
+        self.get(asset).is_some()
+    }
+
     /// The key under which a request with these fields finds its variant.
     pub(crate) fn select(&self, key: &AssetKey, request: &HeaderMap) -> Option<AssetKey> {
         let variation = self.get(key)?;

@@ -46,13 +46,9 @@ enum Extent {
 
 impl Edge {
     pub(super) fn answer_stored(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
-        let served = match tier {
-            Tier::Main => Served::Hit,
-            Tier::Hot => Served::HotHit,
-        };
         stored.uses.one_more();
-        let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
-        Answer { response: self.give(ask, ask.now, stored, hit), record: Self::record(ask, served, From::Memory) }
+        let status = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
+        Answer { response: self.give(ask, ask.now, stored, status), record: Self::record(ask, hit(tier), From::Memory) }
     }
 
     /// A stale response that may be served so.
@@ -263,6 +259,14 @@ impl Edge {
         *response.headers_mut() = headers;
         let record = Record { source, method, key, served: Served::Error, from: From::Nobody, error: Some(error) };
         Answer { response, record }
+    }
+}
+
+/// What a hit in this tier counts as.
+pub(super) fn hit(tier: Tier) -> Served {
+    match tier {
+        Tier::Main => Served::Hit,
+        Tier::Hot => Served::HotHit,
     }
 }
 

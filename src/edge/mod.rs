@@ -2,7 +2,8 @@
 //!
 //! `respond` reads as the request's way: memory, flight, pass. [`share`] leads or
 //! follows a flight, [`fill`] asks for an asset, [`intake`] takes it in, [`answer`]
-//! gives it out, and [`mod@pass`] hands on what is for one client alone.
+//! gives it out, and [`mod@pass`] hands on what is for one client alone. [`at_once`] is
+//! a short cut to what `respond` would have answered from memory.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::semantics::manner::Manner;
 use crate::stored::Stored;
 
 mod answer;
+mod at_once;
 mod fill;
 mod hedge;
 mod intake;
@@ -50,6 +52,7 @@ mod validate;
 mod verify;
 mod warm;
 
+pub(crate) use at_once::Plainly;
 use hedge::Hedges;
 use invalidate::Unheard;
 pub(crate) use policy::{Limits, Policy};

@@ -55,6 +55,12 @@ pub fn ends_with_a_hit(members: &HeaderValue) -> bool {
 impl CacheStatus {
     /// The field's value for a cache called `name`, which [`is_token`].
     pub fn value(&self, name: &str) -> HeaderValue {
+        // A copy of just its length: made of the string, it would keep its slack.
+        HeaderValue::from_str(&self.text(name)).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
+    }
+
+    /// The same, as text.
+    pub fn text(&self, name: &str) -> String {
         let mut text = String::with_capacity(name.len() + 48);
         text.push_str(name);
         text.push_str(match self.handled {
@@ -84,8 +90,7 @@ impl CacheStatus {
         if let Some(detail) = self.detail {
             let _ = write!(text, ";detail={detail}");
         }
-        // A copy of just its length: made of the string, it would keep its slack.
-        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
+        text
     }
 }
 

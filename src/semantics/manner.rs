@@ -1,6 +1,6 @@
 //! [`Manner`]: whether a request has fields that a cache has to look into.
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
 /// How a request asks. Most ask plainly, and to see that once is cheaper than to
 /// look for each field where it would matter.
@@ -15,16 +15,30 @@ pub enum Manner {
 impl Manner {
     /// That of the request with these fields.
     pub fn of(request: &HeaderMap) -> Self {
-        if request.keys().any(is_heeded) { Self::Particular } else { Self::Plain }
+        if request.keys().any(|name| is_heeded(name.as_str())) { Self::Particular } else { Self::Plain }
+    }
+
+    /// That of a field as it stands on its line, in whatever case.
+    pub fn of_line(name: &str) -> Self {
+        let mut lower = [0; LONGEST];
+        let Some(lower) = lower.get_mut(..name.len()) else {
+            return Self::Plain;
+        };
+        lower.copy_from_slice(name.as_bytes());
+        lower.make_ascii_lowercase();
+        if str::from_utf8(lower).is_ok_and(is_heeded) { Self::Particular } else { Self::Plain }
     }
 }
+
+/// The longest name of a field that is heeded, in bytes.
+const LONGEST: usize = "if-unmodified-since".len();
 
 /// Whether the field decides if what is stored may be the answer, how much of it, or
 /// whether a request is refused. (By its text: that is a sixth of the work of comparing
 /// names, and each field of each request is looked at.)
-fn is_heeded(name: &HeaderName) -> bool {
+fn is_heeded(name: &str) -> bool {
     matches!(
-        name.as_str(),
+        name,
         "cache-control"
             | "pragma"
             | "if-none-match"
@@ -74,10 +88,12 @@ mod tests {
             let request = headers(&[("host", "h"), (name, value)]);
             assert!(changes(&request), "{name}");
             assert_eq!(Manner::of(&request), Manner::Particular, "{name}");
+            assert_eq!(Manner::of_line(&name.to_uppercase()), Manner::Particular, "{name}");
         }
         let plain =
             headers(&[("host", "h"), ("accept", "*/*"), ("cookie", "a=b"), ("accept-encoding", "gzip"), ("via", "x")]);
         assert!(!changes(&plain));
         assert_eq!(Manner::of(&plain), Manner::Plain);
+        assert!(plain.keys().all(|name| Manner::of_line(name.as_str()) == Manner::Plain));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,13 +19,14 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::bytes;
+use super::fast_path::FastPath;
 use super::interspersed::Interspersed;
 use super::listening::Listener;
 use super::patient::Patient;
 use crate::access::{Access, Handed, News, Requests, UnderWay, Watched};
 use crate::body::{Body, describe};
 use crate::config::LimitsConfig;
-use crate::edge::Edge;
+use crate::edge::{Edge, Plainly};
 use crate::error::Error;
 use crate::interim::Interim;
 use crate::metrics::Source;
@@ -168,16 +170,17 @@ impl Serve {
         // A hit is one write; waiting to fill a segment would only delay it.
         let _ = stream.set_nodelay(true);
         let interim = Interim::new(self.edge.via().clone());
-        let client = Arc::new(Client {
+        let client = Client {
             address,
             interim,
             requests: Requests::default(),
             tunnel: Mutex::default(),
             source: self.source,
             multiplexed: AtomicBool::new(false),
-        });
-        let tunnel_timeout = self.limits.tunnel_timeout.0;
-        let ended = match (self.speak_http(stream, &client).await, client.take_tunnel()) {
+        };
+        let serving = Arc::new(Serving { serve: self, client });
+        let tunnel_timeout = serving.serve.limits.tunnel_timeout.0;
+        let ended = match (speak_http(stream, &serving).await, serving.client.take_tunnel()) {
             (Ok(()), Some((tunnel, _under_way))) => tunnel.carry(tunnel_timeout).await,
             (ended, _) => ended,
         };
@@ -185,67 +188,42 @@ impl Serve {
             tracing::debug!(client = %address, %error, "a connection ended badly");
         }
     }
+}
 
-    async fn speak_http(self, stream: TcpStream, client: &Arc<Client>) -> Result<(), String> {
-        let patient = Patient::new(stream, &self.limits, client.requests.clone());
-        let io = TokioIo::new(Interspersed::new(patient, client.interim.clone()));
-        let builder = builder(&self.limits);
-        let (mut phase, access) = (self.phase.clone(), Arc::clone(&self.access));
-        let serve = Arc::new((self, Arc::clone(client)));
-        let service = service_fn(move |request| {
-            let serve = Arc::clone(&serve);
-            async move { serve.0.answer(request, &serve.1).await }
-        });
-        let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(io, service));
-        let ended = |ended: Result<(), Box<dyn StdError + Send + Sync>>| {
-            ended.map_err(|error| {
-                let text = describe(&*error);
-                // It has been answered with 400, 414 or 431, before it was a request.
-                if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
-                    access.metrics.malformed_request();
-                    // Anybody can send it, as often as he likes: it is counted.
-                    tracing::debug!(client = %client.address, error = %text, "what is not HTTP was refused");
-                }
-                text
-            })
-        };
-        // In this order, and not in one that is drawn each time: a hit is worth it.
-        let lingers = tokio::select! {
-            biased;
-            end = connection.as_mut() => return ended(end),
-            () = draining(&mut phase) => client.lingers(),
-            news = client.requests.news() => match news {
-                News::Stalled => return stalled(),
-                News::Idle => false,
-            },
-        };
-        if lingers {
-            tokio::select! {
-                end = connection.as_mut() => return ended(end),
-                () = tokio::time::sleep(LINGER) => {}
-            }
-        }
-        connection.as_mut().graceful_shutdown();
-        loop {
-            tokio::select! {
-                end = connection.as_mut() => return ended(end),
-                news = client.requests.news() => match news {
-                    News::Stalled => return stalled(),
-                    News::Idle => {}
-                },
-            }
-        }
+/// What serves one connection.
+pub(super) struct Serving {
+    serve: Serve,
+    client: Client,
+}
+
+impl Serving {
+    pub(super) fn requests(&self) -> &Requests {
+        &self.client.requests
     }
 
-    async fn answer(&self, request: Request<Incoming>, client: &Client) -> Result<Response<Watched>, Infallible> {
+    pub(super) fn is_draining(&self) -> bool {
+        *self.serve.phase.borrow() == Phase::Draining
+    }
+
+    /// See [`Edge::answer_at_once`].
+    pub(super) fn answer_at_once(&self, ask: &Plainly<'_>, head: &mut Vec<u8>) -> Option<Watched> {
+        let Self { serve, client } = self;
+        let began = Instant::now();
+        let (body, record) = serve.edge.answer_at_once(serve.source, ask, head)?;
+        let (response, under_way) = (Response::new(body), client.requests.begin());
+        Some(serve.access.watch(client.address, record, response, began, under_way).into_body())
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
+        let Self { serve, client } = self;
         let (began, under_way) = (Instant::now(), client.requests.begin());
         let version = request.version();
         client.speaks(version);
-        let patience = self.limits.body_timeout.0;
+        let patience = serve.limits.body_timeout.0;
         let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke));
         // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
         let relay = (version == Version::HTTP_11).then(|| client.interim.open());
-        let mut answer = self.edge.respond(self.source, client.address, relay.clone(), request).await;
+        let mut answer = serve.edge.respond(serve.source, client.address, relay.clone(), request).await;
         if let Some(relay) = relay {
             relay.close().await;
         }
@@ -253,21 +231,88 @@ impl Serve {
             client.lead_to(tunnel);
         }
         let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if version != Version::HTTP_2 && !switches && *self.phase.borrow() == Phase::Draining {
+        if version != Version::HTTP_2 && !switches && self.is_draining() {
             answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let may_be_unframed = version == Version::HTTP_10 || answer.response.version() == Version::HTTP_10;
         if may_be_unframed && version != Version::HTTP_2 && is_of_unknown_length(&answer.response) {
             client.requests.end_with_connection();
         }
-        let mut response = self.access.watch(client.address, answer.record, answer.response, began, under_way);
+        let mut response = serve.access.watch(client.address, answer.record, answer.response, began, under_way);
         // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
         // just open no window for one of its streams.
         if version == Version::HTTP_2 && response.body().may_stall() {
             let handed = response.body_mut().hand_over();
-            tokio::spawn(watch_stream(handed, self.limits.send_timeout.0, client.requests.clone()));
+            tokio::spawn(watch_stream(handed, serve.limits.send_timeout.0, client.requests.clone()));
         }
         Ok(response)
+    }
+}
+
+/// Speaks HTTP until the connection ends, or leads elsewhere.
+async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), String> {
+    let Serving { serve, client } = &**serving;
+    let (mut phase, access) = (serve.phase.clone(), &serve.access);
+    let patient = Patient::new(stream, &serve.limits, client.requests.clone());
+    let mut fast = FastPath::new(patient, Arc::clone(serving));
+    // Most connections never need more.
+    tokio::select! {
+        biased;
+        hits = poll_fn(|cx| fast.poll_hits(cx)) => {
+            hits.map_err(|error| describe(&error))?;
+            if fast.is_empty() {
+                return Ok(());
+            }
+        }
+        () = draining(&mut phase) => poll_fn(|cx| fast.poll_answer(cx)).await.map_err(|error| describe(&error))?,
+    }
+    let io = TokioIo::new(Interspersed::new(fast, client.interim.clone()));
+    let builder = builder(&serve.limits);
+    let service = {
+        let serving = Arc::clone(serving);
+        service_fn(move |request| {
+            let serving = Arc::clone(&serving);
+            async move { serving.answer(request).await }
+        })
+    };
+    let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(io, service));
+    let ended = |ended: Result<(), Box<dyn StdError + Send + Sync>>| {
+        ended.map_err(|error| {
+            let text = describe(&*error);
+            // It has been answered with 400, 414 or 431, before it was a request.
+            if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
+                access.metrics.malformed_request();
+                // Anybody can send it, as often as he likes: it is counted.
+                tracing::debug!(client = %client.address, error = %text, "what is not HTTP was refused");
+            }
+            text
+        })
+    };
+    // In this order, and not in one that is drawn each time: a hit is worth it.
+    let lingers = tokio::select! {
+        biased;
+        end = connection.as_mut() => return ended(end),
+        () = draining(&mut phase) => client.lingers(),
+        news = client.requests.news() => match news {
+            News::Stalled => return stalled(),
+            News::Idle => false,
+        },
+    };
+    if lingers {
+        tokio::select! {
+            end = connection.as_mut() => return ended(end),
+            () = tokio::time::sleep(LINGER) => {}
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    loop {
+        tokio::select! {
+            end = connection.as_mut() => return ended(end),
+            news = client.requests.news() => match news {
+                News::Stalled => return stalled(),
+                News::Idle => {}
+            },
+        }
     }
 }
 

@@ -62,6 +62,11 @@ impl Running {
     /// Drains; how many connections it had to cut.
     pub async fn stop(&mut self) -> usize {
         self.begin_stop();
+        self.ended().await
+    }
+
+    /// Waits until it has drained; how many connections it had to cut.
+    pub async fn ended(&mut self) -> usize {
         self.ended.take().unwrap().await.unwrap()
     }
 

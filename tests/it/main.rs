@@ -8,6 +8,7 @@ mod clients;
 mod commands;
 mod discovery;
 mod ends;
+mod fast_path;
 mod flights;
 mod gossip;
 mod harness;

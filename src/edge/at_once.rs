@@ -1,0 +1,68 @@
+//! The short way: what is here and fresh, for who asks for it by its name alone.
+//!
+//! Most requests are of this kind. They need no map of fields, neither to be understood
+//! nor to be answered, and no future: what they need of the [long way](super) is done
+//! here in the same order by the same functions. Where anything else could matter, they
+//! are not answered here.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+
+use super::Edge;
+use super::answer::hit;
+use crate::access::{From, Record};
+use crate::body::Body;
+use crate::fields::Anew;
+use crate::key::AssetKey;
+use crate::metrics::Source;
+use crate::semantics::cache_control::RequestControl;
+use crate::semantics::cache_status::{CacheStatus, Handled};
+use crate::semantics::forward;
+use crate::semantics::freshness::{self, Reuse};
+
+/// A GET over HTTP/1.1 that asks [plainly](crate::semantics::manner::Manner::Plain), and
+/// wants nothing of the connection.
+pub(crate) struct Plainly<'a> {
+    /// In origin form.
+    pub(crate) target: &'a str,
+    pub(crate) host: &'a [u8],
+    /// What its fields take, in bytes, as the long way counts them.
+    pub(crate) size: usize,
+}
+
+impl Edge {
+    /// Answers with a 200 if it can be done at once: appends the lines of its fields to
+    /// `head`.
+    pub(crate) fn answer_at_once(
+        &self,
+        source: Source,
+        ask: &Plainly<'_>,
+        head: &mut Vec<u8>,
+    ) -> Option<(Body, Record)> {
+        if ask.size > self.limits.header || !forward::is_host(ask.host) {
+            return None;
+        }
+        let target = PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(ask.target.as_bytes())).ok()?;
+        let key = self.policy.load().trim(AssetKey::from_target(&target, self.limits.uri).ok()?);
+        if self.memory.varies(&key) {
+            return None;
+        }
+        let (tier, stored) = self.memory.held(&key)?;
+        let (facts, now) = (&stored.facts, SystemTime::now());
+        let age = facts.age(now);
+        let reuse = freshness::reuse(facts.lifetime, age, &RequestControl::default());
+        if facts.status != StatusCode::OK || reuse != Reuse::Fresh {
+            return None;
+        }
+        stored.uses.one_more();
+        let status = CacheStatus { handled: Handled::Hit, ttl: facts.ttl(now), ..CacheStatus::default() };
+        stored.fields.write(&Anew { age: age.as_secs(), status: &status.text(&self.name) }, head);
+        let body = Body::held(Arc::clone(&stored.body), 0, stored.body.len());
+        let (served, from) = (hit(tier), From::Memory);
+        Some((body, Record { source, method: Method::GET, key: Ok(key), served, from, error: None }))
+    }
+}

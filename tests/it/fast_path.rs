@@ -1,0 +1,198 @@
+//! Plain hits are answered before hyper sees them, and nobody can tell.
+
+use bytes::Bytes;
+use peerage::config::{Period, Size};
+use rand::rngs::SmallRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::ends::{End, connect};
+use crate::harness::{Running, alone, pattern, within};
+use crate::origin::{Origin, Script};
+
+/// An answer with a length, to a GET.
+async fn answer(end: &mut End) -> (String, Vec<u8>) {
+    let head = end.head().await;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
+    let mut body = vec![0; length];
+    within(20, end.0.read_exact(&mut body)).await.unwrap();
+    (head, body)
+}
+
+/// Without what time changes, and the order of the names.
+fn timeless(head: &str) -> Vec<String> {
+    let lines = head.lines().filter(|line| !line.starts_with("age: "));
+    let mut lines: Vec<_> = lines.map(|line| line.split(";ttl=").next().unwrap().to_owned()).collect();
+    lines.sort_by_key(|line| line.split(':').next().map(ToOwned::to_owned));
+    lines
+}
+
+#[tokio::test]
+async fn the_long_way_gives_the_same() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let long = pattern(300_000);
+    let kinds = [
+        Script::ok("pixels").field("ETag", "\"a\"").field("Content-Type", "image/png"),
+        Script::ok("chunks").chunked(),
+        Script::ok(""),
+        Script::ok(long.clone()).field("Age", "100").field("Cache-Control", "max-age=1000"),
+        Script::ok("old").field("Date", "Sun, 06 Nov 1994 08:49:37 GMT").field("Cache-Status", "other;hit"),
+        Script::ok("many").field("Link", "<a>").field("X-Empty", "").field("Link", "<b>").field("Via", "1.0 other"),
+        Script::ok("long").field("X-Long", &"long".repeat(2000)),
+        Script::status(404).field("Cache-Control", "max-age=1000"),
+    ];
+    for (i, kind) in kinds.into_iter().enumerate() {
+        let target = format!("/kind-{i:016x}.bin?query=%7E{i}");
+        origin.script(&target.replace("%7E", "~"), kind);
+        edge.get(&target).get().await;
+        let mut end = connect(&edge).await;
+        let mut answers = Vec::new();
+        // In absolute form, it goes the long way.
+        for start in [target.clone(), format!("http://site.example{target}"), target.clone()] {
+            end.say(&format!("GET {start} HTTP/1.1\r\nHost: site.example\r\nAccept: */*\r\n\r\n")).await;
+            answers.push(answer(&mut end).await);
+        }
+        let [(first, content), others @ ..] = &answers[..] else { unreachable!() };
+        assert!(first.contains("cache-status: edge-1;hit"), "{first}");
+        for (other, same) in others {
+            assert_eq!(timeless(first), timeless(other));
+            assert!(content == same);
+        }
+    }
+    edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"hit\"}", 24.0).await;
+}
+
+/// A request, and the beginning of the answer to it, with the body.
+type Exchange = (String, &'static str, Bytes);
+
+/// What can be asked for, over and over: some of it the fast way.
+fn exchanges(big: &Bytes) -> Vec<Exchange> {
+    let get = |path: &str, fields: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let small = || Bytes::from_static(b"small");
+    vec![
+        (get("/small-0492830483.png", ""), "HTTP/1.1 200 ", small()),
+        (get("/small-0492830483.png", "Connection: keep-alive\r\nCookie: a=b\r\n"), "HTTP/1.1 200 ", small()),
+        (get("/small-0492830483.png", "Connection: x-other\r\n"), "HTTP/1.1 200 ", small()),
+        (get("/big-0492830483.png", ""), "HTTP/1.1 200 ", big.clone()),
+        (get("/big-0492830483.png", "Range: bytes=5-9\r\n"), "HTTP/1.1 206 ", big.slice(5..10)),
+        (get("/small-0492830483.png", "If-None-Match: \"a\"\r\n"), "HTTP/1.1 304 ", Bytes::new()),
+        (get("/small-0492830483.png", &format!("X: {}\r\n", "x".repeat(5000))), "HTTP/1.1 200 ", small()),
+        (get("/nothing", ""), "HTTP/1.1 404 ", Bytes::from_static(b"status 404\n")),
+        (get("/../x", ""), "HTTP/1.1 400 ", Bytes::from_static(b"the path has a dot segment\n")),
+        (
+            "POST /form HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nwords".to_owned(),
+            "HTTP/1.1 200 ",
+            "posted".into(),
+        ),
+    ]
+}
+
+async fn filled(origin: &Origin) -> (Running, Bytes) {
+    let edge = alone(origin, |_| {}).await;
+    let big = pattern(600_000);
+    origin.script("/small-0492830483.png", Script::ok("small").field("etag", "\"a\""));
+    origin.script("/big-0492830483.png", Script::ok(big.clone()));
+    origin.script("/nothing", Script::status(404));
+    origin.script("/form", Script::ok("posted"));
+    for path in ["/small-0492830483.png", "/big-0492830483.png"] {
+        edge.get(path).get().await;
+    }
+    (edge, big)
+}
+
+#[tokio::test]
+async fn whatever_comes_in_whatever_pieces_is_answered_in_order() {
+    let origin = Origin::start().await;
+    let (edge, big) = filled(&origin).await;
+    let exchanges = exchanges(&big);
+    for seed in 0..60 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        // Mostly plain ones, so that the way changes now and then.
+        let plain = random.random_range(0..12);
+        let mut asked: Vec<&Exchange> = (0..plain).filter_map(|_| exchanges[..4].choose(&mut random)).collect();
+        asked.extend((0..random.random_range(1..6)).filter_map(|_| exchanges.choose(&mut random)));
+        asked.shuffle(&mut random);
+        let all: Vec<u8> = asked.iter().flat_map(|(request, ..)| request.bytes()).collect();
+        let most = *[1, 10, 100, 1000, 100_000].choose(&mut random).unwrap();
+        let mut cuts = Vec::new();
+        let mut rest = &all[..];
+        while !rest.is_empty() {
+            let (piece, others) = rest.split_at(random.random_range(1..=most).min(rest.len()));
+            cuts.push(piece.to_owned());
+            rest = others;
+        }
+        let End(stream) = connect(&edge).await;
+        stream.set_nodelay(true).unwrap();
+        let (mut from, mut to) = stream.into_split();
+        let saying = tokio::spawn(async move {
+            for cut in cuts {
+                to.write_all(&cut).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            to
+        });
+        let mut came = Vec::new();
+        for (request, status, body) in asked {
+            // Each answer ends with its body, which no other has in it.
+            let head = loop {
+                if let Some(end) = came.windows(4).position(|four| four == b"\r\n\r\n") {
+                    break String::from_utf8(came.drain(..end + 4).collect()).unwrap();
+                }
+                assert_ne!(within(20, from.read_buf(&mut came)).await.unwrap(), 0, "seed {seed}: {request}");
+            };
+            assert!(head.starts_with(status), "seed {seed}, to {request}:\n{head}");
+            while came.len() < body.len() {
+                assert_ne!(within(20, from.read_buf(&mut came)).await.unwrap(), 0, "seed {seed}: {request}");
+            }
+            assert!(came.drain(..body.len()).eq(body.iter().copied()), "seed {seed}, to {request}");
+        }
+        assert_eq!(came, b"", "seed {seed}");
+        drop(saying.await.unwrap());
+        assert_eq!(within(20, from.read_buf(&mut came)).await.unwrap(), 0, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_hit_that_is_being_sent_outlives_the_drain_and_its_client_s_end() {
+    let origin = Origin::start().await;
+    let mut edge = alone(&origin, |config| {
+        config.edge.drain = Period(std::time::Duration::from_secs(20));
+        config.cache.memory = Size(512 << 20);
+    })
+    .await;
+    // More than the buffers of the sockets take.
+    let body = pattern(24 << 20);
+    origin.script("/big-0492830483.png", Script::ok(body.clone()));
+    edge.get("/big-0492830483.png").get().await;
+    let mut end = connect(&edge).await;
+    end.say("GET /big-0492830483.png HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let head = end.head().await;
+    assert!(head.contains("edge-1;hit"), "{head}");
+    end.0.shutdown().await.unwrap();
+    edge.begin_stop();
+    // When nobody is let in any more, it drains.
+    while tokio::net::TcpStream::connect(edge.clients).await.is_ok() {}
+    let mut came = Vec::new();
+    within(20, end.0.read_to_end(&mut came)).await.unwrap();
+    assert!(came == body, "{} of {} bytes", came.len(), body.len());
+    assert_eq!(within(20, edge.ended()).await, 0);
+}
+
+#[tokio::test]
+async fn the_last_answer_of_a_drain_says_so() {
+    let origin = Origin::start().await;
+    let (mut edge, _) = filled(&origin).await;
+    let mut end = connect(&edge).await;
+    let request = "GET /small-0492830483.png HTTP/1.1\r\nHost: a\r\n\r\n";
+    end.say(request).await;
+    let (head, _) = answer(&mut end).await;
+    assert!(head.contains("edge-1;hit") && !head.contains("connection"), "{head}");
+    edge.begin_stop();
+    while tokio::net::TcpStream::connect(edge.clients).await.is_ok() {}
+    end.say(request).await;
+    let (head, _) = answer(&mut end).await;
+    assert!(head.contains("edge-1;hit") && head.contains("connection: close"), "{head}");
+    end.ends().await;
+}
