@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use http::{Method, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -99,6 +99,51 @@ impl Access {
         })
     }
 
+    /// Counts and logs the request if its client leaves before it is answered.
+    pub(crate) fn expect<B>(
+        self: &Arc<Self>,
+        client: IpAddr,
+        source: Source,
+        request: &Request<B>,
+        began: Instant,
+    ) -> Unanswered {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        Unanswered { access: Some(Arc::clone(self)), client, source, method, uri, began }
+    }
+
+    fn note(&self, client: IpAddr, record: &Record, sent: &Sent) {
+        let served = if record.error.is_some() { Served::Error } else { record.served };
+        self.metrics.request(record.source, served, sent.total);
+        if self.lines.is_none() {
+            return;
+        }
+        let view = self.membership.view();
+        let owner =
+            record.key.as_ref().ok().filter(|_| !view.peers().is_empty()).and_then(|key| view.ring.owner(key.hash()));
+        self.write(&Line {
+            time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+            edge: &self.edge,
+            source: record.source.name(),
+            client,
+            method: record.method.as_str(),
+            path: in_short(record.key.as_ref().map_or_else(|target| &**target, AssetKey::as_str)),
+            status: sent.status,
+            result: served.name(),
+            from: match &record.from {
+                From::Memory => "memory",
+                From::Origin => "origin",
+                From::Peer(name) => name,
+                From::Nobody => "-",
+            },
+            owner: owner.map(|owner| &**owner.name()),
+            bytes: sent.bytes,
+            first_byte_ms: millis(sent.first.unwrap_or(sent.total)),
+            total_ms: millis(sent.total),
+            complete: sent.complete,
+            error: record.error.as_ref().map(|error| format!("{}: {error}", error.name())),
+        });
+    }
+
     fn write(&self, line: &Line<'_>) {
         let Some((format, out)) = &self.lines else {
             return;
@@ -112,6 +157,16 @@ impl Access {
         // drops them, and counts.
         let _ = out.clone().write_all(text.as_bytes());
     }
+}
+
+/// How an answer went.
+struct Sent {
+    status: u16,
+    /// Of its body.
+    bytes: u64,
+    first: Option<Duration>,
+    total: Duration,
+    complete: bool,
 }
 
 #[derive(Serialize)]
@@ -157,6 +212,45 @@ impl Line<'_> {
             let _ = write!(text, " error=\"{error}\"");
         }
         text
+    }
+}
+
+/// The status in the log of a request whose client left before it was answered: nginx's,
+/// for none is sent.
+const LEFT: u16 = 499;
+
+/// A request that has not been answered yet.
+pub(crate) struct Unanswered {
+    /// Nothing once it is answered.
+    access: Option<Arc<Access>>,
+    client: IpAddr,
+    source: Source,
+    method: Method,
+    uri: Uri,
+    began: Instant,
+}
+
+impl Unanswered {
+    /// There is an answer, which tells of itself.
+    pub(crate) fn answered(mut self) {
+        self.access = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let Some(access) = self.access.take() else { return };
+        let target = self.uri.path_and_query().map_or("-", |target| target.as_str());
+        let record = Record {
+            source: self.source,
+            method: self.method.clone(),
+            key: Err(in_short(target).into()),
+            served: Served::Error,
+            from: From::Nobody,
+            error: Some(Error::ClientLeft),
+        };
+        let total = self.began.elapsed();
+        access.note(self.client, &record, &Sent { status: LEFT, bytes: 0, first: None, total, complete: false });
     }
 }
 
@@ -330,41 +424,12 @@ impl http_body::Body for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let total = self.began.elapsed();
-        let record = &self.record;
         // hyper drops a body of known length once it has all of it, without
         // asking for its end.
         let complete = !self.broke && (self.ended || self.unsent == 0 && self.body.is_end_stream());
-        let served = if record.error.is_some() { Served::Error } else { record.served };
-        self.access.metrics.request(record.source, served, total);
-        if self.access.lines.is_none() {
-            return;
-        }
-        let view = self.access.membership.view();
-        let owner =
-            record.key.as_ref().ok().filter(|_| !view.peers().is_empty()).and_then(|key| view.ring.owner(key.hash()));
-        self.access.write(&Line {
-            time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
-            edge: &self.access.edge,
-            source: record.source.name(),
-            client: self.client,
-            method: record.method.as_str(),
-            path: in_short(record.key.as_ref().map_or_else(|target| &**target, AssetKey::as_str)),
-            status: self.status.as_u16(),
-            result: served.name(),
-            from: match &record.from {
-                From::Memory => "memory",
-                From::Origin => "origin",
-                From::Peer(name) => name,
-                From::Nobody => "-",
-            },
-            owner: owner.map(|owner| &**owner.name()),
-            bytes: self.bytes,
-            first_byte_ms: millis(self.first.unwrap_or(total)),
-            total_ms: millis(total),
-            complete,
-            error: record.error.as_ref().map(|error| format!("{}: {error}", error.name())),
-        });
+        let (status, total) = (self.status.as_u16(), self.began.elapsed());
+        let sent = Sent { status, bytes: self.bytes, first: self.first, total, complete };
+        self.access.note(self.client, &self.record, &sent);
     }
 }
 

@@ -55,6 +55,9 @@ pub enum Error {
     /// The client went away, or its request body broke off.
     #[error("the request body broke off: {0}")]
     ClientBroke(String),
+    /// The client went away before there was an answer: only the log tells.
+    #[error("the client left before its answer began")]
+    ClientLeft,
 
     /// No connection to the peer could be had.
     #[error("cannot reach the peer: {0}")]
@@ -119,7 +122,8 @@ impl Error {
             | Self::MethodNotAllowed
             | Self::Loop
             | Self::NotCached
-            | Self::ClientBroke(_) => Fault::Client,
+            | Self::ClientBroke(_)
+            | Self::ClientLeft => Fault::Client,
             Self::PeerUnreachable(_)
             | Self::PeerTimeout
             | Self::PeerInDoubt
@@ -143,7 +147,7 @@ impl Error {
     /// The status that tells a client of it (RFC 9110 §15).
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BadHost | Self::ClientBroke(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadHost | Self::ClientBroke(_) | Self::ClientLeft => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -181,6 +185,7 @@ impl Error {
             Self::TransferCoding => "transfer-coding",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::ClientBroke(_) => "client-broke-off",
+            Self::ClientLeft => "client-left",
             Self::PeerUnreachable(_) => "peer-unreachable",
             Self::PeerTimeout => "peer-timeout",
             Self::PeerInDoubt => "peer-in-doubt",
@@ -214,6 +219,7 @@ impl Error {
             Self::TransferCoding => "the only transfer coding here is chunked",
             Self::MethodNotAllowed => "this method is not served here",
             Self::ClientBroke(_) => "the request body broke off",
+            Self::ClientLeft => "the client left",
             Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout => "the origin did not answer in time",
             Self::PeerUnreachable(_) | Self::OriginUnreachable(_) => "the origin cannot be reached",
             Self::PeerWrong(_) | Self::OriginWrong(_) => "the origin's content is not what its name promises",

@@ -145,6 +145,7 @@ impl Server {
             promptly: cluster.connect_timeout.0,
             quiet: cluster.probe_timeout.0,
             warm_keys: cluster.warm_keys,
+            alone: (config.origin.requests / 2).max(1),
             membership: Arc::clone(&membership),
             metrics: Arc::clone(&metrics),
         });

@@ -53,6 +53,8 @@ struct State {
     /// by it whether its waker is still there.
     round: u64,
     readers: usize,
+    /// Whether there were readers, and all of them have left.
+    deserted: bool,
     /// The greatest position that any reader had.
     fastest: u64,
     writer: Option<Waker>,
@@ -163,6 +165,7 @@ impl Growing {
                 waiting: Vec::new(),
                 round: 0,
                 readers: 0,
+                deserted: false,
                 fastest: 0,
                 writer: None,
             }),
@@ -240,6 +243,17 @@ impl Growing {
         }
     }
 
+    /// Ready when all who wanted it have left. The writer waits for this or for room,
+    /// not for both.
+    pub(crate) fn poll_deserted(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.deserted {
+            return Poll::Ready(());
+        }
+        state.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     pub(crate) fn readers(&self) -> usize {
         self.lock().readers
     }
@@ -276,7 +290,10 @@ impl Reader {
     /// A reader of the whole body. It counts from now on, so that whoever waits
     /// for a head is not taken for nobody.
     pub(crate) fn new(body: Arc<Growing>) -> Self {
-        body.lock().readers += 1;
+        let mut state = body.lock();
+        state.readers += 1;
+        state.deserted = false;
+        drop(state);
         Self { body, at: 0, end: None, caution: Caution::None, waits: None }
     }
 
@@ -363,7 +380,8 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.body.lock();
         state.readers -= 1;
-        let writer = if state.readers == 0 { state.writer.take() } else { None };
+        state.deserted = state.readers == 0;
+        let writer = if state.deserted { state.writer.take() } else { None };
         drop(state);
         if let Some(writer) = writer {
             writer.wake();

@@ -1,5 +1,7 @@
 //! Bringing an asset in: from the peers in order of rank, then the origin.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -136,7 +138,7 @@ impl Edge {
             let (asked, began) = (SystemTime::now(), Instant::now());
             // Once more for all of it, if what came was of no use.
             let request = if copy == 1 { request } else { for_all }(leading.lead.key(), order);
-            let response = match self.ask_origin(request).await {
+            let response = match self.while_wanted(&leading.lead, self.ask_origin(request)).await.flatten() {
                 Ok(response) => response,
                 Err(error) => return give_up(leading.lead, order, error),
             };
@@ -159,13 +161,16 @@ impl Edge {
     async fn fill_from_peers(self: &Arc<Self>, mut leading: Leading, order: &Order) {
         for peer in self.before_this_edge(leading.lead.key()) {
             let request = request(leading.lead.key(), order);
-            if let Some(arrival) = self.ask_peer(peer, request).await {
-                match self.receive(leading, order, arrival).await {
-                    Received::Done => return,
-                    Received::Broken(again, error) => {
-                        tracing::warn!(path = %again.lead.key(), %error, "a peer's copy is of no use; the next in rank is asked");
-                        leading = again;
-                    }
+            let arrival = match self.while_wanted(&leading.lead, self.ask_peer(peer, request)).await {
+                Ok(Some(arrival)) => arrival,
+                Ok(None) => continue,
+                Err(error) => return give_up(leading.lead, order, error),
+            };
+            match self.receive(leading, order, arrival).await {
+                Received::Done => return,
+                Received::Broken(again, error) => {
+                    tracing::warn!(path = %again.lead.key(), %error, "a peer's copy is of no use; the next in rank is asked");
+                    leading = again;
                 }
             }
         }
@@ -184,6 +189,22 @@ impl Edge {
                 Box::pin(self.fill_from_origin(Leading { lead: own, first }, order)).await;
             }
         }
+    }
+
+    /// Waits for an answer also when all who wanted it have left, for it will be wanted
+    /// again; but only so many fills do that at a time.
+    async fn while_wanted<T>(&self, lead: &Lead, answer: impl Future<Output = T>) -> Result<T, Error> {
+        let mut answer = pin!(answer);
+        let body = &lead.flight().body;
+        tokio::select! {
+            biased;
+            answer = answer.as_mut() => return Ok(answer),
+            () = poll_fn(|cx| body.poll_deserted(cx)) => {}
+        }
+        let Ok(_alone) = self.alone.try_acquire() else {
+            return Err(Error::Abandoned);
+        };
+        Ok(answer.await)
     }
 
     /// The peers that rank before this edge, as many as may be asked, without

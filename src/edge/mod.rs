@@ -76,6 +76,8 @@ pub(crate) struct Parts {
     pub(crate) quiet: Duration,
     /// How many keys it pulls, or lists for others to pull.
     pub(crate) warm_keys: usize,
+    /// How many fills go on without anyone who waits for their head.
+    pub(crate) alone: usize,
     pub(crate) membership: Arc<Membership>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -95,6 +97,7 @@ pub struct Edge {
     promptly: Duration,
     quiet: Duration,
     warm_keys: usize,
+    alone: Semaphore,
     /// Held while what is stored is listed.
     listing: Semaphore,
     hedges: Hedges,
@@ -173,6 +176,7 @@ impl Edge {
             promptly: parts.promptly,
             quiet: parts.quiet,
             warm_keys: parts.warm_keys,
+            alone: Semaphore::new(parts.alone),
             listing: Semaphore::new(1),
             hedges: Hedges::new(),
             unheard: Unheard::default(),

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::fill::{First, Order};
 use super::{Answer, Ask, Edge};
 use crate::body::growing::Reader;
+use crate::error::Error;
 use crate::flight::{Extent, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming, Why};
 use crate::memory::Found;
 use crate::metrics::{Served, Source};
@@ -118,6 +119,10 @@ impl Edge {
                         }
                         _ => self.pass(ask, handled).await,
                     };
+                }
+                // It was given up just when this request joined it.
+                Outcome::Failed(Error::Abandoned) if ask.tries > 0 => {
+                    return Box::pin(self.get(Ask { key: ask.key.asset(), tries: ask.tries - 1, ..ask })).await;
                 }
                 Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
             }

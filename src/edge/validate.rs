@@ -153,7 +153,11 @@ pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Arc<Stored
 
 /// Ends a flight that nobody brings in: with what is stored, if that may do.
 pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
-    tracing::warn!(path = %lead.key(), %error, "the origin gave no answer that could be used");
+    if error == Error::Abandoned {
+        tracing::info!(path = %lead.key(), "a fill that nobody waits for is given up");
+    } else {
+        tracing::warn!(path = %lead.key(), %error, "the origin gave no answer that could be used");
+    }
     match order.fallback() {
         Some(stored) => lead.settle(reused(stored, Why::Failed(error))),
         None => lead.fail(error),

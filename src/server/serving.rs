@@ -217,6 +217,7 @@ impl Serving {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
         let Self { serve, client } = self;
         let (began, under_way) = (Instant::now(), client.requests.begin());
+        let unanswered = serve.access.expect(client.address, serve.source, &request, began);
         let version = request.version();
         client.speaks(version);
         let patience = serve.limits.body_timeout.0;
@@ -238,6 +239,7 @@ impl Serving {
         if may_be_unframed && version != Version::HTTP_2 && is_of_unknown_length(&answer.response) {
             client.requests.end_with_connection();
         }
+        unanswered.answered();
         let mut response = serve.access.watch(client.address, answer.record, answer.response, began, under_way);
         // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
         // just open no window for one of its streams.

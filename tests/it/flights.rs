@@ -11,7 +11,7 @@ use peerage::config::{Period, Size};
 use tokio::io::AsyncReadExt;
 
 use crate::client::Ask;
-use crate::ends::connect;
+use crate::ends::{before_an_origin, connect};
 use crate::harness::{Cluster, all, alone, assert_same, embedded, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 
@@ -523,4 +523,15 @@ async fn when_the_owner_is_lost_in_the_middle_everybody_has_the_rest() {
     }
     assert_eq!(origin.seen()[0].field("range"), Some("bytes=300000-"));
     assert_eq!(origin.count(&path), 1);
+}
+
+#[tokio::test]
+async fn few_fills_go_on_that_nobody_waits_for_and_all_who_left_are_counted() {
+    // It takes requests, and says nothing.
+    let (edge, _origin) = before_an_origin(|config| config.origin.requests = 6).await;
+    let asking: Vec<_> = (0..20).map(|i| tokio::spawn(edge.get(&format!("/asset-{i:016x}.bin")).get())).collect();
+    edge.metric_becomes("peerage_flights", 20.0).await;
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
+    edge.metric_becomes("peerage_flights", 3.0).await;
+    edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\"}", 20.0).await;
 }
