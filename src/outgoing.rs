@@ -58,7 +58,8 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn new(patience: Patience, blame: Blame) -> Self {
+    /// Takes answers of at most `fields` fields.
+    pub(crate) fn new(patience: Patience, blame: Blame, fields: usize) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(patience.connect));
         connector.set_nodelay(true);
@@ -67,6 +68,7 @@ impl Outgoing {
             .pool_idle_timeout(IDLE_FOR)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .http1_max_buf_size(READ_AHEAD)
+            .http1_max_headers(fields)
             .set_host(false)
             .build(Remembering(connector));
         Self { client, patience, blame }

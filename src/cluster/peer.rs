@@ -9,6 +9,7 @@ use http::{HeaderValue, Request, Response, Uri};
 use crate::body::Body;
 use crate::error::Error;
 use crate::outgoing::{Blame, Outgoing, Patience};
+use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
 
 const BLAME: Blame = Blame {
     unreachable: Error::PeerUnreachable,
@@ -26,7 +27,7 @@ pub(crate) struct Peers {
 impl Peers {
     /// Waits for the first byte of an answer for the time of `first_byte`.
     pub(crate) fn new(patience: Patience, first_byte: Duration) -> Self {
-        Self { outgoing: Outgoing::new(patience, BLAME), first_byte }
+        Self { outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS + ADDED_FIELDS), first_byte }
     }
 
     /// Sends `request`, whose URI is a canonical path, to the edge that

@@ -30,7 +30,7 @@ use crate::metrics::{Gauges, Metrics, Served, Source};
 use crate::origin::Origin;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
-use crate::semantics::forward;
+use crate::semantics::forward::{self, MOST_FIELDS};
 use crate::semantics::freshness::{self, Case, Credentials, Name, Reuse};
 use crate::semantics::manner::Manner;
 use crate::stored::Stored;
@@ -314,7 +314,7 @@ impl Edge {
 
     fn check_size(&self, headers: &HeaderMap) -> Result<(), Error> {
         let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-        if headers.iter().map(field).sum::<usize>() > self.limits.header {
+        if headers.len() > MOST_FIELDS || headers.iter().map(field).sum::<usize>() > self.limits.header {
             return Err(Error::HeaderTooLarge);
         }
         Ok(())

@@ -13,6 +13,7 @@ use crate::body::Body;
 use crate::error::Error;
 use crate::origin::Origin;
 use crate::outgoing::{Blame, Outgoing, Patience};
+use crate::semantics::forward::MOST_FIELDS;
 
 const BLAME: Blame = Blame {
     unreachable: Error::OriginUnreachable,
@@ -50,7 +51,7 @@ impl HttpOrigin {
             authority,
             host,
             prefix: url.path().trim_end_matches('/').to_owned(),
-            outgoing: Outgoing::new(patience, BLAME),
+            outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS),
             first_byte,
             places: Semaphore::new(requests),
             uploads: Semaphore::new(requests),

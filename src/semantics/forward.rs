@@ -19,6 +19,11 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// How many fields a message from a client or from the origin has at most.
+pub const MOST_FIELDS: usize = 100;
+/// How many an edge adds to what it hands on, at most: so much more a peer has to take.
+pub const ADDED_FIELDS: usize = 16;
+
 /// What this edge calls itself towards the origin.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("peerage/", env!("CARGO_PKG_VERSION")));
 

@@ -30,6 +30,7 @@ use crate::edge::{Edge, Plainly};
 use crate::error::Error;
 use crate::interim::Interim;
 use crate::metrics::Source;
+use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
 use crate::tunnel::Tunnel;
 
 /// How long an idle connection over HTTP/1 is still open when the edge drains: a
@@ -269,7 +270,7 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
         () = draining(&mut phase) => poll_fn(|cx| fast.poll_answer(cx)).await.map_err(|error| describe(&error))?,
     }
     let io = TokioIo::new(Interspersed::new(fast, client.interim.clone()));
-    let builder = builder(&serve.limits);
+    let builder = builder(&serve.limits, serve.source);
     let service = {
         let serving = Arc::clone(serving);
         service_fn(move |request| {
@@ -339,7 +340,7 @@ async fn watch_stream(handed: Weak<Handed>, patience: Duration, requests: Reques
     }
 }
 
-fn builder(limits: &LimitsConfig) -> auto::Builder<TokioExecutor> {
+fn builder(limits: &LimitsConfig, source: Source) -> auto::Builder<TokioExecutor> {
     // Somewhat above the limits themselves: the edge's own words about a request
     // that is beyond them say more than hyper's.
     let header = bytes(limits.header).saturating_mul(2).saturating_add(bytes(limits.uri));
@@ -356,5 +357,9 @@ fn builder(limits: &LimitsConfig) -> auto::Builder<TokioExecutor> {
         .max_send_buf_size(256 * 1024)
         .keep_alive_interval(limits.header_timeout.0)
         .keep_alive_timeout(limits.send_timeout.0);
+    // Clients may send as many as hyper takes by default.
+    if source == Source::Peer {
+        builder.http1().max_headers(MOST_FIELDS + ADDED_FIELDS);
+    }
     builder
 }

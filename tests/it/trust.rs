@@ -229,6 +229,32 @@ async fn a_request_near_the_limit_is_answered_by_the_owner_too() {
     assert!(is_hit(&cluster.edges[0].get(&path).get().await));
 }
 
+/// What HTTP/1.1 libraries take, more or less: what an edge adds must not break it.
+#[tokio::test]
+async fn a_hundred_fields_go_by_way_of_the_owner_too() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let path = (0..1000).map(|i| format!("/plain/{i}")).find(|path| cluster.rank(path)[0] == 1).unwrap();
+    origin.script("*", Script::ok("x").field("cache-control", "max-age=60"));
+    for (number, status) in [(100, 200), (101, 431)] {
+        // Host is one of them; Cache-Control has it fetched.
+        let ask = cluster.edges[0].get(&path).field("cache-control", "no-cache");
+        let ask = (2..number).fold(ask, |ask, i| ask.field("x-field", &i.to_string()));
+        assert_eq!(ask.get().await.status, status, "{number}");
+        let ask = cluster.edges[0].get(&path).field("cache-control", "no-cache");
+        let ask = (1..number).fold(ask, |ask, i| ask.field("x-field", &i.to_string()));
+        assert_eq!(ask.http2().get().await.status, status, "{number} over HTTP/2");
+    }
+    let many = (0..95).fold(Script::ok("many"), |script, i| script.field("x-field", &i.to_string()));
+    origin.script("*", many.field("cache-control", "max-age=60"));
+    for i in 0..2 {
+        // Over HTTP/1.1, this client takes a hundred fields itself.
+        let got = cluster.edges[i].get("/plain/many").http2().get().await;
+        assert_eq!((got.status.as_u16(), got.headers.get_all("x-field").iter().count()), (200, 95));
+    }
+    assert_eq!(origin.count("/plain/many"), 1);
+}
+
 #[tokio::test]
 async fn many_variants_make_room_for_new_ones() {
     let origin = Origin::start().await;

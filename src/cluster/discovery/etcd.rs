@@ -23,6 +23,7 @@ use super::{MOST, Settings, checked};
 use crate::body::Body;
 use crate::error::Error;
 use crate::outgoing::{Blame, Outgoing, Patience};
+use crate::semantics::forward::MOST_FIELDS;
 
 /// The largest answer: so many members, with the longest keys, take less.
 const LARGEST: u64 = 16 * 1024 * 1024;
@@ -85,7 +86,7 @@ impl Etcd {
         let term = settings.lease;
         let patience = Patience { connect: settings.connect, idle: term * (LEASES_WATCHED + 1) };
         Self {
-            outgoing: Outgoing::new(patience, BLAME),
+            outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS),
             endpoints: endpoints.to_vec(),
             at: 0,
             prefix: format!("{prefix}/"),
