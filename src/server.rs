@@ -113,7 +113,7 @@ impl Server {
             }
             None => (None, None),
         };
-        // The last of them: who reaches it may take the others for listening.
+        // The last to listen: whoever reaches it may conclude that the others listen.
         let admin = inherited.listen("admin.listen", config.admin.listen)?;
         inherited.check_nothing_is_left()?;
         let addresses = Addresses {
@@ -205,8 +205,8 @@ impl Server {
     /// Serves until `shutdown` resolves, then lets what is under way end, for
     /// `edge.drain` at most. Returns how many connections it had to cut short.
     ///
-    /// That it drains it tells its peers first. They can go on asking it until
-    /// they have heard, and nobody's request is under way any more.
+    /// Tells its peers first that it drains; they may still ask until they have
+    /// heard, so peers' requests end last.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
         let Self { edge, access, config, clients, peers, gossip, discovery, admin, start, .. } = self;
         let limits = Arc::new(config.limits.clone());

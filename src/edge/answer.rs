@@ -119,7 +119,7 @@ impl Edge {
         if response.status().is_success() {
             response.headers_mut().extend(own);
         }
-        // All of a body is held whose length is known, or it is a window from the first.
+        // A body of known length is held whole, unless it was a window from the first.
         let may_lose = held == flight::Extent::Window || head.length.is_none();
         let resume = may_lose.then(|| self.resume(ask.key.detached(), Arc::clone(&head), order));
         let growing = reader.body();
@@ -151,7 +151,7 @@ impl Edge {
         refusal: Refusal,
     ) -> Answer {
         let status = CacheStatus { handled, detail: Some(refusal.name()), ..CacheStatus::default() };
-        // The fill asked for all of it, whatever the client has.
+        // The fill left out the client's conditions, so they are applied here.
         if response.status() == StatusCode::OK && matches!(condition(ask, None, &mut response), Extent::Nothing) {
             *response.body_mut() = Body::empty();
         }
@@ -190,8 +190,8 @@ impl Edge {
     /// Hands a response on as it came, with this edge's members in the fields
     /// that every edge adds to.
     fn relay(&self, ask: &Ask, mut response: Response<Body>, status: &CacheStatus) -> Response<Body> {
-        // A peer is told of a body without framing by sending it so: as chunks
-        // it would look whole, and be stored there.
+        // To a peer, a body without framing is sent without framing: in chunks it
+        // would look whole, and be stored there.
         let unframed = response.extensions().get::<Unframed>().is_some();
         let via = self.response_via(response.version());
         let own_framing = if unframed && ask.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
@@ -227,7 +227,7 @@ impl Edge {
         }
     }
 
-    /// What may not be asked for elsewhere is not here: no fault of anybody's.
+    /// An `only-if-cached` request finds nothing here: a miss, and nobody's fault.
     pub(super) fn answer_not_cached(&self, ask: &Ask) -> Answer {
         let mut answer = self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), Error::NotCached);
         answer.record.served = Served::Miss;
@@ -340,7 +340,7 @@ fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<Body>) -> E
     }
 }
 
-/// Of an answer that is not the asset: what described the asset goes, above all
+/// Removes what described the asset from an answer that is not the asset; above all,
 /// how long it is fresh.
 fn empty(headers: &mut HeaderMap) {
     for field in [CONTENT_TYPE, CONTENT_ENCODING, EXPIRES, ETAG, LAST_MODIFIED, REPR_DIGEST] {

@@ -64,11 +64,11 @@ impl Order {
 pub(super) enum First {
     /// The response.
     Response { provider: Provider, response: Response<Body> },
-    /// Of a response that others may have too, the fields that they may not.
+    /// The fields that only that client may have, of a response that others share.
     Fields(HeaderMap),
 }
 
-/// A response as it came, with whom from, and when it was asked for.
+/// A response as it came, who sent it, and when it was asked for.
 pub(super) struct Arrival {
     pub(super) provider: Provider,
     pub(super) response: Response<Body>,
@@ -103,17 +103,17 @@ pub(super) enum Received {
     Broken(Leading, Error),
 }
 
-/// How much is held of what is too large to be kept, in bytes: so far may those who
-/// share it be apart.
+/// How much is held of a body that is too large to be stored, in bytes: its readers may
+/// be so far apart.
 const WINDOW: u64 = 4 * 1024 * 1024;
 
-/// How often the origin is asked for an asset whose contents come wrong, or not at
-/// all: it may have been the way, or the question.
+/// How often the origin is asked while its answer is of no use: the contents may have
+/// been damaged on the way, or a condition may have brought a 304 that fits nothing.
 const COPIES: usize = 2;
 
 impl Edge {
-    /// Fills a flight, whatever becomes of those who wanted it. What is rarely needed
-    /// on the way is boxed, or each flight would have room for all of it.
+    /// Fills a flight, whatever becomes of those who wanted it. Futures that are rarely
+    /// needed are boxed, or every flight would take the memory for all of them.
     pub(super) async fn fill(self: Arc<Self>, lead: Lead, order: Arc<Order>, first: oneshot::Sender<First>) {
         // Look again: it may have landed between the look and the lead.
         if self.has_landed(lead.key(), &order) {
@@ -136,7 +136,7 @@ impl Edge {
         };
         for copy in 1.. {
             let (asked, began) = (SystemTime::now(), Instant::now());
-            // Once more for all of it, if what came was of no use.
+            // If the first answer was of no use, ask again without a condition.
             let request = if copy == 1 { request } else { for_all }(leading.lead.key(), order);
             let response = match self.while_wanted(&leading.lead, self.ask_origin(request)).await.flatten() {
                 Ok(response) => response,
@@ -213,8 +213,8 @@ impl Edge {
         let (view, now) = (self.membership.view(), SystemTime::now());
         let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
         let before = before.take_while(|name| name != self.membership.own());
-        // Of a write all but the owner may hear later than this edge, and so may an owner
-        // who was away.
+        // After a write, only an owner that was up throughout is sure to have been told:
+        // the others are skipped.
         let changed = self.memory.changed_until(key, now).map(|until| until - self.membership.memory());
         let owner = view.ring.owner(key.hash());
         let has_heard = |name: &Arc<str>| {
@@ -250,7 +250,7 @@ impl Edge {
             }
             Err(error) => {
                 self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
-                // Of a doubt is not made more than it is.
+                // Giving up on a doubt is no evidence that the peer failed.
                 if error != Error::PeerInDoubt {
                     self.misses(&peer, &error);
                 }
@@ -278,7 +278,7 @@ impl Edge {
         let now = SystemTime::now();
         let (began, provider) = (arrival.began, arrival.provider);
         let (mut parts, body) = arrival.response.into_parts();
-        // How it is framed was read where it came from.
+        // The connection that it came by has read its framing.
         forward::strip_hop_by_hop(&mut parts.headers);
         add_date(&mut parts.headers, now);
         if Self::is_of_another(order, &parts) {
@@ -337,8 +337,8 @@ impl Edge {
         Received::Done
     }
 
-    /// Makes room for a response that others may have; beside it, the fields that its
-    /// leader's client alone may have.
+    /// Makes room for a response that others may share. Returns with it the fields that
+    /// only the leader's client may have.
     fn make_intake(
         &self,
         lead: &Lead,
@@ -356,7 +356,8 @@ impl Edge {
         let head = Arc::new(head);
         let fields = head.weight(&key);
         let extent = if kept == Kept::Shared(Refusal::TooLarge) { Extent::Window } else { Extent::Whole };
-        // Without a length, what a window takes at the least: it may become one.
+        // A body of unknown length takes what a window takes at the least, for it may
+        // become one.
         let room = match extent {
             Extent::Whole => self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)),
             Extent::Window => self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM)),
@@ -368,8 +369,8 @@ impl Edge {
         Ok((Intake { key, selected, head, kept, room, fields, came, last, extent, alone_since, found }, own))
     }
 
-    /// What a response that is not kept means for the next request: not much, if
-    /// it may be this request's own doing.
+    /// Notes what a response that is not kept means for later requests: nothing, if this
+    /// request's own fields may have caused it.
     fn note_refusal(&self, key: &AssetKey, order: &Order, status: StatusCode, refusal: Refusal) {
         let odd = status.is_client_error()
             && !matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE);
@@ -394,7 +395,7 @@ impl Edge {
     ) -> Result<(AssetKey, Option<Selected>), Refusal> {
         let fields = match vary::varies(headers) {
             Varies::By(fields) if order.name == Name::Plain => {
-                // What did not reach the origin selected nothing there.
+                // A field that was not forwarded cannot have selected anything.
                 fields.into_iter().filter(forward::is_handed_on).collect::<Arc<[_]>>()
             }
             // A hashed name was asked for without anything to vary by.
@@ -413,8 +414,8 @@ impl Edge {
     }
 
     /// Whether everybody may have the response, and whether it will be kept. One that
-    /// is too large to be kept is shared while it streams by, if who loses his place
-    /// in it can go on by himself.
+    /// is too large to be kept is shared while it streams by, if a reader that falls
+    /// behind can go on alone.
     fn admit(
         &self,
         verdict: Verdict,
@@ -440,7 +441,8 @@ impl Edge {
 fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &http::response::Parts, age: Duration) -> Verdict {
     let verdict = freshness::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
     match settled(verdict, age, order.stale.as_ref()) {
-        // Nothing that cannot be checked is kept under a name that can.
+        // The name tells the digest of the file: a coded body cannot be checked
+        // against it, so it is not kept.
         Verdict::Store(_) if is_coded(&parts.headers) && policy.expected(key).is_some() => {
             Verdict::Pass(Refusal::Coded)
         }
@@ -456,8 +458,8 @@ pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
     request
 }
 
-/// As [`for_all`], unless what is stored is the same still; its interim responses go
-/// to who leads.
+/// As [`for_all`], but conditional where something is stored, and with interim responses
+/// relayed to the leader's client.
 pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = for_all(key, order);
     if let Some(stale) = &order.stale {
@@ -469,8 +471,8 @@ pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     request
 }
 
-/// What this edge is to have is main, whoever gave it: a flight to the origin brings
-/// that.
+/// Flights to the origin fill the main tier, even when a peer supplied the copy; so do
+/// keys that are taken over.
 pub(super) fn tier(lead: &Lead) -> Tier {
     match lead.reach() {
         Reach::Origin | Reach::Holder => Tier::Main,
@@ -489,7 +491,7 @@ fn stated_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// RFC 9110 §6.6.1: a recipient with a clock adds the Date that lacks.
+/// Adds a Date where there is none, as a recipient with a clock does (RFC 9110 §6.6.1).
 pub(super) fn add_date(headers: &mut HeaderMap, now: SystemTime) {
     if !headers.contains_key(DATE)
         && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now))

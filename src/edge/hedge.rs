@@ -17,10 +17,10 @@ use crate::cluster::view::State;
 use crate::error::Error;
 use crate::flight::Provider;
 
-/// How many requests to peers pay for one that is given up on a doubt: at most
-/// 5 % more go out for it.
+/// How many requests to peers pay for giving one up on a doubt. So doubts add 5 % to
+/// the requests at the most.
 const PRICE: u32 = 20;
-/// How much can be saved up: so many may be given up at once.
+/// How much can be saved up: enough to give up 64 at once.
 const MOST: u32 = 64 * PRICE;
 
 /// What is left for giving up on doubts.
@@ -87,9 +87,8 @@ impl Edge {
         }
     }
 
-    /// Resolves when `peer`, for which a request has been waiting, owes the answer to
-    /// a ping: it is frozen, or cut off. What waits for a slow origin behind it never
-    /// sees that.
+    /// Resolves when `peer` has missed a ping, and so may be frozen or cut off. A
+    /// healthy peer in front of a slow origin answers pings.
     async fn is_overdue(&self, peer: &str) {
         let Some(standing) = self.membership.view().peer(peer).cloned() else {
             return std::future::pending().await;
@@ -99,7 +98,7 @@ impl Edge {
             if standing.is_overdue() {
                 return;
             }
-            // Whatever waits for the same peer waits for the same ping.
+            // Another request that waits for this peer is pinging it already.
             let Some(_ping) = standing.ping() else {
                 continue;
             };

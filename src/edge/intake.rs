@@ -27,13 +27,13 @@ use crate::stored::{Facts, Head, Standing, Stored, Uses, detached};
 
 /// A body that is coming in.
 pub(super) struct Intake {
-    /// Under which it will be stored: its variant's, if it is one.
+    /// The key under which it will be stored: that of its variant, if it is one.
     pub(super) key: AssetKey,
     pub(super) selected: Option<Selected>,
     pub(super) head: Arc<Head>,
     pub(super) kept: Kept,
     pub(super) room: Arc<Room>,
-    /// What of the room is not for the body, in bytes.
+    /// How much of the room is for the fields, and not for the body, in bytes.
     pub(super) fields: u64,
     pub(super) came: u64,
     /// The last bytes of a body of known length, once they are there.
@@ -80,10 +80,10 @@ impl Edge {
             came: SystemTime::now(),
         });
         let mut others = None;
-        // Whom the rest comes from, unless it was here.
+        // Who sends the rest; nobody, if it was here already.
         let (mut source, mut mixed) = (Some(provider.clone()), Mixed::No);
         let ended = loop {
-            // Of a peer that is lost, only what can go on elsewhere is given up.
+            // Give up on a lost peer only if the body can go on from elsewhere.
             let lost = source.as_ref().filter(|_| Self::can_go_on(order, &intake, proof));
             match self.next_unless_lost(&mut body, lost).await {
                 None => break intake.check_end(),
@@ -128,8 +128,8 @@ impl Edge {
                         self.hears_part(peer);
                     }
                     (_, Proof::None) => {}
-                    // A mixture proves nothing of either: others are asked next, and
-                    // nobody is told to drop what he has.
+                    // Which of the sources was wrong cannot be told: others are asked
+                    // next, and nobody is told to drop its copy.
                     (Provider::Peer(peer), Proof::AtEnd) if mixed == Mixed::Yes => {
                         self.memory.doubt(peer, lead.key(), SystemTime::now(), self.policy.load().wrong);
                     }
@@ -213,8 +213,8 @@ impl Edge {
         }
     }
 
-    /// Ends a flight well: into memory first, so that nobody who comes now
-    /// finds neither the flight nor what it brought.
+    /// Ends a flight well. What it brought goes into memory first, so that whoever
+    /// comes now finds one or the other.
     fn land(&self, lead: Lead, mut intake: Intake) {
         let tier = tier(&lead);
         intake.certify();

@@ -70,9 +70,9 @@ pub(crate) struct Parts {
     pub(crate) peers: Peers,
     /// How many peers are asked before the origin is.
     pub(crate) attempts: usize,
-    /// How long a peer may take that has to ask nobody else,
+    /// How long a peer may take that answers from its own memory.
     pub(crate) promptly: Duration,
-    /// and a request for it, before it is asked whether it is there still.
+    /// How long a request waits before the peer is asked whether it is still there.
     pub(crate) quiet: Duration,
     /// How many keys it pulls, or lists for others to pull.
     pub(crate) warm_keys: usize,
@@ -117,7 +117,7 @@ struct Ask {
     client: IpAddr,
     method: Method,
     version: Version,
-    /// That of the target, if it has one.
+    /// The authority that the target names, if it names one.
     authority: Option<Authority>,
     key: AssetKey,
     headers: HeaderMap,
@@ -344,7 +344,7 @@ impl Edge {
             && (request.uri.path() == "*" || forward::max_forwards(&request.headers) == Some(0))
     }
 
-    /// A peer may also ask what is here.
+    /// Answers a request for this hop. A peer may also ask in it what is stored here.
     async fn answer_for_this_hop(self: &Arc<Self>, source: Source, request: &http::request::Parts) -> Answer {
         let mut answer = self.answer_options(source, target(request));
         if let Some(address) = request.headers.get(WANTED).filter(|_| source == Source::Peer)
@@ -369,7 +369,7 @@ impl Edge {
     /// Looks into memory, and says which way the request goes from there.
     fn look_up(self: &Arc<Self>, ask: &mut Ask) -> Way {
         if self.memory.has_variants() {
-            // What the connection takes away selects none.
+            // Fields of the connection alone select no variant.
             if forward::nominates(&ask.headers) {
                 forward::strip_hop_by_hop(&mut ask.headers);
             }
@@ -408,14 +408,14 @@ impl Edge {
         if handled == Handled::Bypass {
             return Way::Pass(handled);
         }
-        // Nothing is kept of a request that says so, and content in a GET has no
+        // A request with `no-store` wants nothing kept, and content in a GET has no
         // meaning that a key could hold (RFC 9110 §9.3.1).
         if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
             return Way::Pass(handled);
         }
-        // What a name holds for good will be wanted; of another, only the head
-        // was. And what credentials bring is rarely shared: a part of it, or its
-        // head, would cost the origin all of it each time.
+        // HEAD fetches the body only for names that hold a hash, which will be wanted.
+        // With credentials, HEAD, ranges and conditions pass, for filling would cost
+        // a whole fetch each time: what credentials bring is rarely shared.
         let head = ask.method == Method::HEAD;
         let credentials = Credentials::of(&ask.headers) != Credentials::None;
         if head && self.policy.load().name(&ask.key) == Name::Plain
@@ -461,8 +461,8 @@ impl std::convert::From<&Provider> for From {
     }
 }
 
-/// What of a target goes into the log when it names no asset: with nothing in it that
-/// could look like something else to who reads it.
+/// A target that names no asset, as the log shows it: nothing in it can pass for
+/// something else, such as another line.
 fn target(request: &http::request::Parts) -> Box<str> {
     let target = request.uri.path_and_query().map_or("-", |target| target.as_str());
     let plain = |char: char| if char.is_ascii_graphic() { char } else { '?' };

@@ -27,8 +27,8 @@ impl Edge {
         }
     }
 
-    /// An answer of `peer` broke off, and it may be that the origin's did there: whether
-    /// the peer is in trouble itself, a question tells.
+    /// An answer of `peer` broke off. It may be that the origin's broke off there: so the
+    /// peer is asked a question, which shows whether it is in trouble itself.
     pub(super) fn hears_part(self: &Arc<Self>, peer: &Arc<str>) {
         self.membership.note(peer, Heard::Part);
         let Some(standing) = self.membership.view().peer(peer).cloned() else {
@@ -36,7 +36,7 @@ impl Edge {
         };
         let (edge, peer) = (Arc::clone(self), Arc::clone(peer));
         tokio::spawn(async move {
-            // Of those who wonder at a time, one asks.
+            // If somebody asks already, that will do.
             let Some(_ping) = standing.ping() else {
                 return;
             };
@@ -78,7 +78,7 @@ impl Edge {
         }
     }
 
-    /// Asks `peer` what costs it nothing.
+    /// Asks `peer` a question that costs it nothing.
     pub(super) async fn question(&self, peer: &str, patience: Duration) -> Result<(), Error> {
         let began = Instant::now();
         let answer = tokio::time::timeout(patience, self.peers.ask(peer, for_this_hop())).await;

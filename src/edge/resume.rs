@@ -57,12 +57,12 @@ impl Edge {
     }
 }
 
-/// Who may have the rest of a body: who sent what there is of it, for it may have
-/// been the way; then those next in rank.
+/// Who may have the rest of a body: first its sender, for it may have been the
+/// connection alone that failed; then those next in rank.
 pub(super) struct Others(VecDeque<Provider>);
 
 impl Edge {
-    /// Whom a fill can go on with that `first` has begun.
+    /// The sources with which a fill that `first` began can go on.
     pub(super) fn others(&self, lead: &Lead, first: &Provider) -> Others {
         let rank = || self.before_this_edge(lead.key()).into_iter().map(Provider::Peer).filter(|it| it != first);
         Others(match lead.reach() {
@@ -73,10 +73,10 @@ impl Edge {
         })
     }
 
-    /// What follows in a body that broke off, and from whom, unless it is here already.
-    /// `None` if it could be of another
-    /// asset, or if nobody has it: then who answers says why, and the next in
-    /// rank could say no better.
+    /// The rest of a body that broke off, and who sends it: nobody, if it is here
+    /// already. `None` if no source has a rest that is sure to be of the same asset. A
+    /// source that answers with an error ends the search, for the next in rank could
+    /// say no better.
     pub(super) async fn go_on(
         &self,
         lead: &mut Lead,
@@ -116,8 +116,8 @@ impl Edge {
         None
     }
 
-    /// What follows, of what this edge has been asked for by others meanwhile: it is
-    /// next in rank.
+    /// The rest, from this edge itself: it is next in rank, so others may have asked it
+    /// for the same meanwhile.
     async fn rest_from_here(&self, lead: &mut Lead, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
         if let Found::Here(_, stored) = self.memory.find(lead.key(), SystemTime::now())
             && is_same(&intake.head, tag, &stored.fields.unpack(), Some(stored.body.len()))
@@ -141,12 +141,12 @@ impl Edge {
             return None;
         }
         reader.narrow(intake.came, head.length);
-        // Its length is known, for it is the same: nobody loses his place in it.
+        // It has the known length of this one, so no reader can lose its place in it.
         Some(Body::flight(reader, Arc::clone(room), None))
     }
 
     /// Whether another source's bytes are sure to be of the same asset: its name
-    /// proves that, or a strong validator tells, or there are no others.
+    /// proves that, or a strong validator tells, or none have come yet.
     pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: flight::Proof) -> bool {
         let sure = proof == flight::Proof::AtEnd || strong_tag(&intake.head.headers).is_some() || intake.came == 0;
         sure && order.name == Name::Immutable && intake.head.length.is_some()
@@ -201,8 +201,8 @@ fn range_from(at: u64) -> HeaderValue {
     HeaderValue::try_from(format!("bytes={at}-")).unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
 }
 
-/// What of `response` follows byte `at` of the representation with `tag` and
-/// `head`: all that follows, with an end that proves itself.
+/// The part of `response` that follows byte `at` of the representation with `tag` and
+/// `head`: only if it goes to the end of that, and its framing shows where it ends.
 fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
     if !is_same(head, tag, response.headers(), total(&response)) || response.extensions().get::<Unframed>().is_some() {
         return Err(Error::Outgrown);

@@ -24,8 +24,8 @@ use crate::semantics::forward;
 use crate::semantics::freshness::Credentials;
 
 impl Edge {
-    /// Fills a flight to the origin with what others hold. Nobody does, if the duty
-    /// comes back.
+    /// Fills a flight to the origin with what peers hold. Returns the lead if no peer
+    /// has the asset.
     pub(super) async fn fill_from_holders(self: &Arc<Self>, mut leading: Leading, order: &Order) -> Option<Leading> {
         if order.stale.is_some() || order.credentials != Credentials::None {
             return Some(leading);
@@ -45,8 +45,8 @@ impl Edge {
         Some(leading)
     }
 
-    /// Who may hold an asset that this edge is to get from the origin, as many as
-    /// may be asked.
+    /// The peers that may hold an asset which this edge would get from the origin, at
+    /// most as many as may be asked.
     fn holders(&self, key: &AssetKey) -> Vec<Arc<str>> {
         let now = SystemTime::now();
         // A write may not have come to all of them yet.
@@ -72,8 +72,8 @@ impl Edge {
         arrival.filter(|_| outcome == TakenOver::Held)
     }
 
-    /// What is coming in right now is as good as stored to a peer that may not wait
-    /// for anything else.
+    /// Answers a peer's `only-if-cached` request from a flight that is streaming, which
+    /// is as good as stored.
     pub(super) fn answer_held(self: &Arc<Self>, ask: &Ask) -> Option<Answer> {
         let flight = self.flights.to_origin(&ask.key, Credentials::None).filter(|_| ask.source == Source::Peer)?;
         let reader = Reader::new(Arc::clone(&flight.body));

@@ -23,7 +23,7 @@ pub(super) fn wanted(source: Source, request: &mut Parts, body: &Body) -> Option
     wanted.then_some(client)
 }
 
-/// Wishes of the origin what the client wishes of this edge.
+/// Asks the origin for the upgrade that the client asks of this edge.
 pub(super) fn hand_on(ask: &Ask, fields: &mut HeaderMap) {
     if ask.upgrade.is_some() {
         upgrade::to_websocket(fields);

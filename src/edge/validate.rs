@@ -19,8 +19,7 @@ use crate::semantics::{validation, vary};
 use crate::stored::{Facts, Standing, Stored};
 
 impl Edge {
-    /// Whether an answer says that something is the same still, and not of what: of a
-    /// representation that this edge does not have.
+    /// Whether this is a 304 that does not match what is stored.
     pub(super) fn is_of_another(order: &Order, parts: &http::response::Parts) -> bool {
         let selects = |stored: &Arc<Stored>| validation::selects(&stored.fields.unpack(), &parts.headers);
         parts.status == StatusCode::NOT_MODIFIED && !order.stale.as_ref().is_some_and(selects)
@@ -77,7 +76,8 @@ impl Edge {
     /// What a 200 to a HEAD says of a stored response to GET (RFC 9111 §4.3.5):
     /// it is still the same, with these fields, or it is not.
     pub(super) fn learn(&self, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
-        // Who has it in hand knows better, and a write tells who leads.
+        // If a flight is under way, leave it alone; leading one makes concurrent writes
+        // visible here.
         let Joining::Lead(lead) = self.flights.join(key, Reach::Origin, Credentials::None) else {
             return;
         };
@@ -99,7 +99,7 @@ impl Edge {
         }
     }
 
-    /// What is stored, under a new head; that it takes more than it did is charged.
+    /// What is stored, under a new head. If that takes more memory, it is charged anew.
     fn with(&self, key: &AssetKey, stored: &Stored, (facts, headers): (Facts, HeaderMap)) -> Result<Stored, Refusal> {
         let fields = self.memory.pack(&headers);
         let weight = Stored::weight_of(key, &fields) + stored.body.len();
@@ -112,8 +112,8 @@ impl Edge {
     }
 }
 
-/// What is stored, `known` by these fields, with those of an answer that says that it
-/// is still the same; or why it cannot be stored any longer.
+/// The facts and fields of a stored response once `answer` has confirmed it: its `known`
+/// fields, updated by the answer's. Or why it cannot be stored any longer.
 fn renewed(
     case: Case,
     stored: Facts,
@@ -124,8 +124,8 @@ fn renewed(
     let now = SystemTime::now();
     let mut headers = validation::updated(known, answer);
     if vary::varies(&headers) != vary::varies(known) {
-        // It is selected by other fields from now on than the key under which it
-        // is stored (§4.1).
+        // It now varies by other fields than the key under which it is stored
+        // (§4.1).
         return Err(Refusal::Vary);
     }
     add_date(&mut headers, now);
@@ -138,9 +138,9 @@ fn renewed(
     Ok((Facts { born: now - age, lifetime, standing: Standing::Confirmed, ..stored }, headers))
 }
 
-/// What came in the place of `stale`, and must be validated for each request: if
-/// what it replaces was never found to be the same, nor will this be, and it is
-/// not worth a validation each time.
+/// A response that needs validation each time, and replaces one (`stale`) that was
+/// never validated, is not stored: it will change each time too, and a validation
+/// would be wasted.
 pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Arc<Stored>>) -> Verdict {
     let changing = stale.is_some_and(|stale| stale.facts.standing == Standing::New);
     match verdict {
@@ -151,7 +151,8 @@ pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Arc<Stored
     }
 }
 
-/// Ends a flight that nobody brings in: with what is stored, if that may do.
+/// Ends a flight that no source could fill: with what is stored, if it may be served
+/// stale on an error.
 pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
     if error == Error::Abandoned {
         tracing::info!(path = %lead.key(), "a fill that nobody waits for is given up");

@@ -18,8 +18,8 @@ use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::vary::is_coded;
 
 impl Edge {
-    /// A body that will not be kept: a short one proves itself first, if there is
-    /// room for it until then, a long one on its way.
+    /// A body that will not be stored: a short one is checked before it is sent, if there
+    /// is room to hold it until then, and a long one while it is sent.
     pub(super) async fn prove_unkept(&self, body: Body, proof: Option<Proof>) -> Result<Body, Error> {
         let Some(proof) = proof else {
             return Ok(body);
@@ -52,8 +52,8 @@ impl Edge {
         Proof::of(expected, blame)
     }
 
-    /// The hash in the name is the entity tag where there is none, and a digest that
-    /// the name holds all of can be told at once.
+    /// Adds the hash in the name as the entity tag, where there is none; and Repr-Digest, if
+    /// the name holds the whole digest.
     pub(super) fn name_by_hash(&self, key: &AssetKey, headers: &mut HeaderMap) {
         let Some(expected) = self.policy.load().expected(key).filter(|_| !is_coded(headers)) else {
             return;
@@ -69,9 +69,9 @@ impl Edge {
         }
     }
 
-    /// What follows on a copy that proved nothing: a peer that sent it is passed
-    /// over for this key. A wrong one is counted and told, and the peer is to
-    /// drop it.
+    /// What follows on a copy that failed its proof: a peer that sent it is passed
+    /// over for this key. If the contents are wrong, that is counted and logged, and
+    /// the peer is told to drop its copy.
     pub(super) fn distrust(self: &Arc<Self>, provider: &Provider, key: &AssetKey, error: &Error) {
         let wrong = error.is_of_contents();
         if wrong {

@@ -21,21 +21,21 @@ use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::semantics::freshness::Credentials;
 
-/// In a request for this hop, on a peer's listener: what is there that the edge of
-/// this address would own, as lines of how often a path was used, and the path.
+/// Asks a peer, in a request for that hop, what it holds that the edge at this address
+/// would own. The answer has a line for each path: how often it was used, and the path.
 pub(super) const WANTED: HeaderName = HeaderName::from_static("peerage-wanted");
 
 /// How many keys are pulled at a time.
 const AT_ONCE: usize = 16;
-/// How many lists of keys are read at a time,
+/// How many lists of keys are read at a time.
 const LISTS: usize = 4;
-/// and how long each may take.
+/// How long one list may take to be read.
 const LISTING: Duration = Duration::from_secs(10);
 /// A line of a list is no longer than this on average, in bytes.
 const LINE: usize = 512;
-/// Between two lines of progress.
+/// How long it takes from one line of progress to the next.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// Of the main tier, so much is filled: what is asked for meanwhile needs room too.
+/// How much of the main tier is filled: what is asked for meanwhile needs room too.
 const FULL_PERCENT: u64 = 90;
 
 /// What has been pulled so far.
@@ -102,7 +102,7 @@ impl Edge {
         let list = tokio::time::timeout(LISTING, async {
             let mut body = self.peers.ask(peer, request).await?.into_body();
             let mut list = Vec::new();
-            // Of a longer one, the rest was used less.
+            // The rest of a longer list was used less.
             while list.len() < self.warm_keys.saturating_mul(LINE)
                 && let Some(data) = next_data(&mut body).await
             {

@@ -6,10 +6,10 @@
 //! second set of rules for HTTP: where anything is unusual, be it good or bad, hyper
 //! reads it.
 //!
-//! Whether hyper is waiting is known for certain, or it is left alone: it is, when all
-//! that it was given was one head of a request without content, when that has been
-//! answered to its end, and when hyper has asked for a flush since, which it does only
-//! when its own buffer is empty.
+//! hyper is left alone unless it is certain to wait for a request: all that it was
+//! given was one head of a request without content, that has been answered to its end,
+//! and hyper has asked for a flush since, which it does only when its own buffer is
+//! empty.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -55,7 +55,7 @@ pub(super) struct FastPath {
 enum Hyper {
     /// It has nothing, and waits for a request.
     Waits,
-    /// It has one request, the next after so many.
+    /// It has one request; this many had ended before.
     Has(u32),
     /// It has more than can be followed from here.
     Leads,
@@ -206,7 +206,7 @@ impl FastPath {
     /// Begins to answer the first of what has come, or leaves it to hyper.
     fn begin(&mut self) -> Begun {
         if self.serving.is_draining() {
-            // The last answer says so.
+            // The long way adds `Connection: close` to its answer.
             self.hyper = Hyper::Leads;
             return if self.is_empty() { Begun::Nothing } else { Begun::Handed };
         }

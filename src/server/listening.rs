@@ -69,7 +69,7 @@ impl Listener {
         if self.is_shared() {
             return waiting;
         }
-        // The system is asked itself: the runtime looks only when it was told.
+        // This asks the system, for the runtime looks only when it has been notified.
         let Ok(socket) = self.socket.into_std() else {
             return waiting;
         };

@@ -42,9 +42,9 @@ enum Version {
     /// So much of the preface has come.
     Unclear(usize),
     Http1,
-    /// Whether it is there still is asked by pings, too.
+    /// Pings, too, find out whether it is still there.
     Http2,
-    /// The same, and it was silent for too long: that has been told.
+    /// HTTP/2, idle for too long: a graceful end was asked for.
     Resting,
 }
 
@@ -134,7 +134,7 @@ impl AsyncRead for Patient {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_pending() {
-            // While something is to be written, whether that is taken is what counts.
+            // While a write is stalled, that has a time limit of its own.
             return match self.stalled {
                 None => self.poll_silence(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
                 Some(_) => Poll::Pending,

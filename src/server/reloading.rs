@@ -28,8 +28,8 @@ impl Reloading {
         self.edge.set_policy(policy);
         let (old, new) = (&self.running, &config);
         let discovers = |config: &Config| config.cluster.as_ref().is_some_and(|cluster| cluster.discover.is_some());
-        // What was found stays, and what is to be found is after a restart; so is what
-        // this edge is called.
+        // A list that was discovered stays; discovery, and the address of this edge,
+        // change with a restart.
         let called = |config: &Config| config.cluster.as_ref().map(|it| (it.listen, it.advertise.clone()));
         let lists = called(old) == called(new) && !discovers(old) && !discovers(new);
         if let Some(cluster) = new.cluster.as_ref().filter(|_| lists) {
