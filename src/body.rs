@@ -103,7 +103,8 @@ impl Body {
         Self(Kind::Charged { body: Box::new(body), _charge: charge })
     }
 
-    /// What a body that broke off has still to prove, having taken what came.
+    /// The proof of a body that broke off, as far as it has come: what follows can go
+    /// on with it.
     pub(crate) fn into_proof(self) -> Option<Proof> {
         match self.0 {
             Kind::Proving(proving) => proving.into_proof(),
@@ -288,8 +289,8 @@ fn poll_behind(body: &mut Body, left: &mut u64, cx: &mut Context<'_>) -> Poll<Op
 }
 
 /// Whose turn it is on this thread. A reader gives way after each take: a
-/// socket can take megabytes at a time, and who waits for a first byte goes
-/// before who has some.
+/// socket can take megabytes at a time, and readers that wait for their first
+/// byte go before those that have some.
 #[derive(Default)]
 enum Turn {
     #[default]

@@ -170,9 +170,9 @@ fn is_own(name: &HeaderName, value: &HeaderValue) -> bool {
     value.is_empty() || !is_common(name)
 }
 
-/// Whether many responses have its value in common. Of a field that is missing here,
-/// each response has its own copy; of one that is here and whose values are all
-/// different, there are many forms.
+/// Whether responses share the values of this field: list only fields with few distinct
+/// values. Each new value of a field that is listed makes another form; of one that is
+/// not, each response has a copy of its own.
 fn is_common(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),

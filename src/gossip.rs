@@ -23,9 +23,9 @@ use crate::metrics::{Metrics, Refused};
 const LARGEST: usize = 2048;
 /// How many datagrams are taken before something else has its turn.
 const IN_A_ROW: usize = 64;
-/// The same complaint about the same sender is not repeated for so long,
+/// How long the same complaint about the same sender is not repeated.
 const QUIET: Duration = Duration::from_mins(1);
-/// and so many senders are told apart.
+/// How many senders are told apart for that.
 const SENDERS: usize = 256;
 /// Between two looks whether the process before this one has let go of the port.
 const FREED: Duration = Duration::from_millis(50);

@@ -132,9 +132,10 @@ pub(crate) struct Memory {
     forms: Forms,
     variants: Variants,
     /// Until when requests for these keys (by hash: a collision costs a miss)
-    /// do not wait for one another.
+    /// bypass request collapsing.
     markers: Cache<u64, SystemTime>,
-    /// Until when these keys (by hash) are not fetched again.
+    /// Until when these keys (by hash: a collision costs a 502) are answered with a
+    /// 502, and not fetched again.
     wrong: Cache<u64, SystemTime>,
     /// Until when these peers (by hash, with the key's) are not asked for them.
     doubted: Cache<u64, SystemTime>,

@@ -304,9 +304,9 @@ pub(crate) fn exposition(metrics: &Arc<Metrics>, gauges: Gauges, view: Arc<View>
     }
 }
 
-/// The media type of [`exposition`],
+/// The media type of [`exposition`].
 pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// and of [`plain`].
+/// The media type of [`plain`].
 pub(crate) const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// An exposition for who reads Prometheus' own text format: there a counter is called

@@ -133,15 +133,15 @@ impl Rule {
 
     /// Whether the rule matches `path` (canonical, without a query).
     pub fn matches(&self, path: &str) -> bool {
-        // Where the hash is takes twenty times as long to find, and tells no more:
-        // but for a date.
+        // `captures` costs twenty times `is_match`: the hash itself is needed only where
+        // it may be a date.
         let may_be_date = || path.as_bytes().windows(DAY).any(is_day);
         self.regex.is_match(path) && (!may_be_date() || self.hash_in(path).is_some())
     }
 
     /// The hash in `path`, if the rule matches.
     pub fn hash_in<'a>(&self, path: &'a str) -> Option<&'a str> {
-        // Whoever looks for a group makes room for it before he finds out.
+        // `captures` allocates even when nothing matches, so test first.
         if !self.regex.is_match(path) {
             return None;
         }
@@ -175,8 +175,8 @@ impl Form {
                 self.encoding.name()
             )),
             (Some(length), _) => Ok(format!("{{{length}}}")),
-            // What is written in hex is known from words; the others need the
-            // length to be.
+            // Hex is distinctive; other alphabets look like words, so the full length
+            // is required.
             (None, Some(whole)) if self.encoding != Encoding::Hex => Ok(format!("{{{whole}}}")),
             (None, Some(whole)) => Ok(format!("{{{MIN_HASH},{whole}}}")),
             (None, None) if self.encoding != Encoding::Hex => {

@@ -20,8 +20,8 @@ use bytes::{Bytes, BytesMut};
 use crate::error::Error;
 use crate::sync::{Arc, Mutex, MutexGuard};
 
-/// The length of every piece of a body but the last, in bytes: large enough
-/// that a socket takes one at a time, small enough to be wasted.
+/// The length of every piece of a body but the last, in bytes: large enough that
+/// few writes send a body, small enough that room taken by the piece wastes little.
 pub(crate) const PIECE: usize = 256 * 1024;
 
 /// How far a window's writer may run ahead of its fastest reader, in bytes.
@@ -76,8 +76,8 @@ enum Extent {
 }
 
 impl Extent {
-    /// How far the writer may be ahead of the fastest reader when it appends up
-    /// to a piece: never so far that what that reader needs has gone.
+    /// How far the writer may be ahead of the fastest reader before it appends up to
+    /// a piece: never so far that this would push out what that reader still needs.
     fn ahead(self) -> Option<u64> {
         match self {
             Self::Whole => None,
@@ -186,9 +186,9 @@ impl Growing {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends the body well, with `last` as its last bytes. Before any reader has
-    /// those, `keep` gets all of its pieces, each an allocation of its own, so
-    /// that who has the whole body finds it stored; but for a window's.
+    /// Ends the body well, with `last` as its last bytes. Unless it is a window,
+    /// `keep` gets all of its pieces, each an allocation of its own, before any
+    /// reader has the last: so whoever has the whole body finds it stored.
     pub(crate) fn complete(&self, last: Bytes, keep: impl FnOnce(Vec<Bytes>)) {
         let mut state = self.lock();
         state.push(last);
@@ -287,8 +287,8 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// A reader of the whole body. It counts from now on, so that whoever waits
-    /// for a head is not taken for nobody.
+    /// A reader of the whole body. It counts from now on, so that a flight whose head
+    /// has still to come does not look as if nobody wanted it.
     pub(crate) fn new(body: Arc<Growing>) -> Self {
         let mut state = body.lock();
         state.readers += 1;

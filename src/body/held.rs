@@ -68,7 +68,7 @@ impl Held {
         }
     }
 
-    /// What its piece has from `at` on, up to `end`.
+    /// The bytes from `at` to `end`, as far as they lie in one piece.
     fn piece(&self, at: u64, end: u64) -> &[u8] {
         let (piece, first) = (to_usize(at) / PIECE, to_usize(at) % PIECE);
         let bytes = self.pieces().get(piece).map_or(&[][..], |piece| &piece[first..]);

@@ -76,7 +76,7 @@ pub(super) struct Proving {
     proof: Option<Proof>,
     /// What is still to come, if that is known.
     left: Option<u64>,
-    /// Of a body of unknown length, what may be its last bytes.
+    /// What may be the last bytes of a body of unknown length.
     held: Bytes,
 }
 
@@ -139,8 +139,8 @@ impl Proving {
     }
 }
 
-/// As much of `body` as comes up to `first` bytes, and the rest behind it: what
-/// is no longer than that has been proven when it is returned.
+/// Reads ahead up to `first` bytes of `body`, and returns all of it: a body that is no
+/// longer has been proven by then.
 pub(crate) async fn prove(body: Body, proof: Proof, first: u64) -> Result<Body, Error> {
     let long = body.size_hint().exact().is_some_and(|length| length > first);
     let mut body = Body::proving(body, proof);

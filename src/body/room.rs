@@ -42,8 +42,8 @@ impl Room {
         }
     }
 
-    /// The body that `pieces` are, to be stored: with `bytes` of the room, which is
-    /// from now on that body's. The rest is given back.
+    /// The body made of `pieces`, to be stored. It takes over `bytes` of the room; the
+    /// rest is given back.
     pub(crate) fn hold(&self, pieces: Vec<Bytes>, bytes: u64) -> Arc<Held> {
         let mut taken = self.lock();
         match &mut *taken {

@@ -32,9 +32,9 @@ const UNAVAILABLE: u8 = 69;
 const SOFTWARE: u8 = 70;
 
 /// How long a command waits for a server: to have a connection, and between two
-/// pieces of an answer,
+/// pieces of an answer.
 const PATIENCE: Patience = Patience { connect: Duration::from_secs(5), idle: Duration::from_secs(30) };
-/// and for an answer's first byte.
+/// How long a command waits for the first byte of an answer.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 
 /// An HTTP caching reverse proxy whose edges act as one cache.

@@ -21,10 +21,10 @@ mod dns;
 mod etcd;
 mod file;
 
-/// More members are taken for a mistake.
+/// A list of more members is taken for a mistake.
 const MOST: usize = 10_000;
-/// A finding may take as long as there is from one to the next, but so long at
-/// the least.
+/// One look may take as long as the time from one to the next, but never less than
+/// this.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where the list of members is found.
@@ -124,15 +124,15 @@ impl fmt::Display for Source {
 pub(crate) struct Settings {
     /// Between two looks; a pause after a failure grows up to it.
     pub(crate) refresh: Duration,
-    /// Of DNS, when it is not the system's.
+    /// The nameserver to ask, when it is not the system's.
     pub(crate) nameserver: Option<SocketAddr>,
     /// How long an etcd remembers an edge that says nothing.
     pub(crate) lease: Duration,
-    /// To have a connection to an etcd.
+    /// How long it may take to have a connection to an etcd.
     pub(crate) connect: Duration,
-    /// This edge's name on the ring,
+    /// This edge's name on the ring.
     pub(crate) own: Arc<str>,
-    /// and its `edge.name`.
+    /// This edge's `edge.name`.
     pub(crate) edge: String,
 }
 

@@ -290,7 +290,7 @@ impl Membership {
 
     fn doubt(&self, peer: &Standing) {
         if let Some(gossip) = self.gossip.get() {
-            // Where so many doubts are waiting, this one is among them.
+            // If the queue is full, this doubt is in it already, or will soon be back.
             let _ = gossip.doubts.try_send(Arc::clone(&peer.name));
         }
     }
@@ -300,10 +300,10 @@ impl Membership {
         self.silence.notified().await;
     }
 
-    /// Notes how a request to `name` went; says whether that is news. Where
-    /// there is gossip, it looks after a peer that did not answer: one refused
-    /// connection takes nobody out of the ring, on this edge or another, but it
-    /// makes the time short in which everybody agrees on that.
+    /// Notes how a request to `name` went; says whether that is news. Where there is
+    /// gossip, it is told of a peer that did not answer: one refused connection takes
+    /// nobody out of the ring, on this edge or another, but gossip then finds out
+    /// sooner whether the peer is down.
     pub fn note(&self, name: &str, heard: Heard) -> bool {
         let view = self.view.load();
         let Some(peer) = view.peer(name) else {
@@ -311,7 +311,7 @@ impl Membership {
         };
         let news = peer.note(heard);
         match heard {
-            // What broke off may have broken off behind it.
+            // The answer may have broken off behind the peer, at the origin.
             Heard::Answer(_) | Heard::Part => {}
             // That it still does not answer is no news.
             Heard::Silence if !news => {}

@@ -1,10 +1,10 @@
-//! By what edges that know `cluster.secret` know one another.
+//! How edges that know `cluster.secret` recognise one another.
 //!
-//! A datagram is sealed with HMAC-SHA-256. It is not secret, and a seal does
-//! not grow old: who listens can send again what it has heard. That tells an
-//! edge what was true before; what counts in SWIM is the greatest bump and
-//! incarnation of a member, which such a datagram has not, and who is wrongly
-//! suspected objects with a greater one.
+//! A datagram is sealed with HMAC-SHA-256. It is not encrypted, and a seal does
+//! not expire: whoever listens can replay what it has heard. A replay tells an
+//! edge what was true before. In SWIM the greatest bump and incarnation of a
+//! member count, which a replay does not have, and who is wrongly suspected
+//! objects with a greater one.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;

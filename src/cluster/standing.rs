@@ -65,8 +65,7 @@ impl Standing {
         self.overdue.store(true, Ordering::Relaxed);
     }
 
-    /// Notes how a request to it went; whether it is up now, and was not, or the
-    /// other way round.
+    /// Notes how a request to it went; returns whether that changes if it is up.
     pub(super) fn note(&self, heard: Heard) -> bool {
         let was_up = self.is_up();
         let up = match heard {

@@ -37,16 +37,17 @@ pub(crate) mod wire;
 
 /// How many are knocked at, or introduced to, at a time.
 const AT_ONCE: usize = 16;
-/// How many hear of each piece of news from each who knows it, at a time,
+/// How many members each piece of news is told to at a time, by each who knows it.
 const FANOUT: usize = 3;
-/// and how often it is told: enough for thousands of members.
+/// How often each who knows a piece of news tells it: enough for thousands of members.
 const TELLINGS: u8 = 12;
-/// Between two probes, so many members are told of in answer to another view.
+/// How many members this edge tells of in the time between two probes, to those whose
+/// view differs from its own.
 const TOLD_AT_ONCE: usize = 64;
 /// How far ahead of this edge's clock another's may be: a hundred years in milliseconds,
 /// for some clocks begin with 1970.
 const AGE: u64 = 100 * 365 * 24 * 3600 * 1000;
-/// For so long it is remembered that a member has gone.
+/// How long it is remembered that a member has gone.
 const MOURNING: Duration = Duration::from_hours(1);
 
 /// How this edge takes part.
@@ -81,7 +82,7 @@ pub(crate) struct Swim {
     /// Listed ones of which nothing has been heard yet. They count as suspect:
     /// who starts would otherwise own everything for a moment.
     awaited: BTreeSet<Address>,
-    /// Whom requests could not reach lately, until when that is no news.
+    /// Members that a request could not reach, with the time until which that is no news.
     doubted: BTreeMap<Address, Duration>,
     jobs: BTreeMap<(Duration, u64), Job>,
     jobs_made: u64,
@@ -193,7 +194,7 @@ impl Swim {
             return Err(Refusal::Stranger(src.address));
         }
         if dst.address == self.foca.identity().address && dst.bump > self.foca.identity().bump {
-            // It remembers this edge from a time that the clock says is to come.
+            // It has met this edge under a later bump: the clock has been set back since.
             self.rename(now, self.foca.identity().after(dst.bump));
         }
         let handled = self.run(now, |foca, effects| foca.handle_data(&payload, effects));
@@ -204,7 +205,7 @@ impl Swim {
         self.introducing &= dst != *self.foca.identity();
         self.refresh();
         if digest != self.digest && now >= self.next_telling {
-            // The more there is to tell, the less often: gossip has told most of it.
+            // The more there is to tell, the longer the pause: gossip has told most of it.
             let pause = self.foca.num_members().div_ceil(TOLD_AT_ONCE).max(1);
             self.next_telling = now + self.settings.probe_interval * u32::try_from(pause).unwrap_or(u32::MAX);
             self.tell_all(&src);
@@ -287,8 +288,8 @@ impl Swim {
         self.awaited.is_empty() || self.is_guest()
     }
 
-    /// What foca says in `payload`, but of members alone: it would write to whoever is
-    /// named, and wait for an answer.
+    /// `payload` without what it says of strangers: foca would write to whoever is named
+    /// there, and wait for an answer.
     fn sift<'a>(&self, now: Duration, payload: &'a [u8]) -> Result<(Header<Identity>, Cow<'a, [u8]>), Refusal> {
         let mut rest = payload;
         let header: Header<Identity> = PostcardCodec.decode_header(&mut rest).map_err(|_| Refusal::Garbage)?;
@@ -326,8 +327,8 @@ impl Swim {
         Ok((header, kept.into()))
     }
 
-    /// Whether foca is to know of a member: not of one that is gone and was not known,
-    /// or each who comes would mourn for an hour, and tell the next.
+    /// Whether foca is to hear of a member. Not if it is gone and was not known: or each
+    /// newcomer would remember it for another hour, and tell the next.
     fn is_worth_hearing(&self, member: &Member<Identity>) -> bool {
         let address = &member.id().address;
         let is_known = || self.foca.iter_membership_state().any(|known| known.id().address == *address);
@@ -335,8 +336,8 @@ impl Swim {
         self.admits(address) && (member.state() != foca::State::Down || is_own || is_known())
     }
 
-    /// Whether a member can have come so far: who was said to be later than all time
-    /// could say nothing later himself.
+    /// Whether a member's bump is believable. One more than a century ahead is rejected:
+    /// nothing could ever supersede it.
     fn is_of_this_age(&self, now: Duration, identity: &Identity) -> bool {
         let now = self.started.saturating_add(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         identity.bump <= now.saturating_add(AGE)
@@ -404,7 +405,7 @@ impl Swim {
     fn work(&mut self, now: Duration, due: Duration, job: Job) {
         match job {
             Job::Foca(timer) => {
-                // What it complains of is a timer that came late, which it makes good.
+                // Its only complaint is of a timer that came late, and it makes up for that.
                 let _ = self.run(now, |foca, effects| foca.handle_timer(timer, effects));
             }
             Job::Knock => self.knock(now),
@@ -467,7 +468,7 @@ impl Swim {
         }
     }
 
-    /// Nobody could object to a guest, who heard nothing.
+    /// Begins each suspicion anew: while this edge was a guest, it heard no objections.
     fn ask_suspects_again(&mut self, now: Duration) {
         self.jobs.retain(|_, job| !matches!(job, Job::Challenge(_) | Job::Condemn(_)));
         let suspects: Vec<_> =
@@ -495,9 +496,9 @@ impl Swim {
         }
     }
 
-    /// A datagram as foca makes them, but to whom and about whom is said here:
-    /// about as many as have room in it. This edge's own incarnation is foca's
-    /// secret; 0 is what everybody has heard already.
+    /// A datagram as foca makes them, to a member and `about` members of our choice; and
+    /// how many of these had room in it. foca does not tell this edge's incarnation, so
+    /// it says 0, which is news to nobody.
     fn datagram(&self, to: &Identity, message: Message<Identity>, about: &[Member<Identity>]) -> (Vec<u8>, usize) {
         let header = Header { src: self.foca.identity().clone(), src_incarnation: 0, dst: to.clone(), message };
         let mut payload = Vec::with_capacity(PAYLOAD).limit(PAYLOAD);

@@ -57,14 +57,14 @@ pub struct Seen {
     pub address: Arc<str>,
     /// Its `edge.name`; empty while it has not been heard.
     pub edge: Arc<str>,
-    /// How it is,
+    /// How it is.
     pub state: State,
-    /// and since when.
+    /// Since when it has been so.
     pub since: SystemTime,
 }
 
 impl Seen {
-    /// What is known now; what was so before has been so since then.
+    /// What is known now. A state that has not changed keeps the time of its beginning.
     fn new(known: Known, before: &View, now: SystemTime) -> Self {
         let Known { address, edge, state } = known;
         let old = before.member(&address);
@@ -80,8 +80,8 @@ impl Seen {
         Self { address, edge, state, since }
     }
 
-    /// Who stays keeps its standing. Who is down does not answer; when it is back,
-    /// that has still to be seen.
+    /// A member that stays keeps its standing. One that is down counts as not answering,
+    /// and goes on to do so when it is back, until it has answered.
     fn standing(&self, before: &View) -> Arc<Standing> {
         let standing = before.peer(&self.address).cloned().unwrap_or_else(|| Arc::new(Standing::new(&self.address)));
         if self.state == State::Down {
@@ -90,7 +90,8 @@ impl Seen {
         standing
     }
 
-    /// Whether it is worth asking: who has not been heard yet may be there.
+    /// Whether it is worth asking. A suspect of which nothing has been heard yet may be
+    /// there.
     fn may_answer(&self) -> bool {
         match self.state {
             State::Alive | State::Draining => true,
@@ -100,8 +101,8 @@ impl Seen {
     }
 }
 
-/// What a request reads: the ring, and the standing of its members. The first is of
-/// a cluster of nobody.
+/// What a request reads: the ring, and the standing of its members. The default is a
+/// cluster without members.
 #[derive(Debug, Clone, Default)]
 pub struct View {
     /// Who owns what.
@@ -141,7 +142,7 @@ impl View {
         let others = Ring::new(peers.clone().filter(|seen| seen.may_answer()).map(|seen| &*seen.address));
         let peers = peers.map(|seen| seen.standing(self)).collect();
         let (epoch, ring, former) = (self.epoch + 1, Arc::new(ring), self.former.clone());
-        // Who was alone was so as far as it knew.
+        // An edge that was alone may only have thought so: others may own its keys.
         let came = if self.ring.members().len() < 2 { Some(now) } else { self.came };
         let mut view = Self { ring, epoch, members, peers, others, former, came };
         if *view.ring != *self.ring {
@@ -221,14 +222,14 @@ impl View {
         overdue || self.has_lost(peer) || self.member(peer).is_none_or(|seen| !seen.may_answer())
     }
 
-    /// Who is there, it seems, and did not answer.
+    /// The members that seem to be there, and did not answer.
     pub(crate) fn silent(&self) -> Vec<Arc<str>> {
         let there = |name: &str| self.member(name).is_some_and(|seen| seen.state != State::Down);
         let silent = self.peers.iter().filter(|peer| (!peer.is_up() || peer.is_overdue()) && there(&peer.name));
         silent.map(|peer| Arc::clone(&peer.name)).collect()
     }
 
-    /// Remembers `ring`, and no longer what was so before `since`.
+    /// Remembers `ring`, in force until `until`, and forgets those that ended before `since`.
     fn remember(&mut self, ring: &Arc<Ring>, until: SystemTime, since: SystemTime) {
         self.former.retain(|former| former.until > since);
         if self.former.len() == FORMER {

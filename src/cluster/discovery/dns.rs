@@ -14,7 +14,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use super::MOST;
 
-/// So many targets of a service are looked up at a time.
+/// How many targets of a service are looked up at a time.
 const AT_ONCE: usize = 16;
 
 /// The A and AAAA records of `name`, each with `port`.
@@ -37,11 +37,10 @@ pub(super) async fn addresses(
 /// The targets of the service `name` (RFC 2782), each with its port. Priorities
 /// and weights say nothing of members.
 ///
-/// A target's name is resolved here, and the address is its name on the ring.
-/// It is what the target's own edge says of itself, having no need to know its
-/// name in DNS, and can be reached where only `nameserver` knows the target. An
-/// edge is one member, so of several addresses the same one is taken on every
-/// edge: the least, IPv4 first.
+/// A target's name is resolved here, and the address is its name on the ring: the
+/// edge there knows its own address, and need not know its name in DNS, which
+/// perhaps only `nameserver` can resolve. An edge is one member, so of several
+/// addresses every edge takes the same one: the lowest, IPv4 first.
 ///
 /// # Errors
 /// Why they cannot be had. One target without an address is an error.

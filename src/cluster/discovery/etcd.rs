@@ -29,11 +29,11 @@ use crate::semantics::forward::MOST_FIELDS;
 const LARGEST: u64 = 16 * 1024 * 1024;
 /// The longest line of a watch.
 const LONGEST_LINE: usize = 1024 * 1024;
-/// The most that an answer is waited for; a third of a short lease is less.
+/// How long an answer is waited for, or a third of the lease, if that is less.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// After a failure; the pause doubles with each.
+/// The pause after a first failure; it doubles with each that follows.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// A watch is begun anew after so many leases: it may be dead, and nobody said so.
+/// After how many leases a watch is begun anew: it may have died in silence.
 const LEASES_WATCHED: u32 = 6;
 
 const BLAME: Blame = Blame {
@@ -43,20 +43,20 @@ const BLAME: Blame = Blame {
     broke: Error::OriginBroke,
 };
 
-/// A member of what an etcd lists.
+/// A client of an etcd, in which it registers this edge and finds the others.
 pub(super) struct Etcd {
     outgoing: Outgoing,
     endpoints: Vec<String>,
     /// Which of them is asked.
     at: usize,
-    /// Of all members' keys, with the slash at its end.
+    /// What all members' keys begin with, up to and with a slash.
     prefix: String,
     own: String,
     edge: String,
     term: Duration,
-    /// The lease that this edge holds, if it holds one,
+    /// The lease that this edge holds, if it holds one.
     lease: Option<String>,
-    /// and what is listed under it.
+    /// Whether this edge is listed under that lease.
     registered: Registered,
     renew_at: Instant,
     found: BTreeSet<String>,
@@ -335,7 +335,7 @@ impl Etcd {
 
 const LATE: &str = "it did not answer in time";
 
-/// The client's errors tell of an origin; this is none.
+/// An error in words. (The HTTP client's own speak of an origin, which an etcd is not.)
 fn told(error: &Error) -> String {
     match error {
         Error::OriginUnreachable(why) => format!("it cannot be reached: {why}"),

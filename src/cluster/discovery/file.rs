@@ -1,7 +1,7 @@
 //! Members in a file: a `host:port` on each line, and comments from `#` on.
 //!
-//! Whoever writes it does so under another name, and renames it: then nobody
-//! reads half of it. A line without an end gives one away who does not.
+//! It should be written under another name and renamed: then nobody reads half of
+//! it. A missing final newline means that the file may be half written.
 
 use std::path::Path;
 

@@ -21,9 +21,9 @@ pub(crate) enum Refusal {
     /// Its sender follows another protocol, or places keys in another way: in
     /// one view with it, edges would disagree about owners.
     Version {
-        /// Its [`PROTOCOL`],
+        /// The sender's [`PROTOCOL`].
         protocol: u8,
-        /// and its [`PLACEMENT_VERSION`].
+        /// The sender's [`PLACEMENT_VERSION`].
         placement: u64,
     },
     /// Its sender is not listed, and there is no secret that it could know.
