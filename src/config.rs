@@ -99,7 +99,7 @@ pub struct CacheConfig {
     pub max_object: Size,
     /// How long a 404 for an immutable name is remembered.
     pub negative: Period,
-    /// How long requests for what is not stored do not wait for one another.
+    /// How long an uncacheable name bypasses request collapsing.
     pub hit_for_miss: Period,
     /// How long a fill goes on when everybody who wanted it has left.
     pub fill_alone: Period,
@@ -108,7 +108,8 @@ pub struct CacheConfig {
     /// What a name proves is sent when all of it is right, up to this length;
     /// of a longer body the last bytes wait for the proof.
     pub verify_first: Size,
-    /// How long a name is not fetched again whose contents the origin has wrong.
+    /// After the origin fails a name's digest check: how long to answer 502 without
+    /// asking again.
     pub wrong: Period,
     /// The longest freshness that is guessed from Last-Modified where a
     /// response states none; 0 guesses nothing.
