@@ -10,7 +10,7 @@ use peerage::AssetKey;
 use peerage::config::{Period, Size};
 use tokio::io::AsyncReadExt;
 
-use crate::client::Ask;
+use crate::client::{Ask, Open};
 use crate::ends::{before_an_origin, connect};
 use crate::harness::{Cluster, all, alone, assert_same, embedded, pattern, within};
 use crate::origin::{Gate, Origin, Script};
@@ -247,14 +247,17 @@ async fn an_embedded_origin_has_the_whole_way() {
 async fn a_failing_origin_is_asked_once_for_all_who_wait() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
-    origin.script(ASSET, Script::status(503).delay(Duration::from_millis(100)));
-    let gots = within(20, all((0..30).map(|_| edge.get(ASSET)).map(Ask::get))).await;
-    assert!(gots.iter().all(|got| got.status == 503 && got.text() == "status 503\n"));
-    assert_eq!(origin.count(ASSET), 1);
-    origin.script(ASSET, Script::status(503).field("cache-control", "no-store").delay(Duration::from_millis(100)));
-    let gots = within(20, all((0..30).map(|_| edge.get(ASSET)).map(Ask::get))).await;
-    assert!(gots.iter().all(|got| got.status == 503));
-    assert_eq!(origin.count(ASSET), 2);
+    let failing = Script::status(503);
+    for (requests, script) in [(1, failing.clone()), (2, failing.field("cache-control", "no-store"))] {
+        let gate = Gate::closed();
+        origin.script(ASSET, script.gate(&gate));
+        // All of them have its head before any of its body comes.
+        let heads = within(20, all((0..30).map(|_| edge.get(ASSET)).map(Ask::open))).await;
+        gate.open(1000);
+        let gots = within(20, all(heads.into_iter().map(Open::rest))).await;
+        assert!(gots.iter().all(|got| got.status == 503 && got.complete && got.text() == "status 503\n"));
+        assert_eq!(origin.count(ASSET), requests);
+    }
     // It is the answer to those who waited, and to nobody after them.
     origin.script(ASSET, Script::ok("well"));
     assert_eq!(edge.get(ASSET).get().await.text(), "well");
