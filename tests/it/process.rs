@@ -90,8 +90,8 @@ fn start(command: &mut Command, out: PathBuf) -> (Child, PathBuf) {
     (command.stdin(Stdio::piped()).stdout(file).spawn().unwrap(), out)
 }
 
-/// Ports that are free for TCP and UDP, and stay so: the system gives to others
-/// those that are above, and an edge that was killed wants its own again.
+/// Ports that are free for TCP and UDP. They are lower than those that the system
+/// hands out by itself, so that an edge which was killed finds its own free again.
 pub fn free_ports(count: usize) -> Vec<u16> {
     let first = 10_000 + u16::try_from(RandomState::new().hash_one(()) % 20_000).unwrap();
     let is_free = |port: &u16| {
