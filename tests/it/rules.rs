@@ -84,21 +84,23 @@ async fn listed_fields_are_the_leaders_alone() {
         let control = "max-age=60, private=\"set-cookie, x-yours\", no-cache=x-checked";
         let gate = Gate::closed();
         let page = Script::ok(pattern(1000)).field("cache-control", control).field("x-kept", "1").gate(&gate);
-        origin.script(&path, page.field("set-cookie", "a=b").field("x-yours", "1").field("x-checked", "1"));
+        let page = page.field("set-cookie", "a=b").field("x-yours", "1").field("x-checked", "1");
+        origin.script(&path, page.field("proxy-authentication-info", "1"));
         let shown = |headers: &http::HeaderMap| {
-            ["set-cookie", "x-yours", "x-checked", "x-kept"].map(|name| headers.contains_key(name))
+            ["set-cookie", "x-yours", "x-checked", "proxy-authentication-info", "x-kept"]
+                .map(|name| headers.contains_key(name))
         };
         gate.open(10);
         let first = cluster.edges[0].get(&path).open().await;
-        assert_eq!(shown(&first.headers), [true; 4]);
+        assert_eq!(shown(&first.headers), [true; 5]);
         // Who joins the flight, and who comes later, on this edge or another.
         for edge in &cluster.edges {
-            assert_eq!(shown(&edge.get(&path).open().await.headers), [false, false, false, true]);
+            assert_eq!(shown(&edge.get(&path).open().await.headers), [false, false, false, false, true]);
         }
         gate.open(1_000_000);
         assert!(first.rest().await.complete);
         for got in each(&cluster, &path).await {
-            assert_eq!(shown(&got.headers), [false, false, false, true]);
+            assert_eq!(shown(&got.headers), [false, false, false, false, true]);
         }
         assert_eq!(origin.count(&path), 1);
     }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::client::ask;
 use crate::harness::{Cluster, alone, pattern, within};
-use crate::origin::{Gate, Origin, Script};
+use crate::origin::{Gate, Origin, Script, Seen};
 
 const ASSET: &str = "/logo-0492830483.png";
 
@@ -34,19 +34,23 @@ async fn both_versions_of_http_get_the_same() {
 async fn head_is_get_without_the_body() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
-    for (path, script) in [
-        (ASSET, Script::ok("pixels")),
-        ("/chunked-0492830483.png", Script::ok("pixels").chunked()),
-        ("/page", Script::ok("pixels")),
+    // What a name that holds a hash stands for is fetched whole; of another, only the head.
+    for (path, fetched_by, script) in [
+        (ASSET, "GET", Script::ok("pixels")),
+        ("/chunked-0492830483.png", "GET", Script::ok("pixels").chunked()),
+        ("/page", "HEAD", Script::ok("pixels")),
     ] {
         origin.script(path, script);
         let miss = edge.ask(Method::HEAD, path).get().await;
         assert_eq!((miss.status.as_u16(), miss.body.len()), (200, 0));
+        let seen = origin.seen().pop().unwrap();
+        assert_eq!((seen.target.as_str(), seen.method.as_str()), (path, fetched_by));
         edge.get(path).get().await;
         let hit = edge.ask(Method::HEAD, path).get().await;
         assert_eq!((hit.field("content-length"), hit.body.len()), ("6", 0), "{path}");
         let hit = edge.ask(Method::HEAD, path).http2().get().await;
         assert_eq!((hit.field("content-length"), hit.body.len()), ("6", 0), "{path}");
+        assert!(fetched_by == "HEAD" || origin.count(path) == 1, "{path}");
     }
 }
 
@@ -166,6 +170,85 @@ async fn a_connections_fields_do_not_cross() {
     assert_eq!((got.field("x-inner"), got.field("keep-alive")), ("", ""));
     let seen = &origin.seen()[0];
     assert_eq!((seen.field("x-outer"), seen.field("te"), seen.field("via")), (None, None, Some("1.1 edge-1")));
+}
+
+#[tokio::test]
+async fn via_tells_the_version_that_each_message_came_by() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for name in ["/page-", "/logo-abcdef"] {
+        for version in ["1.0", "1.1", "2.0"] {
+            let path = format!("{name}{}.png", version.replace('.', ""));
+            origin.script(&path, Script::ok("x"));
+            match version {
+                "1.0" => assert!(raw(&edge, &format!("GET {path} HTTP/1.0\r\n\r\n")).await.contains(" 200 ")),
+                "1.1" => assert_eq!(edge.get(&path).get().await.status, 200),
+                _ => assert_eq!(edge.get(&path).http2().get().await.status, 200),
+            }
+            let seen = origin.seen().pop().unwrap();
+            assert_eq!((&seen.target, seen.field("via")), (&path, Some(&*format!("{version} edge-1"))));
+        }
+    }
+    for path in ["/old", "/old-abcdef10.png"] {
+        origin.script(path, Script::raw("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"));
+        for ask in [edge.get(path), edge.get(path).http2()] {
+            let got = ask.get().await;
+            assert_eq!((got.text(), got.field("via")), ("ok", "1.0 edge-1"), "{path}: {}", got.cache_status());
+        }
+    }
+}
+
+/// The values of a field, in the order of their lines.
+fn values(seen: &Seen, name: &str) -> Vec<String> {
+    let lines = seen.fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
+    lines.map(|(_, value)| value.clone()).collect()
+}
+
+#[tokio::test]
+async fn cookie_lines_over_http2_become_one() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("/page", Script::ok("x"));
+    for method in [Method::GET, Method::POST] {
+        let ask = edge.ask(method, "/page").http2();
+        ask.field("cookie", "a=1").field("cookie", "b=2; c=3").get().await;
+        assert_eq!(values(&origin.seen().pop().unwrap(), "cookie"), ["a=1; b=2; c=3"]);
+    }
+}
+
+#[tokio::test]
+async fn cdn_loop_names_each_edge_and_ends_what_comes_back() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script("*", Script::ok("x"));
+    for path in ["/page", ASSET] {
+        edge.get(path).field("cdn-loop", "other.example").get().await;
+        let ids = values(&origin.seen().pop().unwrap(), "cdn-loop").join(", ");
+        let own = ids.strip_prefix("other.example, ").unwrap();
+        assert!(own.starts_with("peerage-") && !own.contains(','), "{ids}");
+        let requests = origin.seen().len();
+        for ask in [edge.get(path), edge.get(path).http2(), edge.ask(Method::POST, path)] {
+            assert_eq!(ask.field("cdn-loop", &ids).get().await.status, 508);
+        }
+        assert_eq!(origin.seen().len(), requests);
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_coding_other_than_chunked_is_not_implemented() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("x"));
+    let edge = alone(&origin, |_| {}).await;
+    for method in ["GET", "POST"] {
+        let request = |coding: &str| {
+            format!(
+                "{method} /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: {coding}\r\nconnection: close\r\n\r\n0\r\n\r\n"
+            )
+        };
+        let answer = raw(&edge, &request("gzip, chunked")).await;
+        assert!(answer.starts_with("HTTP/1.1 501 "), "{answer}");
+        assert!(origin.seen().is_empty());
+    }
 }
 
 #[tokio::test]

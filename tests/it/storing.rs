@@ -24,6 +24,10 @@ async fn what_may_be_stored_is_and_nothing_else() {
         ("/plain.png", Script::ok("x").field("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"), false),
         ("/plain.png", Script::ok("x").field("cache-control", "max-age=60"), true),
         ("/plain.png", Script::ok("x").field("cache-control", "s-maxage=60, max-age=0"), true),
+        ("/plain.png", Script::ok("x").field("cache-control", "PUBLIC, Max-Age=\"60\""), true),
+        ("/plain.png", Script::ok("x").field("cache-control", "max-age=99999999999999999999999"), true),
+        ("/plain.png", Script::ok("x").field("cache-control", "max-age=soon"), false),
+        ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("cache-control", "max-age=0"), false),
         ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("age", "60"), false),
         ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("set-cookie", "a=b"), false),
         ("/plain.png", Script::ok("x").field("cache-control", "max-age=60").field("vary", "*"), false),
@@ -74,6 +78,33 @@ async fn age_counts_and_expires() {
     let expired = async { while !edge.get("/b").get().await.cache_status().contains("fwd=") {} };
     crate::harness::within(20, expired).await;
     assert!(origin.count("/b") >= 2);
+}
+
+#[tokio::test]
+async fn a_missing_date_is_that_of_the_fill() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    let date = |got: &crate::client::Got| httpdate::parse_http_date(got.field("date")).unwrap();
+    for path in [HASHED, "/plain.png"] {
+        // The scripted origin says no Date.
+        origin.script(path, Script::ok("x").field("cache-control", "max-age=600"));
+        let filled = date(&cluster.edges[0].get(path).get().await);
+        // What hyper would add by now, as it does to an edge's own words, is later.
+        let later = async {
+            let own_words = || cluster.edges[0].get("/none").field("cache-control", "only-if-cached").get();
+            while date(&own_words().await) <= filled {}
+        };
+        crate::harness::within(20, later).await;
+        for edge in &cluster.edges {
+            edge.get(path).get().await;
+            for ask in [edge.get(path), edge.get(path).http2(), edge.get(path).field("x-other", "1")] {
+                let hit = ask.get().await;
+                assert!(hit.cache_status().contains(";hit"), "{path}: {}", hit.cache_status());
+                assert_eq!(date(&hit), filled, "{path}");
+            }
+        }
+        assert_eq!(origin.count(path), 1);
+    }
 }
 
 #[tokio::test]
