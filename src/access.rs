@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,14 +12,15 @@ use bytes::Buf;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 use serde::Serialize;
-use tokio::sync::Notify;
 use tracing_appender::non_blocking::NonBlocking;
 
-use crate::body::{Body, Run};
+use crate::body::growing::PIECE;
+use crate::body::{Body, RUN};
 use crate::cluster::membership::Membership;
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::metrics::{Metrics, Served, Source};
+use crate::requests::{Piece, Way};
 
 /// Whose bytes a client got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Access {
         record: Record,
         response: Response<Body>,
         began: Instant,
-        under_way: UnderWay,
+        way: Way,
     ) -> Response<Watched> {
         let status = response.status();
         response.map(|body| {
@@ -93,8 +93,7 @@ impl Access {
                 unsent,
                 ended,
                 broke: false,
-                handed: None,
-                _under_way: under_way,
+                way,
             }
         })
     }
@@ -268,132 +267,25 @@ pub(crate) struct Watched {
     unsent: u64,
     ended: bool,
     broke: bool,
-    handed: Option<Arc<Handed>>,
-    _under_way: UnderWay,
-}
-
-/// The requests of one connection, by their number.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Requests(Arc<Counts>);
-
-#[derive(Debug, Default)]
-struct Counts {
-    begun: AtomicU32,
-    ended: AtomicU32,
-    /// Whether the end of the connection tells that of an answer.
-    unframed: AtomicBool,
-    /// Whether one of the answers is not taken.
-    stalled: AtomicBool,
-    /// Wakes who serves the connection.
-    news: Notify,
-}
-
-impl Requests {
-    /// One begins; it ends when what is returned is dropped.
-    pub(crate) fn begin(&self) -> UnderWay {
-        self.0.begun.fetch_add(1, Ordering::Relaxed);
-        UnderWay(self.clone())
-    }
-
-    /// From now on, only an orderly end of the connection may look like one: it tells
-    /// that an answer is whole (RFC 9112 §6.3).
-    pub(crate) fn end_with_connection(&self) {
-        self.0.unframed.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the end of the connection tells the end of an answer.
-    pub(crate) fn are_unframed(&self) -> bool {
-        self.0.unframed.load(Ordering::Relaxed)
-    }
-
-    /// Tells who serves the connection that an answer of its is not taken.
-    pub(crate) fn stall(&self) {
-        self.0.stalled.store(true, Ordering::Relaxed);
-        self.0.news.notify_one();
-    }
-
-    /// Tells who serves the connection that none has been under way for long enough.
-    pub(crate) fn rest(&self) {
-        self.0.news.notify_one();
-    }
-
-    /// Resolves when one of these is told.
-    pub(crate) async fn news(&self) -> News {
-        self.0.news.notified().await;
-        if self.0.stalled.load(Ordering::Relaxed) { News::Stalled } else { News::Idle }
-    }
-
-    /// How many there were (it wraps around), if none is under way.
-    pub(crate) fn all_ended(&self) -> Option<u32> {
-        let ended = self.0.ended.load(Ordering::Relaxed);
-        (self.0.begun.load(Ordering::Relaxed) == ended).then_some(ended)
-    }
-}
-
-/// What there is to say of the requests of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum News {
-    /// An answer is not taken.
-    Stalled,
-    /// None has been under way for a time.
-    Idle,
-}
-
-/// A request that has not been answered to its end.
-#[derive(Debug)]
-pub(crate) struct UnderWay(Requests);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.0.ended.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Since when a frame that was handed over has not been followed by a wish for
-/// the next.
-#[derive(Debug, Default)]
-pub(crate) struct Handed(Mutex<Option<Instant>>);
-
-impl Handed {
-    fn set(&self, since: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = since;
-    }
-
-    /// How long that has been so.
-    pub(crate) fn waits_for(&self) -> Duration {
-        let since = *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        since.map(|since| since.elapsed()).unwrap_or_default()
-    }
-}
-
-impl Watched {
-    /// Whether there is so much to send that it matters if nobody takes it.
-    pub(crate) fn may_stall(&self) -> bool {
-        !self.body.is_end_stream() && self.body.size_hint().exact().is_none_or(|len| len > 64 * 1024)
-    }
-
-    /// From now on, notes when its frames are taken.
-    pub(crate) fn hand_over(&mut self) -> Weak<Handed> {
-        let handed = Arc::new(Handed(Mutex::new(Some(Instant::now()))));
-        let weak = Arc::downgrade(&handed);
-        self.handed = Some(handed);
-        weak
-    }
+    way: Way,
 }
 
 impl http_body::Body for Watched {
-    type Data = Run;
+    type Data = Piece;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Run>, Error>>> {
-        // How long a stream of HTTP/2 takes nothing is told by the frame, so they are short.
-        let polled = match &self.handed {
-            Some(_) => self.body.poll_piece(cx),
-            None => self.body.poll_run(cx),
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Error>>> {
+        let this = &mut *self;
+        let polled = match &this.way {
+            Way::Connection { .. } => this.body.poll_run(RUN, cx).map_ok(|frame| frame.map_data(Piece::from)),
+            Way::Stream(stream) => {
+                let polled = this.body.poll_run(PIECE as u64, cx);
+                if polled.is_pending() {
+                    stream.has_nothing();
+                }
+                polled.map_ok(|frame| frame.map_data(|run| stream.hand(run)))
+            }
         };
-        if let Some(handed) = &self.handed {
-            handed.set(matches!(polled, Poll::Ready(Some(Ok(_)))).then(Instant::now));
-        }
         match &polled {
             Poll::Pending => {}
             Poll::Ready(None) => self.ended = true,

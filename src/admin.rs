@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::access::Requests;
 use crate::cluster::view::Seen;
 use crate::config::LimitsConfig;
 use crate::edge::Edge;
 use crate::metrics;
+use crate::requests::Requests;
 use crate::server::Patient;
 
 /// How many operators can be connected at a time.

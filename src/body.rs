@@ -26,7 +26,7 @@ mod room;
 
 use growing::{Next, PIECE, Reader};
 use held::Slice;
-pub(crate) use held::{Held, Run};
+pub(crate) use held::{Held, RUN, Run};
 use proven::{Proof, Proving};
 pub(crate) use room::Room;
 
@@ -68,10 +68,7 @@ impl Body {
     }
 
     pub(crate) fn held(held: Arc<Held>, first: u64, end: u64) -> Self {
-        match held.in_one_write(first, end) {
-            Some(bytes) => Self(Kind::Full(bytes)),
-            None => Self(Kind::Held(Slice::new(held, first, end), Turn::default())),
-        }
+        Self(Kind::Held(Slice::new(held, first, end), Turn::default()))
     }
 
     /// What a flight brings; `room` is the flight's share of the budget, which
@@ -83,7 +80,7 @@ impl Body {
         // the head.
         let short = reader.remaining().is_some_and(|left| left <= FIRST_STRIDE as u64);
         let turn = if short { Turn::Take } else { Turn::Yield };
-        let state = Following::Flight { reader, resume, _room: room };
+        let state = Following::Flight { reader, resume, room };
         Self(Kind::Flight(Box::new(Follower { state, stride: FIRST_STRIDE, turn })))
     }
 
@@ -131,19 +128,19 @@ impl Body {
         Self(Kind::Received(Box::new(Received { incoming, patience, left: u64::MAX, blame, timer: None })))
     }
 
-    /// As `poll_frame`, but what is held in memory comes in runs of several pieces.
-    pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Run>, Error>>> {
-        if let Kind::Held(slice, turn) = &mut self.0 {
-            ready!(turn.poll(cx));
-            *turn = Turn::Yield;
-            return Poll::Ready(slice.next_run().map(|run| Ok(Frame::data(run.into()))));
-        }
-        self.poll_piece(cx)
-    }
-
-    /// As `poll_frame`.
-    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Run>, Error>>> {
-        Pin::new(self).poll_frame(cx).map_ok(|frame| frame.map_data(Run::from))
+    /// As `poll_frame`, but each frame keeps its share of the budget, and what is held in
+    /// memory comes in runs of at most `most` bytes.
+    pub(crate) fn poll_run(&mut self, most: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Run>, Error>>> {
+        let room = match &mut self.0 {
+            Kind::Held(slice, turn) => {
+                ready!(turn.poll(cx));
+                *turn = Turn::Yield;
+                return Poll::Ready(slice.next_run(most).map(|run| Ok(Frame::data(run.into()))));
+            }
+            Kind::Flight(follower) => follower.room(),
+            _ => None,
+        };
+        Pin::new(self).poll_frame(cx).map_ok(|frame| frame.map_data(|bytes| Run::new(bytes, room)))
     }
 
     /// Breaks a received body off where it goes beyond `most` bytes.
@@ -330,13 +327,20 @@ enum Following {
     Flight {
         reader: Reader,
         resume: Option<Resume>,
-        _room: Arc<Room>,
+        room: Arc<Room>,
     },
     Resuming(BoxFuture<'static, Result<Body, Error>>),
     Alone(Body),
 }
 
 impl Follower {
+    fn room(&self) -> Option<Arc<Room>> {
+        match &self.state {
+            Following::Flight { room, .. } => Some(Arc::clone(room)),
+            Following::Resuming(_) | Following::Alone(_) => None,
+        }
+    }
+
     fn remaining(&self) -> Option<u64> {
         match &self.state {
             Following::Flight { reader, .. } => reader.remaining(),

@@ -56,6 +56,7 @@ pub mod naming;
 mod origin;
 mod outgoing;
 mod publishing;
+mod requests;
 pub mod semantics;
 mod server;
 mod stored;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::growing::PIECE;
-use super::to_usize;
+use super::{Room, to_usize};
 use crate::budget::Charge;
 
 /// The most that a socket is offered at a time, in bytes. A call for each piece
 /// costs a third more CPU; beyond this little is gained, and others wait longer.
-const RUN: u64 = 4 * PIECE as u64;
+pub(crate) const RUN: u64 = 4 * PIECE as u64;
 
 /// A whole body that is held in memory, with its share of the budget.
 pub(crate) struct Held {
@@ -59,15 +59,6 @@ impl Held {
         self.charge.bytes()
     }
 
-    /// The bytes from `first` to `end`, of a body so small that it is gone with
-    /// one write: a reader of it is not worth counting.
-    pub(super) fn in_one_write(&self, first: u64, end: u64) -> Option<Bytes> {
-        match &self.pieces {
-            Pieces::One(only) if self.len <= 64 * 1024 => Some(only.slice(to_usize(first)..to_usize(end))),
-            _ => None,
-        }
-    }
-
     /// The bytes from `at` to `end`, as far as they lie in one piece.
     fn piece(&self, at: u64, end: u64) -> &[u8] {
         let (piece, first) = (to_usize(at) / PIECE, to_usize(at) % PIECE);
@@ -101,9 +92,9 @@ impl Slice {
         (!bytes.is_empty()).then_some(bytes)
     }
 
-    /// Takes as much as is offered to a socket at a time.
-    pub(super) fn next_run(&mut self) -> Option<Self> {
-        let end = self.end.min(self.at + RUN);
+    /// Takes at most `most` bytes.
+    pub(super) fn next_run(&mut self, most: u64) -> Option<Self> {
+        let end = self.end.min(self.at + most);
         let run = Self { held: Arc::clone(&self.held), at: self.at, end };
         self.at = end;
         run.has_remaining().then_some(run)
@@ -140,17 +131,19 @@ impl Buf for Slice {
     }
 }
 
-/// What is handed to a connection at a time.
+/// What is handed to a connection at a time. What it takes of the budget is taken for as
+/// long as the connection has it.
 pub(crate) struct Run(Kind);
 
 enum Kind {
-    One(Bytes),
+    One { bytes: Bytes, _room: Option<Arc<Room>> },
     Several(Slice),
 }
 
-impl From<Bytes> for Run {
-    fn from(bytes: Bytes) -> Self {
-        Self(Kind::One(bytes))
+impl Run {
+    /// What a flight has brought, if it is of one.
+    pub(super) fn new(bytes: Bytes, room: Option<Arc<Room>>) -> Self {
+        Self(Kind::One { bytes, _room: room })
     }
 }
 
@@ -163,28 +156,28 @@ impl From<Slice> for Run {
 impl Buf for Run {
     fn remaining(&self) -> usize {
         match &self.0 {
-            Kind::One(bytes) => bytes.remaining(),
+            Kind::One { bytes, .. } => bytes.remaining(),
             Kind::Several(slice) => slice.remaining(),
         }
     }
 
     fn chunk(&self) -> &[u8] {
         match &self.0 {
-            Kind::One(bytes) => bytes.chunk(),
+            Kind::One { bytes, .. } => bytes.chunk(),
             Kind::Several(slice) => slice.chunk(),
         }
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         match &self.0 {
-            Kind::One(bytes) => bytes.chunks_vectored(slices),
+            Kind::One { bytes, .. } => bytes.chunks_vectored(slices),
             Kind::Several(slice) => slice.chunks_vectored(slices),
         }
     }
 
     fn advance(&mut self, bytes: usize) {
         match &mut self.0 {
-            Kind::One(one) => one.advance(bytes),
+            Kind::One { bytes: one, .. } => one.advance(bytes),
             Kind::Several(slice) => slice.advance(bytes),
         }
     }
@@ -234,7 +227,7 @@ mod tests {
             prop_assert!(got == whole[first..end]);
             let mut runs = slice();
             let mut got = Vec::new();
-            while let Some(run) = runs.next_run() {
+            while let Some(run) = runs.next_run(RUN) {
                 prop_assert!(run.len() <= RUN);
                 got.extend(sent(&mut Run::from(run), most));
             }

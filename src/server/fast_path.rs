@@ -24,8 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::patient::Patient;
 use super::serving::Serving;
 use crate::access::Watched;
-use crate::body::Run;
 use crate::edge::Plainly;
+use crate::requests::Piece;
 use crate::semantics::manner::Manner;
 
 /// How much is read at a time, and how long a head may be here, in bytes.
@@ -65,7 +65,7 @@ enum Hyper {
 struct Answer {
     head: Vec<u8>,
     sent: usize,
-    run: Option<Run>,
+    run: Option<Piece>,
     body: Watched,
 }
 

@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::access::Requests;
 use crate::config::LimitsConfig;
+use crate::requests::Requests;
 
 /// What every connection to HTTP/2 begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -199,8 +199,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::access::News;
     use crate::config::Period;
+    use crate::requests::News;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -262,13 +262,13 @@ mod tests {
         client.write_all(PREFACE).await.unwrap();
         patient.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
         let request = requests.begin();
-        let both = async { tokio::join!(patient.read_u8(), requests.news()) };
+        let both = async { tokio::join!(patient.read_u8(), requests.news(PATIENCE)) };
         assert!(tokio::time::timeout(5 * PATIENCE, both).await.is_err());
         drop(request);
         let began = Instant::now();
         let news = tokio::select! {
             read = patient.read_u8() => panic!("{read:?}"),
-            news = requests.news() => news,
+            news = requests.news(PATIENCE) => news,
         };
         assert!(news == News::Idle && about(began.elapsed()), "{news:?} after {:?}", began.elapsed());
     }

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH};
@@ -23,13 +23,14 @@ use super::fast_path::FastPath;
 use super::interspersed::Interspersed;
 use super::listening::Listener;
 use super::patient::Patient;
-use crate::access::{Access, Handed, News, Requests, UnderWay, Watched};
+use crate::access::{Access, Watched};
 use crate::body::{Body, describe};
 use crate::config::LimitsConfig;
 use crate::edge::{Edge, Plainly};
 use crate::error::Error;
 use crate::interim::Interim;
 use crate::metrics::Source;
+use crate::requests::{News, Requests, Stream, UnderWay, Way};
 use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
 use crate::tunnel::Tunnel;
 
@@ -211,8 +212,8 @@ impl Serving {
         let Self { serve, client } = self;
         let began = Instant::now();
         let (body, record) = serve.edge.answer_at_once(serve.source, ask, head)?;
-        let (response, under_way) = (Response::new(body), client.requests.begin());
-        Some(serve.access.watch(client.address, record, response, began, under_way).into_body())
+        let (response, way) = (Response::new(body), Way::connection(client.requests.begin()));
+        Some(serve.access.watch(client.address, record, response, began, way).into_body())
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
@@ -241,14 +242,14 @@ impl Serving {
             client.requests.end_with_connection();
         }
         unanswered.answered();
-        let mut response = serve.access.watch(client.address, answer.record, answer.response, began, under_way);
-        // Over HTTP/1 a stalled client is a stalled write. Over HTTP/2 it may
-        // just open no window for one of its streams.
-        if version == Version::HTTP_2 && response.body().may_stall() {
-            let handed = response.body_mut().hand_over();
-            tokio::spawn(watch_stream(handed, serve.limits.send_timeout.0, client.requests.clone()));
-        }
-        Ok(response)
+        let way = if version == Version::HTTP_2 {
+            let stream = Stream::new(under_way);
+            client.requests.watch(&stream);
+            Way::Stream(stream)
+        } else {
+            Way::connection(under_way)
+        };
+        Ok(serve.access.watch(client.address, answer.record, answer.response, began, way))
     }
 }
 
@@ -291,14 +292,17 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
             text
         })
     };
+    let patience = serve.limits.send_timeout.0;
+    let in_time = || tokio::time::Instant::now() + patience;
     // In this order, and not in one that is drawn each time: a hit is worth it.
-    let lingers = tokio::select! {
+    let (lingers, mut last) = tokio::select! {
         biased;
         end = connection.as_mut() => return ended(end),
-        () = draining(&mut phase) => client.lingers(),
-        news = client.requests.news() => match news {
+        () = draining(&mut phase) => (client.lingers(), None),
+        news = client.requests.news(patience) => match news {
             News::Stalled => return stalled(),
-            News::Idle => false,
+            News::Stalls => (false, Some(in_time())),
+            News::Idle => (false, None),
         },
     };
     if lingers {
@@ -311,8 +315,11 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
     loop {
         tokio::select! {
             end = connection.as_mut() => return ended(end),
-            news = client.requests.news() => match news {
+            news = client.requests.news(patience) => match news {
                 News::Stalled => return stalled(),
+                // The others have as long to be taken as one that is not.
+                News::Stalls if last.is_some_and(|last| last < tokio::time::Instant::now()) => return stalled(),
+                News::Stalls => last = last.or_else(|| Some(in_time())),
                 News::Idle => {}
             },
         }
@@ -325,19 +332,6 @@ fn is_of_unknown_length(response: &Response<Body>) -> bool {
 
 fn stalled() -> Result<(), String> {
     Err("the client took nothing of what it asked for".to_owned())
-}
-
-/// Ends the connection when a frame of this stream is not taken for the time of
-/// `patience`.
-async fn watch_stream(handed: Weak<Handed>, patience: Duration, requests: Requests) {
-    loop {
-        tokio::time::sleep(patience / 2).await;
-        match handed.upgrade() {
-            None => return,
-            Some(handed) if handed.waits_for() > patience => return requests.stall(),
-            Some(_) => {}
-        }
-    }
 }
 
 fn builder(limits: &LimitsConfig, source: Source) -> auto::Builder<TokioExecutor> {

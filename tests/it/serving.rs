@@ -2,14 +2,17 @@
 
 use bytes::Bytes;
 use http::Method;
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use peerage::config::{Period, Size};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 use crate::client::ask;
-use crate::harness::{Cluster, alone, pattern, within};
+use crate::harness::{Cluster, Running, alone, pattern, within};
 use crate::origin::{Gate, Origin, Script, Seen};
 
 const ASSET: &str = "/logo-0492830483.png";
@@ -345,6 +348,68 @@ async fn a_stream_whose_window_stays_shut_is_let_go() {
     let open = edge.get(ASSET).http2().open().await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"miss\"}", 1.0).await;
     assert!(!within(20, open.rest()).await.complete);
+}
+
+/// A client over HTTP/2 that lets so many bytes of each stream through before it reads.
+async fn narrow(edge: &Running, window: u32) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
+    let io = TokioIo::new(TcpStream::connect(edge.clients).await.unwrap());
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) = builder.initial_stream_window_size(window).handshake(io).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+async fn ask_narrowly(sender: &mut SendRequest<Empty<Bytes>>) -> Incoming {
+    let request = http::Request::get(format!("http://site.example{ASSET}")).body(Empty::new()).unwrap();
+    let response = within(20, sender.send_request(request)).await.unwrap();
+    assert_eq!(response.status(), 200);
+    response.into_body()
+}
+
+#[tokio::test]
+async fn of_small_answers_that_nobody_takes_nothing_is_held_for_ever() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.limits.send_timeout = Period(std::time::Duration::from_millis(200));
+    })
+    .await;
+    origin.script(ASSET, Script::ok("pixels"));
+    // All of it is in the connection's hands with the first byte that goes through.
+    for window in [0, 1] {
+        let (mut sender, connection) = narrow(&edge, window).await;
+        let mut bodies = Vec::new();
+        for _ in 0..5 {
+            bodies.push(ask_narrowly(&mut sender).await);
+        }
+        let _ = within(20, connection).await.unwrap();
+        for body in bodies {
+            assert!(body.collect().await.is_err());
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_takes_little_at_a_time_is_not_cut_nor_are_those_beside_who_takes_nothing() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.limits.send_timeout = Period(std::time::Duration::from_millis(400));
+    })
+    .await;
+    let body = pattern(200_000);
+    origin.script(ASSET, Script::ok(body.clone()));
+    let (mut sender, connection) = narrow(&edge, 16 * 1024).await;
+    let paused = ask_narrowly(&mut sender).await;
+    let mut slow = ask_narrowly(&mut sender).await;
+    let mut came = Vec::new();
+    while let Some(frame) = within(20, slow.frame()).await {
+        came.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        // What is tested here is the passing of time: it takes longer than the time in
+        // which nothing may be taken, and less than twice that.
+        tokio::time::sleep(std::time::Duration::from_millis(45)).await;
+    }
+    assert!(came == body);
+    // Then nobody takes anything any more.
+    let _ = within(20, connection).await.unwrap();
+    assert!(paused.collect().await.is_err());
 }
 
 #[tokio::test]
