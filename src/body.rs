@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::budget::Charge;
+use crate::digest::{Algorithm, Hashing};
 use crate::error::Error;
 
 pub(crate) mod growing;
@@ -44,7 +45,7 @@ enum Kind {
     Held(Slice, Turn),
     Flight(Box<Follower>),
     Received(Box<Received>),
-    Skipping(Box<Body>, u64),
+    Skipping(Box<Body>, Skip),
     Proving(Box<Proving>),
     /// Bytes in memory, and their share of the budget.
     Charged {
@@ -72,21 +73,27 @@ impl Body {
     }
 
     /// What a flight brings; `room` is the flight's share of the budget, which
-    /// is taken for as long as anyone reads. Without `resume`, a reader that loses his
-    /// place cannot go on.
-    pub(crate) fn flight(reader: Reader, room: Arc<Room>, resume: Option<Resume>) -> Self {
+    /// is taken for as long as anyone reads. Without `resume`, a reader that loses its
+    /// place cannot go on; with `given`, it notes what it gives out until then.
+    pub(crate) fn flight(reader: Reader, room: Arc<Room>, resume: Option<Resume>, given: Option<Box<Given>>) -> Self {
         // Hundreds may wait for one head: first they all get it, then they all
         // get a little, then more and more. If all of it is a little, it goes with
         // the head.
         let short = reader.remaining().is_some_and(|left| left <= FIRST_STRIDE as u64);
         let turn = if short { Turn::Take } else { Turn::Yield };
-        let state = Following::Flight { reader, resume, room };
+        let state = Following::Flight { reader, resume, room, given };
         Self(Kind::Flight(Box::new(Follower { state, stride: FIRST_STRIDE, turn })))
     }
 
     /// `body` without its first `bytes` bytes; it has to have as many.
     pub(crate) fn skipping(body: Self, bytes: u64) -> Self {
-        Self(Kind::Skipping(Box::new(body), bytes))
+        Self(Kind::Skipping(Box::new(body), Skip { left: bytes, given: None }))
+    }
+
+    /// What of `body` follows `place`, if what comes before is what was given out there;
+    /// else it breaks off.
+    pub(crate) fn following(body: Self, place: Place) -> Self {
+        Self(Kind::Skipping(Box::new(body), Skip { left: place.at, given: place.given }))
     }
 
     /// `body`, whose last bytes wait until all of it has proven to be right.
@@ -207,7 +214,7 @@ impl http_body::Body for Body {
             }
             Kind::Flight(follower) => follower.poll_frame(cx),
             Kind::Received(received) => received.poll_frame(cx),
-            Kind::Skipping(body, left) => poll_behind(body, left, cx),
+            Kind::Skipping(body, skip) => skip.poll_behind(body, cx),
             Kind::Proving(proving) => proving.poll_frame(cx),
             Kind::Charged { body, .. } => Pin::new(&mut **body).poll_frame(cx),
             Kind::Stream(stream) => stream.as_mut().poll_next(cx).map_ok(Frame::data),
@@ -248,8 +255,9 @@ impl http_body::Body for Body {
             Kind::Held(slice, _) => SizeHint::with_exact(slice.len()),
             Kind::Flight(follower) => follower.remaining().map(SizeHint::with_exact).unwrap_or_default(),
             Kind::Received(received) => received.incoming.size_hint(),
-            Kind::Skipping(body, left) => {
-                body.size_hint().exact().map(|len| SizeHint::with_exact(len.saturating_sub(*left))).unwrap_or_default()
+            Kind::Skipping(body, skip) => {
+                let behind = |len: u64| SizeHint::with_exact(len.saturating_sub(skip.left));
+                body.size_hint().exact().map(behind).unwrap_or_default()
             }
             Kind::Proving(proving) => proving.size_hint(),
             Kind::Stream(_) => SizeHint::default(),
@@ -262,27 +270,78 @@ impl http_body::Body for Body {
     }
 }
 
-/// The next frame of `body` behind the `left` bytes that are to be dropped.
-fn poll_behind(body: &mut Body, left: &mut u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-    loop {
-        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-        let frame = match frame {
-            Some(Ok(frame)) => frame,
-            None if *left > 0 => {
-                let short = Error::OriginBroke(format!("it ends {left} bytes before what was wanted of it"));
-                return Poll::Ready(Some(Err(short)));
+/// The beginning of a body, which is dropped.
+struct Skip {
+    /// How much of it has still to come, in bytes.
+    left: u64,
+    /// What it has to be, where that matters.
+    given: Option<Box<Given>>,
+}
+
+impl Skip {
+    /// The next frame behind it.
+    fn poll_behind(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        loop {
+            let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+            let frame = match frame {
+                Some(Ok(frame)) => frame,
+                None if self.left > 0 => {
+                    let short = format!("it ends {} bytes before what was wanted of it", self.left);
+                    return Poll::Ready(Some(Err(Error::OriginBroke(short))));
+                }
+                other => return Poll::Ready(other),
+            };
+            let Ok(mut data) = frame.into_data() else {
+                continue;
+            };
+            let behind = data.split_off(to_usize(self.left).min(data.len()));
+            self.left -= data.len() as u64;
+            if let Some(given) = &mut self.given {
+                given.hold_against(&data);
             }
-            other => return Poll::Ready(other),
-        };
-        let Ok(mut data) = frame.into_data() else {
-            continue;
-        };
-        let drop = to_usize(*left).min(data.len());
-        *left -= drop as u64;
-        if drop < data.len() {
-            return Poll::Ready(Some(Ok(Frame::data(data.split_off(drop)))));
+            if self.left == 0 && self.given.take().is_some_and(|given| !given.agrees()) {
+                let other = "what was given out is of another copy".to_owned();
+                return Poll::Ready(Some(Err(Error::OriginWrong(other))));
+            }
+            if !behind.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(behind))));
+            }
         }
     }
+}
+
+/// What a reader has been given of a body that has still to prove itself, by its
+/// digest: the rest may come with another copy, whose proof is not of these bytes.
+pub(crate) struct Given {
+    given: Hashing,
+    again: Hashing,
+}
+
+impl Given {
+    pub(crate) fn nothing() -> Box<Self> {
+        Box::new(Self { given: Algorithm::Blake3.hashing(), again: Algorithm::Blake3.hashing() })
+    }
+
+    fn note(&mut self, data: &[u8]) {
+        self.given.update(data);
+    }
+
+    /// The same place of another copy.
+    fn hold_against(&mut self, data: &[u8]) {
+        self.again.update(data);
+    }
+
+    fn agrees(self) -> bool {
+        self.given.finish() == self.again.finish()
+    }
+}
+
+/// Where a reader is that has lost its place.
+pub(crate) struct Place {
+    /// How many bytes it has been given.
+    pub(crate) at: u64,
+    /// What they were, if the body has still to prove itself.
+    pub(crate) given: Option<Box<Given>>,
 }
 
 /// Whose turn it is on this thread. A reader gives way after each take: a
@@ -309,8 +368,8 @@ impl Turn {
 }
 
 /// How a reader that a window has left behind goes on by itself: given its
-/// position, a body of what follows.
-pub(crate) type Resume = Arc<dyn Fn(u64) -> BoxFuture<'static, Result<Body, Error>> + Send + Sync>;
+/// place, a body of what follows.
+pub(crate) type Resume = Arc<dyn Fn(Place) -> BoxFuture<'static, Result<Body, Error>> + Send + Sync>;
 
 /// What a reader of a flight gets in its first turn, in bytes.
 const FIRST_STRIDE: usize = 16 * 1024;
@@ -328,6 +387,7 @@ enum Following {
         reader: Reader,
         resume: Option<Resume>,
         room: Arc<Room>,
+        given: Option<Box<Given>>,
     },
     Resuming(BoxFuture<'static, Result<Body, Error>>),
     Alone(Body),
@@ -352,10 +412,13 @@ impl Follower {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         loop {
             self.state = match &mut self.state {
-                Following::Flight { reader, resume, .. } => {
+                Following::Flight { reader, resume, given, .. } => {
                     ready!(self.turn.poll(cx));
                     match ready!(reader.poll_next(self.stride, cx)) {
                         Next::Data(data) => {
+                            if let Some(given) = given {
+                                given.note(&data);
+                            }
                             self.turn = Turn::Yield;
                             self.stride = (self.stride * 2).min(PIECE);
                             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -364,7 +427,7 @@ impl Follower {
                         Next::Failed(error) => return Poll::Ready(Some(Err(error))),
                         // What the flight holds for this reader goes with the state.
                         Next::Lost(at) => match resume {
-                            Some(resume) => Following::Resuming(resume(at)),
+                            Some(resume) => Following::Resuming(resume(Place { at, given: given.take() })),
                             None => return Poll::Ready(Some(Err(Error::Outgrown))),
                         },
                     }
@@ -630,12 +693,12 @@ mod tests {
     #[tokio::test]
     async fn a_lost_reader_goes_on_alone() {
         let body = Growing::new();
-        let resume: Resume = Arc::new(|at| Box::pin(async move { Ok(Body::from(format!("from {at}"))) }));
-        let lost = Body::flight(Reader::new(body.clone()), Room::new(charge()), Some(resume));
+        let resume: Resume = Arc::new(|place| Box::pin(async move { Ok(Body::from(format!("from {}", place.at))) }));
+        let lost = Body::flight(Reader::new(body.clone()), Room::new(charge()), Some(resume), None);
         body.append(Bytes::from(vec![7; 3 * PIECE]));
         body.become_window(PIECE as u64);
         assert_eq!(lost.collect().await.unwrap().to_bytes(), "from 0");
-        let failed = Body::flight(Reader::new(body.clone()), Room::new(charge()), None);
+        let failed = Body::flight(Reader::new(body.clone()), Room::new(charge()), None, None);
         assert!(failed.collect().await.is_err());
     }
 }

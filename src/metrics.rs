@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -231,6 +231,29 @@ pub(crate) struct Metrics {
     log_lines_lost: Mutex<Vec<ErrorCounter>>,
 }
 
+/// A fetch that has no answer yet. Dropped so, because it failed or nobody waits for it any
+/// more, it counts as an error.
+pub(crate) struct Fetching<'a> {
+    metrics: Option<&'a Metrics>,
+    asked: Asked,
+    began: Instant,
+}
+
+impl Fetching<'_> {
+    /// There is an answer: who sees its end counts it.
+    pub(crate) fn answered(mut self) {
+        self.metrics = None;
+    }
+}
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.metrics {
+            metrics.fetch(self.asked, Fetched::Error, self.began.elapsed());
+        }
+    }
+}
+
 impl Metrics {
     pub(crate) fn request(&self, source: Source, served: Served, time: Duration) {
         self.requests[source as usize][served as usize].add(1);
@@ -240,6 +263,11 @@ impl Metrics {
     pub(crate) fn fetch(&self, asked: Asked, fetched: Fetched, time: Duration) {
         self.fetches[asked as usize][fetched as usize].add(1);
         self.fetch_times[asked as usize].observe(time);
+    }
+
+    /// A fetch begins; unless there is an answer, it has failed.
+    pub(crate) fn fetching(&self, asked: Asked) -> Fetching<'_> {
+        Fetching { metrics: Some(self), asked, began: Instant::now() }
     }
 
     pub(crate) fn wrong_content(&self, asked: Asked) {

@@ -15,8 +15,8 @@ use super::fill::{asked, joined};
 use super::share::{Part, Shared, served};
 use super::{Answer, Ask, Edge};
 use crate::access::{From, Record};
-use crate::body::Body;
 use crate::body::growing::Reader;
+use crate::body::{Body, Given};
 use crate::error::Error;
 use crate::flight::{self, Kept, Proof, Provider, Reused, Streaming, Why};
 use crate::key::AssetKey;
@@ -128,7 +128,8 @@ impl Edge {
                 reader.await_end();
             }
             reader.narrow(first, end);
-            Body::flight(reader, Arc::clone(&room), resume.clone())
+            let given = (may_lose && proof == Proof::AtEnd).then(Given::nothing);
+            Body::flight(reader, Arc::clone(&room), resume.clone(), given)
         };
         *response.body_mut() = match extent {
             Extent::Nothing => Body::empty(),

@@ -24,6 +24,7 @@ use crate::key::AssetKey;
 use crate::memory::{Found, Tier};
 use crate::metrics::{Asked, Fetched};
 use crate::outgoing::Unframed;
+use crate::semantics::cache_control::RequestControl;
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Credentials, Lifetime, Name, Refusal, Verdict};
 use crate::semantics::validation;
@@ -264,12 +265,10 @@ impl Edge {
     pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
         request.headers_mut().append(forward::CDN_LOOP, self.loop_id.clone());
         let origin = self.origin.load_full();
-        let began = Instant::now();
-        let answer = origin.fetch(request).await;
-        if answer.is_err() {
-            self.metrics.fetch(Asked::Origin, Fetched::Error, began.elapsed());
-        }
-        answer
+        let fetching = self.metrics.fetching(Asked::Origin);
+        let answer = origin.fetch(request).await?;
+        fetching.answered();
+        Ok(answer)
     }
 
     /// Decides by the response's head what becomes of the flight.
@@ -425,7 +424,10 @@ impl Edge {
     ) -> Result<(Lifetime, Kept), Refusal> {
         let too_large = length.is_some_and(|length| length > self.plan.max_object);
         match verdict {
-            Verdict::Store(lifetime) if too_large && Self::can_follow(order, &parts.headers) => {
+            // Of anything but a 200 no part can be asked for.
+            Verdict::Store(lifetime)
+                if too_large && parts.status == StatusCode::OK && Self::can_follow(order, &parts.headers) =>
+            {
                 Ok((lifetime, Kept::Shared(Refusal::TooLarge)))
             }
             _ if too_large => Err(Refusal::TooLarge),
@@ -441,6 +443,10 @@ impl Edge {
 fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &http::response::Parts, age: Duration) -> Verdict {
     let verdict = freshness::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
     match settled(verdict, age, order.stale.as_ref()) {
+        // A peer may have served it for what this request says, and others did not say it.
+        Verdict::Share(refusal @ Refusal::Expired) if RequestControl::of(&order.headers).max_stale.is_some() => {
+            Verdict::Pass(refusal)
+        }
         // The name tells the digest of the file: a coded body cannot be checked
         // against it, so it is not kept.
         Verdict::Store(_) if is_coded(&parts.headers) && policy.expected(key).is_some() => {

@@ -14,7 +14,7 @@ use super::fill::{Order, asked, for_all};
 use super::intake::Intake;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
-use crate::body::{Body, Resume};
+use crate::body::{Body, Place, Resume};
 use crate::error::Error;
 use crate::flight::{self, Extent, Flight, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
@@ -28,9 +28,9 @@ use crate::stored::Head;
 impl Edge {
     pub(super) fn resume(self: &Arc<Self>, key: AssetKey, head: Arc<Head>, order: Arc<Order>) -> Resume {
         let edge = Arc::clone(self);
-        Arc::new(move |at| {
+        Arc::new(move |place| {
             let (edge, key, head, order) = (Arc::clone(&edge), key.clone(), Arc::clone(&head), Arc::clone(&order));
-            Box::pin(async move { edge.follow(&key, &head, &order, at).await })
+            Box::pin(async move { edge.follow(&key, &head, &order, place).await })
         })
     }
 
@@ -39,20 +39,22 @@ impl Edge {
         order.name == Name::Immutable || strong_tag(headers).is_some()
     }
 
-    async fn follow(&self, key: &AssetKey, head: &Head, order: &Order, at: u64) -> Result<Body, Error> {
+    async fn follow(&self, key: &AssetKey, head: &Head, order: &Order, place: Place) -> Result<Body, Error> {
         if !Self::can_follow(order, &head.headers) {
             return Err(Error::Outgrown);
         }
         let tag = strong_tag(&head.headers);
         // A part cannot prove what the whole must: then all of it comes again.
         let proof = self.proof(key, &Provider::Origin, head.facts.status, &head.headers);
-        let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, at) };
+        let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
         let began = Instant::now();
         let response = self.ask_origin(request).await?;
         self.metrics.fetch(Asked::Origin, Fetched::Ok, began.elapsed());
         match proof {
-            Some(proof) => whole(response, proof).map(|body| Body::skipping(body, at)),
-            None => continuation(response, tag, at, head),
+            // The proof is of all of the new copy: it has to begin as the old one did.
+            Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),
+            Some(_) => Err(Error::Outgrown),
+            None => continuation(response, tag, place.at, head),
         }
     }
 }
@@ -142,7 +144,7 @@ impl Edge {
         }
         reader.narrow(intake.came, head.length);
         // It has the known length of this one, so no reader can lose its place in it.
-        Some(Body::flight(reader, Arc::clone(room), None))
+        Some(Body::flight(reader, Arc::clone(room), None, None))
     }
 
     /// Whether another source's bytes are sure to be of the same asset: its name

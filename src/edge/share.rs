@@ -20,7 +20,7 @@ use crate::semantics::forward::{self, Faithful};
 use crate::semantics::freshness::{self, Credentials, Name, Reuse};
 use crate::semantics::manner::Manner;
 use crate::semantics::vary::Variant;
-use crate::stored::Stored;
+use crate::stored::{Facts, Stored};
 
 impl Edge {
     /// Validates a response in the background: one flight at a time for a key.
@@ -97,8 +97,10 @@ impl Edge {
                 Outcome::Reused(reused) => {
                     // As above: what must be validated for each request was so
                     // for the leader's.
-                    let each = reused.stored.facts.must_be_validated(SystemTime::now());
-                    if each && matches!(reused.why, Why::Validated(_)) && own_fields(first.take()).is_none() {
+                    let facts = reused.stored.facts;
+                    let suits = !facts.must_be_validated(SystemTime::now()) && Self::is_new_enough(&ask, facts);
+                    let validated = matches!(reused.why, Why::Validated(_));
+                    if validated && !suits && own_fields(first.take()).is_none() {
                         return self.pass(ask, handled).await;
                     }
                     return self.answer_reused(&ask, handled, part, &reused);
@@ -144,7 +146,12 @@ impl Edge {
         if ask.manner == Manner::Plain || streaming.came >= ask.now && from_origin() {
             return true;
         }
-        let (facts, wish) = (streaming.head.facts, RequestControl::of(&ask.headers));
+        Self::is_new_enough(ask, streaming.head.facts)
+    }
+
+    /// Whether a request would have been answered with this from memory.
+    fn is_new_enough(ask: &Ask, facts: Facts) -> bool {
+        let wish = RequestControl::of(&ask.headers);
         freshness::reuse(facts.lifetime, facts.age(SystemTime::now()), &wish) != Reuse::Validate
     }
 

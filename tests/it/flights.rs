@@ -536,5 +536,6 @@ async fn few_fills_go_on_that_nobody_waits_for_and_all_who_left_are_counted() {
     edge.metric_becomes("peerage_flights", 20.0).await;
     asking.iter().for_each(tokio::task::JoinHandle::abort);
     edge.metric_becomes("peerage_flights", 3.0).await;
+    edge.metric_becomes("peerage_fetches_total{from=\"origin\",outcome=\"error\"}", 17.0).await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\"}", 20.0).await;
 }

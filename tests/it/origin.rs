@@ -92,6 +92,10 @@ impl Script {
         Self { status, ..Self::ok(format!("status {status}\n")) }
     }
 
+    pub fn with_status(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
     /// These very bytes, and nothing else.
     pub fn raw(bytes: impl Into<Bytes>) -> Self {
         Self { raw: Some(bytes.into()), ..Self::ok("") }

@@ -127,6 +127,45 @@ async fn a_long_wrong_body_ends_well_for_nobody() {
     }
 }
 
+/// The rest comes with another copy, and what came before is proven by neither.
+#[tokio::test]
+async fn a_reader_that_is_left_behind_gets_no_mixture() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        checked(config);
+        config.cache.max_object = Size(1 << 20);
+    })
+    .await;
+    for (chunked, ends_well) in [(false, true), (true, false)] {
+        // More than the window and the sockets hold.
+        let body = pattern((16 << 20) + usize::from(chunked));
+        let path = name(&body, 16);
+        let mut first = body.to_vec();
+        first[0] ^= u8::from(!ends_well);
+        let gate = Gate::closed();
+        let script = |body: Bytes| if chunked { Script::ok(body).chunked() } else { Script::ok(body) };
+        origin.scripts(&path, [script(first.into()).gate(&gate), script(body.clone())]);
+        let opening = [edge.get(&path), edge.get(&path)].map(|ask| tokio::spawn(ask.open()));
+        edge.metric_becomes("peerage_flights", 1.0).await;
+        // Until enough has come, everybody joins the one flight: so does the second
+        // within a few turns of this thread.
+        for _ in 0..10 {
+            edge.metric("peerage_flights").await;
+        }
+        gate.open(2 << 20);
+        let [slow, fast] = opening;
+        let (mut slow, fast) = (slow.await.unwrap(), fast.await.unwrap());
+        let begun = slow.bytes(1000).await.len();
+        assert_eq!(origin.count(&path), 1);
+        gate.open(body.len());
+        assert_eq!(within(60, fast.rest()).await.complete, ends_well);
+        let rest = within(60, slow.rest()).await;
+        assert_eq!(rest.complete, ends_well);
+        assert!(!ends_well || rest.body == body[begun..]);
+        assert_eq!(origin.count(&path), 2, "it has lost its place");
+    }
+}
+
 #[tokio::test]
 async fn a_range_of_a_right_body_comes_when_it_has_proven_to_be() {
     let origin = Origin::start().await;

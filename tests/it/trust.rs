@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::client::{Ask, Got};
 use crate::harness::{Cluster, alone, pattern, within};
 use crate::origin::{Gate, Origin, Script};
+use crate::proving::{is_owned_by, with_scripted_peer};
 
 const PAGE: &str = "/page";
 
@@ -376,4 +377,51 @@ async fn what_a_validation_tells_somebody_is_told_to_nobody_else() {
     assert!(alice.text() == "v1" && alice.cache_status().contains("fwd-status=304"), "{}", alice.cache_status());
     let got = edge.get(PAGE).get().await;
     assert!(is_hit(&got) && got.field("x-user").is_empty());
+}
+
+/// What a cache before this one had validated a while ago is no answer to a request that
+/// came since, and wants it validated.
+#[tokio::test]
+async fn who_wants_it_newer_does_not_share_another_cache_s_validation() {
+    let origin = Origin::start().await;
+    let (edge, peer) = with_scripted_peer(&origin, |_| {}).await;
+    let path = (0..1000).map(|i| format!("/plain/{i}")).find(|path| is_owned_by(&edge, &peer, path)).unwrap();
+    let old = Script::ok("old").tag("\"a\"").field("age", "5");
+    let old = old.field("cache-control", "max-age=1, stale-while-revalidate=60");
+    origin.script("*", Script::ok("new").field("cache-control", "max-age=60"));
+    peer.scripts(&path, [old.clone(), old.delay(Duration::from_millis(300))]);
+    assert_eq!(edge.get(&path).get().await.text(), "old");
+    // The peer is asked behind this one,
+    assert_eq!(edge.get(&path).get().await.text(), "old");
+    edge.metric_becomes("peerage_flights", 1.0).await;
+    // and this one comes while it is.
+    assert_eq!(edge.get(&path).field("cache-control", "no-cache").get().await.text(), "new");
+}
+
+#[tokio::test]
+async fn a_stale_answer_to_who_allows_it_is_for_nobody_else() {
+    let origin = Origin::start().await;
+    let (edge, peer) = with_scripted_peer(&origin, |_| {}).await;
+    let path = (0..1000).map(|i| format!("/plain/{i}")).find(|path| is_owned_by(&edge, &peer, path)).unwrap();
+    let old = Script::ok("old").field("age", "5").field("cache-control", "max-age=1, stale-if-error=60");
+    origin.script("*", Script::ok("new"));
+    peer.scripts(&path, [old.delay(Duration::from_millis(300))]);
+    let leader = tokio::spawn(edge.get(&path).field("cache-control", "max-stale").get());
+    edge.metric_becomes("peerage_flights", 1.0).await;
+    assert_eq!(edge.get(&path).get().await.text(), "new");
+    assert_eq!(leader.await.unwrap().text(), "old");
+}
+
+#[tokio::test]
+async fn what_is_large_and_no_200_is_whole_for_who_is_slow_too() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| config.cache.max_object = Size(1 << 20)).await;
+    let path = "/large-0492830483.bin";
+    let large = Script::ok(pattern(16 << 20)).with_status(404);
+    origin.script(path, large.delay(Duration::from_millis(300)));
+    let [slow, fast] = [edge.get(path), edge.get(path)].map(|ask| tokio::spawn(ask.open()));
+    let mut slow = slow.await.unwrap();
+    slow.bytes(1000).await;
+    assert!(fast.await.unwrap().rest().await.complete);
+    assert!(slow.rest().await.complete);
 }
