@@ -54,6 +54,7 @@ enum Kind {
     },
     Stream(BoxStream<'static, Result<Bytes, Error>>),
     Observed(Box<Body>, Progress),
+    Told(Box<Told>),
     Chain(VecDeque<Body>),
 }
 
@@ -128,6 +129,12 @@ impl Body {
         (Self(Kind::Observed(Box::new(body), progress.clone())), progress)
     }
 
+    /// `body`, whose end is told: whether it broke off. Of one that is not read to its end,
+    /// nothing is known.
+    pub(crate) fn told(body: Self, tell: impl FnOnce(Ended) + Send + 'static) -> Self {
+        Self(Kind::Told(Box::new(Told { body, tell: Some(Box::new(tell)) })))
+    }
+
     pub(crate) fn received(incoming: Incoming, patience: Option<Duration>, blame: fn(String) -> Error) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
@@ -190,6 +197,7 @@ impl fmt::Debug for Body {
             Kind::Charged { .. } => "Body(charged)",
             Kind::Stream(_) => "Body(stream)",
             Kind::Observed(..) => "Body(observed)",
+            Kind::Told(_) => "Body(told)",
             Kind::Chain(_) => "Body(chain)",
         })
     }
@@ -218,6 +226,7 @@ impl http_body::Body for Body {
             Kind::Proving(proving) => proving.poll_frame(cx),
             Kind::Charged { body, .. } => Pin::new(&mut **body).poll_frame(cx),
             Kind::Stream(stream) => stream.as_mut().poll_next(cx).map_ok(Frame::data),
+            Kind::Told(told) => told.poll_frame(cx),
             Kind::Observed(body, progress) => {
                 progress.note();
                 Pin::new(&mut **body).poll_frame(cx)
@@ -243,6 +252,7 @@ impl http_body::Body for Body {
             Kind::Received(received) => received.incoming.is_end_stream(),
             Kind::Skipping(body, _) | Kind::Observed(body, _) | Kind::Charged { body, .. } => body.is_end_stream(),
             Kind::Proving(proving) => proving.is_end_stream(),
+            Kind::Told(told) => told.body.is_end_stream(),
             Kind::Stream(_) => false,
             Kind::Chain(bodies) => bodies.iter().all(Self::is_end_stream),
         }
@@ -260,6 +270,7 @@ impl http_body::Body for Body {
                 body.size_hint().exact().map(behind).unwrap_or_default()
             }
             Kind::Proving(proving) => proving.size_hint(),
+            Kind::Told(told) => told.body.size_hint(),
             Kind::Stream(_) => SizeHint::default(),
             Kind::Observed(body, _) | Kind::Charged { body, .. } => body.size_hint(),
             Kind::Chain(bodies) => {
@@ -267,6 +278,48 @@ impl http_body::Body for Body {
                 exact.map(SizeHint::with_exact).unwrap_or_default()
             }
         }
+    }
+}
+
+/// How a body ended, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Well,
+    /// It broke off.
+    Badly,
+    /// Nobody read it to its end.
+    Unread,
+}
+
+/// A body that tells how it ends.
+struct Told {
+    body: Body,
+    /// Gone when it has been told.
+    tell: Option<Box<dyn FnOnce(Ended) + Send>>,
+}
+
+impl Told {
+    fn tell(&mut self, ended: Ended) {
+        if let Some(tell) = self.tell.take() {
+            tell(ended);
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            None => self.tell(Ended::Well),
+            Some(Err(_)) => self.tell(Ended::Badly),
+            Some(Ok(_)) => {}
+        }
+        Poll::Ready(frame)
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let ended = if self.body.is_end_stream() { Ended::Well } else { Ended::Unread };
+        self.tell(ended);
     }
 }
 

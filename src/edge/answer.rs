@@ -11,7 +11,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::fill::{asked, joined};
+use super::fill::joined;
 use super::share::{Part, Shared, served};
 use super::{Answer, Ask, Edge};
 use crate::access::{From, Record};
@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::flight::{self, Kept, Proof, Provider, Reused, Streaming, Why};
 use crate::key::AssetKey;
 use crate::memory::Tier;
-use crate::metrics::{Fetched, Served, Source};
+use crate::metrics::{Served, Source};
 use crate::outgoing::Unframed;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::conditional::{self, Precondition};
@@ -167,7 +167,7 @@ impl Edge {
         began: std::time::Instant,
         response: Response<Body>,
     ) -> Answer {
-        self.metrics.fetch(asked(&Provider::Origin), Fetched::Ok, began.elapsed());
+        let response = response.map(|body| self.counted(&Provider::Origin, began, body));
         if handled == Handled::Bypass && ask.method == Method::GET {
             self.reconsider(ask, &response);
         }

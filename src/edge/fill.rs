@@ -16,7 +16,7 @@ use super::validate::{give_up, settled};
 use super::{Edge, Policy};
 use crate::body::growing::LEAST_ROOM;
 use crate::body::proven::{self, Proof};
-use crate::body::{Body, Room};
+use crate::body::{Body, Ended, Room};
 use crate::error::Error;
 use crate::flight::{Extent, Joining, Kept, Lead, Outcome, Provider, Reach, Selected};
 use crate::interim::Relay;
@@ -271,6 +271,16 @@ impl Edge {
         Ok(answer)
     }
 
+    /// The body of an answer of `provider`, asked at `began`, whose end is counted.
+    pub(super) fn counted(&self, provider: &Provider, began: Instant, body: Body) -> Body {
+        let (metrics, asked) = (Arc::clone(&self.metrics), asked(provider));
+        Body::told(body, move |ended| {
+            // What the client leaves is nobody's failure.
+            let fetched = if ended == Ended::Badly { Fetched::Error } else { Fetched::Ok };
+            metrics.fetch(asked, fetched, began.elapsed());
+        })
+    }
+
     /// Decides by the response's head what becomes of the flight.
     pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Received {
         let Leading { lead, first } = leading;
@@ -327,8 +337,8 @@ impl Edge {
                 self.take_in(lead, order, intake, Coming { provider, body, began }).await;
             }
             Err(refusal) => {
-                self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
                 self.note_refusal(lead.key(), order, parts.status, refusal);
+                let body = self.counted(&provider, began, body);
                 let _ = first.send(First::Response { provider, response: Response::from_parts(parts, body) });
                 lead.settle(Outcome::Pass(refusal));
             }

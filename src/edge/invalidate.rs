@@ -108,9 +108,12 @@ impl Edge {
         let (edge, peer) = (Arc::clone(self), Arc::clone(peer));
         tokio::spawn(async move {
             tracing::info!(%peer, keys = keys.len(), "a peer is told what has changed meanwhile");
-            for key in keys {
-                if edge.purge(&peer, &key).await.is_err() {
-                    edge.unheard.note(&peer, &key);
+            let mut keys = keys.into_iter();
+            while let Some(key) = keys.next() {
+                if let Err(error) = edge.purge(&peer, &key).await {
+                    std::iter::once(key).chain(keys).for_each(|key| edge.unheard.note(&peer, &key));
+                    // It is asked for nothing, and told again, when it answers once more.
+                    return edge.misses(&peer, &error);
                 }
             }
         });

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::flight::{self, Extent, Flight, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
 use crate::memory::Found;
-use crate::metrics::{Asked, Fetched};
+use crate::metrics::Fetched;
 use crate::outgoing::Unframed;
 use crate::semantics::conditional::is_strong;
 use crate::semantics::freshness::Name;
@@ -48,8 +48,7 @@ impl Edge {
         let proof = self.proof(key, &Provider::Origin, head.facts.status, &head.headers);
         let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
         let began = Instant::now();
-        let response = self.ask_origin(request).await?;
-        self.metrics.fetch(Asked::Origin, Fetched::Ok, began.elapsed());
+        let response = self.ask_origin(request).await?.map(|body| self.counted(&Provider::Origin, began, body));
         match proof {
             // The proof is of all of the new copy: it has to begin as the old one did.
             Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),

@@ -539,3 +539,19 @@ async fn few_fills_go_on_that_nobody_waits_for_and_all_who_left_are_counted() {
     edge.metric_becomes("peerage_fetches_total{from=\"origin\",outcome=\"error\"}", 17.0).await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\"}", 20.0).await;
 }
+
+#[tokio::test]
+async fn a_passed_answer_counts_when_it_has_ended() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let passed = |body: &'static str| Script::ok(body).field("cache-control", "no-store");
+    let fetches = |outcome| format!("peerage_fetches_total{{from=\"origin\",outcome=\"{outcome}\"}}");
+    origin.scripts("/page", [passed("whole"), passed("whole"), passed("it breaks off").cut_at(5)]);
+    for _ in 0..2 {
+        assert!(edge.get("/page").get().await.complete);
+    }
+    edge.metric_becomes(&fetches("ok"), 2.0).await;
+    assert!(!edge.get("/page").get().await.complete);
+    edge.metric_becomes(&fetches("error"), 1.0).await;
+    edge.metric_becomes(&fetches("ok"), 2.0).await;
+}
