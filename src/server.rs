@@ -41,6 +41,7 @@ use serving::Accepting;
 /// An edge that has its listeners, and serves as soon as it is [run](Server::run).
 pub struct Server {
     edge: Arc<Edge>,
+    supply: Supply,
     access: Arc<Access>,
     config: Config,
     clients: Listener,
@@ -50,6 +51,15 @@ pub struct Server {
     admin: Listener,
     addresses: Addresses,
     start: Start,
+}
+
+/// Who gave an edge its origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Supply {
+    /// The configuration names it.
+    Configured,
+    /// The program that embeds the edge; no configuration takes its place.
+    Embedded,
 }
 
 /// How an edge starts.
@@ -90,20 +100,25 @@ impl Server {
     /// [`StartError`]; also for a socket at an address where this edge does not listen.
     pub async fn bind_on(config: Config, sockets: Vec<std::net::TcpListener>) -> Result<Self, StartError> {
         let origin = http_origin(&config)?;
-        Self::assemble(config, Box::new(origin), Inherited::new(sockets)).await
+        Self::assemble(config, (Supply::Configured, Box::new(origin)), Inherited::new(sockets)).await
     }
 
     /// An edge in front of any [`Origin`], such as a closure. Of `[origin]`, the
-    /// `first_byte_timeout` and the number of `requests` hold for it too.
+    /// `first_byte_timeout` and the number of `requests` hold for it too, as they are
+    /// now: a reload leaves the origin alone.
     ///
     /// # Errors
     /// [`StartError`], with the key that is to blame.
     pub async fn bind_with(config: Config, origin: impl Origin) -> Result<Self, StartError> {
         let bounded = Bounded::new(origin, config.origin.first_byte_timeout.0, config.origin.requests);
-        Self::assemble(config, Box::new(bounded), Inherited::default()).await
+        Self::assemble(config, (Supply::Embedded, Box::new(bounded)), Inherited::default()).await
     }
 
-    async fn assemble(config: Config, origin: Box<dyn Origin>, mut inherited: Inherited) -> Result<Self, StartError> {
+    async fn assemble(
+        config: Config,
+        (supply, origin): (Supply, Box<dyn Origin>),
+        mut inherited: Inherited,
+    ) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let clients = inherited.listen("edge.listen", config.edge.listen)?;
         let (peers, ear) = match &config.cluster {
@@ -152,6 +167,7 @@ impl Server {
         let access = Access { edge: config.edge.name.clone(), membership, metrics, lines: None };
         Ok(Self {
             edge,
+            supply,
             access: Arc::new(access),
             config,
             clients,
@@ -199,7 +215,7 @@ impl Server {
 
     /// A handle by which the configuration is changed while the edge runs.
     pub fn reloading(&self) -> Reloading {
-        Reloading { edge: Arc::clone(&self.edge), running: self.config.clone() }
+        Reloading { edge: Arc::clone(&self.edge), supply: self.supply, running: self.config.clone() }
     }
 
     /// Serves until `shutdown` resolves, then lets what is under way end, for

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{http_origin, policy, warn_if_guest};
+use super::{Supply, http_origin, policy, warn_if_guest};
 use crate::config::Config;
 use crate::edge::Edge;
 use crate::error::StartError;
@@ -10,19 +10,22 @@ use crate::error::StartError;
 /// Changes what can change without a restart.
 pub struct Reloading {
     pub(super) edge: Arc<Edge>,
+    pub(super) supply: Supply,
     pub(super) running: Config,
 }
 
 impl Reloading {
     /// Takes over the origin, the peers, the rules and the cache's times from
-    /// `config`. Returns the keys whose change needs a restart.
+    /// `config`. Returns the keys whose change needs a restart; `[origin]` is one of
+    /// them where the edge was given its origin by the program that embeds it.
     ///
     /// # Errors
     /// [`StartError`]; the edge then goes on as it was.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
         config.check().map_err(StartError::Config)?;
         let policy = policy(&config)?;
-        if config.origin != self.running.origin {
+        let resupplies = self.supply == Supply::Configured && config.origin != self.running.origin;
+        if resupplies {
             self.edge.set_origin(Box::new(http_origin(&config)?));
         }
         self.edge.set_policy(policy);
@@ -52,6 +55,7 @@ impl Reloading {
         };
         let changed = [
             ("[edge]", old.edge != new.edge),
+            ("[origin]", old.origin != new.origin && !resupplies),
             ("[cluster]", cluster(old) != cluster(new)),
             ("[admin]", old.admin != new.admin),
             ("[limits]", old.limits != new.limits),
@@ -60,7 +64,9 @@ impl Reloading {
         ];
         let restart = changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect();
         // The rest is what the process was started with, until it is restarted.
-        self.running.origin = config.origin;
+        if resupplies {
+            self.running.origin = config.origin;
+        }
         Ok(restart)
     }
 }

@@ -434,6 +434,20 @@ async fn an_embedded_origin_that_never_answers_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_reload_leaves_an_embedded_origin_in_its_place() {
+    let config = crate::harness::config("edge-1");
+    let given = |_: AssetKey| async { Ok::<_, std::io::Error>(Some(Bytes::from_static(b"given"))) };
+    let server = peerage::Server::bind_with(config.clone(), given).await.unwrap();
+    let mut reloading = server.reloading();
+    let edge = crate::harness::run(server);
+    let mut changed = config.clone();
+    changed.origin.idle_timeout = Period(Duration::from_secs(1));
+    assert_eq!(reloading.reload(changed).unwrap(), ["[origin]"]);
+    assert_eq!(within(20, edge.get(ASSET).get()).await.text(), "given");
+    assert_eq!(reloading.reload(config).unwrap(), [""; 0]);
+}
+
+#[tokio::test]
 async fn an_object_above_the_limit_streams_through_and_evicts_nothing() {
     let origin = Origin::start().await;
     let body = pattern(12 * MIB);
