@@ -20,20 +20,75 @@ pub fn named<'a>(
     lines.filter_map(move |line| same_origin(host, path, line.to_str().ok()?))
 }
 
-/// `reference`, resolved (RFC 3986 §5.2) as far as needed here: a reference
-/// with dot segments names nothing that is ever stored.
+/// `reference`, resolved against `path` (RFC 3986 §5.2.2), if it is of the same origin.
+/// One that says no more than a fragment names the request's own target: no other.
 fn same_origin(host: Option<&HeaderValue>, path: &str, reference: &str) -> Option<Uri> {
-    if reference.starts_with('/') && !reference.starts_with("//") {
-        return reference.parse().ok();
+    let reference = reference.split('#').next()?;
+    let (before, query) = reference.split_once('?').map_or((reference, None), |(before, query)| (before, Some(query)));
+    let (scheme, rest) = split_scheme(before);
+    let named = match rest.strip_prefix("//") {
+        Some(rest) => {
+            let (authority, named) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            if !is_host(host?, authority, default_port(scheme.unwrap_or("http"))?) {
+                return None;
+            }
+            if named.is_empty() { "/".to_owned() } else { named.to_owned() }
+        }
+        None if scheme.is_some() => return None,
+        None if rest.starts_with('/') => rest.to_owned(),
+        None if rest.is_empty() && query.is_none() => return None,
+        None if rest.is_empty() => path.to_owned(),
+        None => format!("{}{rest}", &path[..=path.rfind('/')?]),
+    };
+    let named = without_dot_segments(&named);
+    query.map_or_else(|| named.clone(), |query| format!("{named}?{query}")).parse().ok()
+}
+
+/// The scheme of a reference (RFC 3986 §3.1), and what is behind its colon.
+fn split_scheme(reference: &str) -> (Option<&str>, &str) {
+    let is_scheme = |text: &str| {
+        let all = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+        all && text.starts_with(|first: char| first.is_ascii_alphabetic())
+    };
+    match reference.split_once(':') {
+        Some((scheme, rest)) if is_scheme(scheme) => (Some(scheme), rest),
+        _ => (None, reference),
     }
-    if !reference.contains("://") && !reference.starts_with("//") {
-        let folder = &path[..=path.rfind('/')?];
-        return format!("{folder}{reference}").parse().ok();
+}
+
+/// The port that a URL of this scheme need not say (RFC 9110 §4.2), as it would say it.
+fn default_port(scheme: &str) -> Option<&'static str> {
+    match scheme {
+        http if http.eq_ignore_ascii_case("http") => Some(":80"),
+        https if https.eq_ignore_ascii_case("https") => Some(":443"),
+        _ => None,
     }
-    let absolute = reference.strip_prefix("//").map_or_else(|| reference.to_owned(), |rest| format!("http://{rest}"));
-    let uri: Uri = absolute.parse().ok()?;
-    let same = host?.as_bytes().eq_ignore_ascii_case(uri.authority()?.as_str().as_bytes());
-    same.then_some(uri)
+}
+
+/// Whether `authority` is that of `host`, where `port` may be said or not.
+fn is_host(host: &HeaderValue, authority: &str, port: &str) -> bool {
+    let bare = |name: &[u8]| name.strip_suffix(port.as_bytes()).unwrap_or(name).to_ascii_lowercase();
+    bare(host.as_bytes()) == bare(authority.as_bytes())
+}
+
+/// RFC 3986 §5.2.4, for a `path` that begins with a slash.
+fn without_dot_segments(path: &str) -> String {
+    let mut kept = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            segment => {
+                kept.push(segment);
+                continue;
+            }
+        }
+        if segments.peek().is_none() {
+            kept.push("");
+        }
+    }
+    format!("/{}", kept.join("/"))
 }
 
 #[cfg(test)]
@@ -68,12 +123,49 @@ mod tests {
             ("http://other.example/a", None),
             ("//other.example/a", None),
             ("http://site.example:81/a", None),
+            ("http://site.example:80/a", Some("/a")),
+            ("https://site.example:443/a", Some("/a")),
+            ("https://site.example:80/a", None),
+            ("HTTP://site.example?p=2", Some("/?p=2")),
+            ("http:/a", None),
+            ("mailto:a@site.example", None),
+            ("urn:x", None),
         ] {
-            let mut answer = HeaderMap::new();
-            answer.insert(LOCATION, HeaderValue::from_static(location));
-            let named: Vec<_> = named(Some(&host), "/x/y", &answer).collect();
-            let paths: Vec<_> = named.iter().map(|uri| uri.path_and_query().unwrap().as_str()).collect();
-            assert_eq!(paths, expected.into_iter().collect::<Vec<_>>(), "{location}");
+            assert_eq!(other_target(&host, location).as_deref(), expected, "{location}");
         }
+        for (host, location) in [("site.example:80", "http://site.example/a"), ("[::1]:8001", "//[::1]:8001/a")] {
+            assert_eq!(other_target(&HeaderValue::from_static(host), location).as_deref(), Some("/a"), "{location}");
+        }
+    }
+
+    #[test]
+    fn a_reference_is_resolved() {
+        let host = HeaderValue::from_static("site.example");
+        for (location, expected) in [
+            ("?p=2", Some("/x/y?p=2")),
+            ("?u=http://other.example/", Some("/x/y?u=http://other.example/")),
+            ("", None),
+            ("#part", None),
+            ("b#part", Some("/x/b")),
+            (".", Some("/x/")),
+            ("./b", Some("/x/b")),
+            ("..", Some("/")),
+            ("../b?c/../d", Some("/b?c/../d")),
+            ("../../../b/", Some("/b/")),
+            ("/a/./b/../c", Some("/a/c")),
+            ("//site.example/a/..", Some("/")),
+            ("b//c", Some("/x/b//c")),
+            ("./b:c", Some("/x/b:c")),
+        ] {
+            assert_eq!(other_target(&host, location).as_deref(), expected, "{location}");
+        }
+    }
+
+    /// What an answer to a request for `/x/y` names besides.
+    fn other_target(host: &HeaderValue, location: &'static str) -> Option<String> {
+        let mut answer = HeaderMap::new();
+        answer.insert(LOCATION, HeaderValue::from_static(location));
+        let target = named(Some(host), "/x/y", &answer).next()?;
+        Some(target.path_and_query()?.as_str().to_owned())
     }
 }
