@@ -196,6 +196,10 @@ impl Gossip {
                 %from, %peer,
                 "gossip refused: this peer is not listed, and without a cluster.secret only those in cluster.peers, or found by cluster.discover, are members"
             ),
+            Refusal::Guest => tracing::warn!(
+                %from, own = %self.membership.own(),
+                "gossip refused: others list this edge, and its own list does not; it is no member before cluster.peers, or what cluster.discover finds, names it as cluster.advertise (or cluster.listen) does"
+            ),
             Refusal::Garbage => tracing::warn!(%from, "gossip refused: it makes no sense"),
         }
     }
@@ -206,6 +210,7 @@ fn reason(refusal: &Refusal) -> Refused {
         Refusal::Seal => Refused::Seal,
         Refusal::Version { .. } => Refused::Version,
         Refusal::Stranger(_) => Refused::Stranger,
+        Refusal::Guest => Refused::Guest,
         Refusal::Garbage => Refused::Garbage,
     }
 }

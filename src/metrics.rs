@@ -135,17 +135,19 @@ pub enum Refused {
     Seal,
     Version,
     Stranger,
+    Guest,
     Garbage,
 }
 
 impl Refused {
-    const ALL: [Self; 4] = [Self::Seal, Self::Version, Self::Stranger, Self::Garbage];
+    const ALL: [Self; 5] = [Self::Seal, Self::Version, Self::Stranger, Self::Guest, Self::Garbage];
 
     fn name(self) -> &'static str {
         match self {
             Self::Seal => "seal",
             Self::Version => "version",
             Self::Stranger => "stranger",
+            Self::Guest => "guest",
             Self::Garbage => "garbage",
         }
     }

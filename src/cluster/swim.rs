@@ -191,7 +191,7 @@ impl Swim {
         let (digest, payload) = wire::unpack(datagram)?;
         let (Header { src, dst, .. }, payload) = self.sift(now, payload)?;
         if self.is_guest() {
-            return Err(Refusal::Stranger(src.address));
+            return Err(Refusal::Guest);
         }
         if dst.address == self.foca.identity().address && dst.bump > self.foca.identity().bump {
             // It has met this edge under a later bump: the clock has been set back since.

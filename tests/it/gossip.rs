@@ -97,6 +97,17 @@ async fn who_knows_the_secret_joins_by_naming_one_and_nobody_else_does() {
 }
 
 #[tokio::test]
+async fn a_guest_blames_nobody_else_for_being_one() {
+    let [member, guest] = [joins("member", None, Vec::new()).await, joins("guest", None, Vec::new()).await];
+    let names = [member.name(), guest.name()];
+    guest.edge.membership().replace([names[0].as_str()]);
+    member.edge.membership().replace(names.iter().map(String::as_str));
+    let refused = async { while guest.metric("peerage_refused_datagrams_total{reason=\"guest\"}").await < 1.0 {} };
+    within(20, refused).await;
+    assert_eq!(guest.metric("peerage_refused_datagrams_total{reason=\"stranger\"}").await.to_string(), "0");
+}
+
+#[tokio::test]
 async fn without_a_secret_only_the_listed_are_members() {
     let cluster = Cluster::start(2, &Origin::start().await, |_| {}).await;
     let names = cluster.names();

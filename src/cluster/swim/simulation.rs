@@ -237,7 +237,7 @@ impl World {
         match self.nodes[to].health {
             Health::Well => self.act(to, |swim| {
                 let received = swim.receive(now, &datagram);
-                assert!(matches!(received, Ok(()) | Err(Refusal::Stranger(_))), "{received:?}");
+                assert!(matches!(received, Ok(()) | Err(Refusal::Stranger(_) | Refusal::Guest)), "{received:?}");
             }),
             Health::Frozen if self.nodes[to].inbox.len() < INBOX => self.nodes[to].inbox.push(datagram),
             Health::Frozen | Health::Gone => {}

@@ -28,6 +28,8 @@ pub(crate) enum Refusal {
     },
     /// Its sender is not listed, and there is no secret that it could know.
     Stranger(Arc<str>),
+    /// It is for a member, and this edge is none: others list it, and its own list does not.
+    Guest,
     /// It makes no sense.
     Garbage,
 }
