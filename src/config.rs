@@ -81,7 +81,7 @@ pub struct OriginConfig {
     pub first_byte_timeout: Period,
     /// Between two pieces of a body.
     pub idle_timeout: Period,
-    /// How many requests may wait for its answers at a time.
+    /// How many requests may wait for its answers at a time, and as many uploads.
     pub requests: usize,
 }
 

@@ -15,7 +15,8 @@ use crate::config::{Config, LogConfig};
 use crate::error::StartError;
 use crate::server::{Reloading, Server};
 
-/// Files for peers, operators and the process itself.
+/// Files for what is asked of peers, for answers of the origin that are streaming, for
+/// operators and for the process itself.
 const FILES: u64 = 1536;
 
 #[derive(clap::Args)]
@@ -118,10 +119,12 @@ fn most_files() -> u64 {
 }
 
 /// Leaves some of the `files` for what is not a client's: or clients could keep this
-/// edge from its origin, its peers and its operators.
+/// edge from its origin, its peers and its operators. Each listener may have all of
+/// `limits.connections`, and `origin.requests` holds for uploads once more.
 fn fit(config: &mut Config, files: u64) {
-    let others = (config.origin.requests as u64 + FILES).min(files / 2);
-    let places = usize::try_from(files - others).unwrap_or(usize::MAX);
+    let listeners = 1 + u64::from(config.cluster.is_some());
+    let others = (config.origin.requests as u64).saturating_mul(2).saturating_add(FILES).min(files / 2);
+    let places = usize::try_from((files - others) / listeners).unwrap_or(usize::MAX);
     if config.limits.connections > places {
         tracing::warn!(
             files,
@@ -175,22 +178,27 @@ fn write_lines(server: &mut Server, log: &LogConfig) -> Option<WorkerGuard> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClusterConfig;
 
     #[test]
     fn clients_leave_files_to_others() {
-        for (files, connections, requests, fitting) in [
-            (1 << 20, 16_384, 1024, 16_384),
-            (u64::MAX, 16_384, 1024, 16_384),
-            (20_000, 16_384, 1024, 16_384),
-            (4096, 16_384, 1024, 2048),
-            (1024, 16_384, 1024, 512),
-            (64, 16_384, 1024, 32),
-            (1024, 100, 1024, 100),
+        for (files, connections, requests, [alone, in_a_cluster]) in [
+            (1 << 20, 16_384, 1024, [16_384, 16_384]),
+            (u64::MAX, 16_384, 1024, [16_384, 16_384]),
+            (36_352, 16_384, 1024, [16_384, 16_384]),
+            (20_000, 16_384, 1024, [16_384, 8208]),
+            (20_000, 16_384, 4096, [10_272, 5136]),
+            (4096, 16_384, 1024, [2048, 1024]),
+            (1024, 16_384, 1024, [512, 256]),
+            (64, 16_384, usize::MAX, [32, 16]),
+            (1024, 100, 1024, [100, 100]),
         ] {
-            let mut config = Config::default();
-            (config.limits.connections, config.origin.requests) = (connections, requests);
-            fit(&mut config, files);
-            assert_eq!(config.limits.connections, fitting, "of {files}");
+            for (cluster, fitting) in [(None, alone), (Some(ClusterConfig::default()), in_a_cluster)] {
+                let mut config = Config { cluster, ..Config::default() };
+                (config.limits.connections, config.origin.requests) = (connections, requests);
+                fit(&mut config, files);
+                assert_eq!(config.limits.connections, fitting, "of {files}");
+            }
         }
     }
 }
