@@ -102,7 +102,7 @@ impl Outgoing {
     }
 
     fn receive(&self, response: Response<Incoming>) -> Result<Response<Body>, Error> {
-        let framing = framing(&response)?;
+        let framing = framing(&response).map_err(|what| (self.blame.garbage)(what.to_owned()))?;
         let mut response =
             response.map(|incoming| Body::received(incoming, Some(self.patience.idle), self.blame.broke));
         match framing {
@@ -196,12 +196,12 @@ fn is_repeatable(method: &Method) -> bool {
     method.is_idempotent() || method.as_str() == "PURGE"
 }
 
-/// How the end of an HTTP/1 response's body is told.
-fn framing(response: &Response<Incoming>) -> Result<Framing, Error> {
+/// How the end of an HTTP/1 response's body is told; an error says what is wrong with it.
+fn framing(response: &Response<Incoming>) -> Result<Framing, &'static str> {
     let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
-        (Some(_), _) => Err(Error::OriginGarbage("a transfer coding other than chunked".to_owned())),
+        (Some(_), _) => Err("a transfer coding other than chunked"),
         (None, _) if response.body().is_end_stream() => Ok(Framing::Counted),
         (None, _) if response.headers().contains_key(CONTENT_LENGTH) => Ok(Framing::Counted),
         (None, _) => Ok(Framing::UntilClose),

@@ -46,3 +46,28 @@ impl Peers {
         self.outgoing.send(request, self.first_byte).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::error::Fault;
+
+    #[tokio::test]
+    async fn bad_framing_is_the_peers_own_fault() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n").await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let long = Duration::from_secs(20);
+        let peers = Peers::new(Patience { connect: long, idle: long }, long);
+        let error = peers.ask(&address, Request::new(Body::empty())).await.map(drop).unwrap_err();
+        assert_eq!(error.fault(), Fault::Peer, "{error}");
+    }
+}
