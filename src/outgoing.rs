@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Extensions, Method, Request, Response, StatusCode, Uri};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy;
@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 
 use crate::body::{Body, Progress, describe};
 use crate::error::Error;
-use crate::semantics::upgrade;
+use crate::semantics::{self, upgrade};
 
 /// The bounds on waiting.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +106,9 @@ impl Outgoing {
         let mut response =
             response.map(|incoming| Body::received(incoming, Some(self.patience.idle), self.blame.broke));
         match framing {
-            Framing::Counted => {}
+            Framing::Counted => {
+                say_length_once(response.headers_mut()).map_err(|what| (self.blame.garbage)(what.to_owned()))?;
+            }
             // RFC 9112 §6.3: chunks override a Content-Length, and an
             // intermediary removes it.
             Framing::Chunked => drop(response.headers_mut().remove(CONTENT_LENGTH)),
@@ -206,6 +208,23 @@ fn framing(response: &Response<Incoming>) -> Result<Framing, &'static str> {
         (None, _) if response.headers().contains_key(CONTENT_LENGTH) => Ok(Framing::Counted),
         (None, _) => Ok(Framing::UntilClose),
     }
+}
+
+/// Has Content-Length say once what it says several times (RFC 9110 §8.6): whoever gets
+/// it next may read it otherwise. An error says what is wrong with it: where there is no
+/// body, as for HEAD, nobody else has compared them.
+fn say_length_once(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut lengths = semantics::members(headers, &CONTENT_LENGTH);
+    let (Some(first), Some(second)) = (lengths.next(), lengths.next()) else {
+        return Ok(());
+    };
+    if second != first || lengths.any(|other| other != first) {
+        return Err("it says several lengths");
+    }
+    let length = HeaderValue::from_bytes(first).map_err(|_| "its length is none")?;
+    drop(lengths);
+    headers.insert(CONTENT_LENGTH, length);
+    Ok(())
 }
 
 /// A connector whose connections remember that they have been of use.

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName};
 
 /// The members of a list field, over all its lines, without those that are
 /// empty (RFC 9110 §5.6.1). For lists whose members hold no quoted commas.
-fn members<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn members<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let members = headers.get_all(field).into_iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     members.map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use peerage::config::{Period, Size};
 
 use crate::harness::{Cluster, alone, pattern};
@@ -162,7 +163,7 @@ async fn an_immutable_name_is_asked_for_without_the_clients_fields() {
     assert_eq!((seen[1].field("range"), seen[1].field("accept-encoding")), (None, Some("gzip")));
     // What is no part of the key shapes no answer that others get.
     assert_eq!(seen[1].field("x-forwarded-host"), None);
-    edge.ask(http::Method::POST, "/plain").get().await;
+    edge.ask(Method::POST, "/plain").get().await;
     let seen = origin.seen().pop().unwrap();
     assert_eq!(seen.field("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(seen.field("x-forwarded-host"), Some("site.example"));
@@ -234,6 +235,25 @@ async fn a_content_length_beside_chunks_is_not_believed() {
     }
     origin.script("/other", Script::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nabc"));
     assert_eq!(edge.get("/other").get().await.status, 502);
+}
+
+#[tokio::test]
+async fn a_length_that_is_said_twice_goes_on_once() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for lengths in ["content-length: 5, 5", "content-length: 5\r\ncontent-length: 5", "content-length: 5"] {
+        origin
+            .script("*", Script::raw(format!("HTTP/1.1 200 OK\r\ncache-control: no-store\r\n{lengths}\r\n\r\nhello")));
+        for method in [Method::GET, Method::HEAD, Method::POST] {
+            let got = edge.ask(method.clone(), "/plain").get().await;
+            let said: Vec<_> = got.headers.get_all("content-length").iter().collect();
+            assert!(said == ["5"] && got.complete, "{method}, {lengths}: {said:?}");
+        }
+    }
+    origin.script("*", Script::raw("HTTP/1.1 200 OK\r\ncache-control: no-store\r\ncontent-length: 5, 6\r\n\r\n"));
+    for method in [Method::GET, Method::HEAD] {
+        assert_eq!(edge.ask(method, "/plain").get().await.status, 502);
+    }
 }
 
 #[tokio::test]
