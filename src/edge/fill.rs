@@ -368,11 +368,11 @@ impl Edge {
         // A body of unknown length takes what a window takes at the least, for it may
         // become one.
         let room = match extent {
-            Extent::Whole => self.budget.charge(fields + length.unwrap_or(LEAST_ROOM)),
+            Extent::Whole => self.budget.charge(fields.saturating_add(length.unwrap_or(LEAST_ROOM))),
             Extent::Window => self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM)),
         };
         let room = Room::new(room.ok_or(Refusal::NoRoom)?);
-        let fits = self.memory.takes(tier(lead), fields + length.unwrap_or(0));
+        let fits = self.memory.takes(tier(lead), fields.saturating_add(length.unwrap_or(0)));
         let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
         let (came, last, alone_since, found) = (0, Bytes::new(), None, None);
         Ok((Intake { key, selected, head, kept, room, fields, came, last, extent, alone_since, found }, own))

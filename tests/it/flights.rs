@@ -448,6 +448,18 @@ async fn a_reload_leaves_an_embedded_origin_in_its_place() {
 }
 
 #[tokio::test]
+async fn a_length_beyond_all_memory_is_just_a_large_one() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let endless = Script::ok("begins").claim(usize::MAX - 2).tag("\"v1\"");
+    for (path, script) in [(ASSET, endless.clone()), ("/page", endless.field("cache-control", "max-age=60"))] {
+        origin.script(path, script);
+        let got = within(20, edge.get(path).get()).await;
+        assert_eq!((got.status.as_u16(), got.text(), got.complete), (200, "begins", false), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn an_object_above_the_limit_streams_through_and_evicts_nothing() {
     let origin = Origin::start().await;
     let body = pattern(12 * MIB);
