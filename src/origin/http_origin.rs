@@ -1,17 +1,15 @@
 //! An origin behind HTTP.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
-use http_body::Body as _;
-use tokio::sync::Semaphore;
 
 use crate::body::Body;
 use crate::error::Error;
-use crate::origin::Origin;
+use crate::origin::{Origin, Places};
 use crate::outgoing::{Blame, Outgoing, Patience};
 use crate::semantics::forward::MOST_FIELDS;
 
@@ -30,12 +28,7 @@ pub struct HttpOrigin {
     /// The URL's path, without a slash at its end.
     prefix: String,
     outgoing: Outgoing,
-    first_byte: Duration,
-    /// One permit for each request whose head has not come.
-    places: Semaphore,
-    /// As many for those with content: who is slow to send it holds up nobody but others
-    /// who send.
-    uploads: Semaphore,
+    places: Places,
 }
 
 impl HttpOrigin {
@@ -52,9 +45,7 @@ impl HttpOrigin {
             host,
             prefix: url.path().trim_end_matches('/').to_owned(),
             outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS),
-            first_byte,
-            places: Semaphore::new(requests),
-            uploads: Semaphore::new(requests),
+            places: Places::new(requests, first_byte),
         })
     }
 
@@ -77,14 +68,8 @@ impl Origin for HttpOrigin {
     fn fetch(&self, mut request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
         Box::pin(async move {
             self.address(&mut request)?;
-            let began = Instant::now();
-            let places = if request.body().is_end_stream() { &self.places } else { &self.uploads };
-            let place = tokio::time::timeout(self.first_byte, places.acquire()).await;
-            let Ok(Ok(_place)) = place else {
-                return Err(Error::Overloaded);
-            };
-            // One deadline for the place and for the answer.
-            self.outgoing.send(request, self.first_byte.saturating_sub(began.elapsed())).await
+            let (_place, left) = self.places.take(request.body()).await?;
+            self.outgoing.send(request, left).await
         })
     }
 }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use tokio::sync::Semaphore;
+use http_body::Body as _;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use crate::body::Body;
 use crate::error::Error;
@@ -57,30 +59,59 @@ where
     }
 }
 
+/// The places of those who wait for an origin's answer to begin.
+struct Places {
+    fetches: Semaphore,
+    /// As many for those with content: who is slow to send it holds up nobody but others
+    /// who send.
+    uploads: Semaphore,
+    patience: Duration,
+}
+
+impl Places {
+    /// `requests` of either kind; each may wait for the time of `patience`.
+    fn new(requests: usize, patience: Duration) -> Self {
+        Self { fetches: Semaphore::new(requests), uploads: Semaphore::new(requests), patience }
+    }
+
+    /// A place for a request with this content, and how long the answer may take still:
+    /// one deadline holds for both.
+    fn take<'a>(
+        &'a self,
+        content: &Body,
+    ) -> impl Future<Output = Result<(SemaphorePermit<'a>, Duration), Error>> + use<'a> {
+        let deadline = Instant::now() + self.patience;
+        let places = if content.is_end_stream() { &self.fetches } else { &self.uploads };
+        async move {
+            let place = tokio::time::timeout_at(deadline, places.acquire()).await;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match place {
+                Ok(Ok(place)) if !left.is_zero() => Ok((place, left)),
+                _ => Err(Error::Overloaded),
+            }
+        }
+    }
+}
+
 /// An embedded origin with the bounds that an HTTP origin has of itself.
 pub(crate) struct Bounded {
     origin: Box<dyn Origin>,
-    first_byte: Duration,
-    places: Semaphore,
+    places: Places,
 }
 
 impl Bounded {
     /// At most `requests` at a time, each for the time of `first_byte`.
     pub(crate) fn new(origin: impl Origin, first_byte: Duration, requests: usize) -> Self {
-        Self { origin: Box::new(origin), first_byte, places: Semaphore::new(requests) }
+        Self { origin: Box::new(origin), places: Places::new(requests, first_byte) }
     }
 }
 
 impl Origin for Bounded {
     fn fetch(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
         Box::pin(async move {
-            let answer = async {
-                let Ok(_place) = self.places.acquire().await else {
-                    return Err(Error::Overloaded);
-                };
-                self.origin.fetch(request).await
-            };
-            let response = tokio::time::timeout(self.first_byte, answer).await.unwrap_or(Err(Error::OriginTimeout))?;
+            let (_place, left) = self.places.take(request.body()).await?;
+            let answer = tokio::time::timeout(left, self.origin.fetch(request)).await;
+            let response = answer.unwrap_or(Err(Error::OriginTimeout))?;
             if response.status().is_informational() {
                 return Err(Error::OriginFailed(format!("{} is no final answer", response.status())));
             }
@@ -109,4 +140,22 @@ fn not_allowed() -> Response<Body> {
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_place_in_time_is_told_of_overload() {
+        let never = |_: AssetKey| std::future::pending::<Result<Option<Bytes>, std::io::Error>>();
+        let origin = Bounded::new(never, Duration::from_secs(1), 1);
+        let fetch = || origin.fetch(Request::new(Body::empty()));
+        let (first, second) = tokio::join!(fetch(), fetch());
+        assert_eq!(first.map(drop), Err(Error::OriginTimeout));
+        assert_eq!(second.map(drop), Err(Error::Overloaded));
+        let upload = origin.fetch(Request::new(Body::from("content")));
+        let (waits, upload) = tokio::join!(fetch(), upload);
+        assert_eq!((waits.map(drop), upload.map(drop)), (Err(Error::OriginTimeout), Err(Error::OriginTimeout)));
+    }
 }
