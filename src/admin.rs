@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -23,6 +23,7 @@ use crate::edge::Edge;
 use crate::metrics;
 use crate::requests::Requests;
 use crate::server::Patient;
+use crate::server::accepting::{Spell, accepted};
 
 /// How many operators can be connected at a time.
 const CONNECTIONS: usize = 64;
@@ -101,17 +102,13 @@ pub(crate) async fn serve(
     limits: Arc<LimitsConfig>,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut failing = Spell::default();
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::error!(%error, "cannot accept an operator's connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
+        let Some((stream, _)) = accepted("admin.listen", listener.accept().await, &mut failing).await else {
+            continue;
         };
         let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
         let requests = Requests::default();

@@ -35,6 +35,14 @@ impl Source {
             Self::Peer => "peer",
         }
     }
+
+    /// The key of the listener.
+    pub(crate) fn listener(self) -> &'static str {
+        match self {
+            Self::Client => "edge.listen",
+            Self::Peer => "cluster.listen",
+        }
+    }
 }
 
 /// What became of a request.

@@ -26,6 +26,7 @@ use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
 
+pub(crate) mod accepting;
 mod fast_path;
 mod interspersed;
 mod listening;

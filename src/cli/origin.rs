@@ -14,12 +14,13 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, input_ends, runtime};
+use super::{Failure, init_log, input_ends, runtime};
 use crate::body::Body;
-use crate::config::{Config, Period};
+use crate::config::{Config, LogConfig, Period};
 use crate::error::Error;
 use crate::origin::Origin;
 use crate::origin::files::{FileOrigin, Writes};
+use crate::server::accepting::{Spell, accepted};
 
 #[derive(clap::Args)]
 pub(super) struct OriginCommand {
@@ -46,6 +47,7 @@ impl OriginCommand {
         let writes = if self.writable { Writes::Allowed } else { Writes::Refused };
         let files = FileOrigin::new(&self.folder, self.delay.0, writes, rules)
             .map_err(|error| Failure::Usage(format!("{}: {error}; a folder is needed", self.folder.display())))?;
+        let (_lost, _log) = init_log(&LogConfig::default());
         let runtime = runtime(0)?;
         let ended = runtime.block_on(async {
             let listener = TcpListener::bind(self.listen).await.map_err(|error| {
@@ -68,14 +70,10 @@ impl OriginCommand {
 }
 
 async fn serve(listener: TcpListener, files: Arc<FileOrigin>) {
+    let mut failing = Spell::default();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                eprintln!("origin: cannot accept a connection: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                continue;
-            }
+        let Some((stream, _)) = accepted("--listen", listener.accept().await, &mut failing).await else {
+            continue;
         };
         let files = Arc::clone(&files);
         tokio::spawn(async move {

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::accepting::{Spell, accepted};
 use super::bytes;
 use super::fast_path::FastPath;
 use super::interspersed::Interspersed;
@@ -127,31 +128,16 @@ impl Serve {
     /// Accepts until the server drains; returns what is open then.
     async fn accept(mut self, listener: Listener) -> JoinSet<()> {
         let mut open = JoinSet::new();
-        let mut failing = false;
+        let mut failing = Spell::default();
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let came = tokio::select! {
+                came = listener.accept() => came,
                 Some(_) = open.join_next() => continue,
                 () = draining(&mut self.phase) => break,
             };
-            let fails = accepted.is_err();
-            match accepted {
-                Ok((stream, client)) => {
-                    self.admit(&mut open, stream, client.ip());
-                    if failing {
-                        tracing::info!("connections are accepted again");
-                    }
-                }
-                Err(error) => {
-                    if !failing {
-                        tracing::error!(%error, "no connection can be accepted; those that are open go on");
-                    }
-                    // Out of file handles, or the like: a pause keeps this loop from
-                    // spinning.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+            if let Some((stream, client)) = accepted(self.source.listener(), came, &mut failing).await {
+                self.admit(&mut open, stream, client.ip());
             }
-            failing = fails;
         }
         for (stream, client) in listener.close(self.limits.connections) {
             self.admit(&mut open, stream, client.ip());
