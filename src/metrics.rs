@@ -235,6 +235,7 @@ pub(crate) struct Metrics {
     wrong_contents: [Count; 2],
     takeovers: [Count; TakenOver::ALL.len()],
     refused_connections: Count,
+    stalled_connections: Count,
     malformed_requests: Count,
     refused_datagrams: [Count; Refused::ALL.len()],
     discoveries: [Count; Fetched::ALL.len()],
@@ -294,6 +295,10 @@ impl Metrics {
 
     pub(crate) fn refused_connection(&self) {
         self.refused_connections.add(1);
+    }
+
+    pub(crate) fn stalled_connection(&self) {
+        self.stalled_connections.add(1);
     }
 
     pub(crate) fn refused_datagram(&self, why: Refused) {
@@ -395,6 +400,11 @@ impl Collector for Exposed {
                 "refused_connections",
                 "Connections closed at once, for limits.connections were open",
                 self.metrics.refused_connections.total(),
+            ),
+            (
+                "stalled_connections",
+                "Connections ended for nothing of what was asked for was taken in limits.send_timeout",
+                self.metrics.stalled_connections.total(),
             ),
             (
                 "malformed_requests",

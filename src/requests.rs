@@ -21,6 +21,8 @@ struct Counts {
     ended: AtomicU32,
     /// Whether the end of the connection tells that of an answer.
     unframed: AtomicBool,
+    /// Whether the connection has been ended for what was not taken.
+    stalled: AtomicBool,
     /// Tells that none has been under way for a time.
     rests: Notify,
     /// Answers over HTTP/2, some of which may have ended.
@@ -45,6 +47,16 @@ impl Requests {
     /// Whether the end of the connection tells the end of an answer.
     pub(crate) fn are_unframed(&self) -> bool {
         self.0.unframed.load(Ordering::Relaxed)
+    }
+
+    /// The connection is ended, for an answer is not taken.
+    pub(crate) fn stall(&self) {
+        self.0.stalled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was.
+    pub(crate) fn have_stalled(&self) -> bool {
+        self.0.stalled.load(Ordering::Relaxed)
     }
 
     /// Tells who serves the connection that none has been under way for long enough.

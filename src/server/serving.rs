@@ -128,7 +128,7 @@ impl Serve {
     /// Accepts until the server drains; returns what is open then.
     async fn accept(mut self, listener: Listener) -> JoinSet<()> {
         let mut open = JoinSet::new();
-        let mut failing = Spell::default();
+        let (mut failing, mut full) = (Spell::default(), Spell::default());
         loop {
             let came = tokio::select! {
                 came = listener.accept() => came,
@@ -136,18 +136,26 @@ impl Serve {
                 () = draining(&mut self.phase) => break,
             };
             if let Some((stream, client)) = accepted(self.source.listener(), came, &mut failing).await {
-                self.admit(&mut open, stream, client.ip());
+                self.admit(&mut open, &mut full, stream, client.ip());
             }
         }
         for (stream, client) in listener.close(self.limits.connections) {
-            self.admit(&mut open, stream, client.ip());
+            self.admit(&mut open, &mut full, stream, client.ip());
         }
         open
     }
 
-    fn admit(&self, open: &mut JoinSet<()>, stream: TcpStream, client: IpAddr) {
-        if open.len() >= self.limits.connections {
+    fn admit(&self, open: &mut JoinSet<()>, full: &mut Spell, stream: TcpStream, client: IpAddr) {
+        let (listener, most) = (self.source.listener(), self.limits.connections);
+        if open.len() >= most {
+            if full.begins() {
+                tracing::warn!(listener, connections = most, "limits.connections are open: others are refused");
+            }
             return self.access.metrics.refused_connection();
+        }
+        // Where one goes and the next takes its place, it is not over.
+        if open.len() < most - most / 16 && full.ends() {
+            tracing::info!(listener, "there are places for connections again");
         }
         open.spawn(self.clone().connection(stream, client));
     }
@@ -172,6 +180,9 @@ impl Serve {
             (Ok(()), Some((tunnel, _under_way))) => tunnel.carry(tunnel_timeout).await,
             (ended, _) => ended,
         };
+        if serving.client.requests.have_stalled() {
+            serving.serve.access.metrics.stalled_connection();
+        }
         if let Err(error) = ended {
             tracing::debug!(client = %address, %error, "a connection ended badly");
         }
@@ -286,7 +297,7 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
         end = connection.as_mut() => return ended(end),
         () = draining(&mut phase) => (client.lingers(), None),
         news = client.requests.news(patience) => match news {
-            News::Stalled => return stalled(),
+            News::Stalled => return stalled(client),
             News::Stalls => (false, Some(in_time())),
             News::Idle => (false, None),
         },
@@ -302,9 +313,9 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
         tokio::select! {
             end = connection.as_mut() => return ended(end),
             news = client.requests.news(patience) => match news {
-                News::Stalled => return stalled(),
+                News::Stalled => return stalled(client),
                 // The others have as long to be taken as one that is not.
-                News::Stalls if last.is_some_and(|last| last < tokio::time::Instant::now()) => return stalled(),
+                News::Stalls if last.is_some_and(|last| last < tokio::time::Instant::now()) => return stalled(client),
                 News::Stalls => last = last.or_else(|| Some(in_time())),
                 News::Idle => {}
             },
@@ -316,7 +327,8 @@ fn is_of_unknown_length(response: &Response<Body>) -> bool {
     !response.headers().contains_key(CONTENT_LENGTH) && response.body().size_hint().exact().is_none()
 }
 
-fn stalled() -> Result<(), String> {
+fn stalled(client: &Client) -> Result<(), String> {
+    client.requests.stall();
     Err("the client took nothing of what it asked for".to_owned())
 }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use http::Method;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 use crate::client::ask;
 use crate::harness::{all, pattern, within};
@@ -154,7 +156,7 @@ async fn who_does_not_read_the_log_harms_nobody() {
         let mut command = Command::new("sh");
         command.args(["-c", &shell, BINARY]).current_dir(folder.path());
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        within(20, async { while tokio::net::TcpStream::connect(clients).await.is_err() {} }).await;
+        within(20, async { while TcpStream::connect(clients).await.is_err() {} }).await;
         let signal = |name: &str| Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
         assert!(signal("HUP").success());
         // Each is a line of its own, and all of them are more than a pipe takes.
@@ -206,6 +208,26 @@ async fn a_second_signal_ends_at_once() {
     line_with(&folder.path().join("err"), "draining").await;
     edge.signal("INT");
     edge.ends().await;
+}
+
+#[tokio::test]
+async fn who_refuses_connections_says_so_once_and_when_it_is_over() {
+    let (folder, origin) = (folder(), Origin::start().await);
+    origin.script("*", Script::ok("x"));
+    let edge = Process::edge(folder.path(), &origin.url(), "[limits]\nconnections = 1\n").await;
+    let err = folder.path().join("err");
+    let held = TcpStream::connect(edge.clients).await.unwrap();
+    for _ in 0..3 {
+        let mut refused = TcpStream::connect(edge.clients).await.unwrap();
+        assert!(!matches!(within(20, refused.read(&mut [0])).await, Ok(1..)));
+    }
+    line_with(&err, "limits.connections are open").await;
+    drop(held);
+    let let_in = async { while ask(edge.clients, Method::GET, "/a").try_open().await.is_err() {} };
+    within(20, let_in).await;
+    line_with(&err, "there are places").await;
+    let told = std::fs::read_to_string(&err).unwrap();
+    assert_eq!(told.matches("limits.connections").count(), 1, "{told}");
 }
 
 #[tokio::test]

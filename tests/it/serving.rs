@@ -336,6 +336,8 @@ async fn who_says_nothing_or_takes_nothing_is_let_go() {
     // Cut short: closed, or reset.
     let _ = within(20, silent.read_to_end(&mut came)).await;
     assert!(came.len() < 30_000_000);
+    // Those who said nothing are not among them.
+    edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
 }
 
 #[tokio::test]
@@ -348,6 +350,7 @@ async fn a_stream_whose_window_stays_shut_is_let_go() {
     let open = edge.get(ASSET).http2().open().await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"miss\"}", 1.0).await;
     assert!(!within(20, open.rest()).await.complete);
+    edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
 }
 
 /// A client over HTTP/2 that lets so many bytes of each stream through before it reads.
