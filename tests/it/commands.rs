@@ -1,6 +1,6 @@
 //! The binary: arguments, exit codes, signals, logs.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -252,6 +252,23 @@ async fn sighup_reloads_and_a_bad_file_changes_nothing() {
     let told = line_with(&folder.path().join("err"), "needs a restart").await;
     assert!(told.contains("[limits]"), "{told}");
     assert_eq!(edge.get("/a").await.text(), "second");
+}
+
+#[tokio::test]
+async fn the_development_origin_goes_on_when_nobody_reads_what_it_prints() {
+    let folder = folder();
+    std::fs::write(folder.path().join("a"), "x").unwrap();
+    let mut command = Command::new(BINARY);
+    command.arg("origin").arg(folder.path()).args(["--while-input", "--listen", "127.0.0.1:0"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().rsplit("http://").next().unwrap().parse().unwrap();
+    for _ in 0..2 {
+        assert_eq!(within(20, ask(address, Method::GET, "/a").get()).await.text(), "x");
+    }
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
 }
 
 #[tokio::test]
