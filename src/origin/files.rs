@@ -1,12 +1,11 @@
 //! The development origin: a folder of files.
 
 use std::ffi::OsStr;
-use std::fs::Metadata;
+use std::fs::{Metadata, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -47,8 +46,6 @@ pub struct FileOrigin {
     delay: Duration,
     writes: Writes,
     rules: Vec<Rule>,
-    /// Numbers the files that are being written.
-    uploads: AtomicU64,
 }
 
 impl FileOrigin {
@@ -59,7 +56,7 @@ impl FileOrigin {
     pub fn new(root: &Path, delay: Duration, writes: Writes, rules: Vec<Rule>) -> io::Result<Self> {
         let root = root.canonicalize()?;
         std::fs::read_dir(&root)?;
-        Ok(Self { root, delay, writes, rules, uploads: AtomicU64::new(0) })
+        Ok(Self { root, delay, writes, rules })
     }
 
     async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
@@ -144,29 +141,28 @@ impl FileOrigin {
     /// Writes beside, then renames: who reads meanwhile gets the old file or
     /// the new one, whole.
     async fn take(&self, path: PathBuf, body: Body) -> Result<Response<Body>, Error> {
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        let Some(folder) = path.parent() else {
             return Ok(plain(StatusCode::NOT_FOUND));
         };
-        let number = self.uploads.fetch_add(1, Ordering::Relaxed);
-        let beside =
-            folder.join(format!(".{}.{number}.part", name.to_string_lossy().chars().take(100).collect::<String>()));
         let written = async {
             tokio::fs::create_dir_all(folder).await?;
             if !tokio::fs::canonicalize(folder).await?.starts_with(&self.root) {
                 return Err(io::Error::from(io::ErrorKind::PermissionDenied));
             }
             let existed = tokio::fs::try_exists(&path).await?;
-            write(&beside, body).await?;
-            tokio::fs::rename(&beside, &path).await?;
+            // As for any new file, the umask says who may read it.
+            let readable = Permissions::from_mode(0o666);
+            let beside = tempfile::Builder::new().prefix(".").suffix(".part").permissions(readable).tempfile_in(folder);
+            // Removed when it is dropped, as by a client who breaks off.
+            let (file, beside) = beside?.into_parts();
+            write(File::from_std(file), body).await?;
+            beside.persist(&path).map_err(|error| error.error)?;
             Ok(existed)
         };
-        match written.await {
-            Ok(existed) => Ok(plain(if existed { StatusCode::NO_CONTENT } else { StatusCode::CREATED })),
-            Err(error) => {
-                let _ = tokio::fs::remove_file(&beside).await;
-                Ok(refusal(&error))
-            }
-        }
+        Ok(match written.await {
+            Ok(existed) => plain(if existed { StatusCode::NO_CONTENT } else { StatusCode::CREATED }),
+            Err(error) => refusal(&error),
+        })
     }
 
     fn not_allowed(&self) -> Response<Body> {
@@ -235,8 +231,7 @@ async fn content(mut file: File, first: u64, end: u64) -> io::Result<Body> {
     Ok(Body::from_stream(blocks))
 }
 
-async fn write(path: &Path, mut body: Body) -> io::Result<()> {
-    let mut file = File::create_new(path).await?;
+async fn write(mut file: File, mut body: Body) -> io::Result<()> {
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
             file.write_all(&data).await?;
