@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::cluster::view::Seen;
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, Period};
 use crate::edge::Edge;
 use crate::metrics;
 use crate::requests::Requests;
@@ -27,6 +27,8 @@ use crate::server::accepting::{Spell, accepted};
 
 /// How many operators can be connected at a time.
 const CONNECTIONS: usize = 64;
+/// How long one may ask for nothing, at most: while all are taken, others wait.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Whether this edge should be sent new clients.
 #[derive(Debug, Default)]
@@ -95,12 +97,8 @@ pub(crate) struct Peer {
 }
 
 /// Serves until it is aborted.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    edge: Arc<Edge>,
-    readiness: Arc<Readiness>,
-    limits: Arc<LimitsConfig>,
-) {
+pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc<Readiness>, mut limits: LimitsConfig) {
+    limits.header_timeout = Period(limits.header_timeout.0.min(SILENCE));
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut failing = Spell::default();
     loop {

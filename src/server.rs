@@ -249,7 +249,7 @@ impl Server {
             });
         }
         let operators =
-            admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness), Arc::clone(&limits));
+            admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness), config.limits.clone());
         behind.spawn(operators);
         shutdown.await;
         let deadline = tokio::time::Instant::now() + config.edge.drain.0;

@@ -341,6 +341,20 @@ async fn who_says_nothing_or_takes_nothing_is_let_go() {
 }
 
 #[tokio::test]
+async fn operators_who_say_nothing_do_not_keep_others_out_for_long() {
+    let edge = alone(&Origin::start().await, |_| {}).await;
+    // As many as there are places for.
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(TcpStream::connect(edge.admin).await.unwrap());
+    }
+    // From here on no time passes but what is waited for.
+    tokio::time::pause();
+    let healthy = crate::client::ask(edge.admin, http::Method::GET, "/healthz").get();
+    assert_eq!(within(20, healthy).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_stream_whose_window_stays_shut_is_let_go() {
     let origin = Origin::start().await;
     let edge =
