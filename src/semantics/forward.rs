@@ -39,16 +39,18 @@ static HOP_BY_HOP: [HeaderName; 7] =
 /// whole of the asset, whatever its first client has of it.
 static SELECTIVE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
 
-/// Whether a field says something of this client or of its content, so that it
-/// must not shape an answer that others will get: what is left out of the key
-/// is left out of the request (`X-Forwarded-Host` is the best known example).
+/// Whether a field says something of this client or of its content, or asks for another
+/// method, host or target than the request does: it must not shape an answer that others
+/// will get. What is left out of the key is left out of the request (`X-Forwarded-Host`
+/// is the best known example).
 fn is_unshared(name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.starts_with("x-forwarded-")
-        || name.starts_with("x-original-")
-        || name.starts_with("content-")
-        || name.starts_with("want-")
-        || matches!(name, "expect" | "forwarded" | "x-host" | "x-real-ip" | "x-rewrite-url" | "accept-encoding")
+    let begins = ["content-", "proxy", "want-", "x-forwarded", "x-http-", "x-middleware-", "x-original-"];
+    let ends = ["-host", "-ip", "-override", "-uri", "-url"];
+    begins.iter().any(|beginning| name.starts_with(beginning))
+        || ends.iter().any(|end| name.ends_with(end))
+        || name.starts_with("x-") && name.ends_with("scheme")
+        || matches!(name, "accept-encoding" | "expect" | "forwarded" | "front-end-https")
 }
 
 /// Whether a fill hands this field of the client's on, so that an answer can
@@ -317,6 +319,23 @@ mod tests {
         let verbatim = upstream_fields(&request, Faithful::Verbatim, &via);
         assert!(verbatim.contains_key("range") && !verbatim.contains_key("host"));
         assert!(is_selective(&request) && !is_selective(&whole));
+    }
+
+    #[test]
+    fn what_says_something_of_one_client_is_shared_with_nobody() {
+        let unshared = "accept-encoding base-url cf-connecting-ip client-ip content-type expect forwarded \
+            forwarded-host front-end-https proxy proxy-authorization proxy-host request-uri true-client-ip \
+            want-repr-digest x-backend-host x-client-ip x-forwarded x-forwarded-for x-forwarded-host \
+            x-forwarded-scheme x-host x-http-host-override x-http-method x-http-method-override \
+            x-method-override x-middleware-subrequest x-original-host x-original-url x-override-url x-real-ip \
+            x-rewrite-url x-scheme x-url-scheme";
+        let shared = "accept accept-language authorization cache-control cookie host origin referer user-agent \
+            x-api-key x-color-scheme-hint x-requested-with x-ship x-tenant";
+        for (names, expected) in [(unshared, true), (shared, false)] {
+            for name in names.split(' ') {
+                assert_eq!(is_unshared(&HeaderName::from_static(name)), expected, "{name}");
+            }
+        }
     }
 
     #[test]
