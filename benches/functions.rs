@@ -128,7 +128,7 @@ fn memory(criterion: &mut Criterion) {
         criterion.bench_function(&format!("memory/find/{objects}"), |bencher| {
             bencher.iter(|| {
                 at = (at + 7919) % keys.len();
-                let found = tiers.find(black_box(&keys[at]), now);
+                let found = tiers.find(black_box(&keys[at]));
                 assert!(matches!(found, Found::Here(Tier::Main, _)));
             });
         });

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName, StatusCode};
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
+use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::fields::{Fields, Forms};
@@ -131,16 +132,14 @@ pub(crate) struct Memory {
     hot: Shelf,
     forms: Forms,
     variants: Variants,
-    /// Until when requests for these keys (by hash: a collision costs a miss)
-    /// bypass request collapsing.
-    markers: Cache<u64, SystemTime>,
-    /// Until when these keys (by hash: a collision costs a 502) are answered with a
-    /// 502, and not fetched again.
-    wrong: Cache<u64, SystemTime>,
-    /// Until when these peers (by hash, with the key's) are not asked for them.
-    doubted: Cache<u64, SystemTime>,
-    /// Until when others may hold what a write has changed of these keys (by hash).
-    changed: Cache<u64, SystemTime>,
+    /// Requests for these keys bypass request collapsing.
+    markers: Notes,
+    /// These keys are answered with a 502, and not fetched again.
+    wrong: Notes,
+    /// These peers (by hash, with the key's) are not asked for them.
+    doubted: Notes,
+    /// Others may hold what a write has changed of these keys.
+    changed: Notes,
 }
 
 impl Memory {
@@ -152,10 +151,10 @@ impl Memory {
             hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
             forms: Forms::default(),
             variants: Variants::new(plan.variants),
-            markers: Cache::new(MARKERS),
-            wrong: Cache::new(MARKERS),
-            doubted: Cache::new(MARKERS),
-            changed: Cache::new(MARKERS),
+            markers: Notes::new(),
+            wrong: Notes::new(),
+            doubted: Notes::new(),
+            changed: Notes::new(),
         }
     }
 
@@ -171,12 +170,12 @@ impl Memory {
         Tier::ALL.into_iter().find_map(|tier| Some((tier, self.shelf(tier).responses.get(key)?)))
     }
 
-    pub(crate) fn find(&self, key: &AssetKey, now: SystemTime) -> Found {
+    pub(crate) fn find(&self, key: &AssetKey) -> Found {
         if let Some((tier, stored)) = self.held(key) {
             Found::Here(tier, stored)
-        } else if holds(&self.wrong, key.variant_hash(), now) {
+        } else if self.wrong.hold(key.variant_hash()) {
             Found::Wrong
-        } else if holds(&self.markers, key.hash(), now) {
+        } else if self.markers.hold(key.hash()) {
             Found::Marked
         } else {
             Found::Nothing
@@ -205,8 +204,8 @@ impl Memory {
                 return;
             }
         }
-        self.markers.remove(&key.hash());
-        self.wrong.remove(&key.variant_hash());
+        self.markers.remove(key.hash());
+        self.wrong.remove(key.variant_hash());
         let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
         self.shelf(other).responses.remove(key);
         self.shelf(tier).insert(key, stored);
@@ -214,7 +213,7 @@ impl Memory {
 
     /// Keeps nothing under `key` any more.
     pub(crate) fn remove(&self, key: &AssetKey) {
-        self.wrong.remove(&key.variant_hash());
+        self.wrong.remove(key.variant_hash());
         for tier in Tier::ALL {
             self.shelf(tier).responses.remove(key);
         }
@@ -255,45 +254,44 @@ impl Memory {
         self.remove_all(&change.note(asset, fields, most));
     }
 
-    /// For the time of `period` from `now`, requests for `key` do not wait for
-    /// one another.
-    pub(crate) fn mark(&self, key: &AssetKey, now: SystemTime, period: Duration) {
-        self.markers.insert(key.hash(), now + period);
+    /// For the time of `period` from now, requests for `key` do not wait for one another.
+    pub(crate) fn mark(&self, key: &AssetKey, period: Duration) {
+        self.markers.insert(key.hash(), period);
     }
 
-    /// For the time of `period` from `now`, `key` is not fetched again.
-    pub(crate) fn mark_wrong(&self, key: &AssetKey, now: SystemTime, period: Duration) {
-        self.wrong.insert(key.variant_hash(), now + period);
+    /// For the time of `period` from now, `key` is not fetched again.
+    pub(crate) fn mark_wrong(&self, key: &AssetKey, period: Duration) {
+        self.wrong.insert(key.variant_hash(), period);
     }
 
-    /// For the time of `period` from `now`, `peer` is not asked for `key`.
-    pub(crate) fn doubt(&self, peer: &str, key: &AssetKey, now: SystemTime, period: Duration) {
-        self.doubted.insert(key.hash() ^ xxh3_64(peer.as_bytes()), now + period);
+    /// For the time of `period` from now, `peer` is not asked for `key`.
+    pub(crate) fn doubt(&self, peer: &str, key: &AssetKey, period: Duration) {
+        self.doubted.insert(key.hash() ^ xxh3_64(peer.as_bytes()), period);
     }
 
     /// Whether `peer` had the contents of `key` wrong a moment ago.
-    pub(crate) fn doubts(&self, peer: &str, key: &AssetKey, now: SystemTime) -> bool {
-        holds(&self.doubted, key.hash() ^ xxh3_64(peer.as_bytes()), now)
+    pub(crate) fn doubts(&self, peer: &str, key: &AssetKey) -> bool {
+        self.doubted.hold(key.hash() ^ xxh3_64(peer.as_bytes()))
     }
 
-    /// For the time of `period` from `now`, others may hold what `key` was before.
-    pub(crate) fn note_changed(&self, key: &AssetKey, now: SystemTime, period: Duration) {
-        self.changed.insert(key.hash(), now + period);
+    /// For the time of `period` from now, others may hold what `key` was before.
+    pub(crate) fn note_changed(&self, key: &AssetKey, period: Duration) {
+        self.changed.insert(key.hash(), period);
     }
 
     /// Whether a write has changed `key` a while ago.
-    pub(crate) fn has_changed(&self, key: &AssetKey, now: SystemTime) -> bool {
-        self.changed_until(key, now).is_some()
+    pub(crate) fn has_changed(&self, key: &AssetKey) -> bool {
+        self.changed_for(key).is_some()
     }
 
-    /// Until when others may hold what `key` was before a write.
-    pub(crate) fn changed_until(&self, key: &AssetKey, now: SystemTime) -> Option<SystemTime> {
-        self.changed.get(&key.hash()).filter(|until| now < *until)
+    /// For how much longer others may hold what `key` was before a write.
+    pub(crate) fn changed_for(&self, key: &AssetKey) -> Option<Duration> {
+        self.changed.left(key.hash())
     }
 
     /// The next request for `key` may try to have it stored again.
     pub(crate) fn unmark(&self, key: &AssetKey) {
-        self.markers.remove(&key.hash());
+        self.markers.remove(key.hash());
     }
 
     /// The `most` keys that were used most of those whose hash `wanted` holds for, and
@@ -325,14 +323,39 @@ impl Memory {
     }
 }
 
-/// Whether what was noted of `hash` still holds.
-fn holds(notes: &Cache<u64, SystemTime>, hash: u64, now: SystemTime) -> bool {
-    let held = notes.get(&hash).map(|until| now < until);
-    if held == Some(false) {
-        // Another note may have come in between.
-        notes.remove_if(&hash, |until| now >= *until);
+/// What holds of keys (by hash: of two that collide, of both) until a time. It goes by the
+/// clock that nobody sets: by the other, what is to hold for seconds could for hours.
+struct Notes(Cache<u64, Instant>);
+
+impl Notes {
+    fn new() -> Self {
+        Self(Cache::new(MARKERS))
     }
-    held == Some(true)
+
+    /// It holds of `hash` for the time of `period` from now.
+    fn insert(&self, hash: u64, period: Duration) {
+        self.0.insert(hash, Instant::now() + period);
+    }
+
+    fn remove(&self, hash: u64) {
+        self.0.remove(&hash);
+    }
+
+    /// For how much longer it holds of `hash`, if it does.
+    fn left(&self, hash: u64) -> Option<Duration> {
+        let until = self.0.get(&hash)?;
+        let now = Instant::now();
+        if now < until {
+            return Some(until - now);
+        }
+        // Another note may have come in between.
+        self.0.remove_if(&hash, |until| now >= *until);
+        None
+    }
+
+    fn hold(&self, hash: u64) -> bool {
+        self.left(hash).is_some()
+    }
 }
 
 #[derive(Clone)]
@@ -382,7 +405,7 @@ mod tests {
             assert!(tiers.takes(Tier::Main, largest));
             let entry = stored(&budget, largest - 600, FOREVER, SystemTime::now());
             tiers.store(Tier::Main, &key("/a"), entry);
-            assert!(matches!(tiers.find(&key("/a"), SystemTime::now()), Found::Here(Tier::Main, _)), "{memory}");
+            assert!(matches!(tiers.find(&key("/a")), Found::Here(Tier::Main, _)), "{memory}");
         }
     }
 
@@ -431,7 +454,7 @@ mod tests {
         }
 
         fn has(&self, key: &AssetKey) -> bool {
-            matches!(self.tiers.find(key, SystemTime::now()), Found::Here(..))
+            matches!(self.tiers.find(key), Found::Here(..))
         }
     }
 
@@ -489,25 +512,43 @@ mod tests {
         assert_eq!(tiers.figures(Tier::Main), (610, 1, 0));
     }
 
-    #[test]
-    fn tiers_and_markers() {
+    #[tokio::test(start_paused = true)]
+    async fn tiers_and_markers() {
         let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
         let tiers = Memory::new(&plan);
         let budget = Budget::new(plan.memory);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let second = Duration::from_secs(1);
-        tiers.mark(&key("/a"), now, second);
-        assert!(matches!(tiers.find(&key("/a"), now), Found::Marked));
-        assert!(matches!(tiers.find(&key("/a"), now + second), Found::Nothing));
-        tiers.mark(&key("/a"), now, second);
+        tiers.mark(&key("/a"), second);
+        assert!(matches!(tiers.find(&key("/a")), Found::Marked));
+        tokio::time::advance(second).await;
+        assert!(matches!(tiers.find(&key("/a")), Found::Nothing));
+        tiers.mark(&key("/a"), second);
         // A response is in one tier, and ends what was marked.
         for tier in [Tier::Hot, Tier::Main, Tier::Hot] {
             tiers.store(tier, &key("/a"), stored(&budget, 10, FOREVER, now));
-            assert!(matches!(tiers.find(&key("/a"), now), Found::Here(found, _) if found == tier));
+            assert!(matches!(tiers.find(&key("/a")), Found::Here(found, _) if found == tier));
             assert_eq!(tiers.figures(Tier::Main).1 + tiers.figures(Tier::Hot).1, 1);
         }
         tiers.remove(&key("/a"));
-        assert!(matches!(tiers.find(&key("/a"), now), Found::Nothing));
+        assert!(matches!(tiers.find(&key("/a")), Found::Nothing));
         assert_eq!(budget.used(), 0);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_is_noted_holds_for_its_time() {
+        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB));
+        let (a, second) = (key("/a"), Duration::from_secs(1));
+        tiers.mark_wrong(&a, second);
+        tiers.doubt("peer", &a, second);
+        tiers.note_changed(&a, 2 * second);
+        tokio::time::advance(second / 2).await;
+        assert!(matches!(tiers.find(&a), Found::Wrong));
+        assert!(tiers.doubts("peer", &a) && !tiers.doubts("other", &a));
+        tokio::time::advance(second / 2).await;
+        assert!(matches!(tiers.find(&a), Found::Nothing));
+        assert!(!tiers.doubts("peer", &a));
+        assert_eq!(tiers.changed_for(&a), Some(second));
+        tokio::time::advance(second).await;
+        assert!(!tiers.has_changed(&a));
     }
 }

@@ -128,7 +128,7 @@ impl Edge {
     }
 
     pub(super) fn has_landed(&self, key: &AssetKey, order: &Order) -> bool {
-        matches!(self.memory.find(key, SystemTime::now()), Found::Here(_, stored) if order.is_met_by(&stored))
+        matches!(self.memory.find(key), Found::Here(_, stored) if order.is_met_by(&stored))
     }
 
     async fn fill_from_origin(self: &Arc<Self>, leading: Leading, order: &Order) {
@@ -151,7 +151,7 @@ impl Edge {
                 }
                 Received::Broken(Leading { lead, .. }, error) => {
                     if error.is_of_contents() && order.credentials == Credentials::None {
-                        self.memory.mark_wrong(lead.key(), SystemTime::now(), self.policy.load().wrong);
+                        self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
                     }
                     return give_up(lead, order, error);
                 }
@@ -211,12 +211,12 @@ impl Edge {
     /// The peers that rank before this edge, as many as may be asked, without
     /// those that had the asset wrong a moment ago, or have still to answer again.
     pub(super) fn before_this_edge(&self, key: &AssetKey) -> Vec<Arc<str>> {
-        let (view, now) = (self.membership.view(), SystemTime::now());
+        let view = self.membership.view();
         let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
         let before = before.take_while(|name| name != self.membership.own());
         // After a write, only an owner that was up throughout is sure to have been told:
-        // the others are skipped.
-        let changed = self.memory.changed_until(key, now).map(|until| until - self.membership.memory());
+        // the others are skipped. (A view has the time of day.)
+        let changed = self.memory.changed_for(key).map(|left| SystemTime::now() + left - self.membership.memory());
         let owner = view.ring.owner(key.hash());
         let has_heard = |name: &Arc<str>| {
             let was_there = |at| view.member(name).is_some_and(|seen| seen.since <= at);
@@ -224,7 +224,7 @@ impl Edge {
         };
         let before = before.filter(has_heard);
         let up = before.filter(|name| view.peer(name).is_some_and(|peer| peer.is_up()));
-        up.filter(|name| !self.memory.doubts(name, key, now)).take(self.attempts).collect()
+        up.filter(|name| !self.memory.doubts(name, key)).take(self.attempts).collect()
     }
 
     /// The answer of a peer, if it gives one.
@@ -391,7 +391,7 @@ impl Edge {
             self.memory.remove(key);
         }
         if refusal.will_recur() {
-            self.memory.mark(key, SystemTime::now(), self.policy.load().hit_for_miss);
+            self.memory.mark(key, self.policy.load().hit_for_miss);
         }
     }
 

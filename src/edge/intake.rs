@@ -66,7 +66,7 @@ impl Edge {
         let proof = intake.proof();
         if intake.extent == Extent::Window {
             lead.flight().body.become_window(intake.room.bytes() - intake.fields);
-            self.memory.mark(lead.key(), SystemTime::now(), self.policy.load().hit_for_miss);
+            self.memory.mark(lead.key(), self.policy.load().hit_for_miss);
             lead.unlist();
         }
         lead.stream(Streaming {
@@ -121,7 +121,7 @@ impl Edge {
                     && mixed == Mixed::No
                     && lead.credentials() == Credentials::None
                 {
-                    self.memory.mark_wrong(lead.key(), SystemTime::now(), self.policy.load().wrong);
+                    self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
                 }
                 match (&provider, proof) {
                     (Provider::Peer(peer), Proof::None) if error.fault() == Fault::Peer => {
@@ -131,7 +131,7 @@ impl Edge {
                     // Which of the sources was wrong cannot be told: others are asked
                     // next, and nobody is told to drop its copy.
                     (Provider::Peer(peer), Proof::AtEnd) if mixed == Mixed::Yes => {
-                        self.memory.doubt(peer, lead.key(), SystemTime::now(), self.policy.load().wrong);
+                        self.memory.doubt(peer, lead.key(), self.policy.load().wrong);
                     }
                     (Provider::Origin, Proof::AtEnd) if mixed == Mixed::Yes => {}
                     (provider, Proof::AtEnd) => self.distrust(provider, lead.key(), &error),
@@ -196,7 +196,7 @@ impl Edge {
         lead.flight().body.become_window(held);
         intake.extent = Extent::Window;
         if refusal.will_recur() {
-            self.memory.mark(lead.key(), SystemTime::now(), self.policy.load().hit_for_miss);
+            self.memory.mark(lead.key(), self.policy.load().hit_for_miss);
         }
         lead.unlist();
     }

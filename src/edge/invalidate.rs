@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -38,7 +37,7 @@ impl Edge {
     /// Keeps nothing under `key`, nor what is coming in under it.
     fn forget(&self, key: &AssetKey) {
         // Before any flight can begin that asks others for it.
-        self.memory.note_changed(key, SystemTime::now(), self.membership.memory());
+        self.memory.note_changed(key, self.membership.memory());
         self.flights.overtake(key);
         self.memory.forget(key);
     }

@@ -381,7 +381,7 @@ impl Edge {
             Manner::Plain => RequestControl::default(),
             Manner::Particular => RequestControl::of(&ask.headers),
         };
-        let (handled, stale) = match self.memory.find(&ask.key, ask.now) {
+        let (handled, stale) = match self.memory.find(&ask.key) {
             Found::Here(tier, stored) => {
                 match freshness::reuse(stored.facts.lifetime, stored.facts.age(ask.now), &wish) {
                     Reuse::Fresh => return Way::Answered(self.answer_stored(ask, tier, &stored)),

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -120,7 +120,7 @@ impl Edge {
     /// The rest, from this edge itself: it is next in rank, so others may have asked it
     /// for the same meanwhile.
     async fn rest_from_here(&self, lead: &mut Lead, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
-        if let Found::Here(_, stored) = self.memory.find(lead.key(), SystemTime::now())
+        if let Found::Here(_, stored) = self.memory.find(lead.key())
             && is_same(&intake.head, tag, &stored.fields.unpack(), Some(stored.body.len()))
         {
             return Some(Body::held(Arc::clone(&stored.body), intake.came, stored.body.len()));

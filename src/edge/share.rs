@@ -105,7 +105,7 @@ impl Edge {
                     }
                     return self.answer_reused(&ask, handled, part, &reused);
                 }
-                Outcome::Landed => match self.memory.find(&ask.key, ask.now) {
+                Outcome::Landed => match self.memory.find(&ask.key) {
                     Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
                     // It landed, and was evicted already: no use in queueing again.
                     _ => return self.pass(ask, handled).await,

@@ -48,13 +48,12 @@ impl Edge {
     /// The peers that may hold an asset which this edge would get from the origin, at
     /// most as many as may be asked.
     fn holders(&self, key: &AssetKey) -> Vec<Arc<str>> {
-        let now = SystemTime::now();
         // A write may not have come to all of them yet.
-        if self.memory.has_changed(key, now) {
+        if self.memory.has_changed(key) {
             return Vec::new();
         }
-        let mut holders = self.membership.may_hold(key.hash(), now);
-        holders.retain(|name| !self.memory.doubts(name, key, now));
+        let mut holders = self.membership.may_hold(key.hash(), SystemTime::now());
+        holders.retain(|name| !self.memory.doubts(name, key));
         holders.truncate(self.attempts);
         holders
     }

@@ -87,7 +87,7 @@ impl Edge {
 
     fn learn_of(&self, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
         let key = lead.key();
-        let Found::Here(tier, stored) = self.memory.find(key, asked) else {
+        let Found::Here(tier, stored) = self.memory.find(key) else {
             return;
         };
         let known = stored.fields.unpack();

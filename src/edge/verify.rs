@@ -1,7 +1,6 @@
 //! Holding contents to what their name, or whoever sent them, promises.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::header::ETAG;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -82,7 +81,7 @@ impl Edge {
             return;
         };
         if matches!(error.fault(), Fault::Peer | Fault::Origin) {
-            self.memory.doubt(peer, key, SystemTime::now(), self.policy.load().wrong);
+            self.memory.doubt(peer, key, self.policy.load().wrong);
         }
         if wrong {
             let (edge, peer, key) = (Arc::clone(self), Arc::clone(peer), key.asset().detached());

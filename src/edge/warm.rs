@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -145,7 +145,7 @@ impl Edge {
         let Joining::Lead(lead) = self.flights.join(key, Reach::Holder, Credentials::None) else {
             return false;
         };
-        if self.has_landed(key, &order) || self.memory.has_changed(key, SystemTime::now()) {
+        if self.has_landed(key, &order) || self.memory.has_changed(key) {
             lead.settle(Outcome::Landed);
             return false;
         }
