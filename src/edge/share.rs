@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderMap, Response};
 use tokio::sync::oneshot;
 
 use super::fill::{First, Order};
 use super::{Answer, Ask, Edge};
+use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
-use crate::flight::{Extent, Joining, Lead, Outcome, Provider, Reach, Selected, Streaming, Why};
+use crate::flight::{Extent, Flight, Joining, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
 use crate::memory::Found;
 use crate::metrics::{Served, Source};
 use crate::semantics::cache_control::RequestControl;
@@ -47,88 +48,95 @@ impl Edge {
         };
         // It counts as a reader from here on, while it waits for the head.
         let mut reader = Reader::new(Arc::clone(&flight.body));
-        let (part, mut first) = match joining {
+        let (part, first) = match joining {
             Joining::Follow(_) => (Part::Follower, None),
             Joining::Lead(lead) => (Part::Leader, Some(self.depart(lead, Arc::clone(&order)))),
         };
         loop {
-            match flight.outcome().await.clone() {
-                Outcome::Streaming(streaming) if !Self::selects(&streaming, &order) => {
-                    // It is another variant. That it varies is known by now, so
-                    // the next look finds this request's own, or leads to it.
-                    return match ask.tries.checked_sub(1) {
-                        Some(tries) => Box::pin(self.get(Ask { key: ask.key.asset(), tries, ..ask })).await,
-                        None => self.pass(ask, handled).await,
-                    };
-                }
-                // Of what only streams by, a part is not waited for.
-                Outcome::Streaming(streaming)
-                    if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) =>
-                {
-                    return self.pass(ask, handled).await;
-                }
-                Outcome::Streaming(streaming) => {
-                    let own = own_fields(first.take());
-                    // It came stale, or is to be validated each time: then it
-                    // answers the leader's request alone (RFC 9111 §4).
-                    if own.is_none() && streaming.head.facts.must_be_validated(SystemTime::now()) {
-                        return match ask.tries.checked_sub(1) {
-                            // It is so slow that its freshness ran out: who comes
-                            // now shares another.
-                            Some(tries) if !streaming.head.facts.must_be_validated(streaming.came) => {
-                                self.flights.retire(&flight);
-                                Box::pin(self.get(Ask { key: ask.key.asset(), tries, ..ask })).await
-                            }
-                            _ => self.pass(ask, handled).await,
-                        };
-                    }
-                    // Nor is what came before it was asked for, or by way of another
-                    // cache, the answer to who wants it newer.
-                    if own.is_none() && !Self::meets(&streaming, &ask) {
-                        return self.pass(ask, handled).await;
-                    }
-                    let own = own.unwrap_or_default();
-                    return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order, own });
-                }
+            let otherwise = match flight.outcome().await.clone() {
                 Outcome::Joined(other) => {
                     reader = Reader::new(Arc::clone(&other.body));
                     flight = other;
+                    continue;
                 }
-                Outcome::Reused(reused) => {
-                    // As above: what must be validated for each request was so
-                    // for the leader's.
-                    let facts = reused.stored.facts;
-                    let suits = !facts.must_be_validated(SystemTime::now()) && Self::is_new_enough(&ask, facts);
-                    let validated = matches!(reused.why, Why::Validated(_));
-                    if validated && !suits && own_fields(first.take()).is_none() {
-                        return self.pass(ask, handled).await;
+                Outcome::Streaming(streaming) => match self.own_part(&ask, &order, &flight, &streaming, first) {
+                    Ok(own) => {
+                        return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order, own });
                     }
-                    return self.answer_reused(&ask, handled, part, &reused);
+                    Err(otherwise) => otherwise,
+                },
+                Outcome::Reused(reused) => {
+                    if Self::suits(&ask, &reused) || own_fields(first).is_some() {
+                        return self.answer_reused(&ask, handled, part, &reused);
+                    }
+                    Otherwise::Pass
                 }
                 Outcome::Landed => match self.memory.find(&ask.key) {
                     Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
                     // It landed, and was evicted already: no use in queueing again.
-                    _ => return self.pass(ask, handled).await,
+                    _ => Otherwise::Pass,
                 },
-                Outcome::Pass(refusal) => {
-                    let first = match first.take() {
-                        Some(first) => first.await.ok(),
-                        None => None,
-                    };
-                    return match first {
-                        Some(First::Response { provider, response }) if Self::answers(&ask, order.name) => {
-                            self.answer_first(&ask, handled, &provider, response, refusal)
-                        }
-                        _ => self.pass(ask, handled).await,
-                    };
-                }
+                Outcome::Pass(refusal) => match response(first).await {
+                    Some((provider, response)) if Self::answers(&ask, order.name) => {
+                        return self.answer_first(&ask, handled, &provider, response, refusal);
+                    }
+                    _ => Otherwise::Pass,
+                },
                 // It was given up just when this request joined it.
-                Outcome::Failed(Error::Abandoned) if ask.tries > 0 => {
-                    return Box::pin(self.get(Ask { key: ask.key.asset(), tries: ask.tries - 1, ..ask })).await;
-                }
+                Outcome::Failed(Error::Abandoned) => Otherwise::Again,
                 Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
-            }
+            };
+            return match (otherwise, ask.tries.checked_sub(1)) {
+                (Otherwise::Again, Some(tries)) => Box::pin(self.get(Ask { key: ask.key.asset(), tries, ..ask })).await,
+                _ => self.pass(ask, handled).await,
+            };
         }
+    }
+
+    /// The fields of what a flight brings that this request's client alone may have, if
+    /// the request may share the rest.
+    fn own_part(
+        &self,
+        ask: &Ask,
+        order: &Order,
+        flight: &Arc<Flight>,
+        streaming: &Streaming,
+        first: Option<oneshot::Receiver<First>>,
+    ) -> Result<HeaderMap, Otherwise> {
+        // It is another variant. That it varies is known by now, so the next look finds
+        // this request's own, or leads to it.
+        if !Self::selects(streaming, order) {
+            return Err(Otherwise::Again);
+        }
+        // Of what only streams by, a part is not waited for.
+        if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) {
+            return Err(Otherwise::Pass);
+        }
+        if let Some(own) = own_fields(first) {
+            return Ok(own);
+        }
+        let facts = streaming.head.facts;
+        if facts.must_be_validated(SystemTime::now()) {
+            // It came stale, or is to be validated each time: then it answers the
+            // leader's request alone (RFC 9111 §4).
+            if facts.must_be_validated(streaming.came) || ask.tries == 0 {
+                return Err(Otherwise::Pass);
+            }
+            // It is so slow that its freshness ran out: who comes now shares another.
+            self.flights.retire(flight);
+            return Err(Otherwise::Again);
+        }
+        // Nor is what came before it was asked for, or by way of another cache, the
+        // answer to who wants it newer.
+        if Self::meets(streaming, ask) { Ok(HeaderMap::new()) } else { Err(Otherwise::Pass) }
+    }
+
+    /// Whether what is stored, and was to be validated, is an answer to a request that
+    /// did not lead: what must be validated for each was so for the leader's alone.
+    fn suits(ask: &Ask, reused: &Reused) -> bool {
+        let facts = reused.stored.facts;
+        let validated = matches!(reused.why, Why::Validated(_));
+        !validated || !facts.must_be_validated(SystemTime::now()) && Self::is_new_enough(ask, facts)
     }
 
     /// Whether what a flight brings is the variant that `order` asks for.
@@ -199,6 +207,13 @@ impl Edge {
     }
 }
 
+/// What becomes of a request that may not share what its flight has come to.
+enum Otherwise {
+    /// It looks into memory once more, as often as it may.
+    Again,
+    Pass,
+}
+
 /// What a client's part in a flight is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
@@ -228,6 +243,15 @@ pub(super) struct Shared {
 fn own_fields(first: Option<oneshot::Receiver<First>>) -> Option<HeaderMap> {
     match first?.try_recv() {
         Ok(First::Fields(own)) => Some(own),
+        _ => None,
+    }
+}
+
+/// The response that is the leader's alone, with whom it is from; `None` for who does not
+/// lead.
+async fn response(first: Option<oneshot::Receiver<First>>) -> Option<(Provider, Response<Body>)> {
+    match first?.await {
+        Ok(First::Response { provider, response }) => Some((provider, response)),
         _ => None,
     }
 }
