@@ -117,28 +117,28 @@ impl Edge {
             }
             Err(error) => {
                 self.note_end(source.as_ref(), Fetched::Error, began);
-                if matches!(error, Error::OriginWrong(_))
-                    && mixed == Mixed::No
-                    && lead.credentials() == Credentials::None
-                {
-                    self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
-                }
-                match (&provider, proof) {
-                    (Provider::Peer(peer), Proof::None) if error.fault() == Fault::Peer => {
-                        self.hears_part(peer);
-                    }
-                    (_, Proof::None) => {}
-                    // Which of the sources was wrong cannot be told: others are asked
-                    // next, and nobody is told to drop its copy.
-                    (Provider::Peer(peer), Proof::AtEnd) if mixed == Mixed::Yes => {
-                        self.memory.doubt(peer, lead.key(), self.policy.load().wrong);
-                    }
-                    (Provider::Origin, Proof::AtEnd) if mixed == Mixed::Yes => {}
-                    (provider, Proof::AtEnd) => self.distrust(provider, lead.key(), &error),
-                }
+                self.note_failure(&lead, &provider, proof, mixed, &error);
                 tracing::warn!(path = %lead.key(), %error, "a fill came to nothing");
                 lead.fail(error);
             }
+        }
+    }
+
+    /// Notes what the failure of a body that `provider` began means for later requests.
+    fn note_failure(self: &Arc<Self>, lead: &Lead, provider: &Provider, proof: Proof, mixed: Mixed, error: &Error) {
+        let of_one = mixed == Mixed::No;
+        if matches!(error, Error::OriginWrong(_)) && of_one && lead.credentials() == Credentials::None {
+            self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
+        }
+        match (provider, proof) {
+            (Provider::Peer(peer), Proof::None) if error.fault() == Fault::Peer => self.hears_part(peer),
+            (provider, Proof::AtEnd) if of_one => self.distrust(provider, lead.key(), error),
+            // Which of the sources was wrong cannot be told: others are asked next, and
+            // nobody is told to drop its copy.
+            (Provider::Peer(peer), Proof::AtEnd) => {
+                self.memory.doubt(peer, lead.key(), self.policy.load().wrong);
+            }
+            (_, Proof::None) | (Provider::Origin, Proof::AtEnd) => {}
         }
     }
 
