@@ -153,7 +153,7 @@ impl Server {
                 body: config.limits.body.0,
             },
             loop_id: loop_id(),
-            plan: config.plan(),
+            plan: config.cache.plan(),
             policy: policy(&config)?,
             origin,
             peers: peers_client(&config),

@@ -1,6 +1,7 @@
 //! The forms of single values: sizes, durations, addresses, URLs.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -128,6 +129,22 @@ impl<'de> Deserialize<'de> for Period {
         }
         deserializer.deserialize_any(Periods)
     }
+}
+
+pub(super) const fn secs(seconds: u64) -> Period {
+    Period(Duration::from_secs(seconds))
+}
+
+pub(super) const fn millis(milliseconds: u64) -> Period {
+    Period(Duration::from_millis(milliseconds))
+}
+
+pub(super) const fn mib(count: u64) -> Size {
+    Size(count * 1024 * 1024)
+}
+
+pub(super) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// What must not be shown.

@@ -1,0 +1,92 @@
+//! `[cache]`: what is kept.
+
+use serde::{Deserialize, Serialize};
+
+use super::bounds::within;
+use super::values::{Period, Size, mib, secs};
+use crate::memory::Plan;
+
+/// `[cache]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheConfig {
+    /// Main, hot and flights together.
+    pub memory: Size,
+    /// Of memory, for copies of what peers own.
+    pub hot_share: f64,
+    /// Of memory, for flights and for bodies that are read after they left a tier.
+    pub flight_share: f64,
+    /// The largest body that is kept.
+    pub max_object: Size,
+    /// How long a 404 for an immutable name is remembered.
+    pub negative: Period,
+    /// How long an uncacheable name bypasses request collapsing.
+    pub hit_for_miss: Period,
+    /// How long a fill goes on when everybody who wanted it has left.
+    pub fill_alone: Period,
+    /// How many variants (by Vary) of one asset are kept.
+    pub variants: usize,
+    /// What a name proves is sent when all of it is right, up to this length;
+    /// of a longer body the last bytes wait for the proof.
+    pub verify_first: Size,
+    /// After the origin fails a name's digest check: how long to answer 502 without
+    /// asking again.
+    pub wrong: Period,
+    /// The longest freshness that is guessed from Last-Modified where a
+    /// response states none; 0 guesses nothing.
+    pub heuristic: Period,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            memory: mib(512),
+            hot_share: 0.125,
+            flight_share: 0.25,
+            max_object: mib(64),
+            negative: secs(1),
+            hit_for_miss: secs(10),
+            fill_alone: secs(30),
+            variants: 16,
+            verify_first: Size(256 * 1024),
+            wrong: secs(5),
+            heuristic: secs(0),
+        }
+    }
+}
+
+impl CacheConfig {
+    pub(super) fn check(&self) -> Result<(), String> {
+        within("cache.hot_share", self.hot_share, 0.01..=0.5)?;
+        within("cache.flight_share", self.flight_share, 0.01..=0.5)?;
+        if self.hot_share + self.flight_share > 0.9 {
+            return Err("cache.hot_share and cache.flight_share: a tenth at the least has to be left for what this edge owns; together 0.9 or less is needed".to_owned());
+        }
+        within("cache.variants", self.variants, 0..=1000)?;
+        within("cache.verify_first", self.verify_first, Size(0)..=Size(512 * 1024))?;
+        if self.memory.0 < mib(4).0 {
+            return Err(format!("cache.memory: {} is too little; at least 4MiB is needed", self.memory));
+        }
+        self.check_max_object()
+    }
+
+    fn check_max_object(&self) -> Result<(), String> {
+        let largest = self.plan().largest();
+        if self.max_object.0 > largest {
+            let fits = Size(largest / 1024 * 1024);
+            return Err(format!(
+                "cache.max_object: {} does not fit into cache.memory = {}: two such objects must fit into its flight_share and one into a shard; set max_object to {fits} or less, or raise memory",
+                self.max_object, self.memory
+            ));
+        }
+        if self.max_object.0 == 0 {
+            return Err("cache.max_object: 0 would store nothing; a size such as 64MiB is needed".to_owned());
+        }
+        Ok(())
+    }
+
+    /// How `memory` is divided.
+    pub fn plan(&self) -> Plan {
+        Plan::new(self.memory.0, self.hot_share, self.flight_share, self.max_object.0)
+    }
+}

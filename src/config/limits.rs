@@ -1,0 +1,59 @@
+//! `[limits]`: what a client may ask of this edge.
+
+use serde::{Deserialize, Serialize};
+
+use super::bounds::{some_time, within};
+use super::values::{Period, Size, mib, secs};
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsConfig {
+    /// Connections at a time, on each listener.
+    pub connections: usize,
+    /// Requests at a time on one HTTP/2 connection.
+    pub streams: u32,
+    /// The head of a request.
+    pub header: Size,
+    /// The target of a request.
+    pub uri: Size,
+    /// The content of a request.
+    pub body: Size,
+    /// For a request's head to come; also how long an idle connection is kept.
+    pub header_timeout: Period,
+    /// How long a client may take nothing of what it asked for.
+    pub send_timeout: Period,
+    /// How long a client may send nothing of the body that it announced.
+    pub body_timeout: Period,
+    /// How long an upgraded connection may carry nothing, in either direction.
+    pub tunnel_timeout: Period,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            streams: 128,
+            header: Size(64 * 1024),
+            uri: Size(16 * 1024),
+            body: mib(1024),
+            header_timeout: secs(60),
+            send_timeout: secs(60),
+            body_timeout: secs(60),
+            tunnel_timeout: secs(60 * 60),
+        }
+    }
+}
+
+impl LimitsConfig {
+    pub(super) fn check(&self) -> Result<(), String> {
+        within("limits.connections", self.connections, 1..=10_000_000)?;
+        within("limits.streams", self.streams, 1..=100_000)?;
+        within("limits.header", self.header, Size(8 * 1024)..=mib(1))?;
+        within("limits.uri", self.uri, Size(256)..=Size(60 * 1024))?;
+        some_time("limits.header_timeout", self.header_timeout)?;
+        some_time("limits.send_timeout", self.send_timeout)?;
+        some_time("limits.body_timeout", self.body_timeout)?;
+        some_time("limits.tunnel_timeout", self.tunnel_timeout)
+    }
+}

@@ -1,0 +1,47 @@
+//! `[origin]`: where assets come from.
+
+use http::Uri;
+use serde::{Deserialize, Serialize};
+
+use super::bounds::{some_time, within};
+use super::values::{self, Period, secs};
+use crate::origin::http_origin;
+
+/// `[origin]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OriginConfig {
+    /// `http://host[:port][/folder]`
+    #[serde(with = "values::url")]
+    pub url: Uri,
+    /// To have a connection.
+    pub connect_timeout: Period,
+    /// From a request to the first byte of its answer.
+    pub first_byte_timeout: Period,
+    /// Between two pieces of a body.
+    pub idle_timeout: Period,
+    /// How many requests may wait for its answers at a time, and as many uploads.
+    pub requests: usize,
+}
+
+impl Default for OriginConfig {
+    fn default() -> Self {
+        Self {
+            url: Uri::from_static("http://127.0.0.1:9000"),
+            connect_timeout: secs(2),
+            first_byte_timeout: secs(30),
+            idle_timeout: secs(30),
+            requests: 1024,
+        }
+    }
+}
+
+impl OriginConfig {
+    pub(super) fn check(&self) -> Result<(), String> {
+        http_origin::check_url(&self.url).map_err(|error| format!("origin.url: {error}"))?;
+        within("origin.requests", self.requests, 1..=1_000_000)?;
+        some_time("origin.connect_timeout", self.connect_timeout)?;
+        some_time("origin.first_byte_timeout", self.first_byte_timeout)?;
+        some_time("origin.idle_timeout", self.idle_timeout)
+    }
+}
