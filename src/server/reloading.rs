@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Supply, http_origin, policy, warn_if_guest};
-use crate::config::Config;
+use crate::config::{CacheConfig, ClusterConfig, Config};
 use crate::edge::Edge;
 use crate::error::StartError;
 
@@ -16,57 +16,126 @@ pub struct Reloading {
 
 impl Reloading {
     /// Takes over the origin, the peers, the rules and the cache's times from
-    /// `config`. Returns the keys whose change needs a restart; `[origin]` is one of
+    /// `config`. Returns the tables where a change needs a restart; `[origin]` is one of
     /// them where the edge was given its origin by the program that embeds it.
     ///
     /// # Errors
     /// [`StartError`]; the edge then goes on as it was.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
         config.check().map_err(StartError::Config)?;
-        let policy = policy(&config)?;
-        let resupplies = self.supply == Supply::Configured && config.origin != self.running.origin;
-        if resupplies {
-            self.edge.set_origin(Box::new(http_origin(&config)?));
+        let next = next(&self.running, &config, self.supply);
+        let policy = policy(&next)?;
+        if next.origin != self.running.origin {
+            self.edge.set_origin(Box::new(http_origin(&next)?));
         }
         self.edge.set_policy(policy);
-        let (old, new) = (&self.running, &config);
-        let discovers = |config: &Config| config.cluster.as_ref().is_some_and(|cluster| cluster.discover.is_some());
-        // A list that was discovered stays; discovery, and the address of this edge,
-        // change with a restart.
-        let called = |config: &Config| config.cluster.as_ref().map(|it| (it.listen, it.advertise.clone()));
-        let lists = called(old) == called(new) && !discovers(old) && !discovers(new);
-        if let Some(cluster) = new.cluster.as_ref().filter(|_| lists) {
-            warn_if_guest(cluster, self.edge.membership().own(), &cluster.peers);
-            self.edge.membership().replace(cluster.peers.iter().map(String::as_str));
-        }
-        let cluster = |config: &Config| {
-            config.cluster.as_ref().map(|cluster| {
-                let waits = (cluster.connect_timeout, cluster.first_byte_timeout, cluster.idle_timeout);
-                let gossip = (cluster.gossip, cluster.secret.clone());
-                let probes = (cluster.probe_interval, cluster.probe_timeout, cluster.suspicion);
-                let found = (cluster.discover.clone(), cluster.refresh, cluster.nameserver.clone(), cluster.lease);
-                let warm = (cluster.warm_window, cluster.warm_time, cluster.warm_keys);
-                (cluster.listen, cluster.advertise.clone(), cluster.attempts, waits, gossip, probes, warm, found)
-            })
-        };
-        let sizes = |config: &Config| {
-            let cache = &config.cache;
-            (cache.memory, cache.hot_share, cache.flight_share, cache.max_object)
-        };
-        let changed = [
-            ("[edge]", old.edge != new.edge),
-            ("[origin]", old.origin != new.origin && !resupplies),
-            ("[cluster]", cluster(old) != cluster(new)),
-            ("[admin]", old.admin != new.admin),
-            ("[limits]", old.limits != new.limits),
-            ("[log]", old.log != new.log),
-            ("[cache] sizes", sizes(old) != sizes(new)),
-        ];
-        let restart = changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect();
-        // The rest is what the process was started with, until it is restarted.
-        if resupplies {
-            self.running.origin = config.origin;
-        }
+        self.relist(&config);
+        let restart = differing(&next, config);
+        self.running = next;
         Ok(restart)
+    }
+
+    /// Takes over the peers, where this edge has its address from before, and neither
+    /// list is discovered.
+    fn relist(&self, config: &Config) {
+        let (Some(running), Some(told)) = (&self.running.cluster, &config.cluster) else {
+            return;
+        };
+        let called = |cluster: &ClusterConfig| (cluster.listen, cluster.advertise.clone());
+        let discovers = running.discover.is_some() || told.discover.is_some();
+        if !discovers && called(running) == called(told) {
+            warn_if_guest(told, self.edge.membership().own(), &told.peers);
+            self.edge.membership().replace(told.peers.iter().map(String::as_str));
+        }
+    }
+}
+
+/// What an edge that is `running` goes by when it has been `told` another configuration.
+/// A key that is not named here waits for a restart.
+fn next(running: &Config, told: &Config, supply: Supply) -> Config {
+    let next_cluster = |running: &ClusterConfig| {
+        let peers = told.cluster.as_ref().map_or_else(|| running.peers.clone(), |told| told.peers.clone());
+        ClusterConfig { peers, ..running.clone() }
+    };
+    Config {
+        origin: match supply {
+            Supply::Configured => told.origin.clone(),
+            Supply::Embedded => running.origin.clone(),
+        },
+        cluster: running.cluster.as_ref().map(next_cluster),
+        cache: CacheConfig {
+            negative: told.cache.negative,
+            hit_for_miss: told.cache.hit_for_miss,
+            fill_alone: told.cache.fill_alone,
+            variants: told.cache.variants,
+            verify_first: told.cache.verify_first,
+            wrong: told.cache.wrong,
+            heuristic: told.cache.heuristic,
+            ..running.cache.clone()
+        },
+        immutable: told.immutable.clone(),
+        query: told.query.clone(),
+        ..running.clone()
+    }
+}
+
+/// The tables of `told` by which an edge that is `running` does not go.
+fn differing(running: &Config, told: Config) -> Vec<&'static str> {
+    let Config { edge, origin, cache, cluster, admin, limits, log, immutable, query } = told;
+    let tables = [
+        ("[edge]", edge != running.edge),
+        ("[origin]", origin != running.origin),
+        ("[cluster]", cluster != running.cluster),
+        ("[admin]", admin != running.admin),
+        ("[limits]", limits != running.limits),
+        ("[log]", log != running.log),
+        ("[cache] sizes", cache != running.cache),
+        ("[[immutable]]", immutable != running.immutable),
+        ("[[query]]", query != running.query),
+    ];
+    tables.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Uri;
+
+    use super::*;
+    use crate::config::{Period, Size};
+
+    fn waiting(running: &Config, told: &Config, supply: Supply) -> Vec<&'static str> {
+        differing(&next(running, told, supply), told.clone())
+    }
+
+    #[test]
+    fn what_a_reload_takes_needs_no_restart() {
+        let running = Config { cluster: Some(ClusterConfig::default()), ..Config::default() };
+        let mut told = running.clone();
+        told.origin.url = Uri::from_static("http://127.0.0.1:1");
+        told.cluster.as_mut().unwrap().peers.clear();
+        told.cache.negative = Period(std::time::Duration::ZERO);
+        told.immutable.clear();
+        told.query = Vec::new();
+        assert_eq!(waiting(&running, &told, Supply::Configured), [""; 0]);
+        assert_eq!(waiting(&running, &told, Supply::Embedded), ["[origin]"]);
+        assert_eq!(next(&running, &told, Supply::Configured), told);
+    }
+
+    #[test]
+    fn what_else_differs_waits_for_one_and_is_not_taken() {
+        let running = Config { cluster: Some(ClusterConfig::default()), ..Config::default() };
+        let mut told = running.clone();
+        told.edge.threads += 1;
+        told.cluster.as_mut().unwrap().attempts += 1;
+        told.admin.listen.set_port(1);
+        told.limits.streams += 1;
+        told.log.access = !told.log.access;
+        told.cache.memory = Size(told.cache.memory.0 * 2);
+        let tables = ["[edge]", "[cluster]", "[admin]", "[limits]", "[log]", "[cache] sizes"];
+        assert_eq!(waiting(&running, &told, Supply::Configured), tables);
+        assert_eq!(next(&running, &told, Supply::Configured), running);
+        let alone = Config { cluster: None, ..running.clone() };
+        assert_eq!(waiting(&running, &alone, Supply::Configured), ["[cluster]"]);
+        assert_eq!(waiting(&alone, &running, Supply::Configured), ["[cluster]"]);
     }
 }
