@@ -1,0 +1,298 @@
+//! How Prometheus reads what is counted.
+
+use std::collections::HashSet;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::counting::{BOUNDS, Count, Times};
+use super::{Asked, Fetched, Metrics, Refused, Served, Source, TakenOver};
+use crate::cluster::view::{State, View};
+
+/// What is read off, rather than counted.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(crate) struct Gauges {
+    pub(crate) flights: u64,
+    /// Tier, bytes, objects, evictions.
+    pub(crate) tiers: Vec<(&'static str, u64, u64, u64)>,
+    pub(crate) memory_used: u64,
+    pub(crate) peers: Vec<(Arc<str>, bool)>,
+}
+
+/// All of it as Prometheus reads it (`OpenMetrics` text).
+pub(crate) fn exposition(metrics: &Arc<Metrics>, gauges: Gauges, view: Arc<View>) -> String {
+    let mut registry = Registry::with_prefix("peerage");
+    registry.register_collector(Box::new(Exposed { metrics: Arc::clone(metrics), gauges, view }));
+    let mut text = String::with_capacity(8 * 1024);
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => text,
+        Err(fmt::Error) => String::new(),
+    }
+}
+
+/// The media type of [`exposition`].
+pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The media type of [`plain`].
+pub(crate) const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// An exposition for who reads Prometheus' own text format: there a counter is called
+/// what its sample is, and nothing says the end.
+pub(crate) fn plain(exposed: &str) -> String {
+    let type_of = |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
+    let counters: HashSet<_> = exposed.lines().filter_map(type_of).collect();
+    let mut text = String::with_capacity(exposed.len());
+    for line in exposed.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
+                let _ = writeln!(text, "# {what} {name}_total {rest}");
+            }
+            _ => {
+                let _ = writeln!(text, "{line}");
+            }
+        }
+    }
+    text
+}
+
+#[derive(Debug)]
+struct Exposed {
+    metrics: Arc<Metrics>,
+    gauges: Gauges,
+    view: Arc<View>,
+}
+
+impl Collector for Exposed {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.requests(&mut encoder)?;
+        self.fetches(&mut encoder)?;
+        let mut family = encoder.encode_descriptor(
+            "wrong_contents",
+            "Bodies that were not what their name or their sender promised, by whom they came from",
+            None,
+            MetricType::Counter,
+        )?;
+        for asked in Asked::ALL {
+            let count = ConstCounter::new(self.metrics.wrong_contents[asked as usize].total());
+            count.encode(family.encode_family(&[("from", asked.name())])?)?;
+        }
+        self.memory(&mut encoder)?;
+        self.members(&mut encoder)?;
+        for (name, help, count) in [
+            (
+                "refused_connections",
+                "Connections closed at once, for limits.connections were open",
+                self.metrics.refused_connections.total(),
+            ),
+            (
+                "stalled_connections",
+                "Connections ended for nothing of what was asked for was taken in limits.send_timeout",
+                self.metrics.stalled_connections.total(),
+            ),
+            (
+                "malformed_requests",
+                "Connections ended for what came on them is not HTTP, or larger than it may be",
+                self.metrics.malformed_requests.total(),
+            ),
+            (
+                "log_lines_lost",
+                "Lines of the logs that were dropped, for their reader was too slow",
+                self.metrics.log_lines_lost(),
+            ),
+        ] {
+            let counter = ConstCounter::new(count);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Exposed {
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "requests",
+            "Requests, by listener and by what became of them",
+            None,
+            MetricType::Counter,
+        )?;
+        for source in Source::ALL {
+            for served in Served::ALL {
+                let labels = [("source", source.name()), ("result", served.name())];
+                let count = self.metrics.requests[source as usize][served as usize].total();
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "request_seconds",
+            "From a request's head to the end of its answer",
+            None,
+            MetricType::Histogram,
+        )?;
+        encode_times(&self.metrics.request_times, &mut family)
+    }
+
+    fn fetches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family =
+            encoder.encode_descriptor("fetches", "Requests to peers and to the origin", None, MetricType::Counter)?;
+        for asked in Asked::ALL {
+            for fetched in Fetched::ALL {
+                let labels = [("from", asked.name()), ("outcome", fetched.name())];
+                let count = self.metrics.fetches[asked as usize][fetched as usize].total();
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "fetch_seconds",
+            "From a fetch's start to its end",
+            None,
+            MetricType::Histogram,
+        )?;
+        for asked in Asked::ALL {
+            let labels = [("from", asked.name())];
+            encode_times(&self.metrics.fetch_times[asked as usize], &mut family.encode_family(&labels)?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "takeovers",
+            "Peers asked for what they may have owned before, by whether they hold it",
+            None,
+            MetricType::Counter,
+        )?;
+        for outcome in TakenOver::ALL {
+            let count = ConstCounter::new(self.metrics.takeovers[outcome as usize].total());
+            count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
+        }
+        Ok(())
+    }
+
+    fn members(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "peer_up",
+            "Whether the last request to the peer was answered, and it is not down",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (peer, up) in &self.gauges.peers {
+            let labels = [("peer", &**peer)];
+            ConstGauge::new(i64::from(*up)).encode(family.encode_family(&labels)?)?;
+        }
+        let mut family =
+            encoder.encode_descriptor("members", "Members of the cluster, by how they are", None, MetricType::Gauge)?;
+        for state in State::ALL {
+            let count = self.view.members().iter().filter(|member| member.state == state).count();
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(family.encode_family(&[("state", state.name())])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "refused_datagrams",
+            "Datagrams of gossip that were not taken, by what was wrong with them",
+            None,
+            MetricType::Counter,
+        )?;
+        for why in Refused::ALL {
+            let count = ConstCounter::new(self.metrics.refused_datagrams[why as usize].total());
+            count.encode(family.encode_family(&[("reason", why.name())])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "discoveries",
+            "Looks at who might be a member (cluster.discover), by whether a list was found",
+            None,
+            MetricType::Counter,
+        )?;
+        for outcome in Fetched::ALL {
+            let count = ConstCounter::new(self.metrics.discoveries[outcome as usize].total());
+            count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
+        }
+        Ok(())
+    }
+
+    fn memory(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let gauge = |count: u64| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+        gauge(self.gauges.flights).encode(encoder.encode_descriptor(
+            "flights",
+            "Fills under way",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        gauge(self.gauges.memory_used).encode(encoder.encode_descriptor(
+            "memory_used_bytes",
+            "Of cache.memory: stored, in flight, or being read",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let mut family =
+            encoder.encode_descriptor("cache_bytes", "Weight of what is stored", None, MetricType::Gauge)?;
+        for (tier, bytes, _, _) in &self.gauges.tiers {
+            gauge(*bytes).encode(family.encode_family(&[("tier", *tier)])?)?;
+        }
+        let mut family = encoder.encode_descriptor("cache_objects", "Stored responses", None, MetricType::Gauge)?;
+        for (tier, _, objects, _) in &self.gauges.tiers {
+            gauge(*objects).encode(family.encode_family(&[("tier", *tier)])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "evictions",
+            "Stored responses that made room for others",
+            None,
+            MetricType::Counter,
+        )?;
+        for (tier, _, _, evictions) in &self.gauges.tiers {
+            ConstCounter::new(*evictions).encode(family.encode_family(&[("tier", *tier)])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_times(times: &Times, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+    let counts = times.buckets.each_ref().map(Count::total);
+    let buckets: Vec<_> = BOUNDS.into_iter().zip(counts).collect();
+    let sum = Duration::from_nanos(times.nanos.total()).as_secs_f64();
+    encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::membership::Membership;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let metrics = Arc::new(Metrics::default());
+        metrics.request(Source::Client, Served::HotHit, Duration::from_millis(3));
+        metrics.fetch(Asked::Origin, Fetched::Ok, Duration::from_secs(20));
+        let gauges = Gauges {
+            flights: 2,
+            tiers: vec![("main", 10, 1, 0), ("hot", 0, 0, 3)],
+            memory_used: 10,
+            peers: vec![("b:1".into(), true)],
+        };
+        let view = Arc::clone(&Membership::new("a:1", ["a:1", "b:1"]).view());
+        let text = exposition(&metrics, gauges, view);
+        for line in [
+            "peerage_requests_total{source=\"client\",result=\"hot_hit\"} 1",
+            "peerage_requests_total{source=\"peer\",result=\"stale\"} 0",
+            "peerage_fetches_total{from=\"origin\",outcome=\"ok\"} 1",
+            "peerage_flights 2",
+            "peerage_cache_bytes{tier=\"main\"} 10",
+            "peerage_cache_objects{tier=\"hot\"} 0",
+            "peerage_evictions_total{tier=\"hot\"} 3",
+            "peerage_peer_up{peer=\"b:1\"} 1",
+            "peerage_members{state=\"alive\"} 2",
+            "peerage_members{state=\"down\"} 0",
+            "peerage_refused_datagrams_total{reason=\"version\"} 0",
+            "peerage_discoveries_total{outcome=\"error\"} 0",
+            "peerage_request_seconds_bucket{le=\"0.0025\"} 0",
+            "peerage_request_seconds_bucket{le=\"0.005\"} 1",
+            "peerage_request_seconds_bucket{le=\"+Inf\"} 1",
+            "peerage_fetch_seconds_count{from=\"origin\"} 1",
+            "peerage_fetch_seconds_bucket{le=\"10.0\",from=\"origin\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}
