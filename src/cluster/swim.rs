@@ -14,14 +14,12 @@
 //!   does not stay missed.
 //! - Who wakes up late was frozen itself, and condemns nobody at once.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut};
-use foca::{Codec, Foca, Header, Member, Message, NoCustomBroadcast, Notification, PostcardCodec, Runtime, Timer};
+use foca::{Foca, Header, Member, NoCustomBroadcast, Notification, PostcardCodec, Runtime, Timer};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -31,12 +29,12 @@ use identity::{Identity, Role};
 use wire::{PAYLOAD, Refusal};
 
 mod identity;
+mod sifting;
 #[cfg(test)]
 mod simulation;
+mod telling;
 pub(crate) mod wire;
 
-/// How many are knocked at, or introduced to, at a time.
-const AT_ONCE: usize = 16;
 /// How many members each piece of news is told to at a time, by each who knows it.
 const FANOUT: usize = 3;
 /// How often each who knows a piece of news tells it: enough for thousands of members.
@@ -44,9 +42,6 @@ const TELLINGS: u8 = 12;
 /// How many members this edge tells of in the time between two probes, to those whose
 /// view differs from its own.
 const TOLD_AT_ONCE: usize = 64;
-/// How far ahead of this edge's clock another's may be: a hundred years in milliseconds,
-/// for some clocks begin with 1970.
-const AGE: u64 = 100 * 365 * 24 * 3600 * 1000;
 /// How long it is remembered that a member has gone.
 const MOURNING: Duration = Duration::from_hours(1);
 
@@ -288,61 +283,6 @@ impl Swim {
         self.awaited.is_empty() || self.is_guest()
     }
 
-    /// `payload` without what it says of strangers: foca would write to whoever is named
-    /// there, and wait for an answer.
-    fn sift<'a>(&self, now: Duration, payload: &'a [u8]) -> Result<(Header<Identity>, Cow<'a, [u8]>), Refusal> {
-        let mut rest = payload;
-        let header: Header<Identity> = PostcardCodec.decode_header(&mut rest).map_err(|_| Refusal::Garbage)?;
-        let third = match &header.message {
-            Message::PingReq { target: third, .. }
-            | Message::IndirectPing { origin: third, .. }
-            | Message::IndirectAck { target: third, .. }
-            | Message::ForwardedAck { origin: third, .. } => Some(third),
-            _ => None,
-        };
-        for named in [&header.src].into_iter().chain(third) {
-            if !self.admits(&named.address) {
-                return Err(Refusal::Stranger(Arc::clone(&named.address)));
-            }
-        }
-        if [&header.src, &header.dst].into_iter().chain(third).any(|named| !self.is_of_this_age(now, named)) {
-            return Err(Refusal::Garbage);
-        }
-        let head = payload.len() - rest.len();
-        let count = rest.try_get_u16().unwrap_or_default();
-        let (mut kept, mut all) = (payload[..head].to_vec(), 0_u16);
-        kept.put_u16(0);
-        for _ in 0..count {
-            let before = rest;
-            let member: Member<Identity> = PostcardCodec.decode_member(&mut rest).map_err(|_| Refusal::Garbage)?;
-            if self.is_worth_hearing(&member) && self.is_of_this_age(now, member.id()) {
-                kept.extend_from_slice(&before[..before.len() - rest.len()]);
-                all += 1;
-            }
-        }
-        if all == count {
-            return Ok((header, payload.into()));
-        }
-        kept[head..head + 2].copy_from_slice(&all.to_be_bytes());
-        Ok((header, kept.into()))
-    }
-
-    /// Whether foca is to hear of a member. Not if it is gone and was not known: or each
-    /// newcomer would remember it for another hour, and tell the next.
-    fn is_worth_hearing(&self, member: &Member<Identity>) -> bool {
-        let address = &member.id().address;
-        let is_known = || self.foca.iter_membership_state().any(|known| known.id().address == *address);
-        let is_own = *address == self.foca.identity().address;
-        self.admits(address) && (member.state() != foca::State::Down || is_own || is_known())
-    }
-
-    /// Whether a member's bump is believable. One more than a century ahead is rejected:
-    /// nothing could ever supersede it.
-    fn is_of_this_age(&self, now: Duration, identity: &Identity) -> bool {
-        let now = self.started.saturating_add(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-        identity.bump <= now.saturating_add(AGE)
-    }
-
     fn admits(&self, address: &str) -> bool {
         self.settings.admission == Admission::Heard || self.listed.contains(address)
     }
@@ -475,88 +415,6 @@ impl Swim {
             self.foca.iter_members().filter(|member| member.state() == foca::State::Suspect).cloned().collect();
         for suspect in suspects {
             self.suspect(now, &suspect, self.settings.suspicion);
-        }
-    }
-
-    /// A ping that says that its receiver is suspected: the answer objects.
-    fn challenge(&mut self, now: Duration, suspect: Member<Identity>) {
-        let (payload, _) = self.datagram(suspect.id(), Message::Ping(0), std::slice::from_ref(&suspect));
-        self.outgoing.push((Arc::clone(&suspect.id().address), payload));
-        self.schedule(now + self.settings.probe_timeout, Job::Challenge(suspect));
-    }
-
-    /// Tells `to` all that is known.
-    fn tell_all(&mut self, to: &Identity) {
-        let members: Vec<_> = self.foca.iter_membership_state().cloned().collect();
-        let mut rest = &members[..];
-        while !rest.is_empty() {
-            let (payload, told) = self.datagram(to, Message::Gossip, rest);
-            self.outgoing.push((Arc::clone(&to.address), payload));
-            rest = &rest[told.max(1)..];
-        }
-    }
-
-    /// A datagram as foca makes them, to a member and `about` members of our choice; and
-    /// how many of these had room in it. foca does not tell this edge's incarnation, so
-    /// it says 0, which is news to nobody.
-    fn datagram(&self, to: &Identity, message: Message<Identity>, about: &[Member<Identity>]) -> (Vec<u8>, usize) {
-        let header = Header { src: self.foca.identity().clone(), src_incarnation: 0, dst: to.clone(), message };
-        let mut payload = Vec::with_capacity(PAYLOAD).limit(PAYLOAD);
-        let _ = PostcardCodec.encode_header(&header, &mut payload);
-        let at = payload.get_ref().len();
-        payload.put_u16(0);
-        let mut count: u16 = 0;
-        for member in about {
-            let before = payload.get_ref().len();
-            if PostcardCodec.encode_member(member, &mut payload).is_err() {
-                payload.get_mut().truncate(before);
-                break;
-            }
-            count += 1;
-        }
-        let mut payload = payload.into_inner();
-        payload[at..at + 2].copy_from_slice(&count.to_be_bytes());
-        (payload, usize::from(count))
-    }
-
-    fn rename(&mut self, now: Duration, identity: Identity) {
-        let _ = self.run(now, |foca, effects| foca.change_identity(identity, effects));
-        self.introduce(now);
-    }
-
-    /// Tells some of the members who this edge is now; each of them answers.
-    fn introduce(&mut self, now: Duration) {
-        self.introducing = true;
-        let members: Vec<_> = self.foca.iter_members().map(|member| member.id().clone()).collect();
-        self.announce(now, members);
-    }
-
-    fn knock(&mut self, now: Duration) {
-        self.schedule(now + self.settings.probe_interval, Job::Knock);
-        if self.is_guest() {
-            return;
-        }
-        let own = &self.foca.identity().address;
-        let mut absent: BTreeMap<_, _> = self.listed.iter().map(|name| (name, Identity::unknown(name))).collect();
-        for member in self.foca.iter_membership_state() {
-            if member.state() != foca::State::Down && !self.introducing {
-                absent.remove(&member.id().address);
-            } else if self.admits(&member.id().address) {
-                absent.insert(&member.id().address, member.id().clone());
-            }
-        }
-        absent.remove(own);
-        let absent = absent.into_values().collect();
-        self.announce(now, absent);
-    }
-
-    /// Announces this edge to some of `others`, to other ones each time.
-    fn announce(&mut self, now: Duration, mut others: Vec<Identity>) {
-        let count = others.len().max(1);
-        others.rotate_left(self.next_turn % count);
-        self.next_turn = self.next_turn.wrapping_add(AT_ONCE);
-        for other in others.into_iter().take(AT_ONCE) {
-            let _ = self.run(now, |foca, effects| foca.announce(other, effects));
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use foca::Message;
 use rand::RngExt;
 
 use super::*;
