@@ -1,0 +1,148 @@
+use std::task::Waker;
+
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+
+use super::growing::{Growing, Next, PIECE};
+use super::*;
+use crate::budget::Budget;
+
+fn charge() -> Charge {
+    Budget::new(u64::MAX).charge(1).unwrap()
+}
+
+/// Ends a body, and returns its pieces.
+fn complete(body: &Growing) -> Option<Vec<Bytes>> {
+    let mut kept = None;
+    body.complete(Bytes::new(), |pieces| kept = Some(pieces));
+    kept
+}
+
+fn read(reader: &mut Reader) -> (Vec<u8>, Option<Next>) {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut bytes = Vec::new();
+    loop {
+        match reader.poll_next(usize::MAX, &mut cx) {
+            Poll::Ready(Next::Data(data)) => bytes.extend_from_slice(&data),
+            Poll::Ready(other) => return (bytes, Some(other)),
+            Poll::Pending => return (bytes, None),
+        }
+    }
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn readers_see_what_was_written(
+        sizes in proptest::collection::vec(0usize..100_000, 1..20),
+        joins in proptest::collection::vec(0usize..20, 0..6),
+    ) {
+        let body = Growing::new();
+        let whole = pattern(sizes.iter().sum());
+        let mut readers = Vec::new();
+        let mut sent = 0;
+        for (i, size) in sizes.iter().enumerate() {
+            for _ in joins.iter().filter(|&&join| join == i) {
+                readers.push((Reader::new(body.clone()), Vec::new()));
+            }
+            body.append(Bytes::copy_from_slice(&whole[sent..sent + size]));
+            sent += size;
+            if let Some((reader, got)) = readers.get_mut(i % 3) {
+                got.extend(read(reader).0);
+            }
+        }
+        let pieces = complete(&body).unwrap();
+        prop_assert!(pieces.iter().rev().skip(1).all(|piece| piece.len() == PIECE));
+        prop_assert_eq!(&pieces.concat(), &whole);
+        for (mut reader, mut got) in readers {
+            let (rest, end) = read(&mut reader);
+            got.extend(rest);
+            prop_assert!(matches!(end, Some(Next::End)));
+            prop_assert_eq!(&got, &whole);
+        }
+    }
+}
+
+#[tokio::test]
+async fn skipping_is_by_bytes_not_frames() {
+    let whole = pattern(3 * PIECE);
+    let pieces = whole.chunks(PIECE).map(Bytes::copy_from_slice).collect();
+    let held = Arc::new(Held::new(pieces, charge()));
+    let rest = Body::skipping(Body::held(held, 0, whole.len() as u64), PIECE as u64 + 7);
+    assert_eq!(rest.collect().await.unwrap().to_bytes(), &whole[PIECE + 7..]);
+}
+
+#[test]
+fn byte_by_byte_costs_no_more_than_its_bytes() {
+    let body = Growing::new();
+    let mut reader = Reader::new(body.clone());
+    for byte in pattern(5000) {
+        body.append(Bytes::copy_from_slice(&[byte]));
+    }
+    assert_eq!(read(&mut reader).0, pattern(5000));
+    assert_eq!(complete(&body).unwrap().concat(), pattern(5000));
+}
+
+#[test]
+fn failure_comes_after_what_was_there() {
+    let body = Growing::new();
+    let mut reader = Reader::new(body.clone());
+    reader.narrow(0, Some(10));
+    body.append(Bytes::from_static(b"1234"));
+    body.fail(Error::OriginTimeout);
+    body.fail(Error::Panicked);
+    let (bytes, end) = read(&mut reader);
+    assert_eq!(bytes, b"1234");
+    assert!(matches!(end, Some(Next::Failed(Error::OriginTimeout))));
+}
+
+#[test]
+fn a_body_shorter_than_it_said_never_ends_cleanly() {
+    let body = Growing::new();
+    let mut reader = Reader::new(body.clone());
+    reader.narrow(0, Some(10));
+    body.append(Bytes::from_static(b"1234"));
+    complete(&body);
+    assert!(matches!(read(&mut reader).1, Some(Next::Failed(Error::OriginBroke(_)))));
+}
+
+#[test]
+fn a_window_keeps_the_pace_of_its_fastest_reader() {
+    let mut cx = Context::from_waker(Waker::noop());
+    let body = Growing::new();
+    let mut fast = Reader::new(body.clone());
+    let mut slow = Reader::new(body.clone());
+    let piece = Bytes::from(vec![7; PIECE]);
+    body.become_window(2 * PIECE as u64);
+    for _ in 0..20 {
+        assert!(matches!(body.poll_room(&mut cx), Poll::Ready(Ok(()))));
+        body.append(piece.clone());
+        assert_eq!(read(&mut fast).0.len(), PIECE);
+    }
+    assert!(matches!(slow.poll_next(usize::MAX, &mut cx), Poll::Ready(Next::Lost(0))));
+    let mut ahead = 0;
+    while body.poll_room(&mut cx).is_ready() {
+        body.append(piece.clone());
+        ahead += PIECE;
+    }
+    assert!(ahead <= 1024 * 1024 + PIECE, "{ahead} bytes ahead of its fastest reader");
+    drop((fast, slow));
+    assert!(matches!(body.poll_room(&mut cx), Poll::Ready(Err(Error::Abandoned))));
+    assert!(complete(&body).is_none());
+}
+
+#[tokio::test]
+async fn a_lost_reader_goes_on_alone() {
+    let body = Growing::new();
+    let resume: Resume = Arc::new(|place| Box::pin(async move { Ok(Body::from(format!("from {}", place.at))) }));
+    let lost = Body::flight(Reader::new(body.clone()), Room::new(charge()), Some(resume), None);
+    body.append(Bytes::from(vec![7; 3 * PIECE]));
+    body.become_window(PIECE as u64);
+    assert_eq!(lost.collect().await.unwrap().to_bytes(), "from 0");
+    let failed = Body::flight(Reader::new(body.clone()), Room::new(charge()), None, None);
+    assert!(failed.collect().await.is_err());
+}
