@@ -18,8 +18,9 @@ use peerage::digest::Algorithm;
 use peerage::naming::Rule;
 use peerage::semantics::cache_control::RequestControl;
 use peerage::semantics::cache_status::{CacheStatus, Handled};
-use peerage::semantics::freshness::{self, Case, Credentials, Lifetime, Name};
+use peerage::semantics::freshness::{self, Lifetime};
 use peerage::semantics::range;
+use peerage::semantics::storing::{self, Case, Credentials, Name};
 
 use body::Held;
 use budget::Budget;
@@ -224,7 +225,7 @@ fn rules(criterion: &mut Criterion) {
     criterion.bench_function("freshness/verdict", |bencher| {
         let (negative, heuristic) = (Duration::ZERO, Duration::ZERO);
         let case = Case { name: Name::Plain, credentials: Credentials::None, negative, heuristic };
-        let judge = |headers| freshness::verdict(case, StatusCode::OK, headers, Duration::ZERO);
+        let judge = |headers| storing::verdict(case, StatusCode::OK, headers, Duration::ZERO);
         bencher.iter(|| judge(black_box(&response)));
     });
     let mut request = HeaderMap::new();

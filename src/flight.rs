@@ -14,7 +14,7 @@ use crate::body::Room;
 use crate::body::growing::Growing;
 use crate::error::Error;
 use crate::key::AssetKey;
-use crate::semantics::freshness::{Credentials, Refusal};
+use crate::semantics::storing::{Credentials, Refusal};
 use crate::semantics::vary::Variant;
 use crate::stored::{Head, Stored};
 

@@ -27,9 +27,10 @@ use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
 use crate::semantics::forward;
-use crate::semantics::freshness::{self, Refusal, Verdict};
+use crate::semantics::freshness;
 use crate::semantics::manner::Manner;
 use crate::semantics::range::{self, Ranged, Span};
+use crate::semantics::storing::{self, Refusal, Verdict};
 use crate::stored::Stored;
 
 /// The methods that are served, if the origin serves them.
@@ -180,7 +181,7 @@ impl Edge {
     /// request for it may lead a flight.
     fn reconsider(&self, ask: &Ask, response: &Response<Body>) {
         let age = freshness::initial_age(response.headers(), ask.now, SystemTime::now());
-        let verdict = freshness::verdict(self.case(ask), response.status(), response.headers(), age);
+        let verdict = storing::verdict(self.case(ask), response.status(), response.headers(), age);
         let fresh = matches!(verdict, Verdict::Store(lifetime) if !freshness::must_be_validated(lifetime, age));
         let length = http_body::Body::size_hint(response.body()).exact();
         if fresh && length.is_some_and(|length| length <= self.plan.max_object) {

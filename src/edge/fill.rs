@@ -26,7 +26,8 @@ use crate::metrics::{Asked, Fetched};
 use crate::outgoing::Unframed;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::forward;
-use crate::semantics::freshness::{self, Credentials, Lifetime, Name, Refusal, Verdict};
+use crate::semantics::freshness::{self, Lifetime};
+use crate::semantics::storing::{self, Credentials, Name, Refusal, Verdict};
 use crate::semantics::validation;
 use crate::semantics::vary::{self, Variant, Varies, is_coded};
 use crate::stored::Stored;
@@ -451,7 +452,7 @@ impl Edge {
 
 /// Whether a response of this age may be stored, or shared.
 fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &http::response::Parts, age: Duration) -> Verdict {
-    let verdict = freshness::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
+    let verdict = storing::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
     match settled(verdict, age, order.stale.as_ref()) {
         // A peer may have served it for what this request says, and others did not say it.
         Verdict::Share(refusal @ Refusal::Expired) if RequestControl::of(&order.headers).max_stale.is_some() => {

@@ -22,7 +22,8 @@ use crate::metrics::Fetched;
 use crate::semantics::cache_control;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
-use crate::semantics::freshness::{Credentials, Lifetime, Refusal};
+use crate::semantics::freshness::Lifetime;
+use crate::semantics::storing::{Credentials, Refusal};
 use crate::stored::{Facts, Head, Standing, Stored, Uses, detached};
 
 /// A body that is coming in.

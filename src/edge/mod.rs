@@ -31,8 +31,9 @@ use crate::origin::Origin;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward::{self, MOST_FIELDS};
-use crate::semantics::freshness::{self, Case, Credentials, Name, Reuse};
+use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::manner::Manner;
+use crate::semantics::storing::{Case, Credentials, Name};
 use crate::stored::Stored;
 
 mod answer;

@@ -14,7 +14,7 @@ use crate::key::AssetKey;
 use crate::metrics::{Asked, Fetched, Source};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward::{self, Faithful};
-use crate::semantics::freshness::Credentials;
+use crate::semantics::storing::Credentials;
 
 impl Edge {
     /// Forwards a request to the origin, both bodies streamed; nothing is kept.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::digest::Expected;
 use crate::key::AssetKey;
 use crate::naming::{QueryRule, Rule};
-use crate::semantics::freshness::{Case, Credentials, Name};
+use crate::semantics::storing::{Case, Credentials, Name};
 
 /// What can change while the edge runs.
 pub(crate) struct Policy {

@@ -22,7 +22,7 @@ use crate::memory::Found;
 use crate::metrics::Fetched;
 use crate::outgoing::Unframed;
 use crate::semantics::conditional::is_strong;
-use crate::semantics::freshness::Name;
+use crate::semantics::storing::Name;
 use crate::stored::Head;
 
 impl Edge {

@@ -18,8 +18,9 @@ use crate::metrics::{Served, Source};
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{self, Handled};
 use crate::semantics::forward::{self, Faithful};
-use crate::semantics::freshness::{self, Credentials, Name, Reuse};
+use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::manner::Manner;
+use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Variant;
 use crate::stored::{Facts, Stored};
 

@@ -21,7 +21,7 @@ use crate::key::AssetKey;
 use crate::metrics::{Source, TakenOver};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward;
-use crate::semantics::freshness::Credentials;
+use crate::semantics::storing::Credentials;
 
 impl Edge {
     /// Fills a flight to the origin with what peers hold. Returns the lead if no peer

@@ -14,7 +14,8 @@ use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
 use crate::key::AssetKey;
 use crate::memory::Found;
 use crate::semantics::cache_control::CacheControl;
-use crate::semantics::freshness::{self, Case, Credentials, Name, Refusal, Verdict};
+use crate::semantics::freshness;
+use crate::semantics::storing::{self, Case, Credentials, Name, Refusal, Verdict};
 use crate::semantics::{validation, vary};
 use crate::stored::{Facts, Standing, Stored};
 
@@ -130,7 +131,7 @@ fn renewed(
     }
     add_date(&mut headers, now);
     let age = freshness::initial_age(answer, asked, now);
-    let lifetime = match freshness::verdict(case, stored.status, &headers, age) {
+    let lifetime = match storing::verdict(case, stored.status, &headers, age) {
         Verdict::Store(lifetime) => lifetime,
         Verdict::Share(refusal) | Verdict::Pass(refusal) => return Err(refusal),
     };

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::flight::{Joining, Outcome, Reach};
 use crate::key::AssetKey;
 use crate::memory::Tier;
-use crate::semantics::freshness::Credentials;
+use crate::semantics::storing::Credentials;
 
 /// Asks a peer, in a request for that hop, what it holds that the edge at this address
 /// would own. The answer has a line for each path: how often it was used, and the path.

@@ -9,6 +9,7 @@ pub mod freshness;
 pub mod invalidation;
 pub mod manner;
 pub mod range;
+pub mod storing;
 pub mod upgrade;
 pub mod validation;
 pub mod vary;
