@@ -1,17 +1,14 @@
 //! Giving an asset out: conditions, ranges, and the fields that say how it
 //! came to be here.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, EXPIRES,
-    LAST_MODIFIED, TRANSFER_ENCODING, VIA,
-};
+use http::header::{AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, VIA};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::fill::joined;
+use super::select::{Extent, condition, select};
 use super::share::{Part, Shared, served};
 use super::{Answer, Ask, Edge};
 use crate::access::{From, Record};
@@ -24,26 +21,13 @@ use crate::memory::Tier;
 use crate::metrics::{Served, Source};
 use crate::outgoing::Unframed;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
-use crate::semantics::conditional::{self, Precondition};
-use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
-use crate::semantics::forward;
-use crate::semantics::freshness;
-use crate::semantics::manner::Manner;
-use crate::semantics::range::{self, Ranged, Span};
+use crate::semantics::range::Span;
 use crate::semantics::storing::{self, Refusal, Verdict};
+use crate::semantics::{forward, freshness};
 use crate::stored::Stored;
 
 /// The methods that are served, if the origin serves them.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-
-/// How much of a response a request gets.
-enum Extent {
-    Whole,
-    Part(Span),
-    /// As multipart/byteranges.
-    Parts(Multipart),
-    Nothing,
-}
 
 impl Edge {
     pub(super) fn answer_stored(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
@@ -272,138 +256,10 @@ pub(super) fn hit(tier: Tier) -> Served {
     }
 }
 
-/// Applies the request's conditions and range to a response at hand.
-fn select(ask: &Ask, status: StatusCode, length: Option<u64>, headers: HeaderMap) -> (Response<Body>, Extent) {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    if ask.manner == Manner::Plain {
-        let extent = if ask.method == Method::HEAD { Extent::Nothing } else { Extent::Whole };
-        return (response, extent);
-    }
-    if ask.headers.contains_key(WANT_REPR_DIGEST)
-        && response.headers().get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&ask.headers, digest))
-    {
-        response.headers_mut().remove(REPR_DIGEST);
-    }
-    let extent = if status == StatusCode::OK { condition(ask, length, &mut response) } else { Extent::Whole };
-    if !matches!(extent, Extent::Whole) {
-        // It is of all of the content (RFC 9530 §2).
-        response.headers_mut().remove(CONTENT_DIGEST);
-    }
-    match extent {
-        _ if ask.method == Method::HEAD => (response, Extent::Nothing),
-        extent => (response, extent),
-    }
-}
-
-fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<Body>) -> Extent {
-    match conditional::evaluate(&ask.headers, response.headers()) {
-        Precondition::Proceed => {}
-        Precondition::NotModified => {
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            // RFC 9110 §15.4.5: what describes the content stays away with it.
-            for field in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, TRANSFER_ENCODING] {
-                response.headers_mut().remove(field);
-            }
-            return Extent::Nothing;
-        }
-        Precondition::Failed => {
-            *response.status_mut() = StatusCode::PRECONDITION_FAILED;
-            empty(response.headers_mut());
-            return Extent::Nothing;
-        }
-    }
-    let Some(length) = length.filter(|_| ask.method == Method::GET) else {
-        return Extent::Whole;
-    };
-    match range::evaluate(&ask.headers, response.headers(), length) {
-        Ranged::Whole => Extent::Whole,
-        Ranged::Part(span) => {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_LENGTH, (span.end - span.first).into());
-            headers.insert(CONTENT_RANGE, text(content_range(span, length)));
-            Extent::Part(span)
-        }
-        Ranged::Parts(spans) => {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let multipart = Multipart::new(spans, length, response.headers().get(CONTENT_TYPE));
-            response.headers_mut().insert(CONTENT_LENGTH, multipart.len().into());
-            response.headers_mut().insert(CONTENT_TYPE, multipart.media_type());
-            Extent::Parts(multipart)
-        }
-        Ranged::Unsatisfiable => {
-            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
-            empty(response.headers_mut());
-            response.headers_mut().insert(CONTENT_RANGE, text(format!("bytes */{length}")));
-            Extent::Nothing
-        }
-    }
-}
-
-/// Removes what described the asset from an answer that is not the asset; above all,
-/// how long it is fresh.
-fn empty(headers: &mut HeaderMap) {
-    for field in [CONTENT_TYPE, CONTENT_ENCODING, EXPIRES, ETAG, LAST_MODIFIED, REPR_DIGEST] {
-        headers.remove(field);
-    }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(CONTENT_LENGTH, 0.into());
-}
-
-/// A multipart/byteranges body in the making (RFC 9110 §14.6).
-struct Multipart {
-    spans: Vec<Span>,
-    boundary: String,
-    /// What stands before each part, and behind the last.
-    heads: Vec<String>,
-    tail: String,
-}
-
-impl Multipart {
-    fn new(spans: Vec<Span>, length: u64, media_type: Option<&HeaderValue>) -> Self {
-        // 64 random bits: no content holds them but by chance.
-        let boundary = format!("peerage-{:016x}", RandomState::new().build_hasher().finish());
-        let media_type = media_type.and_then(|media_type| media_type.to_str().ok());
-        let media_type = media_type.map(|media_type| format!("Content-Type: {media_type}\r\n")).unwrap_or_default();
-        let head = |span: &Span| {
-            format!("\r\n--{boundary}\r\n{media_type}Content-Range: {}\r\n\r\n", content_range(*span, length))
-        };
-        let heads = spans.iter().map(head).collect();
-        let tail = format!("\r\n--{boundary}--\r\n");
-        Self { spans, boundary, heads, tail }
-    }
-
-    fn len(&self) -> u64 {
-        let heads: usize = self.heads.iter().map(String::len).sum();
-        let parts: u64 = self.spans.iter().map(|span| span.end - span.first).sum();
-        (heads + self.tail.len()) as u64 + parts
-    }
-
-    fn media_type(&self) -> HeaderValue {
-        text(format!("multipart/byteranges; boundary={}", self.boundary))
-    }
-
-    /// The body, its parts as `part` gives them.
-    fn body(self, part: impl Fn(Span) -> Body) -> Body {
-        let parts = self.heads.into_iter().zip(self.spans).flat_map(|(head, span)| [head.into(), part(span)]);
-        Body::chain(parts.chain([self.tail.into()]))
-    }
-}
-
-fn content_range(Span { first, end }: Span, length: u64) -> String {
-    format!("bytes {first}-{}/{length}", end - 1)
-}
-
 /// A number as a value, in one allocation of its length.
 fn number(number: u64) -> HeaderValue {
     HeaderValue::from_bytes(itoa::Buffer::new().format(number).as_bytes())
         .unwrap_or_else(|_| HeaderValue::from_static("0"))
-}
-
-fn text(value: String) -> HeaderValue {
-    HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// The members of those before, then this edge's: RFC 9211 §2 has the cache

@@ -9,7 +9,8 @@ use http::header::{AGE, CONTENT_LENGTH, VIA};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Edge;
-use super::fill::{Order, asked, joined, tier};
+use super::asking::asked;
+use super::fill::{Order, joined, tier};
 use crate::body::growing::PIECE;
 use crate::body::proven::Found;
 use crate::body::{Body, Room, next_data};

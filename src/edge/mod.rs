@@ -1,9 +1,10 @@
 //! [`Edge`]: the only place that decides what becomes of a request.
 //!
 //! `respond` reads as the request's way: memory, flight, pass. [`share`] leads or
-//! follows a flight, [`fill`] asks for an asset, [`intake`] takes it in, [`answer`]
-//! gives it out, and [`mod@pass`] hands on what is for one client alone. [`at_once`] is
-//! a short cut to what `respond` would have answered from memory.
+//! follows a flight, [`fill`] brings an asset in: [`asking`] asks for it, [`receive`]
+//! decides by the head of what comes, [`intake`] takes it in. [`answer`] gives it out,
+//! and [`mod@pass`] hands on what is for one client alone. [`at_once`] is a short cut to
+//! what `respond` would have answered from memory.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,15 +38,19 @@ use crate::semantics::storing::{Case, Credentials, Name};
 use crate::stored::Stored;
 
 mod answer;
+mod asking;
 mod at_once;
 mod fill;
 mod hedge;
 mod intake;
 mod invalidate;
+mod multipart;
 mod pass;
 mod policy;
 mod probe;
+mod receive;
 mod resume;
+mod select;
 mod share;
 mod takeover;
 mod upgrade;

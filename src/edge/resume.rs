@@ -10,7 +10,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RAN
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
-use super::fill::{Order, asked, for_all};
+use super::asking::{asked, for_all};
+use super::fill::Order;
 use super::intake::Intake;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;

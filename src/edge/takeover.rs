@@ -11,7 +11,9 @@ use std::time::SystemTime;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::fill::{Arrival, Leading, Order, Received, request};
+use super::asking::{Arrival, request};
+use super::fill::{Leading, Order};
+use super::receive::Received;
 use super::share::{Part, Shared};
 use super::{Answer, Ask, Edge};
 use crate::body::Body;

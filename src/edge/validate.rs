@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode};
 
 use super::Edge;
-use super::fill::{Order, add_date, tier};
+use super::fill::{Order, tier};
 use super::intake::withhold;
+use super::receive::add_date;
 use crate::error::Error;
 use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
 use crate::key::AssetKey;

@@ -11,8 +11,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 
 use super::Edge;
-use super::fill::{Leading, Order, Received};
+use super::fill::{Leading, Order};
 use super::probe::for_this_hop;
+use super::receive::Received;
 use crate::body::next_data;
 use crate::cluster::ring::Ring;
 use crate::error::Error;

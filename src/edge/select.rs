@@ -1,0 +1,109 @@
+//! How much of a response at hand a request gets: its conditions, then its range.
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, EXPIRES, LAST_MODIFIED,
+    TRANSFER_ENCODING,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+
+use super::Ask;
+use super::multipart::{Multipart, content_range, text};
+use crate::body::Body;
+use crate::semantics::conditional::{self, Precondition};
+use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
+use crate::semantics::manner::Manner;
+use crate::semantics::range::{self, Ranged, Span};
+
+/// How much of a response a request gets.
+pub(super) enum Extent {
+    Whole,
+    Part(Span),
+    /// As multipart/byteranges.
+    Parts(Multipart),
+    Nothing,
+}
+
+/// Applies the request's conditions and range to a response at hand.
+pub(super) fn select(
+    ask: &Ask,
+    status: StatusCode,
+    length: Option<u64>,
+    headers: HeaderMap,
+) -> (Response<Body>, Extent) {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    if ask.manner == Manner::Plain {
+        let extent = if ask.method == Method::HEAD { Extent::Nothing } else { Extent::Whole };
+        return (response, extent);
+    }
+    if ask.headers.contains_key(WANT_REPR_DIGEST)
+        && response.headers().get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&ask.headers, digest))
+    {
+        response.headers_mut().remove(REPR_DIGEST);
+    }
+    let extent = if status == StatusCode::OK { condition(ask, length, &mut response) } else { Extent::Whole };
+    if !matches!(extent, Extent::Whole) {
+        // It is of all of the content (RFC 9530 §2).
+        response.headers_mut().remove(CONTENT_DIGEST);
+    }
+    match extent {
+        _ if ask.method == Method::HEAD => (response, Extent::Nothing),
+        extent => (response, extent),
+    }
+}
+
+pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<Body>) -> Extent {
+    match conditional::evaluate(&ask.headers, response.headers()) {
+        Precondition::Proceed => {}
+        Precondition::NotModified => {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            // RFC 9110 §15.4.5: what describes the content stays away with it.
+            for field in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, TRANSFER_ENCODING] {
+                response.headers_mut().remove(field);
+            }
+            return Extent::Nothing;
+        }
+        Precondition::Failed => {
+            *response.status_mut() = StatusCode::PRECONDITION_FAILED;
+            empty(response.headers_mut());
+            return Extent::Nothing;
+        }
+    }
+    let Some(length) = length.filter(|_| ask.method == Method::GET) else {
+        return Extent::Whole;
+    };
+    match range::evaluate(&ask.headers, response.headers(), length) {
+        Ranged::Whole => Extent::Whole,
+        Ranged::Part(span) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_LENGTH, (span.end - span.first).into());
+            headers.insert(CONTENT_RANGE, text(content_range(span, length)));
+            Extent::Part(span)
+        }
+        Ranged::Parts(spans) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let multipart = Multipart::new(spans, length, response.headers().get(CONTENT_TYPE));
+            response.headers_mut().insert(CONTENT_LENGTH, multipart.len().into());
+            response.headers_mut().insert(CONTENT_TYPE, multipart.media_type());
+            Extent::Parts(multipart)
+        }
+        Ranged::Unsatisfiable => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            empty(response.headers_mut());
+            response.headers_mut().insert(CONTENT_RANGE, text(format!("bytes */{length}")));
+            Extent::Nothing
+        }
+    }
+}
+
+/// Removes what described the asset from an answer that is not the asset; above all,
+/// how long it is fresh.
+fn empty(headers: &mut HeaderMap) {
+    for field in [CONTENT_TYPE, CONTENT_ENCODING, EXPIRES, ETAG, LAST_MODIFIED, REPR_DIGEST] {
+        headers.remove(field);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_LENGTH, 0.into());
+}
