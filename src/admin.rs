@@ -17,13 +17,13 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::accepting::{Spell, accepted};
 use crate::cluster::view::Seen;
 use crate::config::{LimitsConfig, Period};
 use crate::edge::Edge;
 use crate::metrics;
+use crate::patient::Patient;
 use crate::requests::Requests;
-use crate::server::Patient;
-use crate::server::accepting::{Spell, accepted};
 
 /// How many operators can be connected at a time.
 const CONNECTIONS: usize = 64;

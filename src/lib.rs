@@ -35,6 +35,7 @@
 //! # }
 //! ```
 
+mod accepting;
 mod access;
 mod admin;
 mod body;
@@ -55,6 +56,7 @@ mod metrics;
 pub mod naming;
 mod origin;
 mod outgoing;
+mod patient;
 mod publishing;
 mod requests;
 pub mod semantics;

@@ -26,16 +26,13 @@ use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
 
-pub(crate) mod accepting;
 mod fast_path;
 mod interspersed;
 mod listening;
-mod patient;
 mod reloading;
 mod serving;
 
 use listening::{Inherited, Listener};
-pub(crate) use patient::Patient;
 pub use reloading::Reloading;
 use serving::Accepting;
 

@@ -16,12 +16,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, init_log, input_ends, runtime};
+use crate::accepting::{Spell, accepted};
 use crate::body::Body;
 use crate::config::{Config, LogConfig, Period};
 use crate::error::Error;
 use crate::origin::Origin;
 use crate::origin::files::{FileOrigin, Writes};
-use crate::server::accepting::{Spell, accepted};
 
 #[derive(clap::Args)]
 pub(super) struct OriginCommand {

@@ -21,10 +21,10 @@ use bytes::Buf;
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::patient::Patient;
 use super::serving::Serving;
 use crate::access::Watched;
 use crate::edge::Plainly;
+use crate::patient::Patient;
 use crate::requests::Piece;
 use crate::semantics::manner::Manner;
 
