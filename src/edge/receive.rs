@@ -36,6 +36,10 @@ pub(super) enum Received {
     Broken(Leading, Error),
 }
 
+/// What becomes of a body: it is taken in, and there are fields that only the leader's
+/// client may have; or it is for that client alone.
+type Admitted = Result<(Intake, HeaderMap), Refusal>;
+
 /// How much is held of a body that is too large to be stored, in bytes: its readers may
 /// be so far apart.
 const WINDOW: u64 = 4 * 1024 * 1024;
@@ -43,10 +47,9 @@ const WINDOW: u64 = 4 * 1024 * 1024;
 impl Edge {
     /// Decides by the response's head what becomes of the flight.
     pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Received {
-        let Leading { lead, first } = leading;
         let now = SystemTime::now();
-        let (began, provider) = (arrival.began, arrival.provider);
-        let (mut parts, body) = arrival.response.into_parts();
+        let Arrival { provider, response, asked: sent, began } = arrival;
+        let (mut parts, body) = response.into_parts();
         // The connection that it came by has read its framing.
         forward::strip_hop_by_hop(&mut parts.headers);
         add_date(&mut parts.headers, now);
@@ -56,54 +59,87 @@ impl Edge {
                 Provider::Origin => Error::OriginGarbage,
                 Provider::Peer(_) => Error::PeerBroke,
             }("a 304 for what this edge does not have".to_owned());
-            return Received::Broken(Leading { lead, first }, error);
+            return Received::Broken(leading, error);
         }
-        if let Some(outcome) = self.without_body(&lead, order, &provider, &parts, arrival.asked) {
+        if let Some(outcome) = self.without_body(&leading.lead, order, &provider, &parts, sent) {
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
-            let _ = first.send(First::Fields(HeaderMap::new()));
-            lead.settle(outcome);
+            let _ = leading.first.send(First::Fields(HeaderMap::new()));
+            leading.lead.settle(outcome);
             return Received::Done;
         }
-        let policy = self.policy.load_full();
-        let age = freshness::initial_age(&parts.headers, arrival.asked, now);
-        let verdict = judge(&policy, lead.key(), order, &parts, age);
+        let age = freshness::initial_age(&parts.headers, sent, now);
+        let verdict = judge(&self.policy.load(), leading.lead.key(), order, &parts, age);
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
-        let proof = self.proof(lead.key(), &provider, parts.status, &parts.headers);
-        let found = proof.as_ref().map(Proof::found);
         let admitted = self
             .admit(verdict, order, &parts, length)
-            .and_then(|terms| self.make_intake(&lead, order, &parts, length, now - age, terms));
-        let proven = match (proof, &admitted) {
-            (None, _) => Ok(body),
-            (Some(proof), Ok(_)) => {
-                self.unless_lost(&provider, proven::prove(body, proof, policy.verify_first)).await.flatten()
+            .and_then(|terms| self.make_intake(&leading.lead, order, &parts, length, now - age, terms));
+        self.receive_body(leading, order, parts, admitted, Coming { provider, body, began }).await
+    }
+
+    /// As [`receive`](Self::receive), when the head has told who may have the body.
+    async fn receive_body(
+        self: &Arc<Self>,
+        leading: Leading,
+        order: &Order,
+        parts: Parts,
+        admitted: Admitted,
+        coming: Coming,
+    ) -> Received {
+        let proof = self.proof(leading.lead.key(), &coming.provider, parts.status, &parts.headers);
+        let found = proof.as_ref().map(Proof::found);
+        let coming = match self.prove(coming, proof, &admitted).await {
+            Ok(proven) => proven,
+            Err((provider, error)) => {
+                self.distrust(&provider, leading.lead.key(), &error);
+                return Received::Broken(leading, error);
             }
-            (proof, Err(_)) => self.unless_lost(&provider, self.prove_unkept(body, proof)).await.flatten(),
         };
-        let body = match proven {
-            Ok(body) => body,
-            Err(error) => {
-                self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
-                self.distrust(&provider, lead.key(), &error);
-                return Received::Broken(Leading { lead, first }, error);
-            }
-        };
+        let Leading { lead, first } = leading;
         match admitted {
             Ok((mut intake, own)) => {
                 // The leader may have left; so below, too.
                 let _ = first.send(First::Fields(own));
                 intake.found = found;
                 intake.certify();
-                self.take_in(lead, order, intake, Coming { provider, body, began }).await;
+                self.take_in(lead, order, intake, coming).await;
             }
             Err(refusal) => {
                 self.note_refusal(lead.key(), order, parts.status, refusal);
+                let Coming { provider, body, began } = coming;
                 let body = self.counted(&provider, began, body);
                 let _ = first.send(First::Response { provider, response: Response::from_parts(parts, body) });
                 lead.settle(Outcome::Pass(refusal));
             }
         }
         Received::Done
+    }
+
+    /// Has a body prove what it must before anything of it is given out. If it fails,
+    /// that is counted.
+    async fn prove(
+        &self,
+        coming: Coming,
+        proof: Option<Proof>,
+        admitted: &Admitted,
+    ) -> Result<Coming, (Provider, Error)> {
+        let Some(proof) = proof else {
+            return Ok(coming);
+        };
+        let Coming { provider, body, began } = coming;
+        let proven = match admitted {
+            Ok(_) => {
+                let first = self.policy.load().verify_first;
+                self.unless_lost(&provider, proven::prove(body, proof, first)).await.flatten()
+            }
+            Err(_) => self.unless_lost(&provider, self.prove_unkept(body, Some(proof))).await.flatten(),
+        };
+        match proven {
+            Ok(body) => Ok(Coming { provider, body, began }),
+            Err(error) => {
+                self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
+                Err((provider, error))
+            }
+        }
     }
 
     /// Makes room for a response that others may share. Returns with it the fields that
@@ -116,7 +152,7 @@ impl Edge {
         length: Option<u64>,
         born: SystemTime,
         (lifetime, kept): (Lifetime, Kept),
-    ) -> Result<(Intake, HeaderMap), Refusal> {
+    ) -> Admitted {
         let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
         let (mut head, own) = head(parts, length, born, lifetime, self.response_via(parts.version));
         if parts.status == StatusCode::OK {
