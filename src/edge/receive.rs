@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, DATE};
+use http::header::CONTENT_LENGTH;
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
 
 use super::asking::{Arrival, asked};
@@ -26,7 +26,7 @@ use crate::semantics::cache_control::RequestControl;
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Name, Refusal, Verdict};
 use crate::semantics::vary::{self, Variant, Varies, is_coded};
-use crate::semantics::{forward, freshness, storing};
+use crate::semantics::{date, forward, freshness, storing};
 
 /// What became of a copy.
 pub(super) enum Received {
@@ -52,7 +52,7 @@ impl Edge {
         let (mut parts, body) = response.into_parts();
         // The connection that it came by has read its framing.
         forward::strip_hop_by_hop(&mut parts.headers);
-        add_date(&mut parts.headers, now);
+        date::add(&mut parts.headers, now);
         if Self::is_of_another(order, &parts) {
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
             let error = match &provider {
@@ -264,13 +264,4 @@ fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Parts, age: Dur
 
 fn stated_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// Adds a Date where there is none, as a recipient with a clock does (RFC 9110 §6.6.1).
-pub(super) fn add_date(headers: &mut HeaderMap, now: SystemTime) {
-    if !headers.contains_key(DATE)
-        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now))
-    {
-        headers.insert(DATE, date);
-    }
 }

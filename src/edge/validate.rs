@@ -9,15 +9,13 @@ use http::{HeaderMap, StatusCode};
 use super::Edge;
 use super::fill::{Order, tier};
 use super::intake::withhold;
-use super::receive::add_date;
 use crate::error::Error;
 use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
 use crate::key::AssetKey;
 use crate::memory::Found;
 use crate::semantics::cache_control::CacheControl;
-use crate::semantics::freshness;
 use crate::semantics::storing::{self, Case, Credentials, Name, Refusal, Verdict};
-use crate::semantics::{validation, vary};
+use crate::semantics::{date, freshness, validation, vary};
 use crate::stored::{Facts, Standing, Stored};
 
 impl Edge {
@@ -130,7 +128,7 @@ fn renewed(
         // (§4.1).
         return Err(Refusal::Vary);
     }
-    add_date(&mut headers, now);
+    date::add(&mut headers, now);
     let age = freshness::initial_age(answer, asked, now);
     let lifetime = match storing::verdict(case, stored.status, &headers, age) {
         Verdict::Store(lifetime) => lifetime,

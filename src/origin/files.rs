@@ -25,6 +25,7 @@ use crate::key::AssetKey;
 use crate::naming::Rule;
 use crate::origin::Origin;
 use crate::semantics::conditional::{self, Precondition};
+use crate::semantics::date;
 use crate::semantics::range::{self, Ranged, Span};
 
 /// How much of a file is read at a time, in bytes.
@@ -123,7 +124,7 @@ impl FileOrigin {
         );
         for (name, value) in [
             (ETAG, tag),
-            (LAST_MODIFIED, metadata.modified().map(httpdate::fmt_http_date).unwrap_or_default()),
+            (LAST_MODIFIED, metadata.modified().map(date::written).unwrap_or_default()),
             (CONTENT_LENGTH, metadata.len().to_string()),
             (CONTENT_TYPE, media_type(path).to_owned()),
             (ACCEPT_RANGES, "bytes".to_owned()),

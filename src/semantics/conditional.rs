@@ -1,9 +1,9 @@
 //! Conditional requests on a response that is at hand: RFC 9110 §13.
 
-use std::time::SystemTime;
-
 use http::HeaderMap;
 use http::header::{DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED};
+
+use super::date;
 
 /// What the preconditions of a GET or HEAD come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +26,12 @@ pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
         return Precondition::Proceed;
     }
     let tag = response.get(ETAG).map(http::HeaderValue::as_bytes);
-    let modified = date(response, LAST_MODIFIED);
+    let modified = date::read(response, &LAST_MODIFIED);
     if request.contains_key(IF_MATCH) {
         if !lists(request, IF_MATCH, tag, Comparison::Strong) {
             return Precondition::Failed;
         }
-    } else if let (Some(since), Some(modified)) = (date(request, IF_UNMODIFIED_SINCE), modified)
+    } else if let (Some(since), Some(modified)) = (date::read(request, &IF_UNMODIFIED_SINCE), modified)
         && modified > since
     {
         return Precondition::Failed;
@@ -40,7 +40,8 @@ pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
         if lists(request, IF_NONE_MATCH, tag, Comparison::Weak) {
             return Precondition::NotModified;
         }
-    } else if let (Some(since), Some(modified)) = (date(request, IF_MODIFIED_SINCE), modified.or(date(response, DATE)))
+    } else if let (Some(since), Some(modified)) =
+        (date::read(request, &IF_MODIFIED_SINCE), modified.or(date::read(response, &DATE)))
         && modified <= since
     {
         return Precondition::NotModified;
@@ -93,10 +94,6 @@ fn tags(line: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = after;
         Some(tag)
     })
-}
-
-fn date(headers: &HeaderMap, field: http::HeaderName) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(field)?.to_str().ok()?).ok()
 }
 
 #[cfg(test)]

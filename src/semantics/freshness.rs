@@ -9,6 +9,7 @@ use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
 use http::{HeaderMap, StatusCode};
 
 use super::cache_control::{CacheControl, RequestControl, delta_seconds};
+use super::date;
 
 /// How long a stored response may be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,17 +163,13 @@ pub(super) fn lifetime(
 /// A tenth of the time for which it had not changed when it was sent: what
 /// RFC 9111 §4.2.2 suggests.
 fn guessed_lifetime(headers: &HeaderMap) -> Option<Duration> {
-    let unchanged = date(headers, &DATE)?.duration_since(date(headers, &LAST_MODIFIED)?).ok()?;
+    let unchanged = date::read(headers, &DATE)?.duration_since(date::read(headers, &LAST_MODIFIED)?).ok()?;
     Some(Duration::from_secs(unchanged.as_secs() / 10))
 }
 
 /// RFC 9110 §15.1.
 fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
-}
-
-fn date(headers: &HeaderMap, field: &http::HeaderName) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(field)?.to_str().ok()?).ok()
 }
 
 /// The freshness lifetime that the response states itself, for a shared cache
@@ -188,7 +185,7 @@ pub fn explicit_lifetime(headers: &HeaderMap, control: CacheControl) -> Option<D
     if !headers.contains_key(EXPIRES) {
         return None;
     }
-    let (Some(expires), Some(sent)) = (date(headers, &EXPIRES), date(headers, &DATE)) else {
+    let (Some(expires), Some(sent)) = (date::read(headers, &EXPIRES), date::read(headers, &DATE)) else {
         return Some(Duration::ZERO);
     };
     Some(expires.duration_since(sent).unwrap_or_default())
@@ -197,7 +194,7 @@ pub fn explicit_lifetime(headers: &HeaderMap, control: CacheControl) -> Option<D
 /// The age that a response has on arrival (RFC 9111 §4.2.3,
 /// `corrected_initial_age`); it was asked for at `asked` and came at `now`.
 pub fn initial_age(headers: &HeaderMap, asked: SystemTime, now: SystemTime) -> Duration {
-    let apparent = date(headers, &DATE).and_then(|sent| now.duration_since(sent).ok()).unwrap_or_default();
+    let apparent = date::read(headers, &DATE).and_then(|sent| now.duration_since(sent).ok()).unwrap_or_default();
     // Only whole seconds can be told from a Date: a fraction would make
     // everything at least as old as the clock is past its second.
     let apparent = Duration::from_secs(apparent.as_secs());

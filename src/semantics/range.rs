@@ -6,6 +6,7 @@ use http::HeaderMap;
 use http::header::{DATE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
 
 use super::conditional::{Comparison, same_tag};
+use super::date;
 
 /// More parts than this are not sent one by one (§14.2 allows any server to
 /// ignore Range; §17.15 warns of what many small parts cost).
@@ -131,8 +132,8 @@ fn if_range_holds(request: &HeaderMap, response: &HeaderMap) -> bool {
     if validator.starts_with(b"\"") || validator.starts_with(b"W/") {
         return response.get(ETAG).is_some_and(|tag| same_tag(tag.as_bytes(), validator, Comparison::Strong));
     }
-    let time = |name| httpdate::parse_http_date(response.get(name)?.to_str().ok()?).ok();
-    let settled = || Some(time(DATE)? >= time(LAST_MODIFIED)? + Duration::from_secs(1));
+    let settled =
+        || Some(date::read(response, &DATE)? >= date::read(response, &LAST_MODIFIED)? + Duration::from_secs(1));
     response.get(LAST_MODIFIED).is_some_and(|modified| modified.as_bytes() == validator) && settled() == Some(true)
 }
 
