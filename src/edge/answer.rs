@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use http::header::{AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, VIA};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::fill::joined;
 use super::select::{Extent, condition, select};
 use super::share::{Part, Shared, served};
 use super::{Answer, Ask, Edge};
@@ -23,7 +22,7 @@ use crate::outgoing::Unframed;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::range::Span;
 use crate::semantics::storing::{self, Refusal, Verdict};
-use crate::semantics::{forward, freshness};
+use crate::semantics::{combined, forward, freshness};
 use crate::stored::Stored;
 
 /// The methods that are served, if the origin serves them.
@@ -190,7 +189,7 @@ impl Edge {
             headers.remove(CONTENT_LENGTH);
         }
         headers.append(VIA, via);
-        let upstream = joined(headers, &CACHE_STATUS);
+        let upstream = combined(headers.get_all(CACHE_STATUS));
         headers.insert(CACHE_STATUS, append_member(upstream.as_ref(), self.status(status)));
         if ask.method == Method::HEAD {
             *response.body_mut() = Body::empty();
@@ -265,9 +264,5 @@ fn number(number: u64) -> HeaderValue {
 /// The members of those before, then this edge's: RFC 9211 §2 has the cache
 /// that is nearest to the origin come first.
 fn append_member(before: Option<&HeaderValue>, own: HeaderValue) -> HeaderValue {
-    let Some(before) = before else {
-        return own;
-    };
-    let all = [before.as_bytes(), own.as_bytes()].join(&b", "[..]);
-    HeaderValue::from_bytes(&all).unwrap_or(own)
+    combined(before.into_iter().chain([&own])).unwrap_or(own)
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, Response};
 use tokio::sync::oneshot;
 
 use super::Edge;
@@ -193,16 +193,4 @@ pub(super) fn tier(lead: &Lead) -> Tier {
         Reach::Origin | Reach::Holder => Tier::Main,
         Reach::Peers => Tier::Hot,
     }
-}
-
-/// All lines of a list field in one.
-pub(super) fn joined(headers: &HeaderMap, name: &http::HeaderName) -> Option<HeaderValue> {
-    let mut lines = headers.get_all(name).iter();
-    let first = lines.next()?.clone();
-    let mut all = first.as_bytes().to_vec();
-    for line in lines {
-        all.extend_from_slice(b", ");
-        all.extend_from_slice(line.as_bytes());
-    }
-    HeaderValue::from_bytes(&all).ok()
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::Edge;
 use super::asking::asked;
-use super::fill::{Order, joined, tier};
+use super::fill::{Order, tier};
 use crate::body::growing::PIECE;
 use crate::body::proven::Found;
 use crate::body::{Body, Room, next_data};
@@ -20,11 +20,11 @@ use crate::flight::{Extent, Kept, Lead, Proof, Provider, Selected, Streaming};
 use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::metrics::Fetched;
-use crate::semantics::cache_control;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Refusal};
+use crate::semantics::{cache_control, combined};
 use crate::stored::{Facts, Head, Standing, Stored, Uses, detached};
 
 /// A body that is coming in.
@@ -320,7 +320,7 @@ pub(super) fn head(
 ) -> (Head, HeaderMap) {
     let mut headers = detached(&parts.headers);
     let own = withhold(&mut headers);
-    let upstream_status = joined(&headers, &CACHE_STATUS);
+    let upstream_status = combined(headers.get_all(CACHE_STATUS));
     // Each answer sets these two: with a place kept for them, a copy of the
     // fields need not grow.
     headers.insert(AGE, HeaderValue::from_static("0"));

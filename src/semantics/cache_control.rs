@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, IF_MATCH, IF_UNMODIFIED_SINCE, PRAGMA};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+use super::combined;
 
 /// The greatest delta-seconds that is told apart: RFC 9111 §1.2.2 has a cache
 /// take anything above 2^31 for it.
@@ -65,8 +67,8 @@ impl CacheControl {
     }
 
     fn targeted(headers: &HeaderMap) -> Option<Self> {
-        let lines: Vec<_> = headers.get_all(CDN_CACHE_CONTROL).iter().map(HeaderValue::as_bytes).collect();
-        let dictionary: Dictionary = Parser::new(&lines.join(&b", "[..])).parse().ok()?;
+        let line = combined(headers.get_all(CDN_CACHE_CONTROL))?;
+        let dictionary: Dictionary = Parser::new(line.as_bytes()).parse().ok()?;
         if dictionary.is_empty() {
             return None;
         }

@@ -4,6 +4,7 @@ use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sfv::{BareItem, DictSerializer, Dictionary, ListEntry, Parser};
 
+use super::combined;
 use crate::digest::{Algorithm, Encoding, Expected};
 
 /// RFC 9530 §3: of the representation, whatever part of it a message holds.
@@ -74,11 +75,7 @@ pub fn wants(request: &HeaderMap, field: &HeaderValue) -> bool {
 }
 
 fn dictionary(headers: &HeaderMap, field: &HeaderName) -> Option<Dictionary> {
-    let lines: Vec<_> = headers.get_all(field).iter().map(HeaderValue::as_bytes).collect();
-    if lines.is_empty() {
-        return None;
-    }
-    Parser::new(&lines.join(&b", "[..])).parse().ok()
+    Parser::new(combined(headers.get_all(field))?.as_bytes()).parse().ok()
 }
 
 #[cfg(test)]

@@ -15,7 +15,18 @@ pub mod upgrade;
 pub mod validation;
 pub mod vary;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The lines of a list field in one (RFC 9110 §5.3); `None` if there are none.
+pub(crate) fn combined<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Option<HeaderValue> {
+    let mut lines = lines.into_iter();
+    let mut combined = lines.next()?.as_bytes().to_vec();
+    for line in lines {
+        combined.extend_from_slice(b", ");
+        combined.extend_from_slice(line.as_bytes());
+    }
+    HeaderValue::from_bytes(&combined).ok()
+}
 
 /// The members of a list field, over all its lines, without those that are
 /// empty (RFC 9110 §5.6.1). For lists whose members hold no quoted commas.
