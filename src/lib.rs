@@ -58,6 +58,7 @@ mod origin;
 mod outgoing;
 mod patient;
 mod publishing;
+mod random;
 mod requests;
 pub mod semantics;
 mod server;

@@ -1,7 +1,6 @@
 //! Listeners and connections: an [`Edge`] as a server.
 
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::metrics::{Fetched, Metrics, Source};
 use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
+use crate::random::random;
 
 mod fast_path;
 mod interspersed;
@@ -326,10 +326,6 @@ fn peers_client(config: &Config) -> Peers {
 /// A name for CDN-Loop that no other process has.
 fn loop_id() -> HeaderValue {
     HeaderValue::try_from(format!("peerage-{:016x}", random())).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
-}
-
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {

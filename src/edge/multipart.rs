@@ -1,10 +1,9 @@
 //! Several ranges in one body.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
 use http::HeaderValue;
 
 use crate::body::Body;
+use crate::random::random;
 use crate::semantics::range::Span;
 
 /// A multipart/byteranges body in the making (RFC 9110 §14.6).
@@ -19,7 +18,7 @@ pub(super) struct Multipart {
 impl Multipart {
     pub(super) fn new(spans: Vec<Span>, length: u64, media_type: Option<&HeaderValue>) -> Self {
         // 64 random bits: no content holds them but by chance.
-        let boundary = format!("peerage-{:016x}", RandomState::new().build_hasher().finish());
+        let boundary = format!("peerage-{:016x}", random());
         let media_type = media_type.and_then(|media_type| media_type.to_str().ok());
         let media_type = media_type.map(|media_type| format!("Content-Type: {media_type}\r\n")).unwrap_or_default();
         let head = |span: &Span| {
