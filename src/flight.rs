@@ -75,7 +75,7 @@ pub(crate) struct Streaming {
     pub(crate) selected: Option<Selected>,
     /// The flight's share of the budget.
     pub(crate) room: Arc<Room>,
-    pub(crate) proof: Proof,
+    pub(crate) proof: Verification,
     /// When the head came.
     pub(crate) came: SystemTime,
 }
@@ -89,7 +89,7 @@ pub(crate) enum Extent {
 
 /// What a flight's body has to prove before it is given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proof {
+pub(crate) enum Verification {
     /// Nothing, or nothing any more.
     None,
     /// That it is what its name says: its end tells.

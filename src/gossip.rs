@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::cluster::membership::{Admission, Following, List, Membership};
 use crate::cluster::seal::Seal;
-use crate::cluster::swim::wire::{PROTOCOL, Refusal};
-use crate::cluster::swim::{Settings, Swim};
+use crate::cluster::swim::wire::{PROTOCOL, Rejection};
+use crate::cluster::swim::{Parameters, Swim};
 use crate::config::ClusterConfig;
 use crate::metrics::{Metrics, Refused};
 
@@ -68,7 +68,7 @@ impl Gossip {
     ) -> Self {
         let secret = config.secret.as_ref().map(|secret| secret.0.as_str());
         let admission = if secret.is_some() { Admission::Heard } else { Admission::Listed };
-        let settings = Settings {
+        let parameters = Parameters {
             probe_interval: config.probe_interval.0,
             probe_timeout: config.probe_timeout.0,
             suspicion: config.suspicion.0,
@@ -78,7 +78,7 @@ impl Gossip {
         let started = u64::try_from(started).unwrap_or_default();
         Self {
             seal: Seal::new(secret),
-            swim: Swim::new(settings, membership.own(), edge, started, seed),
+            swim: Swim::new(parameters, membership.own(), edge, started, seed),
             began: Instant::now(),
             following: membership.follow(admission, config.suspicion.0),
             list: List::default(),
@@ -170,48 +170,48 @@ impl Gossip {
             let now = self.now();
             let taken = match self.seal.open(&buffer[..length]) {
                 Some(datagram) => self.swim.receive(now, datagram),
-                None => Err(Refusal::Seal),
+                None => Err(Rejection::Seal),
             };
-            if let Err(refusal) = taken {
-                self.metrics.refused_datagram(reason(&refusal));
-                self.complain(from, &refusal);
+            if let Err(rejection) = taken {
+                self.metrics.refused_datagram(reason(&rejection));
+                self.complain(from, &rejection);
             }
         }
     }
 
     /// Says what is wrong with a sender, but not for each datagram of it.
-    fn complain(&mut self, from: SocketAddr, refusal: &Refusal) {
+    fn complain(&mut self, from: SocketAddr, rejection: &Rejection) {
         self.complaints.retain(|_, since| since.elapsed() < QUIET);
         if self.complaints.len() >= SENDERS || self.complaints.contains_key(&from) {
             return;
         }
         self.complaints.insert(from, Instant::now());
-        match refusal {
-            Refusal::Seal => tracing::warn!(%from, "gossip refused: its cluster.secret is not this edge's"),
-            Refusal::Version { protocol, placement } => tracing::error!(
+        match rejection {
+            Rejection::Seal => tracing::warn!(%from, "gossip refused: its cluster.secret is not this edge's"),
+            Rejection::Version { protocol, placement } => tracing::error!(
                 %from, protocol, placement, own_protocol = PROTOCOL,
                 "gossip refused: this peer runs a version that cannot be in one cluster with this edge; it stays out"
             ),
-            Refusal::Stranger(peer) => tracing::warn!(
+            Rejection::Stranger(peer) => tracing::warn!(
                 %from, %peer,
                 "gossip refused: this peer is not listed, and without a cluster.secret only those in cluster.peers, or found by cluster.discover, are members"
             ),
-            Refusal::Guest => tracing::warn!(
+            Rejection::Guest => tracing::warn!(
                 %from, own = %self.membership.own(),
                 "gossip refused: others list this edge, and its own list does not; it is no member before cluster.peers, or what cluster.discover finds, names it as cluster.advertise (or cluster.listen) does"
             ),
-            Refusal::Garbage => tracing::warn!(%from, "gossip refused: it makes no sense"),
+            Rejection::Garbage => tracing::warn!(%from, "gossip refused: it makes no sense"),
         }
     }
 }
 
-fn reason(refusal: &Refusal) -> Refused {
-    match refusal {
-        Refusal::Seal => Refused::Seal,
-        Refusal::Version { .. } => Refused::Version,
-        Refusal::Stranger(_) => Refused::Stranger,
-        Refusal::Guest => Refused::Guest,
-        Refusal::Garbage => Refused::Garbage,
+fn reason(rejection: &Rejection) -> Refused {
+    match rejection {
+        Rejection::Seal => Refused::Seal,
+        Rejection::Version { .. } => Refused::Version,
+        Rejection::Stranger(_) => Refused::Stranger,
+        Rejection::Guest => Refused::Guest,
+        Rejection::Garbage => Refused::Garbage,
     }
 }
 

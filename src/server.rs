@@ -352,7 +352,7 @@ pub(crate) fn discovery(config: &Config, own: &str) -> Result<Option<Discovery>,
     let Some(cluster) = &config.cluster else {
         return Ok(None);
     };
-    let source = cluster.source().map_err(StartError::Config)?;
+    let registry = cluster.registry().map_err(StartError::Config)?;
     let nameserver = cluster.nameserver().map_err(StartError::Config)?;
     let settings = Settings {
         refresh: cluster.refresh.0,
@@ -362,7 +362,7 @@ pub(crate) fn discovery(config: &Config, own: &str) -> Result<Option<Discovery>,
         own: own.into(),
         edge: config.edge.name.clone(),
     };
-    Ok(source.map(|source| Discovery::new(source, settings)))
+    Ok(registry.map(|registry| Discovery::new(registry, settings)))
 }
 
 /// Has a finding counted, and a list taken.

@@ -47,7 +47,7 @@ struct State {
     /// Offset behind the last byte that came.
     len: u64,
     end: End,
-    extent: Extent,
+    retention: Retention,
     waiting: Vec<Waker>,
     /// Counts the times that `waiting` was emptied: a reader that waits knows
     /// by it whether its waker is still there.
@@ -68,14 +68,14 @@ enum End {
 }
 
 #[derive(Clone, Copy)]
-enum Extent {
+enum Retention {
     /// Every byte is kept.
     Whole,
     /// At most this many whole pieces are kept; at least [`LEAST_WINDOW`].
     Window(usize),
 }
 
-impl Extent {
+impl Retention {
     /// How far the writer may be ahead of the fastest reader before it appends up to
     /// a piece: never so far that this would push out what that reader still needs.
     fn ahead(self) -> Option<u64> {
@@ -134,7 +134,7 @@ impl State {
     }
 
     fn slide(&mut self) {
-        if let Extent::Window(most) = self.extent {
+        if let Retention::Window(most) = self.retention {
             while self.pieces.len() > most {
                 self.pieces.pop_front();
                 self.base += PIECE as u64;
@@ -161,7 +161,7 @@ impl Growing {
                 fragments: Vec::new(),
                 len: 0,
                 end: End::Open,
-                extent: Extent::Whole,
+                retention: Retention::Whole,
                 waiting: Vec::new(),
                 round: 0,
                 readers: 0,
@@ -199,7 +199,7 @@ impl Growing {
             state.fragments.push((start, merged));
         }
         state.end = End::Complete;
-        if matches!(state.extent, Extent::Whole) {
+        if matches!(state.retention, Retention::Whole) {
             let last = state.fragments.first().map(|(_, last)| last.clone());
             keep(state.pieces.iter().cloned().chain(last).collect());
         }
@@ -224,7 +224,7 @@ impl Growing {
     pub(crate) fn become_window(&self, bytes: u64) {
         let mut state = self.lock();
         let pieces = usize::try_from(bytes).unwrap_or(usize::MAX) / PIECE;
-        state.extent = Extent::Window(pieces.saturating_sub(1).max(LEAST_WINDOW));
+        state.retention = Retention::Window(pieces.saturating_sub(1).max(LEAST_WINDOW));
         state.slide();
     }
 
@@ -232,7 +232,7 @@ impl Growing {
     /// whose fastest reader is far behind. `Err` when a window has no reader left.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.lock();
-        match state.extent.ahead() {
+        match state.retention.ahead() {
             None => Poll::Ready(Ok(())),
             Some(_) if state.readers == 0 => Poll::Ready(Err(Error::Abandoned)),
             Some(ahead) if state.len <= state.fastest + ahead => Poll::Ready(Ok(())),

@@ -15,16 +15,16 @@ use crate::error::Error;
 pub(crate) struct Proof {
     checks: Vec<(Expected, Hashing)>,
     blame: fn(String) -> Error,
-    found: Found,
+    found: ProvenDigests,
 }
 
 /// The digests of a body that has proven to be right: empty until then.
 #[derive(Clone, Default)]
-pub(crate) struct Found(Arc<OnceLock<Digests>>);
+pub(crate) struct ProvenDigests(Arc<OnceLock<Digests>>);
 
 type Digests = Vec<(Algorithm, Vec<u8>)>;
 
-impl Found {
+impl ProvenDigests {
     pub(crate) fn digests(&self) -> &[(Algorithm, Vec<u8>)] {
         self.0.get().map_or(&[], Vec::as_slice)
     }
@@ -38,11 +38,11 @@ impl Proof {
             (expected, hashing)
         };
         let checks: Vec<_> = expected.into_iter().map(check).collect();
-        (!checks.is_empty()).then(|| Self { checks, blame, found: Found::default() })
+        (!checks.is_empty()).then(|| Self { checks, blame, found: ProvenDigests::default() })
     }
 
     /// What will be found.
-    pub(crate) fn found(&self) -> Found {
+    pub(crate) fn found(&self) -> ProvenDigests {
         self.found.clone()
     }
 

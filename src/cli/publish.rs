@@ -17,7 +17,7 @@ use crate::publishing::{self, Asset};
 mod source;
 mod store;
 
-use source::Source;
+use source::SourceFile;
 use store::Store;
 
 /// How many files are read, or sent, at a time.
@@ -89,7 +89,7 @@ impl Publish {
 }
 
 /// Reads every file, and gives it its name.
-async fn name_all(sources: Vec<Source>, progress: &Progress) -> Result<Vec<Asset>, Failure> {
+async fn name_all(sources: Vec<SourceFile>, progress: &Progress) -> Result<Vec<Asset>, Failure> {
     progress.begin("reading", sources.len(), sources.iter().map(|source| source.size).sum());
     let rules = publishing::rules().map_err(io::Error::other)?;
     let named = stream::iter(sources).map(|source| source.name(&rules, progress)).buffered(AT_A_TIME);

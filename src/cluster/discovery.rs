@@ -29,7 +29,7 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where the list of members is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum Registry {
     /// A file with a `host:port` on each line.
     File(PathBuf),
     /// The addresses of a name, each with the same port.
@@ -51,7 +51,7 @@ pub(crate) enum Source {
 
 const FORMS: &str = "one of `file:/etc/peerage/peers`, `dns:edges.example.net:7001`, `srv:_peerage._tcp.example.net`, `etcd:10.0.0.1:2379/peerage/members` is needed";
 
-impl FromStr for Source {
+impl FromStr for Registry {
     type Err = String;
 
     /// # Errors
@@ -74,15 +74,15 @@ impl FromStr for Source {
     }
 }
 
-fn addresses(text: &str) -> Result<Source, String> {
+fn addresses(text: &str) -> Result<Registry, String> {
     let parsed = text.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse().ok()?)));
     match parsed.filter(|(name, port)| is_name(name) && *port > 0) {
-        Some((name, port)) => Ok(Source::Addresses { name: name.to_owned(), port }),
+        Some((name, port)) => Ok(Registry::Addresses { name: name.to_owned(), port }),
         None => Err(format!("`{text}` is not a name with a port, such as `dns:edges.example.net:7001`")),
     }
 }
 
-fn endpoints(text: &str) -> Result<Source, String> {
+fn endpoints(text: &str) -> Result<Registry, String> {
     let example = "such as `etcd:10.0.0.1:2379,10.0.0.2:2379/peerage/members`";
     let (endpoints, prefix) = text.split_once('/').unwrap_or((text, ""));
     let endpoints: Vec<_> = endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
@@ -95,7 +95,7 @@ fn endpoints(text: &str) -> Result<Source, String> {
             "the prefix of the members' keys is missing, too long or not of plain characters; {example}"
         ));
     }
-    Ok(Source::Etcd { endpoints, prefix: format!("/{prefix}") })
+    Ok(Registry::Etcd { endpoints, prefix: format!("/{prefix}") })
 }
 
 /// Whether `text` can be asked for in DNS (RFC 1035 §2.3.4; `_` by RFC 2782).
@@ -108,7 +108,7 @@ fn is_name(text: &str) -> bool {
     bare.len() <= 253 && bare.split('.').all(is_label) && text.parse::<IpAddr>().is_err()
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "file:{}", path.display()),
@@ -119,7 +119,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// How a source is asked.
+/// How a registry is asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// Between two looks; a pause after a failure grows up to it.
@@ -147,15 +147,15 @@ pub(crate) enum Finding<'a> {
     Failed,
 }
 
-/// Follows a source.
+/// Follows a registry.
 pub(crate) struct Discovery {
-    source: Source,
+    registry: Registry,
     settings: Settings,
 }
 
 impl Discovery {
-    pub(crate) fn new(source: Source, settings: Settings) -> Self {
-        Self { source, settings }
+    pub(crate) fn new(registry: Registry, settings: Settings) -> Self {
+        Self { registry, settings }
     }
 
     /// Asks once: who might be a member, sorted, nobody twice.
@@ -165,11 +165,11 @@ impl Discovery {
     pub(crate) async fn find(&self) -> Result<Vec<String>, String> {
         let Settings { nameserver, refresh, .. } = &self.settings;
         let patience = (*refresh).max(LEAST_PATIENCE);
-        let found = match &self.source {
-            Source::File(path) => file::read(path).await?,
-            Source::Addresses { name, port } => dns::addresses(name, *port, *nameserver, patience).await?,
-            Source::Service(name) => dns::service(name, *nameserver, patience).await?,
-            Source::Etcd { endpoints, prefix } => Etcd::new(endpoints, prefix, &self.settings).list().await?,
+        let found = match &self.registry {
+            Registry::File(path) => file::read(path).await?,
+            Registry::Addresses { name, port } => dns::addresses(name, *port, *nameserver, patience).await?,
+            Registry::Service(name) => dns::service(name, *nameserver, patience).await?,
+            Registry::Etcd { endpoints, prefix } => Etcd::new(endpoints, prefix, &self.settings).list().await?,
         };
         checked(found)
     }
@@ -177,9 +177,9 @@ impl Discovery {
     /// Hands each finding to `tell`, until `leave` resolves; an etcd is told then
     /// that this edge has gone.
     pub(crate) async fn run(self, tell: impl FnMut(Finding<'_>) + Send, leave: impl Future<Output = ()>) {
-        let mut told = Told { source: self.source.to_string(), list: Vec::new(), failing: Failing::No, tell };
+        let mut told = Told { source: self.registry.to_string(), list: Vec::new(), failing: Failing::No, tell };
         let mut leave = pin!(leave);
-        if let Source::Etcd { endpoints, prefix } = &self.source {
+        if let Registry::Etcd { endpoints, prefix } = &self.registry {
             let mut etcd = Etcd::new(endpoints, prefix, &self.settings);
             tokio::select! {
                 () = etcd.follow(|found| told.take(found)) => {}
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources() {
+    fn registries() {
         for text in [
             "file:/etc/peerage/peers",
             "file:peers",
@@ -279,9 +279,9 @@ mod tests {
             "etcd:10.0.0.1:2379/peerage/members",
             "etcd:10.0.0.1:2379,[::1]:2379,etcd.example.net:2379/p",
         ] {
-            assert_eq!(text.parse::<Source>().map(|source| source.to_string()), Ok(text.to_owned()));
+            assert_eq!(text.parse::<Registry>().map(|registry| registry.to_string()), Ok(text.to_owned()));
         }
-        let slashes: Source = "etcd:a:1, b:2/p/".parse().unwrap();
+        let slashes: Registry = "etcd:a:1, b:2/p/".parse().unwrap();
         assert_eq!(slashes.to_string(), "etcd:a:1,b:2/p");
         for (text, told) in [
             ("", "file:"),
@@ -300,7 +300,7 @@ mod tests {
             ("etcd:http://10.0.0.1:2379/p", "host:port"),
             ("etcd:a:1,,b:1/p", "host:port"),
         ] {
-            let error = text.parse::<Source>().unwrap_err();
+            let error = text.parse::<Registry>().unwrap_err();
             assert!(error.contains(told) && !error.contains('\n'), "{text}: {error}");
         }
     }
@@ -344,14 +344,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_displayed_parses(text in "(file:[a-z/]{1,9}|dns:[a-z_.]{1,9}:[0-9]{1,6}|srv:[a-z_.-]{0,9}|etcd:([a-z0-9.]{1,3}:[0-9]{1,3},?){1,3}/[a-z/]{0,5})") {
-            if let Ok(source) = text.parse::<Source>() {
-                prop_assert_eq!(source.to_string().parse(), Ok(source));
+            if let Ok(registry) = text.parse::<Registry>() {
+                prop_assert_eq!(registry.to_string().parse(), Ok(registry));
             }
         }
 
         #[test]
         fn no_text_panics(text in "((file|dns|srv|etcd):)?.{0,30}") {
-            let _ = text.parse::<Source>();
+            let _ = text.parse::<Registry>();
             let _ = checked([text]);
         }
     }

@@ -26,7 +26,7 @@ use rand::rngs::SmallRng;
 use super::membership::Admission;
 use super::view::{Known, State};
 use identity::{Identity, Role};
-use wire::{PAYLOAD, Refusal};
+use wire::{PAYLOAD, Rejection};
 
 mod identity;
 mod sifting;
@@ -47,7 +47,7 @@ const MOURNING: Duration = Duration::from_hours(1);
 
 /// How this edge takes part.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub(crate) struct Parameters {
     /// Between two probes by one member.
     pub(crate) probe_interval: Duration,
     /// How long a probe's answer is waited for before others are asked to probe.
@@ -70,7 +70,7 @@ pub(crate) struct Outgoing {
 /// See the module.
 pub(crate) struct Swim {
     foca: Foca<Identity, PostcardCodec, SmallRng, NoCustomBroadcast>,
-    settings: Settings,
+    parameters: Parameters,
     /// When it was made, in milliseconds of its clock.
     started: u64,
     listed: BTreeSet<Address>,
@@ -134,12 +134,12 @@ impl Runtime<Identity> for &mut Effects {
 impl Swim {
     /// The edge `name`, whose address is `own`. `started` grows from each start
     /// of it to the next; `seed` makes its choices its own.
-    pub(crate) fn new(settings: Settings, own: &str, name: &str, started: u64, seed: u64) -> Self {
+    pub(crate) fn new(parameters: Parameters, own: &str, name: &str, started: u64, seed: u64) -> Self {
         let identity = Identity::new(own, name, started);
-        let foca = Foca::new(identity, rules(&settings), SmallRng::seed_from_u64(seed), PostcardCodec);
+        let foca = Foca::new(identity, rules(&parameters), SmallRng::seed_from_u64(seed), PostcardCodec);
         let mut swim = Self {
             foca,
-            settings,
+            parameters,
             started,
             listed: BTreeSet::new(),
             awaited: BTreeSet::new(),
@@ -172,7 +172,7 @@ impl Swim {
         let own = &self.foca.identity().address;
         let new: Vec<_> = self.listed.iter().filter(|name| *name != own && !known.contains(name)).cloned().collect();
         for name in new {
-            self.schedule(now + self.settings.suspicion, Job::GiveUp(Arc::clone(&name)));
+            self.schedule(now + self.parameters.suspicion, Job::GiveUp(Arc::clone(&name)));
             self.awaited.insert(name);
         }
         self.taken = None;
@@ -182,18 +182,18 @@ impl Swim {
     }
 
     /// Takes a datagram.
-    pub(crate) fn receive(&mut self, now: Duration, datagram: &[u8]) -> Result<(), Refusal> {
+    pub(crate) fn receive(&mut self, now: Duration, datagram: &[u8]) -> Result<(), Rejection> {
         let (digest, payload) = wire::unpack(datagram)?;
         let (Header { src, dst, .. }, payload) = self.sift(now, payload)?;
         if self.is_guest() {
-            return Err(Refusal::Guest);
+            return Err(Rejection::Guest);
         }
         if dst.address == self.foca.identity().address && dst.bump > self.foca.identity().bump {
             // It has met this edge under a later bump: the clock has been set back since.
             self.rename(now, self.foca.identity().after(dst.bump));
         }
         let handled = self.run(now, |foca, effects| foca.handle_data(&payload, effects));
-        handled.map_err(|_| Refusal::Garbage)?;
+        handled.map_err(|_| Rejection::Garbage)?;
         if self.foca.iter_membership_state().any(|member| member.id().address == src.address) {
             self.awaited.remove(&src.address);
         }
@@ -202,7 +202,7 @@ impl Swim {
         if digest != self.digest && now >= self.next_telling {
             // The more there is to tell, the longer the pause: gossip has told most of it.
             let pause = self.foca.num_members().div_ceil(TOLD_AT_ONCE).max(1);
-            self.next_telling = now + self.settings.probe_interval * u32::try_from(pause).unwrap_or(u32::MAX);
+            self.next_telling = now + self.parameters.probe_interval * u32::try_from(pause).unwrap_or(u32::MAX);
             self.tell_all(&src);
         }
         Ok(())
@@ -217,10 +217,10 @@ impl Swim {
         let Some(member) = known.filter(|_| !self.doubted.contains_key(name)).cloned() else {
             return;
         };
-        self.doubted.insert(name.into(), now + self.settings.suspicion);
+        self.doubted.insert(name.into(), now + self.parameters.suspicion);
         let suspect = Member::new(member.id().clone(), member.incarnation(), foca::State::Suspect);
         self.apply(now, suspect.clone());
-        let patience = (self.settings.suspicion / 3).max(self.settings.probe_timeout * 3);
+        let patience = (self.parameters.suspicion / 3).max(self.parameters.probe_timeout * 3);
         self.suspect(now, &suspect, patience);
         self.refresh();
     }
@@ -284,7 +284,7 @@ impl Swim {
     }
 
     fn admits(&self, address: &str) -> bool {
-        self.settings.admission == Admission::Heard || self.listed.contains(address)
+        self.parameters.admission == Admission::Heard || self.listed.contains(address)
     }
 
     /// Whether this edge is no member: those that are would not answer it. It
@@ -354,8 +354,8 @@ impl Swim {
             Job::Challenge(_) | Job::Condemn(_) if self.is_guest() => {}
             Job::Challenge(suspect) => self.challenge(now, suspect),
             // This edge was frozen itself, and may not have heard an objection.
-            Job::Condemn(suspect) if now > due + self.settings.probe_interval => {
-                self.schedule(now + self.settings.suspicion, Job::Condemn(suspect));
+            Job::Condemn(suspect) if now > due + self.parameters.probe_interval => {
+                self.schedule(now + self.parameters.suspicion, Job::Condemn(suspect));
             }
             Job::Condemn(suspect) => {
                 self.apply(now, Member::new(suspect.id().clone(), suspect.incarnation(), foca::State::Down));
@@ -414,7 +414,7 @@ impl Swim {
         let suspects: Vec<_> =
             self.foca.iter_members().filter(|member| member.state() == foca::State::Suspect).cloned().collect();
         for suspect in suspects {
-            self.suspect(now, &suspect, self.settings.suspicion);
+            self.suspect(now, &suspect, self.parameters.suspicion);
         }
     }
 }
@@ -430,19 +430,19 @@ fn state(member: &Member<Identity>) -> State {
 
 /// foca's part of the rules; its own ways to meet those who are down do not
 /// reach those who were never met, so they stay off.
-fn rules(settings: &Settings) -> foca::Config {
+fn rules(parameters: &Parameters) -> foca::Config {
     let some = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
     foca::Config {
-        probe_period: settings.probe_interval,
-        probe_rtt: settings.probe_timeout,
+        probe_period: parameters.probe_interval,
+        probe_rtt: parameters.probe_timeout,
         num_indirect_probes: some(FANOUT),
         max_transmissions: NonZeroU8::new(TELLINGS).unwrap_or(NonZeroU8::MIN),
-        suspect_to_down_after: settings.suspicion,
+        suspect_to_down_after: parameters.suspicion,
         remove_down_after: Some(MOURNING),
         max_packet_size: some(PAYLOAD),
         notify_down_members: true,
         periodic_announce: None,
         periodic_announce_to_down_members: None,
-        periodic_gossip: Some(foca::PeriodicParams { frequency: settings.probe_timeout, num_members: some(FANOUT) }),
+        periodic_gossip: Some(foca::PeriodicParams { frequency: parameters.probe_timeout, num_members: some(FANOUT) }),
     }
 }

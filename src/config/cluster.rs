@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bounds::{some_time, within};
 use super::values::{self, Period, Secret, loopback, millis, secs};
-use crate::cluster::discovery::Source;
+use crate::cluster::discovery::Registry;
 use crate::cluster::is_address;
 
 /// `[cluster]`
@@ -103,7 +103,7 @@ impl ClusterConfig {
                 self.listen
             ));
         }
-        self.source()?;
+        self.registry()?;
         self.nameserver()?;
         within("cluster.refresh", self.refresh, millis(100)..=secs(3600))?;
         within("cluster.lease", self.lease, secs(2)..=secs(600))?;
@@ -112,9 +112,9 @@ impl ClusterConfig {
     }
 
     /// Where the members are found, if not in `peers`.
-    pub(crate) fn source(&self) -> Result<Option<Source>, String> {
-        let source = self.discover.as_deref().map(str::parse).transpose();
-        source.map_err(|error| format!("cluster.discover: {error}"))
+    pub(crate) fn registry(&self) -> Result<Option<Registry>, String> {
+        let registry = self.discover.as_deref().map(str::parse).transpose();
+        registry.map_err(|error| format!("cluster.discover: {error}"))
     }
 
     /// The nameserver to ask, if not the system's.

@@ -7,14 +7,14 @@ use std::time::SystemTime;
 use http::header::{AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, VIA};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::select::{Extent, condition, select};
+use super::select::{Selection, condition, select};
 use super::share::{Part, Shared, served};
 use super::{Answer, Ask, Edge};
 use crate::access::{From, Record};
 use crate::body::growing::Reader;
 use crate::body::{Body, Given};
 use crate::error::Error;
-use crate::flight::{self, Kept, Proof, Provider, Reused, Streaming, Why};
+use crate::flight::{Extent, Kept, Provider, Reused, Streaming, Verification, Why};
 use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::metrics::{Served, Source};
@@ -67,15 +67,15 @@ impl Edge {
     fn give(&self, ask: &Ask, now: SystemTime, stored: &Stored, status: CacheStatus) -> Response<Body> {
         let facts = &stored.facts;
         let status = CacheStatus { ttl: facts.ttl(now), ..status };
-        let (mut response, extent) = select(ask, facts.status, Some(stored.body.len()), stored.fields.unpack());
+        let (mut response, selection) = select(ask, facts.status, Some(stored.body.len()), stored.fields.unpack());
         response.headers_mut().insert(AGE, number(facts.age(now).as_secs()));
         response.headers_mut().insert(CACHE_STATUS, self.status(&status));
         let len = stored.body.len();
-        *response.body_mut() = match extent {
-            Extent::Nothing => Body::empty(),
-            Extent::Whole => Body::held(Arc::clone(&stored.body), 0, len),
-            Extent::Part(Span { first, end }) => Body::held(Arc::clone(&stored.body), first, end),
-            Extent::Parts(multipart) => {
+        *response.body_mut() = match selection {
+            Selection::Nothing => Body::empty(),
+            Selection::Whole => Body::held(Arc::clone(&stored.body), 0, len),
+            Selection::Part(Span { first, end }) => Body::held(Arc::clone(&stored.body), first, end),
+            Selection::Parts(multipart) => {
                 multipart.body(|Span { first, end }| Body::held(Arc::clone(&stored.body), first, end))
             }
         };
@@ -84,7 +84,7 @@ impl Edge {
 
     pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
         let Shared { reader, streaming, order, own } = shared;
-        let Streaming { head, provider, kept, extent: held, room, proof, .. } = streaming;
+        let Streaming { head, provider, kept, extent, room, proof, .. } = streaming;
         let status = CacheStatus {
             handled,
             collapsed: part == Part::Follower,
@@ -92,7 +92,7 @@ impl Edge {
             detail: if let Kept::Shared(refusal) = kept { Some(refusal.name()) } else { None },
             ..CacheStatus::default()
         };
-        let (mut response, extent) = select(ask, head.facts.status, head.length, head.headers.clone());
+        let (mut response, selection) = select(ask, head.facts.status, head.length, head.headers.clone());
         let age = head.facts.age(SystemTime::now()).as_secs();
         if age > 0 {
             response.headers_mut().insert(AGE, number(age));
@@ -104,22 +104,22 @@ impl Edge {
             response.headers_mut().extend(own);
         }
         // A body of known length is held whole, unless it was a window from the first.
-        let may_lose = held == flight::Extent::Window || head.length.is_none();
+        let may_lose = extent == Extent::Window || head.length.is_none();
         let resume = may_lose.then(|| self.resume(ask.key.detached(), Arc::clone(&head), order));
         let growing = reader.body();
         let read = |mut reader: Reader, first, end| {
-            if proof == Proof::AtEnd && end != head.length {
+            if proof == Verification::AtEnd && end != head.length {
                 reader.await_end();
             }
             reader.narrow(first, end);
-            let given = (may_lose && proof == Proof::AtEnd).then(Given::nothing);
+            let given = (may_lose && proof == Verification::AtEnd).then(Given::nothing);
             Body::flight(reader, Arc::clone(&room), resume.clone(), given)
         };
-        *response.body_mut() = match extent {
-            Extent::Nothing => Body::empty(),
-            Extent::Whole => read(reader, 0, head.length),
-            Extent::Part(Span { first, end }) => read(reader, first, Some(end)),
-            Extent::Parts(multipart) => {
+        *response.body_mut() = match selection {
+            Selection::Nothing => Body::empty(),
+            Selection::Whole => read(reader, 0, head.length),
+            Selection::Part(Span { first, end }) => read(reader, first, Some(end)),
+            Selection::Parts(multipart) => {
                 multipart.body(|Span { first, end }| read(Reader::new(Arc::clone(&growing)), first, Some(end)))
             }
         };
@@ -137,7 +137,7 @@ impl Edge {
     ) -> Answer {
         let status = CacheStatus { handled, detail: Some(refusal.name()), ..CacheStatus::default() };
         // The fill left out the client's conditions, so they are applied here.
-        if response.status() == StatusCode::OK && matches!(condition(ask, None, &mut response), Extent::Nothing) {
+        if response.status() == StatusCode::OK && matches!(condition(ask, None, &mut response), Selection::Nothing) {
             *response.body_mut() = Body::empty();
         }
         let response = self.relay(ask, response, &status);

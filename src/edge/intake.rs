@@ -12,11 +12,11 @@ use super::Edge;
 use super::asking::asked;
 use super::fill::{Order, tier};
 use crate::body::growing::PIECE;
-use crate::body::proven::Found;
+use crate::body::proven::ProvenDigests;
 use crate::body::{Body, Room, next_data};
 use crate::error::{Error, Fault};
 use crate::fields::Fields;
-use crate::flight::{Extent, Kept, Lead, Proof, Provider, Selected, Streaming};
+use crate::flight::{Extent, Kept, Lead, Provider, Selected, Streaming, Verification};
 use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::metrics::Fetched;
@@ -44,7 +44,7 @@ pub(super) struct Intake {
     /// Since when nobody wants it.
     pub(super) alone_since: Option<Instant>,
     /// What its body has proven to be, if it has to prove anything.
-    pub(super) found: Option<Found>,
+    pub(super) found: Option<ProvenDigests>,
 }
 
 /// Whether a body has come from more than one source.
@@ -127,20 +127,27 @@ impl Edge {
     }
 
     /// Notes what the failure of a body that `provider` began means for later requests.
-    fn note_failure(self: &Arc<Self>, lead: &Lead, provider: &Provider, proof: Proof, mixed: Mixed, error: &Error) {
+    fn note_failure(
+        self: &Arc<Self>,
+        lead: &Lead,
+        provider: &Provider,
+        proof: Verification,
+        mixed: Mixed,
+        error: &Error,
+    ) {
         let of_one = mixed == Mixed::No;
         if matches!(error, Error::OriginWrong(_)) && of_one && lead.credentials() == Credentials::None {
             self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
         }
         match (provider, proof) {
-            (Provider::Peer(peer), Proof::None) if error.fault() == Fault::Peer => self.hears_part(peer),
-            (provider, Proof::AtEnd) if of_one => self.distrust(provider, lead.key(), error),
+            (Provider::Peer(peer), Verification::None) if error.fault() == Fault::Peer => self.hears_part(peer),
+            (provider, Verification::AtEnd) if of_one => self.distrust(provider, lead.key(), error),
             // Which of the sources was wrong cannot be told: others are asked next, and
             // nobody is told to drop its copy.
-            (Provider::Peer(peer), Proof::AtEnd) => {
+            (Provider::Peer(peer), Verification::AtEnd) => {
                 self.memory.doubt(peer, lead.key(), self.policy.load().wrong);
             }
-            (_, Proof::None) | (Provider::Origin, Proof::AtEnd) => {}
+            (_, Verification::None) | (Provider::Origin, Verification::AtEnd) => {}
         }
     }
 
@@ -250,17 +257,17 @@ impl Edge {
 
 impl Intake {
     /// What its body has still to prove.
-    pub(super) fn proof(&self) -> Proof {
+    pub(super) fn proof(&self) -> Verification {
         match &self.found {
-            Some(found) if found.digests().is_empty() => Proof::AtEnd,
-            _ => Proof::None,
+            Some(found) if found.digests().is_empty() => Verification::AtEnd,
+            _ => Verification::None,
         }
     }
 
     /// Notes in the head what its body has proven to be.
     pub(super) fn certify(&mut self) {
         let found = self.found.as_ref().filter(|_| self.head.facts.status == StatusCode::OK);
-        let digests = found.map_or(&[][..], Found::digests);
+        let digests = found.map_or(&[][..], ProvenDigests::digests);
         let digest = digests.iter().find_map(|(algorithm, digest)| digest_fields::repr_digest(*algorithm, digest));
         let Some(digest) = digest else {
             return;

@@ -17,7 +17,7 @@ use crate::body::growing::Reader;
 use crate::body::proven::Proof;
 use crate::body::{Body, Place, Resume};
 use crate::error::Error;
-use crate::flight::{self, Extent, Flight, Lead, Outcome, Provider, Reach, Streaming};
+use crate::flight::{Extent, Flight, Lead, Outcome, Provider, Reach, Streaming, Verification};
 use crate::key::AssetKey;
 use crate::memory::Found;
 use crate::metrics::Fetched;
@@ -88,7 +88,7 @@ impl Edge {
         broken: Body,
     ) -> Option<(Option<Provider>, Body)> {
         let (expected, proof) = (intake.proof(), broken.into_proof());
-        if !Self::can_go_on(order, intake, expected) || expected == flight::Proof::AtEnd && proof.is_none() {
+        if !Self::can_go_on(order, intake, expected) || expected == Verification::AtEnd && proof.is_none() {
             return None;
         }
         let tag = strong_tag(&intake.head.headers).filter(|_| proof.is_none());
@@ -149,8 +149,8 @@ impl Edge {
 
     /// Whether another source's bytes are sure to be of the same asset: its name
     /// proves that, or a strong validator tells, or none have come yet.
-    pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: flight::Proof) -> bool {
-        let sure = proof == flight::Proof::AtEnd || strong_tag(&intake.head.headers).is_some() || intake.came == 0;
+    pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: Verification) -> bool {
+        let sure = proof == Verification::AtEnd || strong_tag(&intake.head.headers).is_some() || intake.came == 0;
         sure && order.name == Name::Immutable && intake.head.length.is_some()
     }
 

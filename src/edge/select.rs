@@ -15,7 +15,7 @@ use crate::semantics::manner::Manner;
 use crate::semantics::range::{self, Ranged, Span};
 
 /// How much of a response a request gets.
-pub(super) enum Extent {
+pub(super) enum Selection {
     Whole,
     Part(Span),
     /// As multipart/byteranges.
@@ -29,31 +29,31 @@ pub(super) fn select(
     status: StatusCode,
     length: Option<u64>,
     headers: HeaderMap,
-) -> (Response<Body>, Extent) {
+) -> (Response<Body>, Selection) {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     if ask.manner == Manner::Plain {
-        let extent = if ask.method == Method::HEAD { Extent::Nothing } else { Extent::Whole };
-        return (response, extent);
+        let selection = if ask.method == Method::HEAD { Selection::Nothing } else { Selection::Whole };
+        return (response, selection);
     }
     if ask.headers.contains_key(WANT_REPR_DIGEST)
         && response.headers().get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&ask.headers, digest))
     {
         response.headers_mut().remove(REPR_DIGEST);
     }
-    let extent = if status == StatusCode::OK { condition(ask, length, &mut response) } else { Extent::Whole };
-    if !matches!(extent, Extent::Whole) {
+    let selection = if status == StatusCode::OK { condition(ask, length, &mut response) } else { Selection::Whole };
+    if !matches!(selection, Selection::Whole) {
         // It is of all of the content (RFC 9530 §2).
         response.headers_mut().remove(CONTENT_DIGEST);
     }
-    match extent {
-        _ if ask.method == Method::HEAD => (response, Extent::Nothing),
-        extent => (response, extent),
+    match selection {
+        _ if ask.method == Method::HEAD => (response, Selection::Nothing),
+        selection => (response, selection),
     }
 }
 
-pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<Body>) -> Extent {
+pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<Body>) -> Selection {
     match conditional::evaluate(&ask.headers, response.headers()) {
         Precondition::Proceed => {}
         Precondition::NotModified => {
@@ -62,38 +62,38 @@ pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<
             for field in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, TRANSFER_ENCODING] {
                 response.headers_mut().remove(field);
             }
-            return Extent::Nothing;
+            return Selection::Nothing;
         }
         Precondition::Failed => {
             *response.status_mut() = StatusCode::PRECONDITION_FAILED;
             empty(response.headers_mut());
-            return Extent::Nothing;
+            return Selection::Nothing;
         }
     }
     let Some(length) = length.filter(|_| ask.method == Method::GET) else {
-        return Extent::Whole;
+        return Selection::Whole;
     };
     match range::evaluate(&ask.headers, response.headers(), length) {
-        Ranged::Whole => Extent::Whole,
+        Ranged::Whole => Selection::Whole,
         Ranged::Part(span) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             let headers = response.headers_mut();
             headers.insert(CONTENT_LENGTH, (span.end - span.first).into());
             headers.insert(CONTENT_RANGE, text(content_range(span, length)));
-            Extent::Part(span)
+            Selection::Part(span)
         }
         Ranged::Parts(spans) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             let multipart = Multipart::new(spans, length, response.headers().get(CONTENT_TYPE));
             response.headers_mut().insert(CONTENT_LENGTH, multipart.len().into());
             response.headers_mut().insert(CONTENT_TYPE, multipart.media_type());
-            Extent::Parts(multipart)
+            Selection::Parts(multipart)
         }
         Ranged::Unsatisfiable => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             empty(response.headers_mut());
             response.headers_mut().insert(CONTENT_RANGE, text(format!("bytes */{length}")));
-            Extent::Nothing
+            Selection::Nothing
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::naming::Rule;
 use crate::publishing::{self, Asset, DIGEST};
 
 /// A file that has no name by its contents yet.
-pub(super) struct Source {
+pub(super) struct SourceFile {
     path: PathBuf,
     /// Below the folder that is published.
     given: String,
@@ -28,8 +28,8 @@ pub(super) struct Source {
 
 /// All that a folder holds.
 #[derive(Default)]
-pub(super) struct Found {
-    pub(super) sources: Vec<Source>,
+pub(super) struct Listing {
+    pub(super) sources: Vec<SourceFile>,
     /// Names, and why nothing is published of them.
     pub(super) skipped: Vec<(String, &'static str)>,
 }
@@ -44,13 +44,13 @@ pub(super) fn root(folder: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The files below `root`, in the order of their names.
-pub(super) fn find(root: &Path) -> Result<Found, Failure> {
-    let mut found = Found::default();
+pub(super) fn find(root: &Path) -> Result<Listing, Failure> {
+    let mut found = Listing::default();
     walk(root, root, &mut found)?;
     Ok(found)
 }
 
-fn walk(root: &Path, folder: &Path, found: &mut Found) -> Result<(), Failure> {
+fn walk(root: &Path, folder: &Path, found: &mut Listing) -> Result<(), Failure> {
     let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.map_err(|error| unreadable(folder, &error))?;
     entries.sort_by_key(DirEntry::file_name);
@@ -64,7 +64,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Found) -> Result<(), Failure> {
                 let given = below.to_str().ok_or_else(|| {
                     Failure::Usage(format!("{}: its name is not UTF-8, as a manifest's must be", path.display()))
                 })?;
-                found.sources.push(Source { given: given.to_owned(), path: file, size });
+                found.sources.push(SourceFile { given: given.to_owned(), path: file, size });
             }
         }
     }
@@ -111,7 +111,7 @@ fn linked(root: &Path, link: &Path) -> Kind {
     }
 }
 
-impl Source {
+impl SourceFile {
     /// Reads it, and names it by what it holds.
     pub(super) async fn name(self, rules: &[Rule], progress: &Progress) -> Result<Asset, Failure> {
         let file = File::open(&self.path).await.map_err(|error| unreadable(&self.path, &error))?;

@@ -9,7 +9,7 @@ use foca::{Codec, Header, Member, Message, PostcardCodec};
 
 use super::Swim;
 use super::identity::Identity;
-use super::wire::Refusal;
+use super::wire::Rejection;
 
 /// How far ahead of this edge's clock another's may be: a hundred years in milliseconds,
 /// for some clocks begin with 1970.
@@ -22,9 +22,9 @@ impl Swim {
         &self,
         now: Duration,
         payload: &'a [u8],
-    ) -> Result<(Header<Identity>, Cow<'a, [u8]>), Refusal> {
+    ) -> Result<(Header<Identity>, Cow<'a, [u8]>), Rejection> {
         let mut rest = payload;
-        let header: Header<Identity> = PostcardCodec.decode_header(&mut rest).map_err(|_| Refusal::Garbage)?;
+        let header: Header<Identity> = PostcardCodec.decode_header(&mut rest).map_err(|_| Rejection::Garbage)?;
         let third = match &header.message {
             Message::PingReq { target: third, .. }
             | Message::IndirectPing { origin: third, .. }
@@ -34,11 +34,11 @@ impl Swim {
         };
         for named in [&header.src].into_iter().chain(third) {
             if !self.admits(&named.address) {
-                return Err(Refusal::Stranger(Arc::clone(&named.address)));
+                return Err(Rejection::Stranger(Arc::clone(&named.address)));
             }
         }
         if [&header.src, &header.dst].into_iter().chain(third).any(|named| !self.is_of_this_age(now, named)) {
-            return Err(Refusal::Garbage);
+            return Err(Rejection::Garbage);
         }
         let head = payload.len() - rest.len();
         let count = rest.try_get_u16().unwrap_or_default();
@@ -46,7 +46,7 @@ impl Swim {
         kept.put_u16(0);
         for _ in 0..count {
             let before = rest;
-            let member: Member<Identity> = PostcardCodec.decode_member(&mut rest).map_err(|_| Refusal::Garbage)?;
+            let member: Member<Identity> = PostcardCodec.decode_member(&mut rest).map_err(|_| Rejection::Garbage)?;
             if self.is_worth_hearing(&member) && self.is_of_this_age(now, member.id()) {
                 kept.extend_from_slice(&before[..before.len() - rest.len()]);
                 all += 1;

@@ -10,7 +10,7 @@ use rand::RngExt;
 use super::*;
 use crate::cluster::ring::Ring;
 
-const SETTINGS: Settings = Settings {
+const PARAMETERS: Parameters = Parameters {
     probe_interval: Duration::from_millis(250),
     probe_timeout: Duration::from_millis(100),
     suspicion: Duration::from_millis(1500),
@@ -133,8 +133,8 @@ impl World {
     fn fresh(&self, place: usize) -> Node {
         let started = u64::try_from(self.now.as_millis()).unwrap();
         let seed = self.seed.wrapping_mul(31).wrapping_add(place as u64).wrapping_add(started);
-        let settings = Settings { admission: self.admission, ..SETTINGS };
-        let swim = Swim::new(settings, &address(place), "edge", started, seed);
+        let parameters = Parameters { admission: self.admission, ..PARAMETERS };
+        let swim = Swim::new(parameters, &address(place), "edge", started, seed);
         Node { swim, health: Health::Well, inbox: Vec::new(), view: Vec::new(), side: 0 }
     }
 
@@ -238,7 +238,7 @@ impl World {
         match self.nodes[to].health {
             Health::Well => self.act(to, |swim| {
                 let received = swim.receive(now, &datagram);
-                assert!(matches!(received, Ok(()) | Err(Refusal::Stranger(_) | Refusal::Guest)), "{received:?}");
+                assert!(matches!(received, Ok(()) | Err(Rejection::Stranger(_) | Rejection::Guest)), "{received:?}");
             }),
             Health::Frozen if self.nodes[to].inbox.len() < INBOX => self.nodes[to].inbox.push(datagram),
             Health::Frozen | Health::Gone => {}
@@ -398,7 +398,7 @@ fn a_clock_that_was_set_back_keeps_nobody_out() {
     world.start(&[0, 1]);
     world.start(&[0, 1]);
     world.agrees_within(seconds(1.0));
-    world.nodes[1].swim = Swim::new(SETTINGS, &address(1), "edge", 7, tale.0);
+    world.nodes[1].swim = Swim::new(PARAMETERS, &address(1), "edge", 7, tale.0);
     world.list(1, &[0, 1]);
     world.agrees_within(seconds(5.0));
 }
@@ -452,10 +452,10 @@ fn nobody_is_said_to_be_later_than_all_time() {
         (Identity::unknown(&address(1)), late(&own.address), vec![], false),
         (late(&address(1)), own.clone(), vec![], false),
     ] {
-        let liar = Swim::new(SETTINGS, &src.address, "edge", src.bump, 7);
+        let liar = Swim::new(PARAMETERS, &src.address, "edge", src.bump, 7);
         let (payload, _) = liar.datagram(&dst, Message::Gossip, &about);
         let taken = world.nodes[0].swim.receive(seconds(1.0), &wire::pack(0, &payload));
-        assert_eq!(taken, if good { Ok(()) } else { Err(Refusal::Garbage) });
+        assert_eq!(taken, if good { Ok(()) } else { Err(Rejection::Garbage) });
         assert_eq!(world.nodes[0].swim.foca.identity().bump, own.bump);
     }
 }

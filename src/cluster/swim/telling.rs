@@ -19,7 +19,7 @@ impl Swim {
     pub(super) fn challenge(&mut self, now: Duration, suspect: Member<Identity>) {
         let (payload, _) = self.datagram(suspect.id(), Message::Ping(0), std::slice::from_ref(&suspect));
         self.outgoing.push((Arc::clone(&suspect.id().address), payload));
-        self.schedule(now + self.settings.probe_timeout, Job::Challenge(suspect));
+        self.schedule(now + self.parameters.probe_timeout, Job::Challenge(suspect));
     }
 
     /// Tells `to` all that is known.
@@ -74,7 +74,7 @@ impl Swim {
     }
 
     pub(super) fn knock(&mut self, now: Duration) {
-        self.schedule(now + self.settings.probe_interval, Job::Knock);
+        self.schedule(now + self.parameters.probe_interval, Job::Knock);
         if self.is_guest() {
             return;
         }

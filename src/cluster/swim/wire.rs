@@ -15,7 +15,7 @@ pub(super) const PAYLOAD: usize = 1200 - HEAD;
 
 /// Why a datagram was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum Rejection {
     /// It does not know the secret.
     Seal,
     /// Its sender follows another protocol, or places keys in another way: in
@@ -45,15 +45,15 @@ pub(super) fn pack(digest: u64, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The sender's digest, and what foca said.
-pub(super) fn unpack(datagram: &[u8]) -> Result<(u64, &[u8]), Refusal> {
-    let rest = datagram.strip_prefix(MARK).ok_or(Refusal::Garbage)?;
-    let (&[protocol], rest) = rest.split_first_chunk().ok_or(Refusal::Garbage)?;
-    let (placement, rest) = rest.split_first_chunk().ok_or(Refusal::Garbage)?;
+pub(super) fn unpack(datagram: &[u8]) -> Result<(u64, &[u8]), Rejection> {
+    let rest = datagram.strip_prefix(MARK).ok_or(Rejection::Garbage)?;
+    let (&[protocol], rest) = rest.split_first_chunk().ok_or(Rejection::Garbage)?;
+    let (placement, rest) = rest.split_first_chunk().ok_or(Rejection::Garbage)?;
     let placement = u64::from_le_bytes(*placement);
     if (protocol, placement) != (PROTOCOL, PLACEMENT_VERSION) {
-        return Err(Refusal::Version { protocol, placement });
+        return Err(Rejection::Version { protocol, placement });
     }
-    let (digest, payload) = rest.split_first_chunk().ok_or(Refusal::Garbage)?;
+    let (digest, payload) = rest.split_first_chunk().ok_or(Rejection::Garbage)?;
     Ok((u64::from_le_bytes(*digest), payload))
 }
 
@@ -65,17 +65,17 @@ mod tests {
     fn what_is_packed_comes_out_and_other_versions_do_not() {
         let datagram = pack(7, b"said");
         assert_eq!(unpack(&datagram), Ok((7, &b"said"[..])));
-        for (at, refusal) in [
-            (0, Refusal::Garbage),
-            (4, Refusal::Version { protocol: PROTOCOL ^ 1, placement: PLACEMENT_VERSION }),
-            (5, Refusal::Version { protocol: PROTOCOL, placement: PLACEMENT_VERSION ^ 1 }),
+        for (at, rejection) in [
+            (0, Rejection::Garbage),
+            (4, Rejection::Version { protocol: PROTOCOL ^ 1, placement: PLACEMENT_VERSION }),
+            (5, Rejection::Version { protocol: PROTOCOL, placement: PLACEMENT_VERSION ^ 1 }),
         ] {
             let mut other = datagram.clone();
             other[at] ^= 1;
-            assert_eq!(unpack(&other), Err(refusal));
+            assert_eq!(unpack(&other), Err(rejection));
         }
         for end in 0..HEAD {
-            assert_eq!(unpack(&datagram[..end]), Err(Refusal::Garbage));
+            assert_eq!(unpack(&datagram[..end]), Err(Rejection::Garbage));
         }
     }
 }
