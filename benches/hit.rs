@@ -6,9 +6,9 @@
 //! connections on loopback.
 
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,10 +17,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-use spent::spent;
+use child::Child;
 
 #[path = "shared/bare.rs"]
 mod bare;
+#[path = "shared/child.rs"]
+mod child;
 #[path = "shared/spent.rs"]
 mod spent;
 
@@ -79,22 +81,10 @@ struct Target {
 
 impl Target {
     fn start(name: &str) -> Self {
-        let program = std::env::current_exe().unwrap();
-        let mut child = Command::new(program).args(["--serve", name]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { child, address: line.trim().parse().unwrap() }
-    }
-
-    fn cpu(&self) -> Duration {
-        spent(self.child.id())
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--serve", name]);
+        let (child, address) = Child::start(command);
+        Self { child, address: address.parse().unwrap() }
     }
 }
 
@@ -138,7 +128,7 @@ fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {
 /// CPU microseconds of the server for each request of one round.
 #[allow(clippy::cast_precision_loss)] // counts are far below 2^52
 fn cost(clients: &Runtime, target: &Target, size: usize) -> f64 {
-    let before = target.cpu();
+    let before = target.child.cpu();
     let requests = clients.block_on(async {
         let until = Instant::now() + ROUND;
         let tasks: Vec<_> = (0..CONNECTIONS).map(|_| tokio::spawn(ask(target.address, size, until))).collect();
@@ -148,7 +138,7 @@ fn cost(clients: &Runtime, target: &Target, size: usize) -> f64 {
         }
         requests
     });
-    target.cpu().saturating_sub(before).as_secs_f64() * 1e6 / requests as f64
+    target.child.cpu().saturating_sub(before).as_secs_f64() * 1e6 / requests as f64
 }
 
 /// Asks over one connection until the time is up; how often.

@@ -10,10 +10,9 @@
 
 #![allow(clippy::cast_precision_loss)] // counts are far below 2^52
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,8 +23,10 @@ use peerage::{Body, Config, Error, Origin, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use spent::spent;
+use child::Child;
 
+#[path = "../shared/child.rs"]
+mod child;
 #[path = "../shared/spent.rs"]
 mod spent;
 
@@ -117,11 +118,9 @@ struct Edge {
 impl Edge {
     fn start(setting: Option<(&str, &str)>, memory: u64, fields: usize) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--serve", &memory.to_string(), &fields.to_string()]).envs(setting).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let (clients, admin) = line.trim().split_once(' ').unwrap();
+        command.args(["--serve", &memory.to_string(), &fields.to_string()]).envs(setting);
+        let (child, addresses) = Child::start(command);
+        let (clients, admin) = addresses.split_once(' ').unwrap();
         Self { child, clients: clients.parse().unwrap(), admin: admin.parse().unwrap() }
     }
 
@@ -130,10 +129,6 @@ impl Edge {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-    }
-
-    fn cpu(&self) -> Duration {
-        spent(self.child.id())
     }
 
     /// What it says of itself by this name.
@@ -161,13 +156,6 @@ impl Edge {
         for task in tasks {
             task.await.unwrap();
         }
-    }
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -231,10 +219,10 @@ async fn of_an_object(edge: &Edge, fields: usize) -> String {
     let objects = edge.metric("peerage_cache_objects{tier=\"main\"}").await;
     assert_eq!(objects, OBJECTS + 10 * CONNECTIONS, "not all of them were stored");
     let counted = edge.metric("peerage_cache_bytes{tier=\"main\"}").await as f64 / objects as f64;
-    let (hits, before) = (200_000, edge.cpu());
+    let (hits, before) = (200_000, edge.child.cpu());
     // Far apart, as requests are.
     edge.ask(|number| path(OBJECT, number * 7_919 % OBJECTS), 0..hits).await;
-    let hit = edge.cpu().saturating_sub(before).as_secs_f64() * 1e6 / hits as f64;
+    let hit = edge.child.cpu().saturating_sub(before).as_secs_f64() * 1e6 / hits as f64;
     format!(
         "{OBJECTS} objects of 1 KiB with {} fields of the origin: {:.0} B each besides the body (counted: {:.0} B); \
          a hit {hit:.2} us of CPU, {DEPTH} to a write",
