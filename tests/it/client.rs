@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 /// A request that is being put together.
 #[derive(Clone)]
@@ -79,25 +81,33 @@ impl Ask {
     }
 
     /// Waits for the head; an error if the connection ends before it.
-    pub async fn try_open(mut self) -> hyper::Result<Open> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let io = TokioIo::new(stream);
+    pub async fn try_open(self) -> hyper::Result<Open> {
         let response = if self.version == Version::HTTP_2 {
-            let uri = format!("http://site.example{}", self.request.uri()).parse().unwrap();
-            *self.request.uri_mut() = uri;
-            self.request.headers_mut().remove("host");
-            let (mut sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-            tokio::spawn(connection);
-            sender.send_request(self.request).await?
+            self.connect_http2().await.send_request(self.into_http2()).await?
         } else {
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(self.connect().await).await.unwrap();
             tokio::spawn(connection);
             sender.send_request(self.request).await?
         };
-        let (parts, body) = response.into_parts();
-        Ok(Open { status: parts.status, headers: parts.headers, body })
+        Ok(Open::of(response))
+    }
+
+    async fn connect(&self) -> TokioIo<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        TokioIo::new(stream)
+    }
+
+    async fn connect_http2(&self) -> http2::SendRequest<Full<Bytes>> {
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), self.connect().await).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    fn into_http2(mut self) -> Request<Full<Bytes>> {
+        *self.request.uri_mut() = format!("http://site.example{}", self.request.uri()).parse().unwrap();
+        self.request.headers_mut().remove("host");
+        self.request
     }
 
     /// Waits for all of it.
@@ -106,7 +116,25 @@ impl Ask {
     }
 }
 
+/// Sends `asks` over one connection, and returns when the edge has taken all of them:
+/// it takes them in their order, and has answered `last`, which came behind them.
+pub async fn taken(asks: impl IntoIterator<Item = Ask>, last: Ask) -> Vec<JoinHandle<Got>> {
+    let mut sender = last.connect_http2().await;
+    let mut answers = Vec::new();
+    for ask in asks {
+        let answer = sender.send_request(ask.into_http2());
+        answers.push(tokio::spawn(async move { Open::of(answer.await.unwrap()).rest().await }));
+    }
+    sender.send_request(last.into_http2()).await.unwrap();
+    answers
+}
+
 impl Open {
+    fn of(response: Response<Incoming>) -> Self {
+        let (parts, body) = response.into_parts();
+        Self { status: parts.status, headers: parts.headers, body }
+    }
+
     /// The next piece of the body; `None` at its end. Panics if it breaks off.
     pub async fn piece(&mut self) -> Option<Bytes> {
         self.try_piece().await.map(Result::unwrap)

@@ -21,6 +21,9 @@ pub struct Script {
     framing: Framing,
     delay: Duration,
     cut_at: Option<usize>,
+    /// Holds its answers back.
+    hold: Option<Gate>,
+    /// Holds its body back.
     gate: Option<Gate>,
     ranges: bool,
     raw: Option<Bytes>,
@@ -48,7 +51,7 @@ enum Framing {
     Nothing,
 }
 
-/// Holds a body back until the test lets more of it go.
+/// Holds answers, or bytes of a body, back until the test lets so many more of them go.
 #[derive(Clone)]
 pub struct Gate(Arc<Semaphore>);
 
@@ -57,9 +60,8 @@ impl Gate {
         Self(Arc::new(Semaphore::new(0)))
     }
 
-    /// Lets `bytes` more of the body go.
-    pub fn open(&self, bytes: usize) {
-        self.0.add_permits(bytes);
+    pub fn open(&self, count: usize) {
+        self.0.add_permits(count);
     }
 }
 
@@ -72,6 +74,7 @@ impl Script {
             framing: Framing::Length(None),
             delay: Duration::ZERO,
             cut_at: None,
+            hold: None,
             gate: None,
             ranges: false,
             raw: None,
@@ -128,6 +131,12 @@ impl Script {
         Self { cut_at: Some(bytes), ..self }
     }
 
+    /// Says nothing before `gate` lets an answer go.
+    pub fn hold(self, gate: &Gate) -> Self {
+        Self { hold: Some(gate.clone()), ..self }
+    }
+
+    /// Sends what `gate` lets go of the body.
     pub fn gate(self, gate: &Gate) -> Self {
         Self { gate: Some(gate.clone()), ..self }
     }
@@ -314,6 +323,9 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Opti
 /// Says what the script says; whether the connection can be used again.
 async fn say(stream: &mut TcpStream, script: &Script, method: &str, range: Option<&str>) -> std::io::Result<bool> {
     tokio::time::sleep(script.delay).await;
+    if let Some(Gate(gate)) = &script.hold {
+        gate.acquire().await.unwrap().forget();
+    }
     if let Some(raw) = &script.raw {
         stream.write_all(raw).await?;
         return Ok(false);
