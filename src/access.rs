@@ -14,10 +14,10 @@ use http_body::{Body as _, Frame, SizeHint};
 use serde::Serialize;
 use tracing_appender::non_blocking::NonBlocking;
 
-use crate::body::growing::PIECE;
 use crate::body::{Body, RUN};
 use crate::cluster::membership::Membership;
 use crate::error::Error;
+use crate::held::PIECE;
 use crate::key::AssetKey;
 use crate::metrics::{Metrics, Served, Source};
 use crate::requests::{Piece, Way};

@@ -16,26 +16,27 @@ use hyper::body::Incoming;
 
 use crate::budget::Charge;
 use crate::error::Error;
+use crate::stored::Stored;
 
 mod following;
 pub(crate) mod growing;
-mod held;
 mod observed;
 pub(crate) mod proven;
 mod received;
 mod room;
+mod run;
 mod skipping;
 
 use following::Follower;
 pub(crate) use following::Resume;
 use growing::Reader;
-use held::Slice;
-pub(crate) use held::{Held, RUN, Run};
 use observed::Told;
 pub(crate) use observed::{Ended, Progress};
 use proven::{Proof, Proving};
 use received::Received;
 pub(crate) use room::Room;
+use run::Slice;
+pub(crate) use run::{RUN, Run};
 use skipping::Skip;
 pub(crate) use skipping::{Given, Place};
 
@@ -50,7 +51,7 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
-    Held(Slice, Turn),
+    Stored(Slice, Turn),
     Flight(Box<Follower>),
     Received(Box<Received>),
     Skipping(Box<Body>, Skip),
@@ -77,8 +78,9 @@ impl Body {
         Self(Kind::Stream(Box::pin(stream)))
     }
 
-    pub(crate) fn held(held: Arc<Held>, first: u64, end: u64) -> Self {
-        Self(Kind::Held(Slice::new(held, first, end), Turn::default()))
+    /// The bytes of what is stored from `first` to `end`.
+    pub(crate) fn stored(stored: Stored, first: u64, end: u64) -> Self {
+        Self(Kind::Stored(Slice::new(stored, first, end), Turn::default()))
     }
 
     /// What a flight brings; `room` is the flight's share of the budget, which
@@ -148,7 +150,7 @@ impl Body {
     /// memory comes in runs of at most `most` bytes.
     pub(crate) fn poll_run(&mut self, most: u64, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Run>, Error>>> {
         let room = match &mut self.0 {
-            Kind::Held(slice, turn) => {
+            Kind::Stored(slice, turn) => {
                 ready!(turn.poll(cx));
                 *turn = Turn::Yield;
                 return Poll::Ready(slice.next_run(most).map(|run| Ok(Frame::data(run.into()))));
@@ -191,7 +193,7 @@ impl fmt::Debug for Body {
         f.write_str(match self.0 {
             Kind::Empty => "Body(empty)",
             Kind::Full(_) => "Body(full)",
-            Kind::Held(..) => "Body(held)",
+            Kind::Stored(..) => "Body(stored)",
             Kind::Flight(_) => "Body(flight)",
             Kind::Received(_) => "Body(received)",
             Kind::Skipping(..) => "Body(skipping)",
@@ -217,7 +219,7 @@ impl http_body::Body for Body {
                 self.0 = Kind::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Kind::Held(slice, turn) => {
+            Kind::Stored(slice, turn) => {
                 ready!(turn.poll(cx));
                 *turn = Turn::Yield;
                 Poll::Ready(slice.next_piece().map(|data| Ok(Frame::data(data))))
@@ -249,7 +251,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Kind::Empty => true,
             Kind::Full(bytes) => bytes.is_empty(),
-            Kind::Held(slice, _) => slice.len() == 0,
+            Kind::Stored(slice, _) => slice.len() == 0,
             Kind::Flight(follower) => follower.remaining() == Some(0),
             Kind::Received(received) => received.incoming.is_end_stream(),
             Kind::Skipping(body, _) | Kind::Observed(body, _) | Kind::Charged { body, .. } => body.is_end_stream(),
@@ -264,7 +266,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Held(slice, _) => SizeHint::with_exact(slice.len()),
+            Kind::Stored(slice, _) => SizeHint::with_exact(slice.len()),
             Kind::Flight(follower) => follower.remaining().map(SizeHint::with_exact).unwrap_or_default(),
             Kind::Received(received) => received.incoming.size_hint(),
             Kind::Skipping(body, skip) => {
@@ -333,10 +335,6 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-fn to_usize(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use http::header::AGE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -23,26 +23,35 @@ const FORMS: usize = 1024;
 /// How long the text of such a form may be, in bytes: it is counted nowhere.
 const LONGEST: usize = 4 * 1024;
 
-/// The fields of one response.
-#[derive(Clone)]
-pub(crate) struct Fields {
-    form: Arc<Form>,
+/// The fields of a stored response.
+#[derive(Clone, Copy)]
+pub(crate) struct Fields<'a> {
+    form: &'a Form,
+    own: &'a [u8],
+}
+
+/// The fields of a response that is to be stored.
+pub(crate) struct Packed {
+    pub(crate) form: Form,
     /// The values that are this response's own, in their order: each after its
     /// length, in four bytes.
-    own: Bytes,
+    pub(crate) own: Vec<u8>,
 }
 
 /// What responses have in common.
-struct Form {
+#[derive(Clone)]
+pub(crate) struct Form(Arc<Common>);
+
+struct Common {
     /// With nothing where a response has a value of its own.
     headers: HeaderMap,
     lines: Lines,
     standing: Standing,
 }
 
-impl Form {
+impl Common {
     fn new(headers: &HeaderMap, standing: Standing) -> Arc<Self> {
-        let headers = common(headers);
+        let headers = in_common(headers);
         Arc::new(Self { lines: Lines::of(&headers), headers, standing })
     }
 
@@ -110,11 +119,16 @@ enum Standing {
     Single,
 }
 
-impl Fields {
+impl<'a> Fields<'a> {
+    /// Those of a response of this form, with these values of its own.
+    pub(crate) fn new(form: &'a Form, own: &'a [u8]) -> Self {
+        Self { form, own }
+    }
+
     /// All of them, in their order.
-    pub(crate) fn unpack(&self) -> HeaderMap {
-        let mut headers = self.form.headers.clone();
-        let mut own = self.own.clone();
+    pub(crate) fn unpack(self) -> HeaderMap {
+        let mut headers = self.form.0.headers.clone();
+        let mut own = Bytes::copy_from_slice(self.own);
         for place in headers.values_mut().filter(|value| value.is_empty()) {
             let length = usize::try_from(own.get_uint_le(LENGTH)).unwrap_or(usize::MAX);
             // The bytes were a valid value before.
@@ -127,9 +141,9 @@ impl Fields {
 
     /// Appends their lines to a head, in their order, with what `anew` has in the places
     /// that are kept for it.
-    pub(crate) fn write(&self, anew: &Anew<'_>, head: &mut Vec<u8>) {
-        let Lines { text, gaps } = &self.form.lines;
-        let (mut own, mut at) = (&*self.own, 0);
+    pub(crate) fn write(self, anew: &Anew<'_>, head: &mut Vec<u8>) {
+        let Lines { text, gaps } = &self.form.0.lines;
+        let (mut own, mut at) = (self.own, 0);
         for &(place, gap) in gaps {
             head.extend_from_slice(&text[at..place]);
             at = place;
@@ -146,12 +160,14 @@ impl Fields {
         }
         head.extend_from_slice(&text[at..]);
     }
+}
 
+impl Packed {
     /// How much memory is this response's alone, in bytes.
     pub(crate) fn weight(&self) -> u64 {
-        let form = match self.form.standing {
+        let form = match self.form.0.standing {
             Standing::Shared => 0,
-            Standing::Single => self.form.weight(),
+            Standing::Single => self.form.0.weight(),
         };
         (self.own.len() + form) as u64
     }
@@ -194,7 +210,7 @@ fn is_common(name: &HeaderName) -> bool {
 }
 
 /// What a form has of these fields: with nothing where a response has its own.
-fn common(headers: &HeaderMap) -> HeaderMap {
+fn in_common(headers: &HeaderMap) -> HeaderMap {
     let mut common = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
         // In memory of its own: it outlives the response that it came with.
@@ -209,13 +225,13 @@ fn common(headers: &HeaderMap) -> HeaderMap {
 
 /// The forms that responses can have in common.
 #[derive(Default)]
-pub(crate) struct Forms(Mutex<HashMap<Box<[u8]>, Weak<Form>>>);
+pub(crate) struct Forms(Mutex<HashMap<Box<[u8]>, Weak<Common>>>);
 
 impl Forms {
     /// Packs the fields of a response.
-    pub(crate) fn pack(&self, headers: &HeaderMap) -> Fields {
+    pub(crate) fn pack(&self, headers: &HeaderMap) -> Packed {
         let own = headers.iter().filter(|(name, value)| is_own(name, value));
-        let mut own = BytesMut::with_capacity(own.map(|(_, value)| LENGTH + value.len()).sum());
+        let mut own = Vec::with_capacity(own.map(|(_, value)| LENGTH + value.len()).sum());
         let mut text =
             Vec::with_capacity(headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 2).sum());
         for (name, value) in headers {
@@ -229,13 +245,13 @@ impl Forms {
             }
             text.push(b'\n');
         }
-        Fields { form: self.form(headers, text), own: own.freeze() }
+        Packed { form: Form(self.form(headers, text)), own }
     }
 
     /// The form that `text` writes out, of a response with these fields.
-    fn form(&self, headers: &HeaderMap, text: Vec<u8>) -> Arc<Form> {
+    fn form(&self, headers: &HeaderMap, text: Vec<u8>) -> Arc<Common> {
         if text.len() > LONGEST {
-            return Form::new(headers, Standing::Single);
+            return Common::new(headers, Standing::Single);
         }
         let mut forms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(form) = forms.get(&*text).and_then(Weak::upgrade) {
@@ -245,7 +261,7 @@ impl Forms {
             forms.retain(|_, form| form.strong_count() > 0);
         }
         let standing = if forms.len() < FORMS { Standing::Shared } else { Standing::Single };
-        let form = Form::new(headers, standing);
+        let form = Common::new(headers, standing);
         if standing == Standing::Shared {
             forms.insert(text.into(), Arc::downgrade(&form));
         }
@@ -296,10 +312,11 @@ mod tests {
             let responses: Vec<_> = responses.iter().map(|lines| headers(lines)).collect();
             let packed: Vec<_> = responses.iter().map(|headers| forms.pack(headers)).collect();
             for (packed, response) in packed.iter().zip(&responses) {
-                let mut unpacked = packed.unpack();
+                let fields = Fields::new(&packed.form, &packed.own);
+                let mut unpacked = fields.unpack();
                 prop_assert_eq!(lines(&unpacked), lines(response));
                 let mut written = Vec::new();
-                packed.write(&Anew { age: 7, status: "me;hit" }, &mut written);
+                fields.write(&Anew { age: 7, status: "me;hit" }, &mut written);
                 for (name, value) in [("age", "7"), ("cache-status", "me;hit")] {
                     if let Some(place) = unpacked.get_mut(name).filter(|place| !place.is_empty()) {
                         *place = HeaderValue::from_static(value);
@@ -339,7 +356,7 @@ mod tests {
         let (shared, single) = stored.split_at(FORMS);
         assert!(shared.iter().all(|fields| fields.weight() < 20));
         assert!(single.iter().all(|fields| fields.weight() > 300));
-        assert_eq!(lines(&single[9].unpack()), lines(&asset(1, FORMS + 9)));
+        assert_eq!(lines(&Fields::new(&single[9].form, &single[9].own).unpack()), lines(&asset(1, FORMS + 9)));
         // There is room again when some are gone.
         drop(stored);
         assert!(forms.pack(&asset(1, 0)).weight() < 20);

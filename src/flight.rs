@@ -106,7 +106,7 @@ pub(crate) struct Selected {
 /// A stored response that was to be validated.
 #[derive(Clone)]
 pub(crate) struct Reused {
-    pub(crate) stored: Arc<Stored>,
+    pub(crate) stored: Stored,
     pub(crate) why: Why,
 }
 

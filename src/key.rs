@@ -10,7 +10,6 @@ use std::hash::{Hash, Hasher};
 use bytes::Bytes;
 use http::Uri;
 use http::uri::PathAndQuery;
-use quick_cache::Equivalent;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Error;
@@ -128,9 +127,39 @@ impl AssetKey {
         self.hash ^ self.variant.map_or(0, |variant| variant.bits() as u64)
     }
 
-    /// How long its text is as a [`PackedKey`], in bytes.
+    /// The same name, with another's hash.
+    #[cfg(test)]
+    pub(crate) fn colliding_with(self, other: &Self) -> Self {
+        Self { hash: other.hash, ..self }
+    }
+
+    /// How many bytes it is [packed](Self::pack) in.
     pub(crate) fn packed_len(&self) -> usize {
-        self.as_str().len() + self.variant.map_or(0, |_| 1 + VARIANT_DIGITS)
+        self.as_str().len() + self.variant.map_or(0, |_| 1 + size_of::<u128>())
+    }
+
+    /// Appends it as it is kept with what is stored: the name. Of a variant, also what
+    /// tells it from others, behind the end of a line: no name has one.
+    pub(crate) fn pack(&self, packed: &mut Vec<u8>) {
+        packed.extend_from_slice(self.as_str().as_bytes());
+        if let Some(variant) = &self.variant {
+            packed.push(b'\n');
+            packed.extend_from_slice(&variant.bits().to_le_bytes());
+        }
+    }
+
+    /// Whether this is what it is packed as.
+    pub(crate) fn is_packed_as(&self, packed: &[u8]) -> bool {
+        let behind = packed.strip_prefix(self.as_str().as_bytes());
+        behind.is_some_and(|behind| match &self.variant {
+            Some(variant) => behind.split_first() == Some((&b'\n', &variant.bits().to_le_bytes())),
+            None => behind.is_empty(),
+        })
+    }
+
+    /// The name that a key is packed as; of one of a variant, `None`.
+    pub(crate) fn unpacked_name(packed: &[u8]) -> Option<&str> {
+        str::from_utf8(packed).ok().filter(|name| !name.contains('\n'))
     }
 
     /// The same key in memory of its own. A parsed key is a slice of the
@@ -188,65 +217,6 @@ impl Eq for AssetKey {}
 impl Hash for AssetKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.variant_hash());
-    }
-}
-
-/// The hexadecimal digits that tell a variant.
-const VARIANT_DIGITS: usize = 32;
-
-/// A key as it is kept with what is stored: in a third of an [`AssetKey`]'s room, and
-/// in memory of its own.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct PackedKey {
-    hash: u64,
-    /// The name. Of a variant, also what tells it from others, behind the end of a
-    /// line: no name has one.
-    text: Box<str>,
-}
-
-impl PackedKey {
-    /// Whether it is of a variant.
-    pub(crate) fn is_variant(&self) -> bool {
-        self.text.contains('\n')
-    }
-
-    /// [`AssetKey::variant_hash`].
-    pub(crate) fn hash(&self) -> u64 {
-        self.hash
-    }
-
-    /// The name, and of a variant what tells it from others.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
-impl From<&AssetKey> for PackedKey {
-    fn from(key: &AssetKey) -> Self {
-        let text = match &key.variant {
-            Some(variant) => format!("{key}\n{:0VARIANT_DIGITS$x}", variant.bits()).into(),
-            None => key.as_str().into(),
-        };
-        Self { hash: key.variant_hash(), text }
-    }
-}
-
-impl Hash for PackedKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-impl Equivalent<PackedKey> for AssetKey {
-    fn equivalent(&self, packed: &PackedKey) -> bool {
-        let behind = packed.text.strip_prefix(self.as_str()).filter(|_| self.variant_hash() == packed.hash);
-        behind.is_some_and(|behind| match &self.variant {
-            Some(variant) => {
-                let bits = behind.strip_prefix('\n').map(|digits| u128::from_str_radix(digits, 16));
-                bits == Some(Ok(variant.bits()))
-            }
-            None => behind.is_empty(),
-        })
     }
 }
 
@@ -383,14 +353,14 @@ mod tests {
         let of_variants = names.iter().flat_map(|name| variants.map(|variant| name.of_variant(variant)));
         let keys: Vec<_> = names.iter().cloned().chain(of_variants).collect();
         for (i, key) in keys.iter().enumerate() {
-            let packed = PackedKey::from(key);
-            assert_eq!(packed.is_variant(), key.variant().is_some());
-            assert_eq!(packed.as_str().len(), key.packed_len());
-            let found: Vec<_> = (0..keys.len()).filter(|&other| keys[other].equivalent(&packed)).collect();
+            let mut packed = Vec::new();
+            key.pack(&mut packed);
+            assert_eq!(packed.len(), key.packed_len());
+            let name = Some(key.as_str()).filter(|_| key.variant().is_none());
+            assert_eq!(AssetKey::unpacked_name(&packed), name);
+            let found: Vec<_> = (0..keys.len()).filter(|&other| keys[other].is_packed_as(&packed)).collect();
             assert_eq!(found, [i]);
         }
-        assert_eq!(PackedKey::from(&names[0]).as_str(), "/a");
-        assert_eq!(PackedKey::from(&names[0]).hash(), names[0].hash());
     }
 
     #[test]

@@ -49,6 +49,7 @@ mod error;
 mod fields;
 mod flight;
 mod gossip;
+mod held;
 mod interim;
 mod key;
 mod memory;

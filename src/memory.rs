@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode};
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use quick_cache::{Equivalent, Weighter};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::fields::{Fields, Forms};
-use crate::key::{AssetKey, PackedKey};
+use crate::fields::{Forms, Packed};
+use crate::key::AssetKey;
 use crate::stored::Stored;
 use crate::variants::Variants;
 use crate::weighed::{HandOver, KeyHash, largest_entry, options};
@@ -92,7 +92,7 @@ impl Tier {
 /// What memory knows of a key.
 pub(crate) enum Found {
     /// It is there, fresh or stale.
-    Here(Tier, Arc<Stored>),
+    Here(Tier, Stored),
     /// Known not to be stored: do not queue for it.
     Marked,
     /// The origin had its contents wrong a moment ago.
@@ -100,7 +100,9 @@ pub(crate) enum Found {
     Nothing,
 }
 
-type Responses = Cache<PackedKey, Arc<Stored>, ByWeight, KeyHash, HandOver>;
+/// By the hash of the key, which is with what is stored: of two keys whose hashes
+/// collide, one at a time is.
+type Responses = Cache<u64, Stored, ByWeight, KeyHash, HandOver>;
 
 struct Shelf {
     responses: Responses,
@@ -116,14 +118,22 @@ impl Shelf {
         Self { responses, largest, evictions: AtomicU64::new(0) }
     }
 
+    fn get(&self, key: &AssetKey) -> Option<Stored> {
+        self.responses.get(&key.variant_hash()).filter(|stored| stored.is_of(key))
+    }
+
     fn insert(&self, key: &AssetKey, stored: Stored) {
         let mut gone = Vec::new();
-        self.responses.insert_with_lifecycle(key.into(), Arc::new(stored), &mut gone);
+        self.responses.insert_with_lifecycle(key.variant_hash(), stored, &mut gone);
         // What it replaces has not been evicted.
-        let evicted = gone.iter().filter(|(other, _)| !key.equivalent(other)).count() as u64;
+        let evicted = gone.iter().filter(|(_, other)| !other.is_of(key)).count() as u64;
         if evicted > 0 {
             self.evictions.fetch_add(evicted, Ordering::Relaxed);
         }
+    }
+
+    fn remove(&self, key: &AssetKey) {
+        self.responses.remove_if(&key.variant_hash(), |stored| stored.is_of(key));
     }
 }
 
@@ -166,8 +176,8 @@ impl Memory {
     }
 
     /// The response under `key`, fresh or stale, and where it is.
-    pub(crate) fn held(&self, key: &AssetKey) -> Option<(Tier, Arc<Stored>)> {
-        Tier::ALL.into_iter().find_map(|tier| Some((tier, self.shelf(tier).responses.get(key)?)))
+    pub(crate) fn held(&self, key: &AssetKey) -> Option<(Tier, Stored)> {
+        Tier::ALL.into_iter().find_map(|tier| Some((tier, self.shelf(tier).get(key)?)))
     }
 
     pub(crate) fn find(&self, key: &AssetKey) -> Found {
@@ -188,7 +198,7 @@ impl Memory {
     }
 
     /// The fields of a response as they are stored.
-    pub(crate) fn pack(&self, headers: &HeaderMap) -> Fields {
+    pub(crate) fn pack(&self, headers: &HeaderMap) -> Packed {
         self.forms.pack(headers)
     }
 
@@ -207,7 +217,7 @@ impl Memory {
         self.markers.remove(key.hash());
         self.wrong.remove(key.variant_hash());
         let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
-        self.shelf(other).responses.remove(key);
+        self.shelf(other).remove(key);
         self.shelf(tier).insert(key, stored);
     }
 
@@ -215,7 +225,7 @@ impl Memory {
     pub(crate) fn remove(&self, key: &AssetKey) {
         self.wrong.remove(key.variant_hash());
         for tier in Tier::ALL {
-            self.shelf(tier).responses.remove(key);
+            self.shelf(tier).remove(key);
         }
     }
 
@@ -294,26 +304,25 @@ impl Memory {
         self.markers.remove(key.hash());
     }
 
-    /// The `most` keys that were used most of those whose hash `wanted` holds for, and
-    /// how often. Looks at all that is stored; variants are left out, for they say
-    /// nothing without the request that selects them.
-    pub(crate) fn most_used(&self, most: usize, wanted: impl Fn(u64) -> bool) -> Vec<(u32, PackedKey)> {
+    /// The `most` responses that were used most of those whose key's hash `wanted` holds
+    /// for, by their names, and how often. Looks at all that is stored; variants are left
+    /// out, for they say nothing without the request that selects them.
+    pub(crate) fn most_used(&self, most: usize, wanted: impl Fn(u64) -> bool) -> Vec<(u32, String)> {
         let now = SystemTime::now();
         let all = Tier::ALL.into_iter().flat_map(|tier| self.shelf(tier).responses.iter());
-        let good = all.filter(|(key, stored)| {
-            stored.facts.status == StatusCode::OK
-                && stored.facts.is_fresh(now)
-                && !key.is_variant()
-                && wanted(key.hash())
+        let good = all.filter(|(hash, stored)| {
+            let facts = &stored.facts;
+            facts.status == StatusCode::OK && facts.is_fresh(now) && stored.name().is_some() && wanted(*hash)
         });
-        let mut used: Vec<_> = good.map(|(key, stored)| (stored.uses.count(), key)).collect();
-        let descending = |(a, _): &(u32, PackedKey), (b, _): &(u32, PackedKey)| b.cmp(a);
+        let mut used: Vec<_> = good.map(|(_, stored)| (stored.uses.count(), stored)).collect();
+        let descending = |(a, _): &(u32, Stored), (b, _): &(u32, Stored)| b.cmp(a);
         if used.len() > most {
             used.select_nth_unstable_by(most, descending);
             used.truncate(most);
         }
         used.sort_unstable_by(descending);
-        used
+        let named = |(uses, stored): (u32, Stored)| Some((uses, stored.name()?.to_owned()));
+        used.into_iter().filter_map(named).collect()
     }
 
     /// Bytes, objects and evictions of a tier.
@@ -361,22 +370,20 @@ impl Notes {
 #[derive(Clone)]
 struct ByWeight;
 
-impl Weighter<PackedKey, Arc<Stored>> for ByWeight {
-    fn weight(&self, _: &PackedKey, stored: &Arc<Stored>) -> u64 {
+impl Weighter<u64, Stored> for ByWeight {
+    fn weight(&self, _: &u64, stored: &Stored) -> u64 {
         stored.weight()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use http::HeaderName;
 
     use super::*;
-    use crate::body::Held;
     use crate::budget::Budget;
     use crate::semantics::freshness::Lifetime;
-    use crate::stored::{Facts, Standing, Uses};
+    use crate::stored::{Content, Facts, Standing};
 
     const MIB: u64 = 1024 * 1024;
 
@@ -384,12 +391,11 @@ mod tests {
         AssetKey::parse(name, 1024).unwrap()
     }
 
-    fn stored(budget: &Arc<Budget>, len: u64, lifetime: Lifetime, born: SystemTime) -> Stored {
+    /// It weighs 600 bytes, and `len`.
+    fn stored(key: &AssetKey, budget: &Arc<Budget>, len: u64, lifetime: Lifetime, born: SystemTime) -> Stored {
         let facts = Facts { status: StatusCode::OK, born, lifetime, standing: Standing::New };
         let fields = Forms::default().pack(&HeaderMap::new());
-        let charge = budget.charge(len + 600).unwrap();
-        let body = Arc::new(Held::new(vec![Bytes::from_static(b"x")], charge));
-        Stored { facts, fields, body, uses: Uses::default() }
+        Stored::new(key, facts, fields, Content::Small(b"x"), budget.charge(len + 600).unwrap())
     }
 
     const FOREVER: Lifetime = Lifetime::UntilEvicted { said: None };
@@ -403,7 +409,7 @@ mod tests {
             let budget = Budget::new(memory);
             let largest = max_object + FIELDS;
             assert!(tiers.takes(Tier::Main, largest));
-            let entry = stored(&budget, largest - 600, FOREVER, SystemTime::now());
+            let entry = stored(&key("/a"), &budget, largest - 600, FOREVER, SystemTime::now());
             tiers.store(Tier::Main, &key("/a"), entry);
             assert!(matches!(tiers.find(&key("/a")), Found::Here(Tier::Main, _)), "{memory}");
         }
@@ -415,7 +421,8 @@ mod tests {
         let tiers = Memory::new(&plan);
         let budget = Budget::new(plan.memory);
         for i in 0..1000 {
-            tiers.store(Tier::Main, &key(&format!("/{i}")), stored(&budget, 100_000, FOREVER, SystemTime::now()));
+            let key = key(&format!("/{i}"));
+            tiers.store(Tier::Main, &key, stored(&key, &budget, 100_000, FOREVER, SystemTime::now()));
             assert!(budget.used() <= plan.main);
         }
         let (bytes, objects, evictions) = tiers.figures(Tier::Main);
@@ -450,7 +457,7 @@ mod tests {
         }
 
         fn store(&self, variant: &AssetKey) {
-            self.tiers.store(Tier::Main, variant, stored(&self.budget, 10, FOREVER, SystemTime::now()));
+            self.tiers.store(Tier::Main, variant, stored(variant, &self.budget, 10, FOREVER, SystemTime::now()));
         }
 
         fn has(&self, key: &AssetKey) -> bool {
@@ -507,9 +514,23 @@ mod tests {
         let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB));
         let budget = Budget::new(16 * MIB);
         for _ in 0..2 {
-            tiers.store(Tier::Main, &key("/a"), stored(&budget, 10, FOREVER, SystemTime::now()));
+            tiers.store(Tier::Main, &key("/a"), stored(&key("/a"), &budget, 10, FOREVER, SystemTime::now()));
         }
         assert_eq!(tiers.figures(Tier::Main), (610, 1, 0));
+    }
+
+    #[test]
+    fn names_whose_hashes_collide_never_share_a_response() {
+        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB));
+        let budget = Budget::new(16 * MIB);
+        let keys = [key("/a"), key("/b").colliding_with(&key("/a"))];
+        for (key, other) in [(&keys[0], &keys[1]), (&keys[1], &keys[0])] {
+            tiers.store(Tier::Main, key, stored(key, &budget, 10, FOREVER, SystemTime::now()));
+            tiers.remove(other);
+            assert!(matches!(tiers.find(key), Found::Here(_, stored) if stored.name() == Some(key.as_str())));
+            assert!(matches!(tiers.find(other), Found::Nothing));
+        }
+        assert_eq!(tiers.figures(Tier::Main).1, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -526,7 +547,7 @@ mod tests {
         tiers.mark(&key("/a"), second);
         // A response is in one tier, and ends what was marked.
         for tier in [Tier::Hot, Tier::Main, Tier::Hot] {
-            tiers.store(tier, &key("/a"), stored(&budget, 10, FOREVER, now));
+            tiers.store(tier, &key("/a"), stored(&key("/a"), &budget, 10, FOREVER, now));
             assert!(matches!(tiers.find(&key("/a")), Found::Here(found, _) if found == tier));
             assert_eq!(tiers.figures(Tier::Main).1 + tiers.figures(Tier::Hot).1, 1);
         }

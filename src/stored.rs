@@ -1,25 +1,33 @@
 //! [`Stored`]: a stored response, as RFC 9111 §1.1 means it; and the head that a
 //! flight publishes before the body is there.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use triomphe::ThinArc;
 
-use crate::body::Held;
-use crate::fields::{Fields, field_weight};
+use crate::budget::Charge;
+use crate::fields::{Fields, Form, Packed, field_weight};
+use crate::held::{Held, to_usize};
 use crate::key::AssetKey;
 use crate::semantics::freshness::{self, Lifetime};
 
 /// What a flight takes besides its body and its fields, in bytes: more than what is
 /// stored in the end does, which gives back what is too much.
 const FLIGHT: u64 = 2200;
-/// What an entry takes besides what its weight counts: the key, the response's
-/// own structs, the table's slot, the allocator's rounding and what it leaves
-/// between entries. In bytes, as `cargo bench --bench memory` shows it.
-const ENTRY: u64 = 512;
+/// What an entry takes besides what its weight counts: its own struct, the table's slot,
+/// the allocator's rounding and what it leaves between entries. In bytes, as `cargo bench
+/// --bench memory` shows it.
+const ENTRY: u64 = 256;
+/// What one with a large body takes besides: the list of its pieces.
+const LIST: u64 = 160;
+/// The longest body, in bytes, that is stored in one allocation with the rest. It is
+/// copied for that; of a longer one, the pieces are kept as they came.
+const SMALL: u64 = 4096;
 
 /// The head of a response that comes in, and may be reused.
 #[derive(Debug, Clone)]
@@ -111,13 +119,147 @@ pub(crate) fn detached(headers: &HeaderMap) -> HeaderMap {
     detached
 }
 
-/// A complete response that may be reused.
+/// A complete response that may be reused: one of the handles of an [`Entry`].
+///
+/// A cache has many small assets. So what is an asset's own is in one allocation, behind
+/// its entry: the text of its key, its own values of fields, and its body, unless that is
+/// [large](Content).
 #[derive(Clone)]
-pub(crate) struct Stored {
+pub(crate) struct Stored(ThinArc<Entry, u8>);
+
+/// What every stored response has.
+pub(crate) struct Entry {
     pub(crate) facts: Facts,
-    pub(crate) fields: Fields,
-    pub(crate) body: Arc<Held>,
     pub(crate) uses: Uses,
+    form: Form,
+    /// How long the text of the key is, in bytes.
+    key: u32,
+    /// How long its own values of fields are.
+    own: u32,
+    large: Option<Arc<Held>>,
+    charge: Charge,
+}
+
+/// The body of a response that is to be stored.
+pub(crate) enum Content<'a> {
+    /// It is copied.
+    Small(&'a [u8]),
+    /// It is shared, with a charge of its own.
+    Large(Arc<Held>),
+}
+
+/// Whether a body of so many bytes is copied when it is stored.
+pub(crate) fn is_small(len: u64) -> bool {
+    len <= SMALL
+}
+
+/// What a body of so many bytes takes in its flight. A small one is there twice when it
+/// is stored: its readers go on with what came.
+pub(crate) fn in_flight(len: u64) -> u64 {
+    if is_small(len) { 2 * len } else { len }
+}
+
+impl Stored {
+    /// `charge` is of its [weight](Self::weight_of).
+    pub(crate) fn new(key: &AssetKey, facts: Facts, fields: Packed, content: Content<'_>, charge: Charge) -> Self {
+        let Packed { form, own } = fields;
+        let (small, large) = match content {
+            Content::Small(bytes) => (bytes, None),
+            Content::Large(held) => (&[][..], Some(held)),
+        };
+        let mut all = Vec::with_capacity(key.packed_len() + own.len() + small.len());
+        key.pack(&mut all);
+        let key = length(all.len());
+        all.extend_from_slice(&own);
+        all.extend_from_slice(small);
+        let entry = Entry { facts, uses: Uses::default(), form, key, own: length(own.len()), large, charge };
+        Self(ThinArc::from_header_and_slice(entry, &all))
+    }
+
+    /// What an entry with a body of `len` bytes takes, but for the bytes of a large one.
+    pub(crate) fn weight_of(key: &AssetKey, fields: &Packed, len: u64) -> u64 {
+        let of_body = if is_small(len) { len } else { LIST };
+        ENTRY + key.packed_len() as u64 + fields.weight() + of_body
+    }
+
+    /// The same body under a new head: of a small one, a copy.
+    pub(crate) fn renewed(&self, key: &AssetKey, facts: Facts, fields: Packed, charge: Charge) -> Self {
+        let renewed = Self::new(key, facts, fields, self.content(), charge);
+        renewed.uses.set(self.uses.count());
+        renewed
+    }
+
+    /// What the tiers count: constant, and what the budget was charged.
+    pub(crate) fn weight(&self) -> u64 {
+        self.charge.bytes() + self.large.as_ref().map_or(0, |held| held.charged())
+    }
+
+    fn content(&self) -> Content<'_> {
+        match &self.large {
+            Some(held) => Content::Large(Arc::clone(held)),
+            None => Content::Small(self.small()),
+        }
+    }
+
+    /// Whether it is stored under `key`.
+    pub(crate) fn is_of(&self, key: &AssetKey) -> bool {
+        key.is_packed_as(&self.0.slice[..self.key as usize])
+    }
+
+    /// Whether both are handles of the same entry.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.0.ptr() == other.0.ptr()
+    }
+
+    /// The canonical name of the asset; of a variant, `None`.
+    pub(crate) fn name(&self) -> Option<&str> {
+        AssetKey::unpacked_name(&self.0.slice[..self.key as usize])
+    }
+
+    /// Its fields.
+    pub(crate) fn fields(&self) -> Fields<'_> {
+        let from = self.key as usize;
+        Fields::new(&self.form, &self.0.slice[from..from + self.own as usize])
+    }
+
+    /// A small body.
+    fn small(&self) -> &[u8] {
+        &self.0.slice[(self.key + self.own) as usize..]
+    }
+
+    /// How long its body is, in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.large.as_ref().map_or(self.small().len() as u64, |held| held.len())
+    }
+
+    /// The bytes of its body from `at` to `end`, as far as they lie together.
+    pub(crate) fn piece(&self, at: u64, end: u64) -> &[u8] {
+        match &self.large {
+            Some(held) => held.piece(at, end),
+            None => &self.small()[to_usize(at)..to_usize(end)],
+        }
+    }
+
+    /// As [`Stored::piece`], for who keeps them.
+    pub(crate) fn shared_piece(&self, at: u64, end: u64) -> Bytes {
+        match &self.large {
+            Some(held) => held.shared_piece(at, end),
+            None => Bytes::copy_from_slice(self.piece(at, end)),
+        }
+    }
+}
+
+impl Deref for Stored {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.0.header.header
+    }
+}
+
+/// A length in less room. Names and fields are bounded far below that.
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a name, and the fields of a message, are shorter than 4 GiB")
 }
 
 /// How often a stored response was used.
@@ -134,22 +276,66 @@ impl Uses {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
 
-impl Clone for Uses {
-    fn clone(&self) -> Self {
-        Self(AtomicU32::new(self.count()))
+    fn set(&self, count: u32) {
+        self.0.store(count, Ordering::Relaxed);
     }
 }
 
-impl Stored {
-    /// What an entry with these fields takes, but for its body.
-    pub(crate) fn weight_of(key: &AssetKey, fields: &Fields) -> u64 {
-        ENTRY + key.packed_len() as u64 + fields.weight()
+#[cfg(test)]
+pub(crate) mod tests {
+    use http::header::{CONTENT_TYPE, ETAG};
+
+    use super::*;
+    use crate::budget::Budget;
+    use crate::fields::Forms;
+    use crate::held::PIECE;
+
+    /// A stored response with this body.
+    pub(crate) fn stored(body: &[u8]) -> Stored {
+        let charge = || Budget::new(u64::MAX).charge(1).unwrap();
+        let (lifetime, standing) = (Lifetime::UntilEvicted { said: None }, Standing::New);
+        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, standing };
+        let pieces = || body.chunks(PIECE).map(Bytes::copy_from_slice).collect();
+        let content = if is_small(body.len() as u64) {
+            Content::Small(body)
+        } else {
+            Content::Large(Arc::new(Held::new(pieces(), charge())))
+        };
+        Stored::new(&key("/a"), facts, fields("one"), content, charge())
     }
 
-    /// What the tiers count: constant, and what the budget was charged.
-    pub(crate) fn weight(&self) -> u64 {
-        self.body.charged()
+    fn key(name: &str) -> AssetKey {
+        AssetKey::parse(name, 100).unwrap()
+    }
+
+    fn fields(tag: &'static str) -> Packed {
+        let value = HeaderValue::from_static;
+        Forms::default().pack(&HeaderMap::from_iter([(ETAG, value(tag)), (CONTENT_TYPE, value("text/css"))]))
+    }
+
+    #[test]
+    fn what_is_renewed_has_the_same_body_key_and_uses() {
+        for len in [0, 1, SMALL, SMALL + 1, 3 * PIECE as u64] {
+            let body = vec![7; to_usize(len)];
+            let old = stored(&body);
+            old.uses.one_more();
+            let charge = Budget::new(9000).charge(Stored::weight_of(&key("/a"), &fields("two"), len)).unwrap();
+            let new = old.renewed(&key("/a"), old.facts, fields("two"), charge);
+            assert_eq!((new.len(), new.uses.count(), new.name()), (len, 1, Some("/a")));
+            let mut whole = Vec::new();
+            while whole.len() < body.len() {
+                whole.extend_from_slice(new.piece(whole.len() as u64, len));
+            }
+            assert!(whole == body);
+            assert_eq!(
+                (&old.fields().unpack()[ETAG], &new.fields().unpack()[ETAG]),
+                (&"one".parse().unwrap(), &"two".parse().unwrap())
+            );
+            assert!(new.is_of(&key("/a")) && !new.is_of(&key("/ab")) && !new.is(&old) && new.is(&new.clone()));
+            // Of a large body nothing is charged again.
+            let body = old.large.as_ref().map_or(0, |held| held.charged());
+            assert_eq!(new.weight(), Stored::weight_of(&key("/a"), &fields("two"), len) + body);
+        }
     }
 }

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body::{Body as _, Frame};
 
-use super::growing::{Next, PIECE, Reader};
+use super::growing::{Next, Reader};
 use super::skipping::{Given, Place};
 use super::{Body, Room, Turn};
 use crate::error::Error;
+use crate::held::PIECE;
 
 /// How a reader that a window has left behind goes on by itself: given its
 /// place, a body of what follows.

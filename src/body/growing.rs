@@ -18,11 +18,8 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
+use crate::held::PIECE;
 use crate::sync::{Arc, Mutex, MutexGuard};
-
-/// The length of every piece of a body but the last, in bytes: large enough that
-/// few writes send a body, small enough that room taken by the piece wastes little.
-pub(crate) const PIECE: usize = 256 * 1024;
 
 /// How far a window's writer may run ahead of its fastest reader, in bytes.
 const AHEAD: u64 = 1024 * 1024;

@@ -4,21 +4,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::Held;
 use crate::budget::Charge;
+use crate::held::Held;
 
 /// What a flight takes of the budget, for as long as anybody reads it: its own charge,
-/// or the stored body that it has become.
+/// and the pieces that are held for what is stored of it.
 pub(crate) struct Room(Mutex<Taken>);
 
-enum Taken {
-    Own(Charge),
-    Stored(Arc<Held>),
+struct Taken {
+    own: Charge,
+    held: Option<Arc<Held>>,
 }
 
 impl Room {
-    pub(crate) fn new(charge: Charge) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Taken::Own(charge))))
+    pub(crate) fn new(own: Charge) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Taken { own, held: None })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -28,32 +28,27 @@ impl Room {
 
     /// How many bytes of the budget are its own.
     pub(crate) fn bytes(&self) -> u64 {
-        match &*self.lock() {
-            Taken::Own(charge) => charge.bytes(),
-            Taken::Stored(_) => 0,
-        }
+        self.lock().own.bytes()
     }
 
     /// Takes `more` bytes too, or says `false` and stays as it is.
     pub(crate) fn grow(&self, more: u64) -> bool {
-        match &mut *self.lock() {
-            Taken::Own(charge) => charge.grow(more),
-            Taken::Stored(_) => false,
-        }
+        self.lock().own.grow(more)
+    }
+
+    /// A charge for `bytes` of it, or for all that there is.
+    pub(crate) fn split(&self, bytes: u64) -> Charge {
+        self.lock().own.split(bytes)
     }
 
     /// The body made of `pieces`, to be stored. It takes over `bytes` of the room; the
     /// rest is given back.
     pub(crate) fn hold(&self, pieces: Vec<Bytes>, bytes: u64) -> Arc<Held> {
         let mut taken = self.lock();
-        match &mut *taken {
-            Taken::Own(charge) => {
-                let held = Arc::new(Held::new(pieces, charge.split(bytes)));
-                *taken = Taken::Stored(Arc::clone(&held));
-                held
-            }
-            Taken::Stored(held) => Arc::clone(held),
-        }
+        let held = Arc::new(Held::new(pieces, taken.own.split(bytes)));
+        drop(taken.own.split(u64::MAX));
+        taken.held = Some(Arc::clone(&held));
+        held
     }
 }
 
@@ -67,9 +62,10 @@ mod tests {
         let budget = Budget::new(100);
         let room = Room::new(budget.charge(60).unwrap());
         assert!(room.grow(30) && !room.grow(11));
+        drop(room.split(20));
+        assert_eq!((room.bytes(), budget.used()), (70, 70));
         let held = room.hold(vec![Bytes::from_static(b"body")], 10);
         assert_eq!((held.charged(), budget.used(), room.bytes()), (10, 10, 0));
-        assert!(!room.grow(1));
         drop(held);
         assert_eq!(budget.used(), 10);
         drop(room);

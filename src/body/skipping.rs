@@ -6,9 +6,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
 
-use super::{Body, to_usize};
+use super::Body;
 use crate::digest::{Algorithm, Hashing};
 use crate::error::Error;
+use crate::held::to_usize;
 
 /// The beginning of a body, which is dropped.
 pub(super) struct Skip {

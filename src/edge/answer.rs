@@ -67,16 +67,16 @@ impl Edge {
     fn give(&self, ask: &Ask, now: SystemTime, stored: &Stored, status: CacheStatus) -> Response<Body> {
         let facts = &stored.facts;
         let status = CacheStatus { ttl: facts.ttl(now), ..status };
-        let (mut response, selection) = select(ask, facts.status, Some(stored.body.len()), stored.fields.unpack());
+        let (mut response, selection) = select(ask, facts.status, Some(stored.len()), stored.fields().unpack());
         response.headers_mut().insert(AGE, number(facts.age(now).as_secs()));
         response.headers_mut().insert(CACHE_STATUS, self.status(&status));
-        let len = stored.body.len();
+        let len = stored.len();
         *response.body_mut() = match selection {
             Selection::Nothing => Body::empty(),
-            Selection::Whole => Body::held(Arc::clone(&stored.body), 0, len),
-            Selection::Part(Span { first, end }) => Body::held(Arc::clone(&stored.body), first, end),
+            Selection::Whole => Body::stored(stored.clone(), 0, len),
+            Selection::Part(Span { first, end }) => Body::stored(stored.clone(), first, end),
             Selection::Parts(multipart) => {
-                multipart.body(|Span { first, end }| Body::held(Arc::clone(&stored.body), first, end))
+                multipart.body(|Span { first, end }| Body::stored(stored.clone(), first, end))
             }
         };
         response

@@ -104,7 +104,7 @@ pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
 pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = for_all(key, order);
     if let Some(stale) = &order.stale {
-        validation::add_condition(request.headers_mut(), &stale.fields.unpack());
+        validation::add_condition(request.headers_mut(), &stale.fields().unpack());
     }
     if let Some(relay) = &order.relay {
         relay.listen(&mut request);

@@ -5,7 +5,6 @@
 //! here in the same order by the same functions. Where anything else could matter, they
 //! are not answered here.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -60,8 +59,9 @@ impl Edge {
         }
         stored.uses.one_more();
         let status = CacheStatus { handled: Handled::Hit, ttl: facts.ttl(now), ..CacheStatus::default() };
-        stored.fields.write(&Anew { age: age.as_secs(), status: &status.text(&self.name) }, head);
-        let body = Body::held(Arc::clone(&stored.body), 0, stored.body.len());
+        stored.fields().write(&Anew { age: age.as_secs(), status: &status.text(&self.name) }, head);
+        let len = stored.len();
+        let body = Body::stored(stored, 0, len);
         let (served, from) = (hit(tier), From::Memory);
         Some((body, Record { source, method: Method::GET, key: Ok(key), served, from, error: None }))
     }

@@ -29,7 +29,7 @@ pub(super) struct Order {
     /// The fields that go upstream.
     pub(super) headers: HeaderMap,
     /// What is stored, and has to be validated.
-    pub(super) stale: Option<Arc<Stored>>,
+    pub(super) stale: Option<Stored>,
     /// The way of interim responses to the client who leads.
     pub(super) relay: Option<Relay>,
 }
@@ -37,14 +37,14 @@ pub(super) struct Order {
 impl Order {
     /// Whether `stored` is an answer to this order: fresh, and not the one that
     /// is to be validated.
-    fn is_met_by(&self, stored: &Arc<Stored>) -> bool {
-        let same = self.stale.as_ref().is_some_and(|stale| Arc::ptr_eq(stale, stored));
+    fn is_met_by(&self, stored: &Stored) -> bool {
+        let same = self.stale.as_ref().is_some_and(|stale| stale.is(stored));
         !same && stored.facts.is_fresh(SystemTime::now())
     }
 
     /// What is stored, if it may be used when nothing better can be had.
-    pub(super) fn fallback(&self) -> Option<&Arc<Stored>> {
-        let serves = |stored: &&Arc<Stored>| match stored.facts.lifetime {
+    pub(super) fn fallback(&self) -> Option<&Stored> {
+        let serves = |stored: &&Stored| match stored.facts.lifetime {
             Lifetime::For(terms) => terms.serves_on_error(stored.facts.age(SystemTime::now())),
             Lifetime::UntilEvicted { .. } => true,
         };

@@ -11,12 +11,12 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::Edge;
 use super::asking::asked;
 use super::fill::{Order, tier};
-use crate::body::growing::PIECE;
 use crate::body::proven::ProvenDigests;
 use crate::body::{Body, Room, next_data};
 use crate::error::{Error, Fault};
-use crate::fields::Fields;
+use crate::fields::Packed;
 use crate::flight::{Extent, Kept, Lead, Provider, Selected, Streaming, Verification};
+use crate::held::PIECE;
 use crate::key::AssetKey;
 use crate::memory::Tier;
 use crate::metrics::Fetched;
@@ -25,7 +25,7 @@ use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Refusal};
 use crate::semantics::{cache_control, combined};
-use crate::stored::{Facts, Head, Standing, Stored, Uses, detached};
+use crate::stored::{self, Content, Facts, Head, Standing, Stored, detached};
 
 /// A body that is coming in.
 pub(super) struct Intake {
@@ -233,19 +233,32 @@ impl Edge {
             if intake.kept != Kept::Stored {
                 return;
             }
-            let (facts, fields) = (intake.head.facts, self.packed(&intake.head, intake.came));
-            let body = intake.room.hold(pieces, Stored::weight_of(&intake.key, &fields) + intake.came);
-            if self.memory.takes(tier, body.charged()) {
-                self.keep(&lead, tier, &intake.key, Stored { facts, fields, body, uses: Uses::default() });
+            let stored = self.made_of(&intake, pieces);
+            if self.memory.takes(tier, stored.weight()) {
+                self.keep(&lead, tier, &intake.key, stored);
             }
         });
         // Only now does the flight leave the list.
         drop(lead);
     }
 
+    /// What is stored of a body that is there in `pieces`. What it takes of the budget, it
+    /// takes over from the flight.
+    fn made_of(&self, intake: &Intake, pieces: Vec<Bytes>) -> Stored {
+        let Intake { key, head, room, came, .. } = intake;
+        let fields = self.packed(head, *came);
+        let charge = room.split(Stored::weight_of(key, &fields, *came));
+        let content = if stored::is_small(*came) {
+            Content::Small(pieces.first().map_or(&[], |bytes| bytes))
+        } else {
+            Content::Large(room.hold(pieces, *came))
+        };
+        Stored::new(key, head.facts, fields, content, charge)
+    }
+
     /// The fields as they are stored: with the length of the body, and without what
     /// speaks only of the request that filled the flight.
-    fn packed(&self, head: &Head, length: u64) -> Fields {
+    fn packed(&self, head: &Head, length: u64) -> Packed {
         if head.length.is_some() || head.facts.status == StatusCode::NO_CONTENT {
             return self.memory.pack(&head.headers);
         }

@@ -161,7 +161,7 @@ pub(crate) struct Answer {
 enum Way {
     Answered(Answer),
     /// To the asset's flight, with what is stored and has to be validated.
-    Share(Handled, Option<Arc<Stored>>),
+    Share(Handled, Option<Stored>),
     Pass(Handled),
 }
 

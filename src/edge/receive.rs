@@ -27,6 +27,7 @@ use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Name, Refusal, Verdict};
 use crate::semantics::vary::{self, Variant, Varies, is_coded};
 use crate::semantics::{date, forward, freshness, storing};
+use crate::stored::in_flight;
 
 /// What became of a copy.
 pub(super) enum Received {
@@ -164,7 +165,7 @@ impl Edge {
         // A body of unknown length takes what a window takes at the least, for it may
         // become one.
         let room = match extent {
-            Extent::Whole => self.budget.charge(fields.saturating_add(length.unwrap_or(LEAST_ROOM))),
+            Extent::Whole => self.budget.charge(fields.saturating_add(length.map_or(LEAST_ROOM, in_flight))),
             Extent::Window => self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM)),
         };
         let room = Room::new(room.ok_or(Refusal::NoRoom)?);

@@ -122,9 +122,10 @@ impl Edge {
     /// for the same meanwhile.
     async fn rest_from_here(&self, lead: &mut Lead, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
         if let Found::Here(_, stored) = self.memory.find(lead.key())
-            && is_same(&intake.head, tag, &stored.fields.unpack(), Some(stored.body.len()))
+            && is_same(&intake.head, tag, &stored.fields().unpack(), Some(stored.len()))
         {
-            return Some(Body::held(Arc::clone(&stored.body), intake.came, stored.body.len()));
+            let len = stored.len();
+            return Some(Body::stored(stored, intake.came, len));
         }
         if intake.extent == Extent::Window {
             return None;

@@ -26,20 +26,20 @@ use crate::stored::{Facts, Stored};
 
 impl Edge {
     /// Validates a response in the background: one flight at a time for a key.
-    pub(super) fn validate_behind(self: &Arc<Self>, ask: &Ask, stored: &Arc<Stored>) {
+    pub(super) fn validate_behind(self: &Arc<Self>, ask: &Ask, stored: &Stored) {
         // What is served to all meanwhile is validated once for all.
         if let Joining::Lead(lead) = self.join(ask, Credentials::None) {
             let mut headers = ask.headers.clone();
             forward::strip_hop_by_hop(&mut headers);
             headers.remove(AUTHORIZATION);
             // Nobody waits for what might be a leader's alone.
-            drop(self.depart(lead, Arc::new(self.order(ask, &headers, Some(Arc::clone(stored))))));
+            drop(self.depart(lead, Arc::new(self.order(ask, &headers, Some(stored.clone())))));
         }
     }
 
     /// Leads or follows the flight of the asset, and answers from it; `stale` is
     /// what is stored, and has to be validated.
-    pub(super) async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Arc<Stored>>) -> Answer {
+    pub(super) async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Stored>) -> Answer {
         forward::strip_hop_by_hop(&mut ask.headers);
         let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
         let joining = self.join(&ask, order.credentials);
@@ -190,7 +190,7 @@ impl Edge {
 
     /// What a fill for `ask` asks for; `headers` are the request's, without its
     /// connection's own.
-    pub(super) fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Arc<Stored>>) -> Order {
+    pub(super) fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Stored>) -> Order {
         let credentials = Credentials::of(headers);
         let name = self.policy.load().name(&ask.key);
         let faithful = match name {

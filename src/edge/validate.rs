@@ -1,7 +1,6 @@
 //! What an answer says of what is stored: a 304, a HEAD, an error (RFC 9111
 //! §4.3, RFC 5861).
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
@@ -21,7 +20,7 @@ use crate::stored::{Facts, Standing, Stored};
 impl Edge {
     /// Whether this is a 304 that does not match what is stored.
     pub(super) fn is_of_another(order: &Order, parts: &http::response::Parts) -> bool {
-        let selects = |stored: &Arc<Stored>| validation::selects(&stored.fields.unpack(), &parts.headers);
+        let selects = |stored: &Stored| validation::selects(&stored.fields().unpack(), &parts.headers);
         parts.status == StatusCode::NOT_MODIFIED && !order.stale.as_ref().is_some_and(selects)
     }
 
@@ -49,7 +48,7 @@ impl Edge {
         lead: &Lead,
         order: &Order,
         provider: &Provider,
-        stored: &Arc<Stored>,
+        stored: &Stored,
         parts: &http::response::Parts,
         asked: SystemTime,
     ) -> Outcome {
@@ -60,11 +59,11 @@ impl Edge {
         }
         // Whoever asked, what is stored is for everybody already.
         let case = self.policy.load().case(order.name, Credentials::None);
-        let renewed = renewed(case, stored.facts, &stored.fields.unpack(), &parts.headers, asked);
+        let renewed = renewed(case, stored.facts, &stored.fields().unpack(), &parts.headers, asked);
         match renewed.and_then(|head| self.with(lead.key(), stored, head)) {
             Ok(fresh) => {
                 self.keep(lead, tier(lead), lead.key(), fresh.clone());
-                reused(&Arc::new(fresh), why)
+                reused(&fresh, why)
             }
             Err(refusal) => {
                 self.memory.remove(lead.key());
@@ -90,7 +89,7 @@ impl Edge {
         let Found::Here(tier, stored) = self.memory.find(key) else {
             return;
         };
-        let known = stored.fields.unpack();
+        let known = stored.fields().unpack();
         let agrees = case.name == Name::Plain && validation::agrees(&known, answer);
         let renewed = renewed(case, stored.facts, &known, answer, asked);
         match renewed.and_then(|head| self.with(key, &stored, head)) {
@@ -99,16 +98,12 @@ impl Edge {
         }
     }
 
-    /// What is stored, under a new head. If that takes more memory, it is charged anew.
+    /// What is stored, under a new head, which is charged anew.
     fn with(&self, key: &AssetKey, stored: &Stored, (facts, headers): (Facts, HeaderMap)) -> Result<Stored, Refusal> {
         let fields = self.memory.pack(&headers);
-        let weight = Stored::weight_of(key, &fields) + stored.body.len();
-        let body = if weight <= stored.body.charged() {
-            Arc::clone(&stored.body)
-        } else {
-            Arc::new(stored.body.recharged(self.budget.charge(weight).ok_or(Refusal::NoRoom)?))
-        };
-        Ok(Stored { facts, fields, body, uses: stored.uses.clone() })
+        let weight = Stored::weight_of(key, &fields, stored.len());
+        let charge = self.budget.charge(weight).ok_or(Refusal::NoRoom)?;
+        Ok(stored.renewed(key, facts, fields, charge))
     }
 }
 
@@ -141,7 +136,7 @@ fn renewed(
 /// A response that needs validation each time, and replaces one (`stale`) that was
 /// never validated, is not stored: it will change each time too, and a validation
 /// would be wasted.
-pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Arc<Stored>>) -> Verdict {
+pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -> Verdict {
     let changing = stale.is_some_and(|stale| stale.facts.standing == Standing::New);
     match verdict {
         Verdict::Store(lifetime) if changing && freshness::must_be_validated(lifetime, age) => {
@@ -165,6 +160,6 @@ pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
     }
 }
 
-fn reused(stored: &Arc<Stored>, why: Why) -> Outcome {
-    Outcome::Reused(Reused { stored: Arc::clone(stored), why })
+fn reused(stored: &Stored, why: Why) -> Outcome {
+    Outcome::Reused(Reused { stored: stored.clone(), why })
 }

@@ -177,7 +177,7 @@ impl Edge {
             let ring = Ring::new(members.chain([&*address]));
             let owned = |hash| ring.owner(hash).is_some_and(|owner| **owner.name() == *address);
             let wanted = edge.memory.most_used(edge.warm_keys, owned);
-            wanted.into_iter().map(|(uses, key)| format!("{uses} {}\n", key.as_str())).collect()
+            wanted.into_iter().map(|(uses, name)| format!("{uses} {name}\n")).collect()
         });
         list.await.ok()
     }

@@ -9,13 +9,18 @@ mod sync {
 mod error {
     pub use peerage::Error;
 }
+#[path = "../../src/budget.rs"]
+mod budget;
 #[path = "../../src/body/growing.rs"]
 mod growing;
+#[path = "../../src/held.rs"]
+mod held;
 
 use std::future::poll_fn;
 
 use bytes::Bytes;
-use growing::{Growing, Next, PIECE, Reader};
+use growing::{Growing, Next, Reader};
+use held::PIECE;
 use loom::future::block_on;
 use loom::thread;
 

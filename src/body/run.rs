@@ -1,82 +1,28 @@
-//! A whole body in memory, and the runs of it that are sent.
+//! What of a stored body is sent at a time.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::growing::PIECE;
-use super::{Room, to_usize};
-use crate::budget::Charge;
+use super::Room;
+use crate::held::{PIECE, to_usize};
+use crate::stored::Stored;
 
 /// The most that a socket is offered at a time, in bytes. A call for each piece
 /// costs a third more CPU; beyond this little is gained, and others wait longer.
 pub(crate) const RUN: u64 = 4 * PIECE as u64;
 
-/// A whole body that is held in memory, with its share of the budget.
-pub(crate) struct Held {
-    pieces: Pieces,
-    len: u64,
-    charge: Charge,
-}
-
-/// Most bodies are of one piece, and need no list.
-#[derive(Clone)]
-enum Pieces {
-    One(Bytes),
-    Several(Box<[Bytes]>),
-}
-
-impl Held {
-    /// `pieces` are of [`PIECE`] bytes each, but for the last.
-    pub(crate) fn new(mut pieces: Vec<Bytes>, charge: Charge) -> Self {
-        let len = pieces.iter().map(|piece| piece.len() as u64).sum();
-        let pieces = match pieces.pop() {
-            Some(only) if pieces.is_empty() => Pieces::One(only),
-            last => Pieces::Several(pieces.into_iter().chain(last).collect()),
-        };
-        Self { pieces, len, charge }
-    }
-
-    /// The same body, with another share of the budget.
-    pub(crate) fn recharged(&self, charge: Charge) -> Self {
-        Self { pieces: self.pieces.clone(), len: self.len, charge }
-    }
-
-    fn pieces(&self) -> &[Bytes] {
-        match &self.pieces {
-            Pieces::One(only) => std::slice::from_ref(only),
-            Pieces::Several(pieces) => pieces,
-        }
-    }
-
-    pub(crate) fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// What it takes of the budget, in bytes.
-    pub(crate) fn charged(&self) -> u64 {
-        self.charge.bytes()
-    }
-
-    /// The bytes from `at` to `end`, as far as they lie in one piece.
-    fn piece(&self, at: u64, end: u64) -> &[u8] {
-        let (piece, first) = (to_usize(at) / PIECE, to_usize(at) % PIECE);
-        let bytes = self.pieces().get(piece).map_or(&[][..], |piece| &piece[first..]);
-        &bytes[..bytes.len().min(to_usize(end - at))]
-    }
-}
-
-/// The bytes of a held body from `at` to `end`.
+/// The bytes of a stored body from `at` to `end`.
 pub(super) struct Slice {
-    held: Arc<Held>,
+    stored: Stored,
     at: u64,
     end: u64,
 }
 
 impl Slice {
-    pub(super) fn new(held: Arc<Held>, first: u64, end: u64) -> Self {
-        Self { held, at: first, end }
+    pub(super) fn new(stored: Stored, first: u64, end: u64) -> Self {
+        Self { stored, at: first, end }
     }
 
     /// How many bytes are left of it.
@@ -86,8 +32,7 @@ impl Slice {
 
     /// Takes what is left of one piece.
     pub(super) fn next_piece(&mut self) -> Option<Bytes> {
-        let piece = self.held.pieces().get(to_usize(self.at) / PIECE)?;
-        let bytes = piece.slice_ref(self.held.piece(self.at, self.end));
+        let bytes = self.stored.shared_piece(self.at, self.end);
         self.at += bytes.len() as u64;
         (!bytes.is_empty()).then_some(bytes)
     }
@@ -95,7 +40,7 @@ impl Slice {
     /// Takes at most `most` bytes.
     pub(super) fn next_run(&mut self, most: u64) -> Option<Self> {
         let end = self.end.min(self.at + most);
-        let run = Self { held: Arc::clone(&self.held), at: self.at, end };
+        let run = Self { stored: self.stored.clone(), at: self.at, end };
         self.at = end;
         run.has_remaining().then_some(run)
     }
@@ -107,14 +52,14 @@ impl Buf for Slice {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.held.piece(self.at, self.end)
+        self.stored.piece(self.at, self.end)
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut at = self.at;
         let mut filled = 0;
         for slice in slices {
-            let chunk = self.held.piece(at, self.end);
+            let chunk = self.stored.piece(at, self.end);
             if chunk.is_empty() {
                 break;
             }
@@ -188,12 +133,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::budget::Budget;
-
-    fn held(bytes: &[u8]) -> Arc<Held> {
-        let charge = Budget::new(u64::MAX).charge(1).unwrap();
-        Arc::new(Held::new(bytes.chunks(PIECE).map(Bytes::copy_from_slice).collect(), charge))
-    }
+    use crate::stored::tests::stored;
 
     /// What a socket that takes `most` bytes with each call is given.
     fn sent(run: &mut impl Buf, most: usize) -> Vec<u8> {
@@ -214,14 +154,14 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn pieces_and_runs_are_the_bytes(
-            len in 0..7 * PIECE,
+            len in prop_oneof![0..5000usize, 0..7 * PIECE],
             cut in any::<(u32, u32)>(),
             most in 1000..3 * PIECE,
         ) {
             let whole: Vec<u8> = (0..len).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect();
             let first = cut.0 as usize % (len + 1);
             let end = first + cut.1 as usize % (len - first + 1);
-            let slice = || Slice::new(held(&whole), first as u64, end as u64);
+            let slice = || Slice::new(stored(&whole), first as u64, end as u64);
             let mut pieces = slice();
             let got: Vec<u8> = std::iter::from_fn(|| pieces.next_piece()).flatten().collect();
             prop_assert!(got == whole[first..end]);
