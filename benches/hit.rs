@@ -71,7 +71,7 @@ async fn serve_peerage() {
     };
     let server = Server::bind_with(config, origin).await.unwrap();
     println!("{}", server.addresses().clients);
-    server.run(std::future::pending()).await;
+    server.run(std::future::pending()).await.unwrap();
 }
 
 struct Target {

@@ -26,6 +26,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let server = Server::bind_with(config, origin).await?;
     println!("listening on http://{}", server.addresses().clients);
-    server.run(async { drop(tokio::signal::ctrl_c().await) }).await;
+    server.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
     Ok(())
 }

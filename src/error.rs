@@ -248,3 +248,12 @@ pub enum StartError {
         source: io::Error,
     },
 }
+
+/// Why an edge ended that nobody had told to: a task that must last as long as it had
+/// ended, by a fault of the edge's own. Only a new process makes that good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the task of {task} ended by itself")]
+pub struct RunError {
+    /// What it did: the configuration key of a listener, or a room of the edge.
+    pub task: &'static str,
+}

@@ -19,7 +19,7 @@
 //! members are, it says so, as often as that changes:
 //!
 //! ```no_run
-//! # async fn start(config: peerage::Config) -> Result<(), peerage::StartError> {
+//! # async fn start(config: peerage::Config) -> Result<(), Box<dyn std::error::Error>> {
 //! # use peerage::{AssetKey, Server};
 //! # let origin = |_: AssetKey| async { Ok::<_, std::io::Error>(None) };
 //! # let mut found = tokio::sync::mpsc::channel::<Vec<String>>(1).1;
@@ -30,7 +30,7 @@
 //!         edge.membership().replace(members.iter().map(String::as_str));
 //!     }
 //! });
-//! server.run(std::future::pending()).await;
+//! server.run(std::future::pending()).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -72,7 +72,7 @@ mod weighed;
 pub use body::Body;
 pub use config::Config;
 pub use edge::Edge;
-pub use error::{Error, Fault, StartError};
+pub use error::{Error, Fault, RunError, StartError};
 pub use key::AssetKey;
 pub use origin::Origin;
 pub use server::{Addresses, Reloading, Server};

@@ -3,24 +3,19 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
 use crate::access::{Access, Format};
-use crate::admin::{self, Readiness};
 use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
-use crate::cluster::view::State;
 use crate::config::{ClusterConfig, Config, Size};
 use crate::edge::{Edge, Limits, Parts, Policy};
-use crate::error::StartError;
-use crate::gossip::{Ear, Gossip, Intent};
-use crate::metrics::{Fetched, Metrics, Source};
+use crate::error::{RunError, StartError};
+use crate::gossip::{Ear, Gossip};
+use crate::metrics::{Fetched, Metrics};
 use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
@@ -28,13 +23,15 @@ use crate::random::random;
 
 mod fast_path;
 mod interspersed;
+mod lasting;
 mod listening;
 mod reloading;
+mod running;
 mod serving;
 
 use listening::{Inherited, Listener};
 pub use reloading::Reloading;
-use serving::Accepting;
+use running::Running;
 
 /// An edge that has its listeners, and serves as soon as it is [run](Server::run).
 pub struct Server {
@@ -221,74 +218,13 @@ impl Server {
     ///
     /// Tells its peers first that it drains; they may still ask until they have
     /// heard, so peers' requests end last.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> usize {
-        let Self { edge, access, config, clients, peers, gossip, discovery, admin, start, .. } = self;
-        let limits = Arc::new(config.limits.clone());
-        let accept = |listener, source| Accepting::begin(listener, source, &edge, &access, &limits);
-        let clients = accept(clients, Source::Client);
-        let peers = peers.map(|listener| accept(listener, Source::Peer));
-        let (intent, intended) = watch::channel(Intent::Serve);
-        let discovery = discovery.map(|discovery| {
-            let tell = follow_finding(&access, config.cluster.as_ref());
-            tokio::spawn(discovery.run(tell, leaving(intended.clone())))
-        });
-        let gossip = gossip.map(|(gossip, ear)| tokio::spawn(gossip.run(ear, intended)));
-        let readiness = Arc::new(Readiness::default());
-        // It ends with this future, however that ends.
-        let mut behind = JoinSet::new();
-        behind.spawn(Arc::clone(&edge).look_after_peers());
-        if start == Start::Warm {
-            let patience = config.cluster.as_ref().map_or(Duration::ZERO, |cluster| cluster.warm_time.0);
-            let (edge, warming) = (Arc::clone(&edge), readiness.warming());
-            behind.spawn(async move {
-                edge.warm_up(patience).await;
-                drop(warming);
-            });
-        }
-        let operators =
-            admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness), config.limits.clone());
-        behind.spawn(operators);
-        shutdown.await;
-        let deadline = tokio::time::Instant::now() + config.edge.drain.0;
-        intent.send_replace(Intent::Drain);
-        readiness.drain();
-        let mut open = vec![clients.drain().await];
-        let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
-        if let Some(peers) = peers {
-            let told = told_within(&config, edge.membership());
-            let _ = tokio::time::timeout_at(deadline, tokio::time::sleep(told)).await;
-            open.push(peers.drain().await);
-            // Those that are idle end at once; they are not to be cut short
-            // because clients took all of the time.
-            let deadline = deadline.max(tokio::time::Instant::now() + told);
-            let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
-        }
-        intent.send_replace(Intent::Leave);
-        for task in gossip.into_iter().chain(discovery) {
-            let _ = task.await;
-        }
-        let cut = open.iter().map(JoinSet::len).sum();
-        for mut connections in open {
-            // Each has its line written before this returns.
-            connections.shutdown().await;
-        }
-        cut
+    ///
+    /// # Errors
+    /// [`RunError`] when a task that must last has ended, by a panic: it would be an
+    /// edge that is up and answers nobody, or hears of no peer. It has drained as well.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<usize, RunError> {
+        Running::begin(self).until(shutdown).await
     }
-}
-
-async fn all_end(open: &mut [JoinSet<()>]) {
-    for connections in open {
-        while connections.join_next().await.is_some() {}
-    }
-}
-
-/// How long it takes until all have heard that this edge drains, if there is
-/// anybody to hear it: it is told several times meanwhile.
-fn told_within(config: &Config, membership: &Membership) -> Duration {
-    let own = membership.own();
-    let others = membership.view().members().iter().any(|member| member.address != *own && member.state != State::Down);
-    let told = config.cluster.as_ref().filter(|cluster| cluster.gossip && others);
-    told.map_or(Duration::ZERO, |cluster| cluster.probe_interval.0)
 }
 
 fn policy(config: &Config) -> Result<Policy, StartError> {
@@ -381,11 +317,6 @@ fn follow_finding(access: &Access, cluster: Option<&ClusterConfig>) -> impl FnMu
             membership.make_do();
         }
     }
-}
-
-/// Resolves when the edge leaves, or whoever would say so is gone.
-async fn leaving(mut intended: watch::Receiver<Intent>) {
-    let _ = intended.wait_for(|intent| *intent == Intent::Leave).await;
 }
 
 fn bytes(size: Size) -> usize {

@@ -106,7 +106,7 @@ async fn serve(memory: u64, fields: usize) {
     config.cache.memory = Size(memory);
     let server = Server::bind_with(config, Made(fields)).await.unwrap();
     println!("{} {}", server.addresses().clients, server.addresses().admin);
-    server.run(std::future::pending()).await;
+    server.run(std::future::pending()).await.unwrap();
 }
 
 struct Edge {

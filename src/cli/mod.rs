@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 use crate::config::{Config, LogConfig, LogFormat, LogLevel};
-use crate::error::StartError;
+use crate::error::{RunError, StartError};
 use crate::outgoing::Patience;
 
 mod contents;
@@ -170,6 +170,8 @@ enum Failure {
     Unavailable(String),
     #[error("{0}")]
     Disagrees(String),
+    #[error(transparent)]
+    Run(#[from] RunError),
     #[error("{0}")]
     Own(#[from] io::Error),
 }
@@ -180,7 +182,7 @@ impl Failure {
             Self::Start(StartError::Config(_)) | Self::Usage(_) => USAGE,
             Self::Start(StartError::Listen { .. }) | Self::Unavailable(_) => UNAVAILABLE,
             Self::Disagrees(_) => DISAGREES,
-            Self::Own(_) => SOFTWARE,
+            Self::Run(_) | Self::Own(_) => SOFTWARE,
         }
     }
 }

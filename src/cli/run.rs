@@ -52,10 +52,7 @@ impl Run {
             let peers = at.peers.map(|address| address.to_string());
             tracing::info!(%name, clients = %at.clients, peers, admin = %at.admin, %origin, "serving");
             let reloading = server.reloading();
-            let cut = server.run(self.until_told(signals, reloading)).await;
-            if cut > 0 {
-                tracing::warn!(connections = cut, "edge.drain is over: what was still under way was cut short");
-            }
+            server.run(self.until_told(signals, reloading)).await?;
             tracing::info!("ended");
             Ok(())
         });

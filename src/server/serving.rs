@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH};
@@ -21,6 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::bytes;
 use super::fast_path::FastPath;
 use super::interspersed::Interspersed;
+use super::lasting::Watch;
 use super::listening::Listener;
 use crate::accepting::{Spell, accepted};
 use crate::access::{Access, Watched};
@@ -42,7 +43,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A listener at work.
 pub(super) struct Accepting {
     phase: watch::Sender<Phase>,
-    task: JoinHandle<JoinSet<()>>,
+    open: Arc<Open>,
+    pub(super) task: JoinHandle<()>,
 }
 
 impl Accepting {
@@ -53,18 +55,37 @@ impl Accepting {
         edge: &Arc<Edge>,
         access: &Arc<Access>,
         limits: &Arc<LimitsConfig>,
+        tasks: &Watch,
     ) -> Self {
         let (edge, access, limits) = (Arc::clone(edge), Arc::clone(access), Arc::clone(limits));
         let (phase, watched) = watch::channel(Phase::Serving);
         let serve = Serve { edge, access, limits, source, phase: watched };
-        Self { phase, task: tokio::spawn(serve.accept(listener)) }
+        let open = Arc::new(Open::default());
+        let task = tokio::spawn(tasks.over(source.listener(), serve.accept(listener, Arc::clone(&open))));
+        Self { phase, open, task }
     }
 
     /// Lets nobody new in; returns who is in.
     pub(super) async fn drain(self) -> JoinSet<()> {
         self.phase.send_replace(Phase::Draining);
-        // It ends at once: it is told by that.
-        self.task.await.unwrap_or_default()
+        // It ends at once: it is told by that, or has ended before.
+        let _ = self.task.await;
+        std::mem::take(&mut *self.open.lock())
+    }
+}
+
+/// The connections that are open. They do not end with the task that accepts them.
+#[derive(Default)]
+struct Open(Mutex<JoinSet<()>>);
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when one has ended, to `None` if there is none.
+    async fn next_to_end(&self) -> Option<()> {
+        poll_fn(|cx| self.lock().poll_join_next(cx)).await.map(drop)
     }
 }
 
@@ -125,24 +146,22 @@ struct Serve {
 }
 
 impl Serve {
-    /// Accepts until the server drains; returns what is open then.
-    async fn accept(mut self, listener: Listener) -> JoinSet<()> {
-        let mut open = JoinSet::new();
+    /// Accepts until the server drains.
+    async fn accept(mut self, listener: Listener, open: Arc<Open>) {
         let (mut failing, mut full) = (Spell::default(), Spell::default());
         loop {
             let came = tokio::select! {
                 came = listener.accept() => came,
-                Some(_) = open.join_next() => continue,
+                Some(()) = open.next_to_end() => continue,
                 () = draining(&mut self.phase) => break,
             };
             if let Some((stream, client)) = accepted(self.source.listener(), came, &mut failing).await {
-                self.admit(&mut open, &mut full, stream, client.ip());
+                self.admit(&mut open.lock(), &mut full, stream, client.ip());
             }
         }
         for (stream, client) in listener.close(self.limits.connections) {
-            self.admit(&mut open, &mut full, stream, client.ip());
+            self.admit(&mut open.lock(), &mut full, stream, client.ip());
         }
-        open
     }
 
     fn admit(&self, open: &mut JoinSet<()>, full: &mut Spell, stream: TcpStream, client: IpAddr) {

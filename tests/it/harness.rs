@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Method;
 use peerage::config::ClusterConfig;
-use peerage::{AssetKey, Config, Edge, Origin as _Origin, Server};
+use peerage::{AssetKey, Config, Edge, Origin as _Origin, RunError, Server};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -20,7 +20,7 @@ pub struct Running {
     pub admin: SocketAddr,
     pub edge: Arc<Edge>,
     stop: Option<oneshot::Sender<()>>,
-    ended: Option<JoinHandle<usize>>,
+    ended: Option<JoinHandle<Result<usize, RunError>>>,
 }
 
 impl Running {
@@ -67,7 +67,7 @@ impl Running {
 
     /// Waits until it has drained; how many connections it had to cut.
     pub async fn ended(&mut self) -> usize {
-        self.ended.take().unwrap().await.unwrap()
+        self.ended.take().unwrap().await.unwrap().unwrap()
     }
 
     /// Tells it to drain, and does not wait.
