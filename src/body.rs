@@ -127,7 +127,8 @@ impl Body {
         Self(Kind::Chain(bodies.into_iter().collect()))
     }
 
-    /// `body`, and when it was last taken from.
+    /// `body`, and when it last made progress: while it is waited for, that is up to who
+    /// sends it.
     pub(crate) fn observed(body: Self) -> (Self, Progress) {
         let progress = Progress::begin();
         (Self(Kind::Observed(Box::new(body), progress.clone())), progress)
@@ -143,7 +144,7 @@ impl Body {
         if incoming.is_end_stream() {
             return Self::empty();
         }
-        Self(Kind::Received(Box::new(Received { incoming, patience, left: u64::MAX, blame, timer: None })))
+        Self(Kind::Received(Box::new(Received::new(incoming, patience, blame))))
     }
 
     /// As `poll_frame`, but each frame keeps its share of the budget, and what is held in
@@ -165,6 +166,16 @@ impl Body {
     pub(crate) fn at_most(mut self, most: u64) -> Self {
         if let Kind::Received(received) = &mut self.0 {
             received.left = most;
+        }
+        self
+    }
+
+    /// Breaks a received body off where fewer than `rate` bytes a second come, on average
+    /// over the time that was spent waiting for them; what it has for each piece comes on
+    /// top. Its sender is a client, who is told to have been too slow.
+    pub(crate) fn no_slower_than(mut self, rate: u64) -> Self {
+        if let Kind::Received(received) = &mut self.0 {
+            received.expect(rate);
         }
         self
     }
@@ -232,8 +243,13 @@ impl http_body::Body for Body {
             Kind::Stream(stream) => stream.as_mut().poll_next(cx).map_ok(Frame::data),
             Kind::Told(told) => told.poll_frame(cx),
             Kind::Observed(body, progress) => {
-                progress.note();
-                Pin::new(&mut **body).poll_frame(cx)
+                let frame = Pin::new(&mut **body).poll_frame(cx);
+                if frame.is_pending() {
+                    progress.pause();
+                } else {
+                    progress.note();
+                }
+                frame
             }
             Kind::Chain(bodies) => {
                 while let Some(body) = bodies.front_mut() {
@@ -253,7 +269,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Stored(slice, _) => slice.len() == 0,
             Kind::Flight(follower) => follower.remaining() == Some(0),
-            Kind::Received(received) => received.incoming.is_end_stream(),
+            Kind::Received(received) => received.is_end_stream(),
             Kind::Skipping(body, _) | Kind::Observed(body, _) | Kind::Charged { body, .. } => body.is_end_stream(),
             Kind::Proving(proving) => proving.is_end_stream(),
             Kind::Told(told) => told.body.is_end_stream(),
@@ -268,7 +284,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Stored(slice, _) => SizeHint::with_exact(slice.len()),
             Kind::Flight(follower) => follower.remaining().map(SizeHint::with_exact).unwrap_or_default(),
-            Kind::Received(received) => received.incoming.size_hint(),
+            Kind::Received(received) => received.size_hint(),
             Kind::Skipping(body, skip) => {
                 let behind = |len: u64| SizeHint::with_exact(len.saturating_sub(skip.left));
                 body.size_hint().exact().map(behind).unwrap_or_default()

@@ -32,6 +32,10 @@ pub enum Error {
     /// The content of the request is larger than `limits.body`.
     #[error("the request's content is too large")]
     ContentTooLarge,
+    /// The content of the request came more slowly than `limits.body_timeout` and
+    /// `limits.body_rate` allow.
+    #[error("the request's content came too slowly")]
+    ContentTooSlow,
     /// The request expects something other than `100-continue` (RFC 9110 §10.1.1).
     #[error("the request's expectation is unknown")]
     Expectation,
@@ -117,6 +121,7 @@ impl Error {
             | Self::UriTooLong
             | Self::HeaderTooLarge
             | Self::ContentTooLarge
+            | Self::ContentTooSlow
             | Self::Expectation
             | Self::TransferCoding
             | Self::MethodNotAllowed
@@ -152,6 +157,7 @@ impl Error {
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ContentTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -181,6 +187,7 @@ impl Error {
             Self::UriTooLong => "uri-too-long",
             Self::HeaderTooLarge => "header-too-large",
             Self::ContentTooLarge => "content-too-large",
+            Self::ContentTooSlow => "content-too-slow",
             Self::Expectation => "expectation",
             Self::TransferCoding => "transfer-coding",
             Self::MethodNotAllowed => "method-not-allowed",
@@ -215,6 +222,7 @@ impl Error {
             Self::UriTooLong => "the request target is too long",
             Self::HeaderTooLarge => "the request's fields are too large",
             Self::ContentTooLarge => "the request's content is too large",
+            Self::ContentTooSlow => "the request's content came too slowly",
             Self::Expectation => "only 100-continue can be expected",
             Self::TransferCoding => "the only transfer coding here is chunked",
             Self::MethodNotAllowed => "this method is not served here",

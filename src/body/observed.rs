@@ -55,21 +55,30 @@ impl Drop for Told {
 }
 
 /// When something last made progress, such as a body for whoever waits on its
-/// other end.
+/// other end; or that it waits for what has a bound of its own.
 #[derive(Debug, Clone)]
-pub(crate) struct Progress(Arc<Mutex<Instant>>);
+pub(crate) struct Progress(Arc<Mutex<Option<Instant>>>);
 
 impl Progress {
     pub(crate) fn begin() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+        Self(Arc::new(Mutex::new(Some(Instant::now()))))
     }
 
     pub(crate) fn note(&self) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+        self.set(Some(Instant::now()));
+    }
+
+    /// Counts no time, until there is progress again.
+    pub(super) fn pause(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, last: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = last;
     }
 
     fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).unwrap_or_else(Instant::now)
     }
 
     /// Resolves when there was none for the time of `patience`.

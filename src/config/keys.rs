@@ -51,6 +51,7 @@ pub const KEYS: &[&str] = &[
     "limits.header_timeout",
     "limits.send_timeout",
     "limits.body_timeout",
+    "limits.body_rate",
     "limits.tunnel_timeout",
     "log.format",
     "log.level",

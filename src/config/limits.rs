@@ -25,6 +25,8 @@ pub struct LimitsConfig {
     pub send_timeout: Period,
     /// How long a client may send nothing of the body that it announced.
     pub body_timeout: Period,
+    /// How many bytes of it must come in a second, on average and beside that time.
+    pub body_rate: Size,
     /// How long an upgraded connection may carry nothing, in either direction.
     pub tunnel_timeout: Period,
 }
@@ -40,6 +42,7 @@ impl Default for LimitsConfig {
             header_timeout: secs(60),
             send_timeout: secs(60),
             body_timeout: secs(60),
+            body_rate: Size(1024),
             tunnel_timeout: secs(60 * 60),
         }
     }
@@ -51,6 +54,7 @@ impl LimitsConfig {
         within("limits.streams", self.streams, 1..=100_000)?;
         within("limits.header", self.header, Size(8 * 1024)..=mib(1))?;
         within("limits.uri", self.uri, Size(256)..=Size(60 * 1024))?;
+        within("limits.body_rate", self.body_rate, Size(1)..=mib(1024))?;
         some_time("limits.header_timeout", self.header_timeout)?;
         some_time("limits.send_timeout", self.send_timeout)?;
         some_time("limits.body_timeout", self.body_timeout)?;

@@ -75,7 +75,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 54] = [
+const OTHERS: [(&str, &str); 55] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -124,6 +124,7 @@ const OTHERS: [(&str, &str); 54] = [
     ("limits.header_timeout", "1s"),
     ("limits.send_timeout", "1s"),
     ("limits.body_timeout", "1s"),
+    ("limits.body_rate", "10KiB"),
     ("limits.tunnel_timeout", "1s"),
     ("log.format", "json"),
     ("log.level", "debug"),

@@ -1,11 +1,11 @@
 //! Forgetting what a write has changed, here and at every peer.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use tokio::task::JoinHandle;
 
 use super::{Answer, Ask, Edge};
 use crate::access::From;
@@ -15,6 +15,7 @@ use crate::cluster::view::State;
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::metrics::{Served, Source};
+use crate::origin::Asker;
 use crate::semantics::invalidation;
 
 /// What one edge says to another, on its peer listener: forget this target.
@@ -45,20 +46,31 @@ impl Edge {
     /// Asks the origin for what may change it, and has every edge forget what was
     /// changed, before the client hears of that: what it asks for next is new, whichever
     /// edge it asks. In a task of its own: what is changed is changed, whether or not the
-    /// client waits to hear of it.
+    /// client waits to hear of it. What has no place at the origin when the client leaves
+    /// is not sent, so that nobody can queue writes by leaving.
     pub(super) fn write(
         self: &Arc<Self>,
         ask: &Ask,
-        request: Request<Body>,
-    ) -> JoinHandle<Result<Response<Body>, Error>> {
+        mut request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, Error>> + use<> {
         let (edge, method, key, host) = (Arc::clone(self), ask.method.clone(), ask.key.clone(), ask.host());
-        tokio::spawn(async move {
-            let answer = edge.ask_origin(request).await?;
+        let here = Asker::mark(&mut request);
+        let written = tokio::spawn(async move {
+            let answer = edge.ask_origin(request).await.inspect_err(|error| {
+                if *error == Error::ClientLeft {
+                    tracing::debug!(%method, path = %key, "a write is not sent: its client left before it had a place at the origin");
+                }
+            })?;
             if invalidation::invalidates(&method, answer.status()) {
                 edge.forget_everywhere(edge.changed(&key, host.as_ref(), answer.headers())).await;
             }
             Ok(answer)
-        })
+        });
+        async move {
+            let written = written.await;
+            drop(here);
+            written.unwrap_or(Err(Error::Panicked))
+        }
     }
 
     /// What a write to `key` has made invalid (RFC 9111 §4.4).

@@ -45,11 +45,8 @@ impl Edge {
             relay.listen(&mut request);
         }
         let began = Instant::now();
-        let answer = if ask.method.is_safe() {
-            self.ask_origin(request).await
-        } else {
-            self.write(&ask, request).await.unwrap_or(Err(Error::Panicked))
-        };
+        let answer =
+            if ask.method.is_safe() { self.ask_origin(request).await } else { self.write(&ask, request).await };
         match answer {
             Ok(response) => {
                 let proven =

@@ -68,7 +68,7 @@ impl Origin for HttpOrigin {
     fn fetch(&self, mut request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
         Box::pin(async move {
             self.address(&mut request)?;
-            let (_place, left) = self.places.take(request.body()).await?;
+            let (_place, left) = self.places.take(&request).await?;
             self.outgoing.send(request, left).await
         })
     }

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 
 use crate::body::Body;
@@ -74,22 +74,49 @@ impl Places {
         Self { fetches: Semaphore::new(requests), uploads: Semaphore::new(requests), patience }
     }
 
-    /// A place for a request with this content, and how long the answer may take still:
-    /// one deadline holds for both.
+    /// A place for this request, and how long the answer may take still: one deadline
+    /// holds for both. Who has left waits for none.
     fn take<'a>(
         &'a self,
-        content: &Body,
+        request: &Request<Body>,
     ) -> impl Future<Output = Result<(SemaphorePermit<'a>, Duration), Error>> + use<'a> {
         let deadline = Instant::now() + self.patience;
-        let places = if content.is_end_stream() { &self.fetches } else { &self.uploads };
+        let places = if request.body().is_end_stream() { &self.fetches } else { &self.uploads };
+        let asker = request.extensions().get::<Asker>().cloned();
         async move {
-            let place = tokio::time::timeout_at(deadline, places.acquire()).await;
+            let place = tokio::select! {
+                biased;
+                () = has_left(asker) => return Err(Error::ClientLeft),
+                place = tokio::time::timeout_at(deadline, places.acquire()) => place,
+            };
             let left = deadline.saturating_duration_since(Instant::now());
             match place {
                 Ok(Ok(place)) if !left.is_zero() => Ok((place, left)),
                 _ => Err(Error::Overloaded),
             }
         }
+    }
+}
+
+/// Whoever waits for the answer to a request that goes on without them, once it has a
+/// place: they have left when the other half is gone.
+#[derive(Clone)]
+pub(crate) struct Asker(watch::Receiver<()>);
+
+impl Asker {
+    /// Marks `request`: its asker is there for as long as what is returned.
+    pub(crate) fn mark(request: &mut Request<Body>) -> watch::Sender<()> {
+        let (here, asker) = watch::channel(());
+        request.extensions_mut().insert(Self(asker));
+        here
+    }
+}
+
+/// Resolves when the asker has left; never where the request ends with them.
+async fn has_left(asker: Option<Asker>) {
+    match asker {
+        Some(Asker(mut asker)) => while asker.changed().await.is_ok() {},
+        None => std::future::pending().await,
     }
 }
 
@@ -109,7 +136,7 @@ impl Bounded {
 impl Origin for Bounded {
     fn fetch(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
         Box::pin(async move {
-            let (_place, left) = self.places.take(request.body()).await?;
+            let (_place, left) = self.places.take(&request).await?;
             let answer = tokio::time::timeout(left, self.origin.fetch(request)).await;
             let response = answer.unwrap_or(Err(Error::OriginTimeout))?;
             if response.status().is_informational() {
@@ -157,5 +184,20 @@ mod tests {
         let upload = origin.fetch(Request::new(Body::from("content")));
         let (waits, upload) = tokio::join!(fetch(), upload);
         assert_eq!((waits.map(drop), upload.map(drop)), (Err(Error::OriginTimeout), Err(Error::OriginTimeout)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_left_is_given_no_place() {
+        let never = |_: AssetKey| std::future::pending::<Result<Option<Bytes>, std::io::Error>>();
+        let origin = Bounded::new(never, Duration::from_secs(1), 1);
+        let (mut sent, mut waits) = (Request::new(Body::empty()), Request::new(Body::empty()));
+        let askers = (Asker::mark(&mut sent), Asker::mark(&mut waits));
+        let leave = async {
+            tokio::task::yield_now().await;
+            drop(askers);
+        };
+        let (sent, waits, ()) = tokio::join!(origin.fetch(sent), origin.fetch(waits), leave);
+        // The first goes on without its asker, for the time that it has.
+        assert_eq!((sent.map(drop), waits.map(drop)), (Err(Error::OriginTimeout), Err(Error::ClientLeft)));
     }
 }

@@ -238,8 +238,8 @@ impl Serving {
         let unanswered = serve.access.expect(client.address, serve.source, &request, began);
         let version = request.version();
         client.speaks(version);
-        let patience = serve.limits.body_timeout.0;
-        let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke));
+        let (patience, rate) = (serve.limits.body_timeout.0, serve.limits.body_rate.0);
+        let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke).no_slower_than(rate));
         // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
         let relay = (version == Version::HTTP_11).then(|| client.interim.open());
         let mut answer = serve.edge.respond(serve.source, client.address, relay.clone(), request).await;

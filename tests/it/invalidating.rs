@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::net::TcpListener;
 
-use crate::ends::accept;
+use crate::ends::{accept, before_an_origin, connect};
 use crate::harness::{Cluster, Running, alone, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 
@@ -99,6 +99,24 @@ async fn a_write_counts_whether_or_not_its_client_waits() {
     writing.abort();
     let forgotten = async { while edge.get("/page").get().await.text() != "new" {} };
     within(20, forgotten).await;
+}
+
+#[tokio::test]
+async fn a_write_whose_client_leaves_before_it_has_a_place_is_not_sent() {
+    let (edge, origin) = before_an_origin(|config| config.origin.requests = 1).await;
+    let first = tokio::spawn(edge.ask(Method::DELETE, "/first").get());
+    let mut connection = accept(&origin).await;
+    assert!(connection.head().await.starts_with("DELETE /first "));
+    connect(&edge).await.say("DELETE /second HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\"}", 1.0).await;
+    let third = tokio::spawn(edge.ask(Method::DELETE, "/third").get());
+    let done = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+    connection.say(done).await;
+    assert_eq!(within(20, first).await.unwrap().status, 204);
+    let mut connection = accept(&origin).await;
+    assert!(connection.head().await.starts_with("DELETE /third "));
+    connection.say(done).await;
+    assert_eq!(within(20, third).await.unwrap().status, 204);
 }
 
 /// An edge whose peer is a listener, before an origin that takes every write.

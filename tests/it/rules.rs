@@ -1,12 +1,15 @@
 //! Rules that it takes several requests to see, each through one edge and
 //! through three.
 
+use std::time::Duration;
+
 use http::Method;
 use peerage::config::{KeepConfig, KeepWord, Period, QueryConfig, Size};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::Got;
+use crate::ends::{accept, before_an_origin, connect};
 use crate::harness::{Cluster, Running, all, alone, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 
@@ -315,6 +318,39 @@ async fn requests_beyond_the_limits_are_refused_in_words() {
     let mut answer = vec![0; 12];
     within(20, stream.read_exact(&mut answer)).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 413");
+}
+
+#[tokio::test]
+async fn content_that_comes_too_slowly_is_refused_and_holds_no_place() {
+    let (edge, origin) = before_an_origin(|config| {
+        config.limits.body_timeout = Period(Duration::from_millis(300));
+        config.limits.body_rate = Size(1 << 20);
+        // He who sends nothing is slow, and not the origin.
+        config.origin.first_byte_timeout = Period(Duration::from_millis(100));
+    })
+    .await;
+    let head = "PUT /page HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n";
+    let (mut silent, mut trickling) = (connect(&edge).await, connect(&edge).await);
+    silent.say(head).await;
+    let mut upstream = accept(&origin).await;
+    upstream.head().await;
+    assert!(silent.head().await.starts_with("HTTP/1.1 408 "));
+
+    trickling.say(head).await;
+    let mut upstream = accept(&origin).await;
+    upstream.head().await;
+    let (mut hears, mut says) = trickling.0.split();
+    let trickle = async {
+        // Each byte has gone on before the next is sent.
+        while says.write_all(b"x").await.is_ok() && upstream.0.read_u8().await.is_ok() {}
+        std::future::pending::<()>().await;
+    };
+    let mut answer = vec![0; 12];
+    tokio::select! {
+        () = trickle => {}
+        heard = within(20, hears.read_exact(&mut answer)) => drop(heard.unwrap()),
+    }
+    assert_eq!(answer, b"HTTP/1.1 408");
 }
 
 #[tokio::test]
