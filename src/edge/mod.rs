@@ -44,6 +44,7 @@ mod fill;
 mod hedge;
 mod intake;
 mod invalidate;
+mod measure;
 mod multipart;
 mod pass;
 mod policy;

@@ -1,7 +1,7 @@
 //! What becomes of a flight, by the head of the response.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -12,6 +12,7 @@ use http_body::Body as _;
 use super::asking::{Arrival, asked};
 use super::fill::{First, Leading, Order, tier};
 use super::intake::{Coming, Intake, head};
+use super::measure::may_outgrow;
 use super::validate::settled;
 use super::{Edge, Policy};
 use crate::body::Room;
@@ -70,6 +71,10 @@ impl Edge {
         }
         let age = freshness::initial_age(&parts.headers, sent, now);
         let verdict = judge(&self.policy.load(), leading.lead.key(), order, &parts, age);
+        let body = match self.unless_lost(&provider, self.measured(verdict, &parts, body)).await.flatten() {
+            Ok(body) => body,
+            Err(error) => return self.refuse_copy(leading, &provider, began, error),
+        };
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
         let admitted = self
             .admit(verdict, order, &parts, length)
@@ -90,10 +95,7 @@ impl Edge {
         let found = proof.as_ref().map(Proof::found);
         let coming = match self.prove(coming, proof, &admitted).await {
             Ok(proven) => proven,
-            Err((provider, error)) => {
-                self.distrust(&provider, leading.lead.key(), &error);
-                return Received::Broken(leading, error);
-            }
+            Err((provider, began, error)) => return self.refuse_copy(leading, &provider, began, error),
         };
         let Leading { lead, first } = leading;
         match admitted {
@@ -115,14 +117,20 @@ impl Edge {
         Received::Done
     }
 
-    /// Has a body prove what it must before anything of it is given out. If it fails,
-    /// that is counted.
+    /// A copy that broke off, or is wrong, before anything of it was given out.
+    fn refuse_copy(self: &Arc<Self>, leading: Leading, provider: &Provider, began: Instant, error: Error) -> Received {
+        self.metrics.fetch(asked(provider), Fetched::Error, began.elapsed());
+        self.distrust(provider, leading.lead.key(), &error);
+        Received::Broken(leading, error)
+    }
+
+    /// Has a body prove what it must before anything of it is given out.
     async fn prove(
         &self,
         coming: Coming,
         proof: Option<Proof>,
         admitted: &Admitted,
-    ) -> Result<Coming, (Provider, Error)> {
+    ) -> Result<Coming, (Provider, Instant, Error)> {
         let Some(proof) = proof else {
             return Ok(coming);
         };
@@ -136,10 +144,7 @@ impl Edge {
         };
         match proven {
             Ok(body) => Ok(Coming { provider, body, began }),
-            Err(error) => {
-                self.metrics.fetch(asked(&provider), Fetched::Error, began.elapsed());
-                Err((provider, error))
-            }
+            Err(error) => Err((provider, began, error)),
         }
     }
 
@@ -239,6 +244,7 @@ impl Edge {
             }
             _ if too_large => Err(Refusal::TooLarge),
             Verdict::Pass(refusal) => Err(refusal),
+            _ if may_outgrow(parts, length) => Err(Refusal::TooLarge),
             Verdict::Store(_) if parts.extensions.get::<Unframed>().is_some() => Err(Refusal::Unframed),
             Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),
             Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { said: None }, Kept::Shared(refusal))),

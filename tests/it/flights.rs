@@ -406,6 +406,44 @@ async fn a_window_is_never_outrun_by_its_own_fill() {
     }
 }
 
+/// Of anything but a 200 no part can be asked for: who fell behind could not go on.
+#[tokio::test]
+async fn an_error_page_of_unknown_length_is_shared_only_if_it_is_small() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.cache.memory = Size(16 * MIB as u64);
+        config.cache.max_object = Size(2 * MIB as u64);
+    })
+    .await;
+    let body = pattern(40 * MIB);
+    let missing = |body| Script::ok(body).with_status(404).chunked().tag("\"v1\"").field("cache-control", "max-age=60");
+    let gate = Gate::closed();
+    origin.script("/large", missing(body.clone()).gate(&gate));
+    let begin = async {
+        origin.arrived(1).await;
+        gate.open(4 * body.len());
+    };
+    let (lagging, fast, ()) = tokio::join!(edge.get("/large").open(), edge.get("/large").open(), begin);
+    for open in [fast, lagging] {
+        let got = within(60, open.rest()).await;
+        assert!(got.status == 404 && got.complete && got.body == body, "{} bytes", got.body.len());
+    }
+
+    let (small, gate) = (pattern(1000), Gate::closed());
+    let before = origin.seen().len();
+    origin.script("/small", missing(small.clone()).gate(&gate));
+    let begin = async {
+        origin.arrived(before + 1).await;
+        gate.open(small.len());
+    };
+    let (first, second, ()) = tokio::join!(edge.get("/small").get(), edge.get("/small").get(), begin);
+    for got in [first, second, edge.get("/small").get().await] {
+        assert!(got.status == 404 && got.complete && got.body == small, "{} bytes", got.body.len());
+    }
+    assert_eq!(origin.count("/small"), 1);
+    edge.metric_becomes("peerage_flights", 0.0).await;
+}
+
 #[tokio::test]
 async fn without_room_a_body_of_unknown_length_still_comes_whole() {
     let origin = Origin::start().await;

@@ -1,0 +1,45 @@
+//! Finding out how long a body is, where that decides whether others may have it too.
+
+use bytes::BytesMut;
+use http::StatusCode;
+use http_body::Body as _;
+
+use super::Edge;
+use crate::body::{Body, next_data};
+use crate::error::Error;
+use crate::held::PIECE;
+use crate::outgoing::Unframed;
+use crate::semantics::storing::Verdict;
+
+/// Whether who falls behind in the body of this answer could not go on, for a part can be
+/// asked for of a 200 alone, and nothing says how long it is: it may outgrow what may be
+/// held.
+pub(super) fn may_outgrow(parts: &http::response::Parts, length: Option<u64>) -> bool {
+    // What ends where its connection does has no length before, and shows none after.
+    length.is_none() && parts.status != StatusCode::OK && parts.extensions.get::<Unframed>().is_none()
+}
+
+impl Edge {
+    /// `body`, of which others may have a share: one that [may outgrow](may_outgrow) what
+    /// may be held is taken in as far as a piece, and has a length if that is all of it.
+    pub(super) async fn measured(
+        &self,
+        verdict: Verdict,
+        parts: &http::response::Parts,
+        mut body: Body,
+    ) -> Result<Body, Error> {
+        let alone = matches!(verdict, Verdict::Pass(_)) || !may_outgrow(parts, body.size_hint().exact());
+        let Some(room) = Some(PIECE as u64).filter(|_| !alone).and_then(|piece| self.budget.charge(piece)) else {
+            return Ok(body);
+        };
+        let mut came = BytesMut::new();
+        while came.len() < PIECE {
+            let Some(data) = next_data(&mut body).await else {
+                body = Body::empty();
+                break;
+            };
+            came.extend_from_slice(&data?);
+        }
+        Ok(Body::chain([Body::charged(came.freeze().into(), room), body]))
+    }
+}
