@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use super::{Answer, Ask, Edge};
 use crate::access::From;
@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::key::AssetKey;
 use crate::metrics::{Served, Source};
 use crate::origin::Asker;
+use crate::origin::http_origin::Site;
 use crate::semantics::invalidation;
 
 /// What one edge says to another, on its peer listener: forget this target.
@@ -62,7 +63,7 @@ impl Edge {
                 }
             })?;
             if invalidation::invalidates(&method, answer.status()) {
-                edge.forget_everywhere(edge.changed(&key, host.as_ref(), answer.headers())).await;
+                edge.forget_everywhere(edge.changed(&key, host.as_ref(), &answer)).await;
             }
             Ok(answer)
         });
@@ -73,12 +74,19 @@ impl Edge {
         }
     }
 
-    /// What a write to `key` has made invalid (RFC 9111 §4.4).
-    fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &HeaderMap) -> Vec<AssetKey> {
-        let named = invalidation::named(host, key.path(), answer);
+    /// What a write to `key` has made invalid (RFC 9111 §4.4). What the client calls
+    /// `host`, and the origin by its own name, is one site: names here have no host.
+    fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &Response<Body>) -> Vec<AssetKey> {
+        let upstream =
+            |site: &Arc<Site>| invalidation::named_upstream(&site.host, &site.prefix, key.path(), answer.headers());
+        let upstream = answer.extensions().get().map(upstream).unwrap_or_default();
+        let named = invalidation::named(host, key.path(), answer.headers()).chain(upstream);
         let named = named.filter_map(|target| AssetKey::from_uri(&target, self.limits.uri).ok());
         let policy = self.policy.load();
-        std::iter::once(key.clone()).chain(named).map(|key| policy.trim(key)).collect()
+        let mut changed: Vec<_> = std::iter::once(key.clone()).chain(named).map(|key| policy.trim(key)).collect();
+        changed.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        changed.dedup();
+        changed
     }
 
     async fn forget_everywhere(self: &Arc<Self>, keys: Vec<AssetKey>) {

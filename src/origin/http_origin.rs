@@ -1,5 +1,6 @@
 //! An origin behind HTTP.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -24,11 +25,17 @@ const BLAME: Blame = Blame {
 /// request to it: what a client asked for chooses nothing.
 pub struct HttpOrigin {
     authority: Authority,
-    host: HeaderValue,
-    /// The URL's path, without a slash at its end.
-    prefix: String,
+    site: Arc<Site>,
     outgoing: Outgoing,
     places: Places,
+}
+
+/// How the origin calls itself: it goes with the answers to writes, which may name what
+/// else they have changed.
+pub(crate) struct Site {
+    pub(crate) host: HeaderValue,
+    /// The URL's path, without a slash at its end.
+    pub(crate) prefix: String,
 }
 
 impl HttpOrigin {
@@ -42,8 +49,7 @@ impl HttpOrigin {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?;
         Ok(Self {
             authority,
-            host,
-            prefix: url.path().trim_end_matches('/').to_owned(),
+            site: Arc::new(Site { host, prefix: url.path().trim_end_matches('/').to_owned() }),
             outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS),
             places: Places::new(requests, first_byte),
         })
@@ -52,14 +58,15 @@ impl HttpOrigin {
     fn address(&self, request: &mut Request<Body>) -> Result<(), Error> {
         let garbage = |error: &dyn std::error::Error| Error::OriginUnreachable(error.to_string());
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        if let (false, Some(path)) = (self.prefix.is_empty(), &parts.path_and_query) {
-            let prefixed = PathAndQuery::try_from(format!("{}{path}", self.prefix)).map_err(|error| garbage(&error))?;
+        if let (false, Some(path)) = (self.site.prefix.is_empty(), &parts.path_and_query) {
+            let prefixed =
+                PathAndQuery::try_from(format!("{}{path}", self.site.prefix)).map_err(|error| garbage(&error))?;
             parts.path_and_query = Some(prefixed);
         }
         parts.scheme = Some(Scheme::HTTP);
         parts.authority = Some(self.authority.clone());
         *request.uri_mut() = Uri::from_parts(parts).map_err(|error| garbage(&error))?;
-        request.headers_mut().insert(HOST, self.host.clone());
+        request.headers_mut().insert(HOST, self.site.host.clone());
         Ok(())
     }
 }
@@ -69,7 +76,12 @@ impl Origin for HttpOrigin {
         Box::pin(async move {
             self.address(&mut request)?;
             let (_place, left) = self.places.take(&request).await?;
-            self.outgoing.send(request, left).await
+            let safe = request.method().is_safe();
+            let mut response = self.outgoing.send(request, left).await?;
+            if !safe {
+                response.extensions_mut().insert(Arc::clone(&self.site));
+            }
+            Ok(response)
         })
     }
 }

@@ -20,6 +20,14 @@ pub fn named<'a>(
     lines.filter_map(move |line| same_origin(host, path, line.to_str().ok()?))
 }
 
+/// As [`named`], by a server whose own authority is `host`, and that was asked for `path`
+/// behind `prefix`: what it names there is ours without that.
+pub fn named_upstream(host: &HeaderValue, prefix: &str, path: &str, answer: &HeaderMap) -> Vec<Uri> {
+    let path = format!("{prefix}{path}");
+    let ours = |target: Uri| target.path_and_query()?.as_str().strip_prefix(prefix)?.parse().ok();
+    named(Some(host), &path, answer).filter_map(ours).filter(|target: &Uri| target.path().starts_with('/')).collect()
+}
+
 /// `reference`, resolved against `path` (RFC 3986 §5.2.2), if it is of the same origin.
 /// One that says no more than a fragment names the request's own target: no other.
 fn same_origin(host: Option<&HeaderValue>, path: &str, reference: &str) -> Option<Uri> {
@@ -158,6 +166,30 @@ mod tests {
             ("./b:c", Some("/x/b:c")),
         ] {
             assert_eq!(other_target(&host, location).as_deref(), expected, "{location}");
+        }
+    }
+
+    #[test]
+    fn what_the_origin_calls_its_own_is_ours() {
+        let host = HeaderValue::from_static("10.0.0.9:9000");
+        for (prefix, location, expected) in [
+            ("", "http://10.0.0.9:9000/a?b", Some("/a?b")),
+            ("", "http://10.0.0.9/a", None),
+            ("", "http://site.example/a", None),
+            ("", "b", Some("/x/b")),
+            ("/site", "http://10.0.0.9:9000/site/a", Some("/a")),
+            ("/site", "/site/a", Some("/a")),
+            ("/site", "b", Some("/x/b")),
+            ("/site", "../../a", None),
+            ("/site", "http://10.0.0.9:9000/a", None),
+            ("/site", "http://10.0.0.9:9000/sites/a", None),
+            ("/site", "http://10.0.0.9:9000/site", None),
+        ] {
+            let mut answer = HeaderMap::new();
+            answer.insert(LOCATION, HeaderValue::from_static(location));
+            let named = named_upstream(&host, prefix, "/x/y", &answer);
+            let named: Vec<_> = named.iter().map(|target| target.path_and_query().unwrap().as_str()).collect();
+            assert_eq!(named, expected.as_slice(), "{location} behind {prefix}");
         }
     }
 

@@ -54,6 +54,35 @@ async fn what_an_answer_names_is_forgotten_too_but_not_for_an_error() {
     }
 }
 
+/// An origin may not know by which name clients ask, and calls itself by its own.
+#[tokio::test]
+async fn what_the_origin_calls_by_its_own_name_is_forgotten_too() {
+    let origin = Origin::start().await;
+    for (prefix, others) in [("", "other.example"), ("/site", "site.example:81")] {
+        let edge = alone(&origin, |config| {
+            config.origin.url = format!("http://{}{prefix}", origin.address).parse().unwrap();
+        })
+        .await;
+        for path in ["/item", "/list", "/other"] {
+            origin.script(&format!("{prefix}{path}"), page("old"));
+            edge.get(path).get().await;
+        }
+        let own = |path: &str| format!("http://{}{prefix}{path}", origin.address);
+        let done = || Script::ok("done").field("location", &own("/item"));
+        let turns = [
+            done().field("content-location", &own("/list")),
+            done().field("content-location", &format!("http://{others}{prefix}/other")),
+        ];
+        origin.scripts(&format!("{prefix}/form"), turns);
+        for _ in 0..2 {
+            edge.ask(Method::POST, "/form").get().await;
+        }
+        for (path, hit) in [("/item", false), ("/list", false), ("/other", true)] {
+            assert_eq!(edge.get(path).get().await.cache_status().contains(";hit"), hit, "{path}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_comes_in_while_it_is_changed_is_not_kept() {
     let origin = Origin::start().await;
