@@ -354,6 +354,34 @@ async fn content_that_comes_too_slowly_is_refused_and_holds_no_place() {
 }
 
 #[tokio::test]
+async fn an_answer_that_leaves_content_unread_says_that_it_is_the_last() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("thanks").field("cache-control", "max-age=60"));
+    let edge = alone(&origin, |config| config.limits.body = Size(1000)).await;
+    edge.get(PAGE).get().await;
+    let read = "PUT /other HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nok";
+    for (request, status) in [
+        ("GET /page HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", 200),
+        ("GET /page HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", 200),
+        ("PUT /page HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n", 413),
+    ] {
+        let mut client = connect(&edge).await;
+        client.say(read).await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && !head.contains("connection: "), "{head}");
+        client.hears("thanks").await;
+        client.say(request).await;
+        let mut answer = Vec::new();
+        within(20, client.0.read_to_end(&mut answer)).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains("connection: close\r\n"),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn content_is_sent_when_it_is_asked_for() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
