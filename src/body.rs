@@ -34,7 +34,6 @@ use observed::Told;
 pub(crate) use observed::{Ended, Progress};
 use proven::{Proof, Proving};
 use received::Received;
-pub(crate) use received::Unread;
 pub(crate) use room::Room;
 use run::Slice;
 pub(crate) use run::{RUN, Run};
@@ -171,14 +170,14 @@ impl Body {
         self
     }
 
-    /// What a client sends, for which it has the time of `patience` at a time, and in all as
-    /// much as `rate` bytes a second take; and whether it is left unread.
-    pub(crate) fn from_client(incoming: Incoming, patience: Duration, rate: u64) -> (Self, Unread) {
-        if incoming.is_end_stream() {
-            return (Self::empty(), Unread::default());
+    /// Breaks a received body off where fewer than `rate` bytes a second come, on average
+    /// over the time that was spent waiting for them; what it has for each piece comes on
+    /// top. Its sender is a client, who is told to have been too slow.
+    pub(crate) fn no_slower_than(mut self, rate: u64) -> Self {
+        if let Kind::Received(received) = &mut self.0 {
+            received.expect(rate);
         }
-        let (received, unread) = Received::from_client(incoming, patience, rate);
-        (Self(Kind::Received(Box::new(received))), unread)
+        self
     }
 }
 

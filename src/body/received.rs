@@ -3,8 +3,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,24 +21,6 @@ pub(super) struct Received {
     pub(super) left: u64,
     blame: fn(String) -> Error,
     wait: Option<Wait>,
-    unread: Unread,
-}
-
-/// Whether a client's content is left unread: behind it, there can be no other request.
-#[derive(Clone, Default)]
-pub(crate) struct Unread(Option<Arc<AtomicBool>>);
-
-impl Unread {
-    /// Whether nobody is going to read what is left.
-    pub(crate) fn is_certain(&self) -> bool {
-        self.0.as_ref().is_some_and(|unread| unread.load(Ordering::Relaxed))
-    }
-
-    fn note(&self) {
-        if let Some(unread) = &self.0 {
-            unread.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 /// The wait for a piece.
@@ -52,23 +32,13 @@ struct Wait {
 impl Received {
     /// `patience` is how long nothing may come.
     pub(super) fn new(incoming: Incoming, patience: Option<Duration>, blame: fn(String) -> Error) -> Self {
-        Self {
-            incoming,
-            patience: patience.map(Patience::new),
-            left: u64::MAX,
-            blame,
-            wait: None,
-            unread: Unread(None),
-        }
+        Self { incoming, patience: patience.map(Patience::new), left: u64::MAX, blame, wait: None }
     }
 
-    /// Where fewer than `rate` bytes a second come, on average over the time that was spent
-    /// waiting for them, it breaks off; the patience with each piece comes on top.
-    pub(super) fn from_client(incoming: Incoming, patience: Duration, rate: u64) -> (Self, Unread) {
-        let unread = Unread(Some(Arc::default()));
-        let patience = Some(Patience { rate: Some(rate), ..Patience::new(patience) });
-        let blame = Error::ClientBroke;
-        (Self { incoming, patience, left: u64::MAX, blame, wait: None, unread: unread.clone() }, unread)
+    pub(super) fn expect(&mut self, rate: u64) {
+        if let Some(patience) = &mut self.patience {
+            patience.rate = Some(rate);
+        }
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -80,16 +50,6 @@ impl Received {
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let frame = ready!(self.poll_incoming(cx));
-        match &frame {
-            Some(Ok(_)) => {}
-            Some(Err(_)) => self.unread.note(),
-            None => self.unread = Unread(None),
-        }
-        Poll::Ready(frame)
-    }
-
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         let Poll::Ready(frame) = polled else {
             return self.poll_patience(cx);
@@ -129,14 +89,6 @@ impl Received {
             Some(_) => Error::ContentTooSlow,
             None => (self.blame)(format!("nothing came for {:?}", patience.idle)),
         })))
-    }
-}
-
-impl Drop for Received {
-    fn drop(&mut self) {
-        if !self.incoming.is_end_stream() {
-            self.unread.note();
-        }
     }
 }
 

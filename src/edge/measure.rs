@@ -1,8 +1,11 @@
 //! Finding out how long a body is, where that decides whether others may have it too.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use http::StatusCode;
 use http_body::Body as _;
+use tokio::time::{Instant, timeout_at};
 
 use super::Edge;
 use crate::body::{Body, next_data};
@@ -10,6 +13,9 @@ use crate::error::Error;
 use crate::held::PIECE;
 use crate::outgoing::Unframed;
 use crate::semantics::storing::Verdict;
+
+/// A head waits for so long at the most until the length of its body is known.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether who falls behind in the body of this answer could not go on, for a part can be
 /// asked for of a 200 alone, and nothing says how long it is: it may outgrow what may be
@@ -21,7 +27,8 @@ pub(super) fn may_outgrow(parts: &http::response::Parts, length: Option<u64>) ->
 
 impl Edge {
     /// `body`, of which others may have a share: one that [may outgrow](may_outgrow) what
-    /// may be held is taken in as far as a piece, and has a length if that is all of it.
+    /// may be held is taken in as far as a piece, if that comes soon, and has a length if that
+    /// is all of it.
     pub(super) async fn measured(
         &self,
         verdict: Verdict,
@@ -32,9 +39,11 @@ impl Edge {
         let Some(room) = Some(PIECE as u64).filter(|_| !alone).and_then(|piece| self.budget.charge(piece)) else {
             return Ok(body);
         };
-        let mut came = BytesMut::new();
-        while came.len() < PIECE {
-            let Some(data) = next_data(&mut body).await else {
+        let (mut came, deadline) = (BytesMut::new(), Instant::now() + PATIENCE);
+        while came.len() < PIECE
+            && let Ok(data) = timeout_at(deadline, next_data(&mut body)).await
+        {
+            let Some(data) = data else {
                 body = Body::empty();
                 break;
             };

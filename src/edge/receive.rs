@@ -244,7 +244,7 @@ impl Edge {
             }
             _ if too_large => Err(Refusal::TooLarge),
             Verdict::Pass(refusal) => Err(refusal),
-            _ if may_outgrow(parts, length) => Err(Refusal::TooLarge),
+            _ if may_outgrow(parts, length) => Err(Refusal::Unmeasured),
             Verdict::Store(_) if parts.extensions.get::<Unframed>().is_some() => Err(Refusal::Unframed),
             Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),
             Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { said: None }, Kept::Shared(refusal))),

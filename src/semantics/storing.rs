@@ -98,6 +98,8 @@ pub enum Refusal {
     Status,
     /// It ends where the connection ends, so its end proves nothing.
     Unframed,
+    /// It may become larger than `cache.max_object`, and who falls behind could not go on.
+    Unmeasured,
     /// Larger than `cache.max_object`.
     TooLarge,
     /// The memory for flights is used up.
@@ -120,6 +122,7 @@ impl Refusal {
             Self::Expired => "expired",
             Self::Status => "status",
             Self::Unframed => "no-length",
+            Self::Unmeasured => "unknown-length",
             Self::TooLarge => "too-large",
             Self::NoRoom => "no-room",
         }

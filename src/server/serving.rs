@@ -28,6 +28,7 @@ use crate::access::{Access, Watched};
 use crate::body::{Body, describe};
 use crate::config::LimitsConfig;
 use crate::edge::{Edge, Plainly};
+use crate::error::Error;
 use crate::interim::Interim;
 use crate::metrics::Source;
 use crate::patient::Patient;
@@ -237,21 +238,25 @@ impl Serving {
         let unanswered = serve.access.expect(client.address, serve.source, &request, began);
         let version = request.version();
         client.speaks(version);
+        let has_content = !request.body().is_end_stream();
         let (patience, rate) = (serve.limits.body_timeout.0, serve.limits.body_rate.0);
-        let (head, incoming) = request.into_parts();
-        let (body, unread) = Body::from_client(incoming, patience, rate);
-        let request = Request::from_parts(head, body);
+        let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke).no_slower_than(rate));
         // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
         let relay = (version == Version::HTTP_11).then(|| client.interim.open());
         let mut answer = serve.edge.respond(serve.source, client.address, relay.clone(), request).await;
         if let Some(relay) = relay {
             relay.close().await;
         }
+        if has_content {
+            // If nobody has read it, hyper has a look: it reads away what is there, or says
+            // with the answer that the connection ends.
+            tokio::task::yield_now().await;
+        }
         if let Some(tunnel) = answer.response.extensions_mut().remove::<Tunnel>() {
             client.lead_to(tunnel);
         }
         let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if version != Version::HTTP_2 && !switches && (self.is_draining() || unread.is_certain()) {
+        if version != Version::HTTP_2 && !switches && self.is_draining() {
             answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let may_be_unframed = version == Version::HTTP_10 || answer.response.version() == Version::HTTP_10;

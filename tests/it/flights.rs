@@ -424,10 +424,13 @@ async fn an_error_page_of_unknown_length_is_shared_only_if_it_is_small() {
         gate.open(4 * body.len());
     };
     let (lagging, fast, ()) = tokio::join!(edge.get("/large").open(), edge.get("/large").open(), begin);
+    let mut told = Vec::new();
     for open in [fast, lagging] {
         let got = within(60, open.rest()).await;
         assert!(got.status == 404 && got.complete && got.body == body, "{} bytes", got.body.len());
+        told.push(got.cache_status().to_owned());
     }
+    assert!(told.iter().any(|status| status.ends_with(";detail=unknown-length")), "{told:?}");
 
     let (small, gate) = (pattern(1000), Gate::closed());
     let before = origin.seen().len();
@@ -441,6 +444,13 @@ async fn an_error_page_of_unknown_length_is_shared_only_if_it_is_small() {
         assert!(got.status == 404 && got.complete && got.body == small, "{} bytes", got.body.len());
     }
     assert_eq!(origin.count("/small"), 1);
+
+    // No head waits for long, for a body that does not come.
+    let (gate, path) = (Gate::closed(), "/slow");
+    origin.script(path, missing(small.clone()).gate(&gate));
+    let mut slow = within(20, edge.get(path).open()).await;
+    gate.open(small.len());
+    assert_eq!(slow.bytes(small.len()).await, small);
     edge.metric_becomes("peerage_flights", 0.0).await;
 }
 
