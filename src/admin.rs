@@ -167,7 +167,7 @@ fn peers(edge: &Edge) -> String {
             name: Some(&*seen.edge).filter(|name| !name.is_empty()).map(str::to_owned),
             address: seen.address.to_string(),
             state: seen.state.name().to_owned(),
-            since: rfc3339(seen.since),
+            since: rfc3339(SystemTime::now() - seen.since.elapsed()),
             share: view.share(&seen.address),
             up: standing.is_none_or(|peer| peer.is_up()),
             latency_ms: standing.and_then(|peer| peer.latency()).map(|latency| latency.as_secs_f64() * 1000.0),

@@ -118,7 +118,7 @@ impl Gossip {
                     }
                 }
             }
-            self.membership.note_awake(SystemTime::now());
+            self.membership.note_awake(Instant::now().into_std());
             self.settle(&socket).await;
         }
         self.swim.leave(self.now());
@@ -138,10 +138,10 @@ impl Gossip {
     /// this edge finds it acting on what it says.
     async fn settle(&mut self, socket: &UdpSocket) {
         if self.swim.take_returned() {
-            self.membership.came_back(SystemTime::now());
+            self.membership.came_back(Instant::now().into_std());
         }
         if let Some(known) = self.swim.take_news() {
-            self.membership.learn(&self.list, known, SystemTime::now());
+            self.membership.learn(&self.list, known, Instant::now().into_std());
         }
         if !self.membership.has_joined() && self.swim.has_joined() {
             self.membership.set_joined(&self.list);

@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
@@ -202,7 +202,7 @@ impl Membership {
         let own = Some(&self.own).filter(|_| open || list.is_empty());
         let known = list.iter().chain(stay).chain(own).map(known).collect();
         self.listed.send_replace(Arc::clone(&list));
-        self.publish(known, SystemTime::now());
+        self.publish(known, Instant::now());
         if !self.joining.borrow().listed {
             let met = gossip.is_none() || self.is_alone(&list);
             self.joining.send_replace(Joining { listed: true, met });
@@ -211,7 +211,7 @@ impl Membership {
 
     /// Publishes what gossip has found out from `list`, unless another list has
     /// taken its place meanwhile: then it will find out more.
-    pub(crate) fn learn(&self, list: &List, known: Vec<Known>, now: SystemTime) {
+    pub(crate) fn learn(&self, list: &List, known: Vec<Known>, now: Instant) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&self.listed.borrow(), list) {
             self.publish(known, now);
@@ -226,7 +226,7 @@ impl Membership {
         }
     }
 
-    fn publish(&self, known: Vec<Known>, now: SystemTime) {
+    fn publish(&self, known: Vec<Known>, now: Instant) {
         let view = self.view.load().next(known, &self.own, self.memory, now);
         let epoch = view.epoch;
         self.view.store(Arc::new(view));
@@ -237,14 +237,14 @@ impl Membership {
 
     /// Others owned what is this edge's: it has just started, or they took it for
     /// dead.
-    pub(crate) fn came_back(&self, now: SystemTime) {
+    pub(crate) fn came_back(&self, now: Instant) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.view.store(Arc::new(self.view.load().coming_back(now)));
     }
 
     /// Gossip is at work. It notices here if it was not for so long that others may
     /// have taken this edge for dead.
-    pub(crate) fn note_awake(&self, now: SystemTime) {
+    pub(crate) fn note_awake(&self, now: Instant) {
         if self.was_away() {
             self.came_back(now);
         }
@@ -263,7 +263,7 @@ impl Membership {
     /// Who may hold the key with this hash, though it is this edge that is to get
     /// it: in order of rank, all who answer. Nobody, if it has been this edge's for
     /// long.
-    pub(crate) fn may_hold(&self, key: u64, now: SystemTime) -> Vec<Arc<str>> {
+    pub(crate) fn may_hold(&self, key: u64, now: Instant) -> Vec<Arc<str>> {
         let view = self.view.load();
         if self.memory.is_zero() || !view.has_moved(key, &self.own, self.memory, now) && !self.was_away() {
             return Vec::new();
@@ -349,7 +349,7 @@ mod tests {
         let view = members.view();
         let owned_by = |name: &str| (0..10_000).find(|key| **view.ring.owner(*key).unwrap().name() == *name).unwrap();
         let (own, of_a) = (owned_by("b:1"), owned_by("a:1"));
-        let now = SystemTime::now();
+        let now = Instant::now();
         // It has just started: all that it owns was somebody's before.
         let ranked: Vec<_> = view.ring.rank(own)[1..].iter().map(|member| Arc::clone(member.name())).collect();
         assert_eq!(members.may_hold(own, now), ranked);
@@ -357,7 +357,7 @@ mod tests {
         // What is another's may be there at any time.
         assert!(members.may_hold(of_a, now + memory + memory).contains(&"a:1".into()));
         members.replace(["b:1", "c:1"]);
-        let later = SystemTime::now() + memory / 2;
+        let later = Instant::now() + memory / 2;
         let inherited = (0..10_000).find(|key| {
             let first = |ring: &Ring| Arc::clone(ring.owner(*key).unwrap().name());
             *first(&view.ring) == *"a:1" && *first(&members.view().ring) == *"b:1"

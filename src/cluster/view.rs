@@ -1,7 +1,7 @@
 //! [`View`]: what an edge knows of the cluster at a moment.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::ring::{Member, Ring};
 use super::standing::{Heard, Standing};
@@ -59,13 +59,14 @@ pub struct Seen {
     pub edge: Arc<str>,
     /// How it is.
     pub state: State,
-    /// Since when it has been so.
-    pub since: SystemTime,
+    /// Since when it has been so: by a clock that nobody sets, for it is compared with the
+    /// times of writes.
+    pub since: Instant,
 }
 
 impl Seen {
     /// What is known now. A state that has not changed keeps the time of its beginning.
-    fn new(known: Known, before: &View, now: SystemTime) -> Self {
+    fn new(known: Known, before: &View, now: Instant) -> Self {
         let Known { address, edge, state } = known;
         let old = before.member(&address);
         let since = old.filter(|old| old.state == state).map_or(now, |old| old.since);
@@ -117,20 +118,20 @@ pub struct View {
     former: Vec<Former>,
     /// Until then, others owned what is this edge's: it had just started, or they
     /// had taken it for dead.
-    came: Option<SystemTime>,
+    came: Option<Instant>,
 }
 
 /// A ring that was in force until then.
 #[derive(Debug, Clone)]
 struct Former {
     ring: Arc<Ring>,
-    until: SystemTime,
+    until: Instant,
 }
 
 impl View {
     /// What holds from `now` on, of the cluster of `known`, to the edge that is `own`
     /// there. What was so before is remembered for the time of `memory`.
-    pub(super) fn next(&self, mut known: Vec<Known>, own: &str, memory: Duration, now: SystemTime) -> Self {
+    pub(super) fn next(&self, mut known: Vec<Known>, own: &str, memory: Duration, now: Instant) -> Self {
         known.sort_by(|a, b| a.address.cmp(&b.address));
         known.dedup_by(|a, b| a.address == b.address);
         let members: Vec<_> = known.into_iter().map(|known| Seen::new(known, self, now)).collect();
@@ -146,13 +147,13 @@ impl View {
         let came = if self.ring.members().len() < 2 { Some(now) } else { self.came };
         let mut view = Self { ring, epoch, members, peers, others, former, came };
         if *view.ring != *self.ring {
-            view.remember(&self.ring, now, now.checked_sub(memory).unwrap_or(now));
+            view.remember(&self.ring, memory, now);
         }
         view
     }
 
     /// The same, of an edge for which others owned what is its own until `now`.
-    pub(super) fn coming_back(&self, now: SystemTime) -> Self {
+    pub(super) fn coming_back(&self, now: Instant) -> Self {
         Self { came: Some(now), ..self.clone() }
     }
 
@@ -191,10 +192,11 @@ impl View {
 
     /// Whether the key with this hash was owned by another than `own` in the time of
     /// `memory` before `now`, or may have been.
-    pub(super) fn has_moved(&self, key: u64, own: &str, memory: Duration, now: SystemTime) -> bool {
+    pub(super) fn has_moved(&self, key: u64, own: &str, memory: Duration, now: Instant) -> bool {
         let another = |ring: &Ring| ring.owner(key).is_some_and(|owner| **owner.name() != *own);
-        let mut recent = self.former.iter().filter(|former| now < former.until + memory);
-        let came = self.came.is_some_and(|came| now < came + memory);
+        let is_recent = |then: Instant| now.saturating_duration_since(then) < memory;
+        let mut recent = self.former.iter().filter(|former| is_recent(former.until));
+        let came = self.came.is_some_and(is_recent);
         came || another(&self.ring) || recent.any(|former| another(&former.ring))
     }
 
@@ -229,12 +231,12 @@ impl View {
         silent.map(|peer| Arc::clone(&peer.name)).collect()
     }
 
-    /// Remembers `ring`, in force until `until`, and forgets those that ended before `since`.
-    fn remember(&mut self, ring: &Arc<Ring>, until: SystemTime, since: SystemTime) {
-        self.former.retain(|former| former.until > since);
+    /// Remembers `ring`, in force until `now`, for the time of `memory`.
+    fn remember(&mut self, ring: &Arc<Ring>, memory: Duration, now: Instant) {
+        self.former.retain(|former| now.saturating_duration_since(former.until) < memory);
         if self.former.len() == FORMER {
             self.former.remove(0);
         }
-        self.former.push(Former { ring: Arc::clone(ring), until });
+        self.former.push(Former { ring: Arc::clone(ring), until: now });
     }
 }

@@ -173,12 +173,14 @@ impl Edge {
         let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
         let before = before.take_while(|name| name != self.membership.own());
         // After a write, only an owner that was up throughout is sure to have been told:
-        // the others are skipped. (A view has the time of day.)
-        let changed = self.memory.changed_for(key).map(|left| SystemTime::now() + left - self.membership.memory());
+        // the others are skipped.
+        let now = Instant::now();
+        let changed = self.memory.changed_for(key).map(|left| self.membership.memory().saturating_sub(left));
         let owner = view.ring.owner(key.hash());
         let has_heard = |name: &Arc<str>| {
-            let was_there = |at| view.member(name).is_some_and(|seen| seen.since <= at);
-            changed.is_none_or(|at| owner.is_some_and(|owner| owner.name() == name) && was_there(at))
+            let was_there =
+                |for_long| view.member(name).is_some_and(|seen| now.saturating_duration_since(seen.since) >= for_long);
+            changed.is_none_or(|ago| owner.is_some_and(|owner| owner.name() == name) && was_there(ago))
         };
         let before = before.filter(has_heard);
         let up = before.filter(|name| view.peer(name).is_some_and(|peer| peer.is_up()));

@@ -6,7 +6,7 @@
 //! edges can wait for one another.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Instant;
 
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -54,7 +54,7 @@ impl Edge {
         if self.memory.has_changed(key) {
             return Vec::new();
         }
-        let mut holders = self.membership.may_hold(key.hash(), SystemTime::now());
+        let mut holders = self.membership.may_hold(key.hash(), Instant::now());
         holders.retain(|name| !self.memory.doubts(name, key));
         holders.truncate(self.attempts);
         holders
