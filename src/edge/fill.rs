@@ -1,7 +1,7 @@
 //! Bringing an asset in: from the peers in order of rank, then the origin.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -97,7 +97,7 @@ impl Edge {
             let (asked, began) = (SystemTime::now(), Instant::now());
             // If the first answer was of no use, ask again without a condition.
             let request = if copy == 1 { request } else { for_all }(leading.lead.key(), order);
-            let response = match self.while_wanted(&leading.lead, self.ask_origin(request)).await.flatten() {
+            let response = match self.while_wanted(&leading.lead, pin!(self.ask_origin(request))).await.flatten() {
                 Ok(response) => response,
                 Err(error) => return give_up(leading.lead, order, error),
             };
@@ -120,7 +120,7 @@ impl Edge {
     async fn fill_from_peers(self: &Arc<Self>, mut leading: Leading, order: &Order) {
         for peer in self.before_this_edge(leading.lead.key()) {
             let request = request(leading.lead.key(), order);
-            let arrival = match self.while_wanted(&leading.lead, self.ask_peer(peer, request)).await {
+            let arrival = match self.while_wanted(&leading.lead, pin!(self.ask_peer(peer, request))).await {
                 Ok(Some(arrival)) => arrival,
                 Ok(None) => continue,
                 Err(error) => return give_up(leading.lead, order, error),
@@ -151,9 +151,9 @@ impl Edge {
     }
 
     /// Waits for an answer also when all who wanted it have left, for it will be wanted
-    /// again; but only so many fills do that at a time.
-    async fn while_wanted<T>(&self, lead: &Lead, answer: impl Future<Output = T>) -> Result<T, Error> {
-        let mut answer = pin!(answer);
+    /// again; but only so many fills do that at a time. (It is pinned by who asks: as an
+    /// argument, a future takes its memory twice.)
+    async fn while_wanted<T>(&self, lead: &Lead, mut answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Error> {
         let body = &lead.flight().body;
         tokio::select! {
             biased;

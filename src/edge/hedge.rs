@@ -6,6 +6,7 @@
 //! each costs the origin a request. Once it is known to be down, or not to answer
 //! (`probe`), nothing waits for it, whatever that costs.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -49,14 +50,14 @@ impl Edge {
         request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
         self.hedges.earn();
-        self.unless_given_up(peer, self.peers.ask(peer, request)).await?
+        self.unless_given_up(peer, pin!(self.peers.ask(peer, request))).await?
     }
 
     /// What comes from `provider`, unless that is a peer which is given up before.
     pub(super) async fn unless_lost<T>(
         &self,
         provider: &Provider,
-        coming: impl Future<Output = T>,
+        coming: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Error> {
         match provider {
             Provider::Peer(peer) => self.unless_given_up(peer, coming).await,
@@ -64,7 +65,7 @@ impl Edge {
         }
     }
 
-    async fn unless_given_up<T>(&self, peer: &str, coming: impl Future<Output = T>) -> Result<T, Error> {
+    async fn unless_given_up<T>(&self, peer: &str, coming: Pin<&mut impl Future<Output = T>>) -> Result<T, Error> {
         tokio::select! {
             biased;
             came = coming => Ok(came),

@@ -1,6 +1,7 @@
 //! A body that is coming in: into the flight, and then into memory.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -160,7 +161,9 @@ impl Edge {
     /// What comes next, unless it comes from a peer that is given up before.
     async fn next_unless_lost(&self, body: &mut Body, source: Option<&Provider>) -> Option<Result<Bytes, Error>> {
         match source {
-            Some(source) => self.unless_lost(source, next_data(body)).await.unwrap_or_else(|error| Some(Err(error))),
+            Some(source) => {
+                self.unless_lost(source, pin!(next_data(body))).await.unwrap_or_else(|error| Some(Err(error)))
+            }
             None => next_data(body).await,
         }
     }

@@ -1,5 +1,6 @@
 //! What becomes of a flight, by the head of the response.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -71,7 +72,7 @@ impl Edge {
         }
         let age = freshness::initial_age(&parts.headers, sent, now);
         let verdict = judge(&self.policy.load(), leading.lead.key(), order, &parts, age);
-        let body = match self.unless_lost(&provider, self.measured(verdict, &parts, body)).await.flatten() {
+        let body = match self.unless_lost(&provider, pin!(self.measured(verdict, &parts, body))).await.flatten() {
             Ok(body) => body,
             Err(error) => return self.refuse_copy(leading, &provider, began, error),
         };
@@ -138,9 +139,9 @@ impl Edge {
         let proven = match admitted {
             Ok(_) => {
                 let first = self.policy.load().verify_first;
-                self.unless_lost(&provider, proven::prove(body, proof, first)).await.flatten()
+                self.unless_lost(&provider, pin!(proven::prove(body, proof, first))).await.flatten()
             }
-            Err(_) => self.unless_lost(&provider, self.prove_unkept(body, Some(proof))).await.flatten(),
+            Err(_) => self.unless_lost(&provider, pin!(self.prove_unkept(body, Some(proof)))).await.flatten(),
         };
         match proven {
             Ok(body) => Ok(Coming { provider, body, began }),
