@@ -3,27 +3,19 @@
 //! Connections are pooled; every wait has a bound; a request without content
 //! is repeated once, and only when a reused connection turned out to be dead.
 
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{self, CaptureConnection, Connection, HttpConnector, capture_connection};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
 use crate::body::{Body, Progress, describe};
 use crate::error::Error;
 use crate::semantics::{self, upgrade};
+
+mod pool;
+
+use pool::Pool;
 
 /// The bounds on waiting.
 #[derive(Debug, Clone, Copy)]
@@ -41,18 +33,9 @@ pub(crate) struct Blame {
     pub(crate) broke: fn(String) -> Error,
 }
 
-/// How many idle connections are kept for each host.
-const IDLE_CONNECTIONS: usize = 256;
-/// How long an idle connection is kept: for less than its other end is likely to, or
-/// requests would often cross its end.
-const IDLE_FOR: Duration = Duration::from_secs(30);
-/// The most that is read ahead of whoever takes the body; it bounds an
-/// answer's head too.
-const READ_AHEAD: usize = 256 * 1024;
-
 /// A client for servers that the configuration names.
 pub(crate) struct Outgoing {
-    client: Client<Remembering, Body>,
+    pool: Pool,
     patience: Patience,
     blame: Blame,
 }
@@ -60,23 +43,19 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// Takes answers of at most `fields` fields.
     pub(crate) fn new(patience: Patience, blame: Blame, fields: usize) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(patience.connect));
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_FOR)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .http1_max_buf_size(READ_AHEAD)
-            .http1_max_headers(fields)
-            .set_host(false)
-            .build(Remembering(connector));
-        Self { client, patience, blame }
+        Self { pool: Pool::new(patience.connect, fields), patience, blame }
     }
 
-    /// Sends `request`, whose URI is absolute, and waits for the head: for
-    /// `within` at most after the last of the request's body was taken.
-    pub(crate) async fn send(&self, mut request: Request<Body>, within: Duration) -> Result<Response<Body>, Error> {
+    /// Sends `request`, whose URI is a path, to `host`, which may name a port. Waits for
+    /// the head: for `within` at most after the last of the request's body was taken.
+    pub(crate) async fn send(
+        &self,
+        host: &str,
+        mut request: Request<Body>,
+        within: Duration,
+    ) -> Result<Response<Body>, Error> {
+        let name = HeaderValue::from_str(host).map_err(|error| (self.blame.unreachable)(error.to_string()))?;
+        request.headers_mut().insert(HOST, name);
         let progress = if request.body().is_end_stream() {
             // Or the next request on the connection would be taken for the body.
             if request.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
@@ -90,7 +69,7 @@ impl Outgoing {
         };
         let upgrade = upgrade::is_to_websocket(request.headers());
         let response = tokio::select! {
-            response = self.send_or_repeat(request) => response?,
+            response = self.send_or_repeat(host, request) => response?,
             () = progress.stalls(within) => return Err(self.blame.late.clone()),
         };
         // RFC 9110 §15.2.2: a server changes to what it was asked for.
@@ -117,64 +96,56 @@ impl Outgoing {
         Ok(response)
     }
 
-    async fn send_or_repeat(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
-        let repeat = (is_repeatable(request.method()) && request.body().is_end_stream()).then(|| {
-            let mut copy = Request::new(Body::empty());
-            *copy.method_mut() = request.method().clone();
-            *copy.uri_mut() = request.uri().clone();
-            *copy.headers_mut() = request.headers().clone();
-            *copy.extensions_mut() = request.extensions().clone();
-            copy
-        });
-        match (self.send_once(request).await, repeat) {
-            (Ok(response), _) => Ok(response),
-            (Err((error, Connected::Reused)), Some(copy)) if no_answer_came(&error) => {
-                self.send_once(copy).await.map_err(|(error, _)| self.failure(&error))
-            }
-            (Err((error, _)), _) => Err(self.failure(&error)),
-        }
-    }
-
-    async fn send_once(&self, mut request: Request<Body>) -> Result<Response<Incoming>, (legacy::Error, Connected)> {
-        let connection = capture_connection(&mut request);
-        let sent = self.client.request(request).await;
-        let used = Used::of(&connection);
-        match sent {
-            Ok(response) => {
-                if let Some(used) = used {
-                    used.0.store(true, Ordering::Relaxed);
+    async fn send_or_repeat(&self, host: &str, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        if let Some(mut connection) = self.pool.take(host) {
+            let again = again(&request);
+            match connection.try_send_request(request).await {
+                Ok(response) => {
+                    self.pool.keep(host, connection);
+                    return Ok(response);
                 }
-                Ok(response)
+                Err(mut failed) => match (failed.take_message(), again) {
+                    // Nothing of it has gone out.
+                    (Some(unsent), _) => request = unsent,
+                    (None, Some(again)) if no_answer_came(failed.error()) => request = again,
+                    (None, _) => return Err(self.failure(failed.error())),
+                },
             }
-            Err(error) if used.is_some_and(|used| used.0.load(Ordering::Relaxed)) => Err((error, Connected::Reused)),
-            Err(error) => Err((error, Connected::Anew)),
         }
+        let mut connection = self.pool.open(host).await.map_err(self.blame.unreachable)?;
+        let response = connection.send_request(request).await.map_err(|error| self.failure(&error))?;
+        self.pool.keep(host, connection);
+        Ok(response)
     }
 
-    fn failure(&self, error: &legacy::Error) -> Error {
-        if error.is_connect() {
-            return (self.blame.unreachable)(describe(error));
-        }
-        match inner(error) {
+    fn failure(&self, error: &hyper::Error) -> Error {
+        if error.is_user() {
             // What was to be sent broke off, and may have said why.
-            Some(inner) if inner.is_user() => {
-                let cause = std::error::Error::source(inner).and_then(|cause| cause.downcast_ref::<Error>());
-                cause.cloned().unwrap_or_else(|| Error::ClientBroke(describe(inner)))
-            }
-            Some(inner) if inner.is_parse() => (self.blame.garbage)(describe(inner)),
-            _ => (self.blame.broke)(describe(error)),
+            let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Error>());
+            cause.cloned().unwrap_or_else(|| Error::ClientBroke(describe(error)))
+        } else if error.is_parse() {
+            (self.blame.garbage)(describe(error))
+        } else {
+            (self.blame.broke)(describe(error))
         }
     }
 }
 
-fn inner(error: &legacy::Error) -> Option<&hyper::Error> {
-    std::error::Error::source(error)?.downcast_ref()
+/// A second copy of a request, if it may be sent twice.
+fn again(request: &Request<Body>) -> Option<Request<Body>> {
+    if !is_repeatable(request.method()) || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
 }
 
-fn no_answer_came(error: &legacy::Error) -> bool {
-    inner(error).is_some_and(|inner| {
-        inner.is_incomplete_message() || inner.is_canceled() || inner.is_closed() || is_reset(inner)
-    })
+fn no_answer_came(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_reset(error)
 }
 
 fn is_reset(error: &hyper::Error) -> bool {
@@ -227,83 +198,66 @@ fn say_length_once(headers: &mut HeaderMap) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A connector whose connections remember that they have been of use.
-#[derive(Clone)]
-struct Remembering(HttpConnector);
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
 
-impl tower_service::Service<Uri> for Remembering {
-    type Response = Remembered;
-    type Error = <HttpConnector as tower_service::Service<Uri>>::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Remembered, Self::Error>> + Send>>;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Barrier;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        tower_service::Service::poll_ready(&mut self.0, cx)
+    use super::*;
+
+    const BLAME: Blame = Blame {
+        unreachable: Error::PeerUnreachable,
+        late: Error::PeerTimeout,
+        garbage: Error::PeerBroke,
+        broke: Error::PeerBroke,
+    };
+
+    async fn read_head(stream: &mut TcpStream) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
     }
 
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = tower_service::Service::call(&mut self.0, uri);
-        Box::pin(async move { Ok(Remembered { io: connecting.await?, used: Used::default() }) })
-    }
-}
-
-/// What kind of connection a request went out on.
-enum Connected {
-    /// One that had brought an answer before.
-    Reused,
-    Anew,
-}
-
-/// Whether a connection has brought an answer before.
-#[derive(Clone, Default)]
-struct Used(Arc<AtomicBool>);
-
-impl Used {
-    fn of(capture: &CaptureConnection) -> Option<Self> {
-        let mut extensions = Extensions::new();
-        capture.connection_metadata().as_ref()?.get_extras(&mut extensions);
-        extensions.remove()
-    }
-}
-
-struct Remembered {
-    io: TokioIo<TcpStream>,
-    used: Used,
-}
-
-impl Connection for Remembered {
-    fn connected(&self) -> connect::Connected {
-        self.io.connected().extra(self.used.clone())
-    }
-}
-
-impl Read for Remembered {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl Write for Remembered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+    /// A server each of whose connections answers one request, and is dead to the next.
+    /// The first two answer together.
+    async fn forgetful() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let both = Arc::new(Barrier::new(2));
+        tokio::spawn(async move {
+            for number in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let both = Arc::clone(&both);
+                tokio::spawn(async move {
+                    read_head(&mut stream).await;
+                    if number < 2 {
+                        both.wait().await;
+                    }
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                    read_head(&mut stream).await;
+                });
+            }
+        });
+        host
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    #[tokio::test]
+    async fn what_a_dead_connection_took_goes_out_once_more_on_a_new_one() {
+        let host = forgetful().await;
+        let long = Duration::from_secs(20);
+        let outgoing = Outgoing::new(Patience { connect: long, idle: long }, BLAME, 100);
+        let get = || outgoing.send(&host, Request::new(Body::empty()), long);
+        let (first, second) = tokio::join!(get(), get());
+        assert!(first.is_ok() && second.is_ok());
+        // Two connections rest, and both are dead.
+        assert!(get().await.is_ok());
+        let mut post = Request::new(Body::from("content"));
+        *post.method_mut() = Method::POST;
+        let error = outgoing.send(&host, post, long).await.map(drop).unwrap_err();
+        assert!(matches!(error, Error::PeerBroke(_)), "{error}");
     }
 }

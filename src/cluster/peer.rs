@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::HOST;
-use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{Request, Response};
 
 use crate::body::Body;
 use crate::error::Error;
@@ -33,17 +31,8 @@ impl Peers {
     /// Sends `request`, whose URI is a canonical path, to the edge that
     /// listens at `address`. An error is the peer's failure to answer;
     /// whatever status it answers with is the answer.
-    pub(crate) async fn ask(&self, address: &str, mut request: Request<Body>) -> Result<Response<Body>, Error> {
-        let authority: Authority = address.parse().map_err(|_| Error::PeerUnreachable("not an address".to_owned()))?;
-        let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        parts.scheme = Some(Scheme::HTTP);
-        parts.authority = Some(authority);
-        let uri = Uri::from_parts(parts).map_err(|error| Error::PeerUnreachable(error.to_string()))?;
-        *request.uri_mut() = uri;
-        if let Ok(host) = HeaderValue::from_str(address) {
-            request.headers_mut().insert(HOST, host);
-        }
-        self.outgoing.send(request, self.first_byte).await
+    pub(crate) async fn ask(&self, address: &str, request: Request<Body>) -> Result<Response<Body>, Error> {
+        self.outgoing.send(address, request, self.first_byte).await
     }
 }
 

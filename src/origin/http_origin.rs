@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::header::HOST;
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, InvalidUri};
 use http::{HeaderValue, Request, Response, Uri};
 
 use crate::body::Body;
@@ -55,29 +54,22 @@ impl HttpOrigin {
         })
     }
 
-    fn address(&self, request: &mut Request<Body>) -> Result<(), Error> {
-        let garbage = |error: &dyn std::error::Error| Error::OriginUnreachable(error.to_string());
-        let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        if let (false, Some(path)) = (self.site.prefix.is_empty(), &parts.path_and_query) {
-            let prefixed =
-                PathAndQuery::try_from(format!("{}{path}", self.site.prefix)).map_err(|error| garbage(&error))?;
-            parts.path_and_query = Some(prefixed);
-        }
-        parts.scheme = Some(Scheme::HTTP);
-        parts.authority = Some(self.authority.clone());
-        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| garbage(&error))?;
-        request.headers_mut().insert(HOST, self.site.host.clone());
-        Ok(())
+    /// The path at the origin of what is asked for by `uri`.
+    fn prefixed(&self, uri: &Uri) -> Result<Uri, Error> {
+        let prefixed = format!("{}{uri}", self.site.prefix).parse();
+        prefixed.map_err(|error: InvalidUri| Error::OriginUnreachable(error.to_string()))
     }
 }
 
 impl Origin for HttpOrigin {
     fn fetch(&self, mut request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
         Box::pin(async move {
-            self.address(&mut request)?;
+            if !self.site.prefix.is_empty() {
+                *request.uri_mut() = self.prefixed(request.uri())?;
+            }
             let (_place, left) = self.places.take(&request).await?;
             let safe = request.method().is_safe();
-            let mut response = self.outgoing.send(request, left).await?;
+            let mut response = self.outgoing.send(self.authority.as_str(), request, left).await?;
             if !safe {
                 response.extensions_mut().insert(Arc::clone(&self.site));
             }

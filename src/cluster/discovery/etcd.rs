@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use data_encoding::BASE64;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
@@ -325,11 +325,9 @@ impl Etcd {
     async fn send(&self, path: &str, content: &Value) -> Result<Response<Body>, String> {
         let endpoint = &self.endpoints[self.at];
         let mut request = Request::post(Uri::default()).body(Body::from(content.to_string())).unwrap_or_default();
-        *request.uri_mut() = format!("http://{endpoint}{path}").parse().map_err(|error| format!("{error}"))?;
-        let host = HeaderValue::from_str(endpoint).map_err(|error| error.to_string())?;
-        request.headers_mut().insert(HOST, host);
+        *request.uri_mut() = path.parse().map_err(|error| format!("{error}"))?;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.outgoing.send(request, self.patience()).await.map_err(|error| told(&error))
+        self.outgoing.send(endpoint, request, self.patience()).await.map_err(|error| told(&error))
     }
 }
 
