@@ -178,7 +178,7 @@ impl Edge {
         // To a peer, a body without framing is sent without framing: in chunks it
         // would look whole, and be stored there.
         let unframed = response.extensions().get::<Unframed>().is_some();
-        let via = self.response_via(response.version());
+        let via = self.via_for(response.version());
         let own_framing = if unframed && ask.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
         *response.version_mut() = own_framing;
         let has_none = response.status() == StatusCode::NO_CONTENT;

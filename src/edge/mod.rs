@@ -439,15 +439,10 @@ impl Edge {
         policy.case(policy.name(&ask.key), Credentials::of(&ask.headers))
     }
 
-    /// What this edge adds to the Via of a request: the version that it came in.
-    fn request_via(&self, ask: &Ask) -> HeaderValue {
-        forward::via(ask.version, &self.name).unwrap_or_else(|| self.via.clone())
-    }
-
-    /// What this edge adds to the Via of a response, by the version that it came in.
-    fn response_via(&self, version: Version) -> HeaderValue {
-        let old = (version == Version::HTTP_10).then(|| forward::via(version, &self.name)).flatten();
-        old.unwrap_or_else(|| self.via.clone())
+    /// What this edge adds to the Via of a message, by the version that it came in.
+    fn via_for(&self, version: Version) -> HeaderValue {
+        let other = (version != Version::HTTP_11).then(|| forward::via(version, &self.name)).flatten();
+        other.unwrap_or_else(|| self.via.clone())
     }
 
     fn record(ask: &Ask, served: Served, from: From) -> Record {

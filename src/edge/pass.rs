@@ -29,7 +29,7 @@ impl Edge {
             && Credentials::of(&ask.headers) == Credentials::None
             && !forward::is_selective(&ask.headers);
         let faithful = if learns { Faithful::Whole } else { Faithful::Verbatim };
-        *request.headers_mut() = forward::upstream_fields(&ask.headers, faithful, &self.request_via(&ask));
+        *request.headers_mut() = forward::upstream_fields(&ask.headers, faithful, &self.via_for(ask.version));
         if !learns {
             Self::introduce(&ask, request.headers_mut());
         }

@@ -161,7 +161,7 @@ impl Edge {
         (lifetime, kept): (Lifetime, Kept),
     ) -> Admitted {
         let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
-        let (mut head, own) = head(parts, length, born, lifetime, self.response_via(parts.version));
+        let (mut head, own) = head(parts, length, born, lifetime, self.via_for(parts.version));
         if parts.status == StatusCode::OK {
             self.name_by_hash(lead.key(), &mut head.headers);
         }

@@ -89,7 +89,8 @@ impl Edge {
             };
             return match (otherwise, ask.tries.checked_sub(1)) {
                 (Otherwise::Again, Some(tries)) => Box::pin(self.get(Ask { key: ask.key.asset(), tries, ..ask })).await,
-                _ => self.pass(ask, handled).await,
+                // Boxed, as above: few need it, and all would have its size.
+                _ => Box::pin(self.pass(ask, handled)).await,
             };
         }
     }
@@ -197,7 +198,7 @@ impl Edge {
             Name::Immutable => Faithful::NameOnly,
             Name::Plain => Faithful::Whole,
         };
-        let headers = forward::upstream_fields(headers, faithful, &self.request_via(ask));
+        let headers = forward::upstream_fields(headers, faithful, &self.via_for(ask.version));
         Order { name, credentials, headers, stale, relay: None }
     }
 

@@ -4,8 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-    USER_AGENT, VIA,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TRANSFER_ENCODING, USER_AGENT, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -13,8 +12,6 @@ use super::{members, vary};
 
 /// RFC 8586.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -29,11 +26,6 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("peerage/", env!("CA
 
 /// The answer to a fill by name suits every client only without a content coding.
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
-
-/// The fields that belong to one connection, besides those that Connection
-/// lists (RFC 9110 §7.6.1).
-static HOP_BY_HOP: [HeaderName; 7] =
-    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
 /// The fields that make a request conditional or partial: a fill wants the
 /// whole of the asset, whatever its first client has of it.
@@ -56,7 +48,7 @@ fn is_unshared(name: &HeaderName) -> bool {
 /// Whether a fill hands this field of the client's on, so that an answer can
 /// vary by it. (Accept-Encoding goes along in a form of ours.)
 pub fn is_handed_on(name: &HeaderName) -> bool {
-    let ours = [HOST, VIA, CDN_LOOP].contains(name) || HOP_BY_HOP.contains(name);
+    let ours = [HOST, VIA, CDN_LOOP].contains(name) || is_hop_by_hop(name);
     *name == ACCEPT_ENCODING || !ours && !SELECTIVE.contains(name) && !is_unshared(name)
 }
 
@@ -134,18 +126,23 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a field belongs to one connection, as do those that Connection lists
+/// (RFC 9110 §7.6.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+    )
+}
+
 /// Removes what belongs to the connection that the message came on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let listed: Vec<HeaderName> = members(headers, &CONNECTION)
-            .filter_map(|name| HeaderName::from_bytes(name).ok())
-            .filter(|name| !is_essential(name))
-            .collect();
-        for name in listed {
-            headers.remove(name);
-        }
+    let mut stripped: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    if stripped.contains(&CONNECTION) {
+        let listed = members(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok());
+        stripped.extend(listed.filter(|name| !is_essential(name)));
     }
-    for name in &HOP_BY_HOP {
+    for name in stripped {
         headers.remove(name);
     }
 }
