@@ -27,7 +27,7 @@ use fields::{Fields, Forms};
 use growing::{Growing, Next, Reader};
 use key::AssetKey;
 use memory::{Found, Memory, Plan, Tier};
-use stored::{Content, Facts, Standing, Stored};
+use stored::{Content, Facts, Stored, Validated};
 
 #[allow(dead_code, unused_imports)]
 #[path = "../src/budget.rs"]
@@ -102,7 +102,7 @@ fn memory(criterion: &mut Criterion) {
                 status: StatusCode::OK,
                 born: now,
                 lifetime: Lifetime::UntilEvicted { said: None },
-                standing: Standing::New,
+                validated: Validated::Never,
             };
             let fields = tiers.pack(&HeaderMap::new());
             let charge = budget.charge(2048).unwrap();

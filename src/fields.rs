@@ -46,13 +46,13 @@ struct Common {
     /// With nothing where a response has a value of its own.
     headers: HeaderMap,
     lines: Lines,
-    standing: Standing,
+    sharing: Sharing,
 }
 
 impl Common {
-    fn new(headers: &HeaderMap, standing: Standing) -> Arc<Self> {
+    fn new(headers: &HeaderMap, sharing: Sharing) -> Arc<Self> {
         let headers = in_common(headers);
-        Arc::new(Self { lines: Lines::of(&headers), headers, standing })
+        Arc::new(Self { lines: Lines::of(&headers), headers, sharing })
     }
 
     /// What it takes besides the text of its fields, in bytes.
@@ -112,7 +112,7 @@ pub(crate) struct Anew<'a> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum Sharing {
     /// It is listed, and there is one of it.
     Shared,
     /// It was too long for the list, or there was no room: one response has it.
@@ -165,9 +165,9 @@ impl<'a> Fields<'a> {
 impl Packed {
     /// How much memory is this response's alone, in bytes.
     pub(crate) fn weight(&self) -> u64 {
-        let form = match self.form.0.standing {
-            Standing::Shared => 0,
-            Standing::Single => self.form.0.weight(),
+        let form = match self.form.0.sharing {
+            Sharing::Shared => 0,
+            Sharing::Single => self.form.0.weight(),
         };
         (self.own.len() + form) as u64
     }
@@ -251,7 +251,7 @@ impl Forms {
     /// The form that `text` writes out, of a response with these fields.
     fn form(&self, headers: &HeaderMap, text: Vec<u8>) -> Arc<Common> {
         if text.len() > LONGEST {
-            return Common::new(headers, Standing::Single);
+            return Common::new(headers, Sharing::Single);
         }
         let mut forms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(form) = forms.get(&*text).and_then(Weak::upgrade) {
@@ -260,9 +260,9 @@ impl Forms {
         if forms.len() >= FORMS {
             forms.retain(|_, form| form.strong_count() > 0);
         }
-        let standing = if forms.len() < FORMS { Standing::Shared } else { Standing::Single };
-        let form = Common::new(headers, standing);
-        if standing == Standing::Shared {
+        let sharing = if forms.len() < FORMS { Sharing::Shared } else { Sharing::Single };
+        let form = Common::new(headers, sharing);
+        if sharing == Sharing::Shared {
             forms.insert(text.into(), Arc::downgrade(&form));
         }
         form

@@ -383,7 +383,7 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
     use crate::semantics::freshness::Lifetime;
-    use crate::stored::{Content, Facts, Standing};
+    use crate::stored::{Content, Facts, Validated};
 
     const MIB: u64 = 1024 * 1024;
 
@@ -393,7 +393,7 @@ mod tests {
 
     /// It weighs 600 bytes, and `len`.
     fn stored(key: &AssetKey, budget: &Arc<Budget>, len: u64, lifetime: Lifetime, born: SystemTime) -> Stored {
-        let facts = Facts { status: StatusCode::OK, born, lifetime, standing: Standing::New };
+        let facts = Facts { status: StatusCode::OK, born, lifetime, validated: Validated::Never };
         let fields = Forms::default().pack(&HeaderMap::new());
         Stored::new(key, facts, fields, Content::Small(b"x"), budget.charge(len + 600).unwrap())
     }

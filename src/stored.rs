@@ -50,14 +50,14 @@ pub(crate) struct Facts {
     /// When its age was zero.
     pub(crate) born: SystemTime,
     pub(crate) lifetime: Lifetime,
-    pub(crate) standing: Standing,
+    pub(crate) validated: Validated,
 }
 
 /// Whether a stored response was ever found to be the same still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    New,
-    Confirmed,
+pub(crate) enum Validated {
+    Never,
+    Once,
 }
 
 impl Facts {
@@ -294,8 +294,8 @@ pub(crate) mod tests {
     /// A stored response with this body.
     pub(crate) fn stored(body: &[u8]) -> Stored {
         let charge = || Budget::new(u64::MAX).charge(1).unwrap();
-        let (lifetime, standing) = (Lifetime::UntilEvicted { said: None }, Standing::New);
-        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, standing };
+        let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
+        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
         let pieces = || body.chunks(PIECE).map(Bytes::copy_from_slice).collect();
         let content = if is_small(body.len() as u64) {
             Content::Small(body)

@@ -26,7 +26,7 @@ use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Refusal};
 use crate::semantics::{cache_control, combined};
-use crate::stored::{self, Content, Facts, Head, Standing, Stored, detached};
+use crate::stored::{self, Content, Facts, Head, Stored, Validated, detached};
 
 /// A body that is coming in.
 pub(super) struct Intake {
@@ -355,6 +355,6 @@ pub(super) fn head(
     } else if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
-    let facts = Facts { status: parts.status, born, lifetime, standing: Standing::New };
+    let facts = Facts { status: parts.status, born, lifetime, validated: Validated::Never };
     (Head { facts, length, headers, upstream_status }, own)
 }

@@ -260,7 +260,7 @@ mod tests {
 
     use super::*;
     use crate::semantics::freshness::Lifetime;
-    use crate::stored::{Facts, Standing};
+    use crate::stored::{Facts, Validated};
 
     async fn rest(status: u16, fields: &[(&'static str, &'static str)], tag: Option<&'static str>) -> Option<String> {
         rest_of(None, status, fields, tag).await
@@ -278,8 +278,8 @@ mod tests {
             response.headers_mut().insert(*name, HeaderValue::from_static(value));
         }
         let tag = tag.map(HeaderValue::from_static);
-        let (lifetime, standing) = (Lifetime::UntilEvicted { said: None }, Standing::New);
-        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, standing };
+        let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
+        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
         let head = Head { facts, length, headers: HeaderMap::new(), upstream_status: None };
         let body = continuation(response, tag.as_ref(), 4, &head).ok()?;
         Some(String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())

@@ -15,7 +15,7 @@ use crate::memory::Found;
 use crate::semantics::cache_control::CacheControl;
 use crate::semantics::storing::{self, Case, Credentials, Name, Refusal, Verdict};
 use crate::semantics::{date, freshness, validation, vary};
-use crate::stored::{Facts, Standing, Stored};
+use crate::stored::{Facts, Stored, Validated};
 
 impl Edge {
     /// Whether this is a 304 that does not match what is stored.
@@ -130,14 +130,14 @@ fn renewed(
         Verdict::Share(refusal) | Verdict::Pass(refusal) => return Err(refusal),
     };
     withhold(&mut headers);
-    Ok((Facts { born: now - age, lifetime, standing: Standing::Confirmed, ..stored }, headers))
+    Ok((Facts { born: now - age, lifetime, validated: Validated::Once, ..stored }, headers))
 }
 
 /// A response that needs validation each time, and replaces one (`stale`) that was
 /// never validated, is not stored: it will change each time too, and a validation
 /// would be wasted.
 pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -> Verdict {
-    let changing = stale.is_some_and(|stale| stale.facts.standing == Standing::New);
+    let changing = stale.is_some_and(|stale| stale.facts.validated == Validated::Never);
     match verdict {
         Verdict::Store(lifetime) if changing && freshness::must_be_validated(lifetime, age) => {
             Verdict::Pass(Refusal::Changing)
