@@ -107,11 +107,11 @@ impl Resting {
         if hosts.is_empty() {
             tokio::spawn(Self::sweep(Arc::downgrade(self)));
         }
-        if !hosts.contains_key(host) {
-            hosts.insert(host.into(), Vec::new());
-        }
-        if let Some(connections) = hosts.get_mut(host).filter(|connections| connections.len() < MOST) {
-            connections.push(Rested { connection, since: Instant::now() });
+        let rested = Rested { connection, since: Instant::now() };
+        match hosts.get_mut(host) {
+            Some(connections) if connections.len() < MOST => connections.push(rested),
+            Some(_) => {}
+            None => drop(hosts.insert(host.into(), vec![rested])),
         }
     }
 
