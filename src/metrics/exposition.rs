@@ -73,11 +73,11 @@ impl Collector for Exposed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.requests(&mut encoder)?;
         self.fetches(&mut encoder)?;
-        let mut family = encoder.encode_descriptor(
+        let mut family = begin(
+            &mut encoder,
+            MetricType::Counter,
             "wrong_contents",
             "Bodies that were not what their name or their sender promised, by whom they came from",
-            None,
-            MetricType::Counter,
         )?;
         for asked in Asked::ALL {
             let count = ConstCounter::new(self.metrics.wrong_contents[asked as usize].total());
@@ -108,7 +108,7 @@ impl Collector for Exposed {
             ),
         ] {
             let counter = ConstCounter::new(count);
-            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+            counter.encode(begin(&mut encoder, MetricType::Counter, name, help)?)?;
         }
         Ok(())
     }
@@ -116,12 +116,8 @@ impl Collector for Exposed {
 
 impl Exposed {
     fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = encoder.encode_descriptor(
-            "requests",
-            "Requests, by listener and by what became of them",
-            None,
-            MetricType::Counter,
-        )?;
+        let mut family =
+            begin(encoder, MetricType::Counter, "requests", "Requests, by listener and by what became of them")?;
         for source in Source::ALL {
             for served in Served::ALL {
                 let labels = [("source", source.name()), ("result", served.name())];
@@ -129,18 +125,13 @@ impl Exposed {
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
             }
         }
-        let mut family = encoder.encode_descriptor(
-            "request_seconds",
-            "From a request's head to the end of its answer",
-            None,
-            MetricType::Histogram,
-        )?;
+        let mut family =
+            begin(encoder, MetricType::Histogram, "request_seconds", "From a request's head to the end of its answer")?;
         encode_times(&self.metrics.request_times, &mut family)
     }
 
     fn fetches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family =
-            encoder.encode_descriptor("fetches", "Requests to peers and to the origin", None, MetricType::Counter)?;
+        let mut family = begin(encoder, MetricType::Counter, "fetches", "Requests to peers and to the origin")?;
         for asked in Asked::ALL {
             for fetched in Fetched::ALL {
                 let labels = [("from", asked.name()), ("outcome", fetched.name())];
@@ -148,21 +139,16 @@ impl Exposed {
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
             }
         }
-        let mut family = encoder.encode_descriptor(
-            "fetch_seconds",
-            "From a fetch's start to its end",
-            None,
-            MetricType::Histogram,
-        )?;
+        let mut family = begin(encoder, MetricType::Histogram, "fetch_seconds", "From a fetch's start to its end")?;
         for asked in Asked::ALL {
             let labels = [("from", asked.name())];
             encode_times(&self.metrics.fetch_times[asked as usize], &mut family.encode_family(&labels)?)?;
         }
-        let mut family = encoder.encode_descriptor(
+        let mut family = begin(
+            encoder,
+            MetricType::Counter,
             "takeovers",
             "Peers asked for what they may have owned before, by whether they hold it",
-            None,
-            MetricType::Counter,
         )?;
         for outcome in TakenOver::ALL {
             let count = ConstCounter::new(self.metrics.takeovers[outcome as usize].total());
@@ -172,38 +158,37 @@ impl Exposed {
     }
 
     fn members(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = encoder.encode_descriptor(
+        let mut family = begin(
+            encoder,
+            MetricType::Gauge,
             "peer_up",
             "Whether the last request to the peer was answered, and it is not down",
-            None,
-            MetricType::Gauge,
         )?;
         for (peer, up) in &self.gauges.peers {
             let labels = [("peer", &**peer)];
             ConstGauge::new(i64::from(*up)).encode(family.encode_family(&labels)?)?;
         }
-        let mut family =
-            encoder.encode_descriptor("members", "Members of the cluster, by how they are", None, MetricType::Gauge)?;
+        let mut family = begin(encoder, MetricType::Gauge, "members", "Members of the cluster, by how they are")?;
         for state in State::ALL {
             let count = self.view.members().iter().filter(|member| member.state == state).count();
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             ConstGauge::new(count).encode(family.encode_family(&[("state", state.name())])?)?;
         }
-        let mut family = encoder.encode_descriptor(
+        let mut family = begin(
+            encoder,
+            MetricType::Counter,
             "refused_datagrams",
             "Datagrams of gossip that were not taken, by what was wrong with them",
-            None,
-            MetricType::Counter,
         )?;
         for why in Refused::ALL {
             let count = ConstCounter::new(self.metrics.refused_datagrams[why as usize].total());
             count.encode(family.encode_family(&[("reason", why.name())])?)?;
         }
-        let mut family = encoder.encode_descriptor(
+        let mut family = begin(
+            encoder,
+            MetricType::Counter,
             "discoveries",
             "Looks at who might be a member (cluster.discover), by whether a list was found",
-            None,
-            MetricType::Counter,
         )?;
         for outcome in Fetched::ALL {
             let count = ConstCounter::new(self.metrics.discoveries[outcome as usize].total());
@@ -214,38 +199,38 @@ impl Exposed {
 
     fn memory(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let gauge = |count: u64| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
-        gauge(self.gauges.flights).encode(encoder.encode_descriptor(
-            "flights",
-            "Fills under way",
-            None,
+        gauge(self.gauges.flights).encode(begin(encoder, MetricType::Gauge, "flights", "Fills under way")?)?;
+        gauge(self.gauges.memory_used).encode(begin(
+            encoder,
             MetricType::Gauge,
-        )?)?;
-        gauge(self.gauges.memory_used).encode(encoder.encode_descriptor(
             "memory_used_bytes",
             "Of cache.memory: stored, in flight, or being read",
-            None,
-            MetricType::Gauge,
         )?)?;
-        let mut family =
-            encoder.encode_descriptor("cache_bytes", "Weight of what is stored", None, MetricType::Gauge)?;
+        let mut family = begin(encoder, MetricType::Gauge, "cache_bytes", "Weight of what is stored")?;
         for (tier, bytes, _, _) in &self.gauges.tiers {
             gauge(*bytes).encode(family.encode_family(&[("tier", *tier)])?)?;
         }
-        let mut family = encoder.encode_descriptor("cache_objects", "Stored responses", None, MetricType::Gauge)?;
+        let mut family = begin(encoder, MetricType::Gauge, "cache_objects", "Stored responses")?;
         for (tier, _, objects, _) in &self.gauges.tiers {
             gauge(*objects).encode(family.encode_family(&[("tier", *tier)])?)?;
         }
-        let mut family = encoder.encode_descriptor(
-            "evictions",
-            "Stored responses that made room for others",
-            None,
-            MetricType::Counter,
-        )?;
+        let mut family =
+            begin(encoder, MetricType::Counter, "evictions", "Stored responses that made room for others")?;
         for (tier, _, _, evictions) in &self.gauges.tiers {
             ConstCounter::new(*evictions).encode(family.encode_family(&[("tier", *tier)])?)?;
         }
         Ok(())
     }
+}
+
+/// Begins a family of metrics.
+fn begin<'a>(
+    encoder: &'a mut DescriptorEncoder<'_>,
+    kind: MetricType,
+    name: &'a str,
+    help: &'a str,
+) -> Result<MetricEncoder<'a>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, kind)
 }
 
 fn encode_times(times: &Times, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
