@@ -59,6 +59,8 @@ pub(crate) enum Outcome {
     Pass(Refusal),
     /// This edge is next in rank: another flight, to the origin, goes on.
     Joined(Arc<Flight>),
+    /// The owner does not have it at hand: who waits asks for it the long way.
+    NotAtHand,
     Failed(Error),
 }
 

@@ -7,6 +7,7 @@
 //!    is forwarded to the origin.
 //! 3. [`AssetKey`] is its canonical name: for the cache, the ring, the origin.
 //! 4. `memory` may hold a fresh response: then it is answered from there.
+//!    So may that of its owner: a small asset is had from there by a `link`.
 //! 5. A `flight` is led, or followed: one fill of one key at a time.
 //! 6. The fill asks the owner on the [ring](cluster::ring), its successors, or
 //!    the [`Origin`].

@@ -150,6 +150,8 @@ pub(crate) struct Memory {
     doubted: Notes,
     /// Others may hold what a write has changed of these keys.
     changed: Notes,
+    /// Their owners did not have these keys at hand.
+    not_at_hand: Notes,
 }
 
 impl Memory {
@@ -165,6 +167,7 @@ impl Memory {
             wrong: Notes::new(),
             doubted: Notes::new(),
             changed: Notes::new(),
+            not_at_hand: Notes::new(),
         }
     }
 
@@ -190,6 +193,17 @@ impl Memory {
         } else {
             Found::Nothing
         }
+    }
+
+    /// Whether its owner may have `key` at hand, for all that is noted of it.
+    pub(crate) fn may_be_at_hand(&self, key: &AssetKey) -> bool {
+        let hold = |notes: &Notes| notes.hold(key.hash());
+        !self.wrong.hold(key.variant_hash()) && ![&self.markers, &self.changed, &self.not_at_hand].into_iter().any(hold)
+    }
+
+    /// For the time of `period` from now, its owner is not asked whether it has `key` at hand.
+    pub(crate) fn note_not_at_hand(&self, key: &AssetKey, period: Duration) {
+        self.not_at_hand.insert(key.hash(), period);
     }
 
     /// Whether an entry of this weight can be kept in `tier` at all.

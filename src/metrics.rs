@@ -109,9 +109,9 @@ impl Fetched {
     }
 }
 
-/// What came of asking a peer for a key that it may have owned before.
+/// What came of asking a peer for what it may have: a key that it owns, or owned before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TakenOver {
+pub(crate) enum Sought {
     /// It holds it.
     Held,
     /// It does not.
@@ -120,7 +120,7 @@ pub(crate) enum TakenOver {
     Error,
 }
 
-impl TakenOver {
+impl Sought {
     const ALL: [Self; 3] = [Self::Held, Self::Missing, Self::Error];
 
     fn name(self) -> &'static str {
@@ -165,7 +165,8 @@ pub(crate) struct Metrics {
     fetches: [[Count; 2]; 2],
     fetch_times: [Times; 2],
     wrong_contents: [Count; 2],
-    takeovers: [Count; TakenOver::ALL.len()],
+    takeovers: [Count; Sought::ALL.len()],
+    peeks: [Count; Sought::ALL.len()],
     refused_connections: Count,
     stalled_connections: Count,
     malformed_requests: Count,
@@ -217,8 +218,13 @@ impl Metrics {
         self.wrong_contents[asked as usize].add(1);
     }
 
-    pub(crate) fn taken_over(&self, outcome: TakenOver) {
+    pub(crate) fn taken_over(&self, outcome: Sought) {
         self.takeovers[outcome as usize].add(1);
+    }
+
+    /// An owner was asked what it has at hand.
+    pub(crate) fn peeked(&self, outcome: Sought) {
+        self.peeks[outcome as usize].add(1);
     }
 
     pub(crate) fn malformed_request(&self) {

@@ -256,7 +256,7 @@ fn peers_client(config: &Config) -> Peers {
         );
     }
     let patience = Patience { connect: cluster.connect_timeout.0, idle: cluster.idle_timeout.0 };
-    Peers::new(patience, cluster.first_byte_timeout.0)
+    Peers::new(patience, cluster.first_byte_timeout.0, cluster.probe_timeout.0)
 }
 
 /// A name for CDN-Loop that no other process has.

@@ -46,6 +46,12 @@ impl Proof {
         self.found.clone()
     }
 
+    /// Holds all of a body to it.
+    pub(crate) fn prove_whole(mut self, data: &[u8]) -> Result<(), Error> {
+        self.update(data);
+        self.check()
+    }
+
     fn update(&mut self, data: &[u8]) {
         for (_, hashing) in &mut self.checks {
             hashing.update(data);

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use http::uri::Authority;
 
 pub(crate) mod discovery;
+pub(crate) mod link;
 pub mod membership;
 pub mod peer;
 pub mod ring;

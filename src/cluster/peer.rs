@@ -1,9 +1,11 @@
 //! Asking another edge, over HTTP on its peer listener.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
 
+use super::link::{Links, Question, Waits};
 use crate::body::Body;
 use crate::error::Error;
 use crate::outgoing::{Blame, Outgoing, Patience};
@@ -20,12 +22,20 @@ const BLAME: Blame = Blame {
 pub(crate) struct Peers {
     outgoing: Outgoing,
     first_byte: Duration,
+    links: Links,
 }
 
 impl Peers {
-    /// Waits for the first byte of an answer for the time of `first_byte`.
-    pub(crate) fn new(patience: Patience, first_byte: Duration) -> Self {
-        Self { outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS + ADDED_FIELDS), first_byte }
+    /// Waits for the first byte of an answer for the time of `first_byte`, and for that of
+    /// an answer to a peek for the time of `quiet`.
+    pub(crate) fn new(patience: Patience, first_byte: Duration, quiet: Duration) -> Self {
+        let outgoing = Outgoing::new(patience, BLAME, MOST_FIELDS + ADDED_FIELDS);
+        Self { outgoing, first_byte, links: Links::new(Waits { promptly: patience.connect, quiet }) }
+    }
+
+    /// Asks the edge that listens at `address` what it has at hand.
+    pub(crate) fn peek(&self, address: &Arc<str>, question: Question) {
+        self.links.ask(address, question);
     }
 
     /// Sends `request`, whose URI is a canonical path, to the edge that
@@ -55,7 +65,7 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let long = Duration::from_secs(20);
-        let peers = Peers::new(Patience { connect: long, idle: long }, long);
+        let peers = Peers::new(Patience { connect: long, idle: long }, long, long);
         let error = peers.ask(&address, Request::new(Body::empty())).await.map(drop).unwrap_err();
         assert_eq!(error.fault(), Fault::Peer, "{error}");
     }

@@ -99,7 +99,7 @@ impl Edge {
         } else {
             response.headers_mut().remove(AGE);
         }
-        response.headers_mut().insert(CACHE_STATUS, append_member(head.upstream_status.as_ref(), self.status(&status)));
+        response.headers_mut().insert(CACHE_STATUS, self.status_behind(head.upstream_status.as_ref(), &status));
         if response.status().is_success() {
             response.headers_mut().extend(own);
         }
@@ -190,11 +190,18 @@ impl Edge {
         }
         headers.append(VIA, via);
         let upstream = combined(headers.get_all(CACHE_STATUS));
-        headers.insert(CACHE_STATUS, append_member(upstream.as_ref(), self.status(status)));
+        headers.insert(CACHE_STATUS, self.status_behind(upstream.as_ref(), status));
         if ask.method == Method::HEAD {
             *response.body_mut() = Body::empty();
         }
         response
+    }
+
+    /// The members of those before, then this edge's: RFC 9211 §2 has the cache
+    /// that is nearest to the origin come first.
+    pub(super) fn status_behind(&self, before: Option<&HeaderValue>, status: &CacheStatus) -> HeaderValue {
+        let own = self.status(status);
+        combined(before.into_iter().chain([&own])).unwrap_or(own)
     }
 
     /// What this edge can do (RFC 9110 §9.3.7).
@@ -259,10 +266,4 @@ pub(super) fn hit(tier: Tier) -> Served {
 fn number(number: u64) -> HeaderValue {
     HeaderValue::from_bytes(itoa::Buffer::new().format(number).as_bytes())
         .unwrap_or_else(|_| HeaderValue::from_static("0"))
-}
-
-/// The members of those before, then this edge's: RFC 9211 §2 has the cache
-/// that is nearest to the origin come first.
-fn append_member(before: Option<&HeaderValue>, own: HeaderValue) -> HeaderValue {
-    combined(before.into_iter().chain([&own])).unwrap_or(own)
 }

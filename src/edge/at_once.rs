@@ -22,6 +22,7 @@ use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Reuse};
+use crate::stored::Stored;
 
 /// A GET over HTTP/1.1 that asks [plainly](crate::semantics::manner::Manner::Plain), and
 /// wants nothing of the connection.
@@ -31,6 +32,16 @@ pub(crate) struct Plainly<'a> {
     pub(crate) host: &'a [u8],
     /// What its fields take, in bytes, as the long way counts them.
     pub(crate) size: usize,
+    /// The longest body that is of use, in bytes.
+    pub(crate) most: u64,
+}
+
+/// Why a plain request is not answered at once.
+pub(crate) enum NotAtOnce {
+    /// There is nothing under its key here.
+    Missing(AssetKey),
+    /// It needs the long way.
+    Involved,
 }
 
 impl Edge {
@@ -41,28 +52,41 @@ impl Edge {
         source: Source,
         ask: &Plainly<'_>,
         head: &mut Vec<u8>,
-    ) -> Option<(Body, Record)> {
+    ) -> Result<(Body, Record), NotAtOnce> {
+        let key = self.plain_key(ask).ok_or(NotAtOnce::Involved)?;
+        let Some((tier, stored)) = self.memory.held(&key) else {
+            return Err(NotAtOnce::Missing(key));
+        };
+        if !self.append_hit(&stored, ask.most, head) {
+            return Err(NotAtOnce::Involved);
+        }
+        let len = stored.len();
+        let body = Body::stored(stored, 0, len);
+        let (served, from) = (hit(tier), From::Memory);
+        Ok((body, Record { source, method: Method::GET, key: Ok(key), served, from, error: None }))
+    }
+
+    /// The key of what is asked for, if nothing else tells what is meant.
+    fn plain_key(&self, ask: &Plainly<'_>) -> Option<AssetKey> {
         if ask.size > self.limits.header || !forward::is_host(ask.host) {
             return None;
         }
         let target = PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(ask.target.as_bytes())).ok()?;
         let key = self.policy.load().trim(AssetKey::from_target(&target, self.limits.uri).ok()?);
-        if self.memory.varies(&key) {
-            return None;
-        }
-        let (tier, stored) = self.memory.held(&key)?;
+        (!self.memory.varies(&key)).then_some(key)
+    }
+
+    /// Appends the fields of an answer to `head`, if what is stored is one.
+    fn append_hit(&self, stored: &Stored, most: u64, head: &mut Vec<u8>) -> bool {
         let (facts, now) = (&stored.facts, SystemTime::now());
         let age = facts.age(now);
         let reuse = freshness::reuse(facts.lifetime, age, &RequestControl::default());
-        if facts.status != StatusCode::OK || reuse != Reuse::Fresh {
-            return None;
+        if facts.status != StatusCode::OK || reuse != Reuse::Fresh || stored.len() > most {
+            return false;
         }
         stored.uses.one_more();
         let status = CacheStatus { handled: Handled::Hit, ttl: facts.ttl(now), ..CacheStatus::default() };
         stored.fields().write(&Anew { age: age.as_secs(), status: &status.text(&self.name) }, head);
-        let len = stored.len();
-        let body = Body::stored(stored, 0, len);
-        let (served, from) = (hit(tier), From::Memory);
-        Some((body, Record { source, method: Method::GET, key: Ok(key), served, from, error: None }))
+        true
     }
 }

@@ -35,6 +35,11 @@ pub(super) struct Order {
 }
 
 impl Order {
+    /// One that is no client's.
+    pub(super) fn of_this_edge(name: Name) -> Self {
+        Self { name, credentials: Credentials::None, headers: HeaderMap::new(), stale: None, relay: None }
+    }
+
     /// Whether `stored` is an answer to this order: fresh, and not the one that
     /// is to be validated.
     fn is_met_by(&self, stored: &Stored) -> bool {

@@ -32,7 +32,7 @@ impl Hedges {
         Self(AtomicU32::new(MOST))
     }
 
-    fn earn(&self) {
+    pub(super) fn earn(&self) {
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| (saved < MOST).then_some(saved + 1));
     }
 

@@ -72,16 +72,7 @@ impl Edge {
             self.memory.mark(lead.key(), self.policy.load().hit_for_miss);
             lead.unlist();
         }
-        lead.stream(Streaming {
-            head: Arc::clone(&intake.head),
-            provider: provider.clone(),
-            kept: intake.kept,
-            extent: intake.extent,
-            selected: intake.selected.clone(),
-            room: Arc::clone(&intake.room),
-            proof,
-            came: SystemTime::now(),
-        });
+        lead.stream(intake.streaming(provider.clone()));
         let mut others = None;
         // Who sends the rest; nobody, if it was here already.
         let (mut source, mut mixed) = (Some(provider.clone()), Mixed::No);
@@ -227,7 +218,7 @@ impl Edge {
 
     /// Ends a flight well. What it brought goes into memory first, so that whoever
     /// comes now finds one or the other.
-    fn land(&self, lead: Lead, mut intake: Intake) {
+    pub(super) fn land(&self, lead: Lead, mut intake: Intake) {
         let tier = tier(&lead);
         intake.certify();
         let last = std::mem::take(&mut intake.last);
@@ -272,6 +263,20 @@ impl Edge {
 }
 
 impl Intake {
+    /// What those who share the flight see of it, now that its head is there.
+    pub(super) fn streaming(&self, provider: Provider) -> Streaming {
+        Streaming {
+            head: Arc::clone(&self.head),
+            provider,
+            kept: self.kept,
+            extent: self.extent,
+            selected: self.selected.clone(),
+            room: Arc::clone(&self.room),
+            proof: self.proof(),
+            came: SystemTime::now(),
+        }
+    }
+
     /// What its body has still to prove.
     pub(super) fn proof(&self) -> Verification {
         match &self.found {

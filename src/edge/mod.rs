@@ -4,7 +4,7 @@
 //! follows a flight, [`fill`] brings an asset in: [`asking`] asks for it, [`receive`]
 //! decides by the head of what comes, [`intake`] takes it in. [`answer`] gives it out,
 //! and [`mod@pass`] hands on what is for one client alone. [`at_once`] is a short cut to
-//! what `respond` would have answered from memory.
+//! what `respond` would have answered from memory, and [`peek`] looks into the owner's.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,6 +47,7 @@ mod invalidate;
 mod measure;
 mod multipart;
 mod pass;
+mod peek;
 mod policy;
 mod probe;
 mod receive;
@@ -59,9 +60,10 @@ mod validate;
 mod verify;
 mod warm;
 
-pub(crate) use at_once::Plainly;
+pub(crate) use at_once::{NotAtOnce, Plainly};
 use hedge::Hedges;
 use invalidate::Unheard;
+pub(crate) use peek::Peeked;
 pub(crate) use policy::{Limits, Policy};
 use warm::WANTED;
 

@@ -41,7 +41,7 @@ pub(super) enum Received {
 
 /// What becomes of a body: it is taken in, and there are fields that only the leader's
 /// client may have; or it is for that client alone.
-type Admitted = Result<(Intake, HeaderMap), Refusal>;
+pub(super) type Admitted = Result<(Intake, HeaderMap), Refusal>;
 
 /// How much is held of a body that is too large to be stored, in bytes: its readers may
 /// be so far apart.
@@ -151,7 +151,7 @@ impl Edge {
 
     /// Makes room for a response that others may share. Returns with it the fields that
     /// only the leader's client may have.
-    fn make_intake(
+    pub(super) fn make_intake(
         &self,
         lead: &Lead,
         order: &Order,
@@ -254,7 +254,7 @@ impl Edge {
 }
 
 /// Whether a response of this age may be stored, or shared.
-fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Parts, age: Duration) -> Verdict {
+pub(super) fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Parts, age: Duration) -> Verdict {
     let verdict = storing::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
     match settled(verdict, age, order.stale.as_ref()) {
         // A peer may have served it for what this request says, and others did not say it.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, Version};
 use tokio::sync::oneshot;
 
 use super::fill::{First, Order};
+use super::peek::AtHand;
 use super::{Answer, Ask, Edge};
 use crate::body::Body;
 use crate::body::growing::Reader;
@@ -41,6 +42,12 @@ impl Edge {
     /// what is stored, and has to be validated.
     pub(super) async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Stored>) -> Answer {
         forward::strip_hop_by_hop(&mut ask.headers);
+        if let Some(peek) = self.peek_for(&ask, handled)
+            && let Some((reader, streaming)) = peek.await
+        {
+            let (order, own) = (Arc::new(Order::of_this_edge(Name::Immutable)), HeaderMap::new());
+            return self.answer_flight(&ask, handled, Part::Leader, Shared { reader, streaming, order, own });
+        }
         let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
         let joining = self.join(&ask, order.credentials);
         let mut flight = match &joining {
@@ -83,8 +90,8 @@ impl Edge {
                     }
                     _ => Otherwise::Pass,
                 },
-                // It was given up just when this request joined it.
-                Outcome::Failed(Error::Abandoned) => Otherwise::Again,
+                // Or it was given up just when this request joined it.
+                Outcome::NotAtHand | Outcome::Failed(Error::Abandoned) => Otherwise::Again,
                 Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
             };
             return match (otherwise, ask.tries.checked_sub(1)) {
@@ -93,6 +100,18 @@ impl Edge {
                 _ => Box::pin(self.pass(ask, handled)).await,
             };
         }
+    }
+
+    /// Asks the owner what it has at hand, if nothing is here. (Over HTTP/1.1, plain
+    /// requests have asked for that before they came this way.)
+    fn peek_for(
+        self: &Arc<Self>,
+        ask: &Ask,
+        handled: Handled,
+    ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
+        let plain = handled == Handled::UriMiss && Credentials::of(&ask.headers) == Credentials::None;
+        let asks = plain && ask.version == Version::HTTP_2 && ask.source == Source::Client;
+        if asks { self.peek(&ask.key) } else { None }
     }
 
     /// The fields of what a flight brings that this request's client alone may have, if

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 
 use super::Edge;
@@ -136,13 +136,7 @@ impl Edge {
 
     /// Takes a key over from who holds it; whether it came.
     async fn take_over(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>) -> bool {
-        let order = Order {
-            name: self.policy.load().name(key),
-            credentials: Credentials::None,
-            headers: HeaderMap::new(),
-            stale: None,
-            relay: None,
-        };
+        let order = Order::of_this_edge(self.policy.load().name(key));
         let Joining::Lead(lead) = self.flights.join(key, Reach::Holder, Credentials::None) else {
             return false;
         };

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::counting::{BOUNDS, Count, Times};
-use super::{Asked, Fetched, Metrics, Refused, Served, Source, TakenOver};
+use super::{Asked, Fetched, Metrics, Refused, Served, Sought, Source};
 use crate::cluster::view::{State, View};
 
 /// What is read off, rather than counted.
@@ -144,15 +144,20 @@ impl Exposed {
             let labels = [("from", asked.name())];
             encode_times(&self.metrics.fetch_times[asked as usize], &mut family.encode_family(&labels)?)?;
         }
-        let mut family = begin(
-            encoder,
-            MetricType::Counter,
-            "takeovers",
-            "Peers asked for what they may have owned before, by whether they hold it",
-        )?;
-        for outcome in TakenOver::ALL {
-            let count = ConstCounter::new(self.metrics.takeovers[outcome as usize].total());
-            count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
+        let sought = [
+            (
+                "takeovers",
+                "Peers asked for what they may have owned before, by whether they hold it",
+                &self.metrics.takeovers,
+            ),
+            ("peeks", "Owners asked what they have at hand, by whether they hold it", &self.metrics.peeks),
+        ];
+        for (name, help, counts) in sought {
+            let mut family = begin(encoder, MetricType::Counter, name, help)?;
+            for outcome in Sought::ALL {
+                let count = ConstCounter::new(counts[outcome as usize].total());
+                count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
+            }
         }
         Ok(())
     }

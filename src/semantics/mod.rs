@@ -9,6 +9,7 @@ pub mod forward;
 pub mod freshness;
 pub mod invalidation;
 pub mod manner;
+pub mod peek;
 pub mod range;
 pub mod storing;
 pub mod upgrade;

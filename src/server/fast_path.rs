@@ -1,10 +1,10 @@
-//! The fast path of a connection: plain hits, which hyper need not see.
+//! The fast path of a connection: plain requests, which hyper need not see.
 //!
 //! It stands between hyper and the socket. While hyper waits for a request, what comes
-//! is looked at here first: a [plain](Plainly) GET for what is here and fresh is
-//! answered with one write; everything else is handed to hyper as it came. There is no
-//! second set of rules for HTTP: where anything is unusual, be it good or bad, hyper
-//! reads it.
+//! is looked at here first: a [plain](crate::edge::Plainly) GET for what is here and
+//! fresh, or at hand at its owner's, is answered without hyper; everything else is handed
+//! to hyper as it came. There is no second set of rules for HTTP: where anything is
+//! unusual, be it good or bad, hyper reads it.
 //!
 //! hyper is left alone unless it is certain to wait for a request: all that it was
 //! given was one head of a request without content, that has been answered to its end,
@@ -17,23 +17,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Buf;
-use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::serving::Serving;
-use crate::access::Watched;
-use crate::edge::Plainly;
+use super::serving::{Peek, Serving};
+use crate::edge::NotAtOnce;
 use crate::patient::Patient;
-use crate::requests::Piece;
-use crate::semantics::manner::Manner;
+use crate::semantics::peek;
+
+mod answers;
+mod first;
+
+use answers::Answers;
+use first::First;
 
 /// How much is read at a time, and how long a head may be here, in bytes.
 const MOST: usize = 4096;
-/// How many fields a request may have here. Browsers send a dozen.
-const FIELDS: usize = 32;
-/// How many pieces a write has at most, the head among them.
-const PIECES: usize = 16;
 
 const STATUS_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
 
@@ -45,9 +43,8 @@ pub(super) struct FastPath {
     /// What has come; from `first` on it has neither been answered nor read by hyper.
     came: Vec<u8>,
     first: usize,
-    answer: Option<Answer>,
-    /// The memory of the last head, for the next.
-    spare: Vec<u8>,
+    answers: Answers,
+    awaited: Option<Awaited>,
 }
 
 /// What hyper is doing.
@@ -61,95 +58,28 @@ enum Hyper {
     Leads,
 }
 
-/// An answer that is being sent.
-struct Answer {
-    head: Vec<u8>,
-    sent: usize,
-    run: Option<Piece>,
-    body: Watched,
-}
-
-impl Answer {
-    /// What is left of the head, and of as much of the body as is at hand.
-    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; PIECES]) -> usize {
-        let head = &self.head[self.sent..];
-        let of_head = usize::from(!head.is_empty());
-        if of_head > 0 {
-            slices[0] = IoSlice::new(head);
-        }
-        let of_run = self.run.as_ref().map_or(0, |run| run.chunks_vectored(&mut slices[of_head..]));
-        of_head + of_run
-    }
-
-    fn advance(&mut self, written: usize) {
-        let of_head = written.min(self.head.len() - self.sent);
-        self.sent += of_head;
-        if let Some(run) = &mut self.run {
-            run.advance(written - of_head);
-        }
-    }
-}
-
-/// What is at the beginning of what has come.
-enum First<'a> {
-    /// A plain request, of so many bytes.
-    Plain(Plainly<'a>, usize),
-    /// Another head of a request without content, of so many bytes.
-    Head(usize),
-    /// A part of a head.
-    Part,
-    /// What hyper should see to.
-    Other,
-}
-
-impl First<'_> {
-    fn of(bytes: &[u8]) -> First<'_> {
-        let mut fields = [MaybeUninit::uninit(); FIELDS];
-        let mut request = httparse::Request::new(&mut []);
-        let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if bytes.len() < MOST => return First::Part,
-            _ => return First::Other,
-        };
-        let (Some(method @ ("GET" | "HEAD")), Some(1)) = (request.method, request.version) else {
-            return First::Other;
-        };
-        let (mut hosts, mut host, mut size, mut manner) = (0, &[][..], 0, Manner::Plain);
-        for field in &*request.headers {
-            size += field.name.len() + field.value.len() + 4;
-            let is = |name| field.name.eq_ignore_ascii_case(name);
-            if is("host") {
-                hosts += 1;
-                host = field.value;
-            } else if is("connection") && !field.value.eq_ignore_ascii_case(b"keep-alive")
-                || ["upgrade", "expect", "content-length", "transfer-encoding"].into_iter().any(is)
-            {
-                return First::Other;
-            } else if Manner::of_line(field.name) == Manner::Particular {
-                manner = Manner::Particular;
-            }
-        }
-        match request.path {
-            Some(target) if method == "GET" && manner == Manner::Plain && hosts == 1 && target.starts_with('/') => {
-                First::Plain(Plainly { target, host, size }, length)
-            }
-            _ => First::Head(length),
-        }
-    }
+/// A request whose owner is asked; if that is in vain, it is hyper's.
+struct Awaited {
+    answer: Peek,
+    /// How long the request is, in bytes.
+    length: usize,
 }
 
 /// What became of the first of what has come.
 enum Begun {
     Answer,
-    /// It is hyper's.
-    Handed,
+    /// Its answer is waited for.
+    Peek,
+    /// It is for hyper, and so many bytes long.
+    Hyper(usize),
     /// More has to come first.
     Nothing,
 }
 
 impl FastPath {
     pub(super) fn new(io: Patient, serving: Arc<Serving>) -> Self {
-        Self { io, serving, hyper: Hyper::Waits, came: Vec::new(), first: 0, answer: None, spare: Vec::new() }
+        let (came, answers) = (Vec::new(), Answers::default());
+        Self { io, serving, hyper: Hyper::Waits, came, first: 0, answers, awaited: None }
     }
 
     /// Whether nothing has come that hyper has not read.
@@ -161,10 +91,24 @@ impl FastPath {
     /// client has ended the connection.
     pub(super) fn poll_hits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.poll_answer(cx))?;
-            match self.begin() {
-                Begun::Answer => {}
-                Begun::Handed => return Poll::Ready(Ok(())),
+            let begun = match ready!(self.poll_awaited(cx))? {
+                Some(length) => Begun::Hyper(length),
+                None => self.begin(cx)?,
+            };
+            if matches!(begun, Begun::Answer) && self.answers.have_room() {
+                continue;
+            }
+            if !self.answers.is_empty() {
+                // What was begun besides will be looked at again.
+                ready!(self.answers.poll_sent(&mut self.io, cx))?;
+                continue;
+            }
+            match begun {
+                Begun::Answer | Begun::Peek => {}
+                Begun::Hyper(length) => {
+                    self.hand(length);
+                    return Poll::Ready(Ok(()));
+                }
                 Begun::Nothing => {
                     if ready!(self.poll_more(cx))? == 0 {
                         self.hyper = Hyper::Leads;
@@ -177,63 +121,84 @@ impl FastPath {
 
     /// Resolves when no answer is under way here.
     pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(answer) = &mut self.answer else {
-            return Poll::Ready(Ok(()));
+        // Without an answer, there is none here.
+        ready!(self.poll_awaited(cx))?;
+        self.answers.poll_sent(&mut self.io, cx)
+    }
+
+    /// Resolves when no answer of an owner is waited for; to the length of a request for
+    /// which there is none.
+    fn poll_awaited(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<usize>>> {
+        let Some(Awaited { answer, length }) = &mut self.awaited else {
+            return Poll::Ready(Ok(None));
         };
-        loop {
-            if answer.run.as_ref().is_none_or(|run| !run.has_remaining()) && !answer.body.is_end_stream() {
-                let frame = ready!(Pin::new(&mut answer.body).poll_frame(cx)).transpose();
-                answer.run = frame.map_err(io::Error::other)?.and_then(|frame| frame.into_data().ok());
-            }
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let filled = answer.slices(&mut slices);
-            if filled == 0 {
-                break;
-            }
-            match ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..filled]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => answer.advance(written),
-            }
+        let (answer, length) = (ready!(answer.as_mut().poll(cx)), *length);
+        self.awaited = None;
+        let Some((lines, body)) = answer else {
+            return Poll::Ready(Ok(Some(length)));
+        };
+        let mut head = self.answers.head();
+        for part in [STATUS_LINE, &lines, b"\r\n"] {
+            head.extend_from_slice(part);
         }
-        if let Some(Answer { head, .. }) = self.answer.take()
-            && head.capacity() <= MOST
-        {
-            self.spare = head;
-        }
-        Poll::Ready(Ok(()))
+        self.answers.push(head, Some(body), cx)?;
+        self.first += length;
+        Poll::Ready(Ok(None))
     }
 
     /// Begins to answer the first of what has come, or leaves it to hyper.
-    fn begin(&mut self) -> Begun {
+    fn begin(&mut self, cx: &mut Context<'_>) -> io::Result<Begun> {
+        let came = &self.came[self.first..];
         if self.serving.is_draining() {
             // The long way adds `Connection: close` to its answer.
-            self.hyper = Hyper::Leads;
-            return if self.is_empty() { Begun::Nothing } else { Begun::Handed };
+            return Ok(if came.is_empty() { Begun::Nothing } else { Begun::Hyper(usize::MAX) });
         }
-        let came = &self.came[self.first..];
-        let length = match First::of(came) {
-            First::Plain(ask, length) => {
-                let mut head = std::mem::take(&mut self.spare);
-                head.clear();
-                head.extend_from_slice(STATUS_LINE);
-                if let Some(body) = self.serving.answer_at_once(&ask, &mut head) {
-                    head.extend_from_slice(b"\r\n");
-                    self.answer = Some(Answer { head, sent: 0, run: None, body });
-                    self.first += length;
-                    return Begun::Answer;
-                }
-                self.spare = head;
-                length
-            }
-            First::Head(length) => length,
-            First::Part => return Begun::Nothing,
-            First::Other => usize::MAX,
+        let first = First::of(came);
+        let (First::Plain(ask, length) | First::Peek(ask, length)) = &first else {
+            return Ok(match first {
+                First::Head(length) => Begun::Hyper(length),
+                First::Part => Begun::Nothing,
+                _ => Begun::Hyper(usize::MAX),
+            });
         };
+        let length = *length;
+        let mut head = self.answers.head();
+        head.extend_from_slice(STATUS_LINE);
+        let missing = match self.serving.answer_at_once(ask, &mut head) {
+            Ok(body) => {
+                head.extend_from_slice(b"\r\n");
+                self.answers.push(head, Some(body), cx)?;
+                self.first += length;
+                return Ok(Begun::Answer);
+            }
+            Err(NotAtOnce::Missing(key)) => Some(key),
+            Err(NotAtOnce::Involved) => None,
+        };
+        if matches!(first, First::Peek(..)) && self.serving.answers_peeks() {
+            head.clear();
+            head.extend_from_slice(peek::NOTHING.as_bytes());
+            self.answers.push(head, None, cx)?;
+            self.first += length;
+            return Ok(Begun::Answer);
+        }
+        self.answers.give_back(head);
+        // What is behind other answers has its turn when they are sent.
+        if self.answers.is_empty()
+            && matches!(first, First::Plain(..))
+            && let Some(answer) = missing.and_then(|key| Serving::peek(&self.serving, key))
+        {
+            self.awaited = Some(Awaited { answer, length });
+            return Ok(Begun::Peek);
+        }
+        Ok(Begun::Hyper(length))
+    }
+
+    /// The first of what has come is hyper's, so many bytes of it.
+    fn hand(&mut self, length: usize) {
         self.hyper = match self.serving.requests().all_ended() {
-            Some(ended) if length == came.len() => Hyper::Has(ended),
+            Some(ended) if length == self.came.len() - self.first => Hyper::Has(ended),
             _ => Hyper::Leads,
         };
-        Begun::Handed
     }
 
     /// Reads; returns how many bytes.
@@ -302,57 +267,5 @@ impl AsyncWrite for FastPath {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_answer(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kind(request: &str) -> &'static str {
-        match First::of(request.as_bytes()) {
-            First::Plain(..) => "plain",
-            First::Head(_) => "head",
-            First::Part => "part",
-            First::Other => "other",
-        }
-    }
-
-    #[test]
-    fn only_what_asks_for_nothing_but_a_name_is_plain() {
-        for (expected, line, fields) in [
-            ("plain", "GET /a?b HTTP/1.1", "Host: h"),
-            ("plain", "GET /a HTTP/1.1", "hOsT: h\r\nAccept: */*\r\nCookie: a=b\r\nConnection: Keep-Alive"),
-            ("head", "GET /a HTTP/1.1", "Host: h\r\nHost: h"),
-            ("head", "GET /a HTTP/1.1", "Accept: */*"),
-            ("head", "GET /a HTTP/1.1", "Host: h\r\nRANGE: bytes=0-1"),
-            ("head", "GET /a HTTP/1.1", "Host: h\r\nCache-control: no-cache"),
-            ("head", "GET http://h/a HTTP/1.1", "Host: h"),
-            ("head", "HEAD /a HTTP/1.1", "Host: h"),
-            ("other", "GET /a HTTP/1.0", "Host: h"),
-            ("other", "POST /a HTTP/1.1", "Host: h"),
-            ("other", "GET /a HTTP/1.1", "Host: h\r\nConnection: close"),
-            ("other", "GET /a HTTP/1.1", "Host: h\r\nConnection: keep-alive\r\nconnection: upgrade"),
-            ("other", "GET /a HTTP/1.1", "Host: h\r\nUpgrade: websocket"),
-            ("other", "GET /a HTTP/1.1", "Host: h\r\nContent-Length: 0"),
-            ("other", "GET /a HTTP/1.1", "Host: h\r\nTransfer-Encoding: chunked"),
-            ("other", "GET /a HTTP/1.1", "Host : h"),
-            ("other", "GET /a HTTP/1.1", "Host: h\r\n folded: x"),
-            ("other", "PRI * HTTP/2.0", ""),
-        ] {
-            assert_eq!(kind(&format!("{line}\r\n{fields}\r\n\r\n")), expected, "{line} {fields}");
-        }
-        assert_eq!(kind(""), "part");
-        assert_eq!(kind("GET /a HTTP/1.1\r\nHost: h\r\n"), "part");
-        assert_eq!(kind(&format!("GET /{} HTTP/1.1\r\n", "a".repeat(MOST))), "other");
-        assert_eq!(kind(&format!("GET /a HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(FIELDS + 1))), "other");
-    }
-
-    #[test]
-    fn what_follows_a_request_is_not_part_of_it() {
-        let one = "GET /a HTTP/1.1\r\nHost: host\r\nAccept: */*\r\n\r\n";
-        let two = format!("{one}GET /b HTTP/1.1\r\n");
-        let First::Plain(ask, length) = First::of(two.as_bytes()) else { panic!("it is plain") };
-        assert_eq!((ask.target, ask.host, ask.size, length), ("/a", &b"host"[..], 4 + 4 + 4 + 6 + 3 + 4, one.len()));
     }
 }

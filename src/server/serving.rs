@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -24,12 +25,13 @@ use super::interspersed::Interspersed;
 use super::lasting::Watch;
 use super::listening::Listener;
 use crate::accepting::{Spell, accepted};
-use crate::access::{Access, Watched};
+use crate::access::{Access, Record, Watched};
 use crate::body::{Body, describe};
 use crate::config::LimitsConfig;
-use crate::edge::{Edge, Plainly};
+use crate::edge::{Edge, NotAtOnce, Peeked, Plainly};
 use crate::error::Error;
 use crate::interim::Interim;
+use crate::key::AssetKey;
 use crate::metrics::Source;
 use crate::patient::Patient;
 use crate::requests::{News, Requests, Stream, UnderWay, Way};
@@ -208,6 +210,9 @@ impl Serve {
     }
 }
 
+/// The answer that an owner may have at hand: the lines of its fields, and its body.
+pub(super) type Peek = BoxFuture<'static, Option<(Vec<u8>, Watched)>>;
+
 /// What serves one connection.
 pub(super) struct Serving {
     serve: Serve,
@@ -223,13 +228,34 @@ impl Serving {
         *self.serve.phase.borrow() == Phase::Draining
     }
 
+    /// Whether peers ask here, who may peek.
+    pub(super) fn answers_peeks(&self) -> bool {
+        self.serve.source == Source::Peer
+    }
+
     /// See [`Edge::answer_at_once`].
-    pub(super) fn answer_at_once(&self, ask: &Plainly<'_>, head: &mut Vec<u8>) -> Option<Watched> {
-        let Self { serve, client } = self;
+    pub(super) fn answer_at_once(&self, ask: &Plainly<'_>, head: &mut Vec<u8>) -> Result<Watched, NotAtOnce> {
         let began = Instant::now();
-        let (body, record) = serve.edge.answer_at_once(serve.source, ask, head)?;
-        let (response, way) = (Response::new(body), Way::connection(client.requests.begin()));
-        Some(serve.access.watch(client.address, record, response, began, way).into_body())
+        let (body, record) = self.serve.edge.answer_at_once(self.serve.source, ask, head)?;
+        Ok(self.watch(record, body, began, Way::connection(self.client.requests.begin())))
+    }
+
+    /// See [`Edge::peek_plainly`].
+    pub(super) fn peek(this: &Arc<Self>, key: AssetKey) -> Option<Peek> {
+        if this.serve.source == Source::Peer {
+            return None;
+        }
+        let began = Instant::now();
+        let peeked = this.serve.edge.peek_plainly(key)?;
+        let (serving, under_way) = (Arc::clone(this), this.client.requests.begin());
+        Some(Box::pin(async move {
+            let Peeked { lines, body, record } = peeked.await?;
+            Some((lines, serving.watch(record, body, began, Way::connection(under_way))))
+        }))
+    }
+
+    fn watch(&self, record: Record, body: Body, began: Instant, way: Way) -> Watched {
+        self.serve.access.watch(self.client.address, record, Response::new(body), began, way).into_body()
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {

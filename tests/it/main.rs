@@ -17,6 +17,7 @@ mod invalidating;
 mod keys;
 mod origin;
 mod ownership;
+mod peeking;
 mod process;
 mod proving;
 mod publishing;

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -191,6 +191,7 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     arrived: watch::Sender<usize>,
     connections: AtomicUsize,
+    empty_handed: AtomicBool,
 }
 
 pub struct Origin {
@@ -232,6 +233,12 @@ impl Origin {
         self.state.scripts.lock().unwrap().insert(path.to_owned(), scripts.into_iter().collect());
     }
 
+    /// As a peer, it has nothing at hand: what its scripts say, it has to ask for.
+    #[allow(dead_code)] // for tests/it
+    pub fn has_nothing_at_hand(&self) {
+        self.state.empty_handed.store(true, Ordering::Relaxed);
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()
     }
@@ -256,6 +263,10 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     while let Some(seen) = read_request(&mut stream).await? {
+        if seen.field("peerage-peek").is_some() && state.empty_handed.load(Ordering::Relaxed) {
+            stream.get_mut().write_all(b"HTTP/1.1 504 Scripted\r\ncontent-length: 0\r\n\r\n").await?;
+            continue;
+        }
         let script = {
             let mut scripts = state.scripts.lock().unwrap();
             let known = if scripts.contains_key(&seen.target) { seen.target.as_str() } else { "*" };

@@ -218,6 +218,10 @@ async fn a_peer_that_is_wrong_is_told_counted_and_passed_over() {
     let origin = Origin::start().await;
     let (edge, peer) = with_scripted_peer(&origin, checked).await;
     for (seed, len) in [(1, SMALL), (2, LARGE)] {
+        if len == LARGE {
+            // Such is not asked for by a link.
+            peer.has_nothing_at_hand();
+        }
         let body = body_of(&edge, &peer, len, seed);
         let path = name(&body, 64);
         peer.script(&path, Script::ok(flipped(&body)));
@@ -395,10 +399,8 @@ fn cases() -> impl Strategy<Value = Case> {
 /// What is proven before it is sent, in this test.
 const FIRST: u64 = 4096;
 
-/// Ten thousand assets, each with copies at a peer and at the origin that are
-/// right or wrong in any way, the second time in another.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_ten_thousand_assets_nobody_has_wrong_bytes() {
+/// An edge and its peer, for as many random cases, and how many of them were right.
+async fn random_cases(count: usize, at_hand: AtHand) -> usize {
     let origin = Origin::start().await;
     let (edge, peer) = with_scripted_peer(&origin, |config| {
         checked(config);
@@ -408,19 +410,43 @@ async fn of_ten_thousand_assets_nobody_has_wrong_bytes() {
         config.cluster.as_mut().unwrap().warm_window = Period(Duration::ZERO);
     })
     .await;
+    if at_hand == AtHand::Nothing {
+        peer.has_nothing_at_hand();
+    }
     let mut runner = TestRunner::default();
-    let cases: Vec<_> = (0..10_000).map(|_| cases().new_tree(&mut runner).unwrap().current()).collect();
-    let right = stream::iter(cases.into_iter().enumerate())
-        .map(|(number, case)| check(&edge, &peer, &origin, number, case))
+    let cases: Vec<_> = (0..count).map(|_| cases().new_tree(&mut runner).unwrap().current()).collect();
+    stream::iter(cases.into_iter().enumerate())
+        .map(|(number, case)| check(&edge, &peer, &origin, number, case, at_hand))
         .buffer_unordered(16)
         .fold(0, |sum, right| async move { sum + right })
-        .await;
+        .await
+}
+
+/// What the peer has for who asks for what is at hand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtHand {
+    Nothing,
+    /// What its scripts say: then they are used up sooner.
+    Scripted,
+}
+
+/// Ten thousand assets, each with copies at a peer and at the origin that are
+/// right or wrong in any way, the second time in another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_ten_thousand_assets_nobody_has_wrong_bytes() {
+    let right = random_cases(10_000, AtHand::Nothing).await;
     // The faults leave many of them to be had.
     assert!(right > 5000, "{right}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_has_anybody_wrong_bytes_that_a_peer_had_at_hand() {
+    let right = random_cases(4000, AtHand::Scripted).await;
+    assert!(right > 2000, "{right}");
+}
+
 /// Asks three times for one asset; whether the bytes could be had.
-async fn check(edge: &Running, peer: &Origin, origin: &Origin, number: usize, case: Case) -> usize {
+async fn check(edge: &Running, peer: &Origin, origin: &Origin, number: usize, case: Case, at_hand: AtHand) -> usize {
     let body: Bytes = [number.to_le_bytes().as_slice(), &pattern(case.len)].concat()[..case.len].to_vec().into();
     // Short bodies repeat; another name for each is all that is needed.
     let path = format!("/{number}{}", name(&body, case.digits));
@@ -443,7 +469,7 @@ async fn check(edge: &Running, peer: &Origin, origin: &Origin, number: usize, ca
         // anything was sent, the client sees nothing of it.
         let [first, second] = case.origin;
         let origin_has = first == Fault::None || small && first.is_wrong() && second == Fault::None;
-        let peer_has = owned && case.peer[0] == Fault::None;
+        let peer_has = owned && case.peer[0] == Fault::None && at_hand == AtHand::Nothing;
         if turn == 0 && (peer_has || origin_has && (small || !owned)) {
             assert!(right, "right bytes were to be had: {path} {case:?}: {} {}", got.status, got.complete);
         }

@@ -1,0 +1,149 @@
+//! [`First`]: what is at the beginning of what has come by a connection.
+
+use std::mem::MaybeUninit;
+
+use super::MOST;
+use crate::edge::Plainly;
+use crate::semantics::manner::Manner;
+use crate::semantics::peek;
+
+/// How many fields a request may have here. Browsers send a dozen.
+const FIELDS: usize = 32;
+
+pub(super) enum First<'a> {
+    /// A plain request, of so many bytes.
+    Plain(Plainly<'a>, usize),
+    /// One for what is at hand, or nothing.
+    Peek(Plainly<'a>, usize),
+    /// Another head of a request without content, of so many bytes.
+    Head(usize),
+    /// A part of a head.
+    Part,
+    /// What hyper should see to.
+    Other,
+}
+
+/// What the fields of a request say.
+struct Said<'a> {
+    hosts: usize,
+    host: &'a [u8],
+    /// What they take, in bytes.
+    size: usize,
+    manner: Manner,
+    only_if_cached: bool,
+    /// The longest body that is of use to who peeks, in bytes.
+    most: Option<u64>,
+}
+
+impl<'a> Said<'a> {
+    /// `None` if hyper should see to them.
+    fn by(fields: &[httparse::Header<'a>]) -> Option<Self> {
+        let (manner, only_if_cached, most) = (Manner::Plain, false, None);
+        let mut said = Self { hosts: 0, host: &[], size: 0, manner, only_if_cached, most };
+        for field in fields {
+            said.size += field.name.len() + field.value.len() + 4;
+            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+            if is("host") {
+                said.hosts += 1;
+                said.host = field.value;
+            } else if is("connection") && !field.value.eq_ignore_ascii_case(b"keep-alive")
+                || ["upgrade", "expect", "content-length", "transfer-encoding"].into_iter().any(is)
+            {
+                return None;
+            } else if is("cache-control") && field.value == peek::DIRECTIVE.as_bytes() {
+                said.only_if_cached = true;
+            } else if is(peek::FIELD) {
+                said.most = str::from_utf8(field.value).ok().and_then(|most| most.parse().ok());
+            } else if Manner::of_line(field.name) == Manner::Particular {
+                said.manner = Manner::Particular;
+            }
+        }
+        Some(said)
+    }
+}
+
+impl First<'_> {
+    pub(super) fn of(bytes: &[u8]) -> First<'_> {
+        let mut fields = [MaybeUninit::uninit(); FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) if bytes.len() < MOST => return First::Part,
+            _ => return First::Other,
+        };
+        let (Some(method @ ("GET" | "HEAD")), Some(1)) = (request.method, request.version) else {
+            return First::Other;
+        };
+        let Some(Said { hosts, host, size, manner, only_if_cached, most }) = Said::by(request.headers) else {
+            return First::Other;
+        };
+        let plain = method == "GET" && manner == Manner::Plain && hosts == 1;
+        match (request.path.filter(|target| plain && target.starts_with('/')), only_if_cached, most) {
+            (Some(target), false, _) => First::Plain(Plainly { target, host, size, most: u64::MAX }, length),
+            (Some(target), true, Some(most)) => First::Peek(Plainly { target, host, size, most }, length),
+            _ => First::Head(length),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(request: &str) -> &'static str {
+        match First::of(request.as_bytes()) {
+            First::Plain(..) => "plain",
+            First::Peek(..) => "peek",
+            First::Head(_) => "head",
+            First::Part => "part",
+            First::Other => "other",
+        }
+    }
+
+    #[test]
+    fn only_what_asks_for_nothing_but_a_name_is_plain() {
+        for (expected, line, fields) in [
+            ("plain", "GET /a?b HTTP/1.1", "Host: h"),
+            ("plain", "GET /a HTTP/1.1", "hOsT: h\r\nAccept: */*\r\nCookie: a=b\r\nConnection: Keep-Alive"),
+            ("head", "GET /a HTTP/1.1", "Host: h\r\nHost: h"),
+            ("head", "GET /a HTTP/1.1", "Accept: */*"),
+            ("head", "GET /a HTTP/1.1", "Host: h\r\nRANGE: bytes=0-1"),
+            ("head", "GET /a HTTP/1.1", "Host: h\r\nCache-control: no-cache"),
+            ("head", "GET http://h/a HTTP/1.1", "Host: h"),
+            ("head", "HEAD /a HTTP/1.1", "Host: h"),
+            ("head", "GET /a HTTP/1.1", "Host: h\r\nCache-Control: only-if-cached"),
+            ("peek", "GET /a HTTP/1.1", "Host: h\r\nCache-Control: only-if-cached\r\nPeerage-Peek: 9"),
+            ("head", "GET /a HTTP/1.1", "Host: h\r\nCache-Control: only-if-cached\r\nPeerage-Peek: x"),
+            (
+                "head",
+                "GET /a HTTP/1.1",
+                "Host: h\r\nCache-Control: only-if-cached\r\nPeerage-Peek: 9\r\nRange: bytes=0-",
+            ),
+            ("plain", "GET /a HTTP/1.1", "Host: h\r\nPeerage-Peek: 9"),
+            ("other", "GET /a HTTP/1.0", "Host: h"),
+            ("other", "POST /a HTTP/1.1", "Host: h"),
+            ("other", "GET /a HTTP/1.1", "Host: h\r\nConnection: close"),
+            ("other", "GET /a HTTP/1.1", "Host: h\r\nConnection: keep-alive\r\nconnection: upgrade"),
+            ("other", "GET /a HTTP/1.1", "Host: h\r\nUpgrade: websocket"),
+            ("other", "GET /a HTTP/1.1", "Host: h\r\nContent-Length: 0"),
+            ("other", "GET /a HTTP/1.1", "Host: h\r\nTransfer-Encoding: chunked"),
+            ("other", "GET /a HTTP/1.1", "Host : h"),
+            ("other", "GET /a HTTP/1.1", "Host: h\r\n folded: x"),
+            ("other", "PRI * HTTP/2.0", ""),
+        ] {
+            assert_eq!(kind(&format!("{line}\r\n{fields}\r\n\r\n")), expected, "{line} {fields}");
+        }
+        assert_eq!(kind(""), "part");
+        assert_eq!(kind("GET /a HTTP/1.1\r\nHost: h\r\n"), "part");
+        assert_eq!(kind(&format!("GET /{} HTTP/1.1\r\n", "a".repeat(MOST))), "other");
+        assert_eq!(kind(&format!("GET /a HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(FIELDS + 1))), "other");
+    }
+
+    #[test]
+    fn what_follows_a_request_is_not_part_of_it() {
+        let one = "GET /a HTTP/1.1\r\nHost: host\r\nAccept: */*\r\n\r\n";
+        let two = format!("{one}GET /b HTTP/1.1\r\n");
+        let First::Plain(ask, length) = First::of(two.as_bytes()) else { panic!("it is plain") };
+        assert_eq!((ask.target, ask.host, ask.size, length), ("/a", &b"host"[..], 4 + 4 + 4 + 6 + 3 + 4, one.len()));
+    }
+}

@@ -1,0 +1,366 @@
+//! What an owner has at hand is asked for over one connection, and nobody can tell.
+
+use bytes::Bytes;
+use http::Method;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::ends::{End, connect};
+use crate::harness::{Cluster, Running, all, assert_same, pattern, within};
+use crate::origin::{Gate, Origin, Script};
+use crate::proving::{is_owned_by, with_scripted_peer};
+
+const HELD: &str = "peerage_peeks_total{outcome=\"held\"}";
+const MISSING: &str = "peerage_peeks_total{outcome=\"missing\"}";
+const ERROR: &str = "peerage_peeks_total{outcome=\"error\"}";
+
+/// A name that holds a hash, and that the peer owns.
+fn owned_by(edge: &Running, peer: &Origin, seed: usize) -> String {
+    let name = |i| format!("/peeked-{:016x}.bin", seed * 1_000_000 + i);
+    (0..1000).map(name).find(|path| is_owned_by(edge, peer, path)).unwrap()
+}
+
+/// An edge, a peer that has a script for a path that it owns, and that path.
+async fn asking(script: Script, seed: usize) -> (Origin, Running, Origin, String) {
+    let origin = Origin::start().await;
+    let (edge, peer) = with_scripted_peer(&origin, |_| {}).await;
+    let path = owned_by(&edge, &peer, seed);
+    peer.script(&path, script);
+    origin.script("*", Script::ok("the origin's"));
+    (origin, edge, peer, path)
+}
+
+#[tokio::test]
+async fn what_the_owner_has_is_had_from_there_and_kept() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let (asked, owner) = (&cluster.edges[0], &cluster.edges[1]);
+    for seed in 0..20 {
+        let (path, body) = (cluster.path_owned_by(1, seed), pattern(100 * seed));
+        origin.script(&path, Script::ok(body.clone()).field("etag", "\"a\""));
+        owner.get(&path).get().await;
+        let hop = asked.get(&path).get().await;
+        assert_same(&hop, &body);
+        let status = hop.field("cache-status");
+        assert!(status.starts_with("edge-2;hit") && status.ends_with(", edge-1;fwd=uri-miss;stored"), "{status}");
+        let via: Vec<_> = hop.headers.get_all("via").iter().collect();
+        assert_eq!(via, ["1.1 edge-2", "1.1 edge-1"]);
+        assert_eq!(asked.get(&path).get().await.cache_status().split(";ttl").next(), Some("edge-1;hit"));
+        assert_eq!(origin.count(&path), 1);
+    }
+    for (edge, name, value) in [
+        (asked, HELD, 20.0),
+        (asked, MISSING, 0.0),
+        (asked, ERROR, 0.0),
+        (asked, "peerage_fetches_total{from=\"peer\",outcome=\"ok\"}", 20.0),
+        (asked, "peerage_requests_total{source=\"client\",result=\"miss\"}", 20.0),
+        (asked, "peerage_requests_total{source=\"client\",result=\"hot_hit\"}", 20.0),
+        (asked, "peerage_flights", 0.0),
+        (owner, "peerage_requests_total{source=\"peer\",result=\"hit\"}", 20.0),
+        (owner, "peerage_requests_total{source=\"peer\",result=\"error\"}", 0.0),
+    ] {
+        edge.metric_becomes(name, value).await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_owner_has_not_is_brought_in_once_the_long_way() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    let path = cluster.path_owned_by(2, 1);
+    origin.script(&path, Script::ok("cold"));
+    let miss = cluster.edges[0].get(&path).get().await;
+    assert_eq!(miss.text(), "cold");
+    assert_eq!(miss.field("cache-status"), "edge-3;fwd=uri-miss;stored, edge-1;fwd=uri-miss;stored");
+    cluster.edges[0].metric_becomes(MISSING, 1.0).await;
+    // What was not at hand is no request that failed.
+    for result in ["hit", "miss", "error"] {
+        let value = if result == "miss" { 1.0 } else { 0.0 };
+        let name = format!("peerage_requests_total{{source=\"peer\",result=\"{result}\"}}");
+        cluster.edges[2].metric_becomes(&name, value).await;
+    }
+    assert_eq!(origin.count(&path), 1);
+}
+
+/// Without what time changes, who was asked, and the order of the names.
+fn comparable(got: &crate::client::Got) -> Vec<String> {
+    let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        let value = String::from_utf8_lossy(value.as_bytes()).replace("edge-2", "edge-1").replace("edge-3", "edge-1");
+        let value: Vec<_> = value.split(", ").map(|member| member.split(";ttl=").next().unwrap().to_owned()).collect();
+        format!("{name}: {}", value.join(", "))
+    };
+    let mut lines: Vec<_> = got.headers.iter().filter(|(name, _)| *name != "age").map(line).collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn the_long_way_gives_the_same() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(4, &origin, |_| {}).await;
+    let kinds = [
+        Script::ok("pixels").field("ETag", "\"a\"").field("Content-Type", "image/png"),
+        Script::ok("chunks").chunked(),
+        Script::ok(""),
+        Script::ok("old").field("Age", "100").field("Cache-Control", "max-age=1000").field("Cache-Status", "other;hit"),
+        Script::ok("many").field("Link", "<a>").field("X-Empty", "").field("Link", "<b>").field("Via", "1.0 other"),
+        Script::ok("with")
+            .field("Set-Cookie", "a=b")
+            .field("Cache-Control", "public, private=\"set-cookie\", max-age=9"),
+        Script::ok(pattern(60_000)),
+        Script::ok(pattern(70_000)),
+        Script::status(404).field("Cache-Control", "max-age=1000"),
+    ];
+    for (i, kind) in kinds.into_iter().enumerate() {
+        let path = cluster.path_owned_by(3, i);
+        origin.script(&path, kind);
+        cluster.edges[3].get(&path).get().await;
+        let short = cluster.edges[0].get(&path).get().await;
+        let multiplexed = cluster.edges[1].get(&path).http2().get().await;
+        // In absolute form, it goes the long way.
+        let long = cluster.edges[2].get(&format!("http://site.example{path}")).get().await;
+        for other in [multiplexed, long] {
+            assert_eq!(comparable(&short), comparable(&other), "{i}");
+            assert!(other.complete && short.status == other.status && short.body == other.body, "{i}");
+        }
+        assert_eq!(origin.count(&path), 1);
+    }
+    // All but what is too long, and what is no 200.
+    for (edge, held) in [(0, 7.0), (1, 7.0), (2, 0.0)] {
+        cluster.edges[edge].metric_becomes(HELD, held).await;
+    }
+}
+
+#[tokio::test]
+async fn who_comes_meanwhile_shares_it_and_who_leaves_takes_nothing_away() {
+    let gate = Gate::closed();
+    let (_origin, edge, peer, path) = asking(Script::ok("shared").hold(&gate), 1).await;
+    let mut leader = connect(&edge).await;
+    leader.say(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    peer.arrived(1).await;
+    let others: Vec<_> = (0..5).map(|_| tokio::spawn(edge.get(&path).get())).collect();
+    let read = "peerage_requests_total{source=\"client\",result=\"collapsed\"}";
+    drop(leader);
+    gate.open(1);
+    for other in others {
+        let got = other.await.unwrap();
+        assert_eq!(got.text(), "shared");
+    }
+    assert!(edge.metric(read).await <= 5.0);
+    edge.metric_becomes("peerage_cache_objects{tier=\"hot\"}", 1.0).await;
+    assert_eq!(peer.count(&path), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_holds_nobody_up() {
+    let gate = Gate::closed();
+    let (origin, edge, peer, path) = asking(Script::ok("late").hold(&gate), 2).await;
+    let waiting = tokio::spawn(edge.get(&path).get());
+    // It is asked the long way when its time is over, and that is how long that takes.
+    peer.arrived(2).await;
+    edge.metric_becomes(ERROR, 1.0).await;
+    // The link is behind: nobody else is asked by it.
+    let other = owned_by(&edge, &peer, 3);
+    peer.script(&other, Script::ok("at once"));
+    assert_eq!(within(20, edge.get(&other).get()).await.text(), "at once");
+    assert!(edge.metric(HELD).await + edge.metric(MISSING).await < 1.0);
+    gate.open(2);
+    assert_eq!(within(20, waiting).await.unwrap().text(), "late");
+    assert_eq!(origin.count(&path), 0);
+}
+
+#[tokio::test]
+async fn whatever_a_peer_answers_with_the_right_bytes_arrive() {
+    let body = Bytes::from_static(b"the right bytes");
+    let kinds = [
+        Script::ok(body.clone()).chunked(),
+        Script::ok(body.clone()).until_close(),
+        Script::ok(body.clone()).cut_at(5),
+        Script::ok(body.clone()).field("content-length", "3"),
+        Script::ok(body.clone()).field("cache-control", "no-store"),
+        Script::ok(body.clone()).field("cache-control", "private=\"x-own\"").field("x-own", "1"),
+        Script::ok(pattern(200_000)),
+        Script::ok(body.clone()).field("x-long", &"long".repeat(20_000)),
+        Script::raw("HTTP/1.1 200 OK\r\ncontent-le"),
+        Script::raw("what is this?\r\n\r\n"),
+        Script::raw(""),
+        Script::raw("HTTP/1.1 103 Early Hints\r\nlink: <a>\r\n\r\n"),
+        Script::status(504),
+        Script::status(500),
+    ];
+    for (i, kind) in kinds.into_iter().enumerate() {
+        let (_origin, edge, peer, path) = asking(Script::ok(body.clone()), 10 + i).await;
+        peer.scripts(&path, [kind, Script::ok(body.clone())]);
+        let got = within(20, edge.get(&path).get()).await;
+        assert_same(&got, &body);
+        edge.metric_becomes("peerage_flights", 0.0).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_that_nobody_asked_for_end_the_link() {
+    let two = "HTTP/1.1 504 X\r\ncontent-length: 0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong";
+    let (_origin, edge, peer, path) = asking(Script::ok("right"), 30).await;
+    peer.scripts(&path, [Script::raw(two), Script::ok("right")]);
+    assert_eq!(within(20, edge.get(&path).get()).await.text(), "right");
+    let other = owned_by(&edge, &peer, 31);
+    peer.script(&other, Script::ok("right, too"));
+    assert_eq!(within(20, edge.get(&other).get()).await.text(), "right, too");
+}
+
+/// Of a name that is nowhere yet, every client has its own connection, and finds the owner
+/// without it: nobody's finding out sends another to the origin.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stampede_on_what_nobody_has_is_one_fetch() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    let clients: Vec<_> = cluster.edges.iter().map(|edge| edge.clients).collect();
+    for seed in 0..10 {
+        let path = cluster.path_owned_by(seed % 3, seed);
+        let gate = Gate::closed();
+        origin.script(&path, Script::ok("one for all").hold(&gate));
+        let gets: Vec<_> = (0..150)
+            .map(|i| {
+                let ask = crate::client::ask(clients[i % 3], Method::GET, &path);
+                tokio::spawn(if i % 2 == 0 { ask.get() } else { ask.http2().get() })
+            })
+            .collect();
+        origin.arrived(seed + 1).await;
+        gate.open(1000);
+        for get in gets {
+            assert_eq!(within(20, get).await.unwrap().text(), "one for all");
+        }
+        assert_eq!(origin.count(&path), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_client_cannot_peek() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let path = cluster.path_owned_by(1, 1);
+    origin.script(&path, Script::ok("there"));
+    let peek = |edge: &Running| edge.get(&path).field("cache-control", "only-if-cached").field("peerage-peek", "9");
+    assert_eq!(peek(&cluster.edges[0]).get().await.status, 504);
+    assert!(peek(&cluster.edges[0]).get().await.field("cache-status").starts_with("edge-1;"));
+    // By itself the field means nothing, also to the owner.
+    let plain = cluster.edges[0].get(&path).field("peerage-peek", "1").get().await;
+    assert_eq!((plain.status.as_u16(), plain.text()), (200, "there"));
+    assert_eq!(peek(&cluster.edges[0]).get().await.text(), "there");
+}
+
+#[tokio::test]
+async fn a_peer_is_told_at_once_what_is_not_at_hand() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let (small, large) = (cluster.path_owned_by(0, 1), cluster.path_owned_by(0, 2));
+    origin.script(&small, Script::ok("small"));
+    origin.script(&large, Script::ok("larger than ten bytes"));
+    for path in [&small, &large] {
+        cluster.edges[0].get(path).get().await;
+    }
+    let peek = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: a:1\r\ncache-control: only-if-cached\r\npeerage-peek: 10\r\n\r\n")
+    };
+    let mut end = End(tokio::net::TcpStream::connect(cluster.edges[0].peers.unwrap()).await.unwrap());
+    // All of them come at a time, and a whole request is among them.
+    let ordinary = format!("GET {large} HTTP/1.1\r\nhost: a:1\r\n\r\n");
+    end.say(&[peek(&large), peek(&small), peek("/none-0123456789abcdef.bin"), ordinary, peek(&small)].concat()).await;
+    let nothing = "HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n";
+    end.hears(nothing).await;
+    for (before, body) in [("", "small"), (nothing, "larger than ten bytes"), ("", "small")] {
+        end.hears(before).await;
+        assert!(end.head().await.starts_with("HTTP/1.1 200 "));
+        end.hears(body).await;
+    }
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_what_an_owner_has_at_hand() {
+    let gate = Gate::closed();
+    let (_origin, mut edge, peer, path) = asking(Script::ok("drained").hold(&gate), 40).await;
+    let mut end = connect(&edge).await;
+    end.say(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    peer.arrived(1).await;
+    edge.begin_stop();
+    while tokio::net::TcpStream::connect(edge.clients).await.is_ok() {}
+    gate.open(2);
+    assert!(end.head().await.starts_with("HTTP/1.1 200 "));
+    end.hears("drained").await;
+    end.ends().await;
+    assert_eq!(within(20, edge.ended()).await, 0);
+}
+
+/// Requests for what is here, at the owner's, or nowhere yet, in whatever pieces.
+#[tokio::test]
+async fn whatever_comes_over_one_connection_is_answered_in_order() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    for seed in 0..30 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut asked = Vec::new();
+        for i in 0..random.random_range(1..24) {
+            let owner = random.random_range(0..2);
+            let path = cluster.path_owned_by(owner, 1000 + usize::try_from(seed).unwrap() * 100 + i);
+            let body = pattern(*[0, 10, 10, 10, 5000, 5000, 60_000, 100_000].choose(&mut random).unwrap());
+            origin.script(&path, Script::ok(body.clone()));
+            if random.random_bool(0.9) {
+                cluster.edges[owner].get(&path).get().await;
+            }
+            asked.push((path, body));
+        }
+        let requests: Vec<_> =
+            asked.iter().map(|(path, _)| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+        let (mut from, mut to) = connect(&cluster.edges[0]).await.0.into_split();
+        let all = requests.concat().into_bytes();
+        let most = *[10, 1000, 100_000].choose(&mut random).unwrap();
+        let saying = tokio::spawn(async move {
+            for cut in all.chunks(most) {
+                to.write_all(cut).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            to
+        });
+        let mut came = Vec::new();
+        for (path, body) in asked {
+            let head = loop {
+                if let Some(end) = came.windows(4).position(|four| four == b"\r\n\r\n") {
+                    break String::from_utf8(came.drain(..end + 4).collect()).unwrap();
+                }
+                assert_ne!(within(20, from.read_buf(&mut came)).await.unwrap(), 0, "seed {seed}: {path}");
+            };
+            assert!(head.starts_with("HTTP/1.1 200 "), "seed {seed}, to {path}:\n{head}");
+            while came.len() < body.len() {
+                assert_ne!(within(20, from.read_buf(&mut came)).await.unwrap(), 0, "seed {seed}: {path}");
+            }
+            assert!(came.drain(..body.len()).eq(body.iter().copied()), "seed {seed}, to {path}");
+            assert_eq!(origin.count(&path), 1, "seed {seed}: {path}");
+        }
+        drop(saying.await.unwrap());
+    }
+    let held = cluster.edges[0].metric(HELD).await;
+    assert!(held > 30.0, "{held}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_a_time_have_each_its_own() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let assets: Vec<_> = (0..400).map(|seed| (cluster.path_owned_by(1, seed), seed)).collect();
+    for (path, seed) in &assets {
+        origin.script(path, Script::ok(format!("body {seed}").repeat(seed % 50)));
+        cluster.edges[1].get(path).get().await;
+    }
+    let (edge, clients) = (&cluster.edges[0], cluster.edges[0].clients);
+    let gets = assets.iter().map(|(path, seed)| {
+        let (ask, seed) = (crate::client::ask(clients, Method::GET, path), *seed);
+        async move { (ask.get().await, seed) }
+    });
+    for (got, seed) in all(gets).await {
+        assert_same(&got, &format!("body {seed}").repeat(seed % 50).into());
+    }
+    assert_eq!(origin.seen().len(), 400);
+    assert!(edge.metric(HELD).await > 0.0);
+}
