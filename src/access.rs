@@ -78,24 +78,33 @@ impl Access {
         way: Way,
     ) -> Response<Watched> {
         let status = response.status();
-        response.map(|body| {
-            let unsent = body.size_hint().lower();
-            let ended = body.is_end_stream();
-            Watched {
-                body,
-                access: Arc::clone(self),
-                client,
-                record,
-                status,
-                began,
-                first: None,
-                bytes: 0,
-                unsent,
-                ended,
-                broke: false,
-                way,
-            }
-        })
+        response.map(|body| self.watch_body(client, record, status, body, began, way))
+    }
+
+    /// As [`watch`](Self::watch), of a response with this status and body.
+    pub(crate) fn watch_body(
+        self: &Arc<Self>,
+        client: IpAddr,
+        record: Record,
+        status: StatusCode,
+        body: Body,
+        began: Instant,
+        way: Way,
+    ) -> Watched {
+        Watched {
+            unsent: body.size_hint().lower(),
+            ended: body.is_end_stream(),
+            body,
+            access: Arc::clone(self),
+            client,
+            record,
+            status,
+            began,
+            first: None,
+            bytes: 0,
+            broke: false,
+            way,
+        }
     }
 
     /// Counts and logs the request if its client leaves before it is answered.

@@ -18,20 +18,25 @@ impl Manner {
         if request.keys().any(|name| is_heeded(name.as_str())) { Self::Particular } else { Self::Plain }
     }
 
-    /// That of a field as it stands on its line, in whatever case.
-    pub fn of_line(name: &str) -> Self {
-        let mut lower = [0; LONGEST];
-        let Some(lower) = lower.get_mut(..name.len()) else {
-            return Self::Plain;
-        };
-        lower.copy_from_slice(name.as_bytes());
-        lower.make_ascii_lowercase();
-        if str::from_utf8(lower).is_ok_and(is_heeded) { Self::Particular } else { Self::Plain }
+    /// That of a request with a field of this name, in lower case.
+    pub fn of_name(name: &str) -> Self {
+        if is_heeded(name) { Self::Particular } else { Self::Plain }
     }
 }
 
 /// The longest name of a field that is heeded, in bytes.
-const LONGEST: usize = "if-unmodified-since".len();
+pub const LONGEST: usize = "if-unmodified-since".len();
+
+/// The name of a field that stands on its line in whatever case; nothing for one that is
+/// longer than any that is heeded.
+pub fn in_lower_case<'a>(name: &str, space: &'a mut [u8; LONGEST]) -> &'a str {
+    let Some(lower) = space.get_mut(..name.len()) else {
+        return "";
+    };
+    lower.copy_from_slice(name.as_bytes());
+    lower.make_ascii_lowercase();
+    str::from_utf8(lower).unwrap_or_default()
+}
 
 /// Whether the field decides if what is stored may be the answer, how much of it, or
 /// whether a request is refused. (By its text: that is a sixth of the work of comparing
@@ -88,12 +93,14 @@ mod tests {
             let request = headers(&[("host", "h"), (name, value)]);
             assert!(changes(&request), "{name}");
             assert_eq!(Manner::of(&request), Manner::Particular, "{name}");
-            assert_eq!(Manner::of_line(&name.to_uppercase()), Manner::Particular, "{name}");
+            let (upper, mut space) = (name.to_uppercase(), [0; LONGEST]);
+            assert_eq!(Manner::of_name(in_lower_case(&upper, &mut space)), Manner::Particular, "{name}");
         }
         let plain =
             headers(&[("host", "h"), ("accept", "*/*"), ("cookie", "a=b"), ("accept-encoding", "gzip"), ("via", "x")]);
         assert!(!changes(&plain));
         assert_eq!(Manner::of(&plain), Manner::Plain);
-        assert!(plain.keys().all(|name| Manner::of_line(name.as_str()) == Manner::Plain));
+        assert!(plain.keys().all(|name| Manner::of_name(name.as_str()) == Manner::Plain));
+        assert_eq!(in_lower_case(&"X".repeat(LONGEST + 1), &mut [0; LONGEST]), "");
     }
 }

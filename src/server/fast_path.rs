@@ -95,7 +95,7 @@ impl FastPath {
                 Some(length) => Begun::Hyper(length),
                 None => self.begin(cx)?,
             };
-            if matches!(begun, Begun::Answer) && self.answers.have_room() {
+            if matches!(begun, Begun::Answer) && !self.is_empty() && self.answers.have_room() {
                 continue;
             }
             if !self.answers.is_empty() {
@@ -148,11 +148,14 @@ impl FastPath {
 
     /// Begins to answer the first of what has come, or leaves it to hyper.
     fn begin(&mut self, cx: &mut Context<'_>) -> io::Result<Begun> {
-        let came = &self.came[self.first..];
+        if self.is_empty() {
+            return Ok(Begun::Nothing);
+        }
         if self.serving.is_draining() {
             // The long way adds `Connection: close` to its answer.
-            return Ok(if came.is_empty() { Begun::Nothing } else { Begun::Hyper(usize::MAX) });
+            return Ok(Begun::Hyper(usize::MAX));
         }
+        let came = &self.came[self.first..];
         let first = First::of(came);
         let (First::Plain(ask, length) | First::Peek(ask, length)) = &first else {
             return Ok(match first {

@@ -255,7 +255,7 @@ impl Serving {
     }
 
     fn watch(&self, record: Record, body: Body, began: Instant, way: Way) -> Watched {
-        self.serve.access.watch(self.client.address, record, Response::new(body), began, way).into_body()
+        self.serve.access.watch_body(self.client.address, record, StatusCode::OK, body, began, way)
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {

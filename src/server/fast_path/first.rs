@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use super::MOST;
 use crate::edge::Plainly;
-use crate::semantics::manner::Manner;
+use crate::semantics::manner::{LONGEST, Manner, in_lower_case};
 use crate::semantics::peek;
 
 /// How many fields a request may have here. Browsers send a dozen.
@@ -42,20 +42,18 @@ impl<'a> Said<'a> {
         let mut said = Self { hosts: 0, host: &[], size: 0, manner, only_if_cached, most };
         for field in fields {
             said.size += field.name.len() + field.value.len() + 4;
-            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-            if is("host") {
-                said.hosts += 1;
-                said.host = field.value;
-            } else if is("connection") && !field.value.eq_ignore_ascii_case(b"keep-alive")
-                || ["upgrade", "expect", "content-length", "transfer-encoding"].into_iter().any(is)
-            {
-                return None;
-            } else if is("cache-control") && field.value == peek::DIRECTIVE.as_bytes() {
-                said.only_if_cached = true;
-            } else if is(peek::FIELD) {
-                said.most = str::from_utf8(field.value).ok().and_then(|most| most.parse().ok());
-            } else if Manner::of_line(field.name) == Manner::Particular {
-                said.manner = Manner::Particular;
+            let mut space = [0; LONGEST];
+            match in_lower_case(field.name, &mut space) {
+                "host" => {
+                    said.hosts += 1;
+                    said.host = field.value;
+                }
+                "connection" if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
+                "connection" | "upgrade" | "expect" | "content-length" | "transfer-encoding" => return None,
+                "cache-control" if field.value == peek::DIRECTIVE.as_bytes() => said.only_if_cached = true,
+                peek::FIELD => said.most = str::from_utf8(field.value).ok().and_then(|most| most.parse().ok()),
+                name if Manner::of_name(name) == Manner::Particular => said.manner = Manner::Particular,
+                _ => {}
             }
         }
         Some(said)
