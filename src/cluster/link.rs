@@ -2,8 +2,8 @@
 //!
 //! A link is a connection over HTTP/1.1 by which questions go out without waiting for
 //! the answers to those before (RFC 9112 §9.3.2). That is good only where no answer waits
-//! for anything. So each question is a [peek]: who gets it
-//! answers from memory, or says at once that it does not.
+//! for anything. So each question is a [peek]: who gets it answers from memory, or says at
+//! once that it does not.
 //!
 //! Nothing depends on a link. Where there is none, where it is behind, and where anything
 //! comes by it that is not as plain as what was asked for, whoever asks is told nothing,
@@ -58,10 +58,10 @@ pub(crate) struct Question {
 /// How long is waited.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Waits {
-    /// For a connection, and for a peer that says nothing at all any more.
-    pub(crate) promptly: Duration,
-    /// By whoever asks, for an answer.
+    /// By whoever asks, for an answer; and for a connection.
     pub(crate) quiet: Duration,
+    /// For a peer that says nothing at all any more.
+    pub(crate) promptly: Duration,
 }
 
 /// The links of an edge.
@@ -107,7 +107,7 @@ impl Links {
 
 /// A link, from its beginning to its end: who waits then is told nothing.
 async fn serve(peer: Arc<str>, questions: mpsc::Receiver<Question>, behind: Arc<AtomicBool>, waits: Waits) {
-    let ended = match tokio::time::timeout(waits.promptly, TcpStream::connect(&*peer)).await {
+    let ended = match tokio::time::timeout(waits.quiet, TcpStream::connect(&*peer)).await {
         Ok(Ok(stream)) => {
             let _ = stream.set_nodelay(true);
             let mut link = Link::new(stream, Arc::clone(&peer), questions, behind, waits);
