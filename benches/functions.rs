@@ -23,17 +23,21 @@ use peerage::semantics::range;
 use peerage::semantics::storing::{self, Case, Credentials, Name};
 
 use budget::Budget;
+use facts::{Facts, Validated};
 use fields::{Fields, Forms};
 use growing::{Growing, Next, Reader};
 use key::AssetKey;
 use memory::{Found, Memory, Plan, Tier};
-use stored::{Content, Facts, Stored, Validated};
+use stored::{Content, Stored};
 
 #[allow(dead_code, unused_imports)]
 #[path = "../src/budget.rs"]
 mod budget;
+#[allow(dead_code)]
+#[path = "../src/facts.rs"]
+mod facts;
 #[allow(dead_code, unused_imports)]
-#[path = "../src/fields.rs"]
+#[path = "../src/fields/mod.rs"]
 mod fields;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/body/growing.rs"]
@@ -61,7 +65,13 @@ mod error {
     pub(crate) use peerage::Error;
 }
 mod semantics {
-    pub(crate) use peerage::semantics::{cache_status, freshness, vary};
+    pub(crate) use peerage::semantics::{cache_status, date, freshness, vary};
+}
+
+/// Of what is stored until it is evicted.
+fn facts(born: SystemTime) -> Facts {
+    let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
+    Facts { status: StatusCode::OK, born, lifetime, validated }
 }
 
 /// The fields of a hit, of those that a file server sends.
@@ -81,10 +91,11 @@ fn fields(criterion: &mut Criterion) {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    let forms = Forms::default();
-    let packed = forms.pack(&headers);
-    criterion.bench_function("fields/pack", |bencher| bencher.iter(|| forms.pack(black_box(&headers))));
-    let fields = Fields::new(&packed.form, &packed.own);
+    let facts = facts(SystemTime::now());
+    let forms = Forms::new(Budget::new(0));
+    let packed = forms.pack(facts, &headers, 1024);
+    criterion.bench_function("fields/pack", |bencher| bencher.iter(|| forms.pack(facts, black_box(&headers), 1024)));
+    let fields = Fields::new(&packed.form, &packed.own, 1024);
     criterion.bench_function("fields/unpack", |bencher| bencher.iter(|| black_box(fields).unpack()));
 }
 
@@ -93,20 +104,15 @@ fn fields(criterion: &mut Criterion) {
 fn memory(criterion: &mut Criterion) {
     const MEMORY: u64 = 1 << 30;
     for objects in [1, 200_000] {
-        let (tiers, budget) = (Memory::new(&Plan::new(MEMORY, 0.125, 0.25, 1 << 20)), Budget::new(MEMORY));
+        let budget = Budget::new(MEMORY);
+        let tiers = Memory::new(&Plan::new(MEMORY, 0.125, 0.25, 1 << 20), Arc::clone(&budget));
         let keys: Vec<_> =
             (0..objects).map(|i| AssetKey::parse(&format!("/asset-{i:016x}.bin"), 100).unwrap()).collect();
         let now = SystemTime::now();
         for key in &keys {
-            let facts = Facts {
-                status: StatusCode::OK,
-                born: now,
-                lifetime: Lifetime::UntilEvicted { said: None },
-                validated: Validated::Never,
-            };
-            let fields = tiers.pack(&HeaderMap::new());
+            let head = tiers.pack(facts(now), &HeaderMap::new(), 1024);
             let charge = budget.charge(2048).unwrap();
-            tiers.store(Tier::Main, key, Stored::new(key, facts, fields, Content::Small(&[b'x'; 1024]), charge));
+            tiers.store(Tier::Main, key, Stored::new(key, head, Content::Small(&[b'x'; 1024]), charge));
         }
         // A prime's steps: no two lookups in a row are of neighbours.
         let mut at = 0;

@@ -26,6 +26,18 @@ impl Budget {
         let mut charge = Charge { budget: Arc::clone(self), bytes: 0 };
         charge.grow(bytes).then_some(charge)
     }
+
+    /// Takes over what a charge of it has taken, in bytes: who has the budget at hand
+    /// anyway, and must be small, [gives it back](Self::give_back) itself.
+    pub(crate) fn take_over(&self, mut charge: Charge) -> u64 {
+        debug_assert!(std::ptr::eq(self, &raw const *charge.budget), "a charge of another budget");
+        std::mem::take(&mut charge.bytes)
+    }
+
+    /// Gives `bytes` back that were [taken over](Self::take_over).
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// A share of a [`Budget`]; given back when dropped.
@@ -61,7 +73,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.give_back(self.bytes);
     }
 }
 
@@ -83,5 +95,9 @@ mod tests {
         drop(second);
         assert_eq!(budget.used(), 0);
         assert!(budget.charge(u64::MAX).is_none());
+        let taken = budget.take_over(budget.charge(30).unwrap());
+        assert_eq!((taken, budget.used()), (30, 30));
+        budget.give_back(taken);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -47,6 +47,7 @@ pub mod config;
 pub mod digest;
 mod edge;
 mod error;
+mod facts;
 mod fields;
 mod flight;
 mod gossip;

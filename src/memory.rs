@@ -13,6 +13,8 @@ use quick_cache::sync::Cache;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::budget::Budget;
+use crate::facts::Facts;
 use crate::fields::{Forms, Packed};
 use crate::key::AssetKey;
 use crate::stored::Stored;
@@ -155,13 +157,14 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    /// What is stored is charged to `budget`.
+    pub(crate) fn new(plan: &Plan, budget: Arc<Budget>) -> Self {
         Self {
             main: Shelf::new(plan.main, plan.max_object),
             // Copies of the largest objects are not worth a tier without shards:
             // they stream from their owner each time.
             hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
-            forms: Forms::default(),
+            forms: Forms::new(budget),
             variants: Variants::new(plan.variants),
             markers: Notes::new(),
             wrong: Notes::new(),
@@ -211,9 +214,9 @@ impl Memory {
         weight <= self.shelf(tier).largest
     }
 
-    /// The fields of a response as they are stored.
-    pub(crate) fn pack(&self, headers: &HeaderMap) -> Packed {
-        self.forms.pack(headers)
+    /// The head of a response, whose body has so many bytes, as it is stored.
+    pub(crate) fn pack(&self, facts: Facts, headers: &HeaderMap, body: u64) -> Packed {
+        self.forms.pack(facts, headers, body)
     }
 
     /// Keeps a complete response. What makes room for it is dropped once the
@@ -325,7 +328,7 @@ impl Memory {
         let now = SystemTime::now();
         let all = Tier::ALL.into_iter().flat_map(|tier| self.shelf(tier).responses.iter());
         let good = all.filter(|(hash, stored)| {
-            let facts = &stored.facts;
+            let facts = stored.facts();
             facts.status == StatusCode::OK && facts.is_fresh(now) && stored.name().is_some() && wanted(*hash)
         });
         let mut used: Vec<_> = good.map(|(_, stored)| (stored.uses.count(), stored)).collect();
@@ -395,9 +398,9 @@ mod tests {
     use http::HeaderName;
 
     use super::*;
-    use crate::budget::Budget;
+    use crate::facts::Validated;
     use crate::semantics::freshness::Lifetime;
-    use crate::stored::{Content, Facts, Validated};
+    use crate::stored::Content;
 
     const MIB: u64 = 1024 * 1024;
 
@@ -408,8 +411,8 @@ mod tests {
     /// It weighs 600 bytes, and `len`.
     fn stored(key: &AssetKey, budget: &Arc<Budget>, len: u64, lifetime: Lifetime, born: SystemTime) -> Stored {
         let facts = Facts { status: StatusCode::OK, born, lifetime, validated: Validated::Never };
-        let fields = Forms::default().pack(&HeaderMap::new());
-        Stored::new(key, facts, fields, Content::Small(b"x"), budget.charge(len + 600).unwrap())
+        let head = Forms::new(Arc::clone(budget)).pack(facts, &HeaderMap::new(), 1);
+        Stored::new(key, head, Content::Small(b"x"), budget.charge(len + 600).unwrap())
     }
 
     const FOREVER: Lifetime = Lifetime::UntilEvicted { said: None };
@@ -419,8 +422,8 @@ mod tests {
         for memory in [8 * MIB, 64 * MIB, 512 * MIB, 7_777_777_777] {
             let max_object = Plan::new(memory, 0.125, 0.25, 0).largest();
             let plan = Plan::new(memory, 0.125, 0.25, max_object);
-            let tiers = Memory::new(&plan);
             let budget = Budget::new(memory);
+            let tiers = Memory::new(&plan, Arc::clone(&budget));
             let largest = max_object + FIELDS;
             assert!(tiers.takes(Tier::Main, largest));
             let entry = stored(&key("/a"), &budget, largest - 600, FOREVER, SystemTime::now());
@@ -432,8 +435,8 @@ mod tests {
     #[test]
     fn tiers_stay_within_their_weight_and_give_the_budget_back() {
         let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
-        let tiers = Memory::new(&plan);
         let budget = Budget::new(plan.memory);
+        let tiers = Memory::new(&plan, Arc::clone(&budget));
         for i in 0..1000 {
             let key = key(&format!("/{i}"));
             tiers.store(Tier::Main, &key, stored(&key, &budget, 100_000, FOREVER, SystemTime::now()));
@@ -455,7 +458,9 @@ mod tests {
     impl Varying {
         fn new(memory: u64) -> Self {
             let by = [HeaderName::from_static("x-a")].into();
-            Self { tiers: Memory::new(&Plan::new(memory, 0.125, 0.25, MIB / 8)), budget: Budget::new(memory), by }
+            let budget = Budget::new(memory);
+            let tiers = Memory::new(&Plan::new(memory, 0.125, 0.25, MIB / 8), Arc::clone(&budget));
+            Self { tiers, budget, by }
         }
 
         fn select(&self, name: &str, value: &str) -> Option<AssetKey> {
@@ -525,8 +530,8 @@ mod tests {
 
     #[test]
     fn what_is_replaced_is_not_evicted() {
-        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB));
         let budget = Budget::new(16 * MIB);
+        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Arc::clone(&budget));
         for _ in 0..2 {
             tiers.store(Tier::Main, &key("/a"), stored(&key("/a"), &budget, 10, FOREVER, SystemTime::now()));
         }
@@ -535,8 +540,8 @@ mod tests {
 
     #[test]
     fn names_whose_hashes_collide_never_share_a_response() {
-        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB));
         let budget = Budget::new(16 * MIB);
+        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Arc::clone(&budget));
         let keys = [key("/a"), key("/b").colliding_with(&key("/a"))];
         for (key, other) in [(&keys[0], &keys[1]), (&keys[1], &keys[0])] {
             tiers.store(Tier::Main, key, stored(key, &budget, 10, FOREVER, SystemTime::now()));
@@ -550,8 +555,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tiers_and_markers() {
         let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
-        let tiers = Memory::new(&plan);
         let budget = Budget::new(plan.memory);
+        let tiers = Memory::new(&plan, Arc::clone(&budget));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let second = Duration::from_secs(1);
         tiers.mark(&key("/a"), second);
@@ -571,7 +576,7 @@ mod tests {
     }
     #[tokio::test(start_paused = true)]
     async fn what_is_noted_holds_for_its_time() {
-        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB));
+        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Budget::new(0));
         let (a, second) = (key("/a"), Duration::from_secs(1));
         tiers.mark_wrong(&a, second);
         tiers.doubt("peer", &a, second);

@@ -4,17 +4,16 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 use triomphe::ThinArc;
 
 use crate::budget::Charge;
+use crate::facts::{Facts, Times};
 use crate::fields::{Fields, Form, Packed, field_weight};
 use crate::held::{Held, to_usize};
 use crate::key::AssetKey;
-use crate::semantics::freshness::{self, Lifetime};
 
 /// What a flight takes besides its body and its fields, in bytes: more than what is
 /// stored in the end does, which gives back what is too much.
@@ -22,7 +21,7 @@ const FLIGHT: u64 = 2200;
 /// What an entry takes besides what its weight counts: its own struct, the table's slot,
 /// the allocator's rounding and what it leaves between entries. In bytes, as `cargo bench
 /// --bench memory` shows it.
-const ENTRY: u64 = 256;
+const ENTRY: u64 = 160;
 /// What one with a large body takes besides: the list of its pieces.
 const LIST: u64 = 160;
 /// The longest body, in bytes, that is stored in one allocation with the rest. It is
@@ -41,58 +40,6 @@ pub(crate) struct Head {
     /// The Cache-Status members of those who handled it before this edge; they
     /// speak of the request that filled the flight, not of a later hit.
     pub(crate) upstream_status: Option<HeaderValue>,
-}
-
-/// What is known of a response that may be reused, besides its fields.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts {
-    pub(crate) status: StatusCode,
-    /// When its age was zero.
-    pub(crate) born: SystemTime,
-    pub(crate) lifetime: Lifetime,
-    pub(crate) validated: Validated,
-}
-
-/// Whether a stored response was ever found to be the same still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Validated {
-    Never,
-    Once,
-}
-
-impl Facts {
-    /// RFC 9111 §4.2.3, `current_age`.
-    pub(crate) fn age(&self, now: SystemTime) -> Duration {
-        now.duration_since(self.born).unwrap_or_default()
-    }
-
-    /// RFC 9111 §4.2.
-    pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
-        match self.lifetime {
-            Lifetime::UntilEvicted { .. } => true,
-            Lifetime::For(terms) => self.age(now) < terms.fresh,
-        }
-    }
-
-    /// See [`freshness::must_be_validated`].
-    pub(crate) fn must_be_validated(&self, now: SystemTime) -> bool {
-        freshness::must_be_validated(self.lifetime, self.age(now))
-    }
-
-    /// The seconds of freshness left, where the response states any; below zero
-    /// for what is stale (RFC 9211 §2.4).
-    pub(crate) fn ttl(&self, now: SystemTime) -> Option<i64> {
-        let fresh = match self.lifetime {
-            Lifetime::UntilEvicted { said } => said?,
-            Lifetime::For(terms) => terms.fresh,
-        };
-        let age = self.age(now);
-        let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
-        Some(match fresh.checked_sub(age) {
-            Some(left) => seconds(left),
-            None => -seconds(age.saturating_sub(fresh)),
-        })
-    }
 }
 
 impl Head {
@@ -129,15 +76,16 @@ pub(crate) struct Stored(ThinArc<Entry, u8>);
 
 /// What every stored response has.
 pub(crate) struct Entry {
-    pub(crate) facts: Facts,
     pub(crate) uses: Uses,
     form: Form,
+    times: Times,
+    large: Option<Arc<Held>>,
     /// How long the text of the key is, in bytes.
     key: u32,
     /// How long its own values of fields are.
     own: u32,
-    large: Option<Arc<Held>>,
-    charge: Charge,
+    /// What it takes of its form's budget.
+    charged: u32,
 }
 
 /// The body of a response that is to be stored.
@@ -160,38 +108,39 @@ pub(crate) fn in_flight(len: u64) -> u64 {
 }
 
 impl Stored {
-    /// `charge` is of its [weight](Self::weight_of).
-    pub(crate) fn new(key: &AssetKey, facts: Facts, fields: Packed, content: Content<'_>, charge: Charge) -> Self {
-        let Packed { form, own } = fields;
+    /// `charge` is of its [weight](Self::weight_of), and of the budget of its form.
+    pub(crate) fn new(key: &AssetKey, head: Packed, content: Content<'_>, charge: Charge) -> Self {
+        let Packed { form, times, own: values } = head;
         let (small, large) = match content {
             Content::Small(bytes) => (bytes, None),
             Content::Large(held) => (&[][..], Some(held)),
         };
-        let mut all = Vec::with_capacity(key.packed_len() + own.len() + small.len());
+        let mut all = Vec::with_capacity(key.packed_len() + values.len() + small.len());
         key.pack(&mut all);
-        let key = length(all.len());
-        all.extend_from_slice(&own);
+        let (key, own) = (length(all.len()), length(values.len()));
+        all.extend_from_slice(&values);
         all.extend_from_slice(small);
-        let entry = Entry { facts, uses: Uses::default(), form, key, own: length(own.len()), large, charge };
+        let charged = length(to_usize(form.budget().take_over(charge)));
+        let entry = Entry { uses: Uses::default(), form, times, large, key, own, charged };
         Self(ThinArc::from_header_and_slice(entry, &all))
     }
 
     /// What an entry with a body of `len` bytes takes, but for the bytes of a large one.
-    pub(crate) fn weight_of(key: &AssetKey, fields: &Packed, len: u64) -> u64 {
+    pub(crate) fn weight_of(key: &AssetKey, head: &Packed, len: u64) -> u64 {
         let of_body = if is_small(len) { len } else { LIST };
-        ENTRY + key.packed_len() as u64 + fields.weight() + of_body
+        ENTRY + key.packed_len() as u64 + head.weight() + of_body
     }
 
     /// The same body under a new head: of a small one, a copy.
-    pub(crate) fn renewed(&self, key: &AssetKey, facts: Facts, fields: Packed, charge: Charge) -> Self {
-        let renewed = Self::new(key, facts, fields, self.content(), charge);
+    pub(crate) fn renewed(&self, key: &AssetKey, head: Packed, charge: Charge) -> Self {
+        let renewed = Self::new(key, head, self.content(), charge);
         renewed.uses.set(self.uses.count());
         renewed
     }
 
     /// What the tiers count: constant, and what the budget was charged.
     pub(crate) fn weight(&self) -> u64 {
-        self.charge.bytes() + self.large.as_ref().map_or(0, |held| held.charged())
+        u64::from(self.charged) + self.large.as_ref().map_or(0, |held| held.charged())
     }
 
     fn content(&self) -> Content<'_> {
@@ -216,10 +165,14 @@ impl Stored {
         AssetKey::unpacked_name(&self.0.slice[..self.key as usize])
     }
 
+    pub(crate) fn facts(&self) -> Facts {
+        self.form.facts(self.times)
+    }
+
     /// Its fields.
     pub(crate) fn fields(&self) -> Fields<'_> {
         let from = self.key as usize;
-        Fields::new(&self.form, &self.0.slice[from..from + self.own as usize])
+        Fields::new(&self.form, &self.0.slice[from..from + self.own as usize], self.len())
     }
 
     /// A small body.
@@ -257,6 +210,12 @@ impl Deref for Stored {
     }
 }
 
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.form.budget().give_back(self.charged.into());
+    }
+}
+
 /// A length in less room. Names and fields are bounded far below that.
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("a name, and the fields of a message, are shorter than 4 GiB")
@@ -284,34 +243,44 @@ impl Uses {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use http::header::{CONTENT_TYPE, ETAG};
+    use std::time::SystemTime;
+
+    use http::StatusCode;
+    use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 
     use super::*;
     use crate::budget::Budget;
+    use crate::facts::Validated;
     use crate::fields::Forms;
     use crate::held::PIECE;
+    use crate::semantics::freshness::Lifetime;
 
     /// A stored response with this body.
     pub(crate) fn stored(body: &[u8]) -> Stored {
-        let charge = || Budget::new(u64::MAX).charge(1).unwrap();
-        let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
-        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
+        let budget = Budget::new(u64::MAX);
+        let charge = || budget.charge(1).unwrap();
         let pieces = || body.chunks(PIECE).map(Bytes::copy_from_slice).collect();
         let content = if is_small(body.len() as u64) {
             Content::Small(body)
         } else {
             Content::Large(Arc::new(Held::new(pieces(), charge())))
         };
-        Stored::new(&key("/a"), facts, fields("one"), content, charge())
+        Stored::new(&key("/a"), head(&budget, "one", body.len() as u64), content, charge())
     }
 
     fn key(name: &str) -> AssetKey {
         AssetKey::parse(name, 100).unwrap()
     }
 
-    fn fields(tag: &'static str) -> Packed {
-        let value = HeaderValue::from_static;
-        Forms::default().pack(&HeaderMap::from_iter([(ETAG, value(tag)), (CONTENT_TYPE, value("text/css"))]))
+    fn head(budget: &Arc<Budget>, tag: &'static str, len: u64) -> Packed {
+        let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
+        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
+        let fields = [
+            (ETAG, HeaderValue::from_static(tag)),
+            (CONTENT_TYPE, HeaderValue::from_static("text/css")),
+            (CONTENT_LENGTH, len.into()),
+        ];
+        Forms::new(Arc::clone(budget)).pack(facts, &HeaderMap::from_iter(fields), len)
     }
 
     #[test]
@@ -320,8 +289,10 @@ pub(crate) mod tests {
             let body = vec![7; to_usize(len)];
             let old = stored(&body);
             old.uses.one_more();
-            let charge = Budget::new(9000).charge(Stored::weight_of(&key("/a"), &fields("two"), len)).unwrap();
-            let new = old.renewed(&key("/a"), old.facts, fields("two"), charge);
+            let budget = Budget::new(9000);
+            let (two, weight) =
+                (head(&budget, "two", len), Stored::weight_of(&key("/a"), &head(&budget, "two", len), len));
+            let new = old.renewed(&key("/a"), two, budget.charge(weight).unwrap());
             assert_eq!((new.len(), new.uses.count(), new.name()), (len, 1, Some("/a")));
             let mut whole = Vec::new();
             while whole.len() < body.len() {
@@ -332,10 +303,13 @@ pub(crate) mod tests {
                 (&old.fields().unpack()[ETAG], &new.fields().unpack()[ETAG]),
                 (&"one".parse().unwrap(), &"two".parse().unwrap())
             );
+            assert_eq!(new.fields().unpack()[CONTENT_LENGTH], HeaderValue::from(len));
             assert!(new.is_of(&key("/a")) && !new.is_of(&key("/ab")) && !new.is(&old) && new.is(&new.clone()));
             // Of a large body nothing is charged again.
             let body = old.large.as_ref().map_or(0, |held| held.charged());
-            assert_eq!(new.weight(), Stored::weight_of(&key("/a"), &fields("two"), len) + body);
+            assert_eq!((new.weight(), budget.used()), (weight + body, weight));
+            drop(new);
+            assert_eq!(budget.used(), 0);
         }
     }
 }

@@ -65,10 +65,11 @@ impl Edge {
 
     /// As much of a stored response as the request wants.
     fn give(&self, ask: &Ask, now: SystemTime, stored: &Stored, status: CacheStatus) -> Response<Body> {
-        let facts = &stored.facts;
-        let status = CacheStatus { ttl: facts.ttl(now), ..status };
+        let facts = stored.facts();
+        let age = facts.age(now);
+        let status = CacheStatus { ttl: facts.ttl(age), ..status };
         let (mut response, selection) = select(ask, facts.status, Some(stored.len()), stored.fields().unpack());
-        response.headers_mut().insert(AGE, number(facts.age(now).as_secs()));
+        response.headers_mut().insert(AGE, number(age.as_secs()));
         response.headers_mut().insert(CACHE_STATUS, self.status(&status));
         let len = stored.len();
         *response.body_mut() = match selection {

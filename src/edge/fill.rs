@@ -44,13 +44,13 @@ impl Order {
     /// is to be validated.
     fn is_met_by(&self, stored: &Stored) -> bool {
         let same = self.stale.as_ref().is_some_and(|stale| stale.is(stored));
-        !same && stored.facts.is_fresh(SystemTime::now())
+        !same && stored.facts().is_fresh(SystemTime::now())
     }
 
     /// What is stored, if it may be used when nothing better can be had.
     pub(super) fn fallback(&self) -> Option<&Stored> {
-        let serves = |stored: &&Stored| match stored.facts.lifetime {
-            Lifetime::For(terms) => terms.serves_on_error(stored.facts.age(SystemTime::now())),
+        let serves = |stored: &&Stored| match stored.facts().lifetime {
+            Lifetime::For(terms) => terms.serves_on_error(stored.facts().age(SystemTime::now())),
             Lifetime::UntilEvicted { .. } => true,
         };
         self.stale.as_ref().filter(serves)

@@ -15,6 +15,7 @@ use super::fill::{Order, tier};
 use crate::body::proven::ProvenDigests;
 use crate::body::{Body, Room, next_data};
 use crate::error::{Error, Fault};
+use crate::facts::{Facts, Validated};
 use crate::fields::Packed;
 use crate::flight::{Extent, Kept, Lead, Provider, Selected, Streaming, Verification};
 use crate::held::PIECE;
@@ -26,7 +27,7 @@ use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Refusal};
 use crate::semantics::{cache_control, combined};
-use crate::stored::{self, Content, Facts, Head, Stored, Validated, detached};
+use crate::stored::{self, Content, Head, Stored, detached};
 
 /// A body that is coming in.
 pub(super) struct Intake {
@@ -240,25 +241,25 @@ impl Edge {
     /// takes over from the flight.
     fn made_of(&self, intake: &Intake, pieces: Vec<Bytes>) -> Stored {
         let Intake { key, head, room, came, .. } = intake;
-        let fields = self.packed(head, *came);
-        let charge = room.split(Stored::weight_of(key, &fields, *came));
+        let packed = self.packed(head, *came);
+        let charge = room.split(Stored::weight_of(key, &packed, *came));
         let content = if stored::is_small(*came) {
             Content::Small(pieces.first().map_or(&[], |bytes| bytes))
         } else {
             Content::Large(room.hold(pieces, *came))
         };
-        Stored::new(key, head.facts, fields, content, charge)
+        Stored::new(key, packed, content, charge)
     }
 
-    /// The fields as they are stored: with the length of the body, and without what
+    /// The head as it is stored: with the length of the body, and without what
     /// speaks only of the request that filled the flight.
     fn packed(&self, head: &Head, length: u64) -> Packed {
         if head.length.is_some() || head.facts.status == StatusCode::NO_CONTENT {
-            return self.memory.pack(&head.headers);
+            return self.memory.pack(head.facts, &head.headers, length);
         }
         let mut headers = head.headers.clone();
         headers.insert(CONTENT_LENGTH, length.into());
-        self.memory.pack(&headers)
+        self.memory.pack(head.facts, &headers, length)
     }
 }
 

@@ -172,6 +172,7 @@ impl Edge {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let via =
             forward::via(Version::HTTP_11, &parts.name).unwrap_or_else(|| HeaderValue::from_static("1.1 peerage"));
+        let budget = Budget::new(parts.plan.bodies());
         Arc::new(Self {
             name: parts.name,
             via,
@@ -189,8 +190,8 @@ impl Edge {
             listing: Semaphore::new(1),
             hedges: Hedges::new(),
             unheard: Unheard::default(),
-            memory: Memory::new(&parts.plan),
-            budget: Budget::new(parts.plan.bodies()),
+            memory: Memory::new(&parts.plan, Arc::clone(&budget)),
+            budget,
             flights: Flights::new(),
             membership: parts.membership,
             metrics: parts.metrics,
@@ -392,14 +393,15 @@ impl Edge {
         };
         let (handled, stale) = match self.memory.find(&ask.key) {
             Found::Here(tier, stored) => {
-                match freshness::reuse(stored.facts.lifetime, stored.facts.age(ask.now), &wish) {
+                let facts = stored.facts();
+                match freshness::reuse(facts.lifetime, facts.age(ask.now), &wish) {
                     Reuse::Fresh => return Way::Answered(self.answer_stored(ask, tier, &stored)),
                     Reuse::Stale => return Way::Answered(self.answer_stale(ask, &stored)),
                     Reuse::WhileRevalidate => {
                         self.validate_behind(ask, &stored);
                         return Way::Answered(self.answer_stale(ask, &stored));
                     }
-                    Reuse::Validate if stored.facts.is_fresh(ask.now) => (Handled::Request, Some(stored)),
+                    Reuse::Validate if facts.is_fresh(ask.now) => (Handled::Request, Some(stored)),
                     Reuse::Validate => (Handled::Stale, Some(stored)),
                 }
             }

@@ -259,8 +259,8 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::facts::{Facts, Validated};
     use crate::semantics::freshness::Lifetime;
-    use crate::stored::{Facts, Validated};
 
     async fn rest(status: u16, fields: &[(&'static str, &'static str)], tag: Option<&'static str>) -> Option<String> {
         rest_of(None, status, fields, tag).await

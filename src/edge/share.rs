@@ -13,6 +13,7 @@ use super::{Answer, Ask, Edge};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
+use crate::facts::Facts;
 use crate::flight::{Extent, Flight, Joining, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
 use crate::memory::Found;
 use crate::metrics::{Served, Source};
@@ -23,7 +24,7 @@ use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::manner::Manner;
 use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Variant;
-use crate::stored::{Facts, Stored};
+use crate::stored::Stored;
 
 impl Edge {
     /// Validates a response in the background: one flight at a time for a key.
@@ -155,7 +156,7 @@ impl Edge {
     /// Whether what is stored, and was to be validated, is an answer to a request that
     /// did not lead: what must be validated for each was so for the leader's alone.
     fn suits(ask: &Ask, reused: &Reused) -> bool {
-        let facts = reused.stored.facts;
+        let facts = reused.stored.facts();
         let validated = matches!(reused.why, Why::Validated(_));
         !validated || !facts.must_be_validated(SystemTime::now()) && Self::is_new_enough(ask, facts)
     }

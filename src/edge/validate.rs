@@ -9,13 +9,14 @@ use super::Edge;
 use super::fill::{Order, tier};
 use super::intake::withhold;
 use crate::error::Error;
+use crate::facts::{Facts, Validated};
 use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
 use crate::key::AssetKey;
 use crate::memory::Found;
 use crate::semantics::cache_control::CacheControl;
 use crate::semantics::storing::{self, Case, Credentials, Name, Refusal, Verdict};
 use crate::semantics::{date, freshness, validation, vary};
-use crate::stored::{Facts, Stored, Validated};
+use crate::stored::Stored;
 
 impl Edge {
     /// Whether this is a 304 that does not match what is stored.
@@ -59,7 +60,7 @@ impl Edge {
         }
         // Whoever asked, what is stored is for everybody already.
         let case = self.policy.load().case(order.name, Credentials::None);
-        let renewed = renewed(case, stored.facts, &stored.fields().unpack(), &parts.headers, asked);
+        let renewed = renewed(case, stored.facts(), &stored.fields().unpack(), &parts.headers, asked);
         match renewed.and_then(|head| self.with(lead.key(), stored, head)) {
             Ok(fresh) => {
                 self.keep(lead, tier(lead), lead.key(), fresh.clone());
@@ -91,7 +92,7 @@ impl Edge {
         };
         let known = stored.fields().unpack();
         let agrees = case.name == Name::Plain && validation::agrees(&known, answer);
-        let renewed = renewed(case, stored.facts, &known, answer, asked);
+        let renewed = renewed(case, stored.facts(), &known, answer, asked);
         match renewed.and_then(|head| self.with(key, &stored, head)) {
             Ok(fresh) if agrees => self.keep(lead, tier, key, fresh),
             _ => self.memory.remove(key),
@@ -100,10 +101,10 @@ impl Edge {
 
     /// What is stored, under a new head, which is charged anew.
     fn with(&self, key: &AssetKey, stored: &Stored, (facts, headers): (Facts, HeaderMap)) -> Result<Stored, Refusal> {
-        let fields = self.memory.pack(&headers);
-        let weight = Stored::weight_of(key, &fields, stored.len());
+        let head = self.memory.pack(facts, &headers, stored.len());
+        let weight = Stored::weight_of(key, &head, stored.len());
         let charge = self.budget.charge(weight).ok_or(Refusal::NoRoom)?;
-        Ok(stored.renewed(key, facts, fields, charge))
+        Ok(stored.renewed(key, head, charge))
     }
 }
 
@@ -137,7 +138,7 @@ fn renewed(
 /// never validated, is not stored: it will change each time too, and a validation
 /// would be wasted.
 pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -> Verdict {
-    let changing = stale.is_some_and(|stale| stale.facts.validated == Validated::Never);
+    let changing = stale.is_some_and(|stale| stale.facts().validated == Validated::Never);
     match verdict {
         Verdict::Store(lifetime) if changing && freshness::must_be_validated(lifetime, age) => {
             Verdict::Pass(Refusal::Changing)

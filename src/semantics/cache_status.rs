@@ -1,7 +1,5 @@
 //! Cache-Status: RFC 9211.
 
-use std::fmt::Write;
-
 use http::{HeaderName, HeaderValue};
 
 /// RFC 9211 §2.
@@ -55,15 +53,17 @@ pub fn ends_with_a_hit(members: &HeaderValue) -> bool {
 impl CacheStatus {
     /// The field's value for a cache called `name`, which [`is_token`].
     pub fn value(&self, name: &str) -> HeaderValue {
-        // A copy of just its length: made of the string, it would keep its slack.
-        HeaderValue::from_str(&self.text(name)).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
+        let mut text = Vec::with_capacity(name.len() + 48);
+        self.append(name, &mut text);
+        // A copy of just its length: made of these bytes, it would keep their slack.
+        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
     }
 
-    /// The same, as text.
-    pub fn text(&self, name: &str) -> String {
-        let mut text = String::with_capacity(name.len() + 48);
-        text.push_str(name);
-        text.push_str(match self.handled {
+    /// Appends the same to a head.
+    pub fn append(&self, name: &str, head: &mut Vec<u8>) {
+        let mut add = |text: &str| head.extend_from_slice(text.as_bytes());
+        add(name);
+        add(match self.handled {
             Handled::Hit => ";hit",
             Handled::UriMiss => ";fwd=uri-miss",
             Handled::VaryMiss => ";fwd=vary-miss",
@@ -74,23 +74,23 @@ impl CacheStatus {
             Handled::Refused => "",
         });
         if let Some(status) = self.fwd_status {
-            text.push_str(";fwd-status=");
-            text.push_str(itoa::Buffer::new().format(status));
+            add(";fwd-status=");
+            add(itoa::Buffer::new().format(status));
         }
         if let Some(ttl) = self.ttl {
-            text.push_str(";ttl=");
-            text.push_str(itoa::Buffer::new().format(ttl));
+            add(";ttl=");
+            add(itoa::Buffer::new().format(ttl));
         }
         if self.collapsed {
-            text.push_str(";collapsed");
+            add(";collapsed");
         }
         if self.stored {
-            text.push_str(";stored");
+            add(";stored");
         }
         if let Some(detail) = self.detail {
-            let _ = write!(text, ";detail={detail}");
+            add(";detail=");
+            add(detail);
         }
-        text
     }
 }
 

@@ -12,7 +12,7 @@ use super::cache_control::{CacheControl, RequestControl, delta_seconds};
 use super::date;
 
 /// How long a stored response may be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lifetime {
     /// Its name proves that it never changes; `said` is what the origin said.
     UntilEvicted {
@@ -23,41 +23,41 @@ pub enum Lifetime {
     For(Terms),
 }
 
+impl Lifetime {
+    /// For how long it is fresh, where that is stated.
+    pub fn stated(self) -> Option<Duration> {
+        match self {
+            Self::UntilEvicted { said } => said,
+            Self::For(terms) => Some(terms.fresh),
+        }
+    }
+
+    /// The same, but fresh for so long where that is stated.
+    pub fn lasting(self, fresh: Duration) -> Self {
+        match self {
+            Self::UntilEvicted { said } => Self::UntilEvicted { said: said.map(|_| fresh) },
+            Self::For(terms) => Self::For(Terms { fresh, ..terms }),
+        }
+    }
+}
+
 /// What a response says of its freshness, and of what may follow on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// Fresh while its age is below this (RFC 9111 §4.2).
     pub fresh: Duration,
     /// How long after that it may be served while it is validated (RFC 5861 §3).
-    pub while_revalidate: Seconds,
+    pub while_revalidate: Duration,
     /// How long after that it may be served when validation fails (RFC 5861 §4).
-    pub if_error: Seconds,
+    pub if_error: Duration,
     /// Whether a stale response may be served at all (RFC 9111 §4.2.4).
     pub stale: Stale,
     /// Whether it may change while it is fresh.
     pub changes: Changes,
 }
 
-/// As a directive states a span (RFC 9111 §1.2.2), in less room than a [`Duration`]:
-/// each stored response has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Seconds(u32);
-
-impl From<Duration> for Seconds {
-    /// What is beyond 136 years is as good as that.
-    fn from(span: Duration) -> Self {
-        Self(u32::try_from(span.as_secs()).unwrap_or(u32::MAX))
-    }
-}
-
-impl From<Seconds> for Duration {
-    fn from(Seconds(seconds): Seconds) -> Self {
-        Self::from_secs(seconds.into())
-    }
-}
-
 /// Whether a response may change while it is fresh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Changes {
     /// As any response may.
     Possibly,
@@ -66,7 +66,7 @@ pub enum Changes {
 }
 
 /// Whether a response may be served when it is stale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stale {
     /// If the client says so, or the response itself.
     Allowed,
@@ -77,15 +77,15 @@ pub enum Stale {
 impl Terms {
     /// Fresh for so long, and nothing after.
     pub fn only(fresh: Duration) -> Self {
-        let none = Seconds::default();
+        let none = Duration::ZERO;
         Self { fresh, while_revalidate: none, if_error: none, stale: Stale::Forbidden, changes: Changes::Possibly }
     }
 
     pub(super) fn of(fresh: Duration, control: CacheControl) -> Self {
         Self {
             fresh,
-            while_revalidate: control.stale_while_revalidate.unwrap_or_default().into(),
-            if_error: control.stale_if_error.unwrap_or_default().into(),
+            while_revalidate: control.stale_while_revalidate.unwrap_or_default(),
+            if_error: control.stale_if_error.unwrap_or_default(),
             stale: if control.forbids_stale() { Stale::Forbidden } else { Stale::Allowed },
             changes: if control.immutable { Changes::Never } else { Changes::Possibly },
         }
@@ -93,7 +93,7 @@ impl Terms {
 
     /// Whether it may be served, stale as it is at `age`, when validation fails.
     pub fn serves_on_error(&self, age: Duration) -> bool {
-        self.stale == Stale::Allowed && age <= self.fresh.saturating_add(self.if_error.into())
+        self.stale == Stale::Allowed && age <= self.fresh.saturating_add(self.if_error)
     }
 }
 
@@ -133,7 +133,7 @@ pub fn reuse(lifetime: Lifetime, age: Duration, request: &RequestControl) -> Reu
         Reuse::Validate
     } else if request.max_stale.is_some_and(|most| over <= most) {
         Reuse::Stale
-    } else if over < Duration::from(terms.while_revalidate) {
+    } else if over < terms.while_revalidate {
         Reuse::WhileRevalidate
     } else {
         Reuse::Validate
@@ -215,8 +215,8 @@ mod tests {
         use Reuse::{Fresh, Stale as Taken, Validate, WhileRevalidate};
         let seconds = Duration::from_secs;
         let terms = Terms {
-            while_revalidate: seconds(10).into(),
-            if_error: seconds(20).into(),
+            while_revalidate: seconds(10),
+            if_error: seconds(20),
             stale: Stale::Allowed,
             ..Terms::only(seconds(60))
         };

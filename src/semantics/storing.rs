@@ -188,7 +188,7 @@ fn stated(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheCon
     let late = terms.while_revalidate.max(terms.if_error);
     if age < fresh || status.is_success() && validation::has_validator(headers) {
         Verdict::Store(Lifetime::For(terms))
-    } else if terms.stale == Stale::Allowed && age < fresh.saturating_add(late.into()) {
+    } else if terms.stale == Stale::Allowed && age < fresh.saturating_add(late) {
         // A peer served it so, and it serves those who wait.
         Verdict::Share(Refusal::Expired)
     } else if control.no_cache {

@@ -1,0 +1,142 @@
+//! [`Facts`]: what is known of a response that may be reused, besides its fields.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::StatusCode;
+
+use crate::semantics::freshness::{self, Lifetime};
+
+/// What is known of a response that may be reused, besides its fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Facts {
+    pub(crate) status: StatusCode,
+    /// When its age was zero.
+    pub(crate) born: SystemTime,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) validated: Validated,
+}
+
+/// Whether a stored response was ever found to be the same still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Validated {
+    Never,
+    Once,
+}
+
+/// The facts that are each response's own.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Times {
+    /// Since the epoch: nothing is born before.
+    born: Span,
+    /// None where no lifetime is stated.
+    fresh: Span,
+}
+
+/// A time of up to 136 years, in half of the room that a [`Duration`] takes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Span {
+    seconds: u32,
+    nanos: u32,
+}
+
+impl From<Duration> for Span {
+    fn from(time: Duration) -> Self {
+        u32::try_from(time.as_secs())
+            .map_or(Self { seconds: u32::MAX, nanos: 0 }, |seconds| Self { seconds, nanos: time.subsec_nanos() })
+    }
+}
+
+impl From<Span> for Duration {
+    fn from(Span { seconds, nanos }: Span) -> Self {
+        Self::new(seconds.into(), nanos)
+    }
+}
+
+impl Facts {
+    /// RFC 9111 §4.2.3, `current_age`.
+    pub(crate) fn age(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.born).unwrap_or_default()
+    }
+
+    /// RFC 9111 §4.2.
+    pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
+        match self.lifetime {
+            Lifetime::UntilEvicted { .. } => true,
+            Lifetime::For(terms) => self.age(now) < terms.fresh,
+        }
+    }
+
+    /// See [`freshness::must_be_validated`].
+    pub(crate) fn must_be_validated(&self, now: SystemTime) -> bool {
+        freshness::must_be_validated(self.lifetime, self.age(now))
+    }
+
+    /// The seconds of freshness left at `age`, where the response states any; below zero
+    /// for what is stale (RFC 9211 §2.4).
+    pub(crate) fn ttl(&self, age: Duration) -> Option<i64> {
+        let fresh = self.lifetime.stated()?;
+        let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        Some(match fresh.checked_sub(age) {
+            Some(left) => seconds(left),
+            None => -seconds(age.saturating_sub(fresh)),
+        })
+    }
+
+    pub(crate) fn times(&self) -> Times {
+        Times {
+            born: self.born.duration_since(UNIX_EPOCH).unwrap_or_default().into(),
+            fresh: self.lifetime.stated().unwrap_or_default().into(),
+        }
+    }
+
+    /// The same, at other times.
+    pub(crate) fn at(self, Times { born, fresh }: Times) -> Self {
+        Self { born: UNIX_EPOCH + Duration::from(born), lifetime: self.lifetime.lasting(fresh.into()), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::semantics::freshness::{Changes, Stale, Terms};
+
+    fn lifetime() -> impl Strategy<Value = Lifetime> {
+        let span =
+            || (any::<u32>(), 0..1_000_000_000_u32).prop_map(|(seconds, nanos)| Duration::new(seconds.into(), nanos));
+        let terms = (span(), 0..9_u64, any::<bool>()).prop_map(|(fresh, late, settled)| Terms {
+            while_revalidate: Duration::from_secs(late),
+            stale: if settled { Stale::Forbidden } else { Stale::Allowed },
+            changes: if settled { Changes::Never } else { Changes::Possibly },
+            ..Terms::only(fresh)
+        });
+        prop_oneof![
+            proptest::option::of(span()).prop_map(|said| Lifetime::UntilEvicted { said }),
+            terms.prop_map(Lifetime::For),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_common_and_the_times_make_the_facts_again(born in any::<u32>(), nanos in 0..1_000_000_000_u32, lifetime in lifetime()) {
+            let born = UNIX_EPOCH + Duration::new(born.into(), nanos);
+            let facts = Facts { status: StatusCode::NOT_FOUND, born, lifetime, validated: Validated::Once };
+            let common = facts.at(Times::default());
+            prop_assert_eq!(common.at(facts.times()), facts);
+            // Nothing of the times is left in what is common.
+            let other = Facts { born: born + Duration::from_secs(1), lifetime: lifetime.lasting(Duration::from_secs(7)), ..facts };
+            prop_assert_eq!(other.at(Times::default()), common);
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_ago_or_lasts_too_long_is_the_nearest_that_is_not() {
+        let lifetime = Lifetime::UntilEvicted { said: Some(Duration::MAX) };
+        let born = UNIX_EPOCH - Duration::from_secs(1);
+        let facts = Facts { status: StatusCode::OK, born, lifetime, validated: Validated::Never };
+        let again = facts.at(facts.times());
+        assert_eq!(again.born, UNIX_EPOCH);
+        assert_eq!(again.lifetime.stated(), Some(Duration::from_secs(u32::MAX.into())));
+    }
+}
