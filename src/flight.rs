@@ -321,7 +321,9 @@ impl Lead {
     }
 
     /// Ends a flight that has no body of its own.
-    pub(crate) fn settle(self, outcome: Outcome) {
+    pub(crate) fn settle(mut self, outcome: Outcome) {
+        // Who is told to ask again must not find this one.
+        self.unlist();
         self.come_to(outcome);
     }
 
@@ -332,7 +334,9 @@ impl Lead {
 
     /// Fails the flight: those who wait for the head get `error`, those who
     /// read the body get it behind what has come.
-    pub(crate) fn fail(self, error: Error) {
+    pub(crate) fn fail(mut self, error: Error) {
+        // As above.
+        self.unlist();
         self.break_off(error);
     }
 
@@ -382,6 +386,9 @@ impl Hasher for Mixed {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Wake};
+
     use super::*;
 
     fn key() -> AssetKey {
@@ -412,6 +419,35 @@ mod tests {
         assert!(matches!(following.outcome().await, Outcome::Failed(Error::Panicked)));
         assert_eq!(flights.under_way(), 0);
         drop(lead(&flights, Reach::Origin));
+    }
+
+    /// Looks for a flight as soon as it is woken.
+    struct Again {
+        flights: Arc<Flights>,
+        leads: AtomicBool,
+    }
+
+    impl Wake for Again {
+        fn wake(self: Arc<Self>) {
+            drop(lead(&self.flights, Reach::Origin));
+            self.leads.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_is_told_to_ask_again_finds_it_no_more() {
+        let end: [fn(Lead); 2] = [|lead| lead.settle(Outcome::NotAtHand), |lead| lead.fail(Error::Abandoned)];
+        for end in end {
+            let flights = Flights::new();
+            let leading = lead(&flights, Reach::Origin);
+            let following = follow(&flights, Reach::Origin);
+            let again = Arc::new(Again { flights, leads: AtomicBool::new(false) });
+            let waker = Arc::clone(&again).into();
+            let mut waiting = pin!(following.outcome());
+            assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            end(leading);
+            assert!(again.leads.load(Ordering::Relaxed));
+        }
     }
 
     #[tokio::test]
