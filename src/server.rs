@@ -256,7 +256,9 @@ fn peers_client(config: &Config) -> Peers {
         );
     }
     let patience = Patience { connect: cluster.connect_timeout.0, idle: cluster.idle_timeout.0 };
-    Peers::new(patience, cluster.first_byte_timeout.0, cluster.probe_timeout.0)
+    // A drain ends a connection that is idle to hyper, but waits for a peek.
+    let quiet = cluster.probe_timeout.0.min(serving::LINGER / 2);
+    Peers::new(patience, cluster.first_byte_timeout.0, quiet)
 }
 
 /// A name for CDN-Loop that no other process has.

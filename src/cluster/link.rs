@@ -200,6 +200,11 @@ impl Link {
 
     /// Writes down what is asked.
     fn take_questions(&mut self, cx: &mut Context<'_>) {
+        if self.behind.load(Ordering::Relaxed) {
+            // Nobody waits for a link that is behind.
+            while let Poll::Ready(Some(_)) = self.questions.poll_recv(cx) {}
+            return;
+        }
         if self.taking == Taking::Waits && !self.questions.is_empty() {
             self.taking = Taking::Takes;
             // It comes to its turn again behind who is ready to run by now.
@@ -285,6 +290,7 @@ impl Link {
                 return Poll::Ready(Err("the peer says nothing".to_owned()));
             }
             self.behind.store(true, Ordering::Relaxed);
+            self.take_questions(cx);
             for late in self.asked.iter_mut().take_while(|asked| now >= asked.since + self.waits.quiet) {
                 late.then = None;
             }
@@ -372,6 +378,19 @@ mod tests {
         };
         let (now, ()) = tokio::join!(asking, answering);
         assert_eq!(now, Some("now".into()));
+    }
+
+    #[tokio::test]
+    async fn who_has_not_been_asked_for_is_let_go_too() {
+        let (listener, peer) = listening().await;
+        let links = links(Duration::from_millis(20));
+        let all = futures_util::future::join_all((0..3 * OUT).map(|i| {
+            let (links, peer) = (&links, &peer);
+            async move { asked(links, peer, &format!("/{i}")).await }
+        }));
+        let (answers, stream) = tokio::join!(tokio::time::timeout(LONG / 2, all), listener.accept());
+        assert!(answers.expect("they wait for the end of the link").iter().all(Result::is_err));
+        drop(stream);
     }
 
     #[tokio::test]

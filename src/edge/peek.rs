@@ -27,8 +27,8 @@ use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
 use crate::metrics::{Asked, Fetched, Sought, Source};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
-use crate::semantics::storing::{Credentials, Name, Verdict};
-use crate::semantics::{date, forward, freshness};
+use crate::semantics::storing::{Credentials, Name};
+use crate::semantics::{date, forward, freshness, peek};
 
 /// For how long an owner is not asked again for what it did not have at hand.
 const NOT_AT_HAND: Duration = Duration::from_secs(1);
@@ -63,18 +63,22 @@ impl Edge {
         // For a name that holds a hash, a fill takes no field of the client's request along:
         // so what one brings is the answer to all.
         let other = self.policy.load().name(key) == Name::Plain || !self.memory.may_be_at_hand(key);
-        if other || self.flights.to_origin(key, Credentials::None).is_some() {
+        if other || key.as_str().len() > peek::LONGEST || self.flights.to_origin(key, Credentials::None).is_some() {
             return None;
         }
         let owner = self.owner_at_hand(key)?;
         let Joining::Lead(lead) = self.flights.join(key, Reach::Peers, Credentials::None) else {
             return None;
         };
+        // Look again: a write overtakes what it finds, and may have come before there was this.
+        if self.memory.has_changed(key) {
+            self.go_the_long_way(lead);
+            return None;
+        }
         let flight = Arc::clone(lead.flight());
         let reader = Reader::new(Arc::clone(&flight.body));
         let (asked, began) = (SystemTime::now(), Instant::now());
         let peeking = Peeking { edge: Arc::clone(self), owner: Arc::clone(&owner), lead: Some(lead), asked, began };
-        self.hedges.earn();
         self.peers.peek(&owner, Question { key: key.clone(), then: Box::new(|response| peeking.end(response)) });
         Some(async move {
             match flight.outcome().await {
@@ -133,6 +137,7 @@ impl Peeking {
     fn end(mut self, response: Option<Response<Bytes>>) {
         let Some(lead) = self.lead.take() else { return };
         let (edge, took) = (&self.edge, self.began.elapsed());
+        edge.hedges.earn();
         edge.hears(&self.owner, took);
         let Some(response) = response else {
             edge.metrics.peeked(Sought::Missing);
@@ -192,8 +197,9 @@ impl Edge {
         forward::strip_hop_by_hop(&mut parts.headers);
         date::add(&mut parts.headers, now);
         let age = freshness::initial_age(&parts.headers, asked, now);
-        let order = Order::of_this_edge(Name::Immutable);
-        let Verdict::Store(lifetime) = judge(&self.policy.load(), lead.key(), &order, &parts, age) else {
+        let (order, length) = (Order::of_this_edge(Name::Immutable), bytes.len() as u64);
+        let verdict = judge(&self.policy.load(), lead.key(), &order, &parts, age);
+        let Ok(terms @ (_, Kept::Stored)) = self.admit(verdict, &order, &parts, Some(length)) else {
             return Err(Unfit { lead, wrong: None });
         };
         let proof = self.proof(lead.key(), provider, parts.status, &parts.headers);
@@ -201,7 +207,6 @@ impl Edge {
         if let Some(Err(error)) = proof.map(|proof| proof.prove_whole(&bytes)) {
             return Err(Unfit { lead, wrong: Some(error) });
         }
-        let (length, terms) = (bytes.len() as u64, (lifetime, Kept::Stored));
         let mut intake = match self.make_intake(&lead, &order, &parts, Some(length), now - age, terms) {
             Ok((intake, own)) if own.is_empty() && intake.kept == Kept::Stored => intake,
             _ => return Err(Unfit { lead, wrong: None }),

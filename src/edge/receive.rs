@@ -228,7 +228,7 @@ impl Edge {
     /// Whether everybody may have the response, and whether it will be kept. One that
     /// is too large to be kept is shared while it streams by, if a reader that falls
     /// behind can go on alone.
-    fn admit(
+    pub(super) fn admit(
         &self,
         verdict: Verdict,
         order: &Order,

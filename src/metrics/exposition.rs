@@ -150,7 +150,7 @@ impl Exposed {
                 "Peers asked for what they may have owned before, by whether they hold it",
                 &self.metrics.takeovers,
             ),
-            ("peeks", "Owners asked what they have at hand, by whether they hold it", &self.metrics.peeks),
+            ("peeks", "Questions whether owners have something at hand, by what came of them", &self.metrics.peeks),
         ];
         for (name, help, counts) in sought {
             let mut family = begin(encoder, MetricType::Counter, name, help)?;

@@ -19,6 +19,9 @@ pub const FIELD: &str = "peerage-peek";
 pub const DIRECTIVE: &str = "only-if-cached";
 /// The longest body that is asked for in this way, in bytes.
 pub const MOST: u64 = 64 * 1024;
+/// The longest target that is asked for, in bytes: the head of the question is one that
+/// its receiver reads without hyper.
+pub const LONGEST: usize = 3 * 1024;
 /// The longest head of an answer, in bytes.
 const HEAD: usize = 64 * 1024;
 

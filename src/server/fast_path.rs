@@ -91,11 +91,15 @@ impl FastPath {
     /// client has ended the connection.
     pub(super) fn poll_hits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let begun = match ready!(self.poll_awaited(cx))? {
+            let awaited = ready!(self.poll_awaited(cx))?;
+            if !self.answers.have_room() {
+                ready!(self.answers.poll_sent(&mut self.io, cx))?;
+            }
+            let begun = match awaited {
                 Some(length) => Begun::Hyper(length),
                 None => self.begin(cx)?,
             };
-            if matches!(begun, Begun::Answer) && !self.is_empty() && self.answers.have_room() {
+            if matches!(begun, Begun::Answer) && !self.is_empty() {
                 continue;
             }
             if !self.answers.is_empty() {
@@ -181,6 +185,8 @@ impl FastPath {
             head.clear();
             head.extend_from_slice(peek::NOTHING.as_bytes());
             self.answers.push(head, None, cx)?;
+            // It counts, or who asks for nothing else would seem to be silent.
+            drop(self.serving.requests().begin());
             self.first += length;
             return Ok(Begun::Answer);
         }

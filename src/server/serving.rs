@@ -40,7 +40,7 @@ use crate::tunnel::Tunnel;
 
 /// How long an idle connection over HTTP/1 is still open when the edge drains: a
 /// request that is on its way then is answered, with the word that it is the last.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// A listener at work.
 pub(super) struct Accepting {

@@ -138,6 +138,15 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_question_is_read_here() {
+        let mut question = bytes::BytesMut::new();
+        peek::ask(&mut question, &"h".repeat(255), &format!("/{}", "a".repeat(peek::LONGEST - 1)));
+        assert!(
+            question.len() < MOST && matches!(First::of(&question), First::Peek(_, length) if length == question.len())
+        );
+    }
+
+    #[test]
     fn what_follows_a_request_is_not_part_of_it() {
         let one = "GET /a HTTP/1.1\r\nHost: host\r\nAccept: */*\r\n\r\n";
         let two = format!("{one}GET /b HTTP/1.1\r\n");
