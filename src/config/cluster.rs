@@ -48,7 +48,8 @@ pub struct ClusterConfig {
     pub secret: Option<Secret>,
     /// Between two probes by one edge.
     pub probe_interval: Period,
-    /// How long the answer to a probe may take, before others are asked to probe.
+    /// How long the answer to a probe may take, before others are asked to probe; and that
+    /// of an owner to whether it has something at hand, before it is asked otherwise.
     pub probe_timeout: Period,
     /// How long a peer that did not answer may take to object.
     pub suspicion: Period,

@@ -6,6 +6,7 @@ use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedReadHalf;
 
 use crate::ends::{End, connect};
 use crate::harness::{Running, alone, pattern, within};
@@ -62,6 +63,22 @@ async fn the_long_way_gives_the_same() {
         }
     }
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"hit\"}", 24.0).await;
+}
+
+/// What comes next is an answer that begins so, with this body: each ends with its body,
+/// which no other has in it. `came` is what was read ahead.
+pub async fn next_is(from: &mut OwnedReadHalf, came: &mut Vec<u8>, status: &str, body: &[u8], to: &str) {
+    let head = loop {
+        if let Some(end) = came.windows(4).position(|four| four == b"\r\n\r\n") {
+            break String::from_utf8(came.drain(..end + 4).collect()).unwrap();
+        }
+        assert_ne!(within(20, from.read_buf(came)).await.unwrap(), 0, "{to}");
+    };
+    assert!(head.starts_with(status), "{to}:\n{head}");
+    while came.len() < body.len() {
+        assert_ne!(within(20, from.read_buf(came)).await.unwrap(), 0, "{to}");
+    }
+    assert!(came.drain(..body.len()).eq(body.iter().copied()), "{to}");
 }
 
 /// A request, and the beginning of the answer to it, with the body.
@@ -135,18 +152,7 @@ async fn whatever_comes_in_whatever_pieces_is_answered_in_order() {
         });
         let mut came = Vec::new();
         for (request, status, body) in asked {
-            // Each answer ends with its body, which no other has in it.
-            let head = loop {
-                if let Some(end) = came.windows(4).position(|four| four == b"\r\n\r\n") {
-                    break String::from_utf8(came.drain(..end + 4).collect()).unwrap();
-                }
-                assert_ne!(within(20, from.read_buf(&mut came)).await.unwrap(), 0, "seed {seed}: {request}");
-            };
-            assert!(head.starts_with(status), "seed {seed}, to {request}:\n{head}");
-            while came.len() < body.len() {
-                assert_ne!(within(20, from.read_buf(&mut came)).await.unwrap(), 0, "seed {seed}: {request}");
-            }
-            assert!(came.drain(..body.len()).eq(body.iter().copied()), "seed {seed}, to {request}");
+            next_is(&mut from, &mut came, status, body, &format!("seed {seed}, to {request}")).await;
         }
         assert_eq!(came, b"", "seed {seed}");
         drop(saying.await.unwrap());

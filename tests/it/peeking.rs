@@ -11,6 +11,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::ends::{End, connect};
+use crate::fast_path::next_is;
 use crate::harness::{Cluster, Running, all, alone, assert_same, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 use crate::proving::{is_owned_by, with_scripted_peer};
@@ -33,6 +34,11 @@ async fn asking(script: Script, seed: usize) -> (Origin, Running, Origin, String
     peer.script(&path, script);
     origin.script("*", Script::ok("the origin's"));
     (origin, edge, peer, path)
+}
+
+/// How many requests of peers came to this.
+fn of_peers(result: &str) -> String {
+    format!("peerage_requests_total{{source=\"peer\",result=\"{result}\"}}")
 }
 
 #[tokio::test]
@@ -81,8 +87,7 @@ async fn what_the_owner_has_not_is_brought_in_once_the_long_way() {
     // What was not at hand is no request that failed.
     for result in ["hit", "miss", "error"] {
         let value = if result == "miss" { 1.0 } else { 0.0 };
-        let name = format!("peerage_requests_total{{source=\"peer\",result=\"{result}\"}}");
-        cluster.edges[2].metric_becomes(&name, value).await;
+        cluster.edges[2].metric_becomes(&of_peers(result), value).await;
     }
     assert_eq!(origin.count(&path), 1);
 }
@@ -314,8 +319,7 @@ async fn what_has_a_long_name_is_asked_for_the_long_way_alone() {
     }
     cluster.edges[0].metric_becomes(MISSING, 5.0).await;
     for (result, value) in [("miss", 6.0), ("error", 0.0)] {
-        let name = format!("peerage_requests_total{{source=\"peer\",result=\"{result}\"}}");
-        cluster.edges[1].metric_becomes(&name, value).await;
+        cluster.edges[1].metric_becomes(&of_peers(result), value).await;
     }
 }
 
@@ -407,17 +411,7 @@ async fn whatever_comes_over_one_connection_is_answered_in_order() {
         });
         let mut came = Vec::new();
         for (path, body) in asked {
-            let head = loop {
-                if let Some(end) = came.windows(4).position(|four| four == b"\r\n\r\n") {
-                    break String::from_utf8(came.drain(..end + 4).collect()).unwrap();
-                }
-                assert_ne!(within(20, from.read_buf(&mut came)).await.unwrap(), 0, "seed {seed}: {path}");
-            };
-            assert!(head.starts_with("HTTP/1.1 200 "), "seed {seed}, to {path}:\n{head}");
-            while came.len() < body.len() {
-                assert_ne!(within(20, from.read_buf(&mut came)).await.unwrap(), 0, "seed {seed}: {path}");
-            }
-            assert!(came.drain(..body.len()).eq(body.iter().copied()), "seed {seed}, to {path}");
+            next_is(&mut from, &mut came, "HTTP/1.1 200 ", &body, &format!("seed {seed}, to {path}")).await;
             assert_eq!(origin.count(&path), 1, "seed {seed}: {path}");
         }
         drop(saying.await.unwrap());
