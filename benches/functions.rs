@@ -28,6 +28,7 @@ use fields::{Fields, Forms};
 use growing::{Growing, Next, Reader};
 use key::AssetKey;
 use memory::{Found, Memory, Plan, Tier};
+use pages::Pages;
 use stored::{Content, Stored};
 
 #[allow(dead_code, unused_imports)]
@@ -51,6 +52,9 @@ mod key;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/memory.rs"]
 mod memory;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/pages.rs"]
+mod pages;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/stored.rs"]
 mod stored;
@@ -133,9 +137,10 @@ fn flight(criterion: &mut Criterion) {
     let piece = Bytes::from(vec![b'x'; PIECE]);
     let mut group = criterion.benchmark_group("flight");
     group.throughput(Throughput::Bytes((PIECES * PIECE) as u64));
+    let pages = Pages::reserve((PIECES * PIECE) as u64).unwrap();
     group.bench_function("append", |bencher| {
         bencher.iter_batched_ref(
-            Growing::new,
+            || Growing::new(Arc::clone(&pages)),
             |body| (0..PIECES).for_each(|_| body.append(piece.clone())),
             BatchSize::LargeInput,
         );
@@ -143,7 +148,7 @@ fn flight(criterion: &mut Criterion) {
     for readers in [1, 100] {
         group.bench_function(format!("append-and-read/{readers}"), |bencher| {
             let join = || {
-                let body = Growing::new();
+                let body = Growing::new(Arc::clone(&pages));
                 let readers: Vec<_> = (0..readers).map(|_| Reader::new(Arc::clone(&body))).collect();
                 (body, readers)
             };

@@ -22,6 +22,7 @@ use crate::cluster::view::Seen;
 use crate::config::{LimitsConfig, Period};
 use crate::edge::Edge;
 use crate::metrics;
+use crate::pages::Pages;
 use crate::patient::Patient;
 use crate::requests::Requests;
 
@@ -110,7 +111,7 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc
         };
         let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
         let requests = Requests::default();
-        let patient = Patient::new(stream, &limits, requests.clone());
+        let patient = Patient::new(stream, &limits, requests.clone(), Pages::none());
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let _under_way = requests.begin();

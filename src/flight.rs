@@ -14,6 +14,7 @@ use crate::body::Room;
 use crate::body::growing::Growing;
 use crate::error::Error;
 use crate::key::AssetKey;
+use crate::pages::Pages;
 use crate::semantics::storing::{Credentials, Refusal};
 use crate::semantics::vary::Variant;
 use crate::stored::{Head, Stored};
@@ -171,6 +172,7 @@ type Table = HashMap<Id, Arc<Flight>, BuildHasherDefault<Mixed>>;
 pub(crate) struct Flights {
     shards: Box<[Mutex<Table>]>,
     under_way: AtomicU64,
+    pages: Arc<Pages>,
 }
 
 pub(crate) enum Joining {
@@ -179,9 +181,10 @@ pub(crate) enum Joining {
 }
 
 impl Flights {
-    pub(crate) fn new() -> Arc<Self> {
+    /// What they bring is held in `pages`.
+    pub(crate) fn new(pages: Arc<Pages>) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Arc::new(Self { shards, under_way: AtomicU64::new(0) })
+        Arc::new(Self { shards, under_way: AtomicU64::new(0), pages })
     }
 
     fn shard(&self, key: &AssetKey) -> MutexGuard<'_, Table> {
@@ -200,7 +203,7 @@ impl Flights {
         let flight = Arc::new(Flight {
             id: id.clone(),
             outcome: SetOnce::new(),
-            body: Growing::new(),
+            body: Growing::new(Arc::clone(&self.pages)),
             overtaken: AtomicBool::new(false),
         });
         table.insert(id, Arc::clone(&flight));
@@ -411,7 +414,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_lead_strands_nobody() {
-        let flights = Flights::new();
+        let flights = Flights::new(Pages::none());
         let leading = lead(&flights, Reach::Origin);
         let following = follow(&flights, Reach::Origin);
         assert_eq!(flights.under_way(), 1);
@@ -438,7 +441,7 @@ mod tests {
     fn who_is_told_to_ask_again_finds_it_no_more() {
         let end: [fn(Lead); 2] = [|lead| lead.settle(Outcome::NotAtHand), |lead| lead.fail(Error::Abandoned)];
         for end in end {
-            let flights = Flights::new();
+            let flights = Flights::new(Pages::none());
             let leading = lead(&flights, Reach::Origin);
             let following = follow(&flights, Reach::Origin);
             let again = Arc::new(Again { flights, leads: AtomicBool::new(false) });
@@ -452,7 +455,7 @@ mod tests {
 
     #[tokio::test]
     async fn reaches_are_apart() {
-        let flights = Flights::new();
+        let flights = Flights::new(Pages::none());
         let to_peers = lead(&flights, Reach::Peers);
         assert!(flights.to_origin(&key(), Credentials::None).is_none());
         let to_origin = lead(&flights, Reach::Origin);
@@ -467,7 +470,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_overtaken_flight_is_followed_by_another() {
-        let flights = Flights::new();
+        let flights = Flights::new(Pages::none());
         let overtaken = lead(&flights, Reach::Origin);
         flights.overtake(&key());
         assert!(overtaken.is_overtaken());
@@ -482,7 +485,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_the_one_that_was_told() {
-        let flights = Flights::new();
+        let flights = Flights::new(Pages::none());
         let leading = lead(&flights, Reach::Origin);
         let following = follow(&flights, Reach::Origin);
         leading.fail(Error::OriginTimeout);

@@ -2,19 +2,25 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::config::LimitsConfig;
+use crate::pages::{self, Pages, Taken};
 use crate::requests::Requests;
 
 /// What every connection to HTTP/2 begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The most that a socket is lent at a time, in bytes.
+const MOST: usize = 1024 * 1024;
 
 /// A connection whose other end must ask for something, and must take what it is
 /// sent: a head that does not come for a time fails a read, and no progress fails
@@ -26,6 +32,10 @@ pub(crate) struct Patient {
     silence: Silence,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    pages: Arc<Pages>,
+    /// How much it is lent at a time, in bytes: a few times what it took before, for
+    /// what it does not take is offered again.
+    most: usize,
 }
 
 /// How the connection has ended, on this side.
@@ -94,11 +104,21 @@ impl Silence {
 }
 
 impl Patient {
-    pub(crate) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Requests) -> Self {
+    /// It can be lent what is in `pages`.
+    pub(crate) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Requests, pages: Arc<Pages>) -> Self {
         let patience = limits.header_timeout.0;
         let silence = Silence { requests, since: None, patience, timer: Box::pin(tokio::time::sleep(patience)) };
         let version = Version::Unclear(0);
-        Self { stream, end: End::None, version, silence, patience: limits.send_timeout.0, stalled: None }
+        Self {
+            stream,
+            end: End::None,
+            version,
+            silence,
+            patience: limits.send_timeout.0,
+            stalled: None,
+            pages,
+            most: MOST,
+        }
     }
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -113,6 +133,35 @@ impl Patient {
             return Poll::Pending;
         }
         Poll::Ready(())
+    }
+
+    /// As `poll_write_vectored`, but the socket is lent what it can be.
+    fn poll_lend(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let mut bytes = 0;
+            let lent = self.stream.try_io(Interest::WRITABLE, || {
+                match self.pages.lend(self.stream.as_fd(), bufs, self.most)? {
+                    Taken::All(taken) => {
+                        bytes = taken;
+                        Ok(())
+                    }
+                    // That it takes no more has to be known here: then it is waited for.
+                    Taken::Part(taken) => {
+                        bytes = taken;
+                        Err(io::ErrorKind::WouldBlock.into())
+                    }
+                }
+            });
+            match lent {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                Err(_) => self.most = (2 * bytes).clamp(pages::LEAST, MOST),
+                Ok(()) => self.most = (2 * self.most).min(MOST),
+            }
+            if bytes > 0 {
+                return Poll::Ready(Ok(bytes));
+            }
+        }
     }
 
     fn guard<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -161,7 +210,14 @@ impl AsyncWrite for Patient {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = if self.pages.lends_any(bufs) {
+            self.poll_lend(cx, bufs)
+        } else {
+            Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        };
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.pages.note_sent(bufs, bytes);
+        }
         self.guard(cx, written)
     }
 
@@ -197,23 +253,53 @@ impl Drop for Patient {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::io::IoSlice;
 
+    use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
     use crate::config::Period;
+    use crate::held::PIECE;
     use crate::requests::News;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
     async fn connected() -> (TcpStream, Patient, Requests) {
+        connected_with(Pages::none()).await
+    }
+
+    async fn connected_with(pages: Arc<Pages>) -> (TcpStream, Patient, Requests) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let limits = LimitsConfig { header_timeout: Period(PATIENCE), ..LimitsConfig::default() };
         let requests = Requests::default();
-        (client, Patient::new(stream, &limits, requests.clone()), requests)
+        (client, Patient::new(stream, &limits, requests.clone(), pages), requests)
+    }
+
+    #[tokio::test]
+    async fn what_goes_with_what_is_lent_is_lent_in_its_turn() {
+        let pages = Pages::reserve(2 * PIECE as u64).unwrap();
+        let (mut client, mut patient, _) = connected_with(Arc::clone(&pages)).await;
+        let pieces = [1, 2].map(|byte| pages.gather([Bytes::from(vec![byte; PIECE])].iter(), PIECE));
+        let slices = [IoSlice::new(&pieces[0]), IoSlice::new(&pieces[1])];
+        let reader = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap() });
+        // The second comes later, when the first is lent already.
+        for slices in [&slices[..1], &slices] {
+            for _ in 0..6 {
+                let mut left = slices.to_vec();
+                let mut left = &mut left[..];
+                while !left.is_empty() {
+                    let sent = patient.write_vectored(left).await.unwrap();
+                    IoSlice::advance_slices(&mut left, sent);
+                }
+            }
+            assert!(slices.iter().all(|slice| pages.lends_any(&[*slice])));
+        }
+        drop(patient);
+        assert_eq!(reader.await.unwrap(), 18 * PIECE as u64);
     }
 
     /// Reads until that fails, and returns after what time it did.

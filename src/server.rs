@@ -19,6 +19,7 @@ use crate::metrics::{Fetched, Metrics};
 use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
+use crate::pages::Pages;
 use crate::random::random;
 
 mod fast_path;
@@ -148,6 +149,7 @@ impl Server {
             },
             loop_id: loop_id(),
             plan: config.cache.plan(),
+            pages: pages(&config),
             policy: policy(&config)?,
             origin,
             peers: peers_client(&config),
@@ -259,6 +261,17 @@ fn peers_client(config: &Config) -> Peers {
     // A drain ends a connection that is idle to hyper, but waits for a peek.
     let quiet = cluster.probe_timeout.0.min(serving::LINGER / 2);
     Peers::new(patience, cluster.first_byte_timeout.0, quiet)
+}
+
+/// Where large pieces of bodies are held.
+fn pages(config: &Config) -> Arc<Pages> {
+    if !config.edge.zero_copy {
+        return Pages::none();
+    }
+    Pages::reserve(config.cache.plan().bodies()).unwrap_or_else(|error| {
+        tracing::info!(%error, "large bodies are copied to sockets, for this system does not lend them memory");
+        Pages::none()
+    })
 }
 
 /// A name for CDN-Loop that no other process has.

@@ -15,10 +15,11 @@
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::error::Error;
 use crate::held::PIECE;
+use crate::pages::Pages;
 use crate::sync::{Arc, Mutex, MutexGuard};
 
 /// How far a window's writer may run ahead of its fastest reader, in bytes.
@@ -35,6 +36,8 @@ pub(crate) const LEAST_ROOM: u64 = (LEAST_WINDOW as u64 + 1) * PIECE as u64;
 const FRAGMENTS: usize = 64;
 
 struct State {
+    /// Where pieces are held.
+    pages: std::sync::Arc<Pages>,
     /// Offset of the first byte that is held.
     base: u64,
     /// Whole pieces, from `base` on.
@@ -121,13 +124,9 @@ impl State {
         self.slide();
     }
 
-    /// The fragments as one allocation of exactly their length.
+    /// The fragments as one, in memory of its own.
     fn merge(&self) -> Bytes {
-        let mut merged = BytesMut::with_capacity(self.fragment_bytes());
-        for (_, fragment) in &self.fragments {
-            merged.extend_from_slice(fragment);
-        }
-        merged.freeze()
+        self.pages.gather(self.fragments.iter().map(|(_, fragment)| fragment), self.fragment_bytes())
     }
 
     fn slide(&mut self) {
@@ -150,9 +149,10 @@ pub(crate) struct Growing {
 }
 
 impl Growing {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(pages: std::sync::Arc<Pages>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
+                pages,
                 base: 0,
                 pieces: VecDeque::new(),
                 fragments: Vec::new(),

@@ -7,6 +7,7 @@ use super::growing::{Growing, Next};
 use super::*;
 use crate::budget::Budget;
 use crate::held::PIECE;
+use crate::pages::Pages;
 use crate::stored::tests::stored;
 
 fn charge() -> Charge {
@@ -43,7 +44,7 @@ proptest! {
         sizes in proptest::collection::vec(0usize..100_000, 1..20),
         joins in proptest::collection::vec(0usize..20, 0..6),
     ) {
-        let body = Growing::new();
+        let body = Growing::new(Pages::none());
         let whole = pattern(sizes.iter().sum());
         let mut readers = Vec::new();
         let mut sent = 0;
@@ -78,7 +79,7 @@ async fn skipping_is_by_bytes_not_frames() {
 
 #[test]
 fn byte_by_byte_costs_no_more_than_its_bytes() {
-    let body = Growing::new();
+    let body = Growing::new(Pages::none());
     let mut reader = Reader::new(body.clone());
     for byte in pattern(5000) {
         body.append(Bytes::copy_from_slice(&[byte]));
@@ -89,7 +90,7 @@ fn byte_by_byte_costs_no_more_than_its_bytes() {
 
 #[test]
 fn failure_comes_after_what_was_there() {
-    let body = Growing::new();
+    let body = Growing::new(Pages::none());
     let mut reader = Reader::new(body.clone());
     reader.narrow(0, Some(10));
     body.append(Bytes::from_static(b"1234"));
@@ -102,7 +103,7 @@ fn failure_comes_after_what_was_there() {
 
 #[test]
 fn a_body_shorter_than_it_said_never_ends_cleanly() {
-    let body = Growing::new();
+    let body = Growing::new(Pages::none());
     let mut reader = Reader::new(body.clone());
     reader.narrow(0, Some(10));
     body.append(Bytes::from_static(b"1234"));
@@ -113,7 +114,7 @@ fn a_body_shorter_than_it_said_never_ends_cleanly() {
 #[test]
 fn a_window_keeps_the_pace_of_its_fastest_reader() {
     let mut cx = Context::from_waker(Waker::noop());
-    let body = Growing::new();
+    let body = Growing::new(Pages::none());
     let mut fast = Reader::new(body.clone());
     let mut slow = Reader::new(body.clone());
     let piece = Bytes::from(vec![7; PIECE]);
@@ -137,7 +138,7 @@ fn a_window_keeps_the_pace_of_its_fastest_reader() {
 
 #[tokio::test]
 async fn a_lost_reader_goes_on_alone() {
-    let body = Growing::new();
+    let body = Growing::new(Pages::none());
     let resume: Resume = Arc::new(|place| Box::pin(async move { Ok(Body::from(format!("from {}", place.at))) }));
     let lost = Body::flight(Reader::new(body.clone()), Room::new(charge()), Some(resume), None);
     body.append(Bytes::from(vec![7; 3 * PIECE]));

@@ -22,11 +22,14 @@ pub struct EdgeConfig {
     pub drain: Period,
     /// Worker threads; 0 is one for each core.
     pub threads: usize,
+    /// Whether sockets are lent the memory of large bodies, where the system can do that;
+    /// else they are given copies.
+    pub zero_copy: bool,
 }
 
 impl Default for EdgeConfig {
     fn default() -> Self {
-        Self { name: "edge-1".to_owned(), listen: loopback(8001), drain: secs(30), threads: 0 }
+        Self { name: "edge-1".to_owned(), listen: loopback(8001), drain: secs(30), threads: 0, zero_copy: true }
     }
 }
 

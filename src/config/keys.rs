@@ -7,6 +7,7 @@ pub const KEYS: &[&str] = &[
     "edge.listen",
     "edge.drain",
     "edge.threads",
+    "edge.zero_copy",
     "origin.url",
     "origin.connect_timeout",
     "origin.first_byte_timeout",

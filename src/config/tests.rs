@@ -75,11 +75,12 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 55] = [
+const OTHERS: [(&str, &str); 56] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
     ("edge.threads", "3"),
+    ("edge.zero_copy", "false"),
     ("origin.url", "http://example.com/x"),
     ("origin.connect_timeout", "1s"),
     ("origin.first_byte_timeout", "1s"),

@@ -29,6 +29,7 @@ use crate::key::AssetKey;
 use crate::memory::{Found, Memory, Plan, Tier};
 use crate::metrics::{Gauges, Metrics, Served, Source};
 use crate::origin::Origin;
+use crate::pages::Pages;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward::{self, MOST_FIELDS};
@@ -74,6 +75,8 @@ pub(crate) struct Parts {
     /// What this process adds to CDN-Loop: the same for no other edge.
     pub(crate) loop_id: HeaderValue,
     pub(crate) plan: Plan,
+    /// Where large pieces of bodies are held.
+    pub(crate) pages: Arc<Pages>,
     pub(crate) policy: Policy,
     pub(crate) origin: Box<dyn Origin>,
     pub(crate) peers: Peers,
@@ -99,6 +102,7 @@ pub struct Edge {
     limits: Limits,
     loop_id: HeaderValue,
     plan: Plan,
+    pages: Arc<Pages>,
     policy: ArcSwap<Policy>,
     origin: ArcSwap<Box<dyn Origin>>,
     peers: Peers,
@@ -192,7 +196,8 @@ impl Edge {
             unheard: Unheard::default(),
             memory: Memory::new(&parts.plan, Arc::clone(&budget)),
             budget,
-            flights: Flights::new(),
+            flights: Flights::new(Arc::clone(&parts.pages)),
+            pages: parts.pages,
             membership: parts.membership,
             metrics: parts.metrics,
         })
@@ -211,6 +216,11 @@ impl Edge {
     /// From now on, assets come from `origin`.
     pub(crate) fn set_origin(&self, origin: Box<dyn Origin>) {
         self.origin.store(Arc::new(origin));
+    }
+
+    /// What sockets can be lent.
+    pub(crate) fn pages(&self) -> &Arc<Pages> {
+        &self.pages
     }
 
     /// What this edge adds to the Via of a response.
@@ -232,6 +242,7 @@ impl Edge {
             flights: self.flights.under_way(),
             tiers: Tier::ALL.map(tier).to_vec(),
             memory_used: self.budget.used(),
+            lent: self.pages.lent(),
             peers: view.peers().iter().map(|peer| (Arc::clone(&peer.name), peer.is_up())).collect(),
         }
     }

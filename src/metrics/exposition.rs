@@ -23,6 +23,7 @@ pub(crate) struct Gauges {
     /// Tier, bytes, objects, evictions.
     pub(crate) tiers: Vec<(&'static str, u64, u64, u64)>,
     pub(crate) memory_used: u64,
+    pub(crate) lent: u64,
     pub(crate) peers: Vec<(Arc<str>, bool)>,
 }
 
@@ -211,6 +212,8 @@ impl Exposed {
             "memory_used_bytes",
             "Of cache.memory: stored, in flight, or being read",
         )?)?;
+        let lent = begin(encoder, MetricType::Counter, "lent_bytes", "Of bodies, sent without a copy")?;
+        ConstCounter::new(self.gauges.lent).encode(lent)?;
         let mut family = begin(encoder, MetricType::Gauge, "cache_bytes", "Weight of what is stored")?;
         for (tier, bytes, _, _) in &self.gauges.tiers {
             gauge(*bytes).encode(family.encode_family(&[("tier", *tier)])?)?;
@@ -259,6 +262,7 @@ mod tests {
             flights: 2,
             tiers: vec![("main", 10, 1, 0), ("hot", 0, 0, 3)],
             memory_used: 10,
+            lent: 65536,
             peers: vec![("b:1".into(), true)],
         };
         let view = Arc::clone(&Membership::new("a:1", ["a:1", "b:1"]).view());
@@ -268,6 +272,7 @@ mod tests {
             "peerage_requests_total{source=\"peer\",result=\"stale\"} 0",
             "peerage_fetches_total{from=\"origin\",outcome=\"ok\"} 1",
             "peerage_flights 2",
+            "peerage_lent_bytes_total 65536",
             "peerage_cache_bytes{tier=\"main\"} 10",
             "peerage_cache_objects{tier=\"hot\"} 0",
             "peerage_evictions_total{tier=\"hot\"} 3",

@@ -15,6 +15,7 @@ mod harness;
 mod interim;
 mod invalidating;
 mod keys;
+mod lending;
 mod origin;
 mod ownership;
 mod peeking;

@@ -15,6 +15,8 @@ mod budget;
 mod growing;
 #[path = "../../src/held.rs"]
 mod held;
+#[path = "../../src/pages.rs"]
+mod pages;
 
 use std::future::poll_fn;
 
@@ -23,6 +25,7 @@ use growing::{Growing, Next, Reader};
 use held::PIECE;
 use loom::future::block_on;
 use loom::thread;
+use pages::Pages;
 
 use error::Error;
 
@@ -45,7 +48,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn no_wakeup_is_lost() {
     explore(|| {
-        let body = Growing::new();
+        let body = Growing::new(Pages::none());
         let mut reader = Reader::new(body.clone());
         let writer = thread::spawn(move || {
             body.append(Bytes::from_static(b"one"));
@@ -61,7 +64,7 @@ fn no_wakeup_is_lost() {
 #[test]
 fn every_append_wakes() {
     explore(|| {
-        let body = Growing::new();
+        let body = Growing::new(Pages::none());
         let mut reader = Reader::new(body.clone());
         let reads = thread::spawn(move || {
             let next = block_on(poll_fn(|cx| reader.poll_next(usize::MAX, cx)));
@@ -77,7 +80,7 @@ fn every_append_wakes() {
 #[test]
 fn a_late_reader_and_a_leaving_one() {
     explore(|| {
-        let body = Growing::new();
+        let body = Growing::new(Pages::none());
         let leaving = Reader::new(body.clone());
         let late = {
             let body = body.clone();
@@ -95,7 +98,7 @@ fn a_late_reader_and_a_leaving_one() {
 #[test]
 fn failure_reaches_who_waits() {
     explore(|| {
-        let body = Growing::new();
+        let body = Growing::new(Pages::none());
         let mut reader = Reader::new(body.clone());
         let writer = thread::spawn(move || {
             body.append(Bytes::from_static(b"half"));
@@ -122,7 +125,7 @@ async fn write_window(body: &Growing, piece: &Bytes) -> Result<(), Error> {
 fn a_windows_writer_is_woken_by_its_readers_progress() {
     let piece = Bytes::from(vec![0; PIECE]);
     explore(move || {
-        let body = Growing::new();
+        let body = Growing::new(Pages::none());
         body.become_window(PIECE as u64);
         let mut reader = Reader::new(body.clone());
         let piece = piece.clone();
@@ -145,7 +148,7 @@ fn a_windows_writer_is_woken_by_its_readers_progress() {
 fn a_windows_writer_is_woken_by_its_readers_leaving() {
     let piece = Bytes::from(vec![0; PIECE]);
     explore(move || {
-        let body = Growing::new();
+        let body = Growing::new(Pages::none());
         body.become_window(PIECE as u64);
         let reader = Reader::new(body.clone());
         let piece = piece.clone();

@@ -1,0 +1,106 @@
+//! Sockets are lent large bodies that are asked for often, and nobody can tell but by the
+//! metrics.
+
+use bytes::Bytes;
+use http::Method;
+use tokio::io::AsyncReadExt;
+
+use crate::client::Ask;
+use crate::ends::connect;
+use crate::harness::{Running, alone, assert_same, pattern, within};
+use crate::origin::{Origin, Script};
+
+const LENT: &str = "peerage_lent_bytes_total";
+/// What was stored and has been copied so often is lent from then on.
+const COPIES: usize = 4;
+
+fn kept(body: &Bytes) -> Script {
+    Script::ok(body.clone()).field("cache-control", "max-age=1000").field("etag", "\"a\"")
+}
+
+async fn asked_often(edge: &Running, path: &str, body: &Bytes) {
+    // The first answer is sent as it comes.
+    for _ in 0..2 + COPIES {
+        assert_same(&edge.get(path).get().await, body);
+    }
+}
+
+#[tokio::test]
+async fn a_large_body_is_lent_and_is_right() {
+    let origin = Origin::start().await;
+    for (zero_copy, len) in [(true, 100_000), (true, 2_000_000), (true, 20_000), (false, 2_000_000)] {
+        let edge = alone(&origin, |config| config.edge.zero_copy = zero_copy).await;
+        let (path, body) = (format!("/body-{len}"), pattern(len));
+        origin.script(&path, kept(&body));
+        asked_often(&edge, &path, &body).await;
+        for end in [1, len / 2, len] {
+            let ranged = |ask: Ask| ask.field("range", &format!("bytes={}-{}", end / 3, end - 1));
+            let part = body.slice(end / 3..end);
+            for ask in [ranged(edge.get(&path)), ranged(edge.get(&path).http2())] {
+                let got = ask.get().await;
+                assert!(got.status == 206 && got.body == part, "{len} {end}");
+            }
+        }
+        assert_same(&edge.get(&path).http2().get().await, &body);
+        asked_often(&edge, &path, &body).await;
+        // What a socket leaves of a piece may be little, and is copied.
+        let before = edge.metric(LENT).await;
+        assert_same(&edge.get(&path).get().await, &body);
+        let share = (edge.metric(LENT).await - before) / f64::from(u32::try_from(len).unwrap());
+        assert_eq!(share > 0.7, zero_copy && len >= 64 * 1024, "{zero_copy} {len} {share}");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_come_together_are_lent_in_their_order() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let bodies: Vec<_> = [300_000, 10, 70_000, 0, 600_000, 65_536, 262_144].map(pattern).into();
+    for (at, body) in bodies.iter().enumerate() {
+        let path = format!("/{at}");
+        origin.script(&path, kept(body));
+        asked_often(&edge, &path, body).await;
+    }
+    let before = edge.metric(LENT).await;
+    let mut end = connect(&edge).await;
+    let asks: String = (0..bodies.len()).map(|at| format!("GET /{at} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+    end.say(&asks).await;
+    for body in &bodies {
+        let head = end.head().await;
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+        let mut came = vec![0; body.len()];
+        within(20, end.0.read_exact(&mut came)).await.unwrap();
+        assert!(came == *body, "{} bytes", body.len());
+    }
+    assert!(edge.metric(LENT).await > before);
+}
+
+/// What is sent lies in the socket, and what it was stored in holds other bytes since.
+#[tokio::test]
+async fn who_reads_late_reads_what_was_sent() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let old = Bytes::from(vec![b'o'; 128 * 1024]);
+    origin.script("/page", kept(&old));
+    asked_often(&edge, "/page", &old).await;
+    let (hits, lent) = ("peerage_requests_total{source=\"client\",result=\"hit\"}", edge.metric(LENT).await);
+    let counted = edge.metric(hits).await;
+    let mut late = connect(&edge).await;
+    late.say("GET /page HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    // It counts when the socket has taken all of it.
+    edge.metric_becomes(hits, counted + 1.0).await;
+    assert!(edge.metric(LENT).await >= lent + 128.0 * 1024.0);
+    let new = Bytes::from(vec![b'n'; 128 * 1024]);
+    origin.script("/page", kept(&new));
+    edge.ask(Method::POST, "/page").get().await;
+    for at in 0..8 {
+        let path = format!("/other-{at}");
+        origin.script(&path, kept(&new));
+        assert_same(&edge.get(&path).get().await, &new);
+    }
+    assert_same(&edge.get("/page").get().await, &new);
+    late.head().await;
+    let mut came = vec![0; old.len()];
+    within(20, late.0.read_exact(&mut came)).await.unwrap();
+    assert!(came == old, "it was sent what came after it");
+}
