@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
@@ -41,8 +42,8 @@ const COPIES: u8 = 4;
 const LENT: u8 = u8::MAX;
 /// The part of the bodies' memory that places which are free may keep, for the next piece.
 const KEPT: u64 = 32;
-/// How much a pipe takes at a time, in bytes: the most that everybody may have.
-const PIPE: usize = 1024 * 1024;
+/// How much a pipe takes at a time, in bytes: more than a piece and what is before it.
+const PIPE: usize = 512 * 1024;
 
 /// Memory for the large pieces of bodies; a part of it is a [`Place`].
 pub(crate) struct Pages {
@@ -248,13 +249,16 @@ impl Pages {
                     Ok(0) => break,
                     Ok(taken) => bytes += taken,
                     Err(Errno::INTR) => {}
-                    Err(error) if bytes == 0 => return Err(error.into()),
+                    Err(error) if bytes == 0 => {
+                        *kept = Some(pipe).filter(|pipe| pipe.waste(filled));
+                        return Err(error.into());
+                    }
                     // If it is more than that it has no room, the next call says so.
                     Err(_) => break,
                 }
             }
-            // What is left in one will be offered again, by another.
-            *kept = Some(pipe).filter(|_| bytes == filled);
+            // What is left in it will be offered again.
+            *kept = Some(pipe).filter(|pipe| pipe.waste(filled - bytes));
             self.lent.fetch_add(self.lent_of(slices, bytes) as u64, Ordering::Relaxed);
             Ok(Taken::of(bytes, filled))
         })
@@ -368,6 +372,8 @@ impl Drop for Place {
 struct Pipe {
     into: OwnedFd,
     out: OwnedFd,
+    /// Where what no socket takes goes.
+    null: OwnedFd,
 }
 
 thread_local! {
@@ -380,7 +386,19 @@ impl Pipe {
         let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // A smaller one does as well, by more calls.
         let _ = fcntl_setpipe_size(&into, PIPE);
-        Ok(Self { into, out })
+        let null = File::options().write(true).open("/dev/null")?.into();
+        Ok(Self { into, out, null })
+    }
+
+    /// Lets go of the `bytes` bytes that are left in it; returns whether it is empty then.
+    fn waste(&self, mut bytes: usize) -> bool {
+        while bytes > 0 {
+            match splice(&self.out, None, &self.null, None, bytes, SpliceFlags::NONBLOCK) {
+                Ok(0) | Err(_) => return false,
+                Ok(wasted) => bytes -= wasted,
+            }
+        }
+        true
     }
 }
 

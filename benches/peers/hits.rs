@@ -9,7 +9,7 @@ use super::load::{cost, h2load, wrk};
 use super::origin::{Origin, path};
 use super::paced::{Client, Pace, paced};
 use super::process::Process;
-use super::report::{Figures, Goal, Results, load_average, save};
+use super::report::{Figures, Goal, Results, congestion_control, load_average, save};
 use super::{installed, plot};
 
 /// A body, and the load that it is asked with.
@@ -121,10 +121,12 @@ fn report(results: &Results, plan: &Plan, load_before: &str) {
     let rates: Vec<_> = LOADS.iter().map(|load| format!("{} {}", load.rate, load.name)).collect();
     println!(
         "\nMedians of {} rounds of {:?}; each server on one processor, the load on another; the rate: {}, a second. \
-         The machine's load was {load_before} when it began; above 0.5, believe no latency.\n",
+         TCP's congestion control is {}. The machine's load was {load_before} when it began; above 0.5, believe no \
+         latency.\n",
         plan.rounds,
         plan.time,
-        rates.join(", ")
+        rates.join(", "),
+        congestion_control()
     );
     results.print();
     let goals = goals(results);
