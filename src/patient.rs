@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::config::LimitsConfig;
+use crate::held::PIECE;
 use crate::pages::{self, Pages, Taken};
 use crate::requests::Requests;
 
@@ -21,7 +22,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The most that a socket is lent at a time, in bytes. By more at a time it is sent with
 /// the same CPU, but later: the pages are looked up before the first of them goes.
-const MOST: usize = 256 * 1024;
+const MOST: usize = PIECE;
 
 /// A connection whose other end must ask for something, and must take what it is
 /// sent: a head that does not come for a time fails a read, and no progress fails
@@ -142,16 +143,13 @@ impl Patient {
             ready!(self.stream.poll_write_ready(cx))?;
             let mut bytes = 0;
             let lent = self.stream.try_io(Interest::WRITABLE, || {
-                match self.pages.lend(self.stream.as_fd(), bufs, self.most)? {
-                    Taken::All(taken) => {
-                        bytes = taken;
-                        Ok(())
-                    }
+                let taken = self.pages.lend(self.stream.as_fd(), bufs, self.most)?;
+                let (Taken::All(all) | Taken::Part(all)) = taken;
+                bytes = all;
+                match taken {
+                    Taken::All(_) => Ok(()),
                     // That it takes no more has to be known here: then it is waited for.
-                    Taken::Part(taken) => {
-                        bytes = taken;
-                        Err(io::ErrorKind::WouldBlock.into())
-                    }
+                    Taken::Part(_) => Err(io::ErrorKind::WouldBlock.into()),
                 }
             });
             match lent {
@@ -262,7 +260,6 @@ mod tests {
 
     use super::*;
     use crate::config::Period;
-    use crate::held::PIECE;
     use crate::requests::News;
 
     const PATIENCE: Duration = Duration::from_secs(10);

@@ -13,7 +13,7 @@ use crate::harness::{Running, alone, pattern, within};
 use crate::origin::{Origin, Script};
 
 /// An answer with a length, to a GET.
-async fn answer(end: &mut End) -> (String, Vec<u8>) {
+pub async fn answer(end: &mut End) -> (String, Vec<u8>) {
     let head = end.head().await;
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
     let mut body = vec![0; length];

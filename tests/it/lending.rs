@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 use http::Method;
-use tokio::io::AsyncReadExt;
 
 use crate::client::Ask;
 use crate::ends::connect;
-use crate::harness::{Running, alone, assert_same, pattern, within};
+use crate::fast_path::answer;
+use crate::harness::{Running, alone, assert_same, pattern};
 use crate::origin::{Origin, Script};
 
 const LENT: &str = "peerage_lent_bytes_total";
@@ -66,10 +66,8 @@ async fn answers_that_come_together_are_lent_in_their_order() {
     let asks: String = (0..bodies.len()).map(|at| format!("GET /{at} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
     end.say(&asks).await;
     for body in &bodies {
-        let head = end.head().await;
+        let (head, came) = answer(&mut end).await;
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
-        let mut came = vec![0; body.len()];
-        within(20, end.0.read_exact(&mut came)).await.unwrap();
         assert!(came == *body, "{} bytes", body.len());
     }
     assert!(edge.metric(LENT).await > before);
@@ -99,8 +97,6 @@ async fn who_reads_late_reads_what_was_sent() {
         assert_same(&edge.get(&path).get().await, &new);
     }
     assert_same(&edge.get("/page").get().await, &new);
-    late.head().await;
-    let mut came = vec![0; old.len()];
-    within(20, late.0.read_exact(&mut came)).await.unwrap();
+    let (_, came) = answer(&mut late).await;
     assert!(came == old, "it was sent what came after it");
 }
