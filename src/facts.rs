@@ -32,23 +32,33 @@ pub(crate) struct Times {
     fresh: Span,
 }
 
-/// A time of up to 136 years, in half of the room that a [`Duration`] takes.
+/// A time of up to 136 years, in parts of a second: 48 bits, where a [`Duration`] takes
+/// 128.
 #[derive(Debug, Clone, Copy, Default)]
-struct Span {
-    seconds: u32,
-    nanos: u32,
-}
+struct Span([u8; 6]);
+
+/// How many parts a second has: each is some 15 µs.
+const PARTS: u64 = 1 << 16;
+const NANOS: u64 = 1_000_000_000;
 
 impl From<Duration> for Span {
+    /// The nearest that is not later.
     fn from(time: Duration) -> Self {
-        u32::try_from(time.as_secs())
-            .map_or(Self { seconds: u32::MAX, nanos: 0 }, |seconds| Self { seconds, nanos: time.subsec_nanos() })
+        let parts = match u32::try_from(time.as_secs()) {
+            Ok(seconds) => u64::from(seconds) * PARTS + u64::from(time.subsec_nanos()) * PARTS / NANOS,
+            Err(_) => u64::from(u32::MAX) * PARTS,
+        };
+        let [b0, b1, b2, b3, b4, b5, ..] = parts.to_le_bytes();
+        Self([b0, b1, b2, b3, b4, b5])
     }
 }
 
 impl From<Span> for Duration {
-    fn from(Span { seconds, nanos }: Span) -> Self {
-        Self::new(seconds.into(), nanos)
+    #[allow(clippy::cast_possible_truncation)] // below a second
+    fn from(Span([b0, b1, b2, b3, b4, b5]): Span) -> Self {
+        let parts = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, 0, 0]);
+        // Up, so that the way back is the same.
+        Self::new(parts / PARTS, (parts % PARTS * NANOS).div_ceil(PARTS) as u32)
     }
 }
 
@@ -123,7 +133,20 @@ mod tests {
             let born = UNIX_EPOCH + Duration::new(born.into(), nanos);
             let facts = Facts { status: StatusCode::NOT_FOUND, born, lifetime, validated: Validated::Once };
             let common = facts.at(Times::default());
-            prop_assert_eq!(common.at(facts.times()), facts);
+            let again = common.at(facts.times());
+            // By less than a part.
+            let is_a_little_below = |before: Duration, after: Duration| {
+                before.checked_sub(after).is_some_and(|lost| lost < Duration::from_nanos(NANOS.div_ceil(PARTS)))
+            };
+            let since_epoch = |facts: &Facts| facts.born.duration_since(UNIX_EPOCH).unwrap();
+            prop_assert!(is_a_little_below(since_epoch(&facts), since_epoch(&again)));
+            let fresh = |facts: &Facts| facts.lifetime.stated().unwrap_or_default();
+            prop_assert!(is_a_little_below(fresh(&facts), fresh(&again)));
+            prop_assert_eq!(Facts { born, lifetime: lifetime.lasting(fresh(&facts)), ..again }, facts);
+            // Once is enough, and whole seconds are kept as they are.
+            prop_assert_eq!(common.at(again.times()), again);
+            let whole = common.at(Times { born: Duration::from_secs(7).into(), fresh: Duration::from_secs(9).into() });
+            prop_assert_eq!(common.at(whole.times()), whole);
             // Nothing of the times is left in what is common.
             let other = Facts { born: born + Duration::from_secs(1), lifetime: lifetime.lasting(Duration::from_secs(7)), ..facts };
             prop_assert_eq!(other.at(Times::default()), common);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
-use triomphe::ThinArc;
+use triomphe::{ArcUnion, ArcUnionBorrow, ThinArc};
 
 use crate::budget::Charge;
 use crate::facts::{Facts, Times};
@@ -21,7 +21,7 @@ const FLIGHT: u64 = 2200;
 /// What an entry takes besides what its weight counts: its own struct, the table's slot,
 /// the allocator's rounding and what it leaves between entries. In bytes, as `cargo bench
 /// --bench memory` shows it.
-const ENTRY: u64 = 160;
+const ENTRY: u64 = 150;
 /// What one with a large body takes besides: the list of its pieces.
 const LIST: u64 = 160;
 /// The longest body, in bytes, that is stored in one allocation with the rest. It is
@@ -77,15 +77,23 @@ pub(crate) struct Stored(ThinArc<Entry, u8>);
 /// What every stored response has.
 pub(crate) struct Entry {
     pub(crate) uses: Uses,
-    form: Form,
+    common: Common,
     times: Times,
-    large: Option<Arc<Held>>,
     /// How long the text of the key is, in bytes.
-    key: u32,
-    /// How long its own values of fields are.
-    own: u32,
+    key: u16,
+    /// How long a small body is.
+    small: u16,
     /// What it takes of its form's budget.
     charged: u32,
+}
+
+/// What it has in common with others, in one word: a form, which comes with the body where
+/// that is large.
+struct Common(ArcUnion<Form, Large>);
+
+struct Large {
+    form: triomphe::Arc<Form>,
+    held: Arc<Held>,
 }
 
 /// The body of a response that is to be stored.
@@ -94,6 +102,19 @@ pub(crate) enum Content<'a> {
     Small(&'a [u8]),
     /// It is shared, with a charge of its own.
     Large(Arc<Held>),
+}
+
+impl Common {
+    fn form(&self) -> &Form {
+        match self.0.borrow() {
+            ArcUnionBorrow::First(form) => form.get(),
+            ArcUnionBorrow::Second(large) => &large.get().form,
+        }
+    }
+
+    fn held(&self) -> Option<&Arc<Held>> {
+        self.0.as_second().map(|large| &large.get().held)
+    }
 }
 
 /// Whether a body of so many bytes is copied when it is stored.
@@ -110,18 +131,18 @@ pub(crate) fn in_flight(len: u64) -> u64 {
 impl Stored {
     /// `charge` is of its [weight](Self::weight_of), and of the budget of its form.
     pub(crate) fn new(key: &AssetKey, head: Packed, content: Content<'_>, charge: Charge) -> Self {
-        let Packed { form, times, own: values } = head;
-        let (small, large) = match content {
-            Content::Small(bytes) => (bytes, None),
-            Content::Large(held) => (&[][..], Some(held)),
+        let Packed { form, times, own } = head;
+        let charged = u32::try_from(form.budget().take_over(charge)).expect("a head is shorter than 4 GiB");
+        let (small, common) = match content {
+            Content::Small(bytes) => (bytes, ArcUnion::from_first(form)),
+            Content::Large(held) => (&[][..], ArcUnion::from_second(triomphe::Arc::new(Large { form, held }))),
         };
-        let mut all = Vec::with_capacity(key.packed_len() + values.len() + small.len());
+        let mut all = Vec::with_capacity(key.packed_len() + own.len() + small.len());
         key.pack(&mut all);
-        let (key, own) = (length(all.len()), length(values.len()));
-        all.extend_from_slice(&values);
+        let (key, common) = (length(all.len()), Common(common));
+        all.extend_from_slice(&own);
         all.extend_from_slice(small);
-        let charged = length(to_usize(form.budget().take_over(charge)));
-        let entry = Entry { uses: Uses::default(), form, times, large, key, own, charged };
+        let entry = Entry { uses: Uses::default(), common, times, key, small: length(small.len()), charged };
         Self(ThinArc::from_header_and_slice(entry, &all))
     }
 
@@ -140,11 +161,11 @@ impl Stored {
 
     /// What the tiers count: constant, and what the budget was charged.
     pub(crate) fn weight(&self) -> u64 {
-        u64::from(self.charged) + self.large.as_ref().map_or(0, |held| held.charged())
+        u64::from(self.charged) + self.common.held().map_or(0, |held| held.charged())
     }
 
     fn content(&self) -> Content<'_> {
-        match &self.large {
+        match self.common.held() {
             Some(held) => Content::Large(Arc::clone(held)),
             None => Content::Small(self.small()),
         }
@@ -152,7 +173,7 @@ impl Stored {
 
     /// Whether it is stored under `key`.
     pub(crate) fn is_of(&self, key: &AssetKey) -> bool {
-        key.is_packed_as(&self.0.slice[..self.key as usize])
+        key.is_packed_as(self.key())
     }
 
     /// Whether both are handles of the same entry.
@@ -162,32 +183,42 @@ impl Stored {
 
     /// The canonical name of the asset; of a variant, `None`.
     pub(crate) fn name(&self) -> Option<&str> {
-        AssetKey::unpacked_name(&self.0.slice[..self.key as usize])
+        AssetKey::unpacked_name(self.key())
     }
 
     pub(crate) fn facts(&self) -> Facts {
-        self.form.facts(self.times)
+        self.common.form().facts(self.times)
     }
 
     /// Its fields.
     pub(crate) fn fields(&self) -> Fields<'_> {
-        let from = self.key as usize;
-        Fields::new(&self.form, &self.0.slice[from..from + self.own as usize], self.len())
+        let own = &self.0.slice[self.key.into()..self.own_end()];
+        Fields::new(self.common.form(), own, self.len())
+    }
+
+    /// Its key, packed.
+    fn key(&self) -> &[u8] {
+        &self.0.slice[..self.key.into()]
+    }
+
+    /// Where its own values of fields end, and a small body begins.
+    fn own_end(&self) -> usize {
+        self.0.slice.len() - usize::from(self.small)
     }
 
     /// A small body.
     fn small(&self) -> &[u8] {
-        &self.0.slice[(self.key + self.own) as usize..]
+        &self.0.slice[self.own_end()..]
     }
 
     /// How long its body is, in bytes.
     pub(crate) fn len(&self) -> u64 {
-        self.large.as_ref().map_or(self.small().len() as u64, |held| held.len())
+        self.common.held().map_or(self.small.into(), |held| held.len())
     }
 
     /// The bytes of its body from `at` to `end`, as far as they lie together.
     pub(crate) fn piece(&self, at: u64, end: u64) -> &[u8] {
-        match &self.large {
+        match self.common.held() {
             Some(held) => held.piece(at, end),
             None => &self.small()[to_usize(at)..to_usize(end)],
         }
@@ -195,7 +226,7 @@ impl Stored {
 
     /// As [`Stored::piece`], for who keeps them.
     pub(crate) fn shared_piece(&self, at: u64, end: u64) -> Bytes {
-        match &self.large {
+        match self.common.held() {
             Some(held) => held.shared_piece(at, end),
             None => Bytes::copy_from_slice(self.piece(at, end)),
         }
@@ -212,13 +243,13 @@ impl Deref for Stored {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.form.budget().give_back(self.charged.into());
+        self.common.form().budget().give_back(self.charged.into());
     }
 }
 
-/// A length in less room. Names and fields are bounded far below that.
-fn length(bytes: usize) -> u32 {
-    u32::try_from(bytes).expect("a name, and the fields of a message, are shorter than 4 GiB")
+/// A length in less room, of a key or of a small body: `limits.uri` is below 64 KiB, too.
+fn length(bytes: usize) -> u16 {
+    u16::try_from(bytes).expect("a key and a small body are shorter than 64 KiB")
 }
 
 /// How often a stored response was used.
@@ -306,7 +337,7 @@ pub(crate) mod tests {
             assert_eq!(new.fields().unpack()[CONTENT_LENGTH], HeaderValue::from(len));
             assert!(new.is_of(&key("/a")) && !new.is_of(&key("/ab")) && !new.is(&old) && new.is(&new.clone()));
             // Of a large body nothing is charged again.
-            let body = old.large.as_ref().map_or(0, |held| held.charged());
+            let body = old.common.held().map_or(0, |held| held.charged());
             assert_eq!((new.weight(), budget.used()), (weight + body, weight));
             drop(new);
             assert_eq!(budget.used(), 0);

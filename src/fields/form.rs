@@ -1,10 +1,11 @@
 //! [`Form`]: what responses have in common, once for all of them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Mutex, PoisonError};
 
 use http::header::AGE;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use triomphe::Arc;
 
 use super::own::{Kind, Own};
 use super::{Packed, field_weight};
@@ -18,10 +19,7 @@ const FORMS: usize = 1024;
 const LONGEST: usize = 4 * 1024;
 
 /// What responses have in common.
-#[derive(Clone)]
-pub(crate) struct Form(Arc<Common>);
-
-struct Common {
+pub(crate) struct Form {
     /// At no times.
     facts: Facts,
     /// With nothing where a response has a value of its own.
@@ -29,7 +27,7 @@ struct Common {
     lines: Lines,
     sharing: Sharing,
     /// What they are charged to.
-    budget: Arc<Budget>,
+    budget: std::sync::Arc<Budget>,
 }
 
 /// The lines of a head (RFC 9112 §5), with gaps.
@@ -59,36 +57,31 @@ enum Sharing {
 impl Form {
     /// The facts of a response that has these times.
     pub(crate) fn facts(&self, times: Times) -> Facts {
-        self.0.facts.at(times)
+        self.facts.at(times)
     }
 
     /// What responses of this form are charged to.
     pub(crate) fn budget(&self) -> &Budget {
-        &self.0.budget
+        &self.budget
     }
 
     pub(super) fn headers(&self) -> &HeaderMap {
-        &self.0.headers
+        &self.headers
     }
 
     pub(super) fn lines(&self) -> &Lines {
-        &self.0.lines
+        &self.lines
     }
 
     /// What it takes that is one response's alone, in bytes.
     pub(super) fn weight(&self) -> usize {
-        match self.0.sharing {
+        match self.sharing {
             Sharing::Shared => 0,
-            Sharing::Single => self.0.weight(),
+            Sharing::Single => {
+                let lines = self.lines.text.len() + size_of_val(&*self.lines.gaps);
+                size_of::<Self>() + self.headers.iter().map(field_weight).sum::<usize>() + lines
+            }
         }
-    }
-}
-
-impl Common {
-    /// What it takes besides the text of its fields, in bytes.
-    fn weight(&self) -> usize {
-        let lines = self.lines.text.len() + size_of_val(&*self.lines.gaps);
-        size_of::<Self>() + self.headers.iter().map(field_weight).sum::<usize>() + lines
     }
 }
 
@@ -173,15 +166,16 @@ fn in_common(headers: &HeaderMap) -> HeaderMap {
 
 /// The forms that responses can have in common, by their facts and their text.
 pub(crate) struct Forms {
-    listed: Mutex<HashMap<Listed, Weak<Common>>>,
-    budget: Arc<Budget>,
+    /// Those of which there is no response any more go when there is no room.
+    listed: Mutex<HashMap<Listed, Arc<Form>>>,
+    budget: std::sync::Arc<Budget>,
 }
 
 type Listed = (Facts, Box<[u8]>);
 
 impl Forms {
     /// Those of responses that are charged to `budget`.
-    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+    pub(crate) fn new(budget: std::sync::Arc<Budget>) -> Self {
         Self { listed: Mutex::default(), budget }
     }
 
@@ -202,31 +196,31 @@ impl Forms {
             text.push(b'\n');
         }
         let form = self.form(facts.at(Times::default()), text.into(), headers, body);
-        Packed { form: Form(form), times: facts.times(), own: packed }
+        Packed { form, times: facts.times(), own: packed }
     }
 
     /// The form with these facts that `text` writes out, of a response with these fields.
-    fn form(&self, facts: Facts, text: Box<[u8]>, headers: &HeaderMap, body: u64) -> Arc<Common> {
-        let common = |sharing| {
-            let (lines, budget) = (Lines::of(headers, body), Arc::clone(&self.budget));
-            Arc::new(Common { facts, headers: in_common(headers), lines, sharing, budget })
+    fn form(&self, facts: Facts, text: Box<[u8]>, headers: &HeaderMap, body: u64) -> Arc<Form> {
+        let form = |sharing| {
+            let (lines, budget) = (Lines::of(headers, body), std::sync::Arc::clone(&self.budget));
+            Arc::new(Form { facts, headers: in_common(headers), lines, sharing, budget })
         };
         if text.len() > LONGEST {
-            return common(Sharing::Single);
+            return form(Sharing::Single);
         }
         let key = (facts, text);
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(form) = listed.get(&key).and_then(Weak::upgrade) {
-            return form;
+        if let Some(form) = listed.get(&key) {
+            return Arc::clone(form);
         }
         if listed.len() >= FORMS {
-            listed.retain(|_, form| form.strong_count() > 0);
+            listed.retain(|_, form| !form.is_unique());
         }
         if listed.len() >= FORMS {
-            return common(Sharing::Single);
+            return form(Sharing::Single);
         }
-        let form = common(Sharing::Shared);
-        listed.insert(key, Arc::downgrade(&form));
+        let form = form(Sharing::Shared);
+        listed.insert(key, Arc::clone(&form));
         form
     }
 }

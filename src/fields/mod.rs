@@ -11,6 +11,7 @@ mod own;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use triomphe::Arc;
 
 use crate::facts::Times;
 use crate::semantics::cache_status::CacheStatus;
@@ -29,7 +30,7 @@ pub(crate) struct Fields<'a> {
 
 /// The head of a response that is to be stored.
 pub(crate) struct Packed {
-    pub(crate) form: Form,
+    pub(crate) form: Arc<Form>,
     pub(crate) times: Times,
     /// The values that are this response's own, in their order.
     pub(crate) own: Vec<u8>,
