@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Plan;
 use crate::naming::{self, QueryRule, Rule};
 
 mod admin;
@@ -94,6 +95,7 @@ impl Config {
         self.edge.check()?;
         self.origin.check()?;
         self.cache.check()?;
+        self.cache.check_max_object(&self.plan())?;
         if let Some(cluster) = &self.cluster {
             cluster.check()?;
         }
@@ -101,6 +103,14 @@ impl Config {
         self.rules()?;
         self.queries()?;
         Ok(())
+    }
+
+    /// How `cache.memory` is divided. An edge alone has no peers to take copies of: that
+    /// share is the main tier's.
+    pub fn plan(&self) -> Plan {
+        let cache = &self.cache;
+        let hot_share = if self.cluster.is_some() { cache.hot_share } else { 0.0 };
+        Plan::new(cache.memory.0, hot_share, cache.flight_share, cache.max_object.0)
     }
 
     /// The rules of `[[immutable]]`.

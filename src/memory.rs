@@ -448,6 +448,17 @@ mod tests {
         assert!(objects > 50, "{objects}");
     }
 
+    #[test]
+    fn without_a_hot_tier_nothing_is_stored_there() {
+        let plan = Plan::new(16 * MIB, 0.0, 0.25, MIB);
+        let budget = Budget::new(plan.memory);
+        let tiers = Memory::new(&plan, Arc::clone(&budget));
+        assert!(!tiers.takes(Tier::Hot, 1));
+        tiers.store(Tier::Hot, &key("/a"), stored(&key("/a"), &budget, 1, FOREVER, SystemTime::now()));
+        assert!(matches!(tiers.find(&key("/a")), Found::Nothing));
+        assert_eq!((tiers.figures(Tier::Hot).0, budget.used()), (0, 0));
+    }
+
     /// What varies by one field of a request.
     struct Varying {
         tiers: Memory,

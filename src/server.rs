@@ -148,7 +148,7 @@ impl Server {
                 body: config.limits.body.0,
             },
             loop_id: loop_id(),
-            plan: config.cache.plan(),
+            plan: config.plan(),
             pages: pages(&config),
             policy: policy(&config)?,
             origin,
@@ -268,7 +268,7 @@ fn pages(config: &Config) -> Arc<Pages> {
     if !config.edge.zero_copy {
         return Pages::none();
     }
-    Pages::reserve(config.cache.plan().bodies()).unwrap_or_else(|error| {
+    Pages::reserve(config.plan().bodies()).unwrap_or_else(|error| {
         tracing::info!(%error, "large bodies are copied to sockets, for this system does not lend them memory");
         Pages::none()
     })

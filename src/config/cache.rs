@@ -12,7 +12,7 @@ use crate::memory::Plan;
 pub struct CacheConfig {
     /// Main, hot and flights together.
     pub memory: Size,
-    /// Of memory, for copies of what peers own.
+    /// Of memory, for copies of what peers own, if there are any.
     pub hot_share: f64,
     /// Of memory, for flights and for bodies that are read after they left a tier.
     pub flight_share: f64,
@@ -67,11 +67,12 @@ impl CacheConfig {
         if self.memory.0 < mib(4).0 {
             return Err(format!("cache.memory: {} is too little; at least 4MiB is needed", self.memory));
         }
-        self.check_max_object()
+        Ok(())
     }
 
-    fn check_max_object(&self) -> Result<(), String> {
-        let largest = self.plan().largest();
+    /// Whether what may be stored can be, with `memory` divided by `plan`.
+    pub(super) fn check_max_object(&self, plan: &Plan) -> Result<(), String> {
+        let largest = plan.largest();
         if self.max_object.0 > largest {
             let fits = Size(largest / 1024 * 1024);
             return Err(format!(
@@ -83,10 +84,5 @@ impl CacheConfig {
             return Err("cache.max_object: 0 would store nothing; a size such as 64MiB is needed".to_owned());
         }
         Ok(())
-    }
-
-    /// How `memory` is divided.
-    pub fn plan(&self) -> Plan {
-        Plan::new(self.memory.0, self.hot_share, self.flight_share, self.max_object.0)
     }
 }

@@ -267,6 +267,14 @@ fn a_proposed_max_object_is_accepted() {
     assert!(load(&format!("[cache]\nmemory = \"100MB\"\nmax_object = \"{proposed}\"")).is_ok());
 }
 
+#[test]
+fn an_edge_alone_keeps_no_memory_for_copies() {
+    let plan = |text: &str| load(text).unwrap().plan();
+    let (alone, with_peers) = (plan(""), plan("[cluster]\npeers = [\"a:1\"]"));
+    assert_eq!((alone.hot, with_peers.hot), (0, alone.memory / 8));
+    assert_eq!(alone.main, with_peers.main + with_peers.hot);
+}
+
 proptest! {
     #[test]
     fn no_file_panics(text in "(\\[{1,2}(edge|cache|cluster|immutable|query)\\]{1,2}\n)?[a-z_]{1,9} = [\"0-9a-zA-Z.\\[\\]{}=-]{0,12}") {
