@@ -52,6 +52,9 @@ mod key;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/memory.rs"]
 mod memory;
+#[allow(unused_imports)]
+#[path = "../src/packing.rs"]
+mod packing;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/pages.rs"]
 mod pages;
@@ -99,7 +102,7 @@ fn fields(criterion: &mut Criterion) {
     let forms = Forms::new(Budget::new(0));
     let packed = forms.pack(facts, &headers, 1024);
     criterion.bench_function("fields/pack", |bencher| bencher.iter(|| forms.pack(facts, black_box(&headers), 1024)));
-    let fields = Fields::new(&packed.form, &packed.own, 1024);
+    let fields = Fields::new(&packed.form, packed.born, &packed.own, 1024);
     criterion.bench_function("fields/unpack", |bencher| bencher.iter(|| black_box(fields).unpack()));
 }
 

@@ -27,39 +27,75 @@ pub(crate) enum Validated {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Times {
     /// Since the epoch: nothing is born before.
-    born: Span,
+    pub(crate) born: Span,
     /// None where no lifetime is stated.
-    fresh: Span,
+    pub(crate) fresh: Span,
 }
 
-/// A time of up to 136 years, in parts of a second: 48 bits, where a [`Duration`] takes
-/// 128.
+/// A time of up to 136 years, in parts of a second.
 #[derive(Debug, Clone, Copy, Default)]
-struct Span([u8; 6]);
+pub(crate) struct Span(u64);
 
 /// How many parts a second has: each is some 15 µs.
 const PARTS: u64 = 1 << 16;
 const NANOS: u64 = 1_000_000_000;
+/// Says, instead of a number of seconds, that parts follow.
+const IN_PARTS: u32 = u32::MAX;
 
 impl From<Duration> for Span {
     /// The nearest that is not later.
     fn from(time: Duration) -> Self {
-        let parts = match u32::try_from(time.as_secs()) {
+        Self(match u32::try_from(time.as_secs()) {
             Ok(seconds) => u64::from(seconds) * PARTS + u64::from(time.subsec_nanos()) * PARTS / NANOS,
             Err(_) => u64::from(u32::MAX) * PARTS,
-        };
-        let [b0, b1, b2, b3, b4, b5, ..] = parts.to_le_bytes();
-        Self([b0, b1, b2, b3, b4, b5])
+        })
     }
 }
 
 impl From<Span> for Duration {
     #[allow(clippy::cast_possible_truncation)] // below a second
-    fn from(Span([b0, b1, b2, b3, b4, b5]): Span) -> Self {
-        let parts = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, 0, 0]);
+    fn from(Span(parts): Span) -> Self {
         // Up, so that the way back is the same.
         Self::new(parts / PARTS, (parts % PARTS * NANOS).div_ceil(PARTS) as u32)
     }
+}
+
+impl Span {
+    /// In as few bytes as any takes.
+    pub(crate) fn to_bytes(self) -> [u8; 6] {
+        let [b0, b1, b2, b3, b4, b5, ..] = self.0.to_le_bytes();
+        [b0, b1, b2, b3, b4, b5]
+    }
+
+    pub(crate) fn from_bytes([b0, b1, b2, b3, b4, b5]: [u8; 6]) -> Self {
+        Self(u64::from_le_bytes([b0, b1, b2, b3, b4, b5, 0, 0]))
+    }
+
+    /// Appends it: whole seconds, as most are, in four bytes.
+    pub(crate) fn pack(self, packed: &mut Vec<u8>) {
+        match u32::try_from(self.0 / PARTS) {
+            Ok(seconds) if seconds != IN_PARTS && self.0.is_multiple_of(PARTS) => packed.extend(seconds.to_le_bytes()),
+            _ => {
+                packed.extend(IN_PARTS.to_le_bytes());
+                packed.extend(self.to_bytes());
+            }
+        }
+    }
+
+    /// Takes one from the front.
+    pub(crate) fn unpack(packed: &mut &[u8]) -> Self {
+        match take_chunk(packed).map(u32::from_le_bytes) {
+            Some(IN_PARTS) => take_chunk(packed).map_or(Self::default(), Self::from_bytes),
+            Some(seconds) => Self(u64::from(seconds) * PARTS),
+            None => Self::default(),
+        }
+    }
+}
+
+fn take_chunk<const N: usize>(packed: &mut &[u8]) -> Option<[u8; N]> {
+    let (&chunk, others) = packed.split_first_chunk()?;
+    *packed = others;
+    Some(chunk)
 }
 
 impl Facts {
@@ -147,6 +183,12 @@ mod tests {
             prop_assert_eq!(common.at(again.times()), again);
             let whole = common.at(Times { born: Duration::from_secs(7).into(), fresh: Duration::from_secs(9).into() });
             prop_assert_eq!(common.at(whole.times()), whole);
+            // As they are kept.
+            let (times, mut packed) = (again.times(), Vec::new());
+            times.fresh.pack(&mut packed);
+            let kept = Times { born: Span::from_bytes(times.born.to_bytes()), fresh: Span::unpack(&mut &*packed) };
+            prop_assert_eq!(common.at(kept), again);
+            prop_assert!(packed.len() == 4 || lifetime.stated().unwrap().subsec_nanos() > 0);
             // Nothing of the times is left in what is common.
             let other = Facts { born: born + Duration::from_secs(1), lifetime: lifetime.lasting(Duration::from_secs(7)), ..facts };
             prop_assert_eq!(other.at(Times::default()), common);
@@ -161,5 +203,8 @@ mod tests {
         let again = facts.at(facts.times());
         assert_eq!(again.born, UNIX_EPOCH);
         assert_eq!(again.lifetime.stated(), Some(Duration::from_secs(u32::MAX.into())));
+        let mut packed = Vec::new();
+        again.times().fresh.pack(&mut packed);
+        assert_eq!(Duration::from(Span::unpack(&mut &*packed)), Duration::from_secs(u32::MAX.into()));
     }
 }

@@ -59,6 +59,7 @@ mod metrics;
 pub mod naming;
 mod origin;
 mod outgoing;
+mod packing;
 mod pages;
 mod patient;
 mod publishing;

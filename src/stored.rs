@@ -10,10 +10,11 @@ use http::{HeaderMap, HeaderValue};
 use triomphe::{ArcUnion, ArcUnionBorrow, ThinArc};
 
 use crate::budget::Charge;
-use crate::facts::{Facts, Times};
+use crate::facts::{Facts, Span};
 use crate::fields::{Fields, Form, Packed, field_weight};
 use crate::held::{Held, to_usize};
 use crate::key::AssetKey;
+use crate::packing;
 
 /// What a flight takes besides its body and its fields, in bytes: more than what is
 /// stored in the end does, which gives back what is too much.
@@ -21,7 +22,7 @@ const FLIGHT: u64 = 2200;
 /// What an entry takes besides what its weight counts: its own struct, the table's slot,
 /// the allocator's rounding and what it leaves between entries. In bytes, as `cargo bench
 /// --bench memory` shows it.
-const ENTRY: u64 = 150;
+const ENTRY: u64 = 144;
 /// What one with a large body takes besides: the list of its pieces.
 const LIST: u64 = 160;
 /// The longest body, in bytes, that is stored in one allocation with the rest. It is
@@ -78,10 +79,8 @@ pub(crate) struct Stored(ThinArc<Entry, u8>);
 pub(crate) struct Entry {
     pub(crate) uses: Uses,
     common: Common,
-    times: Times,
-    /// How long the text of the key is, in bytes.
-    key: u16,
-    /// How long a small body is.
+    born: [u8; 6],
+    /// How long a small body is, in bytes.
     small: u16,
     /// What it takes of its form's budget.
     charged: u32,
@@ -131,25 +130,27 @@ pub(crate) fn in_flight(len: u64) -> u64 {
 impl Stored {
     /// `charge` is of its [weight](Self::weight_of), and of the budget of its form.
     pub(crate) fn new(key: &AssetKey, head: Packed, content: Content<'_>, charge: Charge) -> Self {
-        let Packed { form, times, own } = head;
+        let Packed { form, born, own } = head;
         let charged = u32::try_from(form.budget().take_over(charge)).expect("a head is shorter than 4 GiB");
         let (small, common) = match content {
             Content::Small(bytes) => (bytes, ArcUnion::from_first(form)),
             Content::Large(held) => (&[][..], ArcUnion::from_second(triomphe::Arc::new(Large { form, held }))),
         };
-        let mut all = Vec::with_capacity(key.packed_len() + own.len() + small.len());
+        let key_len = key.packed_len();
+        let mut all = Vec::with_capacity(packing::put_len(key_len) + own.len() + small.len());
+        packing::put(key_len as u64, &mut all);
         key.pack(&mut all);
-        let (key, common) = (length(all.len()), Common(common));
         all.extend_from_slice(&own);
         all.extend_from_slice(small);
-        let entry = Entry { uses: Uses::default(), common, times, key, small: length(small.len()), charged };
+        let small = u16::try_from(small.len()).expect("a small body is shorter than 64 KiB");
+        let entry = Entry { uses: Uses::default(), common: Common(common), born: born.to_bytes(), small, charged };
         Self(ThinArc::from_header_and_slice(entry, &all))
     }
 
     /// What an entry with a body of `len` bytes takes, but for the bytes of a large one.
     pub(crate) fn weight_of(key: &AssetKey, head: &Packed, len: u64) -> u64 {
         let of_body = if is_small(len) { len } else { LIST };
-        ENTRY + key.packed_len() as u64 + head.weight() + of_body
+        ENTRY + packing::put_len(key.packed_len()) as u64 + head.weight() + of_body
     }
 
     /// The same body under a new head: of a small one, a copy.
@@ -187,28 +188,30 @@ impl Stored {
     }
 
     pub(crate) fn facts(&self) -> Facts {
-        self.common.form().facts(self.times)
+        self.fields().facts()
     }
 
-    /// Its fields.
+    /// Its fields, and what else is known of it.
     pub(crate) fn fields(&self) -> Fields<'_> {
-        let own = &self.0.slice[self.key.into()..self.own_end()];
-        Fields::new(self.common.form(), own, self.len())
+        let (mut own, _) = self.parts();
+        packing::take_bytes(&mut own);
+        Fields::new(self.common.form(), Span::from_bytes(self.born), own, self.len())
     }
 
     /// Its key, packed.
     fn key(&self) -> &[u8] {
-        &self.0.slice[..self.key.into()]
-    }
-
-    /// Where its own values of fields end, and a small body begins.
-    fn own_end(&self) -> usize {
-        self.0.slice.len() - usize::from(self.small)
+        packing::take_bytes(&mut self.parts().0)
     }
 
     /// A small body.
     fn small(&self) -> &[u8] {
-        &self.0.slice[self.own_end()..]
+        self.parts().1
+    }
+
+    /// What is behind the entry: the key and its own values of fields; and a small body.
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let all = &self.0.slice;
+        all.split_at(all.len() - usize::from(self.small))
     }
 
     /// How long its body is, in bytes.
@@ -245,11 +248,6 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.common.form().budget().give_back(self.charged.into());
     }
-}
-
-/// A length in less room, of a key or of a small body: `limits.uri` is below 64 KiB, too.
-fn length(bytes: usize) -> u16 {
-    u16::try_from(bytes).expect("a key and a small body are shorter than 64 KiB")
 }
 
 /// How often a stored response was used.

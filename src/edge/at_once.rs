@@ -78,7 +78,8 @@ impl Edge {
 
     /// Appends the fields of an answer to `head`, if what is stored is one.
     fn append_hit(&self, stored: &Stored, most: u64, head: &mut Vec<u8>) -> bool {
-        let (facts, now) = (stored.facts(), SystemTime::now());
+        let (fields, now) = (stored.fields(), SystemTime::now());
+        let facts = fields.facts();
         let age = facts.age(now);
         let reuse = freshness::reuse(facts.lifetime, age, &RequestControl::default());
         if facts.status != StatusCode::OK || reuse != Reuse::Fresh || stored.len() > most {
@@ -86,7 +87,7 @@ impl Edge {
         }
         stored.uses.one_more();
         let status = CacheStatus { handled: Handled::Hit, ttl: facts.ttl(age), ..CacheStatus::default() };
-        stored.fields().write(&Anew { age: age.as_secs(), status, name: &self.name }, head);
+        fields.write(&Anew { age: age.as_secs(), status, name: &self.name }, head);
         true
     }
 }

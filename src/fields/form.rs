@@ -181,7 +181,8 @@ impl Forms {
 
     /// Packs the head of a response whose body has so many bytes.
     pub(crate) fn pack(&self, facts: Facts, headers: &HeaderMap, body: u64) -> Packed {
-        let (mut text, mut packed) = (Vec::new(), Vec::new());
+        let (mut text, mut packed, times) = (Vec::new(), Vec::new(), facts.times());
+        times.fresh.pack(&mut packed);
         for (name, value) in headers {
             text.extend_from_slice(name.as_str().as_bytes());
             text.push(b':');
@@ -196,7 +197,7 @@ impl Forms {
             text.push(b'\n');
         }
         let form = self.form(facts.at(Times::default()), text.into(), headers, body);
-        Packed { form, times: facts.times(), own: packed }
+        Packed { form, born: times.born, own: packed }
     }
 
     /// The form with these facts that `text` writes out, of a response with these fields.
@@ -265,7 +266,8 @@ mod tests {
         let of_another = Facts { lifetime: Lifetime::For(Terms::only(Duration::from_millis(1500))), ..later };
         let all = [facts(), later, missing, of_another];
         let packed = all.map(|facts| forms.pack(facts, &HeaderMap::new(), 1));
-        assert_eq!(packed.each_ref().map(|packed| packed.form.facts(packed.times)), all);
+        let facts = |packed: &Packed| Fields::new(&packed.form, packed.born, &packed.own, 1).facts();
+        assert_eq!(packed.each_ref().map(facts), all);
         assert_eq!(forms.listed.lock().unwrap().len(), 3);
     }
 
@@ -277,7 +279,10 @@ mod tests {
         let (shared, single) = stored.split_at(FORMS);
         assert!(shared.iter().all(|fields| fields.weight() < 20));
         assert!(single.iter().all(|fields| fields.weight() > 300));
-        assert_eq!(lines(&Fields::new(&single[9].form, &single[9].own, 1 << 20).unpack()), lines(&asset(1, FORMS + 9)));
+        assert_eq!(
+            lines(&Fields::new(&single[9].form, single[9].born, &single[9].own, 1 << 20).unpack()),
+            lines(&asset(1, FORMS + 9))
+        );
         // There is room again when some are gone.
         drop(stored);
         assert!(forms.pack(facts(), &asset(1, 0), 1 << 20).weight() < 20);

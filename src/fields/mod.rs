@@ -13,17 +13,18 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use triomphe::Arc;
 
-use crate::facts::Times;
+use crate::facts::{Facts, Span, Times};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::date;
 pub(crate) use form::{Form, Forms};
 use form::{Gap, Lines};
 use own::Values;
 
-/// The fields of a stored response.
+/// The fields of a stored response, and what else is known of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a> {
     form: &'a Form,
+    times: Times,
     own: &'a [u8],
     body: u64,
 }
@@ -31,8 +32,9 @@ pub(crate) struct Fields<'a> {
 /// The head of a response that is to be stored.
 pub(crate) struct Packed {
     pub(crate) form: Arc<Form>,
-    pub(crate) times: Times,
-    /// The values that are this response's own, in their order.
+    pub(crate) born: Span,
+    /// For how long it is fresh, and the values that are this response's own, in their
+    /// order.
     pub(crate) own: Vec<u8>,
 }
 
@@ -46,17 +48,23 @@ pub(crate) struct Anew<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Those of a response of this form, with these values of its own, whose body has so
-    /// many bytes.
-    pub(crate) fn new(form: &'a Form, own: &'a [u8], body: u64) -> Self {
-        Self { form, own, body }
+    /// Those of a response of this form that was born then, with this of [its
+    /// own](Packed::own), whose body has so many bytes.
+    pub(crate) fn new(form: &'a Form, born: Span, mut own: &'a [u8], body: u64) -> Self {
+        let times = Times { born, fresh: Span::unpack(&mut own) };
+        Self { form, times, own, body }
+    }
+
+    /// What else is known.
+    pub(crate) fn facts(self) -> Facts {
+        self.form.facts(self.times)
     }
 
     /// All of them, in their order.
     pub(crate) fn unpack(self) -> HeaderMap {
         let mut headers = self.form.headers().clone();
-        // Up to three values are times, and grow.
-        let mut text = Vec::with_capacity(self.own.len() + 3 * date::LENGTH);
+        // Up to three values are times, and hexadecimal digits are in half of their room.
+        let mut text = Vec::with_capacity(2 * self.own.len() + 3 * date::LENGTH);
         let mut values = Values::new(self.own, self.body);
         let lengths = self.form.lines().own().map(|kind| {
             let before = text.len();
@@ -117,7 +125,7 @@ mod tests {
 
     use super::*;
     use crate::budget::Budget;
-    use crate::facts::{Facts, Validated};
+    use crate::facts::Validated;
     use crate::semantics::cache_status::{CACHE_STATUS, Handled};
     use crate::semantics::freshness::Lifetime;
 
@@ -158,13 +166,14 @@ mod tests {
     fn line() -> impl Strategy<Value = (String, String)> {
         let whatever = ("(age|cache-status|etag|via|date|vary|content-length|set-cookie|x-[a-c])", "[ -~]{0,12}");
         let long = ("(etag|via)", "[a-z]{120,140}");
+        let hex = ("(etag|x-a)", "\"?[0-9a-g]{0,40}(-[0-9a-fA]{0,9}){0,2}\"");
         let time = (
             "(date|expires|last-modified|x-a)",
             "(Thu|Sun), (0[1-9]|[123][0-9]) Nov (1969|20[0-9]{2}|2106|9999) 1[0-9]:4[0-9]:5[0-9] GMT",
         );
         let right = ("(date|expires|last-modified)", any::<u32>());
         let right = right.prop_map(|(name, seconds)| (name, written(seconds)));
-        prop_oneof![whatever, long, time, right, ("content-length", "0?[0-3]")]
+        prop_oneof![whatever, long, hex, time, right, ("content-length", "0?[0-3]")]
     }
 
     fn written(seconds: u32) -> String {
@@ -180,7 +189,7 @@ mod tests {
             let responses: Vec<_> = responses.iter().map(|(lines, body)| (headers(lines), *body)).collect();
             let packed: Vec<_> = responses.iter().map(|(headers, body)| forms.pack(facts(), headers, *body)).collect();
             for (packed, (response, body)) in packed.iter().zip(&responses) {
-                let fields = Fields::new(&packed.form, &packed.own, *body);
+                let fields = Fields::new(&packed.form, packed.born, &packed.own, *body);
                 let mut unpacked = fields.unpack();
                 prop_assert_eq!(lines(&unpacked), lines(response));
                 let mut written = Vec::new();

@@ -1,17 +1,22 @@
 //! The values of fields that are a response's own, as bytes.
 //!
 //! A form says of which kind each is, so that only what the kind leaves open is written:
-//! of a time, four bytes.
+//! of a time four bytes, and of what most servers have for an `ETag`, half of its length.
 
 use http::header::{CONTENT_LENGTH, DATE, EXPIRES, LAST_MODIFIED};
 use http::{HeaderName, HeaderValue};
 
+use crate::packing;
 use crate::semantics::date;
 
 /// A value that is a response's own.
 pub(super) enum Own<'a> {
     /// After its length.
     Text(&'a [u8]),
+    /// Hexadecimal digits in quotation marks: how many, and two to a byte.
+    Hex(&'a [u8]),
+    /// As above, with a hyphen between the first and the rest.
+    HexPair(&'a [u8], &'a [u8]),
     /// A time as it is written today, in seconds since the epoch: in four bytes.
     Date(u32),
     /// The length of the response's body: in none.
@@ -22,6 +27,8 @@ pub(super) enum Own<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Text,
+    Hex,
+    HexPair,
     Date,
     Length,
 }
@@ -36,13 +43,28 @@ impl<'a> Own<'a> {
         } else if let Some(seconds) = date() {
             Self::Date(seconds)
         } else {
-            Self::Text(value)
+            Self::hex(value).unwrap_or(Self::Text(value))
+        }
+    }
+
+    /// Hexadecimal digits, as they are written again.
+    fn hex(value: &'a [u8]) -> Option<Self> {
+        let quoted = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        let is_hex = |digits: &[u8]| digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        match quoted.iter().position(|&byte| byte == b'-') {
+            None => is_hex(quoted).then_some(Self::Hex(quoted)),
+            Some(at) => {
+                let (first, rest) = (&quoted[..at], &quoted[at + 1..]);
+                (is_hex(first) && is_hex(rest)).then_some(Self::HexPair(first, rest))
+            }
         }
     }
 
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Text(_) => Kind::Text,
+            Self::Hex(_) => Kind::Hex,
+            Self::HexPair(..) => Kind::HexPair,
             Self::Date(_) => Kind::Date,
             Self::Length => Kind::Length,
         }
@@ -51,9 +73,11 @@ impl<'a> Own<'a> {
     /// Appends what a form with its kind leaves open.
     pub(super) fn pack(&self, packed: &mut Vec<u8>) {
         match self {
-            Self::Text(text) => {
-                pack_length(text.len(), packed);
-                packed.extend_from_slice(text);
+            Self::Text(text) => packing::put_bytes(text, packed),
+            Self::Hex(digits) => pack_digits(digits, packed),
+            Self::HexPair(first, rest) => {
+                pack_digits(first, packed);
+                pack_digits(rest, packed);
             }
             Self::Date(seconds) => packed.extend_from_slice(&seconds.to_le_bytes()),
             Self::Length => {}
@@ -61,14 +85,24 @@ impl<'a> Own<'a> {
     }
 }
 
-/// Seven bits to a byte, the lowest first; all but the last have the eighth set.
-fn pack_length(mut length: usize, packed: &mut Vec<u8>) {
-    while length >= 0x80 {
-        packed.push(length.to_le_bytes()[0] | 0x80);
-        length >>= 7;
-    }
-    packed.push(length.to_le_bytes()[0]);
+/// Appends how many they are, and two to a byte: the first is the upper half.
+fn pack_digits(digits: &[u8], packed: &mut Vec<u8>) {
+    let value = |digit: u8| if digit < b'a' { digit - b'0' } else { digit - b'a' + 10 };
+    packing::put(digits.len() as u64, packed);
+    packed.extend(digits.chunks(2).map(|two| value(two[0]) << 4 | two.get(1).copied().map_or(0, value)));
 }
+
+/// The digits of each byte.
+static DIGITS: [[u8; 2]; 256] = {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        digits[byte] = [HEX[byte >> 4], HEX[byte & 15]];
+        byte += 1;
+    }
+    digits
+};
 
 /// The values that are a response's own, one after another.
 pub(super) struct Values<'a> {
@@ -85,11 +119,18 @@ impl<'a> Values<'a> {
     /// Appends the next one, which is of this kind.
     pub(super) fn next(&mut self, kind: Kind, to: &mut Vec<u8>) {
         match kind {
-            Kind::Text => {
-                let length = self.length();
-                let (text, others) = self.packed.split_at_checked(length).unwrap_or_default();
-                self.packed = others;
-                to.extend_from_slice(text);
+            Kind::Text => to.extend_from_slice(packing::take_bytes(&mut self.packed)),
+            Kind::Hex => {
+                to.push(b'"');
+                self.digits(to);
+                to.push(b'"');
+            }
+            Kind::HexPair => {
+                to.push(b'"');
+                self.digits(to);
+                to.push(b'-');
+                self.digits(to);
+                to.push(b'"');
             }
             Kind::Date => {
                 let (&seconds, others) = self.packed.split_first_chunk().unwrap_or((&[0; 4], &[]));
@@ -100,34 +141,27 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn length(&mut self) -> usize {
-        let mut length = 0;
-        for shift in (0..usize::BITS).step_by(7) {
-            let (&byte, others) = self.packed.split_first().unwrap_or((&0, &[]));
-            self.packed = others;
-            length |= usize::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                break;
-            }
+    /// Appends the next digits.
+    fn digits(&mut self, to: &mut Vec<u8>) {
+        let count = usize::try_from(packing::take(&mut self.packed)).unwrap_or(usize::MAX);
+        let (packed, others) = self.packed.split_at_checked(count.div_ceil(2)).unwrap_or_default();
+        self.packed = others;
+        let end = to.len() + count.min(2 * packed.len());
+        for part in packed.chunks(32) {
+            let mut digits = [[0; 2]; 32];
+            digits.iter_mut().zip(part).for_each(|(digits, &byte)| *digits = DIGITS[usize::from(byte)]);
+            to.extend_from_slice(digits[..part.len()].as_flattened());
         }
-        length
+        to.truncate(end);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::ETAG;
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn a_length_takes_as_many_bytes_as_it_needs() {
-        for (length, bytes) in [(0, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (usize::MAX, 10)] {
-            let mut packed = Vec::new();
-            pack_length(length, &mut packed);
-            assert_eq!((packed.len(), Values::new(&packed, 0).length()), (bytes, length));
-        }
-    }
 
     #[test]
     fn a_value_takes_what_its_kind_leaves_open() {
@@ -139,6 +173,16 @@ mod tests {
             (EXPIRES, "0", 2),
             (DATE, other, 30),
             (HeaderName::from_static("x-time"), time, 30),
+            (ETAG, "\"6740d5a0-400\"", 8),
+            (ETAG, "\"9a0364b9e99bb480dd25e1f0284c8555\"", 17),
+            (ETAG, "\"abc\"", 3),
+            (ETAG, "\"-\"", 2),
+            (ETAG, "\"\"", 1),
+            (ETAG, "\"ABC\"", 6),
+            (ETAG, "\"a-b-c\"", 8),
+            (ETAG, "\"abc", 5),
+            (ETAG, "\"", 2),
+            (ETAG, "W/\"abc\"", 8),
             (CONTENT_LENGTH, "1024", 0),
             (CONTENT_LENGTH, "01024", 6),
             (CONTENT_LENGTH, "1025", 5),
@@ -156,7 +200,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_bytes_are_they_are_read_to_the_end(packed in proptest::collection::vec(any::<u8>(), 0..40)) {
-            for kind in [Kind::Text, Kind::Date, Kind::Length] {
+            for kind in [Kind::Text, Kind::Hex, Kind::HexPair, Kind::Date, Kind::Length] {
                 let (mut values, mut text) = (Values::new(&packed, 7), Vec::new());
                 for _ in 0..50 {
                     values.next(kind, &mut text);
