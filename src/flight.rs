@@ -195,7 +195,7 @@ impl Flights {
 
     /// Leads a new flight, or follows the one that is under way.
     pub(crate) fn join(self: &Arc<Self>, key: &AssetKey, reach: Reach, credentials: Credentials) -> Joining {
-        let id = Id { key: key.detached(), reach, credentials };
+        let id = Id { key: key.clone(), reach, credentials };
         let mut table = self.shard(key);
         if let Some(flight) = table.get(&id) {
             return Joining::Follow(Arc::clone(flight));

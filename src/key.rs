@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Uri;
@@ -31,9 +32,13 @@ use crate::semantics::vary::Variant;
 #[derive(Clone)]
 pub struct AssetKey {
     hash: u64,
-    name: PathAndQuery,
+    /// In memory of its own: as it came, it is a part of a connection's buffer.
+    name: Arc<str>,
     variant: Option<Variant>,
 }
+
+/// The longest name, in bytes: more is no target of a [`Uri`].
+const LONGEST: usize = u16::MAX as usize - 1;
 
 impl AssetKey {
     /// The key of a request target; `limit` is its greatest length in bytes.
@@ -47,32 +52,33 @@ impl AssetKey {
     /// a malformed escape.
     pub fn from_uri(uri: &Uri, limit: usize) -> Result<Self, Error> {
         match uri.path_and_query() {
-            Some(target) => Self::from_target(target, limit),
+            Some(target) => Self::from_target(target.as_str(), limit),
             None => Err(Error::BadRequest("the request target has no path")),
         }
     }
 
-    /// As [`AssetKey::from_uri`], of the path and the query alone.
-    pub(crate) fn from_target(target: &PathAndQuery, limit: usize) -> Result<Self, Error> {
-        if target.as_str().len() > limit {
+    /// As [`AssetKey::from_uri`], of the path and the query alone, as they came.
+    pub(crate) fn from_target(target: &str, limit: usize) -> Result<Self, Error> {
+        let limit = limit.min(LONGEST);
+        if target.len() > limit {
             return Err(Error::UriTooLong);
         }
-        if target.as_str().starts_with('?') {
+        if target.starts_with('?') {
             // In absolute form, no path is the same as `/` (RFC 3986 §6.2.3).
-            let rooted = PathAndQuery::try_from(format!("/{}", target.as_str()));
-            let rooted = rooted.map_err(|_| Error::BadRequest("the path cannot be parsed"))?;
-            return Self::from_target(&rooted, limit);
+            return Self::from_target(&format!("/{target}"), limit);
         }
-        if !target.as_str().starts_with('/') {
+        if !target.starts_with('/') {
             return Err(Error::BadRequest("the request target is not a path"));
         }
-        refuse_dot_segments(target.path())?;
-        if target.as_str().bytes().all(|byte| PLAIN[byte as usize]) {
-            return Ok(Self::of(target.clone()));
+        if target.bytes().all(|byte| PLAIN[byte as usize]) {
+            refuse_dot_segments(split(target).0)?;
+            return Ok(Self::of(target.into()));
         }
-        let key = Self::of(canonical(target)?);
+        let target = PathAndQuery::try_from(target).map_err(|_| Error::BadRequest("the path cannot be parsed"))?;
+        refuse_dot_segments(target.path())?;
+        let name = canonical(&target)?;
         // Escaping makes it longer, and the next edge counts the longer form.
-        if key.as_str().len() > limit { Err(Error::UriTooLong) } else { Ok(key) }
+        if name.len() > limit { Err(Error::UriTooLong) } else { Ok(Self::of(name.into())) }
     }
 
     /// The key of a path given as text, as on a command line.
@@ -96,19 +102,18 @@ impl AssetKey {
         Self::from_uri(&uri, limit)
     }
 
-    fn of(name: PathAndQuery) -> Self {
-        let hash = xxh3_64(name.as_str().as_bytes());
-        Self { hash, name, variant: None }
+    fn of(name: Arc<str>) -> Self {
+        Self { hash: xxh3_64(name.as_bytes()), name, variant: None }
     }
 
     /// The key of a variant of the same asset.
     pub(crate) fn of_variant(&self, variant: Variant) -> Self {
-        Self { hash: self.hash, name: self.name.clone(), variant: Some(variant) }
+        Self { hash: self.hash, name: Arc::clone(&self.name), variant: Some(variant) }
     }
 
     /// The key of the asset itself, whatever its variants.
     pub(crate) fn asset(&self) -> Self {
-        Self { hash: self.hash, name: self.name.clone(), variant: None }
+        Self { hash: self.hash, name: Arc::clone(&self.name), variant: None }
     }
 
     /// Whether both are of the same asset, whatever the variant.
@@ -162,14 +167,6 @@ impl AssetKey {
         str::from_utf8(packed).ok().filter(|name| !name.contains('\n'))
     }
 
-    /// The same key in memory of its own. A parsed key is a slice of the
-    /// connection's read buffer; keeping it would keep the whole buffer.
-    pub(crate) fn detached(&self) -> Self {
-        let bytes = Bytes::copy_from_slice(self.as_str().as_bytes());
-        let name = PathAndQuery::from_maybe_shared(bytes).unwrap_or_else(|_| self.name.clone());
-        Self { hash: self.hash, name, variant: self.variant }
-    }
-
     /// XXH3-64 of the canonical name: what the ring uses.
     pub fn hash(&self) -> u64 {
         self.hash
@@ -177,33 +174,37 @@ impl AssetKey {
 
     /// The canonical path and query.
     pub fn as_str(&self) -> &str {
-        self.name.as_str()
+        &self.name
     }
 
     /// The canonical path, without the query.
     pub fn path(&self) -> &str {
-        self.name.path()
+        split(&self.name).0
     }
 
     /// The query, without its question mark.
     pub fn query(&self) -> Option<&str> {
-        self.name.query()
+        split(&self.name).1
     }
 
     /// The key of the same path with another query, which must be a part of
     /// this one's.
     pub(crate) fn with_query(&self, query: Option<&str>) -> Self {
-        let name = match query {
-            Some(query) => format!("{}?{query}", self.path()),
-            None => self.path().to_owned(),
-        };
-        PathAndQuery::try_from(name).map_or_else(|_| self.clone(), Self::of)
+        Self::of(match query {
+            Some(query) => format!("{}?{query}", self.path()).into(),
+            None => self.path().into(),
+        })
     }
 
     /// The request target to send upstream.
     pub(crate) fn target(&self) -> PathAndQuery {
-        self.name.clone()
+        PathAndQuery::try_from(&*self.name).expect("a canonical name is a request target")
     }
+}
+
+/// The path, and the query without its question mark.
+fn split(name: &str) -> (&str, Option<&str>) {
+    name.split_once('?').map_or((name, None), |(path, query)| (path, Some(query)))
 }
 
 impl PartialEq for AssetKey {
@@ -273,7 +274,7 @@ fn refuse_dot_segments(path: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn canonical(target: &PathAndQuery) -> Result<PathAndQuery, Error> {
+fn canonical(target: &PathAndQuery) -> Result<String, Error> {
     let text = target.as_str();
     let path_len = target.path().len();
     let mut out = Vec::with_capacity(text.len() + 16);
@@ -302,7 +303,7 @@ fn canonical(target: &PathAndQuery) -> Result<PathAndQuery, Error> {
             escape(meant, &mut out);
         }
     }
-    PathAndQuery::from_maybe_shared(Bytes::from(out)).map_err(|_| Error::BadRequest("the path cannot be parsed"))
+    String::from_utf8(out).map_err(|_| Error::BadRequest("the path cannot be parsed"))
 }
 
 fn escape(byte: u8, out: &mut Vec<u8>) {
@@ -386,12 +387,28 @@ mod tests {
         assert!(key(&format!("/{}", "a".repeat(8192))).is_ok());
         assert_eq!(key(&format!("/{}", "a".repeat(LIMIT))), Err(Error::UriTooLong));
         assert_eq!(key(&format!("/{}", "\u{e9}".repeat(LIMIT / 3))), Err(Error::UriTooLong));
+        // Whatever the limit is, a key can be asked for.
+        let longest = AssetKey::from_target(&format!("/{}", "a".repeat(LONGEST - 1)), usize::MAX).unwrap();
+        assert_eq!(longest.target().as_str().len(), LONGEST);
+        for longer in ["a".repeat(LONGEST), "\u{e9}".repeat(LONGEST / 4)] {
+            assert_eq!(AssetKey::from_target(&format!("/{longer}"), usize::MAX), Err(Error::UriTooLong));
+        }
     }
 
     proptest! {
         #[test]
-        fn any_target_is_refused_or_canonical(target in "/[ -~é]{0,60}") {
-            if let Ok(once) = key(&target) {
+        fn any_target_is_refused_or_canonical(target in "[/?]?[ -~é]{0,60}") {
+            let as_it_came = AssetKey::from_target(&target, LIMIT).map(|key| {
+                assert_eq!(key.target().as_str(), key.as_str());
+                assert_eq!(key.target().query(), key.query());
+                key.to_string()
+            });
+            if let Ok(uri) = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes()))
+                && target.starts_with('/')
+            {
+                prop_assert_eq!(&as_it_came, &AssetKey::from_uri(&uri, LIMIT).map(|key| key.to_string()));
+            }
+            if let Ok(once) = as_it_came {
                 prop_assert_eq!(key(&once), Ok(once.clone()));
                 prop_assert!(once.bytes().all(|byte| is_bare(byte) || byte == b'%'));
             }

@@ -124,7 +124,7 @@ impl Change<'_> {
     /// Who makes room for it is forgotten; or it itself, if it is too large.
     fn insert(&self, key: &AssetKey, variation: Variation) -> Unlisted {
         let mut gone = Vec::new();
-        self.variants.known.insert_with_lifecycle(key.asset().detached(), Arc::new(variation), &mut gone);
+        self.variants.known.insert_with_lifecycle(key.asset(), Arc::new(variation), &mut gone);
         // What it replaces is not forgotten.
         gone.retain(|(name, _)| !key.is_of(name) || self.variants.get(key).is_none());
         gone.iter().flat_map(|(name, known)| known.keys(name)).collect()

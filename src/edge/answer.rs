@@ -106,7 +106,7 @@ impl Edge {
         }
         // A body of known length is held whole, unless it was a window from the first.
         let may_lose = extent == Extent::Window || head.length.is_none();
-        let resume = may_lose.then(|| self.resume(ask.key.detached(), Arc::clone(&head), order));
+        let resume = may_lose.then(|| self.resume(ask.key.clone(), Arc::clone(&head), order));
         let growing = reader.body();
         let read = |mut reader: Reader, first, end| {
             if proof == Verification::AtEnd && end != head.length {

@@ -7,8 +7,6 @@
 
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 
 use super::Edge;
@@ -71,8 +69,7 @@ impl Edge {
         if ask.size > self.limits.header || !forward::is_host(ask.host) {
             return None;
         }
-        let target = PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(ask.target.as_bytes())).ok()?;
-        let key = self.policy.load().trim(AssetKey::from_target(&target, self.limits.uri).ok()?);
+        let key = self.policy.load().trim(AssetKey::from_target(ask.target, self.limits.uri).ok()?);
         (!self.memory.varies(&key)).then_some(key)
     }
 

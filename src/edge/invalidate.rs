@@ -173,7 +173,7 @@ impl Unheard {
         let mut peers = self.peers();
         let keys = peers.entry(Arc::clone(peer)).or_default();
         if keys.len() < UNHEARD {
-            keys.insert(key.asset().detached());
+            keys.insert(key.asset());
         } else {
             tracing::error!(%peer, path = %key, "too much has changed while this peer was away: it may serve what this was before, for as long as that is fresh");
         }

@@ -84,7 +84,7 @@ impl Edge {
             self.memory.doubt(peer, key, self.policy.load().wrong);
         }
         if wrong {
-            let (edge, peer, key) = (Arc::clone(self), Arc::clone(peer), key.asset().detached());
+            let (edge, peer, key) = (Arc::clone(self), Arc::clone(peer), key.asset());
             tokio::spawn(async move {
                 if let Err(error) = edge.purge(&peer, &key).await {
                     tracing::warn!(%peer, path = %key, %error, "the peer has not heard that its copy is wrong");
