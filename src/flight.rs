@@ -190,7 +190,7 @@ impl Flights {
     fn shard(&self, key: &AssetKey) -> MutexGuard<'_, Table> {
         #[allow(clippy::cast_possible_truncation)] // any bits will do
         let index = key.hash() as usize % SHARDS;
-        self.shards[index].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.shards[index])
     }
 
     /// Leads a new flight, or follows the one that is under way.
@@ -260,6 +260,21 @@ impl Flights {
     pub(crate) fn under_way(&self) -> u64 {
         self.under_way.load(Ordering::Relaxed)
     }
+
+    /// How many wait for what they bring, or read it.
+    pub(crate) fn readers(&self) -> u64 {
+        let listed = |shard| {
+            let table = lock(shard);
+            table.iter().filter(|(id, flight)| **id == flight.id).map(|(_, flight)| Arc::clone(flight)).collect()
+        };
+        let flights = self.shards.iter().flat_map(|shard| -> Vec<_> { listed(shard) });
+        flights.map(|flight| flight.body.readers() as u64).sum()
+    }
+}
+
+fn lock(shard: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    // Nothing in a critical section can leave it half changed.
+    shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// The duty to bring a flight to its end. Dropped before that, as by a panic,

@@ -240,6 +240,7 @@ impl Edge {
         let view = self.membership.view();
         Gauges {
             flights: self.flights.under_way(),
+            readers: self.flights.readers(),
             tiers: Tier::ALL.map(tier).to_vec(),
             memory_used: self.budget.used(),
             lent: self.pages.lent(),

@@ -20,6 +20,7 @@ use crate::cluster::view::{State, View};
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Gauges {
     pub(crate) flights: u64,
+    pub(crate) readers: u64,
     /// Tier, bytes, objects, evictions.
     pub(crate) tiers: Vec<(&'static str, u64, u64, u64)>,
     pub(crate) memory_used: u64,
@@ -206,6 +207,8 @@ impl Exposed {
     fn memory(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let gauge = |count: u64| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
         gauge(self.gauges.flights).encode(begin(encoder, MetricType::Gauge, "flights", "Fills under way")?)?;
+        let readers = begin(encoder, MetricType::Gauge, "flight_readers", "Requests that wait for a fill, or read it")?;
+        gauge(self.gauges.readers).encode(readers)?;
         gauge(self.gauges.memory_used).encode(begin(
             encoder,
             MetricType::Gauge,
@@ -260,6 +263,7 @@ mod tests {
         metrics.fetch(Asked::Origin, Fetched::Ok, Duration::from_secs(20));
         let gauges = Gauges {
             flights: 2,
+            readers: 5,
             tiers: vec![("main", 10, 1, 0), ("hot", 0, 0, 3)],
             memory_used: 10,
             lent: 65536,
@@ -272,6 +276,7 @@ mod tests {
             "peerage_requests_total{source=\"peer\",result=\"stale\"} 0",
             "peerage_fetches_total{from=\"origin\",outcome=\"ok\"} 1",
             "peerage_flights 2",
+            "peerage_flight_readers 5",
             "peerage_lent_bytes_total 65536",
             "peerage_cache_bytes{tier=\"main\"} 10",
             "peerage_cache_objects{tier=\"hot\"} 0",

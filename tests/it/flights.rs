@@ -22,11 +22,17 @@ const MIB: usize = 1024 * 1024;
 async fn three_hundred_clients_of_three_edges_cost_one_fetch() {
     let origin = Origin::start().await;
     let body = pattern(4 * MIB);
-    origin.script(ASSET, Script::ok(body.clone()).delay(Duration::from_millis(300)));
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(body.clone()).hold(&gate));
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let asks: Vec<_> = (0..300).map(|i| cluster.edges[i % 3].get(ASSET)).collect();
-    let gots = within(60, all(asks.into_iter().map(Ask::get))).await;
-    for got in &gots {
+    let gots = tokio::spawn(all(asks.into_iter().map(Ask::get)));
+    // The origin says nothing before all of them wait: at the owner, the two others as well.
+    for (edge, readers) in cluster.rank(ASSET).into_iter().zip([102.0, 100.0, 100.0]) {
+        cluster.edges[edge].metric_becomes("peerage_flight_readers", readers).await;
+    }
+    gate.open(1);
+    for got in &within(60, gots).await.unwrap() {
         assert_same(got, &body);
     }
     assert_eq!(origin.count(ASSET), 1);
@@ -143,12 +149,17 @@ async fn the_first_clients_leaving_harms_nobody() {
 async fn a_client_that_leaves_before_the_head_harms_nobody() {
     let origin = Origin::start().await;
     let body = pattern(1000);
-    origin.script(ASSET, Script::ok(body.clone()).delay(Duration::from_millis(200)));
+    let gate = Gate::closed();
+    origin.script(ASSET, Script::ok(body.clone()).hold(&gate));
     let edge = alone(&origin, |_| {}).await;
     let first = tokio::spawn(edge.get(ASSET).get());
     origin.arrived(1).await;
     first.abort();
-    assert_same(&within(20, edge.get(ASSET).get()).await, &body);
+    edge.metric_becomes("peerage_flight_readers", 0.0).await;
+    let second = tokio::spawn(edge.get(ASSET).get());
+    edge.metric_becomes("peerage_flight_readers", 1.0).await;
+    gate.open(1);
+    assert_same(&within(20, second).await.unwrap(), &body);
     assert_eq!(origin.count(ASSET), 1);
 }
 
@@ -280,7 +291,7 @@ async fn an_unreachable_origin_is_told_to_all() {
 #[tokio::test]
 async fn an_origin_that_does_not_begin_gets_504() {
     let origin = Origin::start().await;
-    origin.script(ASSET, Script::ok("late").delay(Duration::from_mins(1)));
+    origin.script(ASSET, Script::ok("late").hold(&Gate::closed()));
     let edge = alone(&origin, |config| config.origin.first_byte_timeout = Period(Duration::from_millis(100))).await;
     let got = within(20, edge.get(ASSET).get()).await;
     assert_eq!((got.status.as_u16(), got.cache_status()), (504, "edge-1;detail=origin-timeout"));
@@ -303,8 +314,13 @@ async fn what_is_not_storable_is_released_together_and_then_not_queued_for() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let page = Script::ok("yours").field("cache-control", "private");
-    origin.script("/page", page.clone().delay(Duration::from_millis(200)));
-    let gots = within(20, all((0..10).map(|_| edge.get("/page")).map(Ask::get))).await;
+    let gate = Gate::closed();
+    origin.script("/page", page.clone().hold(&gate));
+    let asks: Vec<_> = (0..10).map(|_| edge.get("/page").get()).collect();
+    let waiting = tokio::spawn(all(asks));
+    edge.metric_becomes("peerage_flight_readers", 10.0).await;
+    gate.open(10);
+    let gots = within(20, waiting).await.unwrap();
     assert!(gots.iter().all(|got| got.text() == "yours"));
     assert_eq!(origin.count("/page"), 10);
     // None of these waits for another: all ten arrive before any is answered.

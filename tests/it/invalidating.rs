@@ -1,7 +1,6 @@
 //! What a write has changed is forgotten, on every edge.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use http::Method;
 use tokio::net::TcpListener;
@@ -122,10 +121,13 @@ async fn a_write_counts_whether_or_not_its_client_waits() {
     let edge = alone(&origin, |_| {}).await;
     origin.script("/page", page("old"));
     edge.get("/page").get().await;
-    origin.scripts("/page", [page("done").delay(Duration::from_millis(200)), page("new")]);
+    let gate = Gate::closed();
+    origin.scripts("/page", [page("done").hold(&gate), page("new")]);
     let writing = tokio::spawn(edge.ask(Method::PUT, "/page").get());
     origin.arrived(2).await;
     writing.abort();
+    edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\"}", 1.0).await;
+    gate.open(1);
     let forgotten = async { while edge.get("/page").get().await.text() != "new" {} };
     within(20, forgotten).await;
 }

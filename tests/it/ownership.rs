@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::client::Ask;
 use crate::harness::{Cluster, Running, all, config, run, within};
-use crate::origin::{Origin, Script};
+use crate::origin::{Gate, Origin, Script};
 
 #[tokio::test]
 async fn a_miss_asks_the_owner_and_keeps_a_copy() {
@@ -46,13 +46,25 @@ async fn what_a_peer_asks_goes_to_the_origin_whoever_owns_it() {
 #[tokio::test]
 async fn a_dead_owners_keys_are_fetched_once_by_the_successor() {
     let origin = Origin::start().await;
-    origin.script("*", Script::ok("pixels").delay(Duration::from_millis(20)));
+    let gate = Gate::closed();
+    origin.script("*", Script::ok("pixels").hold(&gate));
     let mut cluster = Cluster::start(3, &origin, |_| {}).await;
     let paths: Vec<_> = (0..10).map(|i| cluster.path_owned_by(2, i)).collect();
     let dead = cluster.edges[2].name();
     cluster.edges[2].stop().await;
     let asks: Vec<_> = paths.iter().flat_map(|path| cluster.edges[..2].iter().map(|edge| edge.get(path))).collect();
-    let gots = within(20, all(asks.into_iter().map(Ask::get))).await;
+    let gots = tokio::spawn(all(asks.into_iter().map(Ask::get)));
+    // All wait before the origin says anything: two clients for each, and one edge at the
+    // other.
+    let all_wait = async {
+        let waiting = async |edge: usize| cluster.edges[edge].metric("peerage_flight_readers").await;
+        while waiting(0).await + waiting(1).await < 30.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(20, all_wait).await;
+    gate.open(10);
+    let gots = within(20, gots).await.unwrap();
     assert!(gots.iter().all(|got| got.text() == "pixels"));
     for path in &paths {
         assert_eq!(origin.count(path), 1, "{path}");

@@ -1,7 +1,5 @@
 //! What one client does, or one odd answer says, harms no other.
 
-use std::time::Duration;
-
 use http::Method;
 use peerage::config::{ImmutableConfig, Size};
 use peerage::digest::Algorithm;
@@ -39,11 +37,15 @@ async fn a_validation_for_one_request_is_not_for_another() {
     let page = Script::ok("alice's").field("cache-control", "no-cache").tag("\"alice\"");
     origin.script(PAGE, page.clone());
     edge.get(PAGE).field("cookie", "alice").get().await;
-    origin.scripts(PAGE, [page.delay(Duration::from_millis(300)), Script::ok("carol's")]);
+    let gate = Gate::closed();
+    origin.scripts(PAGE, [page.hold(&gate), Script::ok("carol's")]);
     let alice = tokio::spawn(edge.get(PAGE).field("cookie", "alice").get());
     origin.arrived(2).await;
-    let carol = edge.get(PAGE).field("cookie", "carol").get().await;
-    assert_eq!((alice.await.unwrap().text(), carol.text()), ("alice's", "carol's"));
+    let carol = tokio::spawn(edge.get(PAGE).field("cookie", "carol").get());
+    edge.metric_becomes("peerage_flight_readers", 2.0).await;
+    gate.open(1);
+    let (alice, carol) = within(20, async { tokio::join!(alice, carol) }).await;
+    assert_eq!((alice.unwrap().text(), carol.unwrap().text()), ("alice's", "carol's"));
 }
 
 #[tokio::test]
@@ -178,11 +180,13 @@ async fn a_write_overtakes_what_is_not_known_to_vary_yet() {
     let varies = |text: &'static str| page(text).field("vary", "x-a");
     origin.script(PAGE, varies("one"));
     edge.get(PAGE).field("x-a", "1").get().await;
-    origin.script(PAGE, varies("old").delay(Duration::from_millis(300)));
+    let gate = Gate::closed();
+    origin.script(PAGE, varies("old").hold(&gate));
     let slow = tokio::spawn(edge.get(PAGE).field("x-a", "2").get());
     origin.arrived(2).await;
     origin.script(PAGE, varies("new"));
-    edge.ask(Method::POST, PAGE).get().await;
+    within(20, edge.ask(Method::POST, PAGE).get()).await;
+    gate.open(1);
     slow.await.unwrap();
     assert_eq!(edge.get(PAGE).field("x-a", "2").get().await.text(), "new");
 }
@@ -389,13 +393,17 @@ async fn who_wants_it_newer_does_not_share_another_cache_s_validation() {
     let old = Script::ok("old").tag("\"a\"").field("age", "5");
     let old = old.field("cache-control", "max-age=1, stale-while-revalidate=60");
     origin.script("*", Script::ok("new").field("cache-control", "max-age=60"));
-    peer.scripts(&path, [old.clone(), old.delay(Duration::from_millis(300))]);
+    let gate = Gate::closed();
+    peer.scripts(&path, [old.clone(), old.hold(&gate)]);
     assert_eq!(edge.get(&path).get().await.text(), "old");
     // The peer is asked behind this one,
     assert_eq!(edge.get(&path).get().await.text(), "old");
     edge.metric_becomes("peerage_flights", 1.0).await;
     // and this one comes while it is.
-    assert_eq!(edge.get(&path).field("cache-control", "no-cache").get().await.text(), "new");
+    let newer = tokio::spawn(edge.get(&path).field("cache-control", "no-cache").get());
+    edge.metric_becomes("peerage_flight_readers", 1.0).await;
+    gate.open(1);
+    assert_eq!(within(20, newer).await.unwrap().text(), "new");
 }
 
 #[tokio::test]
@@ -405,10 +413,14 @@ async fn a_stale_answer_to_who_allows_it_is_for_nobody_else() {
     let path = (0..1000).map(|i| format!("/plain/{i}")).find(|path| is_owned_by(&edge, &peer, path)).unwrap();
     let old = Script::ok("old").field("age", "5").field("cache-control", "max-age=1, stale-if-error=60");
     origin.script("*", Script::ok("new"));
-    peer.scripts(&path, [old.delay(Duration::from_millis(300))]);
+    let gate = Gate::closed();
+    peer.scripts(&path, [old.hold(&gate)]);
     let leader = tokio::spawn(edge.get(&path).field("cache-control", "max-stale").get());
-    edge.metric_becomes("peerage_flights", 1.0).await;
-    assert_eq!(edge.get(&path).get().await.text(), "new");
+    edge.metric_becomes("peerage_flight_readers", 1.0).await;
+    let other = tokio::spawn(edge.get(&path).get());
+    edge.metric_becomes("peerage_flight_readers", 2.0).await;
+    gate.open(1);
+    assert_eq!(within(20, other).await.unwrap().text(), "new");
     assert_eq!(leader.await.unwrap().text(), "old");
 }
 
@@ -418,8 +430,11 @@ async fn what_is_large_and_no_200_is_whole_for_who_is_slow_too() {
     let edge = alone(&origin, |config| config.cache.max_object = Size(1 << 20)).await;
     let path = "/large-0492830483.bin";
     let large = Script::ok(pattern(16 << 20)).with_status(404);
-    origin.script(path, large.delay(Duration::from_millis(300)));
+    let gate = Gate::closed();
+    origin.script(path, large.hold(&gate));
     let [slow, fast] = [edge.get(path), edge.get(path)].map(|ask| tokio::spawn(ask.open()));
+    edge.metric_becomes("peerage_flight_readers", 2.0).await;
+    gate.open(2);
     let mut slow = slow.await.unwrap();
     slow.bytes(1000).await;
     assert!(fast.await.unwrap().rest().await.complete);
