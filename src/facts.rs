@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 
+use crate::packing;
 use crate::semantics::freshness::{self, Lifetime};
 
 /// What is known of a response that may be reused, besides its fields.
@@ -84,18 +85,11 @@ impl Span {
 
     /// Takes one from the front.
     pub(crate) fn unpack(packed: &mut &[u8]) -> Self {
-        match take_chunk(packed).map(u32::from_le_bytes) {
-            Some(IN_PARTS) => take_chunk(packed).map_or(Self::default(), Self::from_bytes),
-            Some(seconds) => Self(u64::from(seconds) * PARTS),
-            None => Self::default(),
+        match u32::from_le_bytes(packing::take_chunk(packed)) {
+            IN_PARTS => Self::from_bytes(packing::take_chunk(packed)),
+            seconds => Self(u64::from(seconds) * PARTS),
         }
     }
-}
-
-fn take_chunk<const N: usize>(packed: &mut &[u8]) -> Option<[u8; N]> {
-    let (&chunk, others) = packed.split_first_chunk()?;
-    *packed = others;
-    Some(chunk)
 }
 
 impl Facts {

@@ -263,12 +263,16 @@ impl Flights {
 
     /// How many wait for what they bring, or read it.
     pub(crate) fn readers(&self) -> u64 {
-        let listed = |shard| {
+        let mut readers = 0;
+        for shard in &self.shards {
+            // A flight that is listed twice counts once; and a body has a lock of its own.
             let table = lock(shard);
-            table.iter().filter(|(id, flight)| **id == flight.id).map(|(_, flight)| Arc::clone(flight)).collect()
-        };
-        let flights = self.shards.iter().flat_map(|shard| -> Vec<_> { listed(shard) });
-        flights.map(|flight| flight.body.readers() as u64).sum()
+            let flights = table.iter().filter(|(id, flight)| **id == flight.id);
+            let flights: Vec<_> = flights.map(|(_, flight)| Arc::clone(flight)).collect();
+            drop(table);
+            readers += flights.iter().map(|flight| flight.body.readers() as u64).sum::<u64>();
+        }
+        readers
     }
 }
 

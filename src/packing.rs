@@ -57,6 +57,13 @@ pub(crate) fn take_bytes<'a>(packed: &mut &'a [u8]) -> &'a [u8] {
     bytes
 }
 
+/// Takes so many bytes from the front; zeros, where they are not there.
+pub(crate) fn take_chunk<const N: usize>(packed: &mut &[u8]) -> [u8; N] {
+    let (&chunk, others) = packed.split_first_chunk().unwrap_or((&[0; N], &[]));
+    *packed = others;
+    chunk
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -83,6 +90,7 @@ mod tests {
             packed.extend_from_slice(&rest);
             let mut left = &*packed;
             prop_assert_eq!((take(&mut left), take_bytes(&mut left), left), (number, &*bytes, &rest[..]));
+            prop_assert_eq!((take_chunk(&mut left), left.len(), take_chunk(&mut left)), (rest, 0, [0; 3]));
         }
 
         #[test]

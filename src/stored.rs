@@ -79,6 +79,7 @@ pub(crate) struct Stored(ThinArc<Entry, u8>);
 pub(crate) struct Entry {
     pub(crate) uses: Uses,
     common: Common,
+    /// A [`Span`] since the epoch.
     born: [u8; 6],
     /// How long a small body is, in bytes.
     small: u16,

@@ -3,6 +3,7 @@
 //! A form says of which kind each is, so that only what the kind leaves open is written:
 //! of a time four bytes, and of what most servers have for an `ETag`, half of its length.
 
+use data_encoding::HEXLOWER;
 use http::header::{CONTENT_LENGTH, DATE, EXPIRES, LAST_MODIFIED};
 use http::{HeaderName, HeaderValue};
 
@@ -92,18 +93,6 @@ fn pack_digits(digits: &[u8], packed: &mut Vec<u8>) {
     packed.extend(digits.chunks(2).map(|two| value(two[0]) << 4 | two.get(1).copied().map_or(0, value)));
 }
 
-/// The digits of each byte.
-static DIGITS: [[u8; 2]; 256] = {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut digits = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        digits[byte] = [HEX[byte >> 4], HEX[byte & 15]];
-        byte += 1;
-    }
-    digits
-};
-
 /// The values that are a response's own, one after another.
 pub(super) struct Values<'a> {
     packed: &'a [u8],
@@ -133,9 +122,8 @@ impl<'a> Values<'a> {
                 to.push(b'"');
             }
             Kind::Date => {
-                let (&seconds, others) = self.packed.split_first_chunk().unwrap_or((&[0; 4], &[]));
-                self.packed = others;
-                to.extend_from_slice(&date::text(u32::from_le_bytes(seconds).into()));
+                let seconds = u32::from_le_bytes(packing::take_chunk(&mut self.packed));
+                to.extend_from_slice(&date::text(seconds.into()));
             }
             Kind::Length => to.extend_from_slice(itoa::Buffer::new().format(self.body).as_bytes()),
         }
@@ -148,9 +136,10 @@ impl<'a> Values<'a> {
         self.packed = others;
         let end = to.len() + count.min(2 * packed.len());
         for part in packed.chunks(32) {
-            let mut digits = [[0; 2]; 32];
-            digits.iter_mut().zip(part).for_each(|(digits, &byte)| *digits = DIGITS[usize::from(byte)]);
-            to.extend_from_slice(digits[..part.len()].as_flattened());
+            let mut digits = [0; 64];
+            let digits = &mut digits[..2 * part.len()];
+            HEXLOWER.encode_mut(part, digits);
+            to.extend_from_slice(digits);
         }
         to.truncate(end);
     }
