@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::memory::Plan;
-use crate::naming::{self, QueryRule, Rule};
+use crate::naming::{QueryRule, Rule};
 
 mod admin;
 mod bounds;
@@ -58,7 +58,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What is written down.
     pub log: LogConfig,
-    /// Which names hold a hash.
+    /// Names that hold a hash, beside the sets of `cache.immutable_sets`.
     pub immutable: Vec<ImmutableConfig>,
     /// Which part of a query belongs to a name.
     pub query: Vec<QueryConfig>,
@@ -74,7 +74,7 @@ impl Default for Config {
             admin: AdminConfig::default(),
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
-            immutable: naming::DEFAULT_SETS.map(ImmutableConfig::set).to_vec(),
+            immutable: Vec::new(),
             query: vec![QueryConfig { path: "/**".to_owned(), keep: KeepConfig::Word(KeepWord::All) }],
         }
     }
@@ -113,13 +113,17 @@ impl Config {
         Plan::new(cache.memory.0, hot_share, cache.flight_share, cache.max_object.0)
     }
 
-    /// The rules of `[[immutable]]`.
+    /// The rules of `[[immutable]]`, then those of `cache.immutable_sets`: the first that
+    /// matches a path counts.
     ///
     /// # Errors
     /// As [`Config::check`].
     pub fn rules(&self) -> Result<Vec<Rule>, String> {
-        let rules = self.immutable.iter().map(ImmutableConfig::rules).collect::<Result<Vec<_>, _>>()?;
-        Ok(rules.into_iter().flatten().collect())
+        let mut rules = self.immutable.iter().map(ImmutableConfig::rule).collect::<Result<Vec<_>, _>>()?;
+        for set in &self.cache.immutable_sets {
+            rules.extend(Rule::set(set).map_err(|error| format!("cache.immutable_sets: {error}"))?);
+        }
+        Ok(rules)
     }
 
     /// The rules of `[[query]]`.

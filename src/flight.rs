@@ -224,6 +224,16 @@ impl Flights {
         });
     }
 
+    /// As [`overtake`](Self::overtake), of all assets.
+    pub(crate) fn overtake_all(&self) {
+        for shard in &self.shards {
+            for (id, flight) in lock(shard).drain() {
+                flight.overtaken.store(true, Ordering::SeqCst);
+                self.count_out(&id, &flight);
+            }
+        }
+    }
+
     /// Lets nobody join `flight` any more, and has what it brings not kept: what
     /// comes in its place is younger.
     pub(crate) fn retire(&self, flight: &Arc<Flight>) {

@@ -167,6 +167,12 @@ impl AssetKey {
         str::from_utf8(packed).ok().filter(|name| !name.contains('\n'))
     }
 
+    /// The canonical name of the asset that a key is packed for, whatever its variant.
+    pub(crate) fn unpacked_asset(packed: &[u8]) -> &str {
+        let name = packed.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        str::from_utf8(name).expect("a name is packed from text")
+    }
+
     /// XXH3-64 of the canonical name: what the ring uses.
     pub fn hash(&self) -> u64 {
         self.hash

@@ -17,6 +17,7 @@ use crate::budget::Budget;
 use crate::facts::Facts;
 use crate::fields::{Forms, Packed};
 use crate::key::AssetKey;
+use crate::semantics::vary::Accepted;
 use crate::stored::Stored;
 use crate::variants::Variants;
 use crate::weighed::{HandOver, KeyHash, largest_entry, options};
@@ -146,6 +147,8 @@ pub(crate) struct Memory {
     variants: Variants,
     /// Requests for these keys bypass request collapsing.
     markers: Notes,
+    /// As `markers`, for requests that identify a client.
+    own_markers: Notes,
     /// These keys are answered with a 502, and not fetched again.
     wrong: Notes,
     /// These peers (by hash, with the key's) are not asked for them.
@@ -167,6 +170,7 @@ impl Memory {
             forms: Forms::new(budget),
             variants: Variants::new(plan.variants),
             markers: Notes::new(),
+            own_markers: Notes::new(),
             wrong: Notes::new(),
             doubted: Notes::new(),
             changed: Notes::new(),
@@ -253,6 +257,13 @@ impl Memory {
         self.remove_all(&change.forget(asset));
     }
 
+    /// Removes the responses of all assets but those whose canonical names `keeps` holds for.
+    pub(crate) fn retain(&self, keeps: impl Fn(&str) -> bool) {
+        for tier in Tier::ALL {
+            self.shelf(tier).responses.retain(|_, stored| keeps(stored.asset_name()));
+        }
+    }
+
     fn remove_all(&self, keys: &[AssetKey]) {
         for key in keys {
             self.remove(key);
@@ -274,6 +285,16 @@ impl Memory {
         self.variants.select(key, request)
     }
 
+    /// As [`select`](Self::select), for responses that vary by Accept-Encoding alone.
+    pub(crate) fn select_by_codings(&self, asset: &AssetKey, accepted: Accepted) -> Option<AssetKey> {
+        self.variants.select_by_codings(asset, accepted)
+    }
+
+    /// The request headers by which responses of an asset are known to vary.
+    pub(crate) fn varies_by(&self, asset: &AssetKey) -> Option<Arc<[HeaderName]>> {
+        if self.variants.are_any() { self.variants.fields(asset) } else { None }
+    }
+
     /// Notes that the responses of an asset vary by `fields`; `most` variants of it are
     /// kept.
     pub(crate) fn vary(&self, asset: &AssetKey, fields: &Arc<[HeaderName]>, most: usize) {
@@ -284,6 +305,17 @@ impl Memory {
     /// For the time of `period` from now, requests for `key` do not wait for one another.
     pub(crate) fn mark(&self, key: &AssetKey, period: Duration) {
         self.markers.insert(key.hash(), period);
+    }
+
+    /// For the time of `period` from now, requests for `key` that identify a client do
+    /// not wait for another's.
+    pub(crate) fn mark_own(&self, key: &AssetKey, period: Duration) {
+        self.own_markers.insert(key.hash(), period);
+    }
+
+    /// Returns true if requests for `key` that identify a client go to the origin at once.
+    pub(crate) fn is_marked_own(&self, key: &AssetKey) -> bool {
+        self.own_markers.hold(key.hash())
     }
 
     /// For the time of `period` from now, `key` is not fetched again.
@@ -314,6 +346,12 @@ impl Memory {
     /// For how much longer others may hold what `key` was before a write.
     pub(crate) fn changed_for(&self, key: &AssetKey) -> Option<Duration> {
         self.changed.left(key.hash())
+    }
+
+    /// Forgets which keys are marked: other rules hold now.
+    pub(crate) fn unmark_all(&self) {
+        self.markers.0.clear();
+        self.own_markers.0.clear();
     }
 
     /// The next request for `key` may try to have it stored again.

@@ -8,6 +8,8 @@ use regex::Regex;
 
 use crate::digest::{Algorithm, Encoding, Expected};
 
+mod bundle;
+
 /// A hash in a name has at least this many characters.
 pub const MIN_HASH: usize = 8;
 
@@ -19,8 +21,17 @@ pub const MIN_HASH: usize = 8;
 #[derive(Debug, Clone)]
 pub struct Rule {
     pattern: String,
-    regex: Regex,
+    finder: Finder,
     form: Form,
+}
+
+/// The way in which a rule finds the hash in a path.
+#[derive(Debug, Clone)]
+enum Finder {
+    /// By a pattern.
+    Pattern(Regex),
+    /// By the formats of build tools (see [`bundle`]).
+    Bundle,
 }
 
 /// What a hash in a name is.
@@ -46,15 +57,18 @@ impl Form {
     }
 }
 
-/// Sets of rules that go by a name: how widely used stores and tools name what
-/// they hold. All but `assets` are checked, by whole digests.
+/// The set of the names that build tools and frameworks make: hints, which nothing proves.
+const ASSETS: &str = "assets";
+
+/// Sets of rules that go by a name: how widely used stores name what they hold. All but
+/// `assets` are checked, by whole digests.
 pub const SETS: [(&str, &[(&str, Form)]); 7] = {
     const fn hex(digest: Algorithm) -> Form {
         Form::whole(digest, Encoding::Hex)
     }
     const NIX: Form = Form::whole(Algorithm::Sha256, Encoding::Nix32);
     [
-        ("assets", &[("/**/*-{hash}.*", Form::UNKNOWN), ("/**/*.{hash}.*", Form::UNKNOWN)]),
+        (ASSETS, &[]),
         ("blobref", &[("/**/sha224-{hash}", hex(Algorithm::Sha224)), ("/**/sha1-{hash}", hex(Algorithm::Sha1))]),
         (
             "oci",
@@ -116,7 +130,7 @@ impl Rule {
         }
         let lengths = form.lengths().map_err(|error| format!("`{pattern}`: {error}"))?;
         let regex = compile(pattern, &format!("([{}]{lengths})", form.encoding.class()))?;
-        Ok(Self { pattern: pattern.to_owned(), regex, form })
+        Ok(Self { pattern: pattern.to_owned(), finder: Finder::Pattern(regex), form })
     }
 
     /// The rules of a set of [`SETS`].
@@ -128,25 +142,45 @@ impl Rule {
             let known: Vec<_> = SETS.iter().map(|(set, _)| *set).collect();
             return Err(format!("`{name}` is no set of rules; one of {} is needed", known.join(", ")));
         };
+        if name == ASSETS {
+            return Ok(vec![Self { pattern: ASSETS.to_owned(), finder: Finder::Bundle, form: Form::UNKNOWN }]);
+        }
         rules.iter().map(|&(pattern, form)| Self::new(pattern, form)).collect()
     }
 
-    /// Whether the rule matches `path` (canonical, without a query).
+    /// Returns true if the rule matches `path` (canonical, without a query).
     pub fn matches(&self, path: &str) -> bool {
+        let Finder::Pattern(regex) = &self.finder else {
+            return self.hash_in(path).is_some();
+        };
         // `captures` costs twenty times `is_match`: the hash itself is needed only where
         // it may be a date.
         let may_be_date = || path.as_bytes().windows(DAY).any(is_day);
-        self.regex.is_match(path) && (!may_be_date() || self.hash_in(path).is_some())
+        regex.is_match(path) && (!may_be_date() || self.hash_in(path).is_some())
     }
 
     /// The hash in `path`, if the rule matches.
     pub fn hash_in<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let regex = match &self.finder {
+            Finder::Pattern(regex) => regex,
+            Finder::Bundle => return bundle::hash_in(path),
+        };
         // `captures` allocates even when nothing matches, so test first.
-        if !self.regex.is_match(path) {
+        if !regex.is_match(path) {
             return None;
         }
-        let hash = self.regex.captures(path)?.get(1)?.as_str();
+        let hash = regex.captures(path)?.get(1)?.as_str();
         (!is_date(hash)).then_some(hash)
+    }
+
+    /// Returns true if both rules match the same paths and expect the same of them.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.pattern == other.pattern && self.form == other.form
+    }
+
+    /// Returns true if the hash is verified against the contents.
+    pub fn proves(&self) -> bool {
+        self.form.digest.is_some()
     }
 
     /// What the contents of `path` must be, if the rule matches and can tell.
@@ -430,7 +464,7 @@ mod tests {
     fn sets_know_how_stores_name_what_they_hold() {
         let digits = |count: usize| "0123456789abcdef".repeat(8)[..count].to_owned();
         for (set, path, algorithm) in [
-            ("assets", "/logo-0492830483.png".to_owned(), None),
+            ("assets", "/assets/index-BxYz12Ab.js".to_owned(), None),
             ("assets", "/js/app.0123abcd.js".to_owned(), None),
             ("blobref", format!("/camli/sha224-{}", digits(56)), Some(Algorithm::Sha224)),
             ("blobref", format!("/sha1-{}", digits(40)), Some(Algorithm::Sha1)),

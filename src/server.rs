@@ -21,6 +21,8 @@ use crate::origin::{Bounded, Origin};
 use crate::outgoing::Patience;
 use crate::pages::Pages;
 use crate::random::random;
+use crate::semantics::request_fields::Underscores;
+use crate::semantics::storing::Times;
 
 mod fast_path;
 mod interspersed;
@@ -146,6 +148,7 @@ impl Server {
                 uri: bytes(config.limits.uri),
                 header: bytes(config.limits.header),
                 body: config.limits.body.0,
+                underscores: if config.limits.underscore_headers { Underscores::Kept } else { Underscores::Dropped },
             },
             loop_id: loop_id(),
             plan: config.plan(),
@@ -229,14 +232,19 @@ impl Server {
     }
 }
 
-fn policy(config: &Config) -> Result<Policy, StartError> {
+/// The rules and times of a configuration.
+pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
     Ok(Policy {
         rules: config.rules().map_err(StartError::Config)?,
         queries: config.queries().map_err(StartError::Config)?,
-        heuristic: config.cache.heuristic.0,
+        forward: config.origin.forwarded().map_err(StartError::Config)?,
+        times: Times {
+            negative: config.cache.negative.0,
+            heuristic: config.cache.heuristic.0,
+            hint: config.cache.hint_ttl.0,
+        },
         verify_first: config.cache.verify_first.0,
         wrong: config.cache.wrong.0,
-        negative: config.cache.negative.0,
         hit_for_miss: config.cache.hit_for_miss.0,
         fill_alone: config.cache.fill_alone.0,
         variants: config.cache.variants,

@@ -188,6 +188,11 @@ impl Stored {
         AssetKey::unpacked_name(self.key())
     }
 
+    /// The canonical name of the asset, whatever the variant.
+    pub(crate) fn asset_name(&self) -> &str {
+        AssetKey::unpacked_asset(self.key())
+    }
+
     pub(crate) fn facts(&self) -> Facts {
         self.fields().facts()
     }

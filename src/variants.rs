@@ -4,12 +4,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use crate::key::AssetKey;
-use crate::semantics::vary::Variant;
+use crate::semantics::vary::{Accepted, Variant};
 use crate::weighed::{HandOver, KeyHash, options};
 
 /// What a name takes here besides its own length, its fields and its variants: the
@@ -72,6 +73,18 @@ impl Variants {
     pub(crate) fn select(&self, key: &AssetKey, request: &HeaderMap) -> Option<AssetKey> {
         let variation = self.get(key)?;
         Some(key.of_variant(Variant::of(&variation.fields, request)))
+    }
+
+    /// The key under which a request finds its variant that accepts these codings, if
+    /// responses of the asset vary by Accept-Encoding alone.
+    pub(crate) fn select_by_codings(&self, asset: &AssetKey, accepted: Accepted) -> Option<AssetKey> {
+        let variation = self.get(asset)?;
+        (*variation.fields == [ACCEPT_ENCODING]).then(|| asset.of_variant(Variant::of_codings(accepted)))
+    }
+
+    /// The request headers by which responses of an asset are known to vary.
+    pub(crate) fn fields(&self, asset: &AssetKey) -> Option<Arc<[HeaderName]>> {
+        Some(Arc::clone(&self.get(asset)?.fields))
     }
 
     /// One change at a time: what is listed, and what is stored, change together.

@@ -52,9 +52,7 @@ serve_files "$stage/repository" \
 start_edges "$files_url" '
 [cache]
 wrong = "1s"
-
-[[immutable]]
-set = "by-hash"
+immutable_sets = ["by-hash"]
 '
 
 # machine NAME: a machine that has never heard of any package, as far as apt

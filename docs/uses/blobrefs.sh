@@ -28,9 +28,7 @@ serve_files .
 start_edges "$files_url" '
 [cache]
 wrong = "1s"
-
-[[immutable]]
-set = "blobref"
+immutable_sets = ["blobref"]
 
 [[immutable]]
 path   = "/**/sha224-{hash}.dat"

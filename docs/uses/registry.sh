@@ -67,9 +67,7 @@ start_edges "http://$registry" '
 [cache]
 wrong    = "1s"
 negative = "1h"
-
-[[immutable]]
-set = "oci"
+immutable_sets = ["oci"]
 '
 
 # pull: what a machine at $edge does that has nothing of the image, and is it

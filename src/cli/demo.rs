@@ -46,8 +46,7 @@ static SITE: [(&str, &[u8]); 5] = site![
 
 /// The names in the site are those that `peerage publish` gives: the edges check
 /// that what the origin has is what they say. Other hashes cannot be checked.
-const RULES: &str = "[[immutable]]\npath = \"/**/*-{hash}.*\"\ndigest = \"sha256\"\nlength = 16\n
-[[immutable]]\nset = \"assets\"\n";
+const RULES: &str = "[[immutable]]\npath = \"/**/*-{hash}.*\"\ndigest = \"sha256\"\nlength = 16\n";
 
 struct Process {
     name: String,

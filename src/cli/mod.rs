@@ -18,6 +18,7 @@ mod origin;
 mod owner;
 mod peers;
 mod publish;
+mod route;
 mod run;
 mod validate;
 mod verify;
@@ -52,6 +53,7 @@ Examples:
   peerage run --set origin.url=http://10.0.0.9:8080
   PEERAGE_CACHE__MEMORY=2GiB peerage run
   peerage owner /logo-0492830483.png          which edge owns it, and who comes next
+  peerage route /assets/index-BxYz12Ab.js     which rules it meets, and why
   peerage peers                               who is alive, and what each owns
   peerage publish site --into http://127.0.0.1:9000
   peerage verify http://127.0.0.1:8001/logo-3c90fca58bac4755.png
@@ -74,6 +76,10 @@ enum Command {
     Validate(validate::Validate),
     /// Prints the peers in rank for each path: the owner, then its successors
     Owner(owner::Owner),
+    /// Prints the rules that a URL meets, its key, its owner and its origin
+    ///
+    /// It goes by the configuration alone: no edge need run.
+    Route(route::Route),
     /// Prints the members of the cluster, as the edge that runs here sees them
     Peers(peers::Peers),
     /// Copies a folder's files under names that hold a hash of their contents
@@ -146,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Origin(origin) => origin.run(),
         Command::Validate(validate) => validate.run(),
         Command::Owner(owner) => owner.run(),
+        Command::Route(route) => route.run(),
         Command::Peers(peers) => peers.run(),
         Command::Publish(publish) => publish.run(),
         Command::Verify(verify) => verify.run(),

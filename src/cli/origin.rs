@@ -18,8 +18,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Failure, init_log, input_ends, runtime};
 use crate::accepting::{Spell, accepted};
 use crate::body::Body;
-use crate::config::{Config, LogConfig, Period};
+use crate::config::{LogConfig, Period};
 use crate::error::Error;
+use crate::naming::Rule;
 use crate::origin::Origin;
 use crate::origin::files::{FileOrigin, Writes};
 
@@ -42,9 +43,13 @@ pub(super) struct OriginCommand {
     while_input: bool,
 }
 
+/// The names to which the development origin gives a lifetime of a year: those of the
+/// walk-through, such as `logo-0492830483.png`, and of most build tools.
+const LASTING: [&str; 2] = ["/**/*-{hash}.*", "/**/*.{hash}.*"];
+
 impl OriginCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let rules = Config::default().rules().map_err(Failure::Usage)?;
+        let rules = LASTING.map(Rule::parse).into_iter().collect::<Result<_, _>>().map_err(Failure::Usage)?;
         let writes = if self.writable { Writes::Allowed } else { Writes::Refused };
         let files = FileOrigin::new(&self.folder, self.delay.0, writes, rules)
             .map_err(|error| Failure::Usage(format!("{}: {error}; a folder is needed", self.folder.display())))?;

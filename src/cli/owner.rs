@@ -37,8 +37,8 @@ impl Owner {
     }
 }
 
-/// Who is configured, or found now.
-fn members(config: &Config, cluster: &ClusterConfig) -> Result<Vec<String>, Failure> {
+/// The members that are configured, or found now.
+pub(super) fn members(config: &Config, cluster: &ClusterConfig) -> Result<Vec<String>, Failure> {
     let Some(discovery) = server::discovery(config, &cluster.own(cluster.listen))? else {
         return Ok(cluster.peers.clone());
     };

@@ -28,6 +28,7 @@ use tokio::time::{Instant, Sleep};
 use crate::body::describe;
 use crate::key::AssetKey;
 use crate::semantics::peek::{self, Came};
+use crate::semantics::vary::Accepted;
 
 /// How many questions may wait to go out by a link.
 const WAITING: usize = 1024;
@@ -52,6 +53,7 @@ pub(crate) type Then = Box<dyn FnOnce(Option<Response<Bytes>>) + Send>;
 /// What is asked for.
 pub(crate) struct Question {
     pub(crate) key: AssetKey,
+    pub(crate) accepted: Accepted,
     pub(crate) then: Then,
 }
 
@@ -215,8 +217,8 @@ impl Link {
             let room = TAKEN.min(OUT - self.asked.len());
             let Poll::Ready(1..) = self.questions.poll_recv_many(cx, &mut self.taken, room) else { return };
             self.used = Instant::now();
-            for Question { key, then } in self.taken.drain(..) {
-                peek::ask(&mut self.out, &self.peer, key.as_str());
+            for Question { key, accepted, then } in self.taken.drain(..) {
+                peek::ask(&mut self.out, &self.peer, key.as_str(), accepted);
                 self.asked.push_back(Asked { then: Some(then), since: self.used });
             }
         }
@@ -322,7 +324,7 @@ mod tests {
     async fn asked(links: &Links, peer: &Arc<str>, path: &str) -> Result<Option<Bytes>, ()> {
         let (tell, told) = oneshot::channel();
         let then = Box::new(|response: Option<Response<Bytes>>| drop(tell.send(response.map(Response::into_body))));
-        links.ask(peer, Question { key: AssetKey::parse(path, 100).unwrap(), then });
+        links.ask(peer, Question { key: AssetKey::parse(path, 100).unwrap(), accepted: Accepted::default(), then });
         told.await.map_err(drop)
     }
 

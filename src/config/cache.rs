@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::bounds::within;
 use super::values::{Period, Size, mib, secs};
 use crate::memory::Plan;
+use crate::naming;
 
 /// `[cache]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,12 @@ pub struct CacheConfig {
     /// The longest freshness that is guessed from Last-Modified where a
     /// response states none; 0 guesses nothing.
     pub heuristic: Period,
+    /// The freshness of a static file whose name looks hashed, where its response states
+    /// none; 0 gives none.
+    pub hint_ttl: Period,
+    /// The names of sets of rules for names that hold a hash, of
+    /// [`SETS`](crate::naming::SETS).
+    pub immutable_sets: Vec<String>,
 }
 
 impl Default for CacheConfig {
@@ -51,6 +58,8 @@ impl Default for CacheConfig {
             verify_first: Size(256 * 1024),
             wrong: secs(5),
             heuristic: secs(0),
+            hint_ttl: secs(24 * 60 * 60),
+            immutable_sets: naming::DEFAULT_SETS.map(str::to_owned).to_vec(),
         }
     }
 }

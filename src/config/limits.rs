@@ -29,6 +29,9 @@ pub struct LimitsConfig {
     pub body_rate: Size,
     /// How long an upgraded connection may carry nothing, in either direction.
     pub tunnel_timeout: Period,
+    /// Whether request headers with `_` in their names are kept. CGI, WSGI and Rack read
+    /// `_` as `-`, so such a header can pass for another.
+    pub underscore_headers: bool,
 }
 
 impl Default for LimitsConfig {
@@ -44,6 +47,7 @@ impl Default for LimitsConfig {
             body_timeout: secs(60),
             body_rate: Size(1024),
             tunnel_timeout: secs(60 * 60),
+            underscore_headers: false,
         }
     }
 }

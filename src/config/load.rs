@@ -154,6 +154,12 @@ fn refuse_unknown(figment: &Figment, given: &Dict, table: &str) -> Result<(), St
         if KEYS.contains(&path.as_str()) {
             continue;
         }
+        if path == "immutable.set" {
+            return Err(
+                "immutable.set: sets have a list of their own now; cache.immutable_sets = [\"assets\", …] is needed"
+                    .to_owned(),
+            );
+        }
         let inside = format!("{path}.");
         if !KEYS.iter().any(|key| key.starts_with(&inside)) {
             let nearest = nearest(&path, value);

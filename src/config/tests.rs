@@ -27,7 +27,8 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
     let mut commented = false;
     let mut seen = Vec::new();
     for line in text.lines().map(str::trim) {
-        if let Some(header) = line.strip_prefix('[') {
+        // A table without a default stands there as a comment.
+        if let Some(header) = line.strip_prefix("# [[").or_else(|| line.strip_prefix('[')) {
             table = header.split(']').next().unwrap().trim_start_matches('[').to_owned();
             commented = false;
             continue;
@@ -62,7 +63,8 @@ fn the_list_of_keys_is_that_of_the_structs() {
     let text = Some("a:1".to_owned());
     let (discover, nameserver, advertise) = (text.clone(), text.clone(), text);
     let cluster = ClusterConfig { discover, nameserver, advertise, secret, ..ClusterConfig::default() };
-    let all = Value::serialize(Config { cluster: Some(cluster), ..Config::default() }).unwrap();
+    let rule = ImmutableConfig::path("/{hash}", None);
+    let all = Value::serialize(Config { cluster: Some(cluster), immutable: vec![rule], ..Config::default() }).unwrap();
     let mut keys = Vec::new();
     for (table, value) in all.as_dict().unwrap() {
         let first = value.as_array().map_or(value, |items| &items[0]);
@@ -75,7 +77,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 56] = [
+const OTHERS: [(&str, &str); 60] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -86,6 +88,7 @@ const OTHERS: [(&str, &str); 56] = [
     ("origin.first_byte_timeout", "1s"),
     ("origin.idle_timeout", "1s"),
     ("origin.requests", "3"),
+    ("origin.forward", "[\"X-Tenant\"]"),
     ("cache.memory", "1GiB"),
     ("cache.hot_share", "0.25"),
     ("cache.flight_share", "0.3"),
@@ -97,6 +100,8 @@ const OTHERS: [(&str, &str); 56] = [
     ("cache.verify_first", "128KiB"),
     ("cache.wrong", "1s"),
     ("cache.heuristic", "1h"),
+    ("cache.hint_ttl", "1h"),
+    ("cache.immutable_sets", "[\"oci\"]"),
     ("cluster.listen", "127.0.0.2:82"),
     ("cluster.peers", "[\"a:1\", \"b:2\"]"),
     ("cluster.discover", "file:/etc/peerage/peers"),
@@ -127,6 +132,7 @@ const OTHERS: [(&str, &str); 56] = [
     ("limits.body_timeout", "1s"),
     ("limits.body_rate", "10KiB"),
     ("limits.tunnel_timeout", "1s"),
+    ("limits.underscore_headers", "true"),
     ("log.format", "json"),
     ("log.level", "debug"),
     ("log.access", "false"),
@@ -194,10 +200,12 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[log]\nlevel = \"loud\"", &["log.level", "warn"]),
         ("[[immutable]]\npath = \"/x\"", &["immutable.path", "{hash}"]),
         ("[[immutable]]\npaht = \"/x\"", &["immutable.paht", "immutable.path"]),
-        ("[[immutable]]\n", &["immutable.path", "missing", "assets"]),
-        ("[[immutable]]\nset = \"bundles\"", &["immutable.set", "`bundles`", "by-hash"]),
-        ("[[immutable]]\nset = \"oci\"\npath = \"/{hash}\"", &["immutable.path", "table of its own"]),
-        ("[[immutable]]\nset = \"oci\"\ndigest = \"md5\"", &["immutable.set", "leave out"]),
+        ("[[immutable]]\n", &["immutable.path", "missing", "cache.immutable_sets"]),
+        ("[cache]\nimmutable_sets = [\"bundles\"]", &["cache.immutable_sets", "`bundles`", "by-hash"]),
+        ("[[immutable]]\nset = \"oci\"", &["immutable.set", "cache.immutable_sets"]),
+        ("[origin]\nforward = [\"x y\"]", &["origin.forward", "`x y`", "X-Tenant"]),
+        ("[origin]\nforward = [\"Host\"]", &["origin.forward", "Host", "edge itself"]),
+        ("[origin]\nforward = [\"Cookie\"]", &["origin.forward", "Cookie", "remove"]),
         ("[[immutable]]\npath = \"/{hash}\"\ndigest = \"sha257\"", &["immutable.digest", "sha257", "sha256"]),
         ("[[immutable]]\npath = \"/{hash}\"\nencoding = \"base64url\"", &["immutable.path", "ambiguous", "length"]),
         ("[[immutable]]\npath = \"/*{hash}\"", &["immutable.path", "ambiguous"]),

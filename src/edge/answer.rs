@@ -21,7 +21,9 @@ use crate::metrics::{Served, Source};
 use crate::outgoing::Unframed;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::range::Span;
+use crate::semantics::request_fields::{Class, Kind};
 use crate::semantics::storing::{self, Refusal, Verdict};
+use crate::semantics::vary::{self, Varies};
 use crate::semantics::{combined, forward, freshness};
 use crate::stored::Stored;
 
@@ -156,6 +158,9 @@ impl Edge {
         if handled == Handled::Bypass && ask.method == Method::GET {
             self.reconsider(ask, &response);
         }
+        if ask.kind == Kind::Unknown && ask.method == Method::GET {
+            self.learn_vary(ask, &response);
+        }
         let status = CacheStatus { handled, ..CacheStatus::default() };
         let response = self.relay(ask, response, &status);
         Answer { response, record: Self::record(ask, Served::Pass, From::Origin) }
@@ -170,6 +175,22 @@ impl Edge {
         let length = http_body::Body::size_hint(response.body()).exact();
         if fresh && length.is_some_and(|length| length <= self.plan.max_object) {
             self.memory.unmark(&ask.key);
+        }
+    }
+
+    /// Notes the Vary of a response that could have been stored, had the fill sent the
+    /// headers that it names: the next one does.
+    fn learn_vary(&self, ask: &Ask, response: &Response<Body>) {
+        let Varies::By(fields) = vary::varies(response.headers()) else {
+            return;
+        };
+        let fields: Arc<[_]> = fields.into_iter().filter(forward::may_select).collect();
+        let named = fields.iter().any(|name| Class::of(name) == Class::Unknown && ask.headers.contains_key(name));
+        let age = freshness::initial_age(response.headers(), ask.now, SystemTime::now());
+        let verdict = storing::verdict(self.case(ask), response.status(), response.headers(), age);
+        let variants = self.policy.load().variants;
+        if named && variants > 0 && matches!(verdict, Verdict::Store(_)) {
+            self.memory.vary(&ask.key.asset(), &fields, variants);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Reuse};
+use crate::semantics::vary::Accepted;
 use crate::stored::Stored;
 
 /// A GET over HTTP/1.1 that asks [plainly](crate::semantics::manner::Manner::Plain), and
@@ -32,6 +33,7 @@ pub(crate) struct Plainly<'a> {
     pub(crate) size: usize,
     /// The longest body that is of use, in bytes.
     pub(crate) most: u64,
+    pub(crate) accepted: Accepted,
 }
 
 /// Why a plain request is not answered at once.
@@ -70,7 +72,7 @@ impl Edge {
             return None;
         }
         let key = self.policy.load().trim(AssetKey::from_target(ask.target, self.limits.uri).ok()?);
-        (!self.memory.varies(&key)).then_some(key)
+        if self.memory.varies(&key) { self.memory.select_by_codings(&key, ask.accepted) } else { Some(key) }
     }
 
     /// Appends the fields of an answer to `head`, if what is stored is one.

@@ -30,12 +30,13 @@ use crate::memory::{Found, Memory, Plan, Tier};
 use crate::metrics::{Gauges, Metrics, Served, Source};
 use crate::origin::Origin;
 use crate::pages::Pages;
-use crate::semantics::cache_control::RequestControl;
+use crate::semantics::cache_control::{CacheControl, RequestControl};
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward::{self, MOST_FIELDS};
 use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::manner::Manner;
-use crate::semantics::storing::{Case, Credentials, Name};
+use crate::semantics::request_fields::{Also, Class, Kind};
+use crate::semantics::storing::{Case, Cookie, Credentials, Name};
 use crate::stored::Stored;
 
 mod answer;
@@ -135,6 +136,8 @@ struct Ask {
     key: AssetKey,
     headers: HeaderMap,
     manner: Manner,
+    /// Known once it has missed.
+    kind: Kind,
     body: Body,
     /// The client's end of the connection, if it wants to change the protocol.
     upgrade: Option<OnUpgrade>,
@@ -208,9 +211,16 @@ impl Edge {
         &self.membership
     }
 
-    /// From now on, `policy` holds; what is stored stays.
+    /// Replaces the policy. Responses whose names it judges otherwise are no longer stored,
+    /// and those under way are not kept.
     pub(crate) fn set_policy(&self, policy: Policy) {
-        self.policy.store(Arc::new(policy));
+        let policy = Arc::new(policy);
+        let before = self.policy.swap(Arc::clone(&policy));
+        if !policy.names_as(&before) {
+            self.flights.overtake_all();
+            self.memory.retain(|asset| policy.judges_as(&before, asset));
+            self.memory.unmark_all();
+        }
     }
 
     /// From now on, assets come from `origin`.
@@ -258,6 +268,7 @@ impl Edge {
         request: Request<Body>,
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
+        forward::drop_ambiguous(&mut parts.headers, self.limits.underscores);
         if parts.version == Version::HTTP_2 {
             forward::join_cookies(&mut parts.headers);
         }
@@ -290,6 +301,7 @@ impl Edge {
             key,
             headers,
             manner,
+            kind: Kind::Common,
             body,
             upgrade,
             relay,
@@ -407,6 +419,10 @@ impl Edge {
             Found::Here(tier, stored) => {
                 let facts = stored.facts();
                 match freshness::reuse(facts.lifetime, facts.age(ask.now), &wish) {
+                    // It says nothing of a client that it was not requested for.
+                    Reuse::Fresh if is_silent_error(&stored) && self.kind(ask) != Kind::Common => {
+                        return Way::Pass(Handled::Request);
+                    }
                     Reuse::Fresh => return Way::Answered(self.answer_stored(ask, tier, &stored)),
                     Reuse::Stale => return Way::Answered(self.answer_stale(ask, &stored)),
                     Reuse::WhileRevalidate => {
@@ -428,7 +444,13 @@ impl Edge {
         if wish.only_if_cached {
             return Way::Answered(self.answer_held(ask).unwrap_or_else(|| self.answer_not_cached(ask)));
         }
-        if handled == Handled::Bypass {
+        ask.kind = self.kind(ask);
+        let alone = match ask.kind {
+            Kind::Common => false,
+            Kind::Own => stale.is_none() && self.memory.is_marked_own(&ask.key),
+            Kind::Unknown => true,
+        };
+        if alone || handled == Handled::Bypass {
             return Way::Pass(handled);
         }
         // A request with `no-store` wants nothing kept, and content in a GET has no
@@ -436,12 +458,12 @@ impl Edge {
         if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
             return Way::Pass(handled);
         }
-        // HEAD fetches the body only for names that hold a hash, which will be wanted.
+        // HEAD fetches the body only for names that prove it, which will be wanted.
         // With credentials, HEAD, ranges and conditions pass, for filling would cost
         // a whole fetch each time: what credentials bring is rarely shared.
         let head = ask.method == Method::HEAD;
         let credentials = Credentials::of(&ask.headers) != Credentials::None;
-        if head && self.policy.load().name(&ask.key) == Name::Plain
+        if head && self.policy.load().name(&ask.key) != Name::Proven
             || credentials && (head || forward::is_selective(&ask.headers))
         {
             return Way::Pass(handled);
@@ -449,10 +471,18 @@ impl Edge {
         Way::Share(handled, stale)
     }
 
-    /// What the response to `ask` is judged by.
+    /// Returns the case by which the response to `ask` is judged.
     fn case(&self, ask: &Ask) -> Case {
         let policy = self.policy.load();
-        policy.case(policy.name(&ask.key), Credentials::of(&ask.headers))
+        policy.case(policy.name(&ask.key), Credentials::of(&ask.headers), Cookie::of(&ask.headers))
+    }
+
+    /// Returns the kind of a request, by its headers and the known Vary of its asset.
+    fn kind(&self, ask: &Ask) -> Kind {
+        let (policy, vary) = (self.policy.load(), self.memory.varies_by(&ask.key));
+        let peer = forwarded_by_peer(ask);
+        let forward = peer.as_deref().unwrap_or(&policy.forward);
+        Kind::of(&ask.headers, &Also { forward, vary: vary.as_deref().unwrap_or_default() })
     }
 
     /// What this edge adds to the Via of a message, by the version that it came in.
@@ -477,6 +507,21 @@ impl std::convert::From<&Provider> for From {
             Provider::Peer(name) => Self::Peer(Arc::clone(name)),
         }
     }
+}
+
+/// Returns the headers that a peer forwards: it has sorted them already.
+fn forwarded_by_peer(ask: &Ask) -> Option<Vec<HeaderName>> {
+    let sorted = |name: &&HeaderName| matches!(Class::of(name), Class::Inert | Class::Unknown);
+    (ask.source == Source::Peer).then(|| ask.headers.keys().filter(sorted).cloned().collect())
+}
+
+/// Returns true for a stored error or redirect to which the origin gave no lifetime.
+fn is_silent_error(stored: &Stored) -> bool {
+    !stored.facts().status.is_success() && states_no_lifetime(&stored.fields().unpack())
+}
+
+fn states_no_lifetime(headers: &HeaderMap) -> bool {
+    freshness::explicit_lifetime(headers, CacheControl::of(headers)).is_none()
 }
 
 /// A target that names no asset, as the log shows it: nothing in it can pass for

@@ -13,8 +13,8 @@ use crate::flight::Provider;
 use crate::key::AssetKey;
 use crate::metrics::{Asked, Fetched, Source};
 use crate::semantics::cache_status::Handled;
-use crate::semantics::forward::{self, Faithful};
-use crate::semantics::storing::Credentials;
+use crate::semantics::forward;
+use crate::semantics::request_fields::Kind;
 
 impl Edge {
     /// Forwards a request to the origin, both bodies streamed; nothing is kept.
@@ -25,11 +25,13 @@ impl Edge {
         *request.uri_mut() = ask.key.target().into();
         // What a HEAD tells of what is stored may be learnt only if it asked as a
         // fill asks: by nothing that shapes the answer for one client.
-        let learns = ask.method == Method::HEAD
-            && Credentials::of(&ask.headers) == Credentials::None
-            && !forward::is_selective(&ask.headers);
-        let faithful = if learns { Faithful::Whole } else { Faithful::Verbatim };
-        *request.headers_mut() = forward::upstream_fields(&ask.headers, faithful, &self.via_for(ask.version));
+        let learns =
+            ask.method == Method::HEAD && self.kind(&ask) == Kind::Common && !forward::is_selective(&ask.headers);
+        *request.headers_mut() = if learns {
+            self.order(&ask, &ask.headers, None).headers
+        } else {
+            forward::verbatim(&ask.headers, &self.via_for(ask.version))
+        };
         if !learns {
             Self::introduce(&ask, request.headers_mut());
         }

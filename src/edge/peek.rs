@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::AGE;
-use http::{Method, Response};
+use http::header::{ACCEPT_ENCODING, AGE};
+use http::{HeaderValue, Method, Response};
 
 use super::Edge;
 use super::fill::Order;
@@ -28,6 +28,7 @@ use crate::key::AssetKey;
 use crate::metrics::{Asked, Fetched, Sought, Source};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::storing::{Credentials, Name};
+use crate::semantics::vary::Accepted;
 use crate::semantics::{date, forward, freshness, peek};
 
 /// For how long an owner is not asked again for what it did not have at hand.
@@ -50,8 +51,9 @@ impl Edge {
     pub(crate) fn peek_plainly(
         self: &Arc<Self>,
         key: AssetKey,
+        accepted: Accepted,
     ) -> Option<impl Future<Output = Option<Peeked>> + Send + use<>> {
-        let (edge, peek) = (Arc::clone(self), self.peek(&key)?);
+        let (edge, peek) = (Arc::clone(self), self.peek(&key, accepted)?);
         Some(async move { Some(edge.answer_plainly(key, peek.await?)) })
     }
 
@@ -59,11 +61,12 @@ impl Edge {
     pub(super) fn peek(
         self: &Arc<Self>,
         key: &AssetKey,
+        accepted: Accepted,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
-        // For a name that holds a hash, a fill takes no field of the client's request along:
-        // so what one brings is the answer to all.
-        let other = self.policy.load().name(key) == Name::Plain || !self.memory.may_be_at_hand(key);
-        if other || key.as_str().len() > peek::LONGEST || self.flights.to_origin(key, Credentials::None).is_some() {
+        if !self.memory.may_be_at_hand(key)
+            || key.as_str().len() > peek::LONGEST
+            || self.flights.to_origin(key, Credentials::None).is_some()
+        {
             return None;
         }
         let owner = self.owner_at_hand(key)?;
@@ -78,14 +81,27 @@ impl Edge {
         let flight = Arc::clone(lead.flight());
         let reader = Reader::new(Arc::clone(&flight.body));
         let (asked, began) = (SystemTime::now(), Instant::now());
-        let peeking = Peeking { edge: Arc::clone(self), owner: Arc::clone(&owner), lead: Some(lead), asked, began };
-        self.peers.peek(&owner, Question { key: key.clone(), then: Box::new(|response| peeking.end(response)) });
+        let order = self.order_of_peek(key, accepted);
+        let accepted = Accepted::of(&order.headers);
+        let peeking =
+            Peeking { edge: Arc::clone(self), owner: Arc::clone(&owner), lead: Some(lead), order, asked, began };
+        self.peers
+            .peek(&owner, Question { key: key.clone(), accepted, then: Box::new(|response| peeking.end(response)) });
         Some(async move {
             match flight.outcome().await {
                 Outcome::Streaming(streaming) => Some((reader, streaming.clone())),
                 _ => None,
             }
         })
+    }
+
+    /// Returns the order that a peek stands for: of all that shapes a response, it tells the
+    /// owner the name and the codings.
+    fn order_of_peek(&self, key: &AssetKey, accepted: Accepted) -> Order {
+        let mut order = Order::of_this_edge(self.policy.load().name(key));
+        let accepted = if order.name == Name::Proven { Accepted::default() } else { accepted };
+        order.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(accepted.text()));
+        order
     }
 
     /// The owner of a key, if it is another edge, and nothing speaks against its copy.
@@ -129,6 +145,7 @@ struct Peeking {
     owner: Arc<str>,
     /// Nothing when it has ended.
     lead: Option<Lead>,
+    order: Order,
     asked: SystemTime,
     began: Instant,
 }
@@ -145,7 +162,7 @@ impl Peeking {
         };
         edge.metrics.peeked(Sought::Held);
         let provider = Provider::Peer(Arc::clone(&self.owner));
-        let (lead, fetched) = match edge.take_whole(lead, &provider, response, self.asked) {
+        let (lead, fetched) = match edge.take_whole(lead, &self.order, &provider, response, self.asked) {
             Ok(()) => (None, Fetched::Ok),
             Err(Unfit { lead, wrong: Some(error) }) => {
                 edge.distrust(&provider, lead.key(), &error);
@@ -188,6 +205,7 @@ impl Edge {
     fn take_whole(
         &self,
         lead: Lead,
+        order: &Order,
         provider: &Provider,
         response: Response<Bytes>,
         asked: SystemTime,
@@ -197,17 +215,18 @@ impl Edge {
         forward::strip_hop_by_hop(&mut parts.headers);
         date::add(&mut parts.headers, now);
         let age = freshness::initial_age(&parts.headers, asked, now);
-        let (order, length) = (Order::of_this_edge(Name::Immutable), bytes.len() as u64);
-        let verdict = judge(&self.policy.load(), lead.key(), &order, &parts, age);
-        let Ok(terms @ (_, Kept::Stored)) = self.admit(verdict, &order, &parts, Some(length)) else {
-            return Err(Unfit { lead, wrong: None });
+        let length = bytes.len() as u64;
+        let verdict = judge(&self.policy.load(), lead.key(), order, &parts, age);
+        let terms = match self.admit(verdict, order, &parts, Some(length)) {
+            Ok(terms @ (lifetime, Kept::Stored)) if !freshness::must_be_validated(lifetime, age) => terms,
+            _ => return Err(Unfit { lead, wrong: None }),
         };
         let proof = self.proof(lead.key(), provider, parts.status, &parts.headers);
         let found = proof.as_ref().map(Proof::found);
         if let Some(Err(error)) = proof.map(|proof| proof.prove_whole(&bytes)) {
             return Err(Unfit { lead, wrong: Some(error) });
         }
-        let mut intake = match self.make_intake(&lead, &order, &parts, Some(length), now - age, terms) {
+        let mut intake = match self.make_intake(&lead, order, &parts, Some(length), now - age, terms) {
             Ok((intake, own)) if own.is_empty() && intake.kept == Kept::Stored => intake,
             _ => return Err(Unfit { lead, wrong: None }),
         };

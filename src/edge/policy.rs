@@ -1,19 +1,25 @@
-//! What the operator has said of names and times, and of what a request may take.
+//! The operator's rules for names and times, and the bounds of a request.
 
 use std::time::Duration;
+
+use http::HeaderName;
 
 use crate::digest::Expected;
 use crate::key::AssetKey;
 use crate::naming::{QueryRule, Rule};
-use crate::semantics::storing::{Case, Credentials, Name};
+use crate::semantics::hint::FileType;
+use crate::semantics::request_fields::Underscores;
+use crate::semantics::storing::{Case, Cookie, Credentials, Name, Times};
 
-/// What can change while the edge runs.
+/// The rules and times that a reload can change.
 pub(crate) struct Policy {
+    /// The first that matches a path counts.
     pub(crate) rules: Vec<Rule>,
     pub(crate) queries: Vec<QueryRule>,
-    pub(crate) negative: Duration,
-    pub(crate) heuristic: Duration,
-    /// What is proven before anything of it is sent, in bytes.
+    /// Request headers that go with a fill, besides those that always do.
+    pub(crate) forward: Box<[HeaderName]>,
+    pub(crate) times: Times,
+    /// A body up to this length is verified before its first byte is sent. In bytes.
     pub(crate) verify_first: u64,
     pub(crate) wrong: Duration,
     pub(crate) hit_for_miss: Duration,
@@ -23,17 +29,49 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn name(&self, key: &AssetKey) -> Name {
-        if self.rules.iter().any(|rule| rule.matches(key.path())) { Name::Immutable } else { Name::Plain }
+    /// Returns the first rule that matches a path.
+    fn rule(&self, path: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.matches(path))
     }
 
-    /// What the contents of an asset must be, by its name.
+    pub(crate) fn name(&self, key: &AssetKey) -> Name {
+        self.name_of(key.path())
+    }
+
+    fn name_of(&self, path: &str) -> Name {
+        match self.rule(path) {
+            Some(rule) if rule.proves() => Name::Proven,
+            Some(_) => FileType::of_path(path).map_or(Name::Plain, Name::Hinted),
+            None => Name::Plain,
+        }
+    }
+
+    /// Returns the digest that the contents of an asset must have, by its name.
     pub(super) fn expected(&self, key: &AssetKey) -> Option<Expected> {
-        self.rules.iter().find_map(|rule| rule.expected(key.path()))
+        self.rule(key.path())?.expected(key.path())
+    }
+
+    /// Returns true if both policies have the same rules for names.
+    pub(super) fn names_as(&self, other: &Self) -> bool {
+        self.times.hint == other.times.hint
+            && self.rules.len() == other.rules.len()
+            && self.rules.iter().zip(&other.rules).all(|(rule, other)| rule.is_same(other))
+    }
+
+    /// Returns true if both policies give the name of an asset (canonical, with its query)
+    /// the same part in the judgement of its responses.
+    pub(super) fn judges_as(&self, other: &Self, asset: &str) -> bool {
+        let path = asset.split('?').next().unwrap_or_default();
+        let part = |policy: &Self| {
+            let name = policy.name_of(path);
+            let hint = matches!(name, Name::Hinted(_)).then_some(policy.times.hint);
+            (name, hint, policy.rule(path).and_then(|rule| rule.expected(path)))
+        };
+        part(self) == part(other)
     }
 
     /// The key with the part of its query that belongs to the name.
-    pub(super) fn trim(&self, key: AssetKey) -> AssetKey {
+    pub(crate) fn trim(&self, key: AssetKey) -> AssetKey {
         let Some(query) = key.query() else {
             return key;
         };
@@ -44,18 +82,20 @@ impl Policy {
         }
     }
 
-    pub(super) fn case(&self, name: Name, credentials: Credentials) -> Case {
-        Case { name, credentials, negative: self.negative, heuristic: self.heuristic }
+    pub(super) fn case(&self, name: Name, credentials: Credentials, cookie: Cookie) -> Case {
+        Case { name, credentials, cookie, times: self.times }
     }
 }
 
-/// What a request may take. In bytes.
+/// The bounds of a request. In bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Its target.
     pub(crate) uri: usize,
-    /// Its fields.
+    /// Its headers.
     pub(crate) header: usize,
     /// Its content.
     pub(crate) body: u64,
+    /// Headers with `_` in their names.
+    pub(crate) underscores: Underscores,
 }

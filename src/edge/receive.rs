@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
 use http::response::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::Body as _;
 
 use super::asking::{Arrival, asked};
@@ -26,7 +26,7 @@ use crate::metrics::Fetched;
 use crate::outgoing::Unframed;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::freshness::Lifetime;
-use crate::semantics::storing::{Credentials, Name, Refusal, Verdict};
+use crate::semantics::storing::{Cookie, Credentials, Name, Refusal, Verdict};
 use crate::semantics::vary::{self, Variant, Varies, is_coded};
 use crate::semantics::{date, forward, freshness, storing};
 use crate::stored::in_flight;
@@ -193,8 +193,11 @@ impl Edge {
             // A full response goes before what was stored (RFC 9111 §4.3.3).
             self.memory.remove(key);
         }
-        if refusal.will_recur() {
-            self.memory.mark(key, self.policy.load().hit_for_miss);
+        let period = self.policy.load().hit_for_miss;
+        if order.cookie == Cookie::Sent {
+            self.memory.mark_own(key, period);
+        } else if refusal.will_recur() {
+            self.memory.mark(key, period);
         }
     }
 
@@ -205,13 +208,13 @@ impl Edge {
         order: &Order,
         headers: &HeaderMap,
     ) -> Result<(AssetKey, Option<Selected>), Refusal> {
+        // A proven name is filled without a coding, which suits every client.
+        let suits_all = |name: &HeaderName| order.name == Name::Proven && *name == ACCEPT_ENCODING;
         let fields = match vary::varies(headers) {
-            Varies::By(fields) if order.name == Name::Plain => {
-                // A field that was not forwarded cannot have selected anything.
-                fields.into_iter().filter(forward::is_handed_on).collect::<Arc<[_]>>()
+            Varies::By(fields) => {
+                fields.into_iter().filter(|name| forward::may_select(name) && !suits_all(name)).collect::<Arc<[_]>>()
             }
-            // A hashed name was asked for without anything to vary by.
-            _ => return Ok((key.clone(), None)),
+            Varies::Not | Varies::Unknowably => return Ok((key.clone(), None)),
         };
         if fields.is_empty() {
             return Ok((key.clone(), None));
@@ -255,7 +258,8 @@ impl Edge {
 
 /// Whether a response of this age may be stored, or shared.
 pub(super) fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Parts, age: Duration) -> Verdict {
-    let verdict = storing::verdict(policy.case(order.name, order.credentials), parts.status, &parts.headers, age);
+    let verdict =
+        storing::verdict(policy.case(order.name, order.credentials, order.cookie), parts.status, &parts.headers, age);
     match settled(verdict, age, order.stale.as_ref()) {
         // A peer may have served it for what this request says, and others did not say it.
         Verdict::Share(refusal @ Refusal::Expired) if RequestControl::of(&order.headers).max_stale.is_some() => {

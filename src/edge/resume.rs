@@ -37,7 +37,7 @@ impl Edge {
 
     /// Whether a reader who has lost his place can go on by himself.
     pub(super) fn can_follow(order: &Order, headers: &HeaderMap) -> bool {
-        order.name == Name::Immutable || strong_tag(headers).is_some()
+        order.name == Name::Proven || strong_tag(headers).is_some()
     }
 
     async fn follow(&self, key: &AssetKey, head: &Head, order: &Order, place: Place) -> Result<Body, Error> {
@@ -152,7 +152,7 @@ impl Edge {
     /// proves that, or a strong validator tells, or none have come yet.
     pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: Verification) -> bool {
         let sure = proof == Verification::AtEnd || strong_tag(&intake.head.headers).is_some() || intake.came == 0;
-        sure && order.name == Name::Immutable && intake.head.length.is_some()
+        sure && order.name == Name::Proven && intake.head.length.is_some()
     }
 
     async fn ask_for_rest(

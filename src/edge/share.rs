@@ -4,26 +4,27 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, Response, Version};
+use http::{HeaderMap, HeaderName, Response, Version};
 use tokio::sync::oneshot;
 
 use super::fill::{First, Order};
 use super::peek::AtHand;
-use super::{Answer, Ask, Edge};
+use super::{Answer, Ask, Edge, forwarded_by_peer, states_no_lifetime};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
 use crate::facts::Facts;
-use crate::flight::{Extent, Flight, Joining, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
+use crate::flight::{Extent, Flight, Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
 use crate::memory::Found;
 use crate::metrics::{Served, Source};
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{self, Handled};
-use crate::semantics::forward::{self, Faithful};
+use crate::semantics::forward;
 use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::manner::Manner;
-use crate::semantics::storing::{Credentials, Name};
-use crate::semantics::vary::Variant;
+use crate::semantics::request_fields::{Also, Coding, Kind, OwnHeaders};
+use crate::semantics::storing::{Cookie, Credentials, Name};
+use crate::semantics::vary::{self, Accepted, Variant, Varies};
 use crate::stored::Stored;
 
 impl Edge {
@@ -46,7 +47,7 @@ impl Edge {
         if let Some(peek) = self.peek_for(&ask, handled)
             && let Some((reader, streaming)) = peek.await
         {
-            let (order, own) = (Arc::new(Order::of_this_edge(Name::Immutable)), HeaderMap::new());
+            let (order, own) = (Arc::new(self.order(&ask, &ask.headers, None)), HeaderMap::new());
             return self.answer_flight(&ask, handled, Part::Leader, Shared { reader, streaming, order, own });
         }
         let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
@@ -68,7 +69,7 @@ impl Edge {
                     flight = other;
                     continue;
                 }
-                Outcome::Streaming(streaming) => match self.own_part(&ask, &order, &flight, &streaming, first) {
+                Outcome::Streaming(streaming) => match self.own_part(&ask, &flight, &streaming, first) {
                     Ok(own) => {
                         return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order, own });
                     }
@@ -86,10 +87,13 @@ impl Edge {
                     _ => Otherwise::Pass,
                 },
                 Outcome::Pass(refusal) => match response(first).await {
-                    Some((provider, response)) if Self::answers(&ask, order.name) => {
+                    Some((provider, response)) if Self::answers(&ask, &order, response.headers()) => {
                         return self.answer_first(&ask, handled, &provider, response, refusal);
                     }
-                    _ => Otherwise::Pass,
+                    _ => {
+                        self.note_own(&ask);
+                        Otherwise::Pass
+                    }
                 },
                 // Or it was given up just when this request joined it.
                 Outcome::NotAtHand | Outcome::Failed(Error::Abandoned) => Otherwise::Again,
@@ -112,7 +116,17 @@ impl Edge {
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         let plain = handled == Handled::UriMiss && Credentials::of(&ask.headers) == Credentials::None;
         let asks = plain && ask.version == Version::HTTP_2 && ask.source == Source::Client;
-        if asks { self.peek(&ask.key) } else { None }
+        // An owner answers a peek by the name alone, and by Accept-Encoding.
+        let suits = ask.manner == Manner::Plain || self.policy.load().name(&ask.key) == Name::Proven;
+        if asks && suits { self.peek(&ask.key, Accepted::of(&ask.headers)) } else { None }
+    }
+
+    /// Has requests that identify a client go on at once: what a fill without their own
+    /// headers brings is not for them.
+    fn note_own(&self, ask: &Ask) {
+        if ask.kind == Kind::Own {
+            self.memory.mark_own(&ask.key, self.policy.load().hit_for_miss);
+        }
     }
 
     /// The fields of what a flight brings that this request's client alone may have, if
@@ -120,15 +134,23 @@ impl Edge {
     fn own_part(
         &self,
         ask: &Ask,
-        order: &Order,
         flight: &Arc<Flight>,
         streaming: &Streaming,
         first: Option<oneshot::Receiver<First>>,
     ) -> Result<HeaderMap, Otherwise> {
         // It is another variant. That it varies is known by now, so the next look finds
         // this request's own, or leads to it.
-        if !Self::selects(streaming, order) {
+        if !Self::selects(streaming, &ask.headers) {
             return Err(Otherwise::Again);
+        }
+        // An error says nothing of a client that it was not requested for, unless the origin
+        // gave it a lifetime.
+        let head = &streaming.head;
+        let error =
+            !head.facts.status.is_success() && (streaming.kept != Kept::Stored || states_no_lifetime(&head.headers));
+        if error && ask.kind != Kind::Common {
+            self.note_own(ask);
+            return Err(Otherwise::Pass);
         }
         // Of what only streams by, a part is not waited for.
         if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) {
@@ -161,9 +183,9 @@ impl Edge {
         !validated || !facts.must_be_validated(SystemTime::now()) && Self::is_new_enough(ask, facts)
     }
 
-    /// Whether what a flight brings is the variant that `order` asks for.
-    pub(super) fn selects(streaming: &Streaming, order: &Order) -> bool {
-        let same = |selected: &Selected| Variant::of(&selected.fields, &order.headers) == selected.variant;
+    /// Returns true if a request with these headers selects the variant that a flight brings.
+    pub(super) fn selects(streaming: &Streaming, headers: &HeaderMap) -> bool {
+        let same = |selected: &Selected| Variant::of(&selected.fields, headers) == selected.variant;
         streaming.selected.as_ref().is_none_or(same)
     }
 
@@ -209,23 +231,36 @@ impl Edge {
         receiver
     }
 
-    /// What a fill for `ask` asks for; `headers` are the request's, without its
+    /// Returns the order of a fill for `ask`; `headers` are the request's, without its
     /// connection's own.
     pub(super) fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Stored>) -> Order {
-        let credentials = Credentials::of(headers);
-        let name = self.policy.load().name(&ask.key);
-        let faithful = match name {
-            Name::Immutable => Faithful::NameOnly,
-            Name::Plain => Faithful::Whole,
+        let policy = self.policy.load();
+        let name = policy.name(&ask.key);
+        let (own, coding) = match name {
+            Name::Proven => (OwnHeaders::Authorization, Coding::Identity),
+            Name::Hinted(_) => (OwnHeaders::None, Coding::Accepted),
+            Name::Plain => (OwnHeaders::All, Coding::Accepted),
         };
-        let headers = forward::upstream_fields(headers, faithful, &self.via_for(ask.version));
-        Order { name, credentials, headers, stale, relay: None }
+        let (vary, peer) = (self.memory.varies_by(&ask.key), forwarded_by_peer(ask));
+        let forward = peer.as_deref().unwrap_or(&policy.forward);
+        let also = Also { forward, vary: vary.as_deref().unwrap_or_default() };
+        let headers = forward::of_fill(headers, &also, own, coding, &self.via_for(ask.version));
+        let (credentials, cookie) = (Credentials::of(&headers), Cookie::of(&headers));
+        Order { name, credentials, cookie, headers, stale, relay: None }
     }
 
-    /// Whether the answer to a fill is also the answer to the request that
-    /// began it: only if the fill asked for the same, or for more.
-    fn answers(ask: &Ask, name: Name) -> bool {
-        !forward::is_partial(&ask.headers) && (name == Name::Plain || !ask.headers.contains_key(COOKIE))
+    /// Returns true if a response that answers one request alone is the answer to the one
+    /// that began the fill: the fill sent all of its headers that count.
+    fn answers(ask: &Ask, order: &Order, response: &HeaderMap) -> bool {
+        let sent = |name: &HeaderName| ask.headers.get_all(name).iter().eq(order.headers.get_all(name).iter());
+        let selected_alike = match vary::varies(response) {
+            Varies::By(fields) => {
+                let fields: Vec<_> = fields.into_iter().filter(forward::may_select).collect();
+                Variant::of(&fields, &ask.headers) == Variant::of(&fields, &order.headers)
+            }
+            Varies::Not | Varies::Unknowably => true,
+        };
+        !forward::is_partial(&ask.headers) && sent(&COOKIE) && sent(&AUTHORIZATION) && selected_alike
     }
 }
 

@@ -85,7 +85,7 @@ impl Edge {
         forward::strip_hop_by_hop(&mut headers);
         headers.remove(CACHE_CONTROL);
         let order = Arc::new(self.order(ask, &headers, None));
-        let good = Self::selects(streaming, &order) && !streaming.head.facts.must_be_validated(ask.now);
+        let good = Self::selects(streaming, &headers) && !streaming.head.facts.must_be_validated(ask.now);
         let shared = Shared { reader, streaming: streaming.clone(), order, own: HeaderMap::new() };
         good.then(|| self.answer_flight(ask, Handled::UriMiss, Part::Follower, shared))
     }

@@ -14,7 +14,7 @@ use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
 use crate::key::AssetKey;
 use crate::memory::Found;
 use crate::semantics::cache_control::CacheControl;
-use crate::semantics::storing::{self, Case, Credentials, Name, Refusal, Verdict};
+use crate::semantics::storing::{self, Case, Cookie, Credentials, Name, Refusal, Verdict};
 use crate::semantics::{date, freshness, validation, vary};
 use crate::stored::Stored;
 
@@ -59,7 +59,7 @@ impl Edge {
             return reused(stored, why);
         }
         // Whoever asked, what is stored is for everybody already.
-        let case = self.policy.load().case(order.name, Credentials::None);
+        let case = self.policy.load().case(order.name, Credentials::None, Cookie::Absent);
         let renewed = renewed(case, stored.facts(), &stored.fields().unpack(), &parts.headers, asked);
         match renewed.and_then(|head| self.with(lead.key(), stored, head)) {
             Ok(fresh) => {
@@ -91,7 +91,7 @@ impl Edge {
             return;
         };
         let known = stored.fields().unpack();
-        let agrees = case.name == Name::Plain && validation::agrees(&known, answer);
+        let agrees = case.name != Name::Proven && validation::agrees(&known, answer);
         let renewed = renewed(case, stored.facts(), &known, answer, asked);
         match renewed.and_then(|head| self.with(key, &stored, head)) {
             Ok(fresh) if agrees => self.keep(lead, tier, key, fresh),

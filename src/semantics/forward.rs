@@ -3,12 +3,13 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TRANSFER_ENCODING, USER_AGENT, VIA,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TRANSFER_ENCODING, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
-use super::{members, vary};
+use super::members;
+use super::request_fields::{self, Also, Class, Coding, OwnHeaders, Underscores};
 
 /// RFC 8586.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
@@ -21,35 +22,14 @@ pub const MOST_FIELDS: usize = 100;
 /// How many an edge adds to what it hands on, at most: so much more a peer has to take.
 pub const ADDED_FIELDS: usize = 16;
 
-/// What this edge calls itself towards the origin.
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("peerage/", env!("CARGO_PKG_VERSION")));
-
-/// The answer to a fill by name suits every client only without a content coding.
-const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
-
 /// The fields that make a request conditional or partial: a fill wants the
 /// whole of the asset, whatever its first client has of it.
 static SELECTIVE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
 
-/// Whether a field says something of this client or of its content, or asks for another
-/// method, host or target than the request does: it must not shape an answer that others
-/// will get. What is left out of the key is left out of the request (`X-Forwarded-Host`
-/// is the best known example).
-fn is_unshared(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    let begins = ["content-", "proxy", "want-", "x-forwarded", "x-http-", "x-middleware-", "x-original-"];
-    let ends = ["-host", "-ip", "-override", "-uri", "-url"];
-    begins.iter().any(|beginning| name.starts_with(beginning))
-        || ends.iter().any(|end| name.ends_with(end))
-        || name.starts_with("x-") && name.ends_with("scheme")
-        || matches!(name, "accept-encoding" | "expect" | "forwarded" | "front-end-https")
-}
-
-/// Whether a fill hands this field of the client's on, so that an answer can
-/// vary by it. (Accept-Encoding goes along in a form of ours.)
-pub fn is_handed_on(name: &HeaderName) -> bool {
-    let ours = [HOST, VIA, CDN_LOOP].contains(name) || is_hop_by_hop(name);
-    *name == ACCEPT_ENCODING || !ours && !SELECTIVE.contains(name) && !is_unshared(name)
+/// Returns true if a response can have been selected by this header of a client's request,
+/// as its Vary says. The edge itself writes the others.
+pub fn may_select(name: &HeaderName) -> bool {
+    *name == ACCEPT_ENCODING || Class::of(name) != Class::Edge
 }
 
 /// The fields that no sender's Connection may take away from the message.
@@ -128,7 +108,7 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 
 /// Whether a field belongs to one connection, as do those that Connection lists
 /// (RFC 9110 §7.6.1).
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
@@ -147,52 +127,34 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// How faithfully a request has to be repeated upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Faithful {
-    /// The answer is for this client alone: all its fields go along.
-    Verbatim,
-    /// The answer is for everybody, if it can be stored: the fields that ask
-    /// for a part or a form of the asset stay behind.
-    Whole,
-    /// The name says all: no field of the client's goes along but credentials,
-    /// so none can shape what others will get.
-    NameOnly,
+/// Drops the request headers that a server behind the edge could take for others.
+pub fn drop_ambiguous(headers: &mut HeaderMap, underscores: Underscores) {
+    let dropped = |name: &&HeaderName| request_fields::is_dropped(name, underscores);
+    if headers.keys().any(|name| dropped(&name)) {
+        let names: Vec<_> = headers.keys().filter(dropped).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
 }
 
-/// The fields of a request that goes upstream: those of `request` (already
-/// without its connection's own), and ours.
-pub fn upstream_fields(request: &HeaderMap, faithful: Faithful, via: &HeaderValue) -> HeaderMap {
-    let mut fields = match faithful {
-        Faithful::NameOnly => {
-            let mut fields = HeaderMap::with_capacity(4);
-            for name in [VIA, CDN_LOOP] {
-                for value in request.get_all(&name) {
-                    fields.append(name.clone(), value.clone());
-                }
-            }
-            if let Some(credentials) = request.get(AUTHORIZATION) {
-                fields.insert(AUTHORIZATION, credentials.clone());
-            }
-            fields.insert(USER_AGENT, AGENT);
-            fields.insert(ACCEPT_ENCODING, IDENTITY);
-            fields
-        }
-        Faithful::Whole => {
-            let shared = |(name, _): &(&HeaderName, &HeaderValue)| !SELECTIVE.contains(name) && !is_unshared(name);
-            let mut fields: HeaderMap = HeaderMap::with_capacity(request.len());
-            for (name, value) in request.iter().filter(shared) {
-                fields.append(name.clone(), value.clone());
-            }
-            fields.insert(ACCEPT_ENCODING, vary::accept_encoding(request));
-            if request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE) {
-                // It stays behind, but no cache on the way may answer for the origin.
-                fields.append(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-            }
-            fields
-        }
-        Faithful::Verbatim => request.clone(),
-    };
+/// Returns the headers of a request that goes upstream as it came, with the edge's Via.
+/// `request` is already without the headers of its connection.
+pub fn verbatim(request: &HeaderMap, via: &HeaderValue) -> HeaderMap {
+    sent_by(request.clone(), via)
+}
+
+/// Returns the headers of a fill: those of `request` that go with one, and the edge's Via.
+pub fn of_fill(request: &HeaderMap, also: &Also<'_>, own: OwnHeaders, coding: Coding, via: &HeaderValue) -> HeaderMap {
+    let mut fields = request_fields::of_fill(request, also, own, coding);
+    if request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE) {
+        // The precondition stays behind, but no cache on the way may answer for the origin.
+        fields.append(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    }
+    sent_by(fields, via)
+}
+
+fn sent_by(mut fields: HeaderMap, via: &HeaderValue) -> HeaderMap {
     fields.remove(HOST);
     fields.append(VIA, via.clone());
     fields
@@ -290,49 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fill_takes_along_only_what_everybody_shares() {
-        let request = headers(&[
-            ("host", "h"),
-            ("cookie", "a=b"),
-            ("range", "bytes=0-1"),
-            ("via", "1.1 x"),
-            ("accept", "*/*"),
-            ("accept-encoding", "gzip"),
-            ("x-forwarded-host", "evil"),
-            ("content-length", "7"),
-        ]);
+    fn a_pass_takes_along_all_but_host() {
+        let request = headers(&[("host", "h"), ("cookie", "a=b"), ("range", "bytes=0-1"), ("via", "1.1 x")]);
         let via = HeaderValue::from_static("1.1 edge-1");
-        let whole = upstream_fields(&request, Faithful::Whole, &via);
-        let shared = [
-            ("cookie", "a=b"),
-            ("accept", "*/*"),
-            ("accept-encoding", "gzip"),
-            ("via", "1.1 x"),
-            ("via", "1.1 edge-1"),
-        ];
-        assert_eq!(whole, headers(&shared));
-        let bare = upstream_fields(&request, Faithful::NameOnly, &via);
-        assert!(!bare.contains_key("cookie") && !bare.contains_key("accept") && bare.get_all(VIA).iter().count() == 2);
-        let verbatim = upstream_fields(&request, Faithful::Verbatim, &via);
-        assert!(verbatim.contains_key("range") && !verbatim.contains_key("host"));
-        assert!(is_selective(&request) && !is_selective(&whole));
-    }
-
-    #[test]
-    fn what_says_something_of_one_client_is_shared_with_nobody() {
-        let unshared = "accept-encoding base-url cf-connecting-ip client-ip content-type expect forwarded \
-            forwarded-host front-end-https proxy proxy-authorization proxy-host request-uri true-client-ip \
-            want-repr-digest x-backend-host x-client-ip x-forwarded x-forwarded-for x-forwarded-host \
-            x-forwarded-scheme x-host x-http-host-override x-http-method x-http-method-override \
-            x-method-override x-middleware-subrequest x-original-host x-original-url x-override-url x-real-ip \
-            x-rewrite-url x-scheme x-url-scheme";
-        let shared = "accept accept-language authorization cache-control cookie host origin referer user-agent \
-            x-api-key x-color-scheme-hint x-requested-with x-ship x-tenant";
-        for (names, expected) in [(unshared, true), (shared, false)] {
-            for name in names.split(' ') {
-                assert_eq!(is_unshared(&HeaderName::from_static(name)), expected, "{name}");
-            }
-        }
+        let expected = [("cookie", "a=b"), ("range", "bytes=0-1"), ("via", "1.1 x"), ("via", "1.1 edge-1")];
+        assert_eq!(verbatim(&request, &via), headers(&expected));
+        let filled = of_fill(&request, &Also::default(), OwnHeaders::None, Coding::Identity, &via);
+        assert!(is_selective(&request) && !is_selective(&filled));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use http::header::{CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::forward::{ADDED_FIELDS, MOST_FIELDS};
+use super::vary::Accepted;
 
 /// The field.
 pub const FIELD: &str = "peerage-peek";
@@ -28,13 +29,18 @@ const HEAD: usize = 64 * 1024;
 /// The answer of who does not have it.
 pub const NOTHING: &str = "HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n";
 
-/// Appends the question whether `host` has `target` at hand.
-pub fn ask(out: &mut BytesMut, host: &str, target: &str) {
+/// Appends the question whether `host` has `target` at hand, for a request that accepts
+/// these codings.
+pub fn ask(out: &mut BytesMut, host: &str, target: &str, accepted: Accepted) {
     let length = itoa::Buffer::new().format(MOST).to_owned();
     for part in
         ["GET ", target, " HTTP/1.1\r\nhost: ", host, "\r\ncache-control: ", DIRECTIVE, "\r\n", FIELD, ": ", &length]
     {
         out.extend_from_slice(part.as_bytes());
+    }
+    if accepted != Accepted::default() {
+        out.extend_from_slice(b"\r\naccept-encoding: ");
+        out.extend_from_slice(accepted.text().as_bytes());
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -195,7 +201,7 @@ mod tests {
     #[test]
     fn what_is_asked_is_a_request_with_both_fields() {
         let mut out = BytesMut::new();
-        ask(&mut out, "10.0.0.5:7001", "/a?b");
+        ask(&mut out, "10.0.0.5:7001", "/a?b", Accepted::default());
         let mut fields = [httparse::EMPTY_HEADER; 4];
         let mut request = httparse::Request::new(&mut fields);
         assert_eq!(request.parse(&out).unwrap(), httparse::Status::Complete(out.len()));

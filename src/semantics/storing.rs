@@ -1,40 +1,78 @@
 //! What may be stored, and who may have it: RFC 9111 §3.
 //!
-//! Where a response says nothing of its freshness, the name must prove that it
-//! never changes, or the operator must allow a guess; a page with somebody's
-//! cookie in it is never kept. There the RFC would allow more.
+//! The origin's word holds. A name that is verified against its digest overrides
+//! freshness and validation, and nothing else. Where a response says nothing, a hashed
+//! name may hint at freshness, and the operator may allow a guess. A response with
+//! Set-Cookie is never stored; there the RFC would allow more.
 
 use std::time::Duration;
 
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, SET_COOKIE, VARY};
+use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use http::{HeaderMap, StatusCode};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::cache_control::{CacheControl, withheld};
 use super::freshness::{Lifetime, Stale, Terms, explicit_lifetime, lifetime};
+use super::hint::{self, FileType};
 use super::validation;
 use super::vary::{self, Varies};
 
-/// Whether the name of an asset holds a hash (see [`crate::naming`]).
+/// The kind of an asset's name, by the rules of `[[immutable]]` (see [`crate::naming`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name {
-    /// The name holds a hash: what it names never changes.
-    Immutable,
+    /// It tells a digest that the contents are verified against: they never change.
+    Proven,
+    /// It looks hashed, and is that of a static file of this kind.
+    Hinted(FileType),
     /// Any other name.
     Plain,
 }
 
-/// What a response is judged by, besides itself.
+/// The circumstances of a response, by which it is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
-    /// The name that it was asked for under.
+    /// The kind of the name that was requested.
     pub name: Name,
-    /// Whether the request had an Authorization field.
+    /// Whether the fill had an Authorization.
     pub credentials: Credentials,
-    /// How long a 404 for an immutable name is remembered.
+    /// Whether the fill had a Cookie.
+    pub cookie: Cookie,
+    /// The operator's times.
+    pub times: Times,
+}
+
+/// The times by which freshness is judged that a response does not state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// `cache.negative`: for a 404 of a proven name.
     pub negative: Duration,
-    /// The longest freshness that is guessed where none is stated.
+    /// `cache.heuristic`: the longest that is guessed from Last-Modified.
     pub heuristic: Duration,
+    /// `cache.hint_ttl`: for a name that looks hashed.
+    pub hint: Duration,
+}
+
+impl Case {
+    /// Returns true if the fill had nothing that identifies a client.
+    fn is_common(&self) -> bool {
+        self.credentials == Credentials::None && self.cookie == Cookie::Absent
+    }
+}
+
+/// Whether a fill had a Cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cookie {
+    /// It had none.
+    Absent,
+    /// It had one: the response is shared only if it states a freshness.
+    Sent,
+}
+
+impl Cookie {
+    /// Returns whether a request with these headers has one.
+    pub fn of(request: &HeaderMap) -> Self {
+        if request.contains_key(COOKIE) { Self::Sent } else { Self::Absent }
+    }
 }
 
 /// Whether a request had an Authorization field.
@@ -59,19 +97,19 @@ impl Credentials {
     }
 }
 
-/// What to do with a response to a GET.
+/// The use of a response to a GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Keep it, and let everybody who waits have it.
+    /// It is stored, and answers all requests that wait.
     Store(Lifetime),
-    /// Everybody who waits may have it, but it is not kept: a failure to give
-    /// an asset whose request held nothing personal.
+    /// It is not stored, and answers the requests that wait: an error or a redirect, where
+    /// nothing in the fill identified a client; or a stale response of a peer.
     Share(Refusal),
-    /// It belongs to the request that it answers.
+    /// It answers the request that it was fetched for, and no other.
     Pass(Refusal),
 }
 
-/// Why a response is not stored.
+/// The reason why a response is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// RFC 9111 §5.2.2.5
@@ -82,7 +120,8 @@ pub enum Refusal {
     NoCache,
     /// It is in a content coding, and its name promises what it is without one.
     Coded,
-    /// It answers credentials, and does not say that others may have it.
+    /// It answers a request with Cookie or Authorization, and does not say that it may be
+    /// shared.
     Credentials,
     /// It is stale as soon as it comes, and each validation brings another.
     Changing,
@@ -90,7 +129,7 @@ pub enum Refusal {
     SetCookie,
     /// It depends on request fields that the key does not hold.
     Vary,
-    /// Neither explicit freshness nor a hash in its name.
+    /// It states no freshness, and its name neither proves nor hints at one.
     NotExplicit,
     /// Already stale when it came.
     Expired,
@@ -137,7 +176,6 @@ impl Refusal {
 
 /// Decides about a final response to a GET, whose age on arrival is `age`.
 pub fn verdict(case: Case, status: StatusCode, headers: &HeaderMap, age: Duration) -> Verdict {
-    let name = case.name;
     let mut control = CacheControl::of(headers);
     if control.must_understand {
         // RFC 9111 §5.2.2.3: what is understood may be stored, `no-store` or not.
@@ -146,33 +184,48 @@ pub fn verdict(case: Case, status: StatusCode, headers: &HeaderMap, age: Duratio
         }
         control.no_store = false;
     }
-    match personal(case, headers, control) {
-        // An error is for everybody who waits, also when it says `no-store`, as
-        // errors do: nothing personal was in the request. So a failing origin
-        // is asked once, not once for each of them.
-        Some(Refusal::NoStore) if name == Name::Immutable && is_error(status) => {
-            return Verdict::Share(Refusal::NoStore);
+    let verdict = match personal(case, headers, control) {
+        Some(refusal) => Verdict::Pass(refusal),
+        None if matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) => {
+            return Verdict::Pass(Refusal::Status);
         }
-        Some(refusal) => return Verdict::Pass(refusal),
-        None => {}
+        None => by_name(case, status, headers, control, age),
+    };
+    match verdict {
+        Verdict::Pass(refusal) if case.is_common() && is_for_a_crowd(status, refusal) => Verdict::Share(refusal),
+        other => other,
     }
-    if matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) {
-        return Verdict::Pass(Refusal::Status);
-    }
-    match (name, status) {
-        (Name::Immutable, StatusCode::OK) => {
+}
+
+/// Returns true if an error or a redirect that is not stored answers all requests that
+/// wait for it, so that a failing origin is asked once and not once for each. Errors are
+/// shared also when they say `no-store`, as most do: nothing personal was in the fill.
+fn is_for_a_crowd(status: StatusCode, refusal: Refusal) -> bool {
+    use Refusal::{Expired, NoCache, NoStore, NotExplicit};
+    let error = status.is_client_error() || status.is_server_error();
+    matches!(refusal, NotExplicit | Expired | NoCache) && (error || status.is_redirection())
+        || refusal == NoStore && error
+}
+
+fn by_name(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
+    match (case.name, status) {
+        (Name::Proven, StatusCode::OK) => {
             Verdict::Store(Lifetime::UntilEvicted { said: explicit_lifetime(headers, control) })
         }
-        (Name::Immutable, StatusCode::NOT_FOUND) if case.negative.is_zero() => Verdict::Share(Refusal::Status),
-        (Name::Immutable, StatusCode::NOT_FOUND) => {
-            Verdict::Store(Lifetime::For(Terms::only(case.negative.saturating_add(age))))
+        (Name::Proven, StatusCode::NOT_FOUND) if may_be_remembered(case, headers, control) => {
+            Verdict::Store(Lifetime::For(Terms::only(case.times.negative.saturating_add(age))))
         }
-        (Name::Immutable, _) => match stated(case, status, headers, control, age) {
-            Verdict::Pass(refusal) => Verdict::Share(refusal),
-            other => other,
-        },
-        (Name::Plain, _) => stated(case, status, headers, control, age),
+        (Name::Hinted(kind), _) if case.is_common() && age < case.times.hint && hint::holds(kind, status, headers) => {
+            Verdict::Store(Lifetime::For(Terms::of(case.times.hint, control)))
+        }
+        _ => stated(case, status, headers, control, age),
     }
+}
+
+/// Returns true if a 404 for a proven name is remembered for `cache.negative`.
+fn may_be_remembered(case: Case, headers: &HeaderMap, control: CacheControl) -> bool {
+    let silent = !control.no_cache && explicit_lifetime(headers, control).is_none();
+    silent && case.is_common() && !case.times.negative.is_zero()
 }
 
 /// RFC 9111 §3 and §4.2, for a response of any final status: what says for how
@@ -180,10 +233,14 @@ pub fn verdict(case: Case, status: StatusCode, headers: &HeaderMap, age: Duratio
 /// validated.
 fn stated(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
     let fresh =
-        if control.no_cache { Some(Duration::ZERO) } else { lifetime(status, headers, control, case.heuristic) };
+        if control.no_cache { Some(Duration::ZERO) } else { lifetime(status, headers, control, case.times.heuristic) };
     let Some(fresh) = fresh else {
         return Verdict::Pass(Refusal::NotExplicit);
     };
+    if case.cookie == Cookie::Sent && explicit_lifetime(headers, control).is_none_or(|said| age >= said.min(fresh)) {
+        // One client's page: a validator would tell it from another's, but a date does not.
+        return Verdict::Pass(Refusal::Credentials);
+    }
     let terms = Terms::of(fresh, control);
     let late = terms.while_revalidate.max(terms.if_error);
     if age < fresh || status.is_success() && validation::has_validator(headers) {
@@ -204,11 +261,7 @@ fn is_understood(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 302 | 307 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-fn is_error(status: StatusCode) -> bool {
-    status.is_client_error() || status.is_server_error()
-}
-
-/// What makes a response somebody's own, whatever its name.
+/// Returns the reason why a response answers one request alone, whatever its name.
 fn personal(case: Case, headers: &HeaderMap, control: CacheControl) -> Option<Refusal> {
     if control.private {
         Some(Refusal::Private)
@@ -218,23 +271,10 @@ fn personal(case: Case, headers: &HeaderMap, control: CacheControl) -> Option<Re
         Some(Refusal::NoStore)
     } else if case.credentials != Credentials::None && !control.shares_with_credentials() {
         Some(Refusal::Credentials)
-    } else if !vary_is_known(case.name, headers) {
+    } else if vary::varies(headers) == Varies::Unknowably {
         Some(Refusal::Vary)
     } else {
         None
-    }
-}
-
-/// Whether what a response varies by is known: for a name that holds a hash,
-/// nothing but Accept-Encoding, for its fill asks for no content coding, and an
-/// answer without one suits every client, whatever it accepts.
-fn vary_is_known(name: Name, headers: &HeaderMap) -> bool {
-    match (name, vary::varies(headers)) {
-        (_, Varies::Not) | (Name::Plain, Varies::By(_)) => true,
-        (_, Varies::Unknowably) => false,
-        (Name::Immutable, Varies::By(fields)) => {
-            !headers.contains_key(VARY) || fields == [ACCEPT_ENCODING] && !headers.contains_key(CONTENT_ENCODING)
-        }
     }
 }
 
@@ -245,9 +285,18 @@ mod tests {
 
     const NEGATIVE: Duration = Duration::from_secs(1);
 
-    fn judge(name: Name, status: u16, lines: &[(&str, &str)]) -> Verdict {
-        let case = Case { name, credentials: Credentials::None, negative: NEGATIVE, heuristic: Duration::ZERO };
+    const TIMES: Times = Times { negative: NEGATIVE, heuristic: Duration::ZERO, hint: Duration::from_hours(24) };
+
+    fn case(name: Name) -> Case {
+        Case { name, credentials: Credentials::None, cookie: Cookie::Absent, times: TIMES }
+    }
+
+    fn judge_as(case: Case, status: u16, lines: &[(&str, &str)]) -> Verdict {
         verdict(case, StatusCode::from_u16(status).unwrap(), &headers(lines), Duration::ZERO)
+    }
+
+    fn judge(name: Name, status: u16, lines: &[(&str, &str)]) -> Verdict {
+        judge_as(case(name), status, lines)
     }
 
     #[test]
@@ -271,7 +320,12 @@ mod tests {
                 &[("cache-control", "max-age=60, no-cache"), ("last-modified", date.1)],
                 Verdict::Store(Lifetime::For(terms(0, Stale::Forbidden))),
             ),
-            (404, &[("cache-control", "no-cache"), ("etag", "\"a\"")], Verdict::Pass(NoCache)),
+            (404, &[("cache-control", "no-cache"), ("etag", "\"a\"")], Verdict::Share(NoCache)),
+            (301, &[], Verdict::Share(NotExplicit)),
+            (302, &[("cache-control", "no-store")], Verdict::Pass(NoStore)),
+            (404, &[("set-cookie", "a=b")], Verdict::Pass(SetCookie)),
+            (401, &[("cache-control", "private")], Verdict::Pass(Private)),
+            (403, &[("cache-control", "no-store")], Verdict::Share(NoStore)),
             (200, &[("cache-control", "max-age=60, private=x, no-cache=y")], stored(60)),
             (200, &[("cache-control", "max-age=60, private=set-cookie"), ("set-cookie", "a=b")], stored(60)),
             (200, &[("cache-control", "max-age=60, private=x"), ("set-cookie", "a=b")], Verdict::Pass(SetCookie)),
@@ -295,7 +349,7 @@ mod tests {
             (599, &[("cache-control", "max-age=60, must-understand")], Verdict::Pass(Status)),
             (200, &[("cache-control", "max-age=60, must-understand, no-store")], stored(60)),
             (206, &[("cache-control", "max-age=60")], Verdict::Pass(Status)),
-            (503, &[], Verdict::Pass(NotExplicit)),
+            (503, &[], Verdict::Share(NotExplicit)),
             (200, &[("cdn-cache-control", "max-age=60"), ("cache-control", "no-store")], stored(60)),
             (
                 200,
@@ -310,13 +364,8 @@ mod tests {
     #[test]
     fn credentials_are_shared_only_where_the_response_says_so() {
         let judge = |control: &str| {
-            let case = Case {
-                name: Name::Plain,
-                credentials: Credentials::Sent(7),
-                negative: NEGATIVE,
-                heuristic: Duration::ZERO,
-            };
-            verdict(case, StatusCode::OK, &headers(&[("cache-control", control)]), Duration::ZERO)
+            let case = Case { credentials: Credentials::Sent(7), ..case(Name::Plain) };
+            judge_as(case, 200, &[("cache-control", control)])
         };
         for control in ["public, max-age=60", "max-age=60, must-revalidate", "s-maxage=60"] {
             assert!(matches!(judge(control), Verdict::Store(_)), "{control}");
@@ -330,12 +379,7 @@ mod tests {
     #[test]
     fn freshness_is_guessed_within_what_the_operator_allows() {
         let guess = |status: u16, cap: u64, lines: &[(&str, &str)]| {
-            let case = Case {
-                name: Name::Plain,
-                credentials: Credentials::None,
-                negative: NEGATIVE,
-                heuristic: Duration::from_secs(cap),
-            };
+            let case = Case { times: Times { heuristic: Duration::from_secs(cap), ..TIMES }, ..case(Name::Plain) };
             let dated = [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("last-modified", "Sun, 06 Nov 1994 08:32:57 GMT")];
             let lines: Vec<_> = dated.iter().chain(lines).copied().collect();
             match verdict(case, StatusCode::from_u16(status).unwrap(), &headers(&lines), Duration::ZERO) {
@@ -355,24 +399,69 @@ mod tests {
     }
 
     #[test]
-    fn an_immutable_name_is_kept_unless_it_is_somebodys() {
+    fn a_cookie_is_shared_only_where_the_response_states_a_freshness() {
+        let date = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+        for name in [Name::Plain, Name::Hinted(FileType::of_path("/a.js").unwrap())] {
+            let judge =
+                |status, lines: &[(&str, &str)]| judge_as(Case { cookie: Cookie::Sent, ..case(name) }, status, lines);
+            assert!(matches!(judge(200, &[("cache-control", "max-age=60")]), Verdict::Store(_)));
+            for lines in [
+                &[("cache-control", "no-cache"), date][..],
+                &[("cache-control", "max-age=0"), date],
+                &[("cache-control", "max-age=60, no-cache"), date],
+            ] {
+                assert_eq!(judge(200, lines), Verdict::Pass(Refusal::Credentials), "{lines:?}");
+            }
+            assert_eq!(judge(200, &[("content-type", "text/javascript")]), Verdict::Pass(Refusal::NotExplicit));
+            for status in [302, 401, 403, 404, 503] {
+                assert!(matches!(judge(status, &[]), Verdict::Pass(_)), "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_proof_overrides_freshness_and_nothing_else() {
         let kept = |said: Option<u64>| Verdict::Store(Lifetime::UntilEvicted { said: said.map(Duration::from_secs) });
-        assert_eq!(judge(Name::Immutable, 200, &[]), kept(None));
-        assert_eq!(judge(Name::Immutable, 200, &[("cache-control", "max-age=60")]), kept(Some(60)));
-        assert_eq!(judge(Name::Immutable, 200, &[("cache-control", "private")]), Verdict::Pass(Refusal::Private));
-        assert_eq!(judge(Name::Immutable, 200, &[("set-cookie", "a=b")]), Verdict::Pass(Refusal::SetCookie));
-        assert_eq!(judge(Name::Immutable, 404, &[]), Verdict::Store(Lifetime::For(Terms::only(NEGATIVE))));
-        assert_eq!(judge(Name::Immutable, 503, &[]), Verdict::Share(Refusal::NotExplicit));
-        assert_eq!(judge(Name::Immutable, 206, &[]), Verdict::Pass(Refusal::Status));
-        let (by_coding, coded) = (("vary", "Accept-Encoding"), ("content-encoding", "gzip"));
-        assert_eq!(judge(Name::Immutable, 200, &[by_coding]), kept(None));
-        assert_eq!(judge(Name::Immutable, 200, &[coded]), kept(None));
-        assert_eq!(judge(Name::Immutable, 200, &[by_coding, coded]), Verdict::Pass(Refusal::Vary));
-        assert_eq!(judge(Name::Immutable, 200, &[("vary", "cookie")]), Verdict::Pass(Refusal::Vary));
-        let no_store = ("cache-control", "no-store");
-        assert_eq!(judge(Name::Immutable, 200, &[no_store]), Verdict::Pass(Refusal::NoStore));
-        assert_eq!(judge(Name::Immutable, 502, &[no_store]), Verdict::Share(Refusal::NoStore));
-        assert_eq!(judge(Name::Immutable, 403, &[no_store, ("set-cookie", "a=b")]), Verdict::Pass(Refusal::SetCookie));
-        assert_eq!(judge(Name::Plain, 502, &[no_store]), Verdict::Pass(Refusal::NoStore));
+        let proven = |status, lines: &[(&str, &str)]| judge(Name::Proven, status, lines);
+        for (lines, expected) in [
+            (&[][..], kept(None)),
+            (&[("cache-control", "max-age=60")], kept(Some(60))),
+            (&[("cache-control", "no-cache")], kept(None)),
+            (&[("vary", "Accept-Encoding, Origin")], kept(None)),
+            (&[("cache-control", "private")], Verdict::Pass(Refusal::Private)),
+            (&[("cache-control", "no-store")], Verdict::Pass(Refusal::NoStore)),
+            (&[("set-cookie", "a=b")], Verdict::Pass(Refusal::SetCookie)),
+            (&[("vary", "*")], Verdict::Pass(Refusal::Vary)),
+        ] {
+            assert_eq!(proven(200, lines), expected, "{lines:?}");
+        }
+        assert_eq!(proven(404, &[]), Verdict::Store(Lifetime::For(Terms::only(NEGATIVE))));
+        assert_eq!(proven(404, &[("cache-control", "no-cache")]), Verdict::Share(Refusal::NoCache));
+        assert_eq!(proven(404, &[("cache-control", "max-age=0")]), Verdict::Share(Refusal::Expired));
+        assert_eq!(proven(503, &[]), Verdict::Share(Refusal::NotExplicit));
+        assert_eq!(proven(302, &[]), Verdict::Share(Refusal::NotExplicit));
+        assert_eq!(proven(206, &[]), Verdict::Pass(Refusal::Status));
+        let authorized = Case { credentials: Credentials::Sent(7), ..case(Name::Proven) };
+        assert_eq!(judge_as(authorized, 200, &[]), Verdict::Pass(Refusal::Credentials));
+        assert_eq!(judge_as(authorized, 200, &[("cache-control", "public")]), kept(None));
+    }
+
+    #[test]
+    fn a_hint_gives_a_day_where_the_origin_is_silent() {
+        let hinted = Name::Hinted(FileType::of_path("/a.js").unwrap());
+        let script = ("content-type", "text/javascript");
+        let day = Verdict::Store(Lifetime::For(Terms::of(TIMES.hint, CacheControl::default())));
+        assert_eq!(judge(hinted, 200, &[script]), day);
+        for (status, control, expected) in [
+            (200, "no-cache", Verdict::Pass(Refusal::NoCache)),
+            (200, "max-age=0", Verdict::Pass(Refusal::Expired)),
+            (200, "no-store", Verdict::Pass(Refusal::NoStore)),
+            (200, "public", Verdict::Pass(Refusal::NotExplicit)),
+            (404, "public", Verdict::Share(Refusal::NotExplicit)),
+        ] {
+            assert_eq!(judge(hinted, status, &[script, ("cache-control", control)]), expected, "{control}");
+        }
+        assert_eq!(judge(hinted, 404, &[script]), Verdict::Share(Refusal::NotExplicit));
+        assert_eq!(judge(hinted, 200, &[("content-type", "text/html")]), Verdict::Pass(Refusal::NotExplicit));
     }
 }

@@ -52,6 +52,9 @@ impl Variant {
     /// The variant that `request` selects, where responses vary by `fields`: the same
     /// for requests that mean the same.
     pub fn of(fields: &[HeaderName], request: &HeaderMap) -> Self {
+        if *fields == [ACCEPT_ENCODING] {
+            return Self::of_codings(Accepted::of(request));
+        }
         let mut hashing = Sha256::new();
         for name in fields {
             hashing.update(name);
@@ -64,6 +67,14 @@ impl Variant {
         Self(half)
     }
 
+    /// The variant that a request selects which accepts these codings, where responses
+    /// vary by Accept-Encoding alone: the commonest case, which takes no hashing.
+    pub fn of_codings(accepted: Accepted) -> Self {
+        // Spread over all bits, for a table takes some of them: the golden ratio's digits.
+        const SPREAD: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835;
+        Self((u128::from(accepted.0) + 1).wrapping_mul(SPREAD).to_be_bytes())
+    }
+
     /// All of it.
     pub fn bits(self) -> u128 {
         u128::from_be_bytes(self.0)
@@ -72,7 +83,7 @@ impl Variant {
 
 fn normal(name: &HeaderName, request: &HeaderMap) -> String {
     if *name == ACCEPT_ENCODING {
-        return codings(request);
+        return Accepted::of(request).text().to_owned();
     }
     let lines: Vec<_> =
         request.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes().trim_ascii())).collect();
@@ -90,21 +101,40 @@ fn normal(name: &HeaderName, request: &HeaderMap) -> String {
     text
 }
 
+/// The content codings that a request accepts, of those that are worth a variant
+/// (RFC 9110 §12.5.3): a bit for each of [`CODINGS`]. Weights other than zero are left
+/// out: few clients state one, and each would be a variant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Accepted(u8);
+
 /// The content codings that are worth a variant, in the order in which they are
 /// told to the origin.
 const CODINGS: [&str; 3] = ["br", "gzip", "zstd"];
 
-/// What of [`CODINGS`] a request accepts (RFC 9110 §12.5.3); `identity` for
-/// none. How much it likes each is left out: few clients say, and each way of
-/// saying it would be a variant.
-fn codings(request: &HeaderMap) -> String {
-    let mut accepted = Vec::new();
-    for line in request.get_all(ACCEPT_ENCODING) {
-        let members = line.to_str().unwrap_or_default().split(',').filter(|member| !is_refused(member));
-        accepted.extend(members.map(|member| member.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()));
+/// What an origin is told, by the bits of [`Accepted`].
+const TOLD: [&str; 1 << CODINGS.len()] =
+    ["identity", "br", "gzip", "br, gzip", "zstd", "br, zstd", "gzip, zstd", "br, gzip, zstd"];
+
+impl Accepted {
+    /// Returns the codings that the request with these headers accepts.
+    pub fn of(request: &HeaderMap) -> Self {
+        request.get_all(ACCEPT_ENCODING).iter().fold(Self::default(), |accepted, line| accepted.and(line.as_bytes()))
     }
-    let known: Vec<_> = CODINGS.into_iter().filter(|coding| accepted.iter().any(|member| member == coding)).collect();
-    if known.is_empty() { "identity".to_owned() } else { known.join(", ") }
+
+    /// Returns these codings and those of another line of Accept-Encoding.
+    pub fn and(self, line: &[u8]) -> Self {
+        let members = str::from_utf8(line).unwrap_or_default().split(',');
+        members.fold(self, |Self(bits), member| {
+            let coding = member.split(';').next().unwrap_or_default().trim();
+            let place = CODINGS.iter().position(|known| known.eq_ignore_ascii_case(coding));
+            Self(place.filter(|_| !is_refused(member)).map_or(bits, |place| bits | 1 << place))
+        })
+    }
+
+    /// Returns the value of Accept-Encoding that tells an origin of these codings.
+    pub fn text(self) -> &'static str {
+        TOLD[usize::from(self.0)]
+    }
 }
 
 /// `;q=0`, in any of its spellings.
@@ -116,7 +146,7 @@ fn is_refused(member: &str) -> bool {
 
 /// The Accept-Encoding that tells an origin what a [`Variant`] tells apart.
 pub fn accept_encoding(request: &HeaderMap) -> HeaderValue {
-    HeaderValue::try_from(codings(request)).unwrap_or_else(|_| HeaderValue::from_static("identity"))
+    HeaderValue::from_static(Accepted::of(request).text())
 }
 
 #[cfg(test)]

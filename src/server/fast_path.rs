@@ -168,7 +168,7 @@ impl FastPath {
                 _ => Begun::Hyper(usize::MAX),
             });
         };
-        let length = *length;
+        let (length, accepted) = (*length, ask.accepted);
         let mut head = self.answers.head();
         head.extend_from_slice(STATUS_LINE);
         let missing = match self.serving.answer_at_once(ask, &mut head) {
@@ -194,7 +194,7 @@ impl FastPath {
         // What is behind other answers has its turn when they are sent.
         if self.answers.is_empty()
             && matches!(first, First::Plain(..))
-            && let Some(answer) = missing.and_then(|key| Serving::peek(&self.serving, key))
+            && let Some(answer) = missing.and_then(|key| Serving::peek(&self.serving, key, accepted))
         {
             self.awaited = Some(Awaited { answer, length });
             return Ok(Begun::Peek);

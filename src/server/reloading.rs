@@ -71,6 +71,8 @@ fn next(running: &Config, told: &Config, supply: Supply) -> Config {
             verify_first: told.cache.verify_first,
             wrong: told.cache.wrong,
             heuristic: told.cache.heuristic,
+            hint_ttl: told.cache.hint_ttl,
+            immutable_sets: told.cache.immutable_sets.clone(),
             ..running.cache.clone()
         },
         immutable: told.immutable.clone(),

@@ -36,6 +36,7 @@ use crate::metrics::Source;
 use crate::patient::Patient;
 use crate::requests::{News, Requests, Stream, UnderWay, Way};
 use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
+use crate::semantics::vary::Accepted;
 use crate::tunnel::Tunnel;
 
 /// How long an idle connection over HTTP/1 is still open when the edge drains: a
@@ -241,12 +242,12 @@ impl Serving {
     }
 
     /// See [`Edge::peek_plainly`].
-    pub(super) fn peek(this: &Arc<Self>, key: AssetKey) -> Option<Peek> {
+    pub(super) fn peek(this: &Arc<Self>, key: AssetKey, accepted: Accepted) -> Option<Peek> {
         if this.serve.source == Source::Peer {
             return None;
         }
         let began = Instant::now();
-        let peeked = this.serve.edge.peek_plainly(key)?;
+        let peeked = this.serve.edge.peek_plainly(key, accepted)?;
         let (serving, under_way) = (Arc::clone(this), this.client.requests.begin());
         Some(Box::pin(async move {
             let Peeked { lines, body, record } = peeked.await?;

@@ -13,7 +13,7 @@ use crate::origin::{Origin, Script};
 
 const EARLY: &str =
     "HTTP/1.1 103 Early Hints\r\nlink: </a.css>;rel=preload\r\nconnection: x-inner\r\nx-inner: 1\r\n\r\n";
-const FINAL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const FINAL: &str = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 2\r\n\r\nok";
 
 fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n")

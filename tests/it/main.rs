@@ -11,6 +11,7 @@ mod ends;
 mod fast_path;
 mod flights;
 mod gossip;
+mod guesses;
 mod harness;
 mod interim;
 mod invalidating;

@@ -29,8 +29,12 @@ pub struct Script {
     raw: Option<Bytes>,
     /// Has the value of this request field in its body.
     echoes: Option<String>,
+    /// Answers with this status without this request header.
+    needs: Option<(String, u16)>,
     /// Answers a conditional request for this tag with a 304.
     validates: Option<String>,
+    /// States no lifetime, whatever the name.
+    silent: bool,
     /// Has a body that tells what was asked for.
     tells: bool,
     /// In bytes a second.
@@ -80,6 +84,8 @@ impl Script {
             raw: None,
             validates: None,
             echoes: None,
+            needs: None,
+            silent: false,
             tells: false,
             pace: None,
         }
@@ -146,6 +152,18 @@ impl Script {
         Self { echoes: Some(field.to_owned()), ..self }.field("vary", field)
     }
 
+    /// As [`varies_by`](Self::varies_by), but says nothing of it.
+    #[allow(dead_code)] // for tests/faults
+    pub fn echoes(self, field: &str) -> Self {
+        Self { echoes: Some(field.to_owned()), ..self }
+    }
+
+    /// Without the request header `field`, the answer is a bare one with `status`.
+    #[allow(dead_code)] // for tests/faults
+    pub fn needs(self, field: &str, status: u16) -> Self {
+        Self { needs: Some((field.to_owned(), status)), ..self }
+    }
+
     /// Has an entity tag, and says 304 to who has it.
     pub fn tag(self, tag: &str) -> Self {
         Self { validates: Some(tag.to_owned()), ..self }.field("etag", tag)
@@ -155,6 +173,19 @@ impl Script {
     #[allow(dead_code)] // for tests/faults
     pub fn pace(self, rate: f64) -> Self {
         Self { pace: Some(rate), ..self }
+    }
+
+    /// States no lifetime, also under a name that [is lasting](is_lasting).
+    #[allow(dead_code)] // for tests/faults
+    pub fn silent(self) -> Self {
+        Self { silent: true, ..self }
+    }
+
+    fn states_no_lifetime(&self) -> bool {
+        let states = |(name, _): &(String, String)| {
+            ["cache-control", "cdn-cache-control", "expires"].iter().any(|field| name.eq_ignore_ascii_case(field))
+        };
+        self.status == 200 && !self.silent && !self.fields.iter().any(states)
     }
 
     /// Answers `Range: bytes=N-`.
@@ -279,6 +310,11 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
         state.seen.lock().unwrap().push(seen);
         state.arrived.send_modify(|arrived| *arrived += 1);
         let mut script = script.unwrap_or_else(|| Script::status(404));
+        if let Some((field, status)) = &script.needs
+            && fields.field(field).is_none()
+        {
+            script = Script { hold: script.hold.clone(), ..Script::status(*status) };
+        }
         if script.tells {
             script.body = telling(&fields.target);
         }
@@ -288,11 +324,23 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
         if known.is_some() && script.validates == known {
             script = Script { status: 304, body: Bytes::new(), framing: Framing::Nothing, ..script };
         }
+        if script.states_no_lifetime() && is_lasting(&fields.target) {
+            script = script.field("cache-control", "public, max-age=31536000, immutable");
+        }
         if !say(stream.get_mut(), &script, &method, range.as_deref()).await? {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// Returns true for names such as `/logo-0492830483.png`: the origin says `immutable` of
+/// them where its script states no lifetime, as the development origin does.
+fn is_lasting(target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or_default();
+    let parts: Vec<_> = path.rsplit('/').next().unwrap_or_default().split(['-', '.']).collect();
+    let is_hash = |part: &&str| part.len() >= 8 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    parts.len() > 2 && parts[1..parts.len() - 1].iter().any(is_hash)
 }
 
 async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>> {

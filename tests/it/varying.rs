@@ -1,5 +1,7 @@
 //! Variants by Vary.
 
+use peerage::Config;
+
 use crate::client::Got;
 use crate::harness::{Cluster, Running, all, alone, within};
 use crate::origin::{Gate, Origin, Script};
@@ -8,6 +10,11 @@ const PAGE: &str = "/page";
 
 fn by(field: &str) -> Script {
     Script::ok("").field("cache-control", "max-age=100").varies_by(field)
+}
+
+/// Has `x-a` go with a fill.
+fn forwarding(config: &mut Config) {
+    config.origin.forward = vec!["X-A".to_owned()];
 }
 
 async fn get(edge: &Running, field: &'static str, value: &str) -> Got {
@@ -47,7 +54,7 @@ async fn each_variant_is_stored_and_given_to_who_selects_it() {
 #[tokio::test]
 async fn who_waits_for_another_variant_goes_on_to_its_own() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = alone(&origin, forwarding).await;
     let gate = Gate::closed();
     origin.script(PAGE, by("x-a").gate(&gate));
     // All of them join one flight, for nobody knows yet that it varies.
@@ -79,7 +86,7 @@ async fn a_content_coding_that_nobody_explains_is_a_variant_too() {
 #[tokio::test]
 async fn what_the_connection_takes_away_selects_nothing() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = alone(&origin, forwarding).await;
     origin.script(PAGE, by("x-a"));
     assert_eq!(get(&edge, "x-a", "1").await.text(), "1");
     // As many do, it varies only where the field is.
@@ -93,7 +100,11 @@ async fn what_the_connection_takes_away_selects_nothing() {
 #[tokio::test]
 async fn variants_are_bounded() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| config.cache.variants = 3).await;
+    let edge = alone(&origin, |config| {
+        forwarding(config);
+        config.cache.variants = 3;
+    })
+    .await;
     origin.script(PAGE, by("x-a"));
     for i in 0..6 {
         let got = get(&edge, "x-a", &i.to_string()).await;
@@ -110,7 +121,7 @@ async fn variants_are_bounded() {
 #[tokio::test]
 async fn a_write_makes_all_variants_be_forgotten() {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    let cluster = Cluster::start(2, &origin, forwarding).await;
     origin.script(PAGE, by("x-a"));
     for edge in &cluster.edges {
         for value in ["1", "2"] {

@@ -6,6 +6,7 @@ use super::MOST;
 use crate::edge::Plainly;
 use crate::semantics::manner::{LONGEST, Manner, in_lower_case};
 use crate::semantics::peek;
+use crate::semantics::vary::Accepted;
 
 /// How many fields a request may have here. Browsers send a dozen.
 const FIELDS: usize = 32;
@@ -33,13 +34,14 @@ struct Said<'a> {
     only_if_cached: bool,
     /// The longest body that is of use to who peeks, in bytes.
     most: Option<u64>,
+    accepted: Accepted,
 }
 
 impl<'a> Said<'a> {
     /// `None` if hyper should see to them.
     fn by(fields: &[httparse::Header<'a>]) -> Option<Self> {
-        let (manner, only_if_cached, most) = (Manner::Plain, false, None);
-        let mut said = Self { hosts: 0, host: &[], size: 0, manner, only_if_cached, most };
+        let (manner, only_if_cached, most, accepted) = (Manner::Plain, false, None, Accepted::default());
+        let mut said = Self { hosts: 0, host: &[], size: 0, manner, only_if_cached, most, accepted };
         for field in fields {
             said.size += field.name.len() + field.value.len() + 4;
             let mut space = [0; LONGEST];
@@ -48,6 +50,7 @@ impl<'a> Said<'a> {
                     said.hosts += 1;
                     said.host = field.value;
                 }
+                "accept-encoding" => said.accepted = said.accepted.and(field.value),
                 "connection" if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
                 "connection" | "upgrade" | "expect" | "content-length" | "transfer-encoding" => return None,
                 "cache-control" if field.value == peek::DIRECTIVE.as_bytes() => said.only_if_cached = true,
@@ -72,13 +75,13 @@ impl First<'_> {
         let (Some(method @ ("GET" | "HEAD")), Some(1)) = (request.method, request.version) else {
             return First::Other;
         };
-        let Some(Said { hosts, host, size, manner, only_if_cached, most }) = Said::by(request.headers) else {
+        let Some(Said { hosts, host, size, manner, only_if_cached, most, accepted }) = Said::by(request.headers) else {
             return First::Other;
         };
         let plain = method == "GET" && manner == Manner::Plain && hosts == 1;
         match (request.path.filter(|target| plain && target.starts_with('/')), only_if_cached, most) {
-            (Some(target), false, _) => First::Plain(Plainly { target, host, size, most: u64::MAX }, length),
-            (Some(target), true, Some(most)) => First::Peek(Plainly { target, host, size, most }, length),
+            (Some(target), false, _) => First::Plain(Plainly { target, host, size, most: u64::MAX, accepted }, length),
+            (Some(target), true, Some(most)) => First::Peek(Plainly { target, host, size, most, accepted }, length),
             _ => First::Head(length),
         }
     }
@@ -140,7 +143,8 @@ mod tests {
     #[test]
     fn the_longest_question_is_read_here() {
         let mut question = bytes::BytesMut::new();
-        peek::ask(&mut question, &"h".repeat(255), &format!("/{}", "a".repeat(peek::LONGEST - 1)));
+        let (target, all) = (format!("/{}", "a".repeat(peek::LONGEST - 1)), Accepted::default().and(b"gzip, br, zstd"));
+        peek::ask(&mut question, &"h".repeat(255), &target, all);
         assert!(
             question.len() < MOST && matches!(First::of(&question), First::Peek(_, length) if length == question.len())
         );

@@ -1,0 +1,92 @@
+//! `peerage route`: the rules that a URL meets, its key, its owner and its origin.
+
+use std::fmt::Write;
+
+use super::owner::members;
+use super::{ConfigArguments, Failure, print};
+use crate::cluster::ring::Ring;
+use crate::config::{Config, Period};
+use crate::edge::Policy;
+use crate::key::AssetKey;
+use crate::naming::Rule;
+use crate::semantics::storing::Name;
+use crate::server;
+
+#[derive(clap::Args)]
+pub(super) struct Route {
+    /// URLs or paths as clients ask for them, such as /assets/index-BxYz12Ab.js
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
+    #[command(flatten)]
+    config: ConfigArguments,
+}
+
+impl Route {
+    /// Prints a block of lines for each URL.
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let config = self.config.load()?;
+        let policy = server::policy(&config)?;
+        let members = match &config.cluster {
+            Some(cluster) => members(&config, cluster)?,
+            None => Vec::new(),
+        };
+        let ring = Ring::new(members.iter().map(String::as_str));
+        let limit = usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX);
+        let mut blocks = Vec::new();
+        for url in &self.urls {
+            let asked = AssetKey::parse(url, limit).map_err(|error| Failure::Usage(format!("{url}: {error}")))?;
+            blocks.push(block(url, &asked, &config, &policy, &ring));
+        }
+        print(&blocks.join("\n"))
+    }
+}
+
+/// The lines for one URL.
+fn block(url: &str, asked: &AssetKey, config: &Config, policy: &Policy, ring: &Ring) -> String {
+    let key = policy.trim(asked.clone());
+    let ranked: Vec<_> = ring.rank(key.hash()).into_iter().map(|member| &**member.name()).collect();
+    let owner = if ranked.is_empty() { "this edge, which is alone".to_owned() } else { ranked.join(", then ") };
+    let query = match (asked.query(), key.query()) {
+        (None, _) => "none",
+        (asked, kept) if asked == kept => "all of it is part of the key",
+        (_, None) => "dropped by a [[query]] rule",
+        _ => "cut by a [[query]] rule",
+    };
+    let mut text = format!("{url}\n");
+    for (label, value) in [
+        ("site", "default"),
+        ("key", key.as_str()),
+        ("query", query),
+        ("rule", &rule(&key, config, policy)),
+        ("owner", &owner),
+        ("origin", &config.origin.url.to_string()),
+    ] {
+        writeln!(text, "  {label:<7} {value}").expect("a string takes what is written to it");
+    }
+    text
+}
+
+/// The rule that matches a key, and its effect.
+fn rule(key: &AssetKey, config: &Config, policy: &Policy) -> String {
+    let Some((rule, hash)) = policy.rules.iter().find_map(|rule| Some((rule, rule.hash_in(key.path())?))) else {
+        return "none matches: the response's own Cache-Control and Expires decide".to_owned();
+    };
+    let effect = match policy.name(key) {
+        Name::Proven => format!(
+            "verified against {}, then stored until evicted",
+            rule.expected(key.path()).map_or("its digest", |expected| expected.algorithm.name())
+        ),
+        Name::Hinted(_) => format!(
+            "not verified: a hint, fresh for {} (cache.hint_ttl) where the response states no lifetime",
+            Period(policy.times.hint)
+        ),
+        Name::Plain => "not verified, and the extension is not that of a static file: no hint".to_owned(),
+    };
+    format!("{}, hash {hash}: {effect}", origin_of(rule, config))
+}
+
+/// The place in the configuration that a rule comes from.
+fn origin_of(rule: &Rule, config: &Config) -> String {
+    let own = config.immutable.iter().any(|own| own.path.as_deref() == Some(rule.pattern()));
+    if own { format!("[[immutable]] {rule}") } else { format!("cache.immutable_sets: {rule}") }
+}

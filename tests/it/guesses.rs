@@ -1,0 +1,295 @@
+//! The origin's word holds: a name that looks hashed, and a request header that no key
+//! holds, never override it.
+
+use http::Method;
+use peerage::Server;
+use peerage::config::ImmutableConfig;
+use peerage::digest::Algorithm;
+
+use crate::client::Ask;
+use crate::harness::{Cluster, Running, all, alone, config, run, within};
+use crate::origin::{Gate, Origin, Script};
+
+/// Names that the rules of today and of before took for hashed, and one that is proven.
+const NAMES: [&str; 9] = [
+    "/api/orders/550e8400-e29b-41d4-a716-446655440000.json",
+    "/img/550e8400-e29b-41d4-a716-4466554400ab.png",
+    "/invoice-10000001.pdf",
+    "/report-1700000000.json",
+    "/seg-00000001.ts",
+    "/photo-20240131.jpg",
+    "/assets/index-BxYz12Ab.js",
+    "/assets/index-BxYz12Ab.html",
+    "/static/main.8e0d62a0.chunk.js",
+];
+const SCRIPT: &str = "/assets/index-BxYz12Ab.js";
+/// Its contents are `there`.
+const PROVEN: &str = "/v2/x/blobs/sha256:e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
+const DIGEST: &str = "e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
+
+fn script(body: &str) -> Script {
+    Script::ok(body.to_owned()).field("content-type", "text/javascript")
+}
+
+#[tokio::test]
+async fn no_name_overrides_the_origins_cache_control() {
+    for (control, requests) in
+        [("no-cache", 2), ("max-age=0", 2), ("no-store", 2), ("private, max-age=60", 2), ("max-age=60", 1)]
+    {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, |_| {}).await;
+        for name in NAMES {
+            origin.script(name, script("x").field("cache-control", control));
+            for _ in 0..2 {
+                assert_eq!(edge.get(name).get().await.text(), "x");
+            }
+            assert_eq!(origin.count(name), requests, "{name} {control}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_needs_a_session_is_given_to_each_client_as_the_origin_answers_it() {
+    for status in [302, 401, 403, 404] {
+        for anonymous_first in [true, false] {
+            let origin = Origin::start().await;
+            let cluster = Cluster::start(3, &origin, |_| {}).await;
+            for name in NAMES.into_iter().chain([PROVEN]) {
+                origin.script(name, Script::ok("there").needs("cookie", status).silent());
+                for edge in &cluster.edges {
+                    let (member, anonymous) = (edge.get(name).field("cookie", "session=1"), edge.get(name));
+                    let asks = if anonymous_first { [anonymous, member] } else { [member, anonymous] };
+                    let mut seen: Vec<_> = Vec::new();
+                    for ask in asks {
+                        seen.push(within(20, ask.get()).await.status.as_u16());
+                    }
+                    seen.sort_unstable();
+                    assert_eq!(seen, [200, status], "{name} {anonymous_first}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hinted_script_is_stored_for_each_coding_and_fetched_once_for_the_cluster() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    origin.script(SCRIPT, script("").varies_by("accept-encoding").field("content-encoding", "gzip"));
+    for edge in &cluster.edges {
+        for coding in ["gzip", "br, gzip", "identity"] {
+            for ask in [edge.get(SCRIPT), edge.get(SCRIPT).http2(), edge.get(SCRIPT)] {
+                // A browser's cookie makes no difference.
+                let got = ask.field("accept-encoding", coding).field("cookie", "a=b").get().await;
+                assert_eq!(got.text(), coding);
+            }
+            let hit = edge.get(SCRIPT).field("accept-encoding", coding).get().await;
+            let ttl = hit.cache_status().split("ttl=").nth(1).and_then(|ttl| ttl.parse::<u64>().ok()).unwrap();
+            assert!(hit.cache_status().contains(";hit") && ttl > 86_000, "{}", hit.cache_status());
+        }
+    }
+    assert_eq!(origin.count(SCRIPT), 3);
+    assert!(origin.seen().iter().all(|seen| seen.field("cookie").is_none()));
+}
+
+#[tokio::test]
+async fn a_hint_that_does_not_hold_sends_a_client_with_a_cookie_to_the_origin_as_it_came() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let page = Script::ok("page").field("content-type", "text/html").echoes("cookie");
+    origin.script(SCRIPT, page);
+    for client in ["a=1", "a=2", "a=3"] {
+        assert_eq!(edge.get(SCRIPT).field("cookie", client).get().await.text(), client);
+    }
+    // Once it is known, there is one request for each client.
+    assert_eq!(origin.count(SCRIPT), 4);
+}
+
+/// Headers by which servers behind proxies choose a host, a method or a path, and others
+/// of which no cache knows the effect.
+fn foreign_headers() -> Vec<String> {
+    let mut names: Vec<_> = "x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-http-method-override \
+        x-original-url x-rewrite-url x-host x-url-scheme x-wap-profile base-url request-uri x-tenant x-api-key \
+        front-end-https x-middleware-subrequest x-requested-with accept-datetime prefer"
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    let underscored: Vec<_> =
+        names.iter().map(|name| name.replace('-', "_")).filter(|name| name.contains('_')).collect();
+    names.extend(underscored);
+    names.extend(["X_forwarded-host".to_owned(), "accept_language".to_owned(), "proxy".to_owned()]);
+    names
+}
+
+#[tokio::test]
+async fn no_foreign_header_shapes_a_response_that_others_get() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(2, &origin, |_| {}).await;
+    for (number, header) in foreign_headers().into_iter().enumerate() {
+        for name in [format!("/page/{number}"), format!("/assets/a{number}-BxYz12Ab.js")] {
+            let header: &'static str = header.clone().leak();
+            origin.script(&name, script("").field("cache-control", "max-age=60").echoes(header));
+            for edge in &cluster.edges {
+                edge.get(&name).field(header, "evil").get().await;
+                assert_eq!(edge.get(&name).get().await.text(), "nothing", "{header} {name}");
+            }
+            let evil = origin.seen().iter().filter(|seen| seen.field(header) == Some("evil")).count();
+            assert!(evil == 0 || !header.contains('_') && header != "proxy", "{header} reached the origin");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_vary_names_is_sent_once_that_is_known() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    origin.script("/page", Script::ok("").field("cache-control", "max-age=60").varies_by("x-tenant"));
+    let ask = |edge: &Running, tenant: &str| edge.get("/page").field("x-tenant", tenant).get();
+    for edge in &cluster.edges {
+        // The first is sent alone, the second leads a fill.
+        for _ in 0..2 {
+            assert_eq!(ask(edge, "a").await.text(), "a");
+        }
+        assert!(ask(edge, "a").await.cache_status().contains(";hit"));
+        assert_eq!(ask(edge, "b").await.text(), "b");
+        assert_eq!(edge.get("/page").get().await.text(), "nothing");
+    }
+}
+
+#[tokio::test]
+async fn origin_forward_names_headers_that_go_with_a_fill() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| config.origin.forward = vec!["X-Tenant".to_owned()]).await;
+    origin.script("/page", Script::ok("").field("cache-control", "max-age=60").varies_by("x-tenant"));
+    for tenant in ["a", "b", "a", "b"] {
+        assert_eq!(edge.get("/page").field("x-tenant", tenant).get().await.text(), tenant);
+    }
+    assert_eq!(origin.count("/page"), 2);
+}
+
+#[tokio::test]
+async fn a_failing_origin_is_asked_once_for_a_crowd_without_cookies() {
+    for (status, name) in [(503, "/page"), (404, "/page"), (302, "/page"), (500, SCRIPT), (404, PROVEN)] {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, |_| {}).await;
+        let gate = Gate::closed();
+        origin.script(name, Script::status(status).hold(&gate));
+        let crowd = tokio::spawn(all((0..20).map(|_| edge.get(name).get()).collect::<Vec<_>>()));
+        edge.metric_becomes("peerage_flight_readers", 20.0).await;
+        let members = tokio::spawn(all((0..3)
+            .map(|i| edge.get(name).field("cookie", &format!("a={i}")).get())
+            .collect::<Vec<_>>()));
+        edge.metric_becomes("peerage_flight_readers", 23.0).await;
+        gate.open(1);
+        for got in within(20, crowd).await.unwrap() {
+            assert_eq!(got.status.as_u16(), status);
+        }
+        // Each client with a cookie goes on at once, side by side with the others.
+        origin.arrived(4).await;
+        gate.open(3);
+        within(20, members).await.unwrap();
+        assert_eq!(origin.count(name), 4, "{status} {name}");
+    }
+}
+
+#[tokio::test]
+async fn waiters_of_a_response_that_is_not_stored_go_on_at_once_and_side_by_side() {
+    for control in ["no-store", "private", "no-cache"] {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, |_| {}).await;
+        let gate = Gate::closed();
+        origin.script("/page", Script::ok("x").field("cache-control", control).hold(&gate));
+        let crowd = tokio::spawn(all((0..8).map(|_| edge.get("/page").get()).collect::<Vec<_>>()));
+        edge.metric_becomes("peerage_flight_readers", 8.0).await;
+        gate.open(1);
+        origin.arrived(8).await;
+        gate.open(7);
+        assert!(within(20, crowd).await.unwrap().iter().all(|got| got.text() == "x"));
+    }
+}
+
+#[tokio::test]
+async fn the_first_client_gets_an_answer_made_for_its_own_headers() {
+    for name in ["/page", SCRIPT, "/font-0a1b2c3d.woff2"] {
+        for header in ["origin", "accept", "accept-language", "user-agent", "sec-fetch-mode", "dpr"] {
+            let origin = Origin::start().await;
+            let edge = alone(&origin, |_| {}).await;
+            origin.script(name, Script::ok("").varies_by(header));
+            for value in ["one", "two", "one"] {
+                assert_eq!(edge.get(name).field(header, value).get().await.text(), value, "{name} {header}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proven_name_is_stored_by_origin_for_cors() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    let blob = Script::ok("there").field("vary", "Origin").field("cache-control", "no-cache");
+    origin.script(PROVEN, blob);
+    for site in ["https://a.example", "https://b.example", "https://a.example", "https://b.example"] {
+        assert_eq!(edge.get(PROVEN).field("origin", site).get().await.text(), "there");
+    }
+    let told: Vec<_> = origin.seen().iter().map(|seen| seen.field("origin").unwrap().to_owned()).collect();
+    assert_eq!(told, ["https://a.example", "https://b.example"]);
+}
+
+#[tokio::test]
+async fn a_changed_rule_changes_the_worth_of_stored_responses_at_once() {
+    let origin = Origin::start().await;
+    let mut first = config("edge-1");
+    first.origin.url = origin.url();
+    let mut rule = ImmutableConfig::path("/cas/{hash}", Some(Algorithm::Sha256));
+    rule.length = Some(64);
+    first.immutable = vec![rule];
+    let without = peerage::Config { immutable: Vec::new(), ..first.clone() };
+    let server = Server::bind(first.clone()).await.unwrap();
+    let mut reloading = server.reloading();
+    let edge = run(server);
+    let path = format!("/cas/{DIGEST}");
+    origin.script(&path, Script::ok("there").field("cache-control", "no-cache").field("etag", "\"a\""));
+    origin.script("/page", Script::ok("x").field("cache-control", "max-age=60"));
+    for name in [&*path, "/page"] {
+        for _ in 0..2 {
+            edge.get(name).get().await;
+        }
+    }
+    assert_eq!((origin.count(&path), origin.count("/page")), (1, 1));
+    reloading.reload(without).unwrap();
+    for _ in 0..2 {
+        edge.get(&path).get().await;
+        edge.get("/page").get().await;
+    }
+    // The blob is validated each time now, and other names are stored as before.
+    assert_eq!((origin.count(&path), origin.count("/page")), (3, 1));
+    reloading.reload(first).unwrap();
+    for _ in 0..2 {
+        edge.get(&path).get().await;
+    }
+    assert_eq!(origin.count(&path), 4);
+}
+
+#[tokio::test]
+async fn a_rule_of_the_operator_leaves_the_sets_on() {
+    let origin = Origin::start().await;
+    let rule = ImmutableConfig::path("/cas/{hash}", Some(Algorithm::Sha256));
+    let edge = alone(&origin, |config| config.immutable = vec![rule]).await;
+    origin.script(SCRIPT, script("x"));
+    for _ in 0..2 {
+        edge.get(SCRIPT).get().await;
+    }
+    assert_eq!(origin.count(SCRIPT), 1);
+}
+
+#[tokio::test]
+async fn a_head_of_a_hinted_name_goes_on_as_a_head() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    origin.script(SCRIPT, script("x"));
+    let heads: Vec<Ask> = vec![edge.ask(Method::HEAD, SCRIPT), edge.ask(Method::HEAD, SCRIPT).http2()];
+    for ask in heads {
+        assert_eq!(ask.get().await.status, 200);
+    }
+    assert!(origin.seen().iter().all(|seen| seen.method == "HEAD"));
+}
