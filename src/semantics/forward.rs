@@ -131,7 +131,14 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
     )
 }
 
@@ -194,6 +201,8 @@ pub fn upstream_fields(request: &HeaderMap, faithful: Faithful, via: &HeaderValu
         Faithful::Verbatim => request.clone(),
     };
     fields.remove(HOST);
+    // This edge has answered the expectation when it takes the content (RFC 9110 §10.1.1).
+    fields.remove(EXPECT);
     fields.append(VIA, via.clone());
     fields
 }
@@ -278,6 +287,7 @@ mod tests {
             ("x-private", "1"),
             ("x-other", "1"),
             ("keep-alive", "1"),
+            ("http2-settings", "AAMAAABk"),
             ("te", "trailers"),
             ("transfer-encoding", "chunked"),
             ("upgrade", "h2c"),
@@ -300,6 +310,7 @@ mod tests {
             ("accept-encoding", "gzip"),
             ("x-forwarded-host", "evil"),
             ("content-length", "7"),
+            ("expect", "100-continue"),
         ]);
         let via = HeaderValue::from_static("1.1 edge-1");
         let whole = upstream_fields(&request, Faithful::Whole, &via);
@@ -314,7 +325,7 @@ mod tests {
         let bare = upstream_fields(&request, Faithful::NameOnly, &via);
         assert!(!bare.contains_key("cookie") && !bare.contains_key("accept") && bare.get_all(VIA).iter().count() == 2);
         let verbatim = upstream_fields(&request, Faithful::Verbatim, &via);
-        assert!(verbatim.contains_key("range") && !verbatim.contains_key("host"));
+        assert!(["host", "expect"].iter().all(|name| !verbatim.contains_key(*name)) && verbatim.contains_key("range"));
         assert!(is_selective(&request) && !is_selective(&whole));
     }
 

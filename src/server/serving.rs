@@ -113,6 +113,8 @@ struct Client {
     tunnel: Mutex<Option<(Tunnel, UnderWay)>>,
     source: Source,
     multiplexed: AtomicBool,
+    /// Whether a request has led it to a tunnel: what comes from then on is no HTTP.
+    led_elsewhere: AtomicBool,
 }
 
 impl Client {
@@ -129,6 +131,7 @@ impl Client {
     }
 
     fn lead_to(&self, tunnel: Tunnel) {
+        self.led_elsewhere.store(true, Ordering::Relaxed);
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, self.requests.begin()));
     }
 
@@ -194,6 +197,7 @@ impl Serve {
             tunnel: Mutex::default(),
             source: self.source,
             multiplexed: AtomicBool::new(false),
+            led_elsewhere: AtomicBool::new(false),
         };
         let serving = Arc::new(Serving { serve: self, client });
         let tunnel_timeout = serving.serve.limits.tunnel_timeout.0;
@@ -226,6 +230,11 @@ impl Serving {
 
     pub(super) fn is_draining(&self) -> bool {
         *self.serve.phase.borrow() == Phase::Draining
+    }
+
+    /// Returns true if the connection is a tunnel, or about to be one.
+    pub(super) fn leads_elsewhere(&self) -> bool {
+        self.client.led_elsewhere.load(Ordering::Relaxed)
     }
 
     /// Whether peers ask here, who may peek.
