@@ -34,7 +34,7 @@ pub(crate) struct Blame {
 }
 
 /// How long the head of a chunked response is held back until its first chunk is there.
-const FIRST_CHUNK: Duration = Duration::from_millis(100);
+const FIRST_CHUNK: Duration = Duration::from_millis(20);
 
 /// A client for servers that the configuration names.
 pub(crate) struct Outgoing {
