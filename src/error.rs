@@ -48,6 +48,9 @@ pub enum Error {
     /// HTTP/1.1 needs one Host field (RFC 9112 §3.2), and what it says is a host.
     #[error("a request needs exactly one Host field, which says a host and maybe a port")]
     BadHost,
+    /// The request's Content-Length is not one number in plain digits (RFC 9112 §6.3).
+    #[error("Content-Length must be one number in decimal digits without leading zeros")]
+    BadLength,
     /// The request says only-if-cached, and nothing that answers it is stored
     /// (RFC 9111 §5.2.1.7).
     #[error("only-if-cached, and nothing is")]
@@ -118,6 +121,7 @@ impl Error {
         match self {
             Self::BadRequest(_)
             | Self::BadHost
+            | Self::BadLength
             | Self::UriTooLong
             | Self::HeaderTooLarge
             | Self::ContentTooLarge
@@ -152,7 +156,9 @@ impl Error {
     /// The status that tells a client of it (RFC 9110 §15).
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::BadHost | Self::ClientBroke(_) | Self::ClientLeft => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BadHost | Self::BadLength | Self::ClientBroke(_) | Self::ClientLeft => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -182,6 +188,7 @@ impl Error {
         match self {
             Self::BadRequest(_) => "bad-request",
             Self::BadHost => "bad-host",
+            Self::BadLength => "bad-length",
             Self::Loop => "loop",
             Self::NotCached => "not-cached",
             Self::UriTooLong => "uri-too-long",
@@ -217,6 +224,7 @@ impl Error {
         match self {
             Self::BadRequest(why) => why,
             Self::BadHost => "a request needs exactly one Host field, which says a host and maybe a port",
+            Self::BadLength => "Content-Length must be one number in decimal digits without leading zeros",
             Self::Loop => "the request has been here before",
             Self::NotCached => "nothing that answers this request is stored here",
             Self::UriTooLong => "the request target is too long",

@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
-use crate::body::{Body, Progress, describe};
+use crate::body::{Body, Progress, describe, next_data};
 use crate::error::Error;
-use crate::semantics::{self, upgrade};
+use crate::semantics::{content_length, upgrade};
 
 mod pool;
 
@@ -32,6 +32,9 @@ pub(crate) struct Blame {
     pub(crate) garbage: fn(String) -> Error,
     pub(crate) broke: fn(String) -> Error,
 }
+
+/// How long the head of a chunked response is held back until its first chunk is there.
+const FIRST_CHUNK: Duration = Duration::from_millis(20);
 
 /// A client for servers that the configuration names.
 pub(crate) struct Outgoing {
@@ -56,11 +59,8 @@ impl Outgoing {
     ) -> Result<Response<Body>, Error> {
         let name = HeaderValue::from_str(host).map_err(|error| (self.blame.unreachable)(error.to_string()))?;
         request.headers_mut().insert(HOST, name);
+        write_framing(&mut request);
         let progress = if request.body().is_end_stream() {
-            // Or the next request on the connection would be taken for the body.
-            if request.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
-                request.headers_mut().remove(CONTENT_LENGTH);
-            }
             Progress::begin()
         } else {
             let (body, progress) = Body::observed(std::mem::take(request.body_mut()));
@@ -77,20 +77,22 @@ impl Outgoing {
         if switches && !(upgrade && upgrade::is_to_websocket(response.headers())) {
             return Err((self.blame.garbage)("a 101 that nobody asked for".to_owned()));
         }
-        self.receive(response)
+        self.receive(response).await
     }
 
-    fn receive(&self, response: Response<Incoming>) -> Result<Response<Body>, Error> {
+    async fn receive(&self, response: Response<Incoming>) -> Result<Response<Body>, Error> {
         let framing = framing(&response).map_err(|what| (self.blame.garbage)(what.to_owned()))?;
         let mut response =
             response.map(|incoming| Body::received(incoming, Some(self.patience.idle), self.blame.broke));
         match framing {
-            Framing::Counted => {
-                say_length_once(response.headers_mut()).map_err(|what| (self.blame.garbage)(what.to_owned()))?;
-            }
+            Framing::Counted(length) => write_length(&mut response, length),
             // RFC 9112 §6.3: chunks override a Content-Length, and an
             // intermediary removes it.
-            Framing::Chunked => drop(response.headers_mut().remove(CONTENT_LENGTH)),
+            Framing::Chunked => {
+                response.headers_mut().remove(CONTENT_LENGTH);
+                let body = begun(std::mem::take(response.body_mut())).await?;
+                *response.body_mut() = body;
+            }
             Framing::UntilClose => drop(response.extensions_mut().insert(Unframed)),
         }
         Ok(response)
@@ -159,7 +161,8 @@ fn is_reset(error: &hyper::Error) -> bool {
 pub(crate) struct Unframed;
 
 enum Framing {
-    Counted,
+    /// By a Content-Length, or by the absence of a body, which may state one all the same.
+    Counted(Option<u64>),
     Chunked,
     UntilClose,
 }
@@ -171,31 +174,58 @@ fn is_repeatable(method: &Method) -> bool {
 
 /// How the end of an HTTP/1 response's body is told; an error says what is wrong with it.
 fn framing(response: &Response<Incoming>) -> Result<Framing, &'static str> {
+    let counted = || {
+        let length = content_length::of_response(response.headers());
+        length.map(Framing::Counted).map_err(|content_length::Invalid| "its Content-Length is not one number")
+    };
     let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
+        (Some(_), _) if response.version() == Version::HTTP_10 => Err("a transfer coding over HTTP/1.0"),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
         (Some(_), _) => Err("a transfer coding other than chunked"),
-        (None, _) if response.body().is_end_stream() => Ok(Framing::Counted),
-        (None, _) if response.headers().contains_key(CONTENT_LENGTH) => Ok(Framing::Counted),
+        (None, _) if response.body().is_end_stream() => counted(),
+        (None, _) if response.headers().contains_key(CONTENT_LENGTH) => counted(),
         (None, _) => Ok(Framing::UntilClose),
     }
 }
 
-/// Has Content-Length say once what it says several times (RFC 9110 §8.6): whoever gets
-/// it next may read it otherwise. An error says what is wrong with it: where there is no
-/// body, as for HEAD, nobody else has compared them.
-fn say_length_once(headers: &mut HeaderMap) -> Result<(), &'static str> {
-    let mut lengths = semantics::members(headers, &CONTENT_LENGTH);
-    let (Some(first), Some(second)) = (lengths.next(), lengths.next()) else {
-        return Ok(());
-    };
-    if second != first || lengths.any(|other| other != first) {
-        return Err("it says several lengths");
+/// Writes the framing of a request from its body. What the client wrote does not reach the
+/// next server, which may read it differently.
+fn write_framing(request: &mut Request<Body>) {
+    let (is_empty, length) = (request.body().is_end_stream(), request.body().size_hint().exact());
+    let headers = request.headers_mut();
+    let stated = headers.remove(CONTENT_LENGTH).is_some();
+    headers.remove(TRANSFER_ENCODING);
+    match length {
+        // A POST without content states so, a GET does not: each as its client did.
+        _ if is_empty && !stated => {}
+        _ if is_empty => drop(headers.insert(CONTENT_LENGTH, 0.into())),
+        Some(length) => drop(headers.insert(CONTENT_LENGTH, length.into())),
+        // hyper drops the content of a GET whose length is unknown, unless it is told this.
+        None => drop(headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
     }
-    let length = HeaderValue::from_bytes(first).map_err(|_| "its length is none")?;
-    drop(lengths);
-    headers.insert(CONTENT_LENGTH, length);
-    Ok(())
+}
+
+/// Writes the Content-Length of a response from the number that the sender stated.
+fn write_length(response: &mut Response<Body>, length: Option<u64>) {
+    match length {
+        // A 204 has no Content-Length (RFC 9110 §8.6).
+        Some(length) if response.status() != StatusCode::NO_CONTENT => {
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        _ => drop(response.headers_mut().remove(CONTENT_LENGTH)),
+    }
+}
+
+/// Waits for the first chunk of a body, for [`FIRST_CHUNK`] at most. Returns the error of a
+/// body that breaks off before it: the client then gets a 502 instead of an empty response.
+async fn begun(mut body: Body) -> Result<Body, Error> {
+    match tokio::time::timeout(FIRST_CHUNK, next_data(&mut body)).await {
+        Ok(None) => Ok(Body::empty()),
+        Ok(Some(first)) => Ok(Body::chain([first?.into(), body])),
+        // A stream of events may have nothing to send yet; its head is wanted before.
+        Err(_) => Ok(body),
+    }
 }
 
 #[cfg(test)]

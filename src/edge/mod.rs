@@ -32,6 +32,7 @@ use crate::origin::Origin;
 use crate::pages::Pages;
 use crate::semantics::cache_control::{CacheControl, RequestControl};
 use crate::semantics::cache_status::{CacheStatus, Handled};
+use crate::semantics::content_length;
 use crate::semantics::forward::{self, MOST_FIELDS};
 use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::manner::Manner;
@@ -328,9 +329,15 @@ impl Edge {
         let (host, more) = (hosts.next(), hosts.next());
         let is_good = |host: &HeaderValue| forward::is_host(host.as_bytes());
         let named = request.uri.authority().is_none_or(|authority| forward::is_host(authority.as_str().as_bytes()));
+        // RFC 9113 §8.3.1. Over HTTP/1.1 an absolute target replaces Host (RFC 9112 §3.2.2).
+        let contradicts = |host: &HeaderValue| {
+            let authority = request.uri.authority().filter(|_| request.version == Version::HTTP_2);
+            authority.is_some_and(|authority| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
+        };
         if request.version == Version::HTTP_11 && host.is_none()
             || more.is_some()
             || !host.is_none_or(is_good)
+            || host.is_some_and(contradicts)
             || !named
         {
             return Err(Error::BadHost);
@@ -364,7 +371,7 @@ impl Edge {
         if !forward::is_coded_at_most_once(headers) {
             return Err(Error::TransferCoding);
         }
-        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let length = content_length::of_request(headers).map_err(|content_length::Invalid| Error::BadLength)?;
         if length.is_some_and(|length| length > self.limits.body) {
             return Err(Error::ContentTooLarge);
         }

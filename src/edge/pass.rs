@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, MAX_FORWARDS};
+use http::header::MAX_FORWARDS;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 
 use super::{Answer, Ask, Edge, upgrade};
@@ -37,10 +37,6 @@ impl Edge {
         }
         if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
             request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
-        }
-        if let Some(length) = ask.headers.get(CONTENT_LENGTH) {
-            // HTTP/2 may say the same twice (RFC 9110 §8.6).
-            request.headers_mut().insert(CONTENT_LENGTH, length.clone());
         }
         upgrade::hand_on(&ask, request.headers_mut());
         if let Some(relay) = &ask.relay {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
+use http::header::ACCEPT_ENCODING;
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::Body as _;
@@ -28,7 +28,7 @@ use crate::semantics::cache_control::RequestControl;
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Cookie, Credentials, Name, Refusal, Verdict};
 use crate::semantics::vary::{self, Variant, Varies, is_coded};
-use crate::semantics::{date, forward, freshness, storing};
+use crate::semantics::{content_length, date, forward, freshness, storing};
 use crate::stored::in_flight;
 
 /// What became of a copy.
@@ -275,5 +275,5 @@ pub(super) fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Part
 }
 
 fn stated_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    content_length::of_response(headers).ok().flatten()
 }

@@ -41,6 +41,9 @@ impl Pool {
         connector.set_nodelay(true);
         let mut http = http1::Builder::new();
         http.max_buf_size(READ_AHEAD).max_headers(fields);
+        // A proxy removes blanks before the colon (RFC 9112 §5.1). A folded line stays an
+        // error (§5.2): that is a 502.
+        http.allow_spaces_after_header_name_in_responses(true);
         Self { connector, http, resting: Arc::default() }
     }
 

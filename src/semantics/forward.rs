@@ -111,7 +111,14 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
     )
 }
 
@@ -156,6 +163,8 @@ pub fn of_fill(request: &HeaderMap, also: &Also<'_>, own: OwnHeaders, coding: Co
 
 fn sent_by(mut fields: HeaderMap, via: &HeaderValue) -> HeaderMap {
     fields.remove(HOST);
+    // This edge has answered the expectation when it takes the content (RFC 9110 §10.1.1).
+    fields.remove(EXPECT);
     fields.append(VIA, via.clone());
     fields
 }
@@ -240,6 +249,7 @@ mod tests {
             ("x-private", "1"),
             ("x-other", "1"),
             ("keep-alive", "1"),
+            ("http2-settings", "AAMAAABk"),
             ("te", "trailers"),
             ("transfer-encoding", "chunked"),
             ("upgrade", "h2c"),

@@ -3,6 +3,7 @@
 pub mod cache_control;
 pub mod cache_status;
 pub mod conditional;
+pub mod content_length;
 pub mod date;
 pub mod digest_fields;
 pub mod forward;

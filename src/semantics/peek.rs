@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use super::content_length;
 use super::forward::{ADDED_FIELDS, MOST_FIELDS};
 use super::vary::Accepted;
 
@@ -102,8 +103,7 @@ fn content_length(fields: &[httparse::Header<'_>]) -> Result<usize, String> {
             return Err("an answer in a transfer coding".to_owned());
         }
         if field.name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str()) {
-            let digits = Some(field.value).filter(|value| !value.is_empty() && value.iter().all(u8::is_ascii_digit));
-            let bytes = digits.and_then(|digits| str::from_utf8(digits).ok()?.parse::<usize>().ok());
+            let bytes = content_length::plain(field.value).and_then(|length| usize::try_from(length).ok());
             if length.replace(bytes).is_some() {
                 return Err("an answer that says its length twice".to_owned());
             }
@@ -181,6 +181,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\nContent-Length: 4", "body"),
             ("HTTP/1.1 200 OK\r\ncontent-length: 4, 4", "body"),
             ("HTTP/1.1 200 OK\r\ncontent-length: +4", "body"),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 04", "body"),
             ("HTTP/1.1 200 OK\r\ncontent-length:", ""),
             ("HTTP/1.1 200 OK\r\ncontent-length: 65537", ""),
             ("HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999999", ""),

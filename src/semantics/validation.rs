@@ -2,7 +2,7 @@
 
 use http::header::{
     AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    LAST_MODIFIED, TRANSFER_ENCODING, VIA,
+    LAST_MODIFIED, TRANSFER_ENCODING, VARY, VIA,
 };
 use http::{HeaderMap, HeaderName};
 
@@ -40,16 +40,18 @@ pub fn has_validator(stored: &HeaderMap) -> bool {
     stored.contains_key(ETAG) || stored.contains_key(LAST_MODIFIED)
 }
 
-/// Whether a 304 with the fields of `answer` speaks of what is stored (§4.3.4):
-/// there was something to ask by, and it names no other representation. A strong tag
-/// is of what has the same strong one.
+/// Returns true if a 304 with the fields of `answer` confirms what is stored (§4.3.4): there
+/// was something to ask by, and the 304 names no other representation.
+///
+/// The request carried one tag, the stored one. Where that is weak, a 304 with the same
+/// opaque tag confirms it even if the 304's tag is strong: nginx sends `W/"x"` with a coded
+/// response and `"x"` with its 304. §4.3.4 would have a strong tag select by strong
+/// comparison alone.
 pub fn selects(stored: &HeaderMap, answer: &HeaderMap) -> bool {
     let named = |name: HeaderName| Some((stored.get(&name)?, answer.get(&name)));
     if let Some((tag, answered)) = named(ETAG) {
-        return answered.is_none_or(|answered| {
-            let how = if is_strong(answered.as_bytes()) { Comparison::Strong } else { Comparison::Weak };
-            same_tag(tag.as_bytes(), answered.as_bytes(), how)
-        });
+        // Two strong tags of one opaque tag are the same tag.
+        return answered.is_none_or(|answered| same_tag(tag.as_bytes(), answered.as_bytes(), Comparison::Weak));
     }
     named(LAST_MODIFIED).is_some_and(|(date, answered)| answered.is_none_or(|answered| answered == date))
 }
@@ -63,10 +65,14 @@ pub fn agrees(stored: &HeaderMap, answer: &HeaderMap) -> bool {
     known && told.iter().filter_map(both).all(|(stored, answer)| stored == answer)
 }
 
-/// The stored fields, with those of a 304 in the place of their like (§3.2).
+/// Returns the stored fields, with those of a 304 in the place of their like (§3.2). A 304
+/// whose tag is strong does not describe what is stored under a weak one: ETag and Vary stay.
 pub fn updated(stored: &HeaderMap, answer: &HeaderMap) -> HeaderMap {
     let mut fields = stored.clone();
-    let changes = || answer.iter().filter(|(name, _)| !UNCHANGED.contains(name));
+    let strong = |fields: &HeaderMap| fields.get(ETAG).map(|tag| is_strong(tag.as_bytes()));
+    let is_of_uncoded = (strong(stored), strong(answer)) == (Some(false), Some(true));
+    let stays = |name: &HeaderName| UNCHANGED.contains(name) || is_of_uncoded && [ETAG, VARY].contains(name);
+    let changes = || answer.iter().filter(|(name, _)| !stays(name));
     for (name, _) in changes() {
         fields.remove(name);
     }
@@ -103,8 +109,12 @@ mod tests {
             (&[tag], &[("etag", "W/\"a\"")], true),
             (&[tag], &[("etag", "\"b\"")], false),
             (&[("etag", "W/\"a\"")], &[("etag", "W/\"a\"")], true),
-            // What is known weakly is not made more of.
-            (&[("etag", "W/\"a\"")], &[tag], false),
+            // As nginx answers for what it compresses.
+            (&[("etag", "W/\"a\"")], &[tag], true),
+            (&[("etag", "W/\"a\"")], &[("etag", "\"b\"")], false),
+            (&[("etag", "W/\"a\"")], &[("etag", "W/\"b\"")], false),
+            (&[("etag", "W/\"a\"")], &[], true),
+            (&[tag], &[("etag", "W/\"b\"")], false),
             (&[date], &[], true),
             (&[date], &[("last-modified", "Mon, 07 Nov 1994 08:49:37 GMT")], false),
             (&[], &[], false),
@@ -127,6 +137,18 @@ mod tests {
         ] {
             assert_eq!(agrees(&stored, &headers(answer)), speaks, "{answer:?}");
         }
+    }
+
+    #[test]
+    fn a_304_with_a_strong_tag_leaves_a_weak_one_and_what_it_is_the_tag_of() {
+        let stored = [("etag", "W/\"a\""), ("content-encoding", "gzip"), ("vary", "accept-encoding"), ("x-a", "1")];
+        let answer = headers(&[("etag", "\"a\""), ("vary", "origin"), ("content-encoding", "br"), ("x-a", "2")]);
+        let mut expected = headers(&stored);
+        expected.insert("x-a", "2".parse().unwrap());
+        assert_eq!(updated(&headers(&stored), &answer), expected);
+        // A weak tag is taken over as it is.
+        let weak = headers(&[("etag", "W/\"a\"")]);
+        assert_eq!(updated(&headers(&[("etag", "\"a\"")]), &weak), weak);
     }
 
     #[test]

@@ -26,9 +26,11 @@ use crate::semantics::peek;
 
 mod answers;
 mod first;
+mod trailers;
 
 use answers::Answers;
 use first::First;
+use trailers::Trailers;
 
 /// How much is read at a time, and how long a head may be here, in bytes.
 const MOST: usize = 4096;
@@ -45,6 +47,7 @@ pub(super) struct FastPath {
     first: usize,
     answers: Answers,
     awaited: Option<Awaited>,
+    trailers: Trailers,
 }
 
 /// What hyper is doing.
@@ -78,8 +81,8 @@ enum Begun {
 
 impl FastPath {
     pub(super) fn new(io: Patient, serving: Arc<Serving>) -> Self {
-        let (came, answers) = (Vec::new(), Answers::default());
-        Self { io, serving, hyper: Hyper::Waits, came, first: 0, answers, awaited: None }
+        let (came, answers, trailers) = (Vec::new(), Answers::default(), Trailers::default());
+        Self { io, serving, hyper: Hyper::Waits, came, first: 0, answers, awaited: None, trailers }
     }
 
     /// Whether nothing has come that hyper has not read.
@@ -210,6 +213,26 @@ impl FastPath {
         };
     }
 
+    /// Reads what is hyper's, unchecked.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.hyper == Hyper::Waits {
+            ready!(self.poll_hits(cx))?;
+        }
+        if !self.is_empty() {
+            let came = &self.came[self.first..];
+            let fits = came.len().min(buf.remaining());
+            buf.put_slice(&came[..fits]);
+            self.first += fits;
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.hyper = Hyper::Leads;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads; returns how many bytes.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); MOST];
@@ -225,21 +248,17 @@ impl FastPath {
 impl AsyncRead for FastPath {
     /// What is hyper's.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.hyper == Hyper::Waits {
-            ready!(this.poll_hits(cx))?;
-        }
-        if !this.is_empty() {
-            let came = &this.came[this.first..];
-            let fits = came.len().min(buf.remaining());
-            buf.put_slice(&came[..fits]);
-            this.first += fits;
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            this.hyper = Hyper::Leads;
+        if !self.trailers.is_malformed() {
+            ready!(self.poll_bytes(cx, buf))?;
+            if self.serving.leads_elsewhere() {
+                return Poll::Ready(Ok(()));
+            }
+            let accepted = self.trailers.accept(&buf.filled()[before..]);
+            buf.set_filled(before + accepted);
+        }
+        if self.trailers.is_malformed() && buf.filled().len() == before {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a trailer line ends in a bare LF")));
         }
         Poll::Ready(Ok(()))
     }

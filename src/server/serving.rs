@@ -114,6 +114,8 @@ struct Client {
     tunnel: Mutex<Option<(Tunnel, UnderWay)>>,
     source: Source,
     multiplexed: AtomicBool,
+    /// Whether a request has led it to a tunnel: what comes from then on is no HTTP.
+    led_elsewhere: AtomicBool,
 }
 
 impl Client {
@@ -130,6 +132,7 @@ impl Client {
     }
 
     fn lead_to(&self, tunnel: Tunnel) {
+        self.led_elsewhere.store(true, Ordering::Relaxed);
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, self.requests.begin()));
     }
 
@@ -195,6 +198,7 @@ impl Serve {
             tunnel: Mutex::default(),
             source: self.source,
             multiplexed: AtomicBool::new(false),
+            led_elsewhere: AtomicBool::new(false),
         };
         let serving = Arc::new(Serving { serve: self, client });
         let tunnel_timeout = serving.serve.limits.tunnel_timeout.0;
@@ -227,6 +231,11 @@ impl Serving {
 
     pub(super) fn is_draining(&self) -> bool {
         *self.serve.phase.borrow() == Phase::Draining
+    }
+
+    /// Returns true if the connection is a tunnel, or about to be one.
+    pub(super) fn leads_elsewhere(&self) -> bool {
+        self.client.led_elsewhere.load(Ordering::Relaxed)
     }
 
     /// Whether peers ask here, who may peek.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
@@ -17,6 +17,8 @@ pub struct Ask {
     address: SocketAddr,
     request: Request<Full<Bytes>>,
     version: Version,
+    /// That of a request over HTTP/2.
+    host: Option<HeaderValue>,
 }
 
 /// A whole answer, or as much of it as came.
@@ -56,7 +58,7 @@ pub fn ask(address: SocketAddr, method: Method, target: &str) -> Ask {
     *request.method_mut() = method;
     *request.uri_mut() = target.parse().unwrap();
     request.headers_mut().insert("host", "site.example".parse().unwrap());
-    Ask { address, request, version: Version::HTTP_11 }
+    Ask { address, request, version: Version::HTTP_11, host: None }
 }
 
 impl Ask {
@@ -73,6 +75,12 @@ impl Ask {
     pub fn http2(mut self) -> Self {
         self.version = Version::HTTP_2;
         self
+    }
+
+    /// Goes over HTTP/2 and has a Host beside `:authority`.
+    pub fn also_host(mut self, host: &str) -> Self {
+        self.host = Some(host.parse().unwrap());
+        self.http2()
     }
 
     /// Waits for the head.
@@ -107,6 +115,9 @@ impl Ask {
     fn into_http2(mut self) -> Request<Full<Bytes>> {
         *self.request.uri_mut() = format!("http://site.example{}", self.request.uri()).parse().unwrap();
         self.request.headers_mut().remove("host");
+        if let Some(host) = self.host {
+            self.request.headers_mut().insert("host", host);
+        }
         self.request
     }
 

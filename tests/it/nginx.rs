@@ -1,0 +1,88 @@
+//! A real nginx as the origin. A machine without nginx skips these tests; with
+//! `PEERAGE_REQUIRE_TOOLS=1` they fail there.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tokio::net::TcpStream;
+
+use crate::harness::{alone, within};
+use crate::origin::Origin;
+use crate::process::free_ports;
+
+/// An nginx that is killed with the test.
+struct Nginx {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Nginx {
+    /// Starts one that serves `folder`, where it keeps its own files too. `http` is added to
+    /// its configuration.
+    async fn start(folder: &Path, http: &str) -> Option<Self> {
+        let found = Command::new("nginx").arg("-v").stderr(Stdio::null()).status();
+        if !found.is_ok_and(|status| status.success()) {
+            assert!(std::env::var_os("PEERAGE_REQUIRE_TOOLS").is_none(), "nginx is not installed");
+            eprintln!("ignored: nginx is not installed");
+            return None;
+        }
+        let port = free_ports(1)[0];
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let paths: String = temporary.map(|name| format!("{name}_temp_path {name};\n")).concat();
+        let text = format!(
+            "daemon off; master_process off; pid nginx.pid; error_log error.log;\nevents {{}}\nhttp {{\n{paths}types {{ text/css css; }}\naccess_log off;\n{http}\nserver {{ listen 127.0.0.1:{port}; root {}; }}\n}}\n",
+            folder.display()
+        );
+        std::fs::write(folder.join("nginx.conf"), text).unwrap();
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(folder).args(["-e", "error.log", "-c", "nginx.conf"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let nginx = Self { child, address: ([127, 0, 0, 1], port).into() };
+        let listens = async {
+            while TcpStream::connect(nginx.address).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(20, listens).await;
+        Some(nginx)
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_304_of_nginx_confirms_what_it_has_compressed() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("app.css"), "body { color: red; }\n".repeat(100)).unwrap();
+    let gzip = "gzip on; gzip_vary on; gzip_proxied any; gzip_types text/css; add_header Cache-Control no-cache;";
+    let Some(nginx) = Nginx::start(folder.path(), gzip).await else {
+        return;
+    };
+    let unused = Origin::start().await;
+    let edge = alone(&unused, |config| config.origin.url = format!("http://{}", nginx.address).parse().unwrap()).await;
+    let get = || edge.get("/app.css").field("accept-encoding", "gzip").get();
+    let first = get().await;
+    assert!(first.field("etag").starts_with("W/\"") && first.cache_status().ends_with(";stored"), "{first:?}");
+    for _ in 0..4 {
+        let got = get().await;
+        assert!(got.cache_status().contains(";fwd=stale;fwd-status=304"), "{}", got.cache_status());
+        assert_eq!((got.status.as_u16(), got.complete, &got.body), (200, true, &first.body));
+        for (field, value) in [("etag", first.field("etag")), ("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
+        {
+            assert_eq!(got.field(field), value);
+        }
+    }
+    // A client that has it is told so.
+    let held = edge.get("/app.css").field("accept-encoding", "gzip").field("if-none-match", first.field("etag"));
+    assert_eq!(held.get().await.status, 304);
+    // A change is another tag.
+    std::fs::write(folder.path().join("app.css"), "body { color: blue; }\n".repeat(50)).unwrap();
+    let changed = get().await;
+    assert!(changed.field("etag") != first.field("etag") && changed.body != first.body, "{changed:?}");
+}
