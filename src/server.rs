@@ -12,7 +12,7 @@ use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::config::{ClusterConfig, Config, Size};
-use crate::edge::{Edge, Limits, Parts, Policy};
+use crate::edge::{Edge, Forwarding, Limits, Parts, Policy};
 use crate::error::{RunError, StartError};
 use crate::gossip::{Ear, Gossip};
 use crate::metrics::{Fetched, Metrics};
@@ -233,6 +233,11 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
     Ok(Policy {
         rules: config.rules().map_err(StartError::Config)?,
         queries: config.queries().map_err(StartError::Config)?,
+        forwarding: Forwarding {
+            trusted: config.edge.trusted_proxies.iter().map(|network| network.0).collect(),
+            scheme: HeaderValue::from_static(config.edge.scheme.name()),
+            host: config.edge.told_host().map_err(StartError::Config)?,
+        },
         heuristic: config.cache.heuristic.0,
         verify_first: config.cache.verify_first.0,
         wrong: config.cache.wrong.0,

@@ -156,7 +156,8 @@ impl Edge {
         if handled == Handled::Bypass && ask.method == Method::GET {
             self.reconsider(ask, &response);
         }
-        let status = CacheStatus { handled, ..CacheStatus::default() };
+        let detail = (handled == Handled::OtherSite).then_some("other-site");
+        let status = CacheStatus { handled, detail, ..CacheStatus::default() };
         let response = self.relay(ask, response, &status);
         Answer { response, record: Self::record(ask, Served::Pass, From::Origin) }
     }

@@ -73,6 +73,7 @@ impl Edge {
     /// whoever sees its end.
     pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
         request.headers_mut().append(forward::CDN_LOOP, self.loop_id.clone());
+        self.policy.load().forwarding.tell_site(request.headers_mut());
         let origin = self.origin.load_full();
         let fetching = self.metrics.fetching(Asked::Origin);
         let answer = origin.fetch(request).await?;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, MAX_FORWARDS};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 
-use super::{Answer, Ask, Edge, upgrade};
+use super::{Answer, Ask, Edge, Forwarding, upgrade};
 use crate::body::Body;
 use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
-use crate::metrics::{Asked, Fetched, Source};
+use crate::metrics::{Asked, Fetched};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward::{self, Faithful};
 use crate::semantics::storing::Credentials;
@@ -26,12 +26,15 @@ impl Edge {
         // What a HEAD tells of what is stored may be learnt only if it asked as a
         // fill asks: by nothing that shapes the answer for one client.
         let learns = ask.method == Method::HEAD
+            && handled != Handled::OtherSite
             && Credentials::of(&ask.headers) == Credentials::None
             && !forward::is_selective(&ask.headers);
         let faithful = if learns { Faithful::Whole } else { Faithful::Verbatim };
         *request.headers_mut() = forward::upstream_fields(&ask.headers, faithful, &self.via_for(ask.version));
-        if !learns {
-            Self::introduce(&ask, request.headers_mut());
+        if learns {
+            Forwarding::introduce_leader(&ask, &ask.headers, request.headers_mut());
+        } else {
+            Forwarding::introduce(&ask, request.headers_mut());
         }
         if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
             request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
@@ -79,13 +82,6 @@ impl Edge {
                 self.distrust(&Provider::Origin, key, &error);
                 Err(error)
             }
-        }
-    }
-
-    /// Tells the origin who asks; a peer has told already.
-    fn introduce(ask: &Ask, headers: &mut HeaderMap) {
-        if ask.source == Source::Client {
-            forward::add_forwarded(headers, ask.client, ask.host().as_ref(), "http");
         }
     }
 }

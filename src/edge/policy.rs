@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Forwarding;
 use crate::digest::Expected;
 use crate::key::AssetKey;
 use crate::naming::{QueryRule, Rule};
@@ -11,6 +12,7 @@ use crate::semantics::storing::{Case, Credentials, Name};
 pub(crate) struct Policy {
     pub(crate) rules: Vec<Rule>,
     pub(crate) queries: Vec<QueryRule>,
+    pub(crate) forwarding: Forwarding,
     pub(crate) negative: Duration,
     pub(crate) heuristic: Duration,
     /// What is proven before anything of it is sent, in bytes.

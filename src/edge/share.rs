@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::fill::{First, Order};
 use super::peek::AtHand;
-use super::{Answer, Ask, Edge};
+use super::{Answer, Ask, Edge, Forwarding};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
@@ -218,7 +218,9 @@ impl Edge {
             Name::Immutable => Faithful::NameOnly,
             Name::Plain => Faithful::Whole,
         };
-        let headers = forward::upstream_fields(headers, faithful, &self.via_for(ask.version));
+        let mut fields = forward::upstream_fields(headers, faithful, &self.via_for(ask.version));
+        Forwarding::introduce_leader(ask, headers, &mut fields);
+        let headers = fields;
         Order { name, credentials, headers, stale, relay: None }
     }
 

@@ -6,6 +6,7 @@ pub mod conditional;
 pub mod date;
 pub mod digest_fields;
 pub mod forward;
+pub mod forwarded;
 pub mod freshness;
 pub mod invalidation;
 pub mod manner;

@@ -10,6 +10,7 @@ mod discovery;
 mod ends;
 mod fast_path;
 mod flights;
+mod forwarding;
 mod gossip;
 mod harness;
 mod interim;
