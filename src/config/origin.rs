@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::bounds::{some_time, within};
 use super::values::{self, Period, secs};
 use crate::origin::http_origin;
+use crate::outgoing::LIFETIME;
 
 /// `[origin]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,8 +21,12 @@ pub struct OriginConfig {
     pub first_byte_timeout: Period,
     /// Between two pieces of a body.
     pub idle_timeout: Period,
+    /// For how long a connection takes new requests: the next resolves the name anew.
+    pub connection_lifetime: Period,
     /// How many requests may wait for its answers at a time, and as many uploads.
     pub requests: usize,
+    /// Whether Location and Content-Location that name the origin are rewritten to paths.
+    pub rewrite_location: bool,
 }
 
 impl Default for OriginConfig {
@@ -31,7 +36,9 @@ impl Default for OriginConfig {
             connect_timeout: secs(2),
             first_byte_timeout: secs(30),
             idle_timeout: secs(30),
+            connection_lifetime: Period(LIFETIME),
             requests: 1024,
+            rewrite_location: true,
         }
     }
 }
@@ -41,6 +48,7 @@ impl OriginConfig {
         http_origin::check_url(&self.url).map_err(|error| format!("origin.url: {error}"))?;
         within("origin.requests", self.requests, 1..=1_000_000)?;
         some_time("origin.connect_timeout", self.connect_timeout)?;
+        some_time("origin.connection_lifetime", self.connection_lifetime)?;
         some_time("origin.first_byte_timeout", self.first_byte_timeout)?;
         some_time("origin.idle_timeout", self.idle_timeout)
     }

@@ -75,7 +75,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 59] = [
+const OTHERS: [(&str, &str); 61] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -88,7 +88,9 @@ const OTHERS: [(&str, &str); 59] = [
     ("origin.connect_timeout", "1s"),
     ("origin.first_byte_timeout", "1s"),
     ("origin.idle_timeout", "1s"),
+    ("origin.connection_lifetime", "1s"),
     ("origin.requests", "3"),
+    ("origin.rewrite_location", "false"),
     ("cache.memory", "1GiB"),
     ("cache.hot_share", "0.25"),
     ("cache.flight_share", "0.3"),

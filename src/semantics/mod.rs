@@ -9,6 +9,7 @@ pub mod forward;
 pub mod forwarded;
 pub mod freshness;
 pub mod invalidation;
+pub mod location;
 pub mod manner;
 pub mod peek;
 pub mod range;

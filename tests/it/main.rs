@@ -17,6 +17,7 @@ mod interim;
 mod invalidating;
 mod keys;
 mod lending;
+mod locations;
 mod origin;
 mod ownership;
 mod peeking;

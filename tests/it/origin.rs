@@ -248,6 +248,12 @@ impl Origin {
         self.seen().iter().filter(|seen| seen.target == path).count()
     }
 
+    /// How many connections it has had.
+    #[allow(dead_code)] // for tests/it
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::Relaxed)
+    }
+
     /// Waits until so many requests have arrived in all.
     pub async fn arrived(&self, requests: usize) {
         let mut arrived = self.state.arrived.subscribe();
