@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Semaphore;
 
@@ -147,6 +147,14 @@ struct Ask {
 }
 
 impl Ask {
+    /// Tells a peer that its request has begun to be answered, which may take as long as
+    /// the origin does: without that, the peer asks elsewhere.
+    fn acknowledge(&self) {
+        if let Some(relay) = self.relay.as_ref().filter(|_| self.source == Source::Peer) {
+            relay.offer(StatusCode::PROCESSING, &HeaderMap::new());
+        }
+    }
+
     /// Which site the client means (RFC 9110 §7.2): told to the origin, and of no
     /// other consequence. HTTP/2 has it in the target, and an absolute target
     /// goes before the field.

@@ -19,6 +19,7 @@ use crate::semantics::storing::Credentials;
 impl Edge {
     /// Forwards a request to the origin, both bodies streamed; nothing is kept.
     pub(super) async fn pass(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
+        ask.acknowledge();
         forward::strip_hop_by_hop(&mut ask.headers);
         let mut request = Request::new(std::mem::take(&mut ask.body));
         *request.method_mut() = ask.method.clone();

@@ -55,6 +55,7 @@ impl Edge {
             Joining::Follow(flight) => Arc::clone(flight),
             Joining::Lead(lead) => Arc::clone(lead.flight()),
         };
+        ask.acknowledge();
         // It counts as a reader from here on, while it waits for the head.
         let mut reader = Reader::new(Arc::clone(&flight.body));
         let (part, first) = match joining {

@@ -95,8 +95,9 @@ async fn the_folder_redirect_of_nginx_leads_to_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (port, site) = (crate::process::free_ports(1)[0], site(folder.path()));
     let config = format!(
-        "daemon off; pid nginx.pid; error_log stderr; events {{}}\n\
-         http {{ access_log off; server {{ listen 127.0.0.1:{port}; root {}; }} }}\n",
+        "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}}\n\
+         http {{ access_log off; client_body_temp_path t; proxy_temp_path t; fastcgi_temp_path t;\n\
+         uwsgi_temp_path t; scgi_temp_path t; server {{ listen 127.0.0.1:{port}; root {}; }} }}\n",
         site.display()
     );
     std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
