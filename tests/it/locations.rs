@@ -9,7 +9,7 @@ use peerage::config::Period;
 
 use crate::harness::{alone, run};
 use crate::origin::{Origin, Script};
-use crate::process::line_with;
+use crate::process::{BINARY, Process, line_with};
 
 #[tokio::test]
 async fn a_location_that_names_the_origin_is_a_path_for_every_client() {
@@ -127,4 +127,28 @@ async fn a_connection_past_its_lifetime_takes_no_more_requests() {
         }
         assert_eq!(origin.connections() - before, connections, "{lifetime:?}");
     }
+}
+
+/// A nameserver that never answers, for an edge in a mount namespace of its own.
+#[tokio::test]
+async fn a_silent_nameserver_costs_the_time_of_connect_timeout() {
+    let Ok(_silent) = std::net::UdpSocket::bind("127.9.18.8:53") else {
+        return is_missing("right to listen on port 53");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let resolv = folder.path().join("resolv.conf");
+    std::fs::write(&resolv, "nameserver 127.9.18.8\noptions timeout:30 attempts:1\n").unwrap();
+    let apart = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let works = Command::new("unshare").args(["-m", "sh", "-c", apart]).arg(&resolv).arg("true").status();
+    if !works.is_ok_and(|status| status.success()) {
+        return is_missing("right to a mount namespace");
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", apart]).arg(&resolv).arg(BINARY);
+    let text = "[edge]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+        [origin]\nurl = \"http://origin.invalid:9000\"\nconnect_timeout = \"100ms\"\n";
+    let edge = Process::run(command, folder.path(), text).await;
+    assert_eq!(edge.get("/").await.status, 502);
+    let line = line_with(&edge.out, "\"path\":\"/\"").await;
+    assert!(line.contains("no connection within 100ms"), "{line}");
 }
