@@ -138,7 +138,7 @@ impl Relay {
     }
 }
 
-/// Whether a peer has acknowledged a request: has said, by an interim response, that it
+/// The acknowledgement of a request by a peer: the word, in an interim response, that it
 /// has begun to answer.
 #[derive(Clone, Default)]
 pub(crate) struct Acknowledgement(Arc<AtomicBool>);

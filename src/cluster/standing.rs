@@ -18,12 +18,12 @@ pub struct Standing {
     pinged: AtomicBool,
     /// How many pings it has answered.
     answered_pings: AtomicU64,
-    /// How many requests in a row it did not acknowledge.
+    /// How many times in a row it answered a ping, and had not acknowledged a request that
+    /// came before.
     unacknowledged: AtomicU64,
 }
 
-/// After so many requests in a row that were not acknowledged, a peer is taken to answer
-/// nothing but pings.
+/// After so many times in a row, a peer is taken to answer nothing but pings.
 const STUCK_AFTER: u64 = 2;
 
 /// A ping under way, of which there is one at a time.

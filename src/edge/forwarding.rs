@@ -98,7 +98,7 @@ impl Forwarding {
         self.is_default(ask.requester.scheme(), ask.requester.host(), own.as_ref().map(HeaderValue::as_bytes))
     }
 
-    /// Whether a request by `scheme` is of the site that fills tell of. `told` is the host
+    /// Returns true if a request by `scheme` is of the site that fills tell of. `told` is the host
     /// that a trusted proxy tells, `own` that of the request itself.
     fn is_default(&self, scheme: &HeaderValue, told: Option<&HeaderValue>, own: Option<&[u8]>) -> bool {
         let told = told.map(HeaderValue::as_bytes).or(own);

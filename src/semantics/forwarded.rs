@@ -59,12 +59,13 @@ pub fn believed(
     trusts: impl Fn(IpAddr) -> bool,
 ) -> Believed {
     let hops = forwarded.and_then(|value| elements(value.as_bytes())).unwrap_or_default();
-    let (named, hop) = rightmost(connection, hops.iter().map(|hop| hop.client.as_deref().and_then(address)), &trusts);
-    let hop = hop.map(|index| &hops[index]);
+    let addresses = hops.iter().rev().map(|hop| hop.client.as_deref().and_then(address));
+    let (named, passed) = behind(connection, addresses, &trusts);
+    let hop = hops.len().checked_sub(passed).and_then(|index| hops.get(index));
     let client = if told.chain.is_empty() {
         named
     } else {
-        rightmost(connection, told.chain.split(|&byte| byte == b',').map(address), &trusts).0
+        behind(connection, told.chain.rsplit(|&byte| byte == b',').map(address), &trusts).0
     };
     let scheme = scheme(told.scheme).or_else(|| scheme(hop?.scheme.as_deref()?));
     let host = host(told.host).or_else(|| host(hop?.host.as_deref()?));
@@ -75,22 +76,21 @@ fn bytes(value: Option<&HeaderValue>) -> &[u8] {
     value.map_or(&[], HeaderValue::as_bytes)
 }
 
-/// The rightmost address of a chain that no trusted proxy has, and where in the chain it
-/// stands. Where an element cannot be read, what stands to its left is not believed.
-fn rightmost(
+/// The first address of a chain, read from its right, that no trusted proxy has, and how
+/// many of the chain were believed. Where one cannot be read, none to its left is.
+fn behind(
     connection: IpAddr,
-    chain: impl DoubleEndedIterator<Item = Option<IpAddr>>,
+    reversed: impl Iterator<Item = Option<IpAddr>>,
     trusts: impl Fn(IpAddr) -> bool,
-) -> (IpAddr, Option<usize>) {
-    let chain: Vec<_> = chain.collect();
-    let (mut client, mut place) = (connection, None);
-    for (index, next) in chain.iter().enumerate().rev() {
+) -> (IpAddr, usize) {
+    let (mut client, mut believed) = (connection, 0);
+    for next in reversed {
         let Some(next) = next.filter(|_| trusts(client)) else {
             break;
         };
-        (client, place) = (next, Some(index));
+        (client, believed) = (next, believed + 1);
     }
-    (client, place)
+    (client, believed)
 }
 
 /// An address as proxies write it: with a port or without, an IPv6 one in brackets or not.
@@ -110,6 +110,11 @@ fn first(value: &[u8]) -> &[u8] {
 /// RFC 3986 §3.1.
 fn scheme(value: &[u8]) -> Option<HeaderValue> {
     let scheme = first(value);
+    match scheme {
+        b"http" => return Some(HeaderValue::from_static("http")),
+        b"https" => return Some(HeaderValue::from_static("https")),
+        _ => {}
+    }
     let is_good = scheme.first().is_some_and(u8::is_ascii_alphabetic)
         && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte));
     HeaderValue::from_bytes(scheme).ok().filter(|_| is_good)
