@@ -33,7 +33,7 @@ pub use limits::LimitsConfig;
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use origin::OriginConfig;
 pub use query::{KeepConfig, KeepWord, QueryConfig};
-pub use values::{Period, Secret, Size};
+pub use values::{Network, Period, Scheme, Secret, Size};
 
 /// The prefix of environment variables: `PEERAGE_ORIGIN__URL` is `origin.url`.
 pub const ENV_PREFIX: &str = "PEERAGE_";

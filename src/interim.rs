@@ -8,6 +8,7 @@
 //! between they are written only where the connection has nothing else to write.
 
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -134,6 +135,31 @@ impl Relay {
             Poll::Ready(())
         })
         .await;
+    }
+}
+
+/// The acknowledgement of a request by a peer: the word, in an interim response, that it
+/// has begun to answer.
+#[derive(Clone, Default)]
+pub(crate) struct Acknowledgement(Arc<AtomicBool>);
+
+impl Acknowledgement {
+    /// Listens for that of `request`. Interim responses go on by `relay`, but for 102
+    /// (Processing), which peers say to each other.
+    pub(crate) fn of(request: &mut Request<Body>, relay: Option<&Relay>) -> Self {
+        let (acknowledgement, relay) = (Self::default(), relay.cloned());
+        let Self(came) = acknowledgement.clone();
+        hyper::ext::on_informational(request, move |response| {
+            came.store(true, Ordering::Relaxed);
+            if let Some(relay) = relay.as_ref().filter(|_| response.status() != StatusCode::PROCESSING) {
+                relay.offer(response.status(), response.headers());
+            }
+        });
+        acknowledgement
+    }
+
+    pub(crate) fn has_come(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -23,7 +23,13 @@ pub(crate) struct Patience {
     pub(crate) connect: Duration,
     /// Between two pieces of a body.
     pub(crate) idle: Duration,
+    /// For how long a connection takes new requests.
+    pub(crate) lifetime: Duration,
 }
+
+/// How long a connection takes new requests by default: a change of its host's addresses
+/// is followed after that, also while the old server lives.
+pub(crate) const LIFETIME: Duration = Duration::from_mins(1);
 
 /// Whom errors name.
 pub(crate) struct Blame {
@@ -46,7 +52,7 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// Takes answers of at most `fields` fields.
     pub(crate) fn new(patience: Patience, blame: Blame, fields: usize) -> Self {
-        Self { pool: Pool::new(patience.connect, fields), patience, blame }
+        Self { pool: Pool::new(patience.connect, patience.lifetime, fields), patience, blame }
     }
 
     /// Sends `request`, whose URI is a path, to `host`, which may name a port. Waits for
@@ -101,7 +107,7 @@ impl Outgoing {
     async fn send_or_repeat(&self, host: &str, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
         if let Some(mut connection) = self.pool.take(host) {
             let again = again(&request);
-            match connection.try_send_request(request).await {
+            match connection.sender.try_send_request(request).await {
                 Ok(response) => {
                     self.pool.keep(host, connection);
                     return Ok(response);
@@ -115,7 +121,7 @@ impl Outgoing {
             }
         }
         let mut connection = self.pool.open(host).await.map_err(self.blame.unreachable)?;
-        let response = connection.send_request(request).await.map_err(|error| self.failure(&error))?;
+        let response = connection.sender.send_request(request).await.map_err(|error| self.failure(&error))?;
         self.pool.keep(host, connection);
         Ok(response)
     }
@@ -279,7 +285,7 @@ mod tests {
     async fn what_a_dead_connection_took_goes_out_once_more_on_a_new_one() {
         let host = forgetful().await;
         let long = Duration::from_secs(20);
-        let outgoing = Outgoing::new(Patience { connect: long, idle: long }, BLAME, 100);
+        let outgoing = Outgoing::new(Patience { connect: long, idle: long, lifetime: long }, BLAME, 100);
         let get = || outgoing.send(&host, Request::new(Body::empty()), long);
         let (first, second) = tokio::join!(get(), get());
         assert!(first.is_ok() && second.is_ok());

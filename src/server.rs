@@ -12,13 +12,13 @@ use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::config::{ClusterConfig, Config, Size};
-use crate::edge::{Edge, Limits, Parts, Policy};
+use crate::edge::{Edge, Forwarding, Limits, Parts, Policy};
 use crate::error::{RunError, StartError};
 use crate::gossip::{Ear, Gossip};
 use crate::metrics::{Fetched, Metrics};
 use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
-use crate::outgoing::Patience;
+use crate::outgoing::{LIFETIME, Patience};
 use crate::pages::Pages;
 use crate::random::random;
 use crate::semantics::request_fields::Underscores;
@@ -237,6 +237,11 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
     Ok(Policy {
         rules: config.rules().map_err(StartError::Config)?,
         queries: config.queries().map_err(StartError::Config)?,
+        forwarding: Forwarding {
+            trusted: config.edge.trusted_proxies.iter().map(|network| network.0).collect(),
+            scheme: HeaderValue::from_static(config.edge.scheme.name()),
+            host: config.edge.told_host().map_err(StartError::Config)?,
+        },
         forward: config.origin.forwarded().map_err(StartError::Config)?,
         times: Times {
             negative: config.cache.negative.0,
@@ -253,9 +258,14 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
 
 fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
     let origin = &config.origin;
-    let patience = Patience { connect: origin.connect_timeout.0, idle: origin.idle_timeout.0 };
-    HttpOrigin::new(&origin.url, patience, origin.first_byte_timeout.0, origin.requests)
-        .map_err(|error| StartError::Config(format!("origin.url: {error}")))
+    let patience = Patience {
+        connect: origin.connect_timeout.0,
+        idle: origin.idle_timeout.0,
+        lifetime: origin.connection_lifetime.0,
+    };
+    let http = HttpOrigin::new(&origin.url, patience, origin.first_byte_timeout.0, origin.requests)
+        .map_err(|error| StartError::Config(format!("origin.url: {error}")))?;
+    Ok(if origin.rewrite_location { http.rewriting_locations() } else { http })
 }
 
 fn peers_client(config: &Config) -> Peers {
@@ -265,7 +275,8 @@ fn peers_client(config: &Config) -> Peers {
             "cluster.first_byte_timeout is not above origin.first_byte_timeout: a slow origin will pass for a dead peer"
         );
     }
-    let patience = Patience { connect: cluster.connect_timeout.0, idle: cluster.idle_timeout.0 };
+    let (connect, idle, lifetime) = (cluster.connect_timeout.0, cluster.idle_timeout.0, LIFETIME);
+    let patience = Patience { connect, idle, lifetime };
     // A drain ends a connection that is idle to hyper, but waits for a peek.
     let quiet = cluster.probe_timeout.0.min(serving::LINGER / 2);
     Peers::new(patience, cluster.first_byte_timeout.0, quiet)

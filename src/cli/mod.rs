@@ -10,7 +10,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 
 use crate::config::{Config, LogConfig, LogFormat, LogLevel};
 use crate::error::{RunError, StartError};
-use crate::outgoing::Patience;
+use crate::outgoing::{LIFETIME, Patience};
 
 mod contents;
 mod demo;
@@ -34,7 +34,8 @@ const SOFTWARE: u8 = 70;
 
 /// How long a command waits for a server: to have a connection, and between two
 /// pieces of an answer.
-const PATIENCE: Patience = Patience { connect: Duration::from_secs(5), idle: Duration::from_secs(30) };
+const PATIENCE: Patience =
+    Patience { connect: Duration::from_secs(5), idle: Duration::from_secs(30), lifetime: LIFETIME };
 /// How long a command waits for the first byte of an answer.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 

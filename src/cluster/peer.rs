@@ -65,7 +65,7 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let long = Duration::from_secs(20);
-        let peers = Peers::new(Patience { connect: long, idle: long }, long, long);
+        let peers = Peers::new(Patience { connect: long, idle: long, lifetime: long }, long, long);
         let error = peers.ask(&address, Request::new(Body::empty())).await.map(drop).unwrap_err();
         assert_eq!(error.fault(), Fault::Peer, "{error}");
     }

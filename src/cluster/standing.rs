@@ -16,10 +16,24 @@ pub struct Standing {
     /// It did not answer a ping in time, and nothing else since.
     overdue: AtomicBool,
     pinged: AtomicBool,
+    /// How many pings it has answered.
+    answered_pings: AtomicU64,
+    /// How many times in a row it answered a ping, and had not acknowledged a request that
+    /// came before.
+    unacknowledged: AtomicU64,
 }
+
+/// After so many times in a row, a peer is taken to answer nothing but pings.
+const STUCK_AFTER: u64 = 2;
 
 /// A ping under way, of which there is one at a time.
 pub(crate) struct Ping<'a>(&'a Standing);
+
+impl Ping<'_> {
+    pub(crate) fn answered(&self) {
+        self.0.answered_pings.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Ping<'_> {
     fn drop(&mut self) {
@@ -36,6 +50,8 @@ impl Standing {
             latency: AtomicU64::new(0),
             overdue: AtomicBool::new(false),
             pinged: AtomicBool::new(false),
+            answered_pings: AtomicU64::new(0),
+            unacknowledged: AtomicU64::new(0),
         }
     }
 
@@ -59,6 +75,27 @@ impl Standing {
     /// The right to ping it, unless somebody else does.
     pub(crate) fn ping(&self) -> Option<Ping<'_>> {
         (!self.pinged.swap(true, Ordering::Relaxed)).then_some(Ping(self))
+    }
+
+    pub(crate) fn answered_pings(&self) -> u64 {
+        self.answered_pings.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a request was acknowledged, or answered.
+    pub(crate) fn note_acknowledged(&self) {
+        self.unacknowledged.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that a request was not acknowledged, though a ping behind it was answered.
+    pub(crate) fn note_unacknowledged(&self) {
+        if self.unacknowledged.fetch_add(1, Ordering::Relaxed) + 1 == STUCK_AFTER {
+            tracing::warn!(peer = %self.name, "peer answers pings but acknowledges no request, asking the next in rank");
+        }
+    }
+
+    /// Returns true if it acknowledges no request.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.unacknowledged.load(Ordering::Relaxed) >= STUCK_AFTER
     }
 
     pub(super) fn owe(&self) {

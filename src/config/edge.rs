@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::within;
-use super::values::{self, Period, loopback, secs};
-use crate::semantics::cache_status;
+use super::values::{self, Network, Period, Scheme, loopback, secs};
+use crate::semantics::{cache_status, forward};
 
 /// `[edge]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,11 +26,29 @@ pub struct EdgeConfig {
     /// Whether sockets are lent the memory of large bodies, where the system can do that;
     /// else they are given copies.
     pub zero_copy: bool,
+    /// The proxies in front, whose X-Forwarded-* and Forwarded are believed.
+    pub trusted_proxies: Vec<Network>,
+    /// The scheme by which clients reach the site: fills tell it, and a request by another
+    /// passes.
+    pub scheme: Scheme,
+    /// The host of the site: fills tell it, and a request for another passes. If it is
+    /// empty, fills tell none, and all hosts share what is stored.
+    #[serde(deserialize_with = "values::text")]
+    pub host: String,
 }
 
 impl Default for EdgeConfig {
     fn default() -> Self {
-        Self { name: "edge-1".to_owned(), listen: loopback(8001), drain: secs(30), threads: 0, zero_copy: true }
+        Self {
+            name: "edge-1".to_owned(),
+            listen: loopback(8001),
+            drain: secs(30),
+            threads: 0,
+            zero_copy: true,
+            trusted_proxies: Vec::new(),
+            scheme: Scheme::Http,
+            host: String::new(),
+        }
     }
 }
 
@@ -41,6 +60,21 @@ impl EdgeConfig {
                 self.name
             ));
         }
+        self.told_host()?;
         within("edge.threads", self.threads, 0..=1024)
+    }
+
+    /// The host that fills tell, if they tell one.
+    pub(crate) fn told_host(&self) -> Result<Option<HeaderValue>, String> {
+        if self.host.is_empty() {
+            return Ok(None);
+        }
+        let host = HeaderValue::from_str(&self.host).ok().filter(|host| forward::is_host(host.as_bytes()));
+        host.map(Some).ok_or_else(|| {
+            format!(
+                "edge.host: `{}` is not a host; one such as `www.example.com` is needed, with its port if that is not the scheme's own",
+                self.host
+            )
+        })
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::bounds::{some_time, within};
 use super::values::{self, Period, secs};
 use crate::origin::http_origin;
+use crate::outgoing::LIFETIME;
 use crate::semantics::request_fields::Class;
 
 /// `[origin]`
@@ -21,10 +22,14 @@ pub struct OriginConfig {
     pub first_byte_timeout: Period,
     /// Between two pieces of a body.
     pub idle_timeout: Period,
+    /// For how long a connection takes new requests: the next resolves the name anew.
+    pub connection_lifetime: Period,
     /// How many requests may wait for its answers at a time, and as many uploads.
     pub requests: usize,
     /// Request headers that go with a fill, besides those that always do.
     pub forward: Vec<String>,
+    /// Whether Location and Content-Location that name the origin are rewritten to paths.
+    pub rewrite_location: bool,
 }
 
 impl Default for OriginConfig {
@@ -34,8 +39,10 @@ impl Default for OriginConfig {
             connect_timeout: secs(2),
             first_byte_timeout: secs(30),
             idle_timeout: secs(30),
+            connection_lifetime: Period(LIFETIME),
             requests: 1024,
             forward: Vec::new(),
+            rewrite_location: true,
         }
     }
 }
@@ -46,6 +53,7 @@ impl OriginConfig {
         within("origin.requests", self.requests, 1..=1_000_000)?;
         self.forwarded()?;
         some_time("origin.connect_timeout", self.connect_timeout)?;
+        some_time("origin.connection_lifetime", self.connection_lifetime)?;
         some_time("origin.first_byte_timeout", self.first_byte_timeout)?;
         some_time("origin.idle_timeout", self.idle_timeout)
     }

@@ -77,18 +77,23 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 60] = [
+const OTHERS: [(&str, &str); 65] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
     ("edge.threads", "3"),
     ("edge.zero_copy", "false"),
+    ("edge.trusted_proxies", "[\"10.0.0.0/8\", \"::1\"]"),
+    ("edge.scheme", "https"),
+    ("edge.host", "www.example.com"),
     ("origin.url", "http://example.com/x"),
     ("origin.connect_timeout", "1s"),
     ("origin.first_byte_timeout", "1s"),
     ("origin.idle_timeout", "1s"),
+    ("origin.connection_lifetime", "1s"),
     ("origin.requests", "3"),
     ("origin.forward", "[\"X-Tenant\"]"),
+    ("origin.rewrite_location", "false"),
     ("cache.memory", "1GiB"),
     ("cache.hot_share", "0.25"),
     ("cache.flight_share", "0.3"),
@@ -172,6 +177,9 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("memory = 1", &["memory", "cache.memory"]),
         ("[edge]\ndrain = 30", &["edge.drain", "no unit", "`30s`"]),
         ("[edge]\ndrain = \"30\"", &["edge.drain", "`30s`"]),
+        ("[edge]\ntrusted_proxies = [\"10.0.0.0/33\"]", &["edge.trusted_proxies", "10.0.0.0/33", "`10.0.0.0/8`"]),
+        ("[edge]\nscheme = \"ftp\"", &["edge.scheme", "ftp", "https"]),
+        ("[edge]\nhost = \"a/b\"", &["edge.host", "`a/b`", "www.example.com"]),
         ("[edge]\nname = \"a b\"", &["edge.name", "`a b`"]),
         ("[edge]\nlisten = \"8001\"", &["edge.listen", "127.0.0.1:8001"]),
         ("[edge]\nthreads = \"many\"", &["edge.threads"]),

@@ -161,7 +161,8 @@ impl Edge {
         if ask.kind == Kind::Unknown && ask.method == Method::GET {
             self.learn_vary(ask, &response);
         }
-        let status = CacheStatus { handled, ..CacheStatus::default() };
+        let detail = (handled == Handled::OtherSite).then_some("other-site");
+        let status = CacheStatus { handled, detail, ..CacheStatus::default() };
         let response = self.relay(ask, response, &status);
         Answer { response, record: Self::record(ask, Served::Pass, From::Origin) }
     }

@@ -10,6 +10,7 @@ use super::fill::Order;
 use crate::body::{Body, Ended};
 use crate::error::Error;
 use crate::flight::Provider;
+use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::metrics::{Asked, Fetched};
 use crate::semantics::{forward, validation};
@@ -36,17 +37,22 @@ impl Asking {
 }
 
 impl Edge {
-    /// The answer of a peer, if it gives one.
-    pub(super) async fn ask_peer(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
+    /// The answer of a peer, if it gives one. Interim responses go by `relay`.
+    pub(super) async fn ask_peer(
+        &self,
+        peer: Arc<str>,
+        request: Request<Body>,
+        relay: Option<&Relay>,
+    ) -> Option<Arrival> {
         let asking = Asking::of(peer);
-        let answer = self.ask_unless_lost(&asking.peer, request).await;
+        let answer = self.ask_unless_lost(&asking.peer, request, relay).await;
         self.asked_peer(asking, answer)
     }
 
     /// As `ask_peer`, of a peer that has to ask nobody else for it.
     pub(super) async fn ask_peer_promptly(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
         let asking = Asking::of(peer);
-        let answer = tokio::time::timeout(self.promptly, self.ask_unless_lost(&asking.peer, request)).await;
+        let answer = tokio::time::timeout(self.promptly, self.ask_unless_lost(&asking.peer, request, None)).await;
         self.asked_peer(asking, answer.unwrap_or(Err(Error::PeerInDoubt)))
     }
 
@@ -73,6 +79,7 @@ impl Edge {
     /// whoever sees its end.
     pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
         request.headers_mut().append(forward::CDN_LOOP, self.loop_id.clone());
+        self.policy.load().forwarding.tell_site(request.headers_mut());
         let origin = self.origin.load_full();
         let fetching = self.metrics.fetching(Asked::Origin);
         let answer = origin.fetch(request).await?;
@@ -99,13 +106,18 @@ pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
     request
 }
 
-/// As [`for_all`], but conditional where something is stored, and with interim responses
-/// relayed to the leader's client.
-pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
+/// As [`for_all`], but conditional where something is stored.
+pub(super) fn conditional(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = for_all(key, order);
     if let Some(stale) = &order.stale {
         validation::add_condition(request.headers_mut(), &stale.fields().unpack());
     }
+    request
+}
+
+/// As [`conditional`], with interim responses relayed to the leader's client.
+pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
+    let mut request = conditional(key, order);
     if let Some(relay) = &order.relay {
         relay.listen(&mut request);
     }

@@ -5,6 +5,7 @@
 //! here in the same order by the same functions. Where anything else could matter, they
 //! are not answered here.
 
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use http::{Method, StatusCode};
@@ -19,6 +20,7 @@ use crate::metrics::Source;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::forward;
+use crate::semantics::forwarded::Told;
 use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::vary::Accepted;
 use crate::stored::Stored;
@@ -29,6 +31,7 @@ pub(crate) struct Plainly<'a> {
     /// In origin form.
     pub(crate) target: &'a str,
     pub(crate) host: &'a [u8],
+    pub(crate) told: Told<'a>,
     /// What its fields take, in bytes, as the long way counts them.
     pub(crate) size: usize,
     /// The longest body that is of use, in bytes.
@@ -38,24 +41,25 @@ pub(crate) struct Plainly<'a> {
 
 /// Why a plain request is not answered at once.
 pub(crate) enum NotAtOnce {
-    /// There is nothing under its key here.
-    Missing(AssetKey),
+    /// There is nothing under its key here. The address is the client's.
+    Missing(AssetKey, IpAddr),
     /// It needs the long way.
     Involved,
 }
 
 impl Edge {
     /// Answers with a 200 if it can be done at once: appends the lines of its fields to
-    /// `head`.
+    /// `head`. Returns the client's address, too; the request came from `connection`.
     pub(crate) fn answer_at_once(
         &self,
         source: Source,
+        connection: IpAddr,
         ask: &Plainly<'_>,
         head: &mut Vec<u8>,
-    ) -> Result<(Body, Record), NotAtOnce> {
-        let key = self.plain_key(ask).ok_or(NotAtOnce::Involved)?;
+    ) -> Result<(Body, Record, IpAddr), NotAtOnce> {
+        let (key, client) = self.plain_key(source, connection, ask).ok_or(NotAtOnce::Involved)?;
         let Some((tier, stored)) = self.memory.held(&key) else {
-            return Err(NotAtOnce::Missing(key));
+            return Err(NotAtOnce::Missing(key, client));
         };
         if !self.append_hit(&stored, ask.most, head) {
             return Err(NotAtOnce::Involved);
@@ -63,16 +67,19 @@ impl Edge {
         let len = stored.len();
         let body = Body::stored(stored, 0, len);
         let (served, from) = (hit(tier), From::Memory);
-        Ok((body, Record { source, method: Method::GET, key: Ok(key), served, from, error: None }))
+        Ok((body, Record { source, method: Method::GET, key: Ok(key), served, from, error: None }, client))
     }
 
-    /// The key of what is asked for, if nothing else tells what is meant.
-    fn plain_key(&self, ask: &Plainly<'_>) -> Option<AssetKey> {
+    /// The key of what is asked for, if nothing else tells what is meant, and the client's address.
+    fn plain_key(&self, source: Source, connection: IpAddr, ask: &Plainly<'_>) -> Option<(AssetKey, IpAddr)> {
         if ask.size > self.limits.header || !forward::is_host(ask.host) {
             return None;
         }
-        let key = self.policy.load().trim(AssetKey::from_target(ask.target, self.limits.uri).ok()?);
-        if self.memory.varies(&key) { self.memory.select_by_codings(&key, ask.accepted) } else { Some(key) }
+        let policy = self.policy.load();
+        let client = policy.forwarding.sharing_client(source, connection, ask.told, ask.host)?;
+        let key = policy.trim(AssetKey::from_target(ask.target, self.limits.uri).ok()?);
+        let key = if self.memory.varies(&key) { self.memory.select_by_codings(&key, ask.accepted)? } else { key };
+        Some((key, client))
     }
 
     /// Appends the fields of an answer to `head`, if what is stored is one.

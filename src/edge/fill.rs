@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 use tokio::sync::oneshot;
 
 use super::Edge;
-use super::asking::{Arrival, for_all, request};
+use super::asking::{Arrival, conditional, for_all, request};
 use super::receive::Received;
 use super::validate::give_up;
 use crate::body::Body;
@@ -126,8 +126,9 @@ impl Edge {
 
     async fn fill_from_peers(self: &Arc<Self>, mut leading: Leading, order: &Order) {
         for peer in self.before_this_edge(leading.lead.key()) {
-            let request = request(leading.lead.key(), order);
-            let arrival = match self.while_wanted(&leading.lead, pin!(self.ask_peer(peer, request))).await {
+            let request = conditional(leading.lead.key(), order);
+            let asking = self.ask_peer(peer, request, order.relay.as_ref());
+            let arrival = match self.while_wanted(&leading.lead, pin!(asking)).await {
                 Ok(Some(arrival)) => arrival,
                 Ok(None) => continue,
                 Err(error) => return give_up(leading.lead, order, error),

@@ -1,10 +1,12 @@
 //! Not waiting for a peer that may be frozen.
 //!
-//! A slow origin behind a healthy owner is waited for. But while the owner is in
-//! doubt, because gossip suspects it or it owes the answer to a ping, what waits for
-//! it is asked of the next in rank, within a budget: doubts may be wrong, and then
-//! each costs the origin a request. Once it is known to be down, or not to answer
-//! (`probe`), nothing waits for it, whatever that costs.
+//! A slow origin behind a healthy owner is waited for: the owner acknowledges a request
+//! as soon as it begins to answer. But while the owner is in doubt, because gossip
+//! suspects it, it owes the answer to a ping, or it has not acknowledged a request, what
+//! waits for it is asked of the next in rank, within a budget: doubts may be wrong, and
+//! then each costs the origin a request. Once it is known to be down, not to answer
+//! (`probe`), or to acknowledge no request at all, nothing waits for it, whatever that
+//! costs.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use crate::body::Body;
 use crate::cluster::view::State;
 use crate::error::Error;
 use crate::flight::Provider;
+use crate::interim::{Acknowledgement, Relay};
 
 /// How many requests to peers pay for giving one up on a doubt. So doubts add 5 % to
 /// the requests at the most.
@@ -43,14 +46,20 @@ impl Hedges {
 }
 
 impl Edge {
-    /// What a peer answers, unless it is given up before.
+    /// What a peer answers, unless it is given up before. Interim responses go by `relay`.
     pub(super) async fn ask_unless_lost(
         &self,
         peer: &Arc<str>,
-        request: Request<Body>,
+        mut request: Request<Body>,
+        relay: Option<&Relay>,
     ) -> Result<Response<Body>, Error> {
         self.hedges.earn();
-        self.unless_given_up(peer, pin!(self.peers.ask(peer, request))).await?
+        let acknowledged = Acknowledgement::of(&mut request, relay);
+        let answer = self.unless_given_up(peer, Some(&acknowledged), pin!(self.peers.ask(peer, request))).await?;
+        if let Some(standing) = self.membership.view().peer(peer).filter(|_| answer.is_ok()) {
+            standing.note_acknowledged();
+        }
+        answer
     }
 
     /// What comes from `provider`, unless that is a peer which is given up before.
@@ -60,51 +69,66 @@ impl Edge {
         coming: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Error> {
         match provider {
-            Provider::Peer(peer) => self.unless_given_up(peer, coming).await,
+            Provider::Peer(peer) => self.unless_given_up(peer, None, coming).await,
             Provider::Origin => Ok(coming.await),
         }
     }
 
-    async fn unless_given_up<T>(&self, peer: &str, coming: Pin<&mut impl Future<Output = T>>) -> Result<T, Error> {
+    async fn unless_given_up<T>(
+        &self,
+        peer: &str,
+        acknowledged: Option<&Acknowledgement>,
+        coming: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Error> {
         tokio::select! {
             biased;
             came = coming => Ok(came),
-            () = self.given_up(peer) => Err(Error::PeerInDoubt),
+            () = self.given_up(peer, acknowledged) => Err(Error::PeerInDoubt),
         }
     }
 
     /// Resolves when it makes no sense to wait for `peer` any longer: it is lost, or
     /// it is in doubt and there is budget for asking another.
-    pub(super) async fn given_up(&self, peer: &str) {
+    async fn given_up(&self, peer: &str, acknowledged: Option<&Acknowledgement>) {
         loop {
             tokio::select! {
                 () = self.membership.comes_to(peer, State::Suspect) => {}
-                () = self.is_overdue(peer) => {}
+                () = self.is_doubtful(peer, acknowledged) => {}
             }
-            if self.membership.view().has_lost(peer) || self.hedges.spend() {
+            let view = self.membership.view();
+            let is_stuck = || acknowledged.is_some() && view.peer(peer).is_some_and(|peer| peer.is_stuck());
+            if view.has_lost(peer) || is_stuck() || self.hedges.spend() {
                 return;
             }
             tokio::time::sleep(self.quiet).await;
         }
     }
 
-    /// Resolves when `peer` has missed a ping, and so may be frozen or cut off. A
-    /// healthy peer in front of a slow origin answers pings.
-    async fn is_overdue(&self, peer: &str) {
+    /// Resolves when `peer` has missed a ping, and so may be frozen or cut off, or has
+    /// answered one and not acknowledged the request that came before it. A healthy peer
+    /// in front of a slow origin does both.
+    async fn is_doubtful(&self, peer: &str, acknowledged: Option<&Acknowledgement>) {
         let Some(standing) = self.membership.view().peer(peer).cloned() else {
             return std::future::pending().await;
         };
+        let mut answered_before = None;
         loop {
             tokio::time::sleep(self.quiet).await;
             if standing.is_overdue() {
                 return;
             }
-            // Another request that waits for this peer is pinging it already.
-            let Some(_ping) = standing.ping() else {
-                continue;
-            };
-            if Box::pin(self.question(peer, self.quiet * 2)).await.is_err() {
-                return self.membership.note_overdue(&standing);
+            let answered_before = *answered_before.get_or_insert_with(|| standing.answered_pings());
+            // Unless another request that waits for this peer is pinging it already.
+            if let Some(ping) = standing.ping() {
+                if Box::pin(self.question(peer, self.quiet * 2)).await.is_err() {
+                    return self.membership.note_overdue(&standing);
+                }
+                ping.answered();
+            }
+            match acknowledged {
+                Some(acknowledged) if acknowledged.has_come() => standing.note_acknowledged(),
+                Some(_) if standing.answered_pings() > answered_before => return standing.note_unacknowledged(),
+                _ => {}
             }
         }
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Semaphore;
 
@@ -44,6 +44,7 @@ mod answer;
 mod asking;
 mod at_once;
 mod fill;
+mod forwarding;
 mod hedge;
 mod intake;
 mod invalidate;
@@ -64,6 +65,7 @@ mod verify;
 mod warm;
 
 pub(crate) use at_once::{NotAtOnce, Plainly};
+pub(crate) use forwarding::{Forwarding, Requester};
 use hedge::Hedges;
 use invalidate::Unheard;
 pub(crate) use peek::Peeked;
@@ -128,8 +130,7 @@ pub struct Edge {
 /// connection are gone.
 struct Ask {
     source: Source,
-    /// Who is at the other end of the connection.
-    client: IpAddr,
+    requester: Requester,
     method: Method,
     version: Version,
     /// The authority that the target names, if it names one.
@@ -150,10 +151,23 @@ struct Ask {
 }
 
 impl Ask {
+    /// Tells a peer that its request has begun to be answered, which may take as long as
+    /// the origin does: without that, the peer asks elsewhere.
+    fn acknowledge(&self) {
+        if let Some(relay) = self.relay.as_ref().filter(|_| self.source == Source::Peer) {
+            relay.offer(StatusCode::PROCESSING, &HeaderMap::new());
+        }
+    }
+
     /// Which site the client means (RFC 9110 §7.2): told to the origin, and of no
     /// other consequence. HTTP/2 has it in the target, and an absolute target
     /// goes before the field.
     fn host(&self) -> Option<HeaderValue> {
+        self.requester.host().cloned().or_else(|| self.own_host())
+    }
+
+    /// As [`host`](Self::host), by the request itself: a proxy may have put another there.
+    fn own_host(&self) -> Option<HeaderValue> {
         match &self.authority {
             Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
             None => self.headers.get(HOST).cloned(),
@@ -259,12 +273,17 @@ impl Edge {
         }
     }
 
-    /// Answers one request that came in by `source` from `client`.
+    /// The client of a request with `headers` on a connection from `connection`.
+    pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
+        self.policy.load().forwarding.requester(source, connection, headers)
+    }
+
+    /// Answers one request that came in by `source` from `requester`.
     /// Interim responses to it go by `relay`.
     pub(crate) async fn respond(
         self: &Arc<Self>,
         source: Source,
-        client: IpAddr,
+        requester: Requester,
         relay: Option<Relay>,
         request: Request<Body>,
     ) -> Answer {
@@ -295,7 +314,7 @@ impl Edge {
         let now = SystemTime::now();
         let ask = Ask {
             source,
-            client,
+            requester,
             method,
             version,
             authority,
@@ -409,6 +428,9 @@ impl Edge {
 
     /// Looks into memory, and says which way the request goes from there.
     fn look_up(self: &Arc<Self>, ask: &mut Ask) -> Way {
+        if !self.policy.load().forwarding.shares(ask) {
+            return self.look_elsewhere(ask);
+        }
         if self.memory.has_variants() {
             // Fields of the connection alone select no variant.
             if forward::nominates(&ask.headers) {
@@ -476,6 +498,14 @@ impl Edge {
             return Way::Pass(handled);
         }
         Way::Share(handled, stale)
+    }
+
+    /// The way of a request that shares no response (see [`forwarding`]).
+    fn look_elsewhere(&self, ask: &Ask) -> Way {
+        if RequestControl::of(&ask.headers).only_if_cached {
+            return Way::Answered(self.answer_not_cached(ask));
+        }
+        Way::Pass(Handled::OtherSite)
     }
 
     /// Returns the case by which the response to `ask` is judged.

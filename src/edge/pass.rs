@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::MAX_FORWARDS;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 
-use super::{Answer, Ask, Edge, upgrade};
+use super::{Answer, Ask, Edge, Forwarding, upgrade};
 use crate::body::Body;
 use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
-use crate::metrics::{Asked, Fetched, Source};
+use crate::metrics::{Asked, Fetched};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward;
 use crate::semantics::request_fields::Kind;
@@ -19,21 +19,22 @@ use crate::semantics::request_fields::Kind;
 impl Edge {
     /// Forwards a request to the origin, both bodies streamed; nothing is kept.
     pub(super) async fn pass(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
+        ask.acknowledge();
         forward::strip_hop_by_hop(&mut ask.headers);
         let mut request = Request::new(std::mem::take(&mut ask.body));
         *request.method_mut() = ask.method.clone();
         *request.uri_mut() = ask.key.target().into();
         // What a HEAD tells of what is stored may be learnt only if it asked as a
         // fill asks: by nothing that shapes the answer for one client.
-        let learns =
-            ask.method == Method::HEAD && self.kind(&ask) == Kind::Common && !forward::is_selective(&ask.headers);
-        *request.headers_mut() = if learns {
-            self.order(&ask, &ask.headers, None).headers
+        let learns = ask.method == Method::HEAD
+            && handled != Handled::OtherSite
+            && self.kind(&ask) == Kind::Common
+            && !forward::is_selective(&ask.headers);
+        if learns {
+            *request.headers_mut() = self.order(&ask, &ask.headers, None).headers;
         } else {
-            forward::verbatim(&ask.headers, &self.via_for(ask.version))
-        };
-        if !learns {
-            Self::introduce(&ask, request.headers_mut());
+            *request.headers_mut() = forward::verbatim(&ask.headers, &self.via_for(ask.version));
+            Forwarding::introduce(&ask, request.headers_mut());
         }
         if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
             request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
@@ -77,13 +78,6 @@ impl Edge {
                 self.distrust(&Provider::Origin, key, &error);
                 Err(error)
             }
-        }
-    }
-
-    /// Tells the origin who asks; a peer has told already.
-    fn introduce(ask: &Ask, headers: &mut HeaderMap) {
-        if ask.source == Source::Client {
-            forward::add_forwarded(headers, ask.client, ask.host().as_ref(), "http");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::Forwarding;
 use crate::digest::Expected;
 use crate::key::AssetKey;
 use crate::naming::{QueryRule, Rule};
@@ -16,6 +17,7 @@ pub(crate) struct Policy {
     /// The first that matches a path counts.
     pub(crate) rules: Vec<Rule>,
     pub(crate) queries: Vec<QueryRule>,
+    pub(crate) forwarding: Forwarding,
     /// Request headers that go with a fill, besides those that always do.
     pub(crate) forward: Box<[HeaderName]>,
     pub(crate) times: Times,

@@ -148,11 +148,14 @@ impl Edge {
         Some(Body::flight(reader, Arc::clone(room), None, None))
     }
 
-    /// Whether another source's bytes are sure to be of the same asset: its name
-    /// proves that, or a strong validator tells, or none have come yet.
+    /// Returns true if another source's bytes are sure to be of the same representation: a
+    /// strong validator of a 200 tells, or the name proves it, or it is a hashed name of
+    /// which no byte has come yet.
     pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: Verification) -> bool {
-        let sure = proof == Verification::AtEnd || strong_tag(&intake.head.headers).is_some() || intake.came == 0;
-        sure && order.name == Name::Proven && intake.head.length.is_some()
+        let Head { facts, headers, length, .. } = &*intake.head;
+        let is_validated = facts.status == StatusCode::OK && strong_tag(headers).is_some();
+        let is_named = order.name == Name::Proven && (proof == Verification::AtEnd || intake.came == 0);
+        (is_validated || is_named) && length.is_some()
     }
 
     async fn ask_for_rest(
@@ -166,7 +169,7 @@ impl Edge {
         let request = for_rest(key, order, tag, at);
         match provider {
             Provider::Origin => self.ask_origin(request).await.ok(),
-            Provider::Peer(peer) => Some(self.ask_peer(Arc::clone(peer), request).await?.response),
+            Provider::Peer(peer) => Some(self.ask_peer(Arc::clone(peer), request, None).await?.response),
         }
     }
 }

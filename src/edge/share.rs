@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::fill::{First, Order};
 use super::peek::AtHand;
-use super::{Answer, Ask, Edge, forwarded_by_peer, states_no_lifetime};
+use super::{Answer, Ask, Edge, Forwarding, forwarded_by_peer, states_no_lifetime};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
@@ -56,6 +56,7 @@ impl Edge {
             Joining::Follow(flight) => Arc::clone(flight),
             Joining::Lead(lead) => Arc::clone(lead.flight()),
         };
+        ask.acknowledge();
         // It counts as a reader from here on, while it waits for the head.
         let mut reader = Reader::new(Arc::clone(&flight.body));
         let (part, first) = match joining {
@@ -244,9 +245,10 @@ impl Edge {
         let (vary, peer) = (self.memory.varies_by(&ask.key), forwarded_by_peer(ask));
         let forward = peer.as_deref().unwrap_or(&policy.forward);
         let also = Also { forward, vary: vary.as_deref().unwrap_or_default() };
-        let headers = forward::of_fill(headers, &also, own, coding, &self.via_for(ask.version));
-        let (credentials, cookie) = (Credentials::of(&headers), Cookie::of(&headers));
-        Order { name, credentials, cookie, headers, stale, relay: None }
+        let mut sent = forward::of_fill(headers, &also, own, coding, &self.via_for(ask.version));
+        Forwarding::introduce_leader(ask, headers, &mut sent);
+        let (credentials, cookie) = (Credentials::of(&sent), Cookie::of(&sent));
+        Order { name, credentials, cookie, headers: sent, stale, relay: None }
     }
 
     /// Returns true if a response that answers one request alone is the answer to the one

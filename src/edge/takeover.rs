@@ -11,7 +11,7 @@ use std::time::Instant;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::asking::{Arrival, request};
+use super::asking::{Arrival, conditional};
 use super::fill::{Leading, Order};
 use super::receive::Received;
 use super::share::{Part, Shared};
@@ -61,7 +61,7 @@ impl Edge {
     }
 
     pub(super) async fn ask_holder(&self, peer: Arc<str>, key: &AssetKey, order: &Order) -> Option<Arrival> {
-        let mut request = request(key, order);
+        let mut request = conditional(key, order);
         request.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
         let arrival = self.ask_peer_promptly(peer, request).await;
         let outcome = match &arrival {

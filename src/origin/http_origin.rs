@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::origin::{Origin, Places};
 use crate::outgoing::{Blame, Outgoing, Patience};
 use crate::semantics::forward::MOST_FIELDS;
+use crate::semantics::location;
 
 const BLAME: Blame = Blame {
     unreachable: Error::OriginUnreachable,
@@ -27,6 +28,14 @@ pub struct HttpOrigin {
     site: Arc<Site>,
     outgoing: Outgoing,
     places: Places,
+    locations: Locations,
+}
+
+/// What becomes of Location and Content-Location where they name the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Locations {
+    AsSent,
+    Rewritten,
 }
 
 /// How the origin calls itself: it goes with the answers to writes, which may name what
@@ -51,7 +60,13 @@ impl HttpOrigin {
             site: Arc::new(Site { host, prefix: url.path().trim_end_matches('/').to_owned() }),
             outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS),
             places: Places::new(requests, first_byte),
+            locations: Locations::AsSent,
         })
+    }
+
+    /// Has Location and Content-Location name the site as clients know it.
+    pub(crate) fn rewriting_locations(self) -> Self {
+        Self { locations: Locations::Rewritten, ..self }
     }
 
     /// The path at the origin of what is asked for by `uri`.
@@ -70,6 +85,9 @@ impl Origin for HttpOrigin {
             let (_place, left) = self.places.take(&request).await?;
             let safe = request.method().is_safe();
             let mut response = self.outgoing.send(self.authority.as_str(), request, left).await?;
+            if self.locations == Locations::Rewritten {
+                location::rewrite(&self.site.host, &self.site.prefix, response.headers_mut());
+            }
             if !safe {
                 response.extensions_mut().insert(Arc::clone(&self.site));
             }

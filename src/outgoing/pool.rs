@@ -1,6 +1,7 @@
 //! [`Pool`]: connections over HTTP/1.1, kept for one request after another.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,20 +23,24 @@ const REST: Duration = Duration::from_secs(30);
 /// answer's head too. In bytes.
 const READ_AHEAD: usize = 256 * 1024;
 
-/// What takes a request to the other end of a connection.
-pub(super) type Connection = SendRequest<Body>;
+/// A connection that is free for a request, or has taken one.
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Body>,
+    opened: Instant,
+}
 
 /// The connections of a client.
 pub(super) struct Pool {
     connector: HttpConnector,
+    connect: Duration,
     http: http1::Builder,
     resting: Arc<Resting>,
 }
 
 impl Pool {
-    /// Waits for a connection for the time of `connect`; takes answers of at most
-    /// `fields` fields.
-    pub(super) fn new(connect: Duration, fields: usize) -> Self {
+    /// Waits for a connection for the time of `connect`, and uses it for that of
+    /// `lifetime`; takes answers of at most `fields` fields.
+    pub(super) fn new(connect: Duration, lifetime: Duration, fields: usize) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(connect));
         connector.set_nodelay(true);
@@ -44,7 +49,8 @@ impl Pool {
         // A proxy removes blanks before the colon (RFC 9112 §5.1). A folded line stays an
         // error (§5.2): that is a 502.
         http.allow_spaces_after_header_name_in_responses(true);
-        Self { connector, http, resting: Arc::default() }
+        let resting = Arc::new(Resting { lifetime, hosts: Mutex::default() });
+        Self { connector, connect, http, resting }
     }
 
     /// A connection to `host` that has brought an answer before.
@@ -56,53 +62,64 @@ impl Pool {
     pub(super) async fn open(&self, host: &str) -> Result<Connection, String> {
         let uri = Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query("/").build();
         let uri = uri.map_err(|error| error.to_string())?;
-        let stream = self.connector.clone().call(uri).await.map_err(|error| describe(&error))?;
-        let (connection, driver) = self.http.handshake(stream).await.map_err(|error| describe(&error))?;
+        let mut connector = self.connector.clone();
+        let stream = within(self.connect, connector.call(uri)).await?;
+        let (sender, driver) = self.http.handshake(stream).await.map_err(|error| describe(&error))?;
         // How it ends is told to the request that is under way then.
         tokio::spawn(driver.with_upgrades());
-        Ok(connection)
+        Ok(Connection { sender, opened: Instant::now() })
     }
 
     /// Keeps a connection that has brought the head of an answer, once it is free for
     /// another request.
     pub(super) fn keep(&self, host: &str, mut connection: Connection) {
-        if connection.is_ready() {
+        if connection.sender.is_ready() {
             return self.resting.add(host, connection);
         }
         let (resting, host) = (Arc::clone(&self.resting), Box::<str>::from(host));
         tokio::spawn(async move {
-            if connection.ready().await.is_ok() {
+            if connection.sender.ready().await.is_ok() {
                 resting.add(&host, connection);
             }
         });
     }
 }
 
+/// Waits for a connection for the time of `connect`. The connector by itself bounds the
+/// handshakes with the addresses of a name, but not the name's resolution.
+async fn within<T, E: Error>(connect: Duration, connecting: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+    match tokio::time::timeout(connect, connecting).await {
+        Ok(connected) => connected.map_err(|error| describe(&error)),
+        Err(_) => Err(format!("no connection within {connect:?}: its name's resolution or its handshake is too slow")),
+    }
+}
+
 /// Connections that are not used, by host: of each, the last used is the last.
-#[derive(Default)]
-struct Resting(Mutex<HashMap<Box<str>, Vec<Rested>>>);
+struct Resting {
+    lifetime: Duration,
+    hosts: Mutex<HashMap<Box<str>, Vec<Rested>>>,
+}
 
 struct Rested {
     connection: Connection,
     since: Instant,
 }
 
-impl Rested {
-    fn is_of_use(&self) -> bool {
-        self.connection.is_ready() && self.since.elapsed() < REST
-    }
-}
-
 impl Resting {
     fn hosts(&self) -> MutexGuard<'_, HashMap<Box<str>, Vec<Rested>>> {
         // Nothing in a critical section can leave it half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_of_use(&self, rested: &Rested) -> bool {
+        let Rested { connection, since } = rested;
+        connection.sender.is_ready() && since.elapsed() < REST && connection.opened.elapsed() < self.lifetime
     }
 
     fn take(&self, host: &str) -> Option<Connection> {
         let mut hosts = self.hosts();
         let connections = hosts.get_mut(host)?;
-        std::iter::from_fn(|| connections.pop()).find(Rested::is_of_use).map(|rested| rested.connection)
+        std::iter::from_fn(|| connections.pop()).find(|rested| self.is_of_use(rested)).map(|rested| rested.connection)
     }
 
     fn add(self: &Arc<Self>, host: &str, connection: Connection) {
@@ -125,7 +142,7 @@ impl Resting {
             let Some(resting) = resting.upgrade() else { return };
             let mut hosts = resting.hosts();
             hosts.retain(|_, connections| {
-                connections.retain(Rested::is_of_use);
+                connections.retain(|rested| resting.is_of_use(rested));
                 !connections.is_empty()
             });
             if hosts.is_empty() {
@@ -153,10 +170,10 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             stream
         });
-        let pool = Pool::new(Duration::from_secs(20), 100);
+        let pool = Pool::new(Duration::from_secs(20), 4 * REST, 100);
         assert!(pool.take(&host).is_none());
         let mut connection = pool.open(&host).await.unwrap();
-        connection.send_request(Request::new(Body::empty())).await.unwrap();
+        connection.sender.send_request(Request::new(Body::empty())).await.unwrap();
         pool.keep(&host, connection);
         while !pool.rests(&host) {
             tokio::task::yield_now().await;
@@ -182,6 +199,25 @@ mod tests {
         assert!(pool.rests(&host), "and has rested since then only");
         tokio::time::advance(REST).await;
         assert!(!pool.rests(&host), "it may cross its end");
+    }
+
+    #[tokio::test]
+    async fn a_connection_takes_no_request_beyond_its_lifetime() {
+        let (pool, host, _stream) = resting().await;
+        tokio::time::pause();
+        for _ in 0..5 {
+            tokio::time::advance(REST * 3 / 4).await;
+            assert!(pool.rests(&host));
+        }
+        tokio::time::advance(REST / 2).await;
+        assert!(!pool.rests(&host), "it is used all the time, and too old");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_nameserver_costs_the_time_of_connect_timeout() {
+        let (began, connect) = (Instant::now(), Duration::from_secs(2));
+        let error = within(connect, std::future::pending::<Result<(), std::io::Error>>()).await.unwrap_err();
+        assert!(began.elapsed() == connect && error.contains("2s"), "{error}");
     }
 
     #[tokio::test]

@@ -40,6 +40,8 @@ pub enum Handled {
     Request,
     /// `fwd=bypass`: this name is known not to be stored.
     Bypass,
+    /// `fwd=bypass`: the request is of another scheme or host than what is stored.
+    OtherSite,
     /// Neither: this edge answered itself, with an error.
     Refused,
 }
@@ -70,7 +72,7 @@ impl CacheStatus {
             Handled::Stale => ";fwd=stale",
             Handled::Method => ";fwd=method",
             Handled::Request => ";fwd=request",
-            Handled::Bypass => ";fwd=bypass",
+            Handled::Bypass | Handled::OtherSite => ";fwd=bypass",
             Handled::Refused => "",
         });
         if let Some(status) = self.fwd_status {

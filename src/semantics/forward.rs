@@ -1,6 +1,6 @@
 //! Which fields cross the edge: RFC 9110 §7.6, RFC 8586.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
@@ -13,9 +13,6 @@ use super::request_fields::{self, Also, Class, Coding, OwnHeaders, Underscores};
 
 /// RFC 8586.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// How many fields a message from a client or from the origin has at most.
 pub const MOST_FIELDS: usize = 100;
@@ -211,20 +208,6 @@ pub fn lists(line: &HeaderValue, id: &HeaderValue) -> bool {
     })
 }
 
-/// Tells the origin of a client who is not at the connection's other end.
-/// `scheme` is that of the client's connection.
-pub fn add_forwarded(fields: &mut HeaderMap, client: IpAddr, host: Option<&HeaderValue>, scheme: &'static str) {
-    let known = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let chain = known.map(|value| format!("{value}, ")).collect::<String>() + &client.to_string();
-    if let Ok(chain) = HeaderValue::try_from(chain) {
-        fields.insert(FORWARDED_FOR, chain);
-    }
-    if let Some(host) = host {
-        fields.insert(FORWARDED_HOST, host.clone());
-    }
-    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
-}
-
 /// The value that an edge named `name` adds to Via (RFC 9110 §7.6.3) for a
 /// message that came over `version`.
 pub fn via(version: Version, name: &str) -> Option<HeaderValue> {
@@ -334,12 +317,5 @@ mod tests {
             join_cookies(&mut fields);
             assert_eq!(fields.get_all(COOKIE).iter().collect::<Vec<_>>(), [cookie], "{lines:?}");
         }
-    }
-
-    #[test]
-    fn the_chain_of_clients_grows() {
-        let mut fields = headers(&[("x-forwarded-for", "10.0.0.1"), ("x-forwarded-for", "10.0.0.2")]);
-        add_forwarded(&mut fields, IpAddr::from([10, 0, 0, 3]), None, "http");
-        assert_eq!(fields.get("x-forwarded-for").unwrap(), "10.0.0.1, 10.0.0.2, 10.0.0.3");
     }
 }

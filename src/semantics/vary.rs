@@ -4,6 +4,7 @@ use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, COOKIE, V
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
+use super::forwarded::is_of_one_client;
 use super::members;
 
 /// What a response was selected by, besides its target.
@@ -13,7 +14,7 @@ pub enum Varies {
     Not,
     /// By these request fields, in order.
     By(Vec<HeaderName>),
-    /// By more than a request holds: `*`.
+    /// By more than a key holds: `*`, or a field that speaks for one client.
     Unknowably,
 }
 
@@ -24,6 +25,7 @@ pub fn varies(response: &HeaderMap) -> Varies {
     for member in members(response, &VARY) {
         match HeaderName::from_bytes(member) {
             _ if member == b"*" => return Varies::Unknowably,
+            Ok(name) if is_of_one_client(&name) => return Varies::Unknowably,
             Ok(name) => fields.push(name),
             Err(_) => return Varies::Unknowably,
         }
@@ -165,6 +167,10 @@ mod tests {
             (&[("vary", "Cookie, ACCEPT-language"), ("vary", "cookie")], by(&["accept-language", "cookie"])),
             (&[("vary", "cookie, *")], Varies::Unknowably),
             (&[("vary", "not a name")], Varies::Unknowably),
+            (&[("vary", "accept, X-Forwarded-For")], Varies::Unknowably),
+            (&[("vary", "x-forwarded-host")], Varies::Unknowably),
+            (&[("vary", "Forwarded")], Varies::Unknowably),
+            (&[("vary", "x-forwarded-proto")], by(&["x-forwarded-proto"])),
             (&[("content-encoding", "gzip")], by(&["accept-encoding"])),
             (&[("content-encoding", "gzip"), ("vary", "Accept-Encoding")], by(&["accept-encoding"])),
         ] {

@@ -181,7 +181,7 @@ impl FastPath {
                 self.first += length;
                 return Ok(Begun::Answer);
             }
-            Err(NotAtOnce::Missing(key)) => Some(key),
+            Err(NotAtOnce::Missing(key, client)) => Some((key, client)),
             Err(NotAtOnce::Involved) => None,
         };
         if matches!(first, First::Peek(..)) && self.serving.answers_peeks() {
@@ -197,7 +197,7 @@ impl FastPath {
         // What is behind other answers has its turn when they are sent.
         if self.answers.is_empty()
             && matches!(first, First::Plain(..))
-            && let Some(answer) = missing.and_then(|key| Serving::peek(&self.serving, key, accepted))
+            && let Some(answer) = missing.and_then(|(key, client)| Serving::peek(&self.serving, key, client, accepted))
         {
             self.awaited = Some(Awaited { answer, length });
             return Ok(Begun::Peek);

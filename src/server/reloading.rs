@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Supply, http_origin, policy, warn_if_guest};
-use crate::config::{CacheConfig, ClusterConfig, Config};
+use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig};
 use crate::edge::Edge;
 use crate::error::StartError;
 
@@ -58,6 +58,12 @@ fn next(running: &Config, told: &Config, supply: Supply) -> Config {
         ClusterConfig { peers, ..running.clone() }
     };
     Config {
+        edge: EdgeConfig {
+            trusted_proxies: told.edge.trusted_proxies.clone(),
+            scheme: told.edge.scheme,
+            host: told.edge.host.clone(),
+            ..running.edge.clone()
+        },
         origin: match supply {
             Supply::Configured => told.origin.clone(),
             Supply::Embedded => running.origin.clone(),
@@ -118,6 +124,8 @@ mod tests {
         told.cache.negative = Period(std::time::Duration::ZERO);
         told.immutable.clear();
         told.query = Vec::new();
+        told.edge.trusted_proxies.push("10.0.0.0/8".parse().unwrap());
+        told.edge.host.push('a');
         assert_eq!(waiting(&running, &told, Supply::Configured), [""; 0]);
         assert_eq!(waiting(&running, &told, Supply::Embedded), ["[origin]"]);
         assert_eq!(next(&running, &told, Supply::Configured), told);

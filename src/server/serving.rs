@@ -171,6 +171,8 @@ impl Serve {
     }
 
     fn admit(&self, open: &mut JoinSet<()>, full: &mut Spell, stream: TcpStream, client: IpAddr) {
+        // A listener on `[::]` has IPv4 addresses mapped into IPv6.
+        let client = client.to_canonical();
         let (listener, most) = (self.source.listener(), self.limits.connections);
         if open.len() >= most {
             if full.begins() {
@@ -246,12 +248,13 @@ impl Serving {
     /// See [`Edge::answer_at_once`].
     pub(super) fn answer_at_once(&self, ask: &Plainly<'_>, head: &mut Vec<u8>) -> Result<Watched, NotAtOnce> {
         let began = Instant::now();
-        let (body, record) = self.serve.edge.answer_at_once(self.serve.source, ask, head)?;
-        Ok(self.watch(record, body, began, Way::connection(self.client.requests.begin())))
+        let (source, connection) = (self.serve.source, self.client.address);
+        let (body, record, client) = self.serve.edge.answer_at_once(source, connection, ask, head)?;
+        Ok(self.watch(client, record, body, began, Way::connection(self.client.requests.begin())))
     }
 
     /// See [`Edge::peek_plainly`].
-    pub(super) fn peek(this: &Arc<Self>, key: AssetKey, accepted: Accepted) -> Option<Peek> {
+    pub(super) fn peek(this: &Arc<Self>, key: AssetKey, client: IpAddr, accepted: Accepted) -> Option<Peek> {
         if this.serve.source == Source::Peer {
             return None;
         }
@@ -260,18 +263,20 @@ impl Serving {
         let (serving, under_way) = (Arc::clone(this), this.client.requests.begin());
         Some(Box::pin(async move {
             let Peeked { lines, body, record } = peeked.await?;
-            Some((lines, serving.watch(record, body, began, Way::connection(under_way))))
+            Some((lines, serving.watch(client, record, body, began, Way::connection(under_way))))
         }))
     }
 
-    fn watch(&self, record: Record, body: Body, began: Instant, way: Way) -> Watched {
-        self.serve.access.watch_body(self.client.address, record, StatusCode::OK, body, began, way)
+    fn watch(&self, client: IpAddr, record: Record, body: Body, began: Instant, way: Way) -> Watched {
+        self.serve.access.watch_body(client, record, StatusCode::OK, body, began, way)
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
         let Self { serve, client } = self;
         let (began, under_way) = (Instant::now(), client.requests.begin());
-        let unanswered = serve.access.expect(client.address, serve.source, &request, began);
+        let requester = serve.edge.requester(serve.source, client.address, request.headers());
+        let address = requester.client;
+        let unanswered = serve.access.expect(address, serve.source, &request, began);
         let version = request.version();
         client.speaks(version);
         let has_content = !request.body().is_end_stream();
@@ -279,7 +284,7 @@ impl Serving {
         let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke).no_slower_than(rate));
         // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
         let relay = (version == Version::HTTP_11).then(|| client.interim.open());
-        let mut answer = serve.edge.respond(serve.source, client.address, relay.clone(), request).await;
+        let mut answer = serve.edge.respond(serve.source, requester, relay.clone(), request).await;
         if let Some(relay) = relay {
             relay.close().await;
         }
@@ -307,7 +312,7 @@ impl Serving {
         } else {
             Way::connection(under_way)
         };
-        Ok(serve.access.watch(client.address, answer.record, answer.response, began, way))
+        Ok(serve.access.watch(address, answer.record, answer.response, began, way))
     }
 }
 

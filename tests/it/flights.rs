@@ -583,7 +583,12 @@ async fn what_follows_must_be_of_the_same_asset() {
         ("/logo-0123456789abcdef.png", cut(), cut(), false),
         ("/logo-0123456789abcde0.png", cut(), other, false),
         ("/logo-0123456789abcde1.png", weak(Script::ok(body.clone()).cut_at(9)), weak(Script::ok(body.clone())), false),
-        ("/plain.png", cut(), Script::ok(body.clone()).tag("\"v1\"").with_ranges(), false),
+        ("/plain.png", cut(), Script::ok(body.clone()).tag("\"v1\"").with_ranges(), true),
+        ("/plain2.png", cut(), Script::ok(body.clone()).tag("\"v1\""), true),
+        ("/plain3.png", cut(), Script::ok(pattern(1_000_000)).tag("\"v2\"").with_ranges(), false),
+        ("/plain4.png", weak(Script::ok(body.clone()).cut_at(9)), weak(Script::ok(body.clone())), false),
+        ("/plain5.png", Script::ok(body.clone()).cut_at(9), Script::ok(body.clone()), false),
+        ("/plain6.png", cut().with_status(203), Script::ok(body.clone()).tag("\"v1\"").with_ranges(), false),
         ("/logo-0123456789abcde2.png", cut(), Script::ok(body.clone()).tag("\"v1\""), true),
         ("/logo-0123456789abcde3.png", cut(), Script::status(404), false),
     ] {
@@ -599,23 +604,59 @@ async fn what_follows_must_be_of_the_same_asset() {
     }
 }
 
+/// A hashed name and a plain one that the peer owns.
+fn of_the_peer(edge: &crate::harness::Running, peer: &Origin) -> [String; 2] {
+    let owned = |name: fn(u64) -> String| {
+        (0..1000).map(name).find(|path| crate::proving::is_owned_by(edge, peer, path)).unwrap()
+    };
+    [owned(|i| format!("/asset-{i:016x}.bin")), owned(|i| format!("/plain/{i}"))]
+}
+
 #[tokio::test]
 async fn when_the_owner_is_lost_in_the_middle_everybody_has_the_rest() {
     let origin = Origin::start().await;
     let (edge, peer) = crate::proving::with_scripted_peer(&origin, |_| {}).await;
     let body = pattern(1_000_000);
-    let path = (0..1000u64)
-        .map(|i| format!("/asset-{i:016x}.bin"))
-        .find(|path| crate::proving::is_owned_by(&edge, &peer, path))
-        .unwrap();
-    peer.script(&path, Script::ok(body.clone()).tag("\"v1\"").cut_at(300_000));
-    origin.script(&path, Script::ok(body.clone()).tag("\"v1\"").with_ranges());
-    let asks: Vec<_> = (0..6).map(|_| edge.get(&path)).collect();
-    for got in within(20, all(asks.into_iter().map(Ask::get))).await {
-        assert_same(&got, &body);
+    let whole = || Script::ok(body.clone()).tag("\"v1\"").field("cache-control", "max-age=60");
+    for path in of_the_peer(&edge, &peer) {
+        peer.script(&path, whole().cut_at(300_000));
+        origin.script(&path, whole().with_ranges());
+        let asks: Vec<_> = (0..6).map(|_| edge.get(&path)).collect();
+        for got in within(20, all(asks.into_iter().map(Ask::get))).await {
+            assert_same(&got, &body);
+        }
+        let seen = origin.seen().pop().unwrap();
+        assert_eq!((seen.field("range"), seen.field("if-range")), (Some("bytes=300000-"), Some("\"v1\"")));
+        assert_eq!(origin.count(&path), 1);
+        assert!(edge.get(&path).get().await.cache_status().contains("hit"));
     }
-    assert_eq!(origin.seen()[0].field("range"), Some("bytes=300000-"));
-    assert_eq!(origin.count(&path), 1);
+}
+
+#[tokio::test]
+async fn when_the_owner_freezes_in_the_middle_everybody_has_the_rest() {
+    let origin = Origin::start().await;
+    // Its timeouts are far away: only the ping that it owes gives it up.
+    let (edge, peer) = crate::proving::with_scripted_peer(&origin, |config| {
+        config.cluster.as_mut().unwrap().idle_timeout = Period(Duration::from_mins(10));
+    })
+    .await;
+    let body = pattern(1_000_000);
+    let whole = || Script::ok(body.clone()).tag("\"v1\"").field("cache-control", "max-age=60");
+    let paths = of_the_peer(&edge, &peer);
+    let (frozen, never) = (Gate::closed(), Gate::closed());
+    frozen.open(600_000);
+    for path in &paths {
+        peer.script(path, whole().gate(&frozen));
+        origin.script(path, whole().with_ranges());
+    }
+    // It answers no OPTIONS either.
+    peer.script("*", Script::ok("").hold(&never));
+    let gots = within(20, all(paths.iter().map(|path| edge.get(path).get()))).await;
+    for (got, path) in gots.iter().zip(&paths) {
+        assert_same(got, &body);
+        assert_eq!(origin.count(path), 1);
+    }
+    assert!(origin.seen().iter().all(|seen| seen.field("if-range") == Some("\"v1\"")));
 }
 
 #[tokio::test]

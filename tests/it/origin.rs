@@ -21,6 +21,8 @@ pub struct Script {
     framing: Framing,
     delay: Duration,
     cut_at: Option<usize>,
+    /// Says 102 at once, as a peer does.
+    acknowledges: bool,
     /// Holds its answers back.
     hold: Option<Gate>,
     /// Holds its body back.
@@ -78,6 +80,7 @@ impl Script {
             framing: Framing::Length(None),
             delay: Duration::ZERO,
             cut_at: None,
+            acknowledges: false,
             hold: None,
             gate: None,
             ranges: false,
@@ -135,6 +138,12 @@ impl Script {
     /// Closes the connection after so many bytes of the body.
     pub fn cut_at(self, bytes: usize) -> Self {
         Self { cut_at: Some(bytes), ..self }
+    }
+
+    /// Says at once, as a peer does, that it has begun to answer.
+    #[allow(dead_code)] // for tests/it
+    pub fn acknowledged(self) -> Self {
+        Self { acknowledges: true, ..self }
     }
 
     /// Says nothing before `gate` lets an answer go.
@@ -279,6 +288,12 @@ impl Origin {
         self.seen().iter().filter(|seen| seen.target == path).count()
     }
 
+    /// How many connections it has had.
+    #[allow(dead_code)] // for tests/it
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::Relaxed)
+    }
+
     /// Waits until so many requests have arrived in all.
     pub async fn arrived(&self, requests: usize) {
         let mut arrived = self.state.arrived.subscribe();
@@ -381,6 +396,9 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Opti
 
 /// Says what the script says; whether the connection can be used again.
 async fn say(stream: &mut TcpStream, script: &Script, method: &str, range: Option<&str>) -> std::io::Result<bool> {
+    if script.acknowledges {
+        stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").await?;
+    }
     tokio::time::sleep(script.delay).await;
     if let Some(Gate(gate)) = &script.hold {
         gate.acquire().await.unwrap().forget();

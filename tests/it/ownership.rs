@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use crate::client::Ask;
 use crate::harness::{Cluster, Running, all, config, run, within};
 use crate::origin::{Gate, Origin, Script};
+use crate::proving::is_owned_by;
 
 #[tokio::test]
 async fn a_miss_asks_the_owner_and_keeps_a_copy() {
@@ -91,6 +92,58 @@ async fn an_owner_that_is_silent_is_passed_over() {
     let path = path_owned_by(edge, &names[1]);
     assert_eq!(within(20, edge.get(&path).get()).await.text(), "pixels");
     assert!(edge.metric(&format!("peerage_peer_up{{peer=\"{}\"}}", names[1])).await < 0.1);
+}
+
+#[tokio::test]
+async fn an_owner_that_answers_pings_and_hangs_on_requests_holds_no_key() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels"));
+    let (edge, peer) = crate::proving::with_scripted_peer(&origin, |config| {
+        config.cluster.as_mut().unwrap().first_byte_timeout = Period(Duration::from_mins(10));
+    })
+    .await;
+    let (never, name) = (Gate::closed(), peer.address.to_string());
+    peer.has_nothing_at_hand();
+    // More than doubts may cost.
+    let paths: Vec<_> =
+        (0..400).map(|i| format!("/plain/{i}")).filter(|path| is_owned_by(&edge, &peer, path)).collect();
+    assert!(paths.len() > 100);
+    for path in &paths {
+        peer.script(path, Script::ok("late").hold(&never));
+    }
+    peer.script("*", Script::ok(""));
+    let gots = all(paths.iter().map(|path| edge.get(path).get()));
+    for got in within(60, gots).await {
+        assert_eq!(got.text(), "pixels");
+    }
+    // It answers pings, and so is not down for long.
+    edge.metric_becomes(&format!("peerage_peer_up{{peer=\"{name}\"}}"), 1.0).await;
+}
+
+#[tokio::test]
+async fn an_owner_with_a_slow_origin_acknowledges_and_is_waited_for() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("*", Script::ok("pixels").hold(&gate));
+    let cluster = Cluster::start(2, &origin, |config| config.cluster.as_mut().unwrap().gossip = false).await;
+    let plain = (0..1000).map(|i| format!("/plain/{i}")).find(|path| cluster.rank(path)[0] == 1).unwrap();
+    let paths = [cluster.path_owned_by(1, 1), plain];
+    let asks: Vec<_> = paths.iter().map(|path| tokio::spawn(cluster.edges[0].get(path).get())).collect();
+    // It is pinged again and again meanwhile.
+    let pinged = async {
+        let pings = "peerage_requests_total{source=\"peer\",result=\"pass\"}";
+        while cluster.edges[1].metric(pings).await < 5.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(20, pinged).await;
+    gate.open(10);
+    for ask in asks {
+        assert_eq!(within(20, ask).await.unwrap().text(), "pixels");
+    }
+    for path in &paths {
+        assert_eq!(origin.count(path), 1);
+    }
 }
 
 fn path_owned_by(edge: &Running, owner: &str) -> String {

@@ -64,7 +64,7 @@ async fn a_head_shapes_nothing_that_others_get() {
     assert!(is_hit(&got));
     origin.script(PAGE, page("v1").field("link", "<https://worse/>"));
     evil(edge.ask(Method::HEAD, PAGE)).field("if-none-match", "\"x\"").get().await;
-    assert_eq!(origin.seen().pop().unwrap().field("x-forwarded-scheme"), Some("evil"));
+    assert_eq!(origin.seen().pop().unwrap().field("if-none-match"), Some("\"x\""));
     assert_eq!(edge.get(PAGE).get().await.field("link"), got.field("link"));
 }
 
@@ -398,7 +398,7 @@ async fn who_wants_it_newer_does_not_share_another_cache_s_validation() {
     let old = old.field("cache-control", "max-age=1, stale-while-revalidate=60");
     origin.script("*", Script::ok("new").field("cache-control", "max-age=60"));
     let gate = Gate::closed();
-    peer.scripts(&path, [old.clone(), old.hold(&gate)]);
+    peer.scripts(&path, [old.clone(), old.acknowledged().hold(&gate)]);
     assert_eq!(edge.get(&path).get().await.text(), "old");
     // The peer is asked behind this one,
     assert_eq!(edge.get(&path).get().await.text(), "old");
@@ -418,7 +418,7 @@ async fn a_stale_answer_to_who_allows_it_is_for_nobody_else() {
     let old = Script::ok("old").field("age", "5").field("cache-control", "max-age=1, stale-if-error=60");
     origin.script("*", Script::ok("new"));
     let gate = Gate::closed();
-    peer.scripts(&path, [old.hold(&gate)]);
+    peer.scripts(&path, [old.acknowledged().hold(&gate)]);
     let leader = tokio::spawn(edge.get(&path).field("cache-control", "max-stale").get());
     edge.metric_becomes("peerage_flight_readers", 1.0).await;
     let other = tokio::spawn(edge.get(&path).get());

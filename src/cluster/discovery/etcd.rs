@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{MOST, Settings, checked};
 use crate::body::Body;
 use crate::error::Error;
-use crate::outgoing::{Blame, Outgoing, Patience};
+use crate::outgoing::{Blame, LIFETIME, Outgoing, Patience};
 use crate::semantics::forward::MOST_FIELDS;
 
 /// The largest answer: so many members, with the longest keys, take less.
@@ -84,7 +84,7 @@ enum Applied {
 impl Etcd {
     pub(super) fn new(endpoints: &[String], prefix: &str, settings: &Settings) -> Self {
         let term = settings.lease;
-        let patience = Patience { connect: settings.connect, idle: term * (LEASES_WATCHED + 1) };
+        let patience = Patience { connect: settings.connect, idle: term * (LEASES_WATCHED + 1), lifetime: LIFETIME };
         Self {
             outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS),
             endpoints: endpoints.to_vec(),

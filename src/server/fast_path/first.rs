@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 
 use super::MOST;
 use crate::edge::Plainly;
+use crate::semantics::forwarded::Told;
 use crate::semantics::manner::{LONGEST, Manner, in_lower_case};
 use crate::semantics::peek;
 use crate::semantics::vary::Accepted;
@@ -35,13 +36,22 @@ struct Said<'a> {
     /// The longest body that is of use to who peeks, in bytes.
     most: Option<u64>,
     accepted: Accepted,
+    told: Told<'a>,
 }
 
 impl<'a> Said<'a> {
     /// `None` if hyper should see to them.
     fn by(fields: &[httparse::Header<'a>]) -> Option<Self> {
-        let (manner, only_if_cached, most, accepted) = (Manner::Plain, false, None, Accepted::default());
-        let mut said = Self { hosts: 0, host: &[], size: 0, manner, only_if_cached, most, accepted };
+        let mut said = Self {
+            hosts: 0,
+            host: &[],
+            size: 0,
+            manner: Manner::Plain,
+            only_if_cached: false,
+            most: None,
+            accepted: Accepted::default(),
+            told: Told::default(),
+        };
         for field in fields {
             said.size += field.name.len() + field.value.len() + 4;
             let mut space = [0; LONGEST];
@@ -55,12 +65,25 @@ impl<'a> Said<'a> {
                 "connection" | "upgrade" | "expect" | "content-length" | "transfer-encoding" => return None,
                 "cache-control" if field.value == peek::DIRECTIVE.as_bytes() => said.only_if_cached = true,
                 peek::FIELD => said.most = str::from_utf8(field.value).ok().and_then(|most| most.parse().ok()),
+                "x-forwarded-for" => tell(&mut said.told.chain, field.value, &mut said.manner),
+                "x-forwarded-proto" => tell(&mut said.told.scheme, field.value, &mut said.manner),
+                "x-forwarded-host" => tell(&mut said.told.host, field.value, &mut said.manner),
+                // The long way reads it.
+                "forwarded" => said.manner = Manner::Particular,
                 name if Manner::of_name(name) == Manner::Particular => said.manner = Manner::Particular,
                 _ => {}
             }
         }
         Some(said)
     }
+}
+
+/// Notes what a proxy tells; what it tells on several lines, the long way reads.
+fn tell<'a>(known: &mut &'a [u8], value: &'a [u8], manner: &mut Manner) {
+    if !known.is_empty() {
+        *manner = Manner::Particular;
+    }
+    *known = value;
 }
 
 impl First<'_> {
@@ -75,13 +98,18 @@ impl First<'_> {
         let (Some(method @ ("GET" | "HEAD")), Some(1)) = (request.method, request.version) else {
             return First::Other;
         };
-        let Some(Said { hosts, host, size, manner, only_if_cached, most, accepted }) = Said::by(request.headers) else {
+        let Some(Said { hosts, host, size, manner, only_if_cached, most, accepted, told }) = Said::by(request.headers)
+        else {
             return First::Other;
         };
         let plain = method == "GET" && manner == Manner::Plain && hosts == 1;
         match (request.path.filter(|target| plain && target.starts_with('/')), only_if_cached, most) {
-            (Some(target), false, _) => First::Plain(Plainly { target, host, size, most: u64::MAX, accepted }, length),
-            (Some(target), true, Some(most)) => First::Peek(Plainly { target, host, size, most, accepted }, length),
+            (Some(target), false, _) => {
+                First::Plain(Plainly { target, host, told, size, most: u64::MAX, accepted }, length)
+            }
+            (Some(target), true, Some(most)) => {
+                First::Peek(Plainly { target, host, told, size, most, accepted }, length)
+            }
             _ => First::Head(length),
         }
     }

@@ -1,0 +1,104 @@
+//! Location and Content-Location as an origin writes them, for clients that know the site
+//! under another name.
+
+use http::header::{CONTENT_LOCATION, Entry, LOCATION};
+use http::{HeaderMap, HeaderValue};
+
+/// Rewrites what names the origin itself, by its own authority or below the folder that is
+/// the site's root there, to a path of the site. A path is right for every client, by
+/// whatever scheme and host it asks, so a stored response may have it. `authority` is that
+/// of the origin's URL, with the scheme `http`, and `prefix` its path without a slash at
+/// the end.
+pub fn rewrite(authority: &HeaderValue, prefix: &str, headers: &mut HeaderMap) {
+    for name in [LOCATION, CONTENT_LOCATION] {
+        let Entry::Occupied(mut lines) = headers.entry(name) else {
+            continue;
+        };
+        for line in lines.iter_mut() {
+            let path = path(authority.as_bytes(), prefix.as_bytes(), line.as_bytes());
+            if let Some(Ok(path)) = path.map(HeaderValue::from_bytes) {
+                *line = path;
+            }
+        }
+    }
+}
+
+/// The path, query and fragment by which the site has what `reference` names at the
+/// origin; `None` if that is to stay as it is.
+fn path<'a>(authority: &[u8], prefix: &[u8], reference: &'a [u8]) -> Option<&'a [u8]> {
+    let is_http = |scheme: &&[u8]| scheme.eq_ignore_ascii_case(b"http:");
+    let rest = if reference.get(..5).is_some_and(|scheme| is_http(&scheme)) { &reference[5..] } else { reference };
+    let at_origin = match rest.strip_prefix(b"//") {
+        Some(rest) => {
+            let (named, path) = rest.split_at(rest.iter().position(|byte| b"/?#".contains(byte))?);
+            bare(named).eq_ignore_ascii_case(bare(authority)).then_some(path)?
+        }
+        // A path names the same here and there, unless the site is a folder there.
+        None if rest.len() == reference.len() && !prefix.is_empty() => reference,
+        None => return None,
+    };
+    let path = at_origin.strip_prefix(prefix)?;
+    // Clients would take what begins with two slashes, as browsers write them, for a host.
+    let is_path = path.first() == Some(&b'/') && !matches!(path.get(1), Some(b'/' | b'\\'));
+    (is_path && path.iter().all(u8::is_ascii_graphic)).then_some(path)
+}
+
+/// An authority without the port that `http` stands for.
+fn bare(authority: &[u8]) -> &[u8] {
+    authority.strip_suffix(b":80").unwrap_or(authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::tests::headers;
+
+    #[test]
+    fn what_names_the_origin_becomes_a_path() {
+        for (authority, prefix, reference, expected) in [
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000/a/?b=%2f#c", Some("/a/?b=%2f#c")),
+            ("10.0.0.9:9000", "", "HTTP://10.0.0.9:9000/", Some("/")),
+            ("10.0.0.9:9000", "", "//10.0.0.9:9000/a", Some("/a")),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000", None),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000?a", None),
+            ("10.0.0.9:9000", "", "https://10.0.0.9:9000/a", None),
+            ("10.0.0.9:9000", "", "http://10.0.0.9/a", None),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000@evil/a", None),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000.evil/a", None),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000//evil/a", None),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000/\\evil/a", None),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000/\t/evil/a", None),
+            ("10.0.0.9:9000", "", "/a", None),
+            ("10.0.0.9:9000", "", "a", None),
+            ("10.0.0.9:9000", "", "http:/a", None),
+            ("10.0.0.9:9000", "", "http:a", None),
+            ("10.0.0.9:9000", "", "", None),
+            ("site", "", "http://SITE:80/a", Some("/a")),
+            ("site:80", "", "http://site/a", Some("/a")),
+            ("site", "", "http://site:443/a", None),
+            ("[::1]:9000", "", "http://[::1]:9000/a", Some("/a")),
+            ("site", "/x/y", "http://site/x/y/a", Some("/a")),
+            ("site", "/x/y", "/x/y/a?b", Some("/a?b")),
+            ("site", "/x/y", "http:/x/y/a", None),
+            ("site", "/x/y", "/x/y//evil/", None),
+            ("site", "/x/y", "/x/y", None),
+            ("site", "/x/y", "/x/yz/a", None),
+            ("site", "/x/y", "/a", None),
+            ("site", "/x/y", "http://site/a", None),
+            ("site", "/x/y", "a", None),
+        ] {
+            let path = path(authority.as_bytes(), prefix.as_bytes(), reference.as_bytes());
+            assert_eq!(path, expected.map(str::as_bytes), "{reference} at {authority}{prefix}");
+        }
+    }
+
+    #[test]
+    fn every_line_of_both_fields_is_rewritten() {
+        let lines = |location: &'static str| {
+            headers(&[("location", location), ("location", "http://b/"), ("content-location", location)])
+        };
+        let mut rewritten = lines("http://a/x");
+        rewrite(&HeaderValue::from_static("a"), "", &mut rewritten);
+        assert_eq!(rewritten, lines("/x"));
+    }
+}

@@ -1,0 +1,174 @@
+//! What proxies in front tell of the client, and what the origin is told.
+
+use http::Method;
+use peerage::Config;
+
+use crate::client::Ask;
+use crate::harness::{Cluster, Running, alone};
+use crate::origin::{Origin, Script, Seen};
+use crate::process::{BINARY, Process, line_with};
+
+const PAGE: &str = "/page";
+
+fn cacheable() -> Script {
+    Script::ok("page").field("cache-control", "max-age=60")
+}
+
+/// An edge that believes what this machine tells of `https://site.example`'s clients.
+async fn behind_a_proxy(origin: &Origin, change: impl FnOnce(&mut Config)) -> Running {
+    alone(origin, |config| {
+        config.edge.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        change(config);
+    })
+    .await
+}
+
+fn https(config: &mut Config) {
+    config.edge.scheme = peerage::config::Scheme::Https;
+}
+
+fn by(ask: Ask, client: &str, scheme: &str) -> Ask {
+    ask.field("x-forwarded-for", client).field("x-forwarded-proto", scheme)
+}
+
+/// X-Forwarded-For, -Proto, -Host and Forwarded.
+fn told(seen: &Seen) -> [Option<&str>; 4] {
+    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"].map(|name| seen.field(name))
+}
+
+#[tokio::test]
+async fn forwarded_fields_of_a_trusted_proxy_are_appended_to() {
+    let origin = Origin::start().await;
+    let edge = behind_a_proxy(&origin, |_| {}).await;
+    let post = || by(edge.ask(Method::POST, PAGE), "6.6.6.6, 1.2.3.4", "https");
+    post().field("x-forwarded-host", "a.example").field("forwarded", "for=1.2.3.4").get().await;
+    let expected = [
+        Some("6.6.6.6, 1.2.3.4, 127.0.0.1"),
+        Some("https"),
+        Some("a.example"),
+        Some("for=1.2.3.4, for=127.0.0.1;host=\"a.example\";proto=https"),
+    ];
+    assert_eq!(told(&origin.seen()[0]), expected);
+    post().get().await;
+    assert_eq!(told(&origin.seen()[1])[1..], [Some("https"), Some("site.example"), None]);
+    let element = "for=1.2.3.4;proto=https;host=b.example";
+    edge.ask(Method::POST, PAGE).field("forwarded", element).get().await;
+    assert_eq!(told(&origin.seen()[2])[..3], [Some("127.0.0.1"), Some("https"), Some("b.example")]);
+}
+
+#[tokio::test]
+async fn forwarded_fields_from_elsewhere_are_replaced() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| config.edge.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
+    let post = by(edge.ask(Method::POST, PAGE), "6.6.6.6", "https").field("x-forwarded-host", "evil");
+    post.field("forwarded", "for=6.6.6.6;host=evil").field("x-forwarded-user", "root").get().await;
+    let seen = &origin.seen()[0];
+    let element = "for=127.0.0.1;host=\"site.example\";proto=http";
+    assert_eq!(told(seen), [Some("127.0.0.1"), Some("http"), Some("site.example"), Some(element)]);
+    assert_eq!(seen.field("x-forwarded-user"), None);
+}
+
+#[tokio::test]
+async fn a_fill_tells_the_origin_of_its_leader_through_a_peer_too() {
+    let origin = Origin::start().await;
+    origin.script("*", cacheable());
+    let trust = |config: &mut Config| config.edge.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    let cluster = Cluster::start(2, &origin, trust).await;
+    let plain = |owner| (0..1000).map(|n| format!("/of-{n}")).find(|name| cluster.rank(name)[0] == owner).unwrap();
+    for (number, name) in [plain(0), plain(1), cluster.path_owned_by(1, 1)].iter().enumerate() {
+        let got = by(cluster.edges[0].get(name), "1.2.3.4", "http").get().await;
+        assert_eq!(got.field("cache-status").matches("edge-").count(), 1 + number.min(1), "by way of its owner");
+        let expected = [Some("1.2.3.4, 127.0.0.1"), Some("http"), None, None];
+        assert_eq!(told(&origin.seen()[number]), expected, "{name}");
+    }
+    // A HEAD that may teach the edge of what is stored is told of likewise.
+    by(cluster.edges[0].ask(Method::HEAD, "/head"), "1.2.3.4", "http").get().await;
+    assert_eq!(told(&origin.seen()[3])[..3], [Some("1.2.3.4, 127.0.0.1"), Some("http"), None]);
+}
+
+#[tokio::test]
+async fn a_site_behind_a_tls_terminator_is_cached_and_its_redirect_to_https_is_not() {
+    let origin = Origin::start().await;
+    let edge = behind_a_proxy(&origin, https).await;
+    let redirect =
+        Script::status(301).field("location", "https://site.example/page").field("cache-control", "max-age=60");
+    origin.script(PAGE, redirect.clone());
+    for _ in 0..2 {
+        let got = by(edge.get(PAGE), "1.2.3.4", "http").get().await;
+        assert_eq!((got.status.as_u16(), got.cache_status()), (301, "edge-1;fwd=bypass;detail=other-site"));
+    }
+    assert_eq!(origin.seen()[1].field("x-forwarded-proto"), Some("http"));
+    origin.script(PAGE, cacheable());
+    let is_hit = async |ask: Ask| by(ask, "1.2.3.4", "https").get().await.cache_status().contains("hit");
+    assert!(!is_hit(edge.get(PAGE)).await);
+    assert_eq!(origin.seen()[2].field("x-forwarded-proto"), Some("https"));
+    assert!(is_hit(edge.get(PAGE)).await && is_hit(edge.get(PAGE).http2()).await);
+    // What is stored for https is no answer to http, over any way.
+    origin.script(PAGE, redirect);
+    for ask in [edge.get(PAGE), edge.get(PAGE).http2(), edge.get(PAGE).field("accept-encoding", "gzip")] {
+        assert_eq!(by(ask, "1.2.3.4", "http").get().await.status, 301);
+    }
+    assert_eq!(edge.get(PAGE).get().await.status, 301, "a client that is not told of is there by http");
+    let cached = by(edge.get(PAGE), "1.2.3.4", "http").field("cache-control", "only-if-cached").get().await;
+    assert_eq!(cached.status, 504);
+    assert!(is_hit(edge.get(PAGE)).await);
+}
+
+#[tokio::test]
+async fn a_host_that_a_proxy_tells_is_the_hosts_own() {
+    let origin = Origin::start().await;
+    origin.script(PAGE, Script::ok("").varies_by("x-forwarded-host"));
+    let host = |ask: Ask, host: &str| ask.field("x-forwarded-host", host);
+    let edge = behind_a_proxy(&origin, |config| config.edge.host = "a.example".to_owned()).await;
+    origin.script("/echo", cacheable());
+    for (name, of, hits) in
+        [("/echo", "a.example", false), ("/echo", "A.example:80", true), ("/echo", "b.example", false)]
+    {
+        let got = host(edge.get(name), of).get().await;
+        assert_eq!(got.cache_status().contains("hit"), hits, "{of}: {}", got.cache_status());
+    }
+    let hosts: Vec<_> = origin.seen().iter().map(|seen| seen.field("x-forwarded-host").unwrap().to_owned()).collect();
+    assert_eq!(hosts, ["a.example", "b.example"]);
+    // Where no host is set, one that is not the request's own is no other's either.
+    let edge = behind_a_proxy(&origin, |_| {}).await;
+    edge.get("/echo").get().await;
+    assert!(host(edge.get("/echo"), "site.example").get().await.cache_status().contains("hit"));
+    assert!(host(edge.get("/echo"), "c.example").get().await.cache_status().contains("other-site"));
+    assert_eq!(origin.seen().last().unwrap().field("x-forwarded-host"), Some("c.example"));
+}
+
+#[tokio::test]
+async fn a_response_that_varies_by_the_client_is_not_stored() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |_| {}).await;
+    for (field, stored) in
+        [("X-Forwarded-For", false), ("Forwarded", false), ("X-Forwarded-Host", false), ("X-Forwarded-Proto", true)]
+    {
+        let name = format!("/{field}");
+        origin.script(&name, cacheable().field("vary", field));
+        edge.get(&name).get().await;
+        let second = edge.get(&name).get().await;
+        assert_eq!(second.cache_status().contains("hit"), stored, "{field}: {}", second.cache_status());
+    }
+}
+
+#[tokio::test]
+async fn the_access_log_names_the_believed_client() {
+    let origin = Origin::start().await;
+    origin.script("*", cacheable());
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[edge]\nlisten = \"[::]:0\"\ntrusted_proxies = [\"127.0.0.1\"]\n[origin]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+        origin.url()
+    );
+    let mut edge = Process::run(std::process::Command::new(BINARY), folder.path(), &text).await;
+    edge.clients.set_ip([127, 0, 0, 1].into());
+    let get = |name: &str| crate::client::ask(edge.clients, Method::GET, name);
+    get("/own").get().await;
+    get("/told").field("x-forwarded-for", "6.6.6.6, 1.2.3.4").get().await;
+    // From memory, too.
+    get("/own").field("x-forwarded-for", "2001:db8::7").get().await;
+    for client in ["127.0.0.1", "1.2.3.4", "2001:db8::7"] {
+        line_with(&edge.out, &format!("\"client\":\"{client}\"")).await;
+    }
+}

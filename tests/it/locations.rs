@@ -1,0 +1,154 @@
+//! Where an origin's Location leads, and how long its connections serve.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use http::Method;
+use peerage::config::Period;
+
+use crate::harness::{alone, run};
+use crate::origin::{Origin, Script};
+use crate::process::{BINARY, Process, line_with};
+
+#[tokio::test]
+async fn a_location_that_names_the_origin_is_a_path_for_every_client() {
+    let origin = Origin::start().await;
+    let url = origin.url();
+    let redirect = |location: &str| Script::status(301).field("location", location).field("content-location", location);
+    origin.script("/folder", redirect(&format!("{url}folder/?a#b")).field("cache-control", "max-age=60"));
+    origin.script("/elsewhere", redirect("http://other.example/folder/"));
+    let edge = alone(&origin, |_| {}).await;
+    for hit in [false, true] {
+        let got = edge.get("/folder").get().await;
+        assert_eq!(got.cache_status().contains("hit"), hit);
+        assert_eq!((got.field("location"), got.field("content-location")), ("/folder/?a#b", "/folder/?a#b"));
+    }
+    assert_eq!(edge.get("/elsewhere").get().await.field("location"), "http://other.example/folder/");
+    assert_eq!(edge.ask(Method::POST, "/folder").get().await.field("location"), "/folder/?a#b");
+    let as_sent = alone(&origin, |config| config.origin.rewrite_location = false).await;
+    assert_eq!(as_sent.get("/folder").get().await.field("location"), format!("{url}folder/?a#b"));
+}
+
+#[tokio::test]
+async fn a_site_in_a_folder_of_its_origin_is_named_without_it() {
+    let origin = Origin::start().await;
+    origin.script("/site/a", Script::status(302).field("location", "/site/b"));
+    origin.script("/site/out", Script::status(302).field("location", "/login"));
+    let edge = alone(&origin, |config| config.origin.url = format!("{}site/", origin.url()).parse().unwrap()).await;
+    assert_eq!(edge.get("/a").get().await.field("location"), "/b");
+    assert_eq!(edge.get("/out").get().await.field("location"), "/login");
+}
+
+/// Says that a test is skipped; where every tool must be there, it fails.
+fn is_missing(tool: &str) {
+    assert!(std::env::var_os("PEERAGE_REQUIRE_TOOLS").is_none(), "no {tool} here");
+    eprintln!("skipped: no {tool} here");
+}
+
+/// A server as a process, which ends with the test.
+struct Served(Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An edge in front of the server at `url`, asked for a folder without its slash, and
+/// then for what the answer names.
+async fn follows_to_the_folder(url: &str) {
+    let mut config = crate::harness::config("edge-1");
+    config.origin.url = url.parse().unwrap();
+    let edge = run(peerage::Server::bind(config).await.unwrap());
+    let got = edge.get("/folder").get().await;
+    assert_eq!((got.status.as_u16(), got.field("location")), (301, "/folder/"));
+    assert_eq!(edge.get(got.field("location")).get().await.text(), "index\n");
+}
+
+fn site(folder: &Path) -> std::path::PathBuf {
+    let site = folder.join("site");
+    std::fs::create_dir_all(site.join("folder")).unwrap();
+    std::fs::write(site.join("folder/index.html"), "index\n").unwrap();
+    site
+}
+
+#[tokio::test]
+async fn the_folder_redirect_of_pythons_server_leads_to_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let mut command = Command::new("python3");
+    command.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"]).arg(site(folder.path()));
+    command.stdin(Stdio::null()).stdout(std::fs::File::create(&out).unwrap()).stderr(Stdio::null());
+    let Ok(child) = command.spawn() else {
+        return is_missing("python3");
+    };
+    let _served = Served(child);
+    let line = line_with(&out, "http://").await;
+    let url = line.split(['(', ')']).find(|word| word.starts_with("http://")).unwrap();
+    follows_to_the_folder(url).await;
+}
+
+#[tokio::test]
+async fn the_folder_redirect_of_nginx_leads_to_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (port, site) = (crate::process::free_ports(1)[0], site(folder.path()));
+    let config = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}}\n\
+         http {{ access_log off; client_body_temp_path t; proxy_temp_path t; fastcgi_temp_path t;\n\
+         uwsgi_temp_path t; scgi_temp_path t; server {{ listen 127.0.0.1:{port}; root {}; }} }}\n",
+        site.display()
+    );
+    std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
+    let mut command = Command::new("nginx");
+    command.arg("-p").arg(folder.path()).args(["-c", "nginx.conf", "-e", "stderr"]);
+    let Ok(child) = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn() else {
+        return is_missing("nginx");
+    };
+    let _served = Served(child);
+    crate::harness::within(20, async {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    follows_to_the_folder(&format!("http://127.0.0.1:{port}")).await;
+}
+
+#[tokio::test]
+async fn a_connection_past_its_lifetime_takes_no_more_requests() {
+    let origin = Origin::start().await;
+    for (lifetime, connections) in [(Duration::from_nanos(1), 3), (Duration::from_mins(10), 1)] {
+        let before = origin.connections();
+        let edge = alone(&origin, |config| config.origin.connection_lifetime = Period(lifetime)).await;
+        for _ in 0..3 {
+            edge.ask(Method::POST, "/").get().await;
+        }
+        assert_eq!(origin.connections() - before, connections, "{lifetime:?}");
+    }
+}
+
+/// A nameserver that never answers, for an edge in a mount namespace of its own.
+#[tokio::test]
+async fn a_silent_nameserver_costs_the_time_of_connect_timeout() {
+    let Ok(_silent) = std::net::UdpSocket::bind("127.9.18.8:53") else {
+        return is_missing("right to listen on port 53");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let resolv = folder.path().join("resolv.conf");
+    std::fs::write(&resolv, "nameserver 127.9.18.8\noptions timeout:30 attempts:1\n").unwrap();
+    let apart = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let works = Command::new("unshare").args(["-m", "sh", "-c", apart]).arg(&resolv).arg("true").status();
+    if !works.is_ok_and(|status| status.success()) {
+        return is_missing("right to a mount namespace");
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", apart]).arg(&resolv).arg(BINARY);
+    let text = "[edge]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+        [origin]\nurl = \"http://origin.invalid:9000\"\nconnect_timeout = \"100ms\"\n";
+    let edge = Process::run(command, folder.path(), text).await;
+    assert_eq!(edge.get("/").await.status, 502);
+    let line = line_with(&edge.out, "\"path\":\"/\"").await;
+    assert!(line.contains("no connection within 100ms"), "{line}");
+}
