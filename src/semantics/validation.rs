@@ -66,7 +66,7 @@ pub fn agrees(stored: &HeaderMap, answer: &HeaderMap) -> bool {
 }
 
 /// Returns the stored fields, with those of a 304 in the place of their like (§3.2). A 304
-/// whose tag is strong does not describe what is stored under a weak one: ETag and Vary stay.
+/// whose tag is strong does not describe what is stored under a weak one: `ETag` and Vary stay.
 pub fn updated(stored: &HeaderMap, answer: &HeaderMap) -> HeaderMap {
     let mut fields = stored.clone();
     let strong = |fields: &HeaderMap| fields.get(ETAG).map(|tag| is_strong(tag.as_bytes()));

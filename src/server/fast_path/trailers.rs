@@ -165,8 +165,9 @@ mod tests {
             whole(&format!("POST / HTTP/1.1\r\ncontent-LENGTH:\t 0009 \r\n\r\n0\r\nX: y\n\n{HEAD}0\r\nX"), "\n", false),
             whole(&format!("POST / HTTP/1.1\ncontent-length: 9\n\n0\r\nX: y\n\n{GET}"), "", true),
             whole(
-                &format!(
-                    "POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n0\r\nX"
+                concat!(
+                    "POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n",
+                    "content-length: 1\r\n\r\n0\r\nX"
                 ),
                 "\n\n",
                 false,
