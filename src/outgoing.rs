@@ -200,9 +200,12 @@ fn framing(response: &Response<Incoming>) -> Result<Framing, &'static str> {
 fn write_framing(request: &mut Request<Body>) {
     let (is_empty, length) = (request.body().is_end_stream(), request.body().size_hint().exact());
     let headers = request.headers_mut();
-    let stated = headers.remove(CONTENT_LENGTH).is_some();
+    let stated = headers.contains_key(CONTENT_LENGTH);
+    // A body of this program's own does not know its length: the request states it.
+    let number = content_length::of_request(headers).ok().flatten();
+    headers.remove(CONTENT_LENGTH);
     headers.remove(TRANSFER_ENCODING);
-    match length {
+    match length.or(number) {
         // A POST without content states so, a GET does not: each as its client did.
         _ if is_empty && !stated => {}
         _ if is_empty => drop(headers.insert(CONTENT_LENGTH, 0.into())),
