@@ -56,6 +56,8 @@ pub const KEYS: &[&str] = &[
     "limits.tunnel_timeout",
     "log.format",
     "log.level",
+    "log.libraries",
+    "log.repeat",
     "log.access",
     "immutable.set",
     "immutable.path",

@@ -75,7 +75,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 56] = [
+const OTHERS: [(&str, &str); 58] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -128,6 +128,8 @@ const OTHERS: [(&str, &str); 56] = [
     ("limits.body_rate", "10KiB"),
     ("limits.tunnel_timeout", "1s"),
     ("log.format", "json"),
+    ("log.libraries", "off"),
+    ("log.repeat", "0s"),
     ("log.level", "debug"),
     ("log.access", "false"),
     ("immutable", "[{path=\"/cas/{hash}\"}]"),
