@@ -315,6 +315,10 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
             if fast.is_empty() {
                 return Ok(());
             }
+            if fast.has_tls_handshake() {
+                let listener = serve.source.listener();
+                tracing::warn!(listener, client = %client.address, "TLS spoken to the cleartext port");
+            }
         }
         () = draining(&mut phase) => poll_fn(|cx| fast.poll_answer(cx)).await.map_err(|error| describe(&error))?,
     }
@@ -334,7 +338,6 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
             // It has been answered with 400, 414 or 431, before it was a request.
             if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
                 access.metrics.malformed_request();
-                // Anybody can send it, as often as he likes: it is counted.
                 tracing::debug!(client = %client.address, error = %text, "what is not HTTP was refused");
             }
             text
