@@ -341,17 +341,18 @@ async fn who_says_nothing_or_takes_nothing_is_let_go() {
 }
 
 #[tokio::test]
-async fn operators_who_say_nothing_do_not_keep_others_out_for_long() {
+async fn an_operator_is_let_in_when_all_admin_connections_are_taken() {
     let edge = alone(&Origin::start().await, |_| {}).await;
-    // As many as there are places for.
     let mut silent = Vec::new();
     for _ in 0..64 {
         silent.push(TcpStream::connect(edge.admin).await.unwrap());
     }
-    // From here on no time passes but what is waited for.
-    tokio::time::pause();
-    let healthy = crate::client::ask(edge.admin, http::Method::GET, "/healthz").get();
+    let healthy = ask(edge.admin, Method::GET, "/healthz").get();
     assert_eq!(within(20, healthy).await.status, 200);
+    // The oldest has made room, and no other.
+    assert!(!matches!(within(20, silent[0].read(&mut [0])).await, Ok(1..)));
+    silent[63].write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert_eq!(within(20, silent[63].read_u8()).await.unwrap(), b'H');
 }
 
 #[tokio::test]
