@@ -169,6 +169,7 @@ pub(crate) struct Metrics {
     peeks: [Count; Sought::ALL.len()],
     refused_connections: Count,
     stalled_connections: Count,
+    flooded_connections: Count,
     malformed_requests: Count,
     refused_datagrams: [Count; Refused::ALL.len()],
     discoveries: [Count; Fetched::ALL.len()],
@@ -237,6 +238,10 @@ impl Metrics {
 
     pub(crate) fn stalled_connection(&self) {
         self.stalled_connections.add(1);
+    }
+
+    pub(crate) fn flooded_connection(&self) {
+        self.flooded_connections.add(1);
     }
 
     pub(crate) fn refused_datagram(&self, why: Refused) {

@@ -17,6 +17,10 @@ use crate::held::PIECE;
 use crate::pages::{self, Pages, Taken};
 use crate::requests::Requests;
 
+mod frames;
+
+use frames::{Flood, Frames};
+
 /// What every connection to HTTP/2 begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -26,11 +30,16 @@ const MOST: usize = PIECE;
 
 /// A connection whose other end must ask for something, and must take what it is
 /// sent: a head that does not come for a time fails a read, and no progress fails
-/// a write.
+/// a write. A flood of HTTP/2 control frames fails a read, too.
 pub(crate) struct Patient {
     stream: TcpStream,
     end: End,
     version: Version,
+    control_frames: u32,
+    /// Over HTTP/2, what the client sends.
+    frames: Option<Box<Frames>>,
+    /// Over HTTP/2, how the last write ended.
+    written: Written,
     silence: Silence,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
@@ -47,6 +56,13 @@ enum End {
     None,
     /// All was sent.
     Orderly,
+}
+
+/// How much of what was to be written the socket took.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    All,
+    Part,
 }
 
 /// What a client speaks, as far as it is clear.
@@ -115,11 +131,45 @@ impl Patient {
             stream,
             end: End::None,
             version,
+            control_frames: limits.control_frames,
+            frames: None,
+            written: Written::All,
             silence,
             patience: limits.send_timeout.0,
             stalled: None,
             pages,
             most: MOST,
+        }
+    }
+
+    /// Follows what the client speaks, and over HTTP/2 counts its frames.
+    fn follow(&mut self, came: &[u8]) -> io::Result<()> {
+        let mut after_preface = came;
+        if let Some(version) = self.version.after(came) {
+            if let (Version::Unclear(seen), Version::Http2) = (&self.version, &version) {
+                after_preface = &came[PREFACE.len() - seen..];
+                self.frames = Some(Box::new(Frames::new(self.control_frames)));
+            }
+            self.version = version;
+        }
+        let Some(frames) = &mut self.frames else {
+            return Ok(());
+        };
+        frames.take(after_preface).map_err(|Flood| {
+            self.silence.requests.flood();
+            // Inside a frame, a GOAWAY would be taken for a part of it.
+            if self.written == Written::All {
+                let _ = self.stream.try_write(&frames.go_away());
+            }
+            io::Error::other("too many HTTP/2 control frames")
+        })
+    }
+
+    /// Notes how many of `all` bytes were written.
+    fn note_written(&mut self, written: &Poll<io::Result<usize>>, all: impl FnOnce() -> usize) {
+        if let (Some(frames), Poll::Ready(Ok(bytes))) = (&mut self.frames, written) {
+            frames.note_sent(*bytes);
+            self.written = if *bytes == all() { Written::All } else { Written::Part };
         }
     }
 
@@ -191,9 +241,7 @@ impl AsyncRead for Patient {
                 Some(_) => Poll::Pending,
             };
         }
-        if let Some(version) = self.version.after(&buf.filled()[before..]) {
-            self.version = version;
-        }
+        self.follow(&buf.filled()[before..])?;
         read
     }
 }
@@ -201,6 +249,7 @@ impl AsyncRead for Patient {
 impl AsyncWrite for Patient {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_written(&written, || buf.len());
         self.guard(cx, written)
     }
 
@@ -217,6 +266,7 @@ impl AsyncWrite for Patient {
         if let Poll::Ready(Ok(bytes)) = written {
             self.pages.note_sent(bufs, bytes);
         }
+        self.note_written(&written, || bufs.iter().map(|buf| buf.len()).sum());
         self.guard(cx, written)
     }
 

@@ -46,6 +46,7 @@ pub const KEYS: &[&str] = &[
     "admin.listen",
     "limits.connections",
     "limits.streams",
+    "limits.control_frames",
     "limits.header",
     "limits.uri",
     "limits.body",

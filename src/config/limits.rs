@@ -13,6 +13,9 @@ pub struct LimitsConfig {
     pub connections: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub streams: u32,
+    /// HTTP/2 control frames (SETTINGS, PING, PRIORITY, WINDOW_UPDATE, unknown ones) in a
+    /// second on one connection, beside those that its requests and answers call for.
+    pub control_frames: u32,
     /// The head of a request.
     pub header: Size,
     /// The target of a request.
@@ -36,6 +39,7 @@ impl Default for LimitsConfig {
         Self {
             connections: 16_384,
             streams: 128,
+            control_frames: 1000,
             header: Size(64 * 1024),
             uri: Size(16 * 1024),
             body: mib(1024),
@@ -52,6 +56,7 @@ impl LimitsConfig {
     pub(super) fn check(&self) -> Result<(), String> {
         within("limits.connections", self.connections, 1..=10_000_000)?;
         within("limits.streams", self.streams, 1..=100_000)?;
+        within("limits.control_frames", self.control_frames, 100..=1_000_000)?;
         within("limits.header", self.header, Size(8 * 1024)..=mib(1))?;
         within("limits.uri", self.uri, Size(256)..=Size(60 * 1024))?;
         within("limits.body_rate", self.body_rate, Size(1)..=mib(1024))?;

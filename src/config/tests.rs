@@ -75,7 +75,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 58] = [
+const OTHERS: [(&str, &str); 59] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -119,6 +119,7 @@ const OTHERS: [(&str, &str); 58] = [
     ("admin.listen", "127.0.0.2:83"),
     ("limits.connections", "7"),
     ("limits.streams", "7"),
+    ("limits.control_frames", "500"),
     ("limits.header", "9KiB"),
     ("limits.uri", "1000"),
     ("limits.body", "1MB"),

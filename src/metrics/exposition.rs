@@ -99,6 +99,11 @@ impl Collector for Exposed {
                 self.metrics.stalled_connections.total(),
             ),
             (
+                "flooded_connections",
+                "Connections ended with ENHANCE_YOUR_CALM, for limits.control_frames was exceeded",
+                self.metrics.flooded_connections.total(),
+            ),
+            (
                 "malformed_requests",
                 "Connections ended for what came on them is not HTTP, or larger than it may be",
                 self.metrics.malformed_requests.total(),

@@ -204,6 +204,11 @@ impl Serve {
         if serving.client.requests.have_stalled() {
             serving.serve.access.metrics.stalled_connection();
         }
+        if serving.client.requests.have_flooded() {
+            let (listener, limit) = (serving.serve.source.listener(), serving.serve.limits.control_frames);
+            tracing::warn!(listener, client = %address, limit, "HTTP/2 control frame limit reached, closing the connection");
+            serving.serve.access.metrics.flooded_connection();
+        }
         if let Err(error) = ended {
             tracing::debug!(client = %address, %error, "a connection ended badly");
         }

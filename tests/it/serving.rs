@@ -356,6 +356,27 @@ async fn an_operator_is_let_in_when_all_admin_connections_are_taken() {
 }
 
 #[tokio::test]
+async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_calm() {
+    let edge = alone(&Origin::start().await, |config| config.limits.control_frames = 100).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let ping = [&b"\0\0\x08\x06"[..], &[0; 13]].concat();
+    let settings = b"\0\0\0\x04\0\0\0\0\0".to_vec();
+    let priority = b"\0\0\x05\x02\0\0\0\0\x01\0\0\0\0\x10".to_vec();
+    let window_update = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01".to_vec();
+    for (ended, frame) in [ping, settings, priority, window_update].into_iter().enumerate() {
+        let mut client = TcpStream::connect(edge.clients).await.unwrap();
+        // The connection may end before all is sent, and with a reset.
+        let _ = client.write_all(&[preface.to_vec(), frame.repeat(1000)].concat()).await;
+        let mut came = Vec::new();
+        let _ = within(20, client.read_to_end(&mut came)).await;
+        let go_away = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";
+        assert!(came.ends_with(go_away), "{frame:?}: {came:?}");
+        let flooded = f64::from(u32::try_from(ended).unwrap() + 1);
+        edge.metric_becomes("peerage_flooded_connections_total", flooded).await;
+    }
+}
+
+#[tokio::test]
 async fn a_stream_whose_window_stays_shut_is_let_go() {
     let origin = Origin::start().await;
     let edge =
