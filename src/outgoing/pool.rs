@@ -53,7 +53,7 @@ impl Pool {
     pub(super) async fn open(&self, host: &str) -> Result<Connection, String> {
         let uri = Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query("/").build();
         let uri = uri.map_err(|error| error.to_string())?;
-        let stream = self.connector.clone().call(uri).await.map_err(|error| describe(&error))?;
+        let stream = self.connector.clone().call(uri).await.map_err(|error| format!("{host}: {}", describe(&error)))?;
         let (connection, driver) = self.http.handshake(stream).await.map_err(|error| describe(&error))?;
         // How it ends is told to the request that is under way then.
         tokio::spawn(driver.with_upgrades());
