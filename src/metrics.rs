@@ -168,6 +168,7 @@ pub(crate) struct Metrics {
     takeovers: [Count; Sought::ALL.len()],
     peeks: [Count; Sought::ALL.len()],
     refused_connections: Count,
+    refused_client_connections: Count,
     stalled_connections: Count,
     flooded_connections: Count,
     malformed_requests: Count,
@@ -234,6 +235,10 @@ impl Metrics {
 
     pub(crate) fn refused_connection(&self) {
         self.refused_connections.add(1);
+    }
+
+    pub(crate) fn refused_client_connection(&self) {
+        self.refused_client_connections.add(1);
     }
 
     pub(crate) fn stalled_connection(&self) {

@@ -22,6 +22,7 @@ use crate::outgoing::Patience;
 use crate::pages::Pages;
 use crate::random::random;
 
+mod clients;
 mod fast_path;
 mod interspersed;
 mod lasting;

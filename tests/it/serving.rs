@@ -550,6 +550,57 @@ async fn connections_above_the_limit_are_closed_and_counted() {
 }
 
 #[tokio::test]
+async fn one_client_cannot_take_every_connection() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.edge.listen = "0.0.0.0:0".parse().unwrap();
+        config.limits.connections = 40;
+    })
+    .await;
+    origin.script(ASSET, Script::ok("pixels"));
+    let request = format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], edge.clients.port()));
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let mut one = TcpStream::connect(at).await.unwrap();
+        one.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(within(20, one.read_u8()).await.unwrap(), b'H');
+        held.push(one);
+    }
+    let mut refused = TcpStream::connect(at).await.unwrap();
+    assert!(!matches!(within(20, refused.read(&mut [0])).await, Ok(1..)));
+    edge.metric_becomes("peerage_refused_client_connections_total", 1.0).await;
+    // Another client, by the address that it comes from.
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(at).await.unwrap();
+    other.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(within(20, other.read_u8()).await.unwrap(), b'H');
+}
+
+#[tokio::test]
+async fn a_send_buffer_bounds_what_a_slow_reader_holds() {
+    let origin = Origin::start().await;
+    // Copied to sockets: pages that are lent are the store's.
+    let edge = alone(&origin, |config| {
+        config.edge.zero_copy = false;
+        config.limits.send_buffer = Size(32 * 1024);
+        config.limits.send_timeout = Period(std::time::Duration::from_millis(100));
+    })
+    .await;
+    origin.script(ASSET, Script::ok(pattern(30_000_000)));
+    let client = tokio::net::TcpSocket::new_v4().unwrap();
+    client.set_recv_buffer_size(16 * 1024).unwrap();
+    let mut client = client.connect(edge.clients).await.unwrap();
+    client.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
+    // What comes now is what both sockets held.
+    let mut came = Vec::new();
+    let _ = within(20, client.read_to_end(&mut came)).await;
+    assert!(came.len() < 300_000, "{}", came.len());
+}
+
+#[tokio::test]
 async fn operators_see_health_metrics_and_peers() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
