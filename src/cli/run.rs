@@ -38,7 +38,7 @@ impl Run {
         let (lost, throttle, _log) = init_log(&config.log);
         fit(&mut config, most_files());
         let runtime = runtime(config.edge.threads)?;
-        let _ = runtime.spawn(throttle.clone().report_always());
+        drop(runtime.spawn(throttle.clone().report_always()));
         let ended = runtime.block_on(async {
             let (name, origin, log) = (config.edge.name.clone(), config.origin.url.clone(), config.log.clone());
             // Before anybody can know that it is there.

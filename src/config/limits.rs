@@ -15,7 +15,7 @@ pub struct LimitsConfig {
     pub connections_per_client: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub streams: u32,
-    /// HTTP/2 control frames (SETTINGS, PING, PRIORITY, WINDOW_UPDATE, unknown ones) in a
+    /// HTTP/2 control frames (SETTINGS, PING, PRIORITY, `WINDOW_UPDATE`, unknown ones) in a
     /// second on one connection, beside those that its requests and answers call for.
     pub control_frames: u32,
     /// The head of a request.

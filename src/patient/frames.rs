@@ -1,7 +1,7 @@
 //! The frames that a client sends over HTTP/2, counted by their headers (RFC 9113 §4.1).
 //!
 //! h2 bounds resets, empty DATA and CONTINUATION frames; SETTINGS, PING, PRIORITY,
-//! WINDOW_UPDATE and unknown frames it takes without end.
+//! `WINDOW_UPDATE` and unknown frames it takes without end.
 
 use std::time::Duration;
 
