@@ -1,6 +1,8 @@
 //! The listener for operators: `/metrics`, `/healthz`, `/readyz`, `/peers`.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -15,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use crate::accepting::{Spell, accepted};
 use crate::cluster::view::Seen;
@@ -28,7 +30,7 @@ use crate::requests::Requests;
 
 /// How many operators can be connected at a time.
 const CONNECTIONS: usize = 64;
-/// How long one may ask for nothing, at most: while all are taken, others wait.
+/// The longest that one may ask for nothing.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// Whether this edge should be sent new clients.
@@ -100,19 +102,16 @@ pub(crate) struct Peer {
 /// Serves until it is aborted.
 pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc<Readiness>, mut limits: LimitsConfig) {
     limits.header_timeout = Period(limits.header_timeout.0.min(SILENCE));
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open = Open::default();
     let mut failing = Spell::default();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let Some((stream, _)) = accepted("admin.listen", listener.accept().await, &mut failing).await else {
             continue;
         };
         let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
         let requests = Requests::default();
         let patient = Patient::new(stream, &limits, requests.clone(), Pages::none());
-        tokio::spawn(async move {
+        open.admit(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let _under_way = requests.begin();
                 let answer = answer(&request, &edge, &readiness);
@@ -124,8 +123,30 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc
             if let Err(error) = builder.serve_connection(TokioIo::new(patient), service).await {
                 tracing::debug!(%error, "an operator's connection ended badly");
             }
-            drop(place);
         });
+    }
+}
+
+/// The connections that are open, oldest first.
+#[derive(Default)]
+struct Open(VecDeque<AbortHandle>);
+
+impl Open {
+    /// Serves one more. Where that is one too many, the oldest is closed: an operator's
+    /// request is answered at once, so the oldest is the one that holds its place longest.
+    fn admit(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.0.retain(|connection| !connection.is_finished());
+        if self.0.len() >= CONNECTIONS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            tracing::warn!(
+                listener = "admin.listen",
+                connections = CONNECTIONS,
+                "connection limit reached, closing the oldest connection"
+            );
+            oldest.abort();
+        }
+        self.0.push_back(tokio::spawn(connection).abort_handle());
     }
 }
 

@@ -168,7 +168,9 @@ pub(crate) struct Metrics {
     takeovers: [Count; Sought::ALL.len()],
     peeks: [Count; Sought::ALL.len()],
     refused_connections: Count,
+    refused_client_connections: Count,
     stalled_connections: Count,
+    flooded_connections: Count,
     malformed_requests: Count,
     refused_datagrams: [Count; Refused::ALL.len()],
     discoveries: [Count; Fetched::ALL.len()],
@@ -235,8 +237,16 @@ impl Metrics {
         self.refused_connections.add(1);
     }
 
+    pub(crate) fn refused_client_connection(&self) {
+        self.refused_client_connections.add(1);
+    }
+
     pub(crate) fn stalled_connection(&self) {
         self.stalled_connections.add(1);
+    }
+
+    pub(crate) fn flooded_connection(&self) {
+        self.flooded_connections.add(1);
     }
 
     pub(crate) fn refused_datagram(&self, why: Refused) {

@@ -17,6 +17,10 @@ use crate::held::PIECE;
 use crate::pages::{self, Pages, Taken};
 use crate::requests::Requests;
 
+mod frames;
+
+use frames::{Flood, Frames};
+
 /// What every connection to HTTP/2 begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -26,14 +30,24 @@ const MOST: usize = PIECE;
 
 /// A connection whose other end must ask for something, and must take what it is
 /// sent: a head that does not come for a time fails a read, and no progress fails
-/// a write.
+/// a write. A flood of HTTP/2 control frames fails a read, too.
 pub(crate) struct Patient {
     stream: TcpStream,
     end: End,
     version: Version,
+    control_frames: u32,
+    /// Over HTTP/2, what the client sends.
+    frames: Option<Box<Frames>>,
+    /// Over HTTP/2, how the last write ended.
+    written: Written,
     silence: Silence,
     patience: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Stall>,
+    /// How many bytes the client must take in a second, on average.
+    send_rate: u64,
+    /// How long the client was waited for, less the time that `send_rate` gives it for
+    /// what it took.
+    debt: Duration,
     pages: Arc<Pages>,
     /// How much it is lent at a time, in bytes: a few times what it took before, for
     /// what it does not take is offered again.
@@ -47,6 +61,13 @@ enum End {
     None,
     /// All was sent.
     Orderly,
+}
+
+/// How much of what was to be written the socket took.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    All,
+    Part,
 }
 
 /// What a client speaks, as far as it is clear.
@@ -115,11 +136,47 @@ impl Patient {
             stream,
             end: End::None,
             version,
+            control_frames: limits.control_frames,
+            frames: None,
+            written: Written::All,
             silence,
             patience: limits.send_timeout.0,
             stalled: None,
+            send_rate: limits.send_rate.0,
+            debt: Duration::ZERO,
             pages,
             most: MOST,
+        }
+    }
+
+    /// Follows what the client speaks, and over HTTP/2 counts its frames.
+    fn follow(&mut self, came: &[u8]) -> io::Result<()> {
+        let mut after_preface = came;
+        if let Some(version) = self.version.after(came) {
+            if let (Version::Unclear(seen), Version::Http2) = (&self.version, &version) {
+                after_preface = &came[PREFACE.len() - seen..];
+                self.frames = Some(Box::new(Frames::new(self.control_frames)));
+            }
+            self.version = version;
+        }
+        let Some(frames) = &mut self.frames else {
+            return Ok(());
+        };
+        frames.take(after_preface).map_err(|Flood| {
+            self.silence.requests.flood();
+            // Inside a frame, a GOAWAY would be taken for a part of it.
+            if self.written == Written::All {
+                let _ = self.stream.try_write(&frames.go_away());
+            }
+            io::Error::other("too many HTTP/2 control frames")
+        })
+    }
+
+    /// Notes how many of `all` bytes were written.
+    fn note_written(&mut self, written: &Poll<io::Result<usize>>, all: impl FnOnce() -> usize) {
+        if let (Some(frames), Poll::Ready(Ok(bytes))) = (&mut self.frames, written) {
+            frames.note_sent(*bytes);
+            self.written = if *bytes == all() { Written::All } else { Written::Part };
         }
     }
 
@@ -163,20 +220,43 @@ impl Patient {
         }
     }
 
-    fn guard<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
+    /// Fails a write that the client keeps waiting: for all of the patience without
+    /// progress, or for as long in sum with too little of it.
+    fn guard(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(result) = &written {
+            if self.stalled.is_some() || !self.debt.is_zero() {
+                self.note_taken(*result.as_ref().unwrap_or(&0));
+            }
             return written;
         }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        match stalled.as_mut().poll(cx) {
+        let patience = self.patience.saturating_sub(self.debt);
+        let stalled = self.stalled.get_or_insert_with(|| Stall::begin(patience));
+        match stalled.timer.as_mut().poll(cx) {
             Poll::Ready(()) => {
                 self.silence.requests.stall();
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Notes that the client took `bytes`, after it was waited for or while it is in debt.
+    fn note_taken(&mut self, bytes: usize) {
+        let waited = self.stalled.take().map(|stalled| stalled.since.elapsed()).unwrap_or_default();
+        let nanos = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1_000_000_000) / self.send_rate;
+        self.debt = (self.debt + waited).saturating_sub(Duration::from_nanos(nanos));
+    }
+}
+
+/// A write that waits for the client.
+struct Stall {
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Stall {
+    fn begin(patience: Duration) -> Self {
+        Self { since: Instant::now(), timer: Box::pin(tokio::time::sleep(patience)) }
     }
 }
 
@@ -191,9 +271,7 @@ impl AsyncRead for Patient {
                 Some(_) => Poll::Pending,
             };
         }
-        if let Some(version) = self.version.after(&buf.filled()[before..]) {
-            self.version = version;
-        }
+        self.follow(&buf.filled()[before..])?;
         read
     }
 }
@@ -201,6 +279,7 @@ impl AsyncRead for Patient {
 impl AsyncWrite for Patient {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_written(&written, || buf.len());
         self.guard(cx, written)
     }
 
@@ -217,6 +296,7 @@ impl AsyncWrite for Patient {
         if let Poll::Ready(Ok(bytes)) = written {
             self.pages.note_sent(bufs, bytes);
         }
+        self.note_written(&written, || bufs.iter().map(|buf| buf.len()).sum());
         self.guard(cx, written)
     }
 
@@ -358,6 +438,46 @@ mod tests {
             news = requests.news(PATIENCE) => news,
         };
         assert!(news == News::Idle && about(began.elapsed()), "{news:?} after {:?}", began.elapsed());
+    }
+
+    /// How often a client can take 64 KiB every five seconds before it is cut, up to 20 times.
+    async fn slow_reads(send_rate: u64) -> usize {
+        let listener = tokio::net::TcpSocket::new_v4().unwrap();
+        // A socket takes more only when a third of its buffer is free.
+        listener.set_send_buffer_size(16 * 1024).unwrap();
+        listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listener.listen(1).unwrap();
+        let client = tokio::net::TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(16 * 1024).unwrap();
+        let mut client = client.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let limits = LimitsConfig {
+            send_timeout: Period(Duration::from_mins(1)),
+            send_rate: crate::config::Size(send_rate),
+            ..LimitsConfig::default()
+        };
+        let mut patient = Patient::new(stream, &limits, Requests::default(), Pages::none());
+        let writing = tokio::spawn(async move {
+            let data = vec![0; PIECE];
+            while patient.write_all(&data).await.is_ok() {}
+        });
+        let mut taken = vec![0; PIECE];
+        for read in 0..20 {
+            tokio::time::sleep(PATIENCE / 2).await;
+            if writing.is_finished() {
+                return read;
+            }
+            client.read_exact(&mut taken[..64 * 1024]).await.unwrap();
+        }
+        writing.abort();
+        20
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_less_than_the_send_rate_is_cut() {
+        assert_eq!(slow_reads(1).await, 20);
+        let reads = slow_reads(1024 * 1024).await;
+        assert!(reads < 20, "{reads}");
     }
 
     #[test]

@@ -23,6 +23,8 @@ struct Counts {
     unframed: AtomicBool,
     /// Whether the connection has been ended for what was not taken.
     stalled: AtomicBool,
+    /// Whether the connection has been ended for a flood of control frames.
+    flooded: AtomicBool,
     /// Tells that none has been under way for a time.
     rests: Notify,
     /// Answers over HTTP/2, some of which may have ended.
@@ -57,6 +59,16 @@ impl Requests {
     /// Whether it was.
     pub(crate) fn have_stalled(&self) -> bool {
         self.0.stalled.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the connection is ended for a flood of control frames.
+    pub(crate) fn flood(&self) {
+        self.0.flooded.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if it was.
+    pub(crate) fn have_flooded(&self) -> bool {
+        self.0.flooded.load(Ordering::Relaxed)
     }
 
     /// Tells who serves the connection that none has been under way for long enough.

@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Config, LogConfig, LogFormat, LogLevel};
+use crate::config::{Config, LogConfig, LogFormat};
 use crate::error::{RunError, StartError};
 use crate::outgoing::{LIFETIME, Patience};
+use log::Throttle;
 
 mod contents;
 mod demo;
+mod log;
 mod origin;
 mod owner;
 mod peers;
@@ -217,28 +221,24 @@ fn is_text(format: LogFormat, stream: &impl IsTerminal) -> bool {
 /// and holds nobody up.
 const LINES: usize = 8192;
 
-/// Sends what happens to the process to standard error, from a thread of its own. What
-/// is returned counts the lines that were lost, and writes the last of them when it is
-/// dropped.
-fn init_log(config: &LogConfig) -> (ErrorCounter, WorkerGuard) {
-    let level = match config.level {
-        LogLevel::Error => tracing::Level::ERROR,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
-    };
+/// Sends what happens to the process to standard error, from a thread of its own. Returns
+/// the counter of lines that were lost, the filter that limits how often a line is
+/// repeated, and a guard that writes the last lines when it is dropped.
+fn init_log(config: &LogConfig) -> (ErrorCounter, Throttle, WorkerGuard) {
+    let throttle = Throttle::new(config);
     let (lines, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(io::stderr());
     let lost = lines.error_counter();
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(lines).with_target(false);
+    let log = tracing_subscriber::fmt::layer().with_writer(lines).with_target(false);
     // It would be said on standard error, and what cannot be said there panics.
     let log = log.log_internal_errors(false);
     // Set already only where a test runs two commands in one process.
+    let filtered = tracing_subscriber::registry().with(throttle.clone());
     let _ = if is_text(config.format, &io::stderr()) {
-        log.with_ansi(io::stderr().is_terminal()).try_init()
+        filtered.with(log.with_ansi(io::stderr().is_terminal())).try_init()
     } else {
-        log.json().flatten_event(true).try_init()
+        filtered.with(log.json().flatten_event(true)).try_init()
     };
-    (lost, guard)
+    (lost, throttle, guard)
 }
 
 /// Resolves when standard input ends: for a child that must not outlive whoever

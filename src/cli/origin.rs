@@ -53,7 +53,7 @@ impl OriginCommand {
         let writes = if self.writable { Writes::Allowed } else { Writes::Refused };
         let files = FileOrigin::new(&self.folder, self.delay.0, writes, rules)
             .map_err(|error| Failure::Usage(format!("{}: {error}; a folder is needed", self.folder.display())))?;
-        let (_lost, _log) = init_log(&LogConfig::default());
+        let (_lost, _throttle, _log) = init_log(&LogConfig::default());
         let runtime = runtime(0)?;
         let ended = runtime.block_on(async {
             let listener = TcpListener::bind(self.listen).await.map_err(|error| {

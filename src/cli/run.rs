@@ -35,9 +35,10 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
         let mut config = self.config.load()?;
-        let (lost, _log) = init_log(&config.log);
+        let (lost, throttle, _log) = init_log(&config.log);
         fit(&mut config, most_files());
         let runtime = runtime(config.edge.threads)?;
+        drop(runtime.spawn(throttle.clone().report_always()));
         let ended = runtime.block_on(async {
             let (name, origin, log) = (config.edge.name.clone(), config.origin.url.clone(), config.log.clone());
             // Before anybody can know that it is there.
@@ -53,6 +54,7 @@ impl Run {
             tracing::info!(%name, clients = %at.clients, peers, admin = %at.admin, %origin, "serving");
             let reloading = server.reloading();
             server.run(self.until_told(signals, reloading)).await?;
+            throttle.report();
             tracing::info!("ended");
             Ok(())
         });

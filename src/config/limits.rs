@@ -11,8 +11,13 @@ use super::values::{Period, Size, mib, secs};
 pub struct LimitsConfig {
     /// Connections at a time, on each listener.
     pub connections: usize,
+    /// Connections at a time that one client may have; 0 is a quarter of `connections`.
+    pub connections_per_client: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub streams: u32,
+    /// HTTP/2 control frames (SETTINGS, PING, PRIORITY, `WINDOW_UPDATE`, unknown ones) in a
+    /// second on one connection, beside those that its requests and answers call for.
+    pub control_frames: u32,
     /// The head of a request.
     pub header: Size,
     /// The target of a request.
@@ -23,6 +28,10 @@ pub struct LimitsConfig {
     pub header_timeout: Period,
     /// How long a client may take nothing of what it asked for.
     pub send_timeout: Period,
+    /// How many bytes of it must be taken in a second, on average and beside that time.
+    pub send_rate: Size,
+    /// How much each socket may hold of it (`SO_SNDBUF`); 0 is the system's choice.
+    pub send_buffer: Size,
     /// How long a client may send nothing of the body that it announced.
     pub body_timeout: Period,
     /// How many bytes of it must come in a second, on average and beside that time.
@@ -38,12 +47,16 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             connections: 16_384,
+            connections_per_client: 0,
             streams: 128,
+            control_frames: 1000,
             header: Size(64 * 1024),
             uri: Size(16 * 1024),
             body: mib(1024),
             header_timeout: secs(60),
             send_timeout: secs(60),
+            send_rate: Size(1024),
+            send_buffer: Size(0),
             body_timeout: secs(60),
             body_rate: Size(1024),
             tunnel_timeout: secs(60 * 60),
@@ -53,11 +66,23 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
+    /// Returns how many connections one client may have.
+    pub(crate) fn most_per_client(&self) -> usize {
+        match self.connections_per_client {
+            0 => (self.connections / 4).max(1),
+            most => most,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         within("limits.connections", self.connections, 1..=10_000_000)?;
+        within("limits.connections_per_client", self.connections_per_client, 0..=10_000_000)?;
         within("limits.streams", self.streams, 1..=100_000)?;
+        within("limits.control_frames", self.control_frames, 100..=1_000_000)?;
         within("limits.header", self.header, Size(8 * 1024)..=mib(1))?;
         within("limits.uri", self.uri, Size(256)..=Size(60 * 1024))?;
+        within("limits.send_rate", self.send_rate, Size(1)..=mib(1024))?;
+        within("limits.send_buffer", self.send_buffer, Size(0)..=mib(1024))?;
         within("limits.body_rate", self.body_rate, Size(1)..=mib(1024))?;
         some_time("limits.header_timeout", self.header_timeout)?;
         some_time("limits.send_timeout", self.send_timeout)?;

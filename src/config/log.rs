@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::values::{Period, secs};
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -10,6 +12,11 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// What happens to the edge itself, on standard error.
     pub level: LogLevel,
+    /// What libraries (h2, hyper) say, on standard error.
+    pub libraries: LogLevel,
+    /// How long the same kind of line is not written again, but counted, where a client
+    /// or an origin can cause it; zero writes every line.
+    pub repeat: Period,
     /// A line for each request, on standard output.
     pub access: bool,
 }
@@ -31,6 +38,7 @@ pub enum LogFormat {
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum LogLevel {
+    Off,
     Error,
     Warn,
     Info,
@@ -39,6 +47,12 @@ pub enum LogLevel {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, level: LogLevel::Info, access: true }
+        Self {
+            format: LogFormat::Auto,
+            level: LogLevel::Info,
+            libraries: LogLevel::Error,
+            repeat: secs(10),
+            access: true,
+        }
     }
 }

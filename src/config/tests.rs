@@ -77,7 +77,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 65] = [
+const OTHERS: [(&str, &str); 71] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -128,17 +128,23 @@ const OTHERS: [(&str, &str); 65] = [
     ("cluster.warm_keys", "3"),
     ("admin.listen", "127.0.0.2:83"),
     ("limits.connections", "7"),
+    ("limits.connections_per_client", "7"),
     ("limits.streams", "7"),
+    ("limits.control_frames", "500"),
     ("limits.header", "9KiB"),
     ("limits.uri", "1000"),
     ("limits.body", "1MB"),
     ("limits.header_timeout", "1s"),
     ("limits.send_timeout", "1s"),
+    ("limits.send_rate", "10KiB"),
+    ("limits.send_buffer", "64KiB"),
     ("limits.body_timeout", "1s"),
     ("limits.body_rate", "10KiB"),
     ("limits.tunnel_timeout", "1s"),
     ("limits.underscore_headers", "true"),
     ("log.format", "json"),
+    ("log.libraries", "off"),
+    ("log.repeat", "0s"),
     ("log.level", "debug"),
     ("log.access", "false"),
     ("immutable", "[{path=\"/cas/{hash}\"}]"),

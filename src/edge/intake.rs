@@ -113,7 +113,7 @@ impl Edge {
             Err(error) => {
                 self.note_end(source.as_ref(), Fetched::Error, began);
                 self.note_failure(&lead, &provider, proof, mixed, &error);
-                tracing::warn!(path = %lead.key(), %error, "a fill came to nothing");
+                tracing::warn!(path = %lead.key(), from = provider.name(), %error, "a fill came to nothing");
                 lead.fail(error);
             }
         }

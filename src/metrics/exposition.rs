@@ -94,9 +94,19 @@ impl Collector for Exposed {
                 self.metrics.refused_connections.total(),
             ),
             (
+                "refused_client_connections",
+                "Connections closed at once, for their client had limits.connections_per_client open",
+                self.metrics.refused_client_connections.total(),
+            ),
+            (
                 "stalled_connections",
                 "Connections ended for nothing of what was asked for was taken in limits.send_timeout",
                 self.metrics.stalled_connections.total(),
+            ),
+            (
+                "flooded_connections",
+                "Connections ended with ENHANCE_YOUR_CALM, for limits.control_frames was exceeded",
+                self.metrics.flooded_connections.total(),
             ),
             (
                 "malformed_requests",

@@ -63,7 +63,8 @@ impl Pool {
         let uri = Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query("/").build();
         let uri = uri.map_err(|error| error.to_string())?;
         let mut connector = self.connector.clone();
-        let stream = within(self.connect, connector.call(uri)).await?;
+        let connecting = within(self.connect, connector.call(uri)).await;
+        let stream = connecting.map_err(|error| format!("{host}: {error}"))?;
         let (sender, driver) = self.http.handshake(stream).await.map_err(|error| describe(&error))?;
         // How it ends is told to the request that is under way then.
         tokio::spawn(driver.with_upgrades());

@@ -90,6 +90,12 @@ impl FastPath {
         self.came.len() == self.first
     }
 
+    /// Returns true if a TLS handshake waits for hyper: a record of that type (RFC 8446
+    /// §5.1), of any version. No method begins with that byte.
+    pub(super) fn has_tls_handshake(&self) -> bool {
+        self.came[self.first..].starts_with(&[22, 3])
+    }
+
     /// Answers what it can. Resolves when there is something for hyper, or when the
     /// client has ended the connection.
     pub(super) fn poll_hits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

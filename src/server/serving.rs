@@ -15,11 +15,13 @@ use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::bytes;
+use super::clients::{Clients, Counted};
 use super::fast_path::FastPath;
 use super::interspersed::Interspersed;
 use super::lasting::Watch;
@@ -62,7 +64,7 @@ impl Accepting {
     ) -> Self {
         let (edge, access, limits) = (Arc::clone(edge), Arc::clone(access), Arc::clone(limits));
         let (phase, watched) = watch::channel(Phase::Serving);
-        let serve = Serve { edge, access, limits, source, phase: watched };
+        let serve = Serve { edge, access, limits, source, phase: watched, clients: Clients::default() };
         let open = Arc::new(Open::default());
         let task = tokio::spawn(tasks.over(source.listener(), serve.accept(listener, Arc::clone(&open))));
         Self { phase, open, task }
@@ -149,6 +151,15 @@ struct Serve {
     limits: Arc<LimitsConfig>,
     source: Source,
     phase: watch::Receiver<Phase>,
+    clients: Clients,
+}
+
+/// A connection that may be served.
+enum Admitted {
+    /// It counts for its client.
+    Counted { _until_dropped: Counted },
+    /// It is a peer's, or a proxy's that speaks for many clients.
+    Uncounted,
 }
 
 impl Serve {
@@ -184,7 +195,28 @@ impl Serve {
         if open.len() < most - most / 16 && full.ends() {
             tracing::info!(listener, "there are places for connections again");
         }
-        open.spawn(self.clone().connection(stream, client));
+        let Some(admitted) = self.admit_of(client) else {
+            let limit = self.limits.most_per_client();
+            tracing::warn!(listener, %client, limit, "connection limit of one client reached, rejecting its connections");
+            return self.access.metrics.refused_client_connection();
+        };
+        let connection = self.clone().connection(stream, client);
+        open.spawn(async move {
+            connection.await;
+            drop(admitted);
+        });
+    }
+
+    /// Decides whether a connection from `address` counts for its client, and whether it
+    /// may be one more; `None` if not. The one place for exceptions.
+    fn admit_of(&self, address: IpAddr) -> Option<Admitted> {
+        match self.source {
+            Source::Peer => Some(Admitted::Uncounted),
+            Source::Client => {
+                let counted = self.clients.count(address, self.limits.most_per_client())?;
+                Some(Admitted::Counted { _until_dropped: counted })
+            }
+        }
     }
 
     /// Serves one connection to its end, which may be that of a tunnel: what
@@ -192,6 +224,10 @@ impl Serve {
     async fn connection(self, stream: TcpStream, address: IpAddr) {
         // A hit is one write; waiting to fill a segment would only delay it.
         let _ = stream.set_nodelay(true);
+        if self.limits.send_buffer.0 > 0 {
+            // Without it, the system's own size holds.
+            let _ = set_socket_send_buffer_size(&stream, bytes(self.limits.send_buffer));
+        }
         let interim = Interim::new(self.edge.via().clone());
         let client = Client {
             address,
@@ -210,6 +246,11 @@ impl Serve {
         };
         if serving.client.requests.have_stalled() {
             serving.serve.access.metrics.stalled_connection();
+        }
+        if serving.client.requests.have_flooded() {
+            let (listener, limit) = (serving.serve.source.listener(), serving.serve.limits.control_frames);
+            tracing::warn!(listener, client = %address, limit, "HTTP/2 control frame limit reached, closing the connection");
+            serving.serve.access.metrics.flooded_connection();
         }
         if let Err(error) = ended {
             tracing::debug!(client = %address, %error, "a connection ended badly");
@@ -330,6 +371,10 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
             if fast.is_empty() {
                 return Ok(());
             }
+            if fast.has_tls_handshake() {
+                let listener = serve.source.listener();
+                tracing::warn!(listener, client = %client.address, "TLS spoken to the cleartext port");
+            }
         }
         () = draining(&mut phase) => poll_fn(|cx| fast.poll_answer(cx)).await.map_err(|error| describe(&error))?,
     }
@@ -349,7 +394,6 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
             // It has been answered with 400, 414 or 431, before it was a request.
             if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
                 access.metrics.malformed_request();
-                // Anybody can send it, as often as he likes: it is counted.
                 tracing::debug!(client = %client.address, error = %text, "what is not HTTP was refused");
             }
             text

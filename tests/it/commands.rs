@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use http::Method;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::ask;
@@ -228,6 +228,27 @@ async fn who_refuses_connections_says_so_once_and_when_it_is_over() {
     line_with(&err, "there are places").await;
     let told = std::fs::read_to_string(&err).unwrap();
     assert_eq!(told.matches("limits.connections").count(), 1, "{told}");
+}
+
+#[tokio::test]
+async fn tls_on_the_cleartext_port_is_logged_once_in_a_period_and_counted() {
+    let (folder, origin) = (folder(), Origin::start().await);
+    let mut edge = Process::edge(folder.path(), &origin.url(), "[log]\nrepeat = \"1h\"\n").await;
+    for _ in 0..5 {
+        let mut client = TcpStream::connect(edge.clients).await.unwrap();
+        client.write_all(&[0x16, 3, 1, 0, 4, 1, 0, 0, 0]).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = within(20, client.read_to_end(&mut answer)).await;
+    }
+    let err = folder.path().join("err");
+    line_with(&err, "TLS spoken to the cleartext port").await;
+    edge.signal("TERM");
+    edge.ends().await;
+    let told = std::fs::read_to_string(&err).unwrap();
+    let written = told.lines().filter(|line| line.contains("\"message\":\"TLS spoken")).count();
+    assert_eq!(written, 1, "{told}");
+    let counted = told.lines().find(|line| line.contains("log lines suppressed")).expect(&told);
+    assert!(counted.contains("TLS spoken") && counted.contains("\"count\":4"), "{counted}");
 }
 
 #[tokio::test]

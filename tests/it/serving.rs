@@ -347,17 +347,39 @@ async fn who_says_nothing_or_takes_nothing_is_let_go() {
 }
 
 #[tokio::test]
-async fn operators_who_say_nothing_do_not_keep_others_out_for_long() {
+async fn an_operator_is_let_in_when_all_admin_connections_are_taken() {
     let edge = alone(&Origin::start().await, |_| {}).await;
-    // As many as there are places for.
     let mut silent = Vec::new();
     for _ in 0..64 {
         silent.push(TcpStream::connect(edge.admin).await.unwrap());
     }
-    // From here on no time passes but what is waited for.
-    tokio::time::pause();
-    let healthy = crate::client::ask(edge.admin, http::Method::GET, "/healthz").get();
+    let healthy = ask(edge.admin, Method::GET, "/healthz").get();
     assert_eq!(within(20, healthy).await.status, 200);
+    // The oldest has made room, and no other.
+    assert!(!matches!(within(20, silent[0].read(&mut [0])).await, Ok(1..)));
+    silent[63].write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert_eq!(within(20, silent[63].read_u8()).await.unwrap(), b'H');
+}
+
+#[tokio::test]
+async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_calm() {
+    let edge = alone(&Origin::start().await, |config| config.limits.control_frames = 100).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let ping = [&b"\0\0\x08\x06"[..], &[0; 13]].concat();
+    let settings = b"\0\0\0\x04\0\0\0\0\0".to_vec();
+    let priority = b"\0\0\x05\x02\0\0\0\0\x01\0\0\0\0\x10".to_vec();
+    let window_update = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01".to_vec();
+    for (ended, frame) in [ping, settings, priority, window_update].into_iter().enumerate() {
+        let mut client = TcpStream::connect(edge.clients).await.unwrap();
+        // The connection may end before all is sent, and with a reset.
+        let _ = client.write_all(&[preface.to_vec(), frame.repeat(1000)].concat()).await;
+        let mut came = Vec::new();
+        let _ = within(20, client.read_to_end(&mut came)).await;
+        let go_away = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";
+        assert!(came.ends_with(go_away), "{frame:?}: {came:?}");
+        let flooded = f64::from(u32::try_from(ended).unwrap() + 1);
+        edge.metric_becomes("peerage_flooded_connections_total", flooded).await;
+    }
 }
 
 #[tokio::test]
@@ -531,6 +553,57 @@ async fn connections_above_the_limit_are_closed_and_counted() {
         }
     };
     within(20, again).await;
+}
+
+#[tokio::test]
+async fn one_client_cannot_take_every_connection() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.edge.listen = "0.0.0.0:0".parse().unwrap();
+        config.limits.connections = 40;
+    })
+    .await;
+    origin.script(ASSET, Script::ok("pixels"));
+    let request = format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], edge.clients.port()));
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let mut one = TcpStream::connect(at).await.unwrap();
+        one.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(within(20, one.read_u8()).await.unwrap(), b'H');
+        held.push(one);
+    }
+    let mut refused = TcpStream::connect(at).await.unwrap();
+    assert!(!matches!(within(20, refused.read(&mut [0])).await, Ok(1..)));
+    edge.metric_becomes("peerage_refused_client_connections_total", 1.0).await;
+    // Another client, by the address that it comes from.
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(at).await.unwrap();
+    other.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(within(20, other.read_u8()).await.unwrap(), b'H');
+}
+
+#[tokio::test]
+async fn a_send_buffer_bounds_what_a_slow_reader_holds() {
+    let origin = Origin::start().await;
+    // Copied to sockets: pages that are lent are the store's.
+    let edge = alone(&origin, |config| {
+        config.edge.zero_copy = false;
+        config.limits.send_buffer = Size(32 * 1024);
+        config.limits.send_timeout = Period(std::time::Duration::from_millis(100));
+    })
+    .await;
+    origin.script(ASSET, Script::ok(pattern(30_000_000)));
+    let client = tokio::net::TcpSocket::new_v4().unwrap();
+    client.set_recv_buffer_size(16 * 1024).unwrap();
+    let mut client = client.connect(edge.clients).await.unwrap();
+    client.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
+    // What comes now is what both sockets held.
+    let mut came = Vec::new();
+    let _ = within(20, client.read_to_end(&mut came)).await;
+    assert!(came.len() < 300_000, "{}", came.len());
 }
 
 #[tokio::test]

@@ -1,0 +1,89 @@
+//! The connections that each client has.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Connections by client, for those that are counted.
+#[derive(Clone, Default)]
+pub(super) struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A connection that counts for its client until this is dropped.
+pub(super) struct Counted {
+    clients: Clients,
+    client: IpAddr,
+}
+
+impl Clients {
+    /// Counts one more connection from `address`; `None` if its client has `most`.
+    pub(super) fn count(&self, address: IpAddr, most: usize) -> Option<Counted> {
+        let client = client_of(address);
+        let mut clients = self.lock();
+        let connections = clients.entry(client).or_default();
+        if *connections >= most {
+            return None;
+        }
+        *connections += 1;
+        drop(clients);
+        Some(Counted { clients: self.clone(), client })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // Nothing in a critical section can leave it half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut clients = self.clients.lock();
+        if let Some(connections) = clients.get_mut(&self.client) {
+            *connections -= 1;
+            if *connections == 0 {
+                clients.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// The client that an address belongs to: of IPv6 the network of 64 bits, for one host
+/// may have all of that.
+fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn each_client_has_its_own_connections_and_none_is_remembered_without() {
+        let clients = Clients::default();
+        let first = [(); 3].map(|()| clients.count(address("192.0.2.1"), 3));
+        assert!(first.iter().all(Option::is_some));
+        assert!(clients.count(address("192.0.2.1"), 3).is_none());
+        let second = clients.count(address("192.0.2.2"), 3);
+        assert!(second.is_some());
+        drop((first, second));
+        assert!(clients.lock().is_empty());
+    }
+
+    #[test]
+    fn ipv6_is_counted_by_its_network_and_mapped_ipv4_as_ipv4() {
+        for (one, other, same) in [
+            ("2001:db8::1", "2001:db8::ffff:1", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.2", false),
+        ] {
+            assert_eq!(client_of(address(one)) == client_of(address(other)), same, "{one} and {other}");
+        }
+    }
+}
