@@ -110,7 +110,8 @@ impl Config {
     pub fn plan(&self) -> Plan {
         let cache = &self.cache;
         let hot_share = if self.cluster.is_some() { cache.hot_share } else { 0.0 };
-        Plan::new(cache.memory.0, hot_share, cache.flight_share, cache.max_object.0)
+        let plan = Plan::new(cache.memory.0, hot_share, cache.flight_share, 0);
+        Plan { max_object: cache.max_object(plan.largest()), ..plan }
     }
 
     /// The rules of `[[immutable]]`.

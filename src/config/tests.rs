@@ -52,7 +52,18 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
 fn is_shown(comment: &str) -> bool {
     let key = comment.split_once('=').map(|(key, _)| key.trim());
     key.is_some_and(|key| {
-        matches!(key, "advertise" | "discover" | "nameserver" | "secret" | "path" | "digest" | "encoding" | "length")
+        matches!(
+            key,
+            "advertise"
+                | "discover"
+                | "nameserver"
+                | "secret"
+                | "max_object"
+                | "path"
+                | "digest"
+                | "encoding"
+                | "length"
+        )
     })
 }
 
@@ -62,7 +73,8 @@ fn the_list_of_keys_is_that_of_the_structs() {
     let text = Some("a:1".to_owned());
     let (discover, nameserver, advertise) = (text.clone(), text.clone(), text);
     let cluster = ClusterConfig { discover, nameserver, advertise, secret, ..ClusterConfig::default() };
-    let all = Value::serialize(Config { cluster: Some(cluster), ..Config::default() }).unwrap();
+    let cache = CacheConfig { max_object: Some(Size(1)), ..CacheConfig::default() };
+    let all = Value::serialize(Config { cluster: Some(cluster), cache, ..Config::default() }).unwrap();
     let mut keys = Vec::new();
     for (table, value) in all.as_dict().unwrap() {
         let first = value.as_array().map_or(value, |items| &items[0]);
@@ -177,7 +189,7 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[limits]\nsend_timeout = \"0s\"", &["limits.send_timeout"]),
         ("[cache]\nmemory = \"lots\"", &["cache.memory", "`512MiB`"]),
         ("[cache]\nmemory = -1", &["cache.memory", "negative"]),
-        ("[cache]\nmemory = \"64MiB\"", &["cache.max_object", "64MiB", "set max_object to"]),
+        ("[cache]\nmemory = \"64MiB\"\nmax_object = \"64MiB\"", &["cache.max_object", "64MiB", "set max_object to"]),
         ("[cache]\nhot_share = 2.0", &["cache.hot_share"]),
         ("[cluster]\npeers = [\"nowhere\"]", &["cluster.peers", "`nowhere`", "host:port"]),
         ("[cluster]\nlisten = \"0.0.0.0:7001\"", &["cluster.advertise"]),
@@ -262,9 +274,25 @@ fn a_secret_is_what_it_says_wherever_it_comes_from() {
 
 #[test]
 fn a_proposed_max_object_is_accepted() {
-    let error = load("[cache]\nmemory = \"100MB\"").unwrap_err();
+    let error = load("[cache]\nmemory = \"100MB\"\nmax_object = \"64MiB\"").unwrap_err();
     let proposed = error.split("set max_object to ").nth(1).unwrap().split(' ').next().unwrap();
     assert!(load(&format!("[cache]\nmemory = \"100MB\"\nmax_object = \"{proposed}\"")).is_ok());
+}
+
+#[test]
+fn max_object_is_derived_from_memory_unless_it_is_written() {
+    let max_object = |text: &str| load(text).unwrap().plan().max_object;
+    for cluster in ["", "[cluster]\npeers = [\"a:1\"]\n"] {
+        assert_eq!(max_object(cluster), 64 << 20);
+        for memory in ["4MiB", "100MB", "256MiB", "1GiB", "64GiB"] {
+            let text = format!("{cluster}[cache]\nmemory = \"{memory}\"\n");
+            let derived = max_object(&text);
+            assert_eq!(derived, (64 << 20).min(load(&text).unwrap().plan().largest()), "{text}");
+            assert_eq!(max_object(&format!("{text}max_object = {derived}")), derived);
+        }
+    }
+    assert_eq!(max_object("[cache]\nmemory = \"256MiB\""), 32 << 20);
+    assert_eq!(max_object("[cache]\nmemory = \"1GiB\"\nmax_object = \"100MiB\""), 100 << 20);
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn validate_says_good_or_which_key() {
     assert!(String::from_utf8(good.stdout).unwrap().starts_with("good: edge-1"));
     for (arguments, told) in [
         (&["validate", "--set", "cache.memroy=1"][..], "cache.memory"),
-        (&["validate", "--set", "cache.memory=64MiB"], "cache.max_object"),
+        (&["validate", "--set", "cache.memory=64MiB", "--set", "cache.max_object=64MiB"], "cache.max_object"),
         (&["validate", "--set", "edge.drain=30"], "edge.drain"),
         (&["validate", "--set", "nonsense"], "key=value"),
         (&["validate", "--config", "nowhere.toml"], "nowhere.toml"),
