@@ -30,6 +30,7 @@ pub use edge::EdgeConfig;
 pub use immutable::ImmutableConfig;
 pub use keys::KEYS;
 pub use limits::LimitsConfig;
+pub(crate) use load::Given;
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use origin::OriginConfig;
 pub use query::{KeepConfig, KeepWord, QueryConfig};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
-use crate::config::{Config, LogConfig, LogFormat, LogLevel};
+use crate::config::{Config, Given, LogConfig, LogFormat, LogLevel};
 use crate::error::{RunError, StartError};
 use crate::outgoing::Patience;
 
@@ -114,13 +114,23 @@ struct ConfigArguments {
 }
 
 impl ConfigArguments {
+    /// The configuration of an edge, which names its origin.
+    fn load_edge(&self) -> Result<Config, StartError> {
+        self.read()?.edge_config()
+    }
+
+    /// The configuration, for a command that asks no origin.
     fn load(&self) -> Result<Config, StartError> {
+        self.read()?.config()
+    }
+
+    fn read(&self) -> Result<Given, StartError> {
         let file = self.config.clone().unwrap_or_else(|| PathBuf::from("config.toml"));
         if self.config.is_none() && !file.exists() {
             let text = "there is no config.toml in this folder; name a file with --config, or see `peerage demo`";
             return Err(StartError::Config(text.to_owned()));
         }
-        Config::load(Some(&file), &self.set)
+        Given::read(Some(&file), &self.set)
     }
 
     /// As [`Self::load`]; `None` if nothing is said and there is no file.

@@ -34,7 +34,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let mut config = self.config.load()?;
+        let mut config = self.config.load_edge()?;
         let (lost, _log) = init_log(&config.log);
         fit(&mut config, most_files());
         let runtime = runtime(config.edge.threads)?;
@@ -93,7 +93,7 @@ impl Run {
             fit(&mut config, most_files());
             config
         };
-        match self.config.load().map(fitting).and_then(|config| reloading.reload(config)) {
+        match self.config.load_edge().map(fitting).and_then(|config| reloading.reload(config)) {
             Ok(restart) if restart.is_empty() => tracing::info!("the configuration was read again"),
             Ok(restart) => tracing::warn!(
                 changed = restart.join(", "),

@@ -155,9 +155,9 @@ fn every_key_is_overridden_by_set_and_by_the_environment() {
         figment::Jail::expect_with(|jail| {
             jail.clear_env();
             jail.set_env(format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")), value);
-            let by_env = Config::load(None, &[]).map_err(|error| error.to_string())?;
+            let by_env = Config::load_embedded(None, &[]).map_err(|error| error.to_string())?;
             assert_eq!(by_env, by_set, "{key}");
-            let both = Config::load(None, &[format!("{key}={value}"), "edge.drain=7s".to_owned()])
+            let both = Config::load_embedded(None, &[format!("{key}={value}"), "edge.drain=7s".to_owned()])
                 .map_err(|e| e.to_string())?;
             assert_eq!(both.edge.drain, Period(Duration::from_secs(7)));
             Ok(())
@@ -235,15 +235,15 @@ fn variables_of_others_are_let_be_and_unknown_ones_are_named() {
         jail.clear_env();
         jail.set_env("PEERAGE_PORT", "tcp://10.0.0.1:80");
         jail.set_env("PEERAGE_SERVICE_HOST", "10.0.0.1");
-        assert!(Config::load(None, &[]).is_ok());
+        assert!(Config::load_embedded(None, &[]).is_ok());
         for misspelt in ["PEERAGE_CLUSTER_SECRET", "PEERAGE_ORIGIN_URL", "PEERAGE_CACHE_HOT_SHARE"] {
             jail.set_env(misspelt, "0123456789abcdef");
-            let error = Config::load(None, &[]).unwrap_err().to_string();
+            let error = Config::load_embedded(None, &[]).unwrap_err().to_string();
             assert!(error.starts_with(misspelt) && error.contains("__"), "{error}");
             jail.clear_env();
         }
         jail.set_env("PEERAGE_CACHE__MEMROY", "1");
-        let error = Config::load(None, &[]).unwrap_err().to_string();
+        let error = Config::load_embedded(None, &[]).unwrap_err().to_string();
         assert!(error.contains("cache.memroy") && error.contains("PEERAGE_"), "{error}");
         Ok(())
     });
@@ -260,13 +260,13 @@ fn a_secret_is_what_it_says_wherever_it_comes_from() {
             let file = std::path::Path::new("config.toml");
             for (file, sets) in [(Some(file), vec![]), (None, vec![]), (None, vec![format!("cluster.secret={secret}")])]
             {
-                let config = Config::load(file, &sets).map_err(|error| error.to_string())?;
+                let config = Config::load_embedded(file, &sets).map_err(|error| error.to_string())?;
                 assert_eq!(config.cluster.unwrap().secret.unwrap().0, secret);
             }
         }
         jail.clear_env();
         jail.create_file("config.toml", "[cluster]\nsecret = \"0123456789abcdef")?;
-        let error = Config::load(Some(std::path::Path::new("config.toml")), &[]).unwrap_err().to_string();
+        let error = Config::load_embedded(Some(std::path::Path::new("config.toml")), &[]).unwrap_err().to_string();
         assert!(error.starts_with("config.toml") && !error.contains("0123456789abcdef"), "{error}");
         Ok(())
     });

@@ -25,14 +25,17 @@ impl FromStr for Size {
 
 const SIZE_EXAMPLE: &str = "a size such as `512MiB`, `64MB` or a number of bytes is needed";
 
+const UNITS: [(u64, &str); 6] =
+    [(1 << 30, "GiB"), (1_000_000_000, "GB"), (1 << 20, "MiB"), (1_000_000, "MB"), (1 << 10, "KiB"), (1000, "kB")];
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (factor, unit) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
-            if self.0 >= factor && self.0.is_multiple_of(factor) {
-                return write!(f, "{}{unit}", self.0 / factor);
-            }
+        // The unit that leaves the shortest number is the one that the size was written in.
+        let is_whole = |(factor, _): &(u64, &str)| self.0 >= *factor && self.0.is_multiple_of(*factor);
+        match UNITS.into_iter().filter(is_whole).min_by_key(|(factor, _)| self.0 / factor) {
+            Some((factor, unit)) => write!(f, "{}{unit}", self.0 / factor),
+            None => write!(f, "{}", self.0),
         }
-        write!(f, "{}", self.0)
     }
 }
 
@@ -249,6 +252,14 @@ mod tests {
         }
         for text in ["", "x", "-1", "12 parsecs", "MiB"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn size_is_shown_in_the_unit_that_it_was_written_in() {
+        for text in ["512MiB", "64MB", "2GB", "1GiB", "100kB", "16KiB", "1000001", "1536MiB", "8TiB"] {
+            let shown = text.parse::<Size>().unwrap().to_string();
+            assert_eq!(shown, if text == "8TiB" { "8192GiB" } else { text });
         }
     }
 

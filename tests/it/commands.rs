@@ -60,6 +60,23 @@ fn validate_says_good_or_which_key() {
 }
 
 #[test]
+fn configuration_without_an_origin_is_refused_and_the_environment_can_name_it() {
+    let folder = folder();
+    std::fs::write(folder.path().join("config.toml"), "[edge]\nname = \"edge-9\"\n").unwrap();
+    for command in ["run", "validate"] {
+        let refused = peerage(folder.path(), &[command]);
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(64), "{told}");
+        assert!(told.contains("origin.url: missing") && told.contains("PEERAGE_ORIGIN__URL"), "{told}");
+    }
+    let mut named = Command::new(BINARY);
+    named.arg("validate").current_dir(folder.path()).env("PEERAGE_ORIGIN__URL", "http://127.0.0.1:9");
+    assert_eq!(named.output().unwrap().status.code(), Some(0));
+    // It asks no origin.
+    assert_eq!(peerage(folder.path(), &["owner", "--set", "cluster.gossip=true", "/a"]).status.code(), Some(0));
+}
+
+#[test]
 fn help_and_version_are_no_errors() {
     let folder = folder();
     for argument in ["--help", "--version"] {
@@ -83,7 +100,7 @@ fn owner_and_validate_know_of_discovery() {
     let folder = folder();
     let discover = format!("[cluster]\ndiscover = \"file:{}\"\n", folder.path().join("peers").display());
     std::fs::write(folder.path().join("config.toml"), discover).unwrap();
-    let output = peerage(folder.path(), &["validate"]);
+    let output = peerage(folder.path(), &["validate", "--set", "origin.url=http://127.0.0.1:9"]);
     assert!(String::from_utf8(output.stdout).unwrap().contains("peers by file:/"));
     let owner = || peerage(folder.path(), &["owner", "/logo-0492830483.png"]);
     let output = owner();
@@ -100,7 +117,10 @@ async fn a_taken_port_is_told_with_its_key() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     std::fs::write(folder.path().join("config.toml"), "[edge]\nlisten = \"127.0.0.1:0\"\n").unwrap();
-    let output = peerage(folder.path(), &["run", "--set", &format!("admin.listen={address}")]);
+    let output = peerage(
+        folder.path(),
+        &["run", "--set", "origin.url=http://127.0.0.1:9", "--set", &format!("admin.listen={address}")],
+    );
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(69));
     assert!(text.contains("admin.listen") && text.contains(&address.to_string()), "{text}");
@@ -246,6 +266,10 @@ async fn sighup_reloads_and_a_bad_file_changes_nothing() {
     let told = line_with(&folder.path().join("err"), "not good").await;
     assert!(told.contains("cache.memory"), "{told}");
     assert_eq!(edge.get("/a").await.text(), "first");
+    std::fs::write(&file, "").unwrap();
+    edge.signal("HUP");
+    line_with(&folder.path().join("err"), "origin.url: missing").await;
+    assert_eq!(edge.get("/b").await.text(), "first");
     let changed = good.replace(&first.url().to_string(), &second.url().to_string());
     std::fs::write(&file, changed + "[limits]\nstreams = 7\n").unwrap();
     edge.signal("HUP");

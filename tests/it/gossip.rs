@@ -205,6 +205,23 @@ async fn the_command_prints_who_is_there() {
 }
 
 #[tokio::test]
+async fn of_two_edges_with_one_name_the_later_is_refused_and_asks_the_owner() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("pixels"));
+    let cluster = Cluster::start(2, &origin, |config| config.edge.name = "edge-1".to_owned()).await;
+    for edge in &cluster.edges {
+        edge.metric_becomes("peerage_members{state=\"refused\"}", 1.0).await;
+        assert_eq!(owners(edge).len(), 1);
+    }
+    // The refused one is no owner to itself either.
+    assert_eq!(owners(&cluster.edges[0]), owners(&cluster.edges[1]));
+    for edge in &cluster.edges {
+        assert_eq!(edge.get("/a-0123456789abcdef.bin").get().await.text(), "pixels");
+    }
+    assert_eq!(origin.seen().len(), 1);
+}
+
+#[tokio::test]
 async fn who_drains_owns_nothing_and_is_still_there() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
