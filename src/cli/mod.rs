@@ -1,7 +1,7 @@
 //! The commands, a file for each.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -195,6 +195,19 @@ impl Failure {
             Self::Run(_) | Self::Own(_) => SOFTWARE,
         }
     }
+}
+
+/// Writes this process' id to `file`, if there is one: the sign that it listens.
+fn write_pid(file: Option<&Path>) -> Result<(), Failure> {
+    let Some(file) = file else {
+        return Ok(());
+    };
+    std::fs::write(file, format!("{}\n", std::process::id())).map_err(|error| {
+        Failure::Usage(format!(
+            "--pid-file {}: cannot be written: {error}; name a file in a writable folder",
+            file.display()
+        ))
+    })
 }
 
 /// Prints a command's result. A reader that has seen enough (`| head`) is no
