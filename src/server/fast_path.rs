@@ -194,7 +194,7 @@ impl FastPath {
         // What is behind other answers has its turn when they are sent.
         if self.answers.is_empty()
             && matches!(first, First::Plain(..))
-            && let Some(answer) = missing.and_then(|key| Serving::peek(&self.serving, key))
+            && let Some(answer) = missing.and_then(|key| Serving::peek(&self.serving, key, ask))
         {
             self.awaited = Some(Awaited { answer, length });
             return Ok(Begun::Peek);

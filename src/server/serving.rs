@@ -25,7 +25,7 @@ use super::interspersed::Interspersed;
 use super::lasting::Watch;
 use super::listening::Listener;
 use crate::accepting::{Spell, accepted};
-use crate::access::{Access, Record, Watched};
+use crate::access::{Access, Record, Told, Watched};
 use crate::body::{Body, describe};
 use crate::config::LimitsConfig;
 use crate::edge::{Edge, NotAtOnce, Peeked, Plainly};
@@ -184,6 +184,7 @@ impl Serve {
     /// Serves one connection to its end, which may be that of a tunnel: what
     /// holds for connections (their number, the drain) holds for it too.
     async fn connection(self, stream: TcpStream, address: IpAddr) {
+        let _open = self.access.metrics.connected(self.source);
         // A hit is one write; waiting to fill a segment would only delay it.
         let _ = stream.set_nodelay(true);
         let interim = Interim::new(self.edge.via().clone());
@@ -237,25 +238,32 @@ impl Serving {
     pub(super) fn answer_at_once(&self, ask: &Plainly<'_>, head: &mut Vec<u8>) -> Result<Watched, NotAtOnce> {
         let began = Instant::now();
         let (body, record) = self.serve.edge.answer_at_once(self.serve.source, ask, head)?;
-        Ok(self.watch(record, body, began, Way::connection(self.client.requests.begin())))
+        let told = self.told(ask);
+        Ok(self.watch((record, told), body, began, Way::connection(self.client.requests.begin())))
     }
 
     /// See [`Edge::peek_plainly`].
-    pub(super) fn peek(this: &Arc<Self>, key: AssetKey) -> Option<Peek> {
+    pub(super) fn peek(this: &Arc<Self>, key: AssetKey, ask: &Plainly<'_>) -> Option<Peek> {
         if this.serve.source == Source::Peer {
             return None;
         }
         let began = Instant::now();
         let peeked = this.serve.edge.peek_plainly(key)?;
-        let (serving, under_way) = (Arc::clone(this), this.client.requests.begin());
+        let (serving, under_way, told) = (Arc::clone(this), this.client.requests.begin(), this.told(ask));
         Some(Box::pin(async move {
             let Peeked { lines, body, record } = peeked.await?;
-            Some((lines, serving.watch(record, body, began, Way::connection(under_way))))
+            Some((lines, serving.watch((record, told), body, began, Way::connection(under_way))))
         }))
     }
 
-    fn watch(&self, record: Record, body: Body, began: Instant, way: Way) -> Watched {
+    fn watch(&self, record: (Record, Option<Box<Told>>), body: Body, began: Instant, way: Way) -> Watched {
         self.serve.access.watch_body(self.client.address, record, StatusCode::OK, body, began, way)
+    }
+
+    /// The parts of a plain request that its line tells, if lines are written.
+    fn told(&self, ask: &Plainly<'_>) -> Option<Box<Told>> {
+        self.serve.access.lines.as_ref()?;
+        Some(Told::new(Version::HTTP_11, [Some(ask.host), ask.user_agent, ask.request_id]))
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
@@ -267,6 +275,7 @@ impl Serving {
         let has_content = !request.body().is_end_stream();
         let (patience, rate) = (serve.limits.body_timeout.0, serve.limits.body_rate.0);
         let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke).no_slower_than(rate));
+        let request = if has_content { request.map(|body| self.count_content(body)) } else { request };
         // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
         let relay = (version == Version::HTTP_11).then(|| client.interim.open());
         let mut answer = serve.edge.respond(serve.source, client.address, relay.clone(), request).await;
@@ -289,7 +298,7 @@ impl Serving {
         if may_be_unframed && version != Version::HTTP_2 && is_of_unknown_length(&answer.response) {
             client.requests.end_with_connection();
         }
-        unanswered.answered();
+        let told = unanswered.answered();
         let way = if version == Version::HTTP_2 {
             let stream = Stream::new(under_way);
             client.requests.watch(&stream);
@@ -297,7 +306,14 @@ impl Serving {
         } else {
             Way::connection(under_way)
         };
-        Ok(serve.access.watch(client.address, answer.record, answer.response, began, way))
+        Ok(serve.access.watch(client.address, (answer.record, told), answer.response, began, way))
+    }
+}
+
+impl Serving {
+    fn count_content(&self, content: Body) -> Body {
+        let (metrics, source) = (Arc::clone(&self.serve.access.metrics), self.serve.source);
+        content.counted(move |bytes| metrics.received(source, bytes))
     }
 }
 

@@ -162,6 +162,34 @@ async fn sigterm_drains_and_every_request_has_its_line() {
     assert!(line["total_ms"].as_f64().unwrap() >= line["first_byte_ms"].as_f64().unwrap());
 }
 
+#[tokio::test]
+async fn access_line_tells_the_request_and_why_its_response_was_not_stored() {
+    let (folder, origin) = (folder(), Origin::start().await);
+    origin.script("/private", Script::ok("mine").field("cache-control", "private"));
+    origin.script("/shared", Script::ok("ours").field("cache-control", "max-age=60"));
+    let edge = Process::edge(folder.path(), &origin.url(), "[log]\nformat = \"json\"\n").await;
+    // The third is answered by the fast path, the last finds nothing.
+    for (path, id) in [("/private", "a-1"), ("/shared", "a-2"), ("/shared", "a-3")] {
+        ask(edge.clients, Method::GET, path).field("user-agent", "probe/1").field("x-request-id", id).get().await;
+    }
+    ask(edge.clients, Method::GET, "/none").field("cache-control", "only-if-cached").get().await;
+    for (part, told) in [
+        ("a-1", serde_json::json!({"result": "pass", "reason": "private"})),
+        ("a-2", serde_json::json!({"result": "miss", "reason": null})),
+        ("a-3", serde_json::json!({"result": "hit", "from": "memory"})),
+        ("/none", serde_json::json!({"result": "miss", "status": 504, "error": null, "reason": "not-cached"})),
+    ] {
+        let line = line_with(&folder.path().join("out"), part).await;
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        for (field, value) in told.as_object().unwrap() {
+            assert_eq!(&line[field], value, "{field} of {line}");
+        }
+        assert!(line["host"].is_string() && line["timestamp"].is_string(), "{line}");
+        assert_eq!(line["protocol"], "HTTP/1.1");
+        assert!(part == "/none" || line["user_agent"] == "probe/1", "{line}");
+    }
+}
+
 /// A reader of standard error that has gone, and one that has stopped to read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_the_log_harms_nobody() {

@@ -27,6 +27,8 @@ pub(super) enum First<'a> {
 struct Said<'a> {
     hosts: usize,
     host: &'a [u8],
+    user_agent: Option<&'a [u8]>,
+    request_id: Option<&'a [u8]>,
     /// What they take, in bytes.
     size: usize,
     manner: Manner,
@@ -39,7 +41,8 @@ impl<'a> Said<'a> {
     /// `None` if hyper should see to them.
     fn by(fields: &[httparse::Header<'a>]) -> Option<Self> {
         let (manner, only_if_cached, most) = (Manner::Plain, false, None);
-        let mut said = Self { hosts: 0, host: &[], size: 0, manner, only_if_cached, most };
+        let (user_agent, request_id) = (None, None);
+        let mut said = Self { hosts: 0, host: &[], user_agent, request_id, size: 0, manner, only_if_cached, most };
         for field in fields {
             said.size += field.name.len() + field.value.len() + 4;
             let mut space = [0; LONGEST];
@@ -48,6 +51,8 @@ impl<'a> Said<'a> {
                     said.hosts += 1;
                     said.host = field.value;
                 }
+                "user-agent" => said.user_agent = Some(field.value),
+                "x-request-id" => said.request_id = Some(field.value),
                 "connection" if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
                 "connection" | "upgrade" | "expect" | "content-length" | "transfer-encoding" => return None,
                 "cache-control" if field.value == peek::DIRECTIVE.as_bytes() => said.only_if_cached = true,
@@ -72,13 +77,15 @@ impl First<'_> {
         let (Some(method @ ("GET" | "HEAD")), Some(1)) = (request.method, request.version) else {
             return First::Other;
         };
-        let Some(Said { hosts, host, size, manner, only_if_cached, most }) = Said::by(request.headers) else {
+        let Some(said) = Said::by(request.headers) else {
             return First::Other;
         };
-        let plain = method == "GET" && manner == Manner::Plain && hosts == 1;
-        match (request.path.filter(|target| plain && target.starts_with('/')), only_if_cached, most) {
-            (Some(target), false, _) => First::Plain(Plainly { target, host, size, most: u64::MAX }, length),
-            (Some(target), true, Some(most)) => First::Peek(Plainly { target, host, size, most }, length),
+        let Said { host, user_agent, request_id, size, .. } = said;
+        let plainly = |target, most| Plainly { target, host, user_agent, request_id, size, most };
+        let plain = method == "GET" && said.manner == Manner::Plain && said.hosts == 1;
+        match (request.path.filter(|target| plain && target.starts_with('/')), said.only_if_cached, said.most) {
+            (Some(target), false, _) => First::Plain(plainly(target, u64::MAX), length),
+            (Some(target), true, Some(most)) => First::Peek(plainly(target, most), length),
             _ => First::Head(length),
         }
     }
