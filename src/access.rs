@@ -73,7 +73,7 @@ pub(crate) struct Told {
 
 impl Told {
     /// Copies the beginnings of what was sent: lines wait in memory.
-    pub(crate) fn new(version: Version, [host, user_agent, request_id]: [Option<&[u8]>; 3]) -> Box<Self> {
+    pub(crate) fn new(version: Version, [host, user_agent, request_id]: [Option<&[u8]>; 3]) -> Self {
         let short = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST_FIELD)]).into();
         let protocol = match version {
             Version::HTTP_10 => "HTTP/1.0",
@@ -81,10 +81,10 @@ impl Told {
             _ => "HTTP/1.1",
         };
         let (host, user_agent, request_id) = (host.map(short), user_agent.map(short), request_id.map(short));
-        Box::new(Self { protocol, host, user_agent, request_id })
+        Self { protocol, host, user_agent, request_id }
     }
 
-    fn of<B>(request: &Request<B>) -> Box<Self> {
+    fn of<B>(request: &Request<B>) -> Self {
         let field = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
         let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         Self::new(request.version(), [authority.or_else(|| field("host")), field("user-agent"), field("x-request-id")])
@@ -112,7 +112,7 @@ pub(crate) struct Access {
 impl Access {
     /// The parts of `request` that its line tells, if lines are written.
     pub(crate) fn told<B>(&self, request: &Request<B>) -> Option<Box<Told>> {
-        self.lines.is_some().then(|| Told::of(request))
+        self.lines.is_some().then(|| Box::new(Told::of(request)))
     }
 
     /// Counts and logs the request when `response` has ended, or was dropped.

@@ -263,7 +263,7 @@ impl Serving {
     /// The parts of a plain request that its line tells, if lines are written.
     fn told(&self, ask: &Plainly<'_>) -> Option<Box<Told>> {
         self.serve.access.lines.as_ref()?;
-        Some(Told::new(Version::HTTP_11, [Some(ask.host), ask.user_agent, ask.request_id]))
+        Some(Box::new(Told::new(Version::HTTP_11, [Some(ask.host), ask.user_agent, ask.request_id])))
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
