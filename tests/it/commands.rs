@@ -163,6 +163,23 @@ async fn sigterm_drains_and_every_request_has_its_line() {
 }
 
 #[tokio::test]
+async fn file_limit_lowers_the_default_of_connections_quietly_and_a_set_one_with_a_warning() {
+    let origin = Origin::start().await;
+    for (limits, warns) in [("", false), ("[limits]\nconnections = 20000\n", true)] {
+        let folder = folder();
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 1024; exec \"$0\" \"$@\"", BINARY]);
+        let text = format!(
+            "[edge]\nlisten = \"127.0.0.1:0\"\n[origin]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{limits}",
+            origin.url()
+        );
+        let _edge = Process::run(command, folder.path(), &text).await;
+        let told = line_with(&folder.path().join("err"), "limits.connections").await;
+        assert!(told.contains("\"connections\":512") && told.contains("WARN") == warns, "{told}");
+    }
+}
+
+#[tokio::test]
 async fn access_line_tells_the_request_and_why_its_response_was_not_stored() {
     let (folder, origin) = (folder(), Origin::start().await);
     origin.script("/private", Script::ok("mine").field("cache-control", "private"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use peerage::cluster::ring::Ring;
 use peerage::cluster::view::State;
-use peerage::config::{ClusterConfig, Secret};
+use peerage::config::{ClusterConfig, Period, Secret};
 use peerage::{AssetKey, Server};
 use tokio::net::UdpSocket;
 
@@ -319,7 +319,15 @@ async fn a_slow_origin_behind_a_healthy_owner_is_asked_once() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x").delay(Duration::from_millis(1500)));
     for gossip in [true, false] {
-        let cluster = Cluster::start(3, &origin, |config| config.cluster.as_mut().unwrap().gossip = gossip).await;
+        let secs = |seconds| Period(Duration::from_secs(seconds));
+        let cluster = Cluster::start(3, &origin, |config| {
+            let cluster = config.cluster.as_mut().unwrap();
+            cluster.gossip = gossip;
+            // On a busy machine a live owner may need longer than the default.
+            (cluster.probe_interval, cluster.probe_timeout) = (secs(2), Period(Duration::from_millis(500)));
+            cluster.suspicion = secs(10);
+        })
+        .await;
         let path = cluster.path_owned_by(2, usize::from(gossip));
         let (one, two) = (cluster.edges[0].get(&path).get(), cluster.edges[1].get(&path).get());
         let (one, two) = tokio::join!(one, two);
