@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use serde::Serialize;
 use tracing_appender::non_blocking::NonBlocking;
@@ -48,9 +48,51 @@ pub struct Record {
     pub served: Served,
     /// Whose bytes the client gets.
     pub from: From,
+    /// Why the response was not stored, as in Cache-Status' `detail`.
+    pub reason: Option<&'static str>,
     /// What went wrong.
     pub error: Option<Error>,
 }
+
+impl Record {
+    /// Returns true for a peer's question to this edge itself, asked several times a second:
+    /// it is counted, and has no line.
+    fn is_probe(&self) -> bool {
+        self.source == Source::Peer && self.method == Method::OPTIONS && self.from == From::Nobody
+    }
+}
+
+/// The parts of a request's head that only its line tells. Made where lines are written.
+#[derive(Debug)]
+pub(crate) struct Details {
+    protocol: &'static str,
+    host: Option<Box<str>>,
+    user_agent: Option<Box<str>>,
+    request_id: Option<Box<str>>,
+}
+
+impl Details {
+    /// Copies the beginnings of what was sent: lines wait in memory.
+    pub(crate) fn new(version: Version, [host, user_agent, request_id]: [Option<&[u8]>; 3]) -> Self {
+        let short = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST_FIELD)]).into();
+        let protocol = match version {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        };
+        let (host, user_agent, request_id) = (host.map(short), user_agent.map(short), request_id.map(short));
+        Self { protocol, host, user_agent, request_id }
+    }
+
+    fn of<B>(request: &Request<B>) -> Self {
+        let field = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+        let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+        Self::new(request.version(), [authority.or_else(|| field("host")), field("user-agent"), field("x-request-id")])
+    }
+}
+
+/// How much of a field goes into a line, in bytes.
+const LONGEST_FIELD: usize = 256;
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,24 +110,29 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// The parts of `request` that its line tells, if lines are written.
+    pub(crate) fn details<B>(&self, request: &Request<B>) -> Option<Box<Details>> {
+        self.lines.is_some().then(|| Box::new(Details::of(request)))
+    }
+
     /// Counts and logs the request when `response` has ended, or was dropped.
     pub(crate) fn watch(
         self: &Arc<Self>,
         client: IpAddr,
-        record: Record,
+        (record, details): (Record, Option<Box<Details>>),
         response: Response<Body>,
         began: Instant,
         way: Way,
     ) -> Response<Watched> {
         let status = response.status();
-        response.map(|body| self.watch_body(client, record, status, body, began, way))
+        response.map(|body| self.watch_body(client, (record, details), status, body, began, way))
     }
 
     /// As [`watch`](Self::watch), of a response with this status and body.
     pub(crate) fn watch_body(
         self: &Arc<Self>,
         client: IpAddr,
-        record: Record,
+        (record, details): (Record, Option<Box<Details>>),
         status: StatusCode,
         body: Body,
         began: Instant,
@@ -98,6 +145,7 @@ impl Access {
             access: Arc::clone(self),
             client,
             record,
+            details,
             status,
             began,
             first: None,
@@ -116,25 +164,36 @@ impl Access {
         began: Instant,
     ) -> Unanswered {
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        Unanswered { access: Some(Arc::clone(self)), client, source, method, uri, began }
+        Unanswered {
+            access: Some(Arc::clone(self)),
+            client,
+            source,
+            method,
+            uri,
+            details: self.details(request),
+            began,
+        }
     }
 
-    fn note(&self, client: IpAddr, record: &Record, sent: &Sent) {
+    fn note(&self, client: IpAddr, (record, details): (&Record, Option<&Details>), sent: &Sent) {
         let served = if record.error.is_some() { Served::Error } else { record.served };
-        self.metrics.request(record.source, served, sent.total);
-        if self.lines.is_none() {
+        self.metrics.request(record.source, served, sent.status, sent.total);
+        self.metrics.sent(record.source, sent.bytes);
+        if self.lines.is_none() || record.is_probe() {
             return;
         }
         let view = self.membership.view();
         let owner =
             record.key.as_ref().ok().filter(|_| !view.peers().is_empty()).and_then(|key| view.ring.owner(key.hash()));
         self.write(&Line {
-            time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+            timestamp: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
             edge: &self.edge,
             source: record.source.name(),
             client,
             method: record.method.as_str(),
+            host: details.and_then(|details| details.host.as_deref()),
             path: in_short(record.key.as_ref().map_or_else(|target| &**target, AssetKey::as_str)),
+            protocol: details.map(|details| details.protocol),
             status: sent.status,
             result: served.name(),
             from: match &record.from {
@@ -148,6 +207,9 @@ impl Access {
             first_byte_ms: millis(sent.first.unwrap_or(sent.total)),
             total_ms: millis(sent.total),
             complete: sent.complete,
+            user_agent: details.and_then(|details| details.user_agent.as_deref()),
+            request_id: details.and_then(|details| details.request_id.as_deref()),
+            reason: record.reason,
             error: record.error.as_ref().map(|error| format!("{}: {error}", error.name())),
         });
     }
@@ -179,13 +241,17 @@ struct Sent {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    time: String,
+    timestamp: String,
     edge: &'a str,
     source: &'static str,
     /// Who is at the connection's other end.
     client: IpAddr,
     method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
     path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'static str>,
     status: u16,
     result: &'static str,
     from: &'a str,
@@ -197,6 +263,12 @@ struct Line<'a> {
     /// Whether the answer ended as it should.
     complete: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
@@ -206,7 +278,7 @@ impl Line<'_> {
         let _ = write!(
             text,
             "{} {} {} {} {} {} {} from={}",
-            self.time, self.edge, self.source, self.method, self.path, self.status, self.result, self.from
+            self.timestamp, self.edge, self.source, self.method, self.path, self.status, self.result, self.from
         );
         if let Some(owner) = self.owner {
             let _ = write!(text, " owner={owner}");
@@ -215,6 +287,13 @@ impl Line<'_> {
         let _ = write!(text, " bytes={} first={:.1}ms total={:.1}ms", self.bytes, self.first_byte_ms, self.total_ms);
         if !self.complete {
             text.push_str(" INCOMPLETE");
+        }
+        for (name, value) in [("protocol", self.protocol), ("reason", self.reason)] {
+            let _ = value.map(|value| write!(text, " {name}={value}"));
+        }
+        // A client's words, so quoted.
+        for (name, value) in [("host", self.host), ("agent", self.user_agent), ("id", self.request_id)] {
+            let _ = value.map(|value| write!(text, " {name}={value:?}"));
         }
         if let Some(error) = &self.error {
             let _ = write!(text, " error=\"{error}\"");
@@ -235,13 +314,15 @@ pub(crate) struct Unanswered {
     source: Source,
     method: Method,
     uri: Uri,
+    details: Option<Box<Details>>,
     began: Instant,
 }
 
 impl Unanswered {
-    /// There is an answer, which tells of itself.
-    pub(crate) fn answered(mut self) {
+    /// There is an answer, which tells of itself; returns what its line tells of the request.
+    pub(crate) fn answered(mut self) -> Option<Box<Details>> {
         self.access = None;
+        self.details.take()
     }
 }
 
@@ -255,10 +336,16 @@ impl Drop for Unanswered {
             key: Err(in_short(target).into()),
             served: Served::Error,
             from: From::Nobody,
+            reason: None,
             error: Some(Error::ClientLeft),
         };
         let total = self.began.elapsed();
-        access.note(self.client, &record, &Sent { status: LEFT, bytes: 0, first: None, total, complete: false });
+        let details = self.details.as_deref();
+        access.note(
+            self.client,
+            (&record, details),
+            &Sent { status: LEFT, bytes: 0, first: None, total, complete: false },
+        );
     }
 }
 
@@ -268,6 +355,7 @@ pub(crate) struct Watched {
     access: Arc<Access>,
     client: IpAddr,
     record: Record,
+    details: Option<Box<Details>>,
     status: StatusCode,
     began: Instant,
     first: Option<Duration>,
@@ -330,7 +418,7 @@ impl Drop for Watched {
         let complete = !self.broke && (self.ended || self.unsent == 0 && self.body.is_end_stream());
         let (status, total) = (self.status.as_u16(), self.began.elapsed());
         let sent = Sent { status, bytes: self.bytes, first: self.first, total, complete };
-        self.access.note(self.client, &self.record, &sent);
+        self.access.note(self.client, (&self.record, self.details.as_deref()), &sent);
     }
 }
 

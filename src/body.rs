@@ -179,6 +179,14 @@ impl Body {
         }
         self
     }
+
+    /// Tells `count` how many bytes each piece of a received body has.
+    pub(crate) fn counted(mut self, count: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        if let Kind::Received(received) = &mut self.0 {
+            received.count = Some(Box::new(count));
+        }
+        self
+    }
 }
 
 impl From<Bytes> for Body {

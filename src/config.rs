@@ -30,6 +30,7 @@ pub use edge::EdgeConfig;
 pub use immutable::ImmutableConfig;
 pub use keys::KEYS;
 pub use limits::LimitsConfig;
+pub(crate) use load::Given;
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use origin::OriginConfig;
 pub use query::{KeepConfig, KeepWord, QueryConfig};
@@ -110,7 +111,8 @@ impl Config {
     pub fn plan(&self) -> Plan {
         let cache = &self.cache;
         let hot_share = if self.cluster.is_some() { cache.hot_share } else { 0.0 };
-        Plan::new(cache.memory.0, hot_share, cache.flight_share, cache.max_object.0)
+        let plan = Plan::new(cache.memory.0, hot_share, cache.flight_share, 0);
+        Plan { max_object: cache.max_object(plan.largest()), ..plan }
     }
 
     /// The rules of `[[immutable]]`, then those of `cache.immutable_sets`: the first that

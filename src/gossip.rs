@@ -187,7 +187,7 @@ impl Gossip {
         }
         self.complaints.insert(from, Instant::now());
         match rejection {
-            Rejection::Seal => tracing::warn!(%from, "gossip refused: its cluster.secret is not this edge's"),
+            Rejection::Seal => tracing::warn!(%from, "gossip refused: the sender has another cluster.secret, or none"),
             Rejection::Version { protocol, placement } => tracing::error!(
                 %from, protocol, placement, own_protocol = PROTOCOL,
                 "gossip refused: this peer runs a version that cannot be in one cluster with this edge; it stays out"
@@ -200,7 +200,10 @@ impl Gossip {
                 %from, own = %self.membership.own(),
                 "gossip refused: others list this edge, and its own list does not; it is no member before cluster.peers, or what cluster.discover finds, names it as cluster.advertise (or cluster.listen) does"
             ),
-            Rejection::Garbage => tracing::warn!(%from, "gossip refused: it makes no sense"),
+            Rejection::Garbage => tracing::warn!(
+                %from,
+                "gossip refused: malformed datagram; a cluster.secret that is set on one side only gives this too"
+            ),
         }
     }
 }

@@ -75,7 +75,7 @@ fn share(memory: u64, share: f64) -> u64 {
 pub enum Tier {
     /// What this edge owns, or fetched from the origin itself.
     Main,
-    /// Copies of what a peer gave.
+    /// Copies of what a peer gave, but for the largest: those are in the main tier.
     Hot,
 }
 
@@ -164,8 +164,8 @@ impl Memory {
     pub(crate) fn new(plan: &Plan, budget: Arc<Budget>) -> Self {
         Self {
             main: Shelf::new(plan.main, plan.max_object),
-            // Copies of the largest objects are not worth a tier without shards:
-            // they stream from their owner each time.
+            // Room for the largest objects would cost this tier its shards: copies of
+            // them are kept in the main tier.
             hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
             forms: Forms::new(budget),
             variants: Variants::new(plan.variants),
@@ -213,9 +213,15 @@ impl Memory {
         self.not_at_hand.insert(key.hash(), period);
     }
 
-    /// Whether an entry of this weight can be kept in `tier` at all.
+    /// Returns true if an entry of this weight that is meant for `tier` can be kept at all.
     pub(crate) fn takes(&self, tier: Tier, weight: u64) -> bool {
-        weight <= self.shelf(tier).largest
+        weight <= self.shelf(self.fitting(tier, weight)).largest
+    }
+
+    /// The tier that an entry of this weight goes to: a copy too heavy for a shard of the
+    /// hot tier goes to the main tier, whose shards take every body up to `max_object`.
+    fn fitting(&self, tier: Tier, weight: u64) -> Tier {
+        if weight <= self.shelf(tier).largest { tier } else { Tier::Main }
     }
 
     /// The head of a response, whose body has so many bytes, as it is stored.
@@ -223,9 +229,10 @@ impl Memory {
         self.forms.pack(facts, headers, body)
     }
 
-    /// Keeps a complete response. What makes room for it is dropped once the
-    /// tier's lock is free.
+    /// Keeps a complete response in `tier`, or in the main tier if it is too heavy for a
+    /// shard of the hot one. What makes room for it is dropped once the tier's lock is free.
     pub(crate) fn store(&self, tier: Tier, key: &AssetKey, stored: Stored) {
+        let tier = self.fitting(tier, stored.weight());
         // Held until it is stored: a write finds what is.
         let change = key.variant().map(|_| self.variants.change());
         if let Some(change) = &change {
@@ -487,14 +494,30 @@ mod tests {
     }
 
     #[test]
+    fn copy_of_any_size_up_to_max_object_is_kept() {
+        for memory in [16 * MIB, 512 * MIB, 4096 * MIB] {
+            let plan = Plan::new(memory, 0.125, 0.25, memory / 8);
+            let budget = Budget::new(plan.memory);
+            let tiers = Memory::new(&plan, Arc::clone(&budget));
+            for part in 1..=16 {
+                let (key, weight) = (key(&format!("/{part}")), plan.max_object / 16 * part);
+                assert!(tiers.takes(Tier::Hot, weight));
+                tiers.store(Tier::Hot, &key, stored(&key, &budget, weight - 600, FOREVER, SystemTime::now()));
+                assert!(matches!(tiers.find(&key), Found::Here(..)), "{weight} of {memory}");
+                tiers.remove(&key);
+            }
+            assert!(!tiers.takes(Tier::Hot, plan.main));
+        }
+    }
+
+    #[test]
     fn without_a_hot_tier_nothing_is_stored_there() {
         let plan = Plan::new(16 * MIB, 0.0, 0.25, MIB);
         let budget = Budget::new(plan.memory);
         let tiers = Memory::new(&plan, Arc::clone(&budget));
-        assert!(!tiers.takes(Tier::Hot, 1));
         tiers.store(Tier::Hot, &key("/a"), stored(&key("/a"), &budget, 1, FOREVER, SystemTime::now()));
-        assert!(matches!(tiers.find(&key("/a")), Found::Nothing));
-        assert_eq!((tiers.figures(Tier::Hot).0, budget.used()), (0, 0));
+        assert!(matches!(tiers.find(&key("/a")), Found::Here(Tier::Main, _)));
+        assert_eq!(tiers.figures(Tier::Hot).0, 0);
     }
 
     /// What varies by one field of a request.

@@ -1,13 +1,15 @@
 //! What this edge counts.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_appender::non_blocking::ErrorCounter;
 
 mod counting;
 mod exposition;
+mod process;
 
 use counting::{Count, Times};
 pub(crate) use exposition::{Gauges, OPEN_METRICS, PLAIN, exposition, plain};
@@ -157,10 +159,17 @@ impl Refused {
     }
 }
 
+/// The classes of statuses, from 100 up.
+const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
 /// The counters that the request path turns.
 #[derive(Default)]
 pub(crate) struct Metrics {
-    requests: [[Count; Served::ALL.len()]; 2],
+    requests: [[[Count; STATUSES.len()]; Served::ALL.len()]; 2],
+    /// Of contents and bodies, by listener.
+    received_bytes: [Count; 2],
+    sent_bytes: [Count; 2],
+    open_connections: [AtomicU64; 2],
     request_times: Times,
     fetches: [[Count; 2]; 2],
     fetch_times: [Times; 2],
@@ -175,6 +184,18 @@ pub(crate) struct Metrics {
     refused_datagrams: [Count; Refused::ALL.len()],
     discoveries: [Count; Fetched::ALL.len()],
     log_lines_lost: Mutex<Vec<ErrorCounter>>,
+}
+
+/// An open connection.
+pub(crate) struct Connected {
+    metrics: Arc<Metrics>,
+    source: Source,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.metrics.open_connections[self.source as usize].fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A fetch that has no answer yet. Dropped so, because it failed or nobody waits for it any
@@ -201,9 +222,26 @@ impl Drop for Fetching<'_> {
 }
 
 impl Metrics {
-    pub(crate) fn request(&self, source: Source, served: Served, time: Duration) {
-        self.requests[source as usize][served as usize].add(1);
+    pub(crate) fn request(&self, source: Source, served: Served, status: u16, time: Duration) {
+        let class = usize::from(status / 100).clamp(1, STATUSES.len()) - 1;
+        self.requests[source as usize][served as usize][class].add(1);
         self.request_times.observe(time);
+    }
+
+    /// Counts the bytes of a response's body.
+    pub(crate) fn sent(&self, source: Source, bytes: u64) {
+        self.sent_bytes[source as usize].add(bytes);
+    }
+
+    /// Counts bytes of a request's content.
+    pub(crate) fn received(&self, source: Source, bytes: u64) {
+        self.received_bytes[source as usize].add(bytes);
+    }
+
+    /// Counts a connection as open until the returned guard is dropped.
+    pub(crate) fn connected(self: &Arc<Self>, source: Source) -> Connected {
+        self.open_connections[source as usize].fetch_add(1, Ordering::Relaxed);
+        Connected { metrics: Arc::clone(self), source }
     }
 
     pub(crate) fn fetch(&self, asked: Asked, fetched: Fetched, time: Duration) {

@@ -82,7 +82,8 @@ impl Hop {
     /// What the owner has answered from memory for peers.
     fn hits(&self) -> f64 {
         let metrics = text(self.admin, "/metrics");
-        let name = "peerage_requests_total{source=\"peer\",result=\"hit\"} ";
-        metrics.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or_default()
+        let name = "peerage_requests_total{source=\"peer\",result=\"hit\",";
+        let hits = metrics.lines().filter(|line| line.starts_with(name));
+        hits.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Received {
     /// How many bytes more it may bring.
     pub(super) left: u64,
     blame: fn(String) -> Error,
+    /// Hears of each piece how many bytes it has.
+    pub(super) count: Option<Box<dyn Fn(u64) + Send + Sync>>,
     wait: Option<Wait>,
 }
 
@@ -32,7 +34,7 @@ struct Wait {
 impl Received {
     /// `patience` is how long nothing may come.
     pub(super) fn new(incoming: Incoming, patience: Option<Duration>, blame: fn(String) -> Error) -> Self {
-        Self { incoming, patience: patience.map(Patience::new), left: u64::MAX, blame, wait: None }
+        Self { incoming, patience: patience.map(Patience::new), left: u64::MAX, blame, count: None, wait: None }
     }
 
     pub(super) fn expect(&mut self, rate: u64) {
@@ -66,6 +68,9 @@ impl Received {
                     return Poll::Ready(Some(Err(Error::ContentTooLarge)));
                 };
                 self.left = left;
+                if let Some(count) = &self.count {
+                    count(len);
+                }
                 if let Some(patience) = &mut self.patience {
                     patience.came += len;
                 }

@@ -1,14 +1,15 @@
 //! `peerage demo`: a slow origin and three edges, as child processes.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::{Failure, UNAVAILABLE, input_ends, print, runtime};
 
@@ -53,6 +54,10 @@ struct Process {
     child: Child,
     /// How to start it again.
     command: String,
+    /// Holds its process id once it listens.
+    pid_file: PathBuf,
+    /// Copies what it writes to standard error, each line with its name.
+    errors: JoinHandle<()>,
     ended: bool,
 }
 
@@ -74,7 +79,7 @@ impl Demo {
         }
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut processes = vec![self.start_origin(&program, &site)?];
+        let mut processes = vec![self.start_origin(&program, folder.path(), &site)?];
         for number in 1..=EDGES {
             processes.push(self.start_edge(&program, folder.path(), number)?);
         }
@@ -106,21 +111,15 @@ impl Demo {
         }
     }
 
+    /// Waits until each child has written its id: another process may have its ports.
     async fn all_listen(&self, processes: &mut [Process]) -> Result<(), Failure> {
-        let mut ports = vec![self.port(9000)];
-        ports.extend((1..=EDGES).map(|number| self.port(9900 + number)));
         let listening = async {
-            for (process, port) in processes.iter_mut().zip(ports) {
-                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-                while TcpStream::connect(address).await.is_err() {
+            for process in processes {
+                while !process.listens() {
                     if let Some(status) = process.child.try_wait()? {
-                        return Err(did_not_start(&process.name, status));
+                        return Err(process.did_not_start(status).await);
                     }
                     tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                // Somebody else may be listening there.
-                if let Some(status) = process.child.try_wait()? {
-                    return Err(did_not_start(&process.name, status));
                 }
             }
             Ok(())
@@ -133,19 +132,19 @@ impl Demo {
         usual + self.shift
     }
 
-    fn start_origin(&self, program: &Path, site: &Path) -> Result<Process, Failure> {
+    fn start_origin(&self, program: &Path, folder: &Path, site: &Path) -> Result<Process, Failure> {
         let listen = format!("127.0.0.1:{}", self.port(9000));
         let arguments =
             ["origin", &site.to_string_lossy(), "--listen", &listen, "--delay", &self.delay.to_string(), "--writable"]
                 .map(str::to_owned);
-        Process::start("origin".to_owned(), program, &arguments)
+        Process::start("origin", program, folder, &arguments)
     }
 
     fn start_edge(&self, program: &Path, folder: &Path, number: u16) -> Result<Process, Failure> {
         let file = folder.join(format!("edge-{number}.toml"));
         std::fs::write(&file, self.configuration(number))?;
         let arguments = ["run", "--config", &file.to_string_lossy()].map(str::to_owned);
-        Process::start(format!("edge-{number}"), program, &arguments)
+        Process::start(&format!("edge-{number}"), program, folder, &arguments)
     }
 
     fn configuration(&self, number: u16) -> String {
@@ -206,13 +205,34 @@ impl Demo {
 }
 
 impl Process {
-    fn start(name: String, program: &Path, arguments: &[String]) -> Result<Self, Failure> {
+    fn start(name: &str, program: &Path, folder: &Path, arguments: &[String]) -> Result<Self, Failure> {
+        let pid_file = folder.join(format!("{name}.pid"));
         let mut command = Command::new(program);
         // The pipe ends with this process, however it ends; so do its children.
-        command.args(arguments).arg("--while-input").stdin(Stdio::piped()).kill_on_drop(true);
-        let child = command.spawn()?;
+        command.args(arguments).arg("--pid-file").arg(&pid_file).arg("--while-input");
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let errors = child.stderr.take().expect("standard error is piped");
+        let errors = tokio::spawn(prefix(errors, format!("{name}: ")));
         let command = format!("{} {}", shown(program), arguments.join(" "));
-        Ok(Self { name, child, command, ended: false })
+        Ok(Self { name: name.to_owned(), child, command, pid_file, errors, ended: false })
+    }
+
+    /// Returns true if this child, and not a stranger on its ports, listens.
+    fn listens(&self) -> bool {
+        let written = std::fs::read_to_string(&self.pid_file).ok().and_then(|pid| pid.trim().parse().ok());
+        written.is_some() && written == self.child.id()
+    }
+
+    /// Says why it has ended before it listened, below its own words.
+    async fn did_not_start(&mut self, status: ExitStatus) -> Failure {
+        let _ = (&mut self.errors).await;
+        let text = format!("{} did not start ({status}); its own words are above", self.name);
+        if status.code() == Some(i32::from(UNAVAILABLE)) {
+            return Failure::Unavailable(format!(
+                "{text}. Is another demo running? `peerage demo --shift 100` takes other ports"
+            ));
+        }
+        Failure::Own(std::io::Error::other(text))
     }
 
     async fn end(&mut self) {
@@ -233,12 +253,10 @@ fn shown(path: &Path) -> String {
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }
 
-fn did_not_start(name: &str, status: ExitStatus) -> Failure {
-    let text = format!("{name} did not start ({status}); its own words are above");
-    if status.code() == Some(i32::from(UNAVAILABLE)) {
-        return Failure::Unavailable(format!(
-            "{text}. Is another demo running? `peerage demo --shift 100` takes other ports"
-        ));
+/// Copies lines to standard error, each behind `name`.
+async fn prefix(lines: impl AsyncRead + Unpin, name: String) {
+    let mut lines = BufReader::new(lines).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let _ = writeln!(std::io::stderr(), "{name}{line}");
     }
-    Failure::Own(std::io::Error::other(text))
 }

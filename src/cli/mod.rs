@@ -1,7 +1,7 @@
 //! The commands, a file for each.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Config, LogConfig, LogFormat};
+use crate::config::{Config, Given, LogConfig, LogFormat};
 use crate::error::{RunError, StartError};
 use crate::outgoing::{LIFETIME, Patience};
 use log::Throttle;
@@ -125,13 +125,23 @@ struct ConfigArguments {
 }
 
 impl ConfigArguments {
+    /// The configuration of an edge, which names its origin.
+    fn load_edge(&self) -> Result<Config, StartError> {
+        self.read()?.edge_config()
+    }
+
+    /// The configuration, for a command that asks no origin.
     fn load(&self) -> Result<Config, StartError> {
+        self.read()?.config()
+    }
+
+    fn read(&self) -> Result<Given, StartError> {
         let file = self.config.clone().unwrap_or_else(|| PathBuf::from("config.toml"));
         if self.config.is_none() && !file.exists() {
             let text = "there is no config.toml in this folder; name a file with --config, or see `peerage demo`";
             return Err(StartError::Config(text.to_owned()));
         }
-        Config::load(Some(&file), &self.set)
+        Given::read(Some(&file), &self.set)
     }
 
     /// As [`Self::load`]; `None` if nothing is said and there is no file.
@@ -197,6 +207,19 @@ impl Failure {
             Self::Run(_) | Self::Own(_) => SOFTWARE,
         }
     }
+}
+
+/// Writes this process' id to `file`, if there is one: the sign that it listens.
+fn write_pid(file: Option<&Path>) -> Result<(), Failure> {
+    let Some(file) = file else {
+        return Ok(());
+    };
+    std::fs::write(file, format!("{}\n", std::process::id())).map_err(|error| {
+        Failure::Usage(format!(
+            "--pid-file {}: cannot be written: {error}; name a file in a writable folder",
+            file.display()
+        ))
+    })
 }
 
 /// Prints a command's result. A reader that has seen enough (`| head`) is no

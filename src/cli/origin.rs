@@ -15,7 +15,7 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, init_log, input_ends, runtime};
+use super::{Failure, init_log, input_ends, runtime, write_pid};
 use crate::accepting::{Spell, accepted};
 use crate::body::Body;
 use crate::config::{LogConfig, Period};
@@ -38,6 +38,9 @@ pub(super) struct OriginCommand {
     /// Lets PUT make and replace files
     #[arg(long)]
     writable: bool,
+    /// Writes its process id to FILE once it listens
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
     /// Ends when standard input does
     #[arg(long, hide = true)]
     while_input: bool,
@@ -59,6 +62,7 @@ impl OriginCommand {
             let listener = TcpListener::bind(self.listen).await.map_err(|error| {
                 Failure::Unavailable(format!("--listen: cannot listen on {}: {error}", self.listen))
             })?;
+            write_pid(self.pid_file.as_deref())?;
             say(&format!("origin serves {} at http://{}", self.folder.display(), listener.local_addr()?));
             let mut terminate = signal(SignalKind::terminate())?;
             let mut interrupt = signal(SignalKind::interrupt())?;

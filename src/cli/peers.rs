@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use super::{ConfigArguments, FIRST_BYTE, Failure, PATIENCE, print, runtime};
 use crate::admin;
 use crate::body::Body;
+use crate::error::Error;
 use crate::origin::Origin;
 use crate::origin::http_origin::HttpOrigin;
 
@@ -58,12 +59,21 @@ async fn ask(operators: SocketAddr) -> Result<Bytes, Failure> {
     let edge = HttpOrigin::new(&url, PATIENCE, FIRST_BYTE, 1).map_err(|error| failed(&error))?;
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = Uri::from_static("/peers");
-    let response = edge.fetch(request).await.map_err(|error| failed(&error))?;
+    let response = edge.fetch(request).await.map_err(|error| failed(&reason(&error)))?;
     if response.status() != StatusCode::OK {
         return Err(failed(&response.status()));
     }
     let body = Limited::new(response.into_body(), LARGEST).collect().await;
     body.map(http_body_util::Collected::to_bytes).map_err(|error| failed(&error))
+}
+
+/// Says what went wrong with the edge: for its client, an edge is an origin.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::OriginUnreachable(why) | Error::OriginGarbage(why) | Error::OriginBroke(why) => why.clone(),
+        Error::OriginTimeout => "no answer in time".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 fn table(peers: &admin::Peers) -> String {

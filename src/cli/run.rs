@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::pin::pin;
 
 use listenfd::ListenFd;
@@ -9,9 +10,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
-use super::{ConfigArguments, Failure, LINES, init_log, input_ends, is_text, runtime};
+use super::{ConfigArguments, Failure, LINES, init_log, input_ends, is_text, runtime, write_pid};
 use crate::access::Format;
-use crate::config::{Config, LogConfig};
+use crate::config::{Config, LimitsConfig, LogConfig};
 use crate::error::StartError;
 use crate::server::{Reloading, Server};
 
@@ -27,6 +28,9 @@ pub(super) struct Run {
     /// reports ready
     #[arg(long)]
     warm: bool,
+    /// Writes its process id to FILE once it listens
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
     /// Ends when standard input does
     #[arg(long, hide = true)]
     while_input: bool,
@@ -34,7 +38,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let mut config = self.config.load()?;
+        let mut config = self.config.load_edge()?;
         let (lost, throttle, _log) = init_log(&config.log);
         fit(&mut config, most_files());
         let runtime = runtime(config.edge.threads)?;
@@ -49,6 +53,7 @@ impl Run {
             if self.warm {
                 server.start_warm();
             }
+            write_pid(self.pid_file.as_deref())?;
             let at = server.addresses();
             let peers = at.peers.map(|address| address.to_string());
             tracing::info!(%name, clients = %at.clients, peers, admin = %at.admin, %origin, "serving");
@@ -95,7 +100,7 @@ impl Run {
             fit(&mut config, most_files());
             config
         };
-        match self.config.load().map(fitting).and_then(|config| reloading.reload(config)) {
+        match self.config.load_edge().map(fitting).and_then(|config| reloading.reload(config)) {
             Ok(restart) if restart.is_empty() => tracing::info!("the configuration was read again"),
             Ok(restart) => tracing::warn!(
                 changed = restart.join(", "),
@@ -124,13 +129,21 @@ fn fit(config: &mut Config, files: u64) {
     let listeners = 1 + u64::from(config.cluster.is_some());
     let others = (config.origin.requests as u64).saturating_mul(2).saturating_add(FILES).min(files / 2);
     let places = usize::try_from((files - others) / listeners).unwrap_or(usize::MAX);
-    if config.limits.connections > places {
+    let asked = config.limits.connections;
+    if asked <= places {
+        return;
+    }
+    config.limits.connections = places;
+    // The default asks for nothing: it is the most that an edge takes by itself.
+    if asked == LimitsConfig::default().connections {
+        tracing::info!(files, connections = places, "limits.connections follows the open file limit");
+    } else {
         tracing::warn!(
             files,
+            asked,
             connections = places,
             "limits.connections is lowered: the system gives this process too few files; raise its limit (LimitNOFILE= of systemd, ulimit -n)"
         );
-        config.limits.connections = places;
     }
 }
 

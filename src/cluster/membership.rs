@@ -312,7 +312,7 @@ impl Membership {
         let news = peer.note(heard);
         match heard {
             // The answer may have broken off behind the peer, at the origin.
-            Heard::Answer(_) | Heard::Part => {}
+            Heard::Answer(_) | Heard::LateAnswer | Heard::Part => {}
             // That it still does not answer is no news.
             Heard::Silence if !news => {}
             Heard::Nothing | Heard::Silence => self.doubt(peer),

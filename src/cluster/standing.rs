@@ -61,8 +61,9 @@ impl Standing {
         self.up.load(Ordering::Relaxed)
     }
 
-    /// How long it takes until an answer's head is there: a moving mean, in which
-    /// each answer counts for an eighth. It includes what the peer itself waits for.
+    /// How long the peer takes to answer: a moving mean, in which each answer counts for
+    /// an eighth. Only answers count for which the peer waits for nobody, such as those to
+    /// pings: the origin's time is not part of it.
     pub fn latency(&self) -> Option<Duration> {
         Some(self.latency.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
     }
@@ -106,12 +107,13 @@ impl Standing {
     pub(super) fn note(&self, heard: Heard) -> bool {
         let was_up = self.is_up();
         let up = match heard {
-            Heard::Answer(_) => true,
+            Heard::Answer(_) | Heard::LateAnswer => true,
             Heard::Part => was_up,
             Heard::Nothing | Heard::Silence => false,
         };
         match heard {
             Heard::Answer(took) => self.answered_after(took),
+            Heard::LateAnswer => self.overdue.store(false, Ordering::Relaxed),
             Heard::Part | Heard::Nothing => drop(self.errors.fetch_add(1, Ordering::Relaxed)),
             Heard::Silence => {}
         }
@@ -138,12 +140,30 @@ impl Standing {
 /// What came back from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
-    /// An answer, whatever it says; its head was there after this time.
+    /// An answer that the peer gave by itself; its head was there after this time.
     Answer(Duration),
+    /// An answer for which the peer may have waited for another peer or the origin.
+    LateAnswer,
     /// The beginning of an answer, which then broke off.
     Part,
     /// A refused connection, a timeout.
     Nothing,
     /// Nothing, to a question that no client's request depends on.
     Silence,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latency_does_not_contain_the_time_of_an_origin_behind_the_peer() {
+        let peer = Standing::new(&"a:1".into());
+        peer.note(Heard::Silence);
+        assert!(peer.note(Heard::LateAnswer) && peer.latency().is_none());
+        peer.note(Heard::Answer(Duration::from_millis(2)));
+        peer.owe();
+        peer.note(Heard::LateAnswer);
+        assert_eq!((peer.latency(), peer.is_overdue()), (Some(Duration::from_millis(2)), false));
+    }
 }

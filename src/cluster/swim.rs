@@ -310,6 +310,9 @@ impl Swim {
         }
         if !guest {
             states.insert(&own.address, (&own.edge, own.role.state()));
+            for refused in self.namesakes() {
+                states.insert(&refused.address, (&refused.edge, State::Refused));
+            }
         }
         let known = |(address, (edge, state)): (&Address, (&str, State))| Known {
             address: Arc::clone(address),
@@ -317,6 +320,22 @@ impl Swim {
             state,
         };
         states.into_iter().map(known).collect()
+    }
+
+    /// Members that are refused, because one that started before them has the same
+    /// `edge.name`. All edges refuse the same one, for they compare what gossip says. One
+    /// that is down or drains has given its name up.
+    fn namesakes(&self) -> Vec<&Identity> {
+        let own = self.foca.identity();
+        let is_there = |member: &&Member<Identity>| {
+            let address = &member.id().address;
+            matches!(state(member), State::Alive | State::Suspect) && self.admits(address) && *address != own.address
+        };
+        let there = self.foca.iter_membership_state().filter(is_there).map(Member::id);
+        let own = Some(own).filter(|own| own.role == Role::Serving);
+        let mut named: Vec<_> = there.chain(own).filter(|member| !member.edge.is_empty()).collect();
+        named.sort_by_key(|member| (&member.edge, member.bump, &member.address));
+        named.windows(2).filter(|pair| pair[0].edge == pair[1].edge).map(|pair| pair[1]).collect()
     }
 
     /// Sums up anew what has changed. A sum does not depend on an order.

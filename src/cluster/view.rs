@@ -18,13 +18,15 @@ pub enum State {
     Draining,
     /// It did not, lately; it owns what it owns until it is certain.
     Suspect,
+    /// Another member has its name: it owns nothing, and is not asked.
+    Refused,
     /// It is gone, and owns nothing.
     Down,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Alive, Self::Draining, Self::Suspect, Self::Down];
+    pub const ALL: [Self; 5] = [Self::Alive, Self::Draining, Self::Suspect, Self::Refused, Self::Down];
 
     /// In a word.
     pub fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl State {
             Self::Alive => "alive",
             Self::Suspect => "suspect",
             Self::Draining => "draining",
+            Self::Refused => "refused",
             Self::Down => "down",
         }
     }
@@ -73,7 +76,11 @@ impl Seen {
         match (old.map(|old| old.state), state) {
             (Some(old), new) if old == new => {}
             (_, State::Down) => tracing::warn!(peer = %address, %edge, "the peer is down, and owns nothing"),
-            (Some(State::Down | State::Draining), State::Alive) => {
+            (_, State::Refused) => tracing::error!(
+                peer = %address, %edge,
+                "member refused: another member has the same edge.name; it owns nothing until edge.name is unique"
+            ),
+            (Some(State::Down | State::Draining | State::Refused), State::Alive) => {
                 tracing::info!(peer = %address, %edge, "the peer is back");
             }
             (_, state) => tracing::debug!(peer = %address, %edge, state = state.name(), "a peer has changed"),
@@ -85,7 +92,7 @@ impl Seen {
     /// and goes on to do so when it is back, until it has answered.
     fn standing(&self, before: &View) -> Arc<Standing> {
         let standing = before.peer(&self.address).cloned().unwrap_or_else(|| Arc::new(Standing::new(&self.address)));
-        if self.state == State::Down {
+        if matches!(self.state, State::Refused | State::Down) {
             standing.note(Heard::Silence);
         }
         standing
@@ -97,7 +104,7 @@ impl Seen {
         match self.state {
             State::Alive | State::Draining => true,
             State::Suspect => self.edge.is_empty(),
-            State::Down => false,
+            State::Refused | State::Down => false,
         }
     }
 }
@@ -214,7 +221,7 @@ impl View {
 
     /// Whether nobody need wait for `peer`: it is down, or does not answer.
     pub(crate) fn has_lost(&self, peer: &str) -> bool {
-        let down = self.member(peer).is_none_or(|seen| seen.state == State::Down);
+        let down = self.member(peer).is_none_or(|seen| matches!(seen.state, State::Refused | State::Down));
         down || self.peer(peer).is_none_or(|peer| !peer.is_up())
     }
 
@@ -226,7 +233,8 @@ impl View {
 
     /// The members that seem to be there, and did not answer.
     pub(crate) fn silent(&self) -> Vec<Arc<str>> {
-        let there = |name: &str| self.member(name).is_some_and(|seen| seen.state != State::Down);
+        let there =
+            |name: &str| self.member(name).is_some_and(|seen| !matches!(seen.state, State::Refused | State::Down));
         let silent = self.peers.iter().filter(|peer| (!peer.is_up() || peer.is_overdue()) && there(&peer.name));
         silent.map(|peer| Arc::clone(&peer.name)).collect()
     }

@@ -7,6 +7,9 @@ use super::values::{Period, Size, mib, secs};
 use crate::memory::Plan;
 use crate::naming;
 
+/// The largest body that is kept where the configuration sets no size and memory allows it.
+const MAX_OBJECT: Size = mib(64);
+
 /// `[cache]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -17,8 +20,9 @@ pub struct CacheConfig {
     pub hot_share: f64,
     /// Of memory, for flights and for bodies that are read after they left a tier.
     pub flight_share: f64,
-    /// The largest body that is kept.
-    pub max_object: Size,
+    /// The largest body that is kept; without one, [`CacheConfig::max_object`] derives it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_object: Option<Size>,
     /// How long a 404 for an immutable name is remembered.
     pub negative: Period,
     /// How long an uncacheable name bypasses request collapsing.
@@ -50,7 +54,7 @@ impl Default for CacheConfig {
             memory: mib(512),
             hot_share: 0.125,
             flight_share: 0.25,
-            max_object: mib(64),
+            max_object: None,
             negative: secs(1),
             hit_for_miss: secs(10),
             fill_alone: secs(30),
@@ -79,17 +83,26 @@ impl CacheConfig {
         Ok(())
     }
 
-    /// Whether what may be stored can be, with `memory` divided by `plan`.
+    /// The largest body that is kept when `memory` takes bodies up to `largest` bytes.
+    pub(super) fn max_object(&self, largest: u64) -> u64 {
+        self.max_object.map_or_else(|| largest.min(MAX_OBJECT.0), |max_object| max_object.0)
+    }
+
+    /// Checks that `memory`, divided by `plan`, can store what `max_object` allows, if the
+    /// configuration sets it.
     pub(super) fn check_max_object(&self, plan: &Plan) -> Result<(), String> {
+        let Some(max_object) = self.max_object else {
+            return Ok(());
+        };
         let largest = plan.largest();
-        if self.max_object.0 > largest {
+        if max_object.0 > largest {
             let fits = Size(largest / 1024 * 1024);
             return Err(format!(
-                "cache.max_object: {} does not fit into cache.memory = {}: two such objects must fit into its flight_share and one into a shard; set max_object to {fits} or less, or raise memory",
-                self.max_object, self.memory
+                "cache.max_object: {max_object} does not fit into cache.memory = {}: two such objects must fit into its flight_share and one into a shard; set max_object to {fits} or less, leave it out, or raise memory",
+                self.memory
             ));
         }
-        if self.max_object.0 == 0 {
+        if max_object.0 == 0 {
             return Err("cache.max_object: 0 would store nothing; a size such as 64MiB is needed".to_owned());
         }
         Ok(())

@@ -10,13 +10,13 @@ use figment::{Figment, Metadata, Profile, Source};
 use super::{Config, ENV_PREFIX, KEYS};
 use crate::error::StartError;
 
-impl Config {
-    /// Loads and checks: defaults, then `file`, then the environment, then
-    /// `sets` (`key=value`, in order).
-    ///
-    /// # Errors
-    /// [`StartError::Config`], with one line that names the key.
-    pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Self, StartError> {
+/// The values that a configuration sets, before the defaults of all others.
+pub(crate) struct Given(Figment);
+
+impl Given {
+    /// Reads `file`, then the environment, then `sets` (`key=value`, in order); each
+    /// overrides the values before it.
+    pub(crate) fn read(file: Option<&Path>, sets: &[String]) -> Result<Self, StartError> {
         let mut figment = Figment::new();
         if let Some(file) = file {
             let text = std::fs::read_to_string(file).map_err(|error| {
@@ -46,7 +46,51 @@ impl Config {
         for set in sets {
             figment = figment.merge(parse_set(set)?);
         }
-        Self::extract(&figment).map_err(bad)
+        Ok(Self(figment))
+    }
+
+    /// Returns true if the configuration sets `key` itself.
+    pub(crate) fn sets(&self, key: &str) -> bool {
+        self.0.contains(key)
+    }
+
+    /// The checked configuration, for a program that needs no origin.
+    pub(crate) fn config(&self) -> Result<Config, StartError> {
+        Config::extract(&self.0).map_err(bad)
+    }
+
+    /// The checked configuration of an edge, which has to name its origin: the default is
+    /// for an embedded edge, and a wrong origin is worse than none.
+    pub(crate) fn edge_config(&self) -> Result<Config, StartError> {
+        let config = self.config()?;
+        if self.sets("origin.url") {
+            return Ok(config);
+        }
+        Err(bad(format!(
+            "origin.url: missing in the file, in the environment ({}) and in --set; name the origin, such as `http://127.0.0.1:9000`",
+            variable("origin.url")
+        )))
+    }
+}
+
+impl Config {
+    /// Loads and checks the configuration of an edge: defaults, then `file`, then the
+    /// environment, then `sets` (`key=value`, in order). One of the three has to set
+    /// `origin.url`.
+    ///
+    /// # Errors
+    /// [`StartError::Config`], with one line that names the key.
+    pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Self, StartError> {
+        Given::read(file, sets)?.edge_config()
+    }
+
+    /// As [`load`](Self::load), for a program that embeds an edge and gives it its origin
+    /// ([`Server::bind_with`](crate::Server::bind_with)): `origin.url` may be missing.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_embedded(file: Option<&Path>, sets: &[String]) -> Result<Self, StartError> {
+        Given::read(file, sets)?.config()
     }
 
     pub(super) fn extract(figment: &Figment) -> Result<Self, String> {
@@ -127,12 +171,13 @@ fn explain(error: &figment::Error) -> String {
         Kind::InvalidType(found, wanted) => {
             let wanted = match wanted.as_str() {
                 "usize" | "u32" | "u64" => "a whole number",
+                "a string" => "text in quotes",
                 "f64" => "a number",
                 wanted if wanted.starts_with("struct ") => "a table",
                 "a sequence" => "a list, such as [\"10.0.0.5:7001\"],",
                 wanted => wanted,
             };
-            format!("{found} is of the wrong type; {wanted} is needed")
+            format!("{} is of the wrong type; {wanted} is needed", found_type(found))
         }
         Kind::UnknownVariant(found, known) => format!("`{found}` is unknown; one of {} is needed", known.join(", ")),
         Kind::MissingField(field) => {
@@ -146,6 +191,21 @@ fn explain(error: &figment::Error) -> String {
         other => other.to_string(),
     };
     format!("{path}: {}{source}", one_line(&what))
+}
+
+/// A value of the wrong type, in the words of TOML.
+fn found_type(found: &figment::error::Actual) -> String {
+    use figment::error::Actual;
+    match found {
+        Actual::Map => "a table".to_owned(),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Bool(value) => format!("`{value}`"),
+        Actual::Unsigned(value) => format!("`{value}`"),
+        Actual::Signed(value) => format!("`{value}`"),
+        Actual::Float(value) => format!("`{value}`"),
+        Actual::Str(value) => format!("the text `{value}`"),
+        other => other.to_string(),
+    }
 }
 
 fn refuse_unknown(figment: &Figment, given: &Dict, table: &str) -> Result<(), String> {

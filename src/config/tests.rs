@@ -53,7 +53,18 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
 fn is_shown(comment: &str) -> bool {
     let key = comment.split_once('=').map(|(key, _)| key.trim());
     key.is_some_and(|key| {
-        matches!(key, "advertise" | "discover" | "nameserver" | "secret" | "path" | "digest" | "encoding" | "length")
+        matches!(
+            key,
+            "advertise"
+                | "discover"
+                | "nameserver"
+                | "secret"
+                | "max_object"
+                | "path"
+                | "digest"
+                | "encoding"
+                | "length"
+        )
     })
 }
 
@@ -63,8 +74,9 @@ fn the_list_of_keys_is_that_of_the_structs() {
     let text = Some("a:1".to_owned());
     let (discover, nameserver, advertise) = (text.clone(), text.clone(), text);
     let cluster = ClusterConfig { discover, nameserver, advertise, secret, ..ClusterConfig::default() };
-    let rule = ImmutableConfig::path("/{hash}", None);
-    let all = Value::serialize(Config { cluster: Some(cluster), immutable: vec![rule], ..Config::default() }).unwrap();
+    let cache = CacheConfig { max_object: Some(Size(1)), ..CacheConfig::default() };
+    let immutable = vec![ImmutableConfig::path("/{hash}", None)];
+    let all = Value::serialize(Config { cluster: Some(cluster), cache, immutable, ..Config::default() }).unwrap();
     let mut keys = Vec::new();
     for (table, value) in all.as_dict().unwrap() {
         let first = value.as_array().map_or(value, |items| &items[0]);
@@ -160,9 +172,9 @@ fn every_key_is_overridden_by_set_and_by_the_environment() {
         figment::Jail::expect_with(|jail| {
             jail.clear_env();
             jail.set_env(format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")), value);
-            let by_env = Config::load(None, &[]).map_err(|error| error.to_string())?;
+            let by_env = Config::load_embedded(None, &[]).map_err(|error| error.to_string())?;
             assert_eq!(by_env, by_set, "{key}");
-            let both = Config::load(None, &[format!("{key}={value}"), "edge.drain=7s".to_owned()])
+            let both = Config::load_embedded(None, &[format!("{key}={value}"), "edge.drain=7s".to_owned()])
                 .map_err(|e| e.to_string())?;
             assert_eq!(both.edge.drain, Period(Duration::from_secs(7)));
             Ok(())
@@ -197,7 +209,7 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[limits]\nsend_timeout = \"0s\"", &["limits.send_timeout"]),
         ("[cache]\nmemory = \"lots\"", &["cache.memory", "`512MiB`"]),
         ("[cache]\nmemory = -1", &["cache.memory", "negative"]),
-        ("[cache]\nmemory = \"64MiB\"", &["cache.max_object", "64MiB", "set max_object to"]),
+        ("[cache]\nmemory = \"64MiB\"\nmax_object = \"64MiB\"", &["cache.max_object", "64MiB", "set max_object to"]),
         ("[cache]\nhot_share = 2.0", &["cache.hot_share"]),
         ("[cluster]\npeers = [\"nowhere\"]", &["cluster.peers", "`nowhere`", "host:port"]),
         ("[cluster]\nlisten = \"0.0.0.0:7001\"", &["cluster.advertise"]),
@@ -245,15 +257,15 @@ fn variables_of_others_are_let_be_and_unknown_ones_are_named() {
         jail.clear_env();
         jail.set_env("PEERAGE_PORT", "tcp://10.0.0.1:80");
         jail.set_env("PEERAGE_SERVICE_HOST", "10.0.0.1");
-        assert!(Config::load(None, &[]).is_ok());
+        assert!(Config::load_embedded(None, &[]).is_ok());
         for misspelt in ["PEERAGE_CLUSTER_SECRET", "PEERAGE_ORIGIN_URL", "PEERAGE_CACHE_HOT_SHARE"] {
             jail.set_env(misspelt, "0123456789abcdef");
-            let error = Config::load(None, &[]).unwrap_err().to_string();
+            let error = Config::load_embedded(None, &[]).unwrap_err().to_string();
             assert!(error.starts_with(misspelt) && error.contains("__"), "{error}");
             jail.clear_env();
         }
         jail.set_env("PEERAGE_CACHE__MEMROY", "1");
-        let error = Config::load(None, &[]).unwrap_err().to_string();
+        let error = Config::load_embedded(None, &[]).unwrap_err().to_string();
         assert!(error.contains("cache.memroy") && error.contains("PEERAGE_"), "{error}");
         Ok(())
     });
@@ -270,13 +282,13 @@ fn a_secret_is_what_it_says_wherever_it_comes_from() {
             let file = std::path::Path::new("config.toml");
             for (file, sets) in [(Some(file), vec![]), (None, vec![]), (None, vec![format!("cluster.secret={secret}")])]
             {
-                let config = Config::load(file, &sets).map_err(|error| error.to_string())?;
+                let config = Config::load_embedded(file, &sets).map_err(|error| error.to_string())?;
                 assert_eq!(config.cluster.unwrap().secret.unwrap().0, secret);
             }
         }
         jail.clear_env();
         jail.create_file("config.toml", "[cluster]\nsecret = \"0123456789abcdef")?;
-        let error = Config::load(Some(std::path::Path::new("config.toml")), &[]).unwrap_err().to_string();
+        let error = Config::load_embedded(Some(std::path::Path::new("config.toml")), &[]).unwrap_err().to_string();
         assert!(error.starts_with("config.toml") && !error.contains("0123456789abcdef"), "{error}");
         Ok(())
     });
@@ -284,9 +296,25 @@ fn a_secret_is_what_it_says_wherever_it_comes_from() {
 
 #[test]
 fn a_proposed_max_object_is_accepted() {
-    let error = load("[cache]\nmemory = \"100MB\"").unwrap_err();
+    let error = load("[cache]\nmemory = \"100MB\"\nmax_object = \"64MiB\"").unwrap_err();
     let proposed = error.split("set max_object to ").nth(1).unwrap().split(' ').next().unwrap();
     assert!(load(&format!("[cache]\nmemory = \"100MB\"\nmax_object = \"{proposed}\"")).is_ok());
+}
+
+#[test]
+fn max_object_is_derived_from_memory_unless_it_is_written() {
+    let max_object = |text: &str| load(text).unwrap().plan().max_object;
+    for cluster in ["", "[cluster]\npeers = [\"a:1\"]\n"] {
+        assert_eq!(max_object(cluster), 64 << 20);
+        for memory in ["4MiB", "100MB", "256MiB", "1GiB", "64GiB"] {
+            let text = format!("{cluster}[cache]\nmemory = \"{memory}\"\n");
+            let derived = max_object(&text);
+            assert_eq!(derived, (64 << 20).min(load(&text).unwrap().plan().largest()), "{text}");
+            assert_eq!(max_object(&format!("{text}max_object = {derived}")), derived);
+        }
+    }
+    assert_eq!(max_object("[cache]\nmemory = \"256MiB\""), 32 << 20);
+    assert_eq!(max_object("[cache]\nmemory = \"1GiB\"\nmax_object = \"100MiB\""), 100 << 20);
 }
 
 #[test]

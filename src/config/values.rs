@@ -26,14 +26,17 @@ impl FromStr for Size {
 
 const SIZE_EXAMPLE: &str = "a size such as `512MiB`, `64MB` or a number of bytes is needed";
 
+const UNITS: [(u64, &str); 6] =
+    [(1 << 30, "GiB"), (1_000_000_000, "GB"), (1 << 20, "MiB"), (1_000_000, "MB"), (1 << 10, "KiB"), (1000, "kB")];
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (factor, unit) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
-            if self.0 >= factor && self.0.is_multiple_of(factor) {
-                return write!(f, "{}{unit}", self.0 / factor);
-            }
+        // The unit that leaves the shortest number is the one that the size was written in.
+        let is_whole = |(factor, _): &(u64, &str)| self.0 >= *factor && self.0.is_multiple_of(*factor);
+        match UNITS.into_iter().filter(is_whole).min_by_key(|(factor, _)| self.0 / factor) {
+            Some((factor, unit)) => write!(f, "{}{unit}", self.0 / factor),
+            None => write!(f, "{}", self.0),
         }
-        write!(f, "{}", self.0)
     }
 }
 
@@ -65,19 +68,20 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// A length of time: `300ms`, `30s`, `1h30m`. A bare number has no unit, and
-/// is refused.
+/// A length of time: `300ms`, `30s`, `1h30m`, `1d`. A day has 24 hours. A bare number has
+/// no unit, and is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub struct Period(pub Duration);
 
-const PERIOD_EXAMPLE: &str = "a duration with its unit, such as `300ms`, `30s` or `1h30m`, is needed";
+const PERIOD_EXAMPLE: &str = "a duration with its unit, such as `300ms`, `30s`, `1h30m` or `1d`, is needed";
 
 impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let refused = || format!("`{text}` is not a duration; {PERIOD_EXAMPLE}");
-        let parsed: jiff::SignedDuration = text.trim().parse().map_err(|_| refused())?;
+        let span: jiff::Span = text.trim().parse().map_err(|_| refused())?;
+        let parsed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| refused())?;
         let duration = Duration::try_from(parsed).map_err(|_| refused())?;
         // Longer than a century is a slip of the pen, and overflows clocks.
         if duration > Duration::from_hours(24 * 366 * 100) {
@@ -299,11 +303,28 @@ mod tests {
     }
 
     #[test]
+    fn size_is_shown_in_the_unit_that_it_was_written_in() {
+        for text in ["512MiB", "64MB", "2GB", "1GiB", "100kB", "16KiB", "1000001", "1536MiB", "8TiB"] {
+            let shown = text.parse::<Size>().unwrap().to_string();
+            assert_eq!(shown, if text == "8TiB" { "8192GiB" } else { text });
+        }
+    }
+
+    #[test]
     fn periods() {
-        for (text, millis) in [("300ms", 300), ("30s", 30_000), ("1h30m", 5_400_000), ("1.5s", 1500), ("0s", 0)] {
+        for (text, millis) in [
+            ("300ms", 300),
+            ("30s", 30_000),
+            ("1h30m", 5_400_000),
+            ("1.5s", 1500),
+            ("0s", 0),
+            ("1d", 86_400_000),
+            ("2d12h", 216_000_000),
+            ("1w", 604_800_000),
+        ] {
             assert_eq!(text.parse(), Ok(Period(Duration::from_millis(millis))), "{text}");
         }
-        for text in ["", "30", "0", "1.5", "-3s", "soon", "1000000h"] {
+        for text in ["", "30", "0", "1.5", "-3s", "soon", "1000000h", "1month", "1y"] {
             assert!(text.parse::<Period>().is_err(), "{text}");
         }
     }

@@ -110,6 +110,7 @@ impl Edge {
         let may_lose = extent == Extent::Window || head.length.is_none();
         let resume = may_lose.then(|| self.resume(ask.key.clone(), Arc::clone(&head), order));
         let growing = reader.body();
+        let reason = status.detail;
         let read = |mut reader: Reader, first, end| {
             if proof == Verification::AtEnd && end != head.length {
                 reader.await_end();
@@ -126,7 +127,8 @@ impl Edge {
                 multipart.body(|Span { first, end }| read(Reader::new(Arc::clone(&growing)), first, Some(end)))
             }
         };
-        Answer { response, record: Self::record(ask, served(part), From::from(&provider)) }
+        let record = Record { reason, ..Self::record(ask, served(part), From::from(&provider)) };
+        Answer { response, record }
     }
 
     /// The response to a fill that turned out to be its leader's alone.
@@ -144,7 +146,8 @@ impl Edge {
             *response.body_mut() = Body::empty();
         }
         let response = self.relay(ask, response, &status);
-        Answer { response, record: Self::record(ask, Served::Pass, From::from(provider)) }
+        let record = Record { reason: status.detail, ..Self::record(ask, Served::Pass, From::from(provider)) };
+        Answer { response, record }
     }
 
     pub(super) fn answer_pass(
@@ -238,14 +241,16 @@ impl Edge {
         let (method, key) = (Method::OPTIONS, Err(target));
         Answer {
             response,
-            record: Record { source, method, key, served: Served::Pass, from: From::Nobody, error: None },
+            record: Record { source, method, key, served: Served::Pass, from: From::Nobody, reason: None, error: None },
         }
     }
 
-    /// An `only-if-cached` request finds nothing here: a miss, and nobody's fault.
+    /// The 504 to an `only-if-cached` request that finds nothing here: an expected miss,
+    /// and no error.
     pub(super) fn answer_not_cached(&self, ask: &Ask) -> Answer {
         let mut answer = self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), Error::NotCached);
-        answer.record.served = Served::Miss;
+        (answer.record.served, answer.record.error) = (Served::Miss, None);
+        answer.record.reason = Some(Error::NotCached.name());
         answer
     }
 
@@ -272,7 +277,8 @@ impl Edge {
         let mut response = Response::new(body);
         *response.status_mut() = error.status();
         *response.headers_mut() = headers;
-        let record = Record { source, method, key, served: Served::Error, from: From::Nobody, error: Some(error) };
+        let record =
+            Record { source, method, key, served: Served::Error, from: From::Nobody, reason: None, error: Some(error) };
         Answer { response, record }
     }
 }

@@ -8,6 +8,7 @@ use http::{Request, Response};
 use super::Edge;
 use super::fill::Order;
 use crate::body::{Body, Ended};
+use crate::cluster::standing::Heard;
 use crate::error::Error;
 use crate::flight::Provider;
 use crate::interim::Relay;
@@ -46,22 +47,23 @@ impl Edge {
     ) -> Option<Arrival> {
         let asking = Asking::of(peer);
         let answer = self.ask_unless_lost(&asking.peer, request, relay).await;
-        self.asked_peer(asking, answer)
+        self.asked_peer(asking, Heard::LateAnswer, answer)
     }
 
     /// As `ask_peer`, of a peer that has to ask nobody else for it.
     pub(super) async fn ask_peer_promptly(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
         let asking = Asking::of(peer);
         let answer = tokio::time::timeout(self.promptly, self.ask_unless_lost(&asking.peer, request, None)).await;
-        self.asked_peer(asking, answer.unwrap_or(Err(Error::PeerInDoubt)))
+        let heard = Heard::Answer(asking.began.elapsed());
+        self.asked_peer(asking, heard, answer.unwrap_or(Err(Error::PeerInDoubt)))
     }
 
-    /// Notes what a peer has made of a request.
-    fn asked_peer(&self, asking: Asking, answer: Result<Response<Body>, Error>) -> Option<Arrival> {
+    /// Notes how a request to a peer went; an answer to it counts as `heard`.
+    fn asked_peer(&self, asking: Asking, heard: Heard, answer: Result<Response<Body>, Error>) -> Option<Arrival> {
         let Asking { peer, asked, began } = asking;
         match answer {
             Ok(response) => {
-                self.hears(&peer, began.elapsed());
+                self.hears(&peer, heard);
                 Some(Arrival { provider: Provider::Peer(peer), response, asked, began })
             }
             Err(error) => {

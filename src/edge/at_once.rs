@@ -32,6 +32,10 @@ pub(crate) struct Plainly<'a> {
     pub(crate) target: &'a str,
     pub(crate) host: &'a [u8],
     pub(crate) told: Told<'a>,
+    /// For the access line.
+    pub(crate) user_agent: Option<&'a [u8]>,
+    /// For the access line.
+    pub(crate) request_id: Option<&'a [u8]>,
     /// What its fields take, in bytes, as the long way counts them.
     pub(crate) size: usize,
     /// The longest body that is of use, in bytes.
@@ -67,7 +71,8 @@ impl Edge {
         let len = stored.len();
         let body = Body::stored(stored, 0, len);
         let (served, from) = (hit(tier), From::Memory);
-        Ok((body, Record { source, method: Method::GET, key: Ok(key), served, from, error: None }, client))
+        let record = Record { source, method: Method::GET, key: Ok(key), served, from, reason: None, error: None };
+        Ok((body, record, client))
     }
 
     /// The key of what is asked for, if nothing else tells what is meant, and the client's address.

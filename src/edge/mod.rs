@@ -529,7 +529,15 @@ impl Edge {
     }
 
     fn record(ask: &Ask, served: Served, from: From) -> Record {
-        Record { source: ask.source, method: ask.method.clone(), key: Ok(ask.key.clone()), served, from, error: None }
+        Record {
+            source: ask.source,
+            method: ask.method.clone(),
+            key: Ok(ask.key.clone()),
+            served,
+            from,
+            reason: None,
+            error: None,
+        }
     }
 
     fn status(&self, status: &CacheStatus) -> HeaderValue {

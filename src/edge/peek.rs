@@ -22,6 +22,7 @@ use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
 use crate::cluster::link::Question;
+use crate::cluster::standing::Heard;
 use crate::error::Error;
 use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
@@ -134,7 +135,15 @@ impl Edge {
         }
         reader.narrow(0, head.length);
         let (served, from) = (served(Part::Leader), From::from(&provider));
-        let record = Record { source: Source::Client, method: Method::GET, key: Ok(key), served, from, error: None };
+        let record = Record {
+            source: Source::Client,
+            method: Method::GET,
+            key: Ok(key),
+            served,
+            from,
+            reason: None,
+            error: None,
+        };
         Peeked { lines, body: Body::flight(reader, room, None, None), record }
     }
 }
@@ -155,7 +164,7 @@ impl Peeking {
         let Some(lead) = self.lead.take() else { return };
         let (edge, took) = (&self.edge, self.began.elapsed());
         edge.hedges.earn();
-        edge.hears(&self.owner, took);
+        edge.hears(&self.owner, Heard::Answer(took));
         let Some(response) = response else {
             edge.metrics.peeked(Sought::Missing);
             return edge.go_the_long_way(lead);

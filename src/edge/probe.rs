@@ -20,9 +20,9 @@ use crate::error::Error;
 const PAUSE: Duration = Duration::from_millis(250);
 
 impl Edge {
-    /// The head of an answer came from `peer`, after the time of `took`.
-    pub(super) fn hears(&self, peer: &str, took: Duration) {
-        if self.membership.note(peer, Heard::Answer(took)) {
+    /// Notes that `peer` answers.
+    pub(super) fn hears(&self, peer: &str, answer: Heard) {
+        if self.membership.note(peer, answer) {
             tracing::info!(%peer, "the peer answers again");
         }
     }
@@ -83,7 +83,7 @@ impl Edge {
         let began = Instant::now();
         let answer = tokio::time::timeout(patience, self.peers.ask(peer, for_this_hop())).await;
         answer.unwrap_or(Err(Error::PeerTimeout))?;
-        self.hears(peer, began.elapsed());
+        self.hears(peer, Heard::Answer(began.elapsed()));
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -13,7 +14,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::counting::{BOUNDS, Count, Times};
-use super::{Asked, Fetched, Metrics, Refused, Served, Sought, Source};
+use super::process::Process;
+use super::{Asked, Fetched, Metrics, Refused, STATUSES, Served, Sought, Source};
 use crate::cluster::view::{State, View};
 
 /// What is read off, rather than counted.
@@ -30,8 +32,10 @@ pub(crate) struct Gauges {
 
 /// All of it as Prometheus reads it (`OpenMetrics` text).
 pub(crate) fn exposition(metrics: &Arc<Metrics>, gauges: Gauges, view: Arc<View>) -> String {
-    let mut registry = Registry::with_prefix("peerage");
-    registry.register_collector(Box::new(Exposed { metrics: Arc::clone(metrics), gauges, view }));
+    let mut registry = Registry::default();
+    let own = registry.sub_registry_with_prefix("peerage");
+    own.register_collector(Box::new(Exposed { metrics: Arc::clone(metrics), gauges, view }));
+    registry.register_collector(Box::new(Process));
     let mut text = String::with_capacity(8 * 1024);
     match prometheus_client::encoding::text::encode(&mut text, &registry) {
         Ok(()) => text,
@@ -73,6 +77,9 @@ struct Exposed {
 
 impl Collector for Exposed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let build = [("version", env!("CARGO_PKG_VERSION"))];
+        let mut family = begin(&mut encoder, MetricType::Gauge, "build_info", "The version that runs; the value is 1")?;
+        ConstGauge::new(1_i64).encode(family.encode_family(&build)?)?;
         self.requests(&mut encoder)?;
         self.fetches(&mut encoder)?;
         let mut family = begin(
@@ -132,10 +139,30 @@ impl Exposed {
             begin(encoder, MetricType::Counter, "requests", "Requests, by listener and by what became of them")?;
         for source in Source::ALL {
             for served in Served::ALL {
-                let labels = [("source", source.name()), ("result", served.name())];
-                let count = self.metrics.requests[source as usize][served as usize].total();
-                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+                for (class, count) in STATUSES.into_iter().zip(&self.metrics.requests[source as usize][served as usize])
+                {
+                    let labels = [("source", source.name()), ("result", served.name()), ("status", class)];
+                    ConstCounter::new(count.total()).encode(family.encode_family(&labels)?)?;
+                }
             }
+        }
+        let bytes = [
+            ("received_bytes", "Bytes of requests' contents, by listener", &self.metrics.received_bytes),
+            ("sent_bytes", "Bytes of responses' bodies, by listener", &self.metrics.sent_bytes),
+        ];
+        for (name, help, counts) in bytes {
+            let mut family = begin(encoder, MetricType::Counter, name, help)?;
+            for source in Source::ALL {
+                let count = ConstCounter::new(counts[source as usize].total());
+                count.encode(family.encode_family(&[("source", source.name())])?)?;
+            }
+        }
+        let mut family =
+            begin(encoder, MetricType::Gauge, "open_connections", "Connections that are open, by listener")?;
+        for source in Source::ALL {
+            let open = self.metrics.open_connections[source as usize].load(Ordering::Relaxed);
+            let open = ConstGauge::new(i64::try_from(open).unwrap_or(i64::MAX));
+            open.encode(family.encode_family(&[("source", source.name())])?)?;
         }
         let mut family =
             begin(encoder, MetricType::Histogram, "request_seconds", "From a request's head to the end of its answer")?;
@@ -245,7 +272,7 @@ impl Exposed {
 }
 
 /// Begins a family of metrics.
-fn begin<'a>(
+pub(super) fn begin<'a>(
     encoder: &'a mut DescriptorEncoder<'_>,
     kind: MetricType,
     name: &'a str,
@@ -269,7 +296,11 @@ mod tests {
     #[test]
     fn names_are_those_of_the_contract() {
         let metrics = Arc::new(Metrics::default());
-        metrics.request(Source::Client, Served::HotHit, Duration::from_millis(3));
+        metrics.request(Source::Client, Served::HotHit, 200, Duration::from_millis(3));
+        metrics.request(Source::Peer, Served::Error, 502, Duration::ZERO);
+        metrics.sent(Source::Client, 30);
+        let _open = metrics.connected(Source::Client);
+        drop(metrics.connected(Source::Client));
         metrics.fetch(Asked::Origin, Fetched::Ok, Duration::from_secs(20));
         let gauges = Gauges {
             flights: 2,
@@ -282,8 +313,13 @@ mod tests {
         let view = Arc::clone(&Membership::new("a:1", ["a:1", "b:1"]).view());
         let text = exposition(&metrics, gauges, view);
         for line in [
-            "peerage_requests_total{source=\"client\",result=\"hot_hit\"} 1",
-            "peerage_requests_total{source=\"peer\",result=\"stale\"} 0",
+            "peerage_build_info{version=\"0.1.0\"} 1",
+            "peerage_requests_total{source=\"client\",result=\"hot_hit\",status=\"2xx\"} 1",
+            "peerage_requests_total{source=\"peer\",result=\"stale\",status=\"2xx\"} 0",
+            "peerage_requests_total{source=\"peer\",result=\"error\",status=\"5xx\"} 1",
+            "peerage_sent_bytes_total{source=\"client\"} 30",
+            "peerage_received_bytes_total{source=\"peer\"} 0",
+            "peerage_open_connections{source=\"client\"} 1",
             "peerage_fetches_total{from=\"origin\",outcome=\"ok\"} 1",
             "peerage_flights 2",
             "peerage_flight_readers 5",
@@ -296,9 +332,9 @@ mod tests {
             "peerage_members{state=\"down\"} 0",
             "peerage_refused_datagrams_total{reason=\"version\"} 0",
             "peerage_discoveries_total{outcome=\"error\"} 0",
-            "peerage_request_seconds_bucket{le=\"0.0025\"} 0",
-            "peerage_request_seconds_bucket{le=\"0.005\"} 1",
-            "peerage_request_seconds_bucket{le=\"+Inf\"} 1",
+            "peerage_request_seconds_bucket{le=\"0.0025\"} 1",
+            "peerage_request_seconds_bucket{le=\"0.005\"} 2",
+            "peerage_request_seconds_bucket{le=\"+Inf\"} 2",
             "peerage_fetch_seconds_count{from=\"origin\"} 1",
             "peerage_fetch_seconds_bucket{le=\"10.0\",from=\"origin\"} 0",
         ] {

@@ -177,7 +177,7 @@ impl FastPath {
                 _ => Begun::Hyper(usize::MAX),
             });
         };
-        let (length, accepted) = (*length, ask.accepted);
+        let length = *length;
         let mut head = self.answers.head();
         head.extend_from_slice(STATUS_LINE);
         let missing = match self.serving.answer_at_once(ask, &mut head) {
@@ -203,7 +203,7 @@ impl FastPath {
         // What is behind other answers has its turn when they are sent.
         if self.answers.is_empty()
             && matches!(first, First::Plain(..))
-            && let Some(answer) = missing.and_then(|(key, client)| Serving::peek(&self.serving, key, client, accepted))
+            && let Some(answer) = missing.and_then(|(key, client)| Serving::peek(&self.serving, key, client, ask))
         {
             self.awaited = Some(Awaited { answer, length });
             return Ok(Begun::Peek);

@@ -27,7 +27,7 @@ use super::interspersed::Interspersed;
 use super::lasting::Watch;
 use super::listening::Listener;
 use crate::accepting::{Spell, accepted};
-use crate::access::{Access, Record, Watched};
+use crate::access::{Access, Details, Record, Watched};
 use crate::body::{Body, describe};
 use crate::config::LimitsConfig;
 use crate::edge::{Edge, NotAtOnce, Peeked, Plainly};
@@ -38,7 +38,6 @@ use crate::metrics::Source;
 use crate::patient::Patient;
 use crate::requests::{News, Requests, Stream, UnderWay, Way};
 use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
-use crate::semantics::vary::Accepted;
 use crate::tunnel::Tunnel;
 
 /// How long an idle connection over HTTP/1 is still open when the edge drains: a
@@ -222,6 +221,7 @@ impl Serve {
     /// Serves one connection to its end, which may be that of a tunnel: what
     /// holds for connections (their number, the drain) holds for it too.
     async fn connection(self, stream: TcpStream, address: IpAddr) {
+        let _open = self.access.metrics.connected(self.source);
         // A hit is one write; waiting to fill a segment would only delay it.
         let _ = stream.set_nodelay(true);
         if self.limits.send_buffer.0 > 0 {
@@ -291,25 +291,39 @@ impl Serving {
         let began = Instant::now();
         let (source, connection) = (self.serve.source, self.client.address);
         let (body, record, client) = self.serve.edge.answer_at_once(source, connection, ask, head)?;
-        Ok(self.watch(client, record, body, began, Way::connection(self.client.requests.begin())))
+        let details = self.details(ask);
+        Ok(self.watch(client, (record, details), body, began, Way::connection(self.client.requests.begin())))
     }
 
     /// See [`Edge::peek_plainly`].
-    pub(super) fn peek(this: &Arc<Self>, key: AssetKey, client: IpAddr, accepted: Accepted) -> Option<Peek> {
+    pub(super) fn peek(this: &Arc<Self>, key: AssetKey, client: IpAddr, ask: &Plainly<'_>) -> Option<Peek> {
         if this.serve.source == Source::Peer {
             return None;
         }
         let began = Instant::now();
-        let peeked = this.serve.edge.peek_plainly(key, accepted)?;
-        let (serving, under_way) = (Arc::clone(this), this.client.requests.begin());
+        let peeked = this.serve.edge.peek_plainly(key, ask.accepted)?;
+        let (serving, under_way, details) = (Arc::clone(this), this.client.requests.begin(), this.details(ask));
         Some(Box::pin(async move {
             let Peeked { lines, body, record } = peeked.await?;
-            Some((lines, serving.watch(client, record, body, began, Way::connection(under_way))))
+            Some((lines, serving.watch(client, (record, details), body, began, Way::connection(under_way))))
         }))
     }
 
-    fn watch(&self, client: IpAddr, record: Record, body: Body, began: Instant, way: Way) -> Watched {
+    fn watch(
+        &self,
+        client: IpAddr,
+        record: (Record, Option<Box<Details>>),
+        body: Body,
+        began: Instant,
+        way: Way,
+    ) -> Watched {
         self.serve.access.watch_body(client, record, StatusCode::OK, body, began, way)
+    }
+
+    /// The parts of a plain request that its line tells, if lines are written.
+    fn details(&self, ask: &Plainly<'_>) -> Option<Box<Details>> {
+        self.serve.access.lines.as_ref()?;
+        Some(Box::new(Details::new(Version::HTTP_11, [Some(ask.host), ask.user_agent, ask.request_id])))
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
@@ -323,6 +337,7 @@ impl Serving {
         let has_content = !request.body().is_end_stream();
         let (patience, rate) = (serve.limits.body_timeout.0, serve.limits.body_rate.0);
         let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke).no_slower_than(rate));
+        let request = if has_content { request.map(|body| self.count_content(body)) } else { request };
         // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
         let relay = (version == Version::HTTP_11).then(|| client.interim.open());
         let mut answer = serve.edge.respond(serve.source, requester, relay.clone(), request).await;
@@ -345,7 +360,7 @@ impl Serving {
         if may_be_unframed && version != Version::HTTP_2 && is_of_unknown_length(&answer.response) {
             client.requests.end_with_connection();
         }
-        unanswered.answered();
+        let details = unanswered.answered();
         let way = if version == Version::HTTP_2 {
             let stream = Stream::new(under_way);
             client.requests.watch(&stream);
@@ -353,7 +368,14 @@ impl Serving {
         } else {
             Way::connection(under_way)
         };
-        Ok(serve.access.watch(address, answer.record, answer.response, began, way))
+        Ok(serve.access.watch(address, (answer.record, details), answer.response, began, way))
+    }
+}
+
+impl Serving {
+    fn count_content(&self, content: Body) -> Body {
+        let (metrics, source) = (Arc::clone(&self.serve.access.metrics), self.serve.source);
+        content.counted(move |bytes| metrics.received(source, bytes))
     }
 }
 

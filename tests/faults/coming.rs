@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::by_itself;
 use crate::cluster::{Edge, KEYS, agree, listing, owner, path, places, slow_origin, three};
-use crate::load::{Load, Report, fetches, sweep, warm};
+use crate::load::{Load, Report, assert_coalesced, assert_doubts, fetches, sweep, warm};
 use crate::origin::{Origin, Seen};
 
 /// Once all names, by way of three edges.
@@ -44,9 +44,10 @@ async fn away_and_back(
     (again, reports)
 }
 
-fn assert_not_asked(again: &[Seen]) {
-    let first: Vec<_> = again.iter().take(5).map(|seen| (&seen.target, seen.by())).collect();
-    assert!(again.is_empty(), "{} origin fetches of what others hold, as {first:?}", again.len());
+/// Checks that what others hold was asked of them: the origin is, only where one of
+/// them was in doubt.
+fn assert_not_asked(again: &[Seen], edges: &[Edge]) {
+    assert_doubts(assert_coalesced(again, edges.len(), |_| 0), edges.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,7 +58,7 @@ async fn a_frozen_edge_goes_on() {
     let (freeze, thaw) = (|edge: &mut Edge| edge.freeze(), async |edge: &mut Edge| edge.thaw());
     let (again, reports) = away_and_back("frozen edge goes on", &origin, &mut edges, freeze, thaw).await;
     reports.iter().for_each(Report::assert_well);
-    assert_not_asked(&again);
+    assert_not_asked(&again, &edges);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,7 +69,7 @@ async fn a_killed_edge_starts_again() {
     let (again, reports) =
         away_and_back("killed edge starts again", &origin, &mut edges, Edge::kill, Edge::start).await;
     reports.iter().for_each(Report::assert_well);
-    assert_not_asked(&again);
+    assert_not_asked(&again, &edges);
 }
 
 /// How many names a fourth edge takes over, in thousandths: 28 % is allowed for,
@@ -116,9 +117,12 @@ async fn a_fourth_joins() {
         seen.len()
     );
     reports.iter().for_each(Report::assert_well);
-    assert_eq!((seen.len(), misplaced), (KEYS, 0));
+    let fetched = fetches(&seen, |_, _| true).len();
+    assert_eq!(fetched, KEYS);
+    assert_coalesced(&seen, edges.len(), |_| 1);
+    assert_doubts(misplaced, edges.len());
     assert!(in_thousand <= 280);
-    assert_not_asked(&again);
+    assert_not_asked(&again, &edges);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,6 +140,8 @@ async fn two_start_at_the_same_moment() {
     let met = agree(&edges).await;
     tokio::time::sleep(ROUND + Duration::from_secs(1)).await;
     let report = load.end().await;
+    // The load may have been too slow to get to all.
+    sweep(&edges[..1], 0..KEYS).await.assert_well();
 
     let seen = origin.seen();
     let fetches = fetches(&seen, |_, _| true);
@@ -148,5 +154,7 @@ async fn two_start_at_the_same_moment() {
         seen.len()
     );
     report.assert_well();
-    assert_eq!((fetches.len(), *most, misplaced), (KEYS, 1, 0));
+    assert_eq!(fetches.len(), KEYS);
+    assert_coalesced(&seen, edges.len(), |_| 1);
+    assert_doubts(misplaced, edges.len());
 }

@@ -1,8 +1,9 @@
 //! What clients see when edges are killed, freeze, come back, join, disagree and
 //! lose sight of one another: the binary as processes, under load.
 //!
-//! The bounds are of wall-clock time, so these tests run one at a time. Each
-//! prints a line of figures: `cargo test --test faults -- --nocapture`.
+//! Each test loads the whole machine, so they run one at a time. They judge answers and
+//! origin fetches; times are printed, and judged in the benches, for they depend on the
+//! machine: `cargo test --test faults -- --nocapture`.
 
 #![allow(missing_docs)]
 

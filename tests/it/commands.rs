@@ -35,7 +35,7 @@ fn validate_says_good_or_which_key() {
     assert!(String::from_utf8(good.stdout).unwrap().starts_with("good: edge-1"));
     for (arguments, told) in [
         (&["validate", "--set", "cache.memroy=1"][..], "cache.memory"),
-        (&["validate", "--set", "cache.memory=64MiB"], "cache.max_object"),
+        (&["validate", "--set", "cache.memory=64MiB", "--set", "cache.max_object=64MiB"], "cache.max_object"),
         (&["validate", "--set", "edge.drain=30"], "edge.drain"),
         (&["validate", "--set", "nonsense"], "key=value"),
         (&["validate", "--config", "nowhere.toml"], "nowhere.toml"),
@@ -57,6 +57,23 @@ fn validate_says_good_or_which_key() {
     assert_eq!((broken.status.code(), text.lines().count()), (Some(64), 1), "{text}");
     std::fs::remove_file(&file).unwrap();
     assert_eq!(peerage(folder.path(), &["run"]).status.code(), Some(64));
+}
+
+#[test]
+fn configuration_without_an_origin_is_refused_and_the_environment_can_name_it() {
+    let folder = folder();
+    std::fs::write(folder.path().join("config.toml"), "[edge]\nname = \"edge-9\"\n").unwrap();
+    for command in ["run", "validate"] {
+        let refused = peerage(folder.path(), &[command]);
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(64), "{told}");
+        assert!(told.contains("origin.url: missing") && told.contains("PEERAGE_ORIGIN__URL"), "{told}");
+    }
+    let mut named = Command::new(BINARY);
+    named.arg("validate").current_dir(folder.path()).env("PEERAGE_ORIGIN__URL", "http://127.0.0.1:9");
+    assert_eq!(named.output().unwrap().status.code(), Some(0));
+    // It asks no origin.
+    assert_eq!(peerage(folder.path(), &["owner", "--set", "cluster.gossip=true", "/a"]).status.code(), Some(0));
 }
 
 #[test]
@@ -83,7 +100,7 @@ fn owner_and_validate_know_of_discovery() {
     let folder = folder();
     let discover = format!("[cluster]\ndiscover = \"file:{}\"\n", folder.path().join("peers").display());
     std::fs::write(folder.path().join("config.toml"), discover).unwrap();
-    let output = peerage(folder.path(), &["validate"]);
+    let output = peerage(folder.path(), &["validate", "--set", "origin.url=http://127.0.0.1:9"]);
     assert!(String::from_utf8(output.stdout).unwrap().contains("peers by file:/"));
     let owner = || peerage(folder.path(), &["owner", "/logo-0492830483.png"]);
     let output = owner();
@@ -100,7 +117,10 @@ async fn a_taken_port_is_told_with_its_key() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     std::fs::write(folder.path().join("config.toml"), "[edge]\nlisten = \"127.0.0.1:0\"\n").unwrap();
-    let output = peerage(folder.path(), &["run", "--set", &format!("admin.listen={address}")]);
+    let output = peerage(
+        folder.path(),
+        &["run", "--set", "origin.url=http://127.0.0.1:9", "--set", &format!("admin.listen={address}")],
+    );
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(69));
     assert!(text.contains("admin.listen") && text.contains(&address.to_string()), "{text}");
@@ -140,6 +160,51 @@ async fn sigterm_drains_and_every_request_has_its_line() {
         assert_eq!(line[field], value, "{field} of {line}");
     }
     assert!(line["total_ms"].as_f64().unwrap() >= line["first_byte_ms"].as_f64().unwrap());
+}
+
+#[tokio::test]
+async fn file_limit_lowers_the_default_of_connections_quietly_and_a_set_one_with_a_warning() {
+    let origin = Origin::start().await;
+    for (limits, warns) in [("", false), ("[limits]\nconnections = 20000\n", true)] {
+        let folder = folder();
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 1024; exec \"$0\" \"$@\"", BINARY]);
+        let text = format!(
+            "[edge]\nlisten = \"127.0.0.1:0\"\n[origin]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{limits}",
+            origin.url()
+        );
+        let _edge = Process::run(command, folder.path(), &text).await;
+        let told = line_with(&folder.path().join("err"), "limits.connections").await;
+        assert!(told.contains("\"connections\":512") && told.contains("WARN") == warns, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn access_line_tells_the_request_and_why_its_response_was_not_stored() {
+    let (folder, origin) = (folder(), Origin::start().await);
+    origin.script("/private", Script::ok("mine").field("cache-control", "private"));
+    origin.script("/shared", Script::ok("ours").field("cache-control", "max-age=60"));
+    let edge = Process::edge(folder.path(), &origin.url(), "[log]\nformat = \"json\"\n").await;
+    // The third is answered by the fast path, the last finds nothing.
+    for (path, id) in [("/private", "a-1"), ("/shared", "a-2"), ("/shared", "a-3")] {
+        ask(edge.clients, Method::GET, path).field("user-agent", "probe/1").field("x-request-id", id).get().await;
+    }
+    ask(edge.clients, Method::GET, "/none").field("cache-control", "only-if-cached").get().await;
+    for (part, told) in [
+        ("a-1", serde_json::json!({"result": "pass", "reason": "private"})),
+        ("a-2", serde_json::json!({"result": "miss", "reason": null})),
+        ("a-3", serde_json::json!({"result": "hit", "from": "memory"})),
+        ("/none", serde_json::json!({"result": "miss", "status": 504, "error": null, "reason": "not-cached"})),
+    ] {
+        let line = line_with(&folder.path().join("out"), part).await;
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        for (field, value) in told.as_object().unwrap() {
+            assert_eq!(&line[field], value, "{field} of {line}");
+        }
+        assert!(line["host"].is_string() && line["timestamp"].is_string(), "{line}");
+        assert_eq!(line["protocol"], "HTTP/1.1");
+        assert!(part == "/none" || line["user_agent"] == "probe/1", "{line}");
+    }
 }
 
 /// A reader of standard error that has gone, and one that has stopped to read.
@@ -267,6 +332,10 @@ async fn sighup_reloads_and_a_bad_file_changes_nothing() {
     let told = line_with(&folder.path().join("err"), "not good").await;
     assert!(told.contains("cache.memory"), "{told}");
     assert_eq!(edge.get("/a").await.text(), "first");
+    std::fs::write(&file, "").unwrap();
+    edge.signal("HUP");
+    line_with(&folder.path().join("err"), "origin.url: missing").await;
+    assert_eq!(edge.get("/b").await.text(), "first");
     let changed = good.replace(&first.url().to_string(), &second.url().to_string());
     std::fs::write(&file, changed + "[limits]\nstreams = 7\n").unwrap();
     edge.signal("HUP");

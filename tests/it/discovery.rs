@@ -262,7 +262,6 @@ async fn edges_meet_in_an_etcd_and_go_on_without_it() {
     let began = Instant::now();
     lists(&first, &[&one, &four]).await;
     println!("who left was gone after {left:?}, who was killed after {:?}, with a lease of 2s", began.elapsed());
-    assert!(left < Duration::from_secs(2), "{left:?}");
 }
 
 #[tokio::test]

@@ -370,7 +370,7 @@ async fn a_body_that_outgrows_its_limit_goes_on_for_all_and_is_not_kept() {
     let body = pattern(40 * MIB);
     let small = |config: &mut peerage::Config| {
         config.cache.memory = Size(16 * MIB as u64);
-        config.cache.max_object = Size(2 * MIB as u64);
+        config.cache.max_object = Some(Size(2 * MIB as u64));
     };
     let edge = alone(&origin, small).await;
     edge.get("/small-0123456789abcdef.bin").get().await;
@@ -403,7 +403,7 @@ async fn a_window_is_never_outrun_by_its_own_fill() {
     for max_object in [300_000, 1_000_000] {
         let edge = alone(&origin, |config| {
             config.cache.memory = Size(16 * MIB as u64);
-            config.cache.max_object = Size(max_object);
+            config.cache.max_object = Some(Size(max_object));
         })
         .await;
         // Without an entity tag nobody could go on alone.
@@ -428,7 +428,7 @@ async fn an_error_page_of_unknown_length_is_shared_only_if_it_is_small() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         config.cache.memory = Size(16 * MIB as u64);
-        config.cache.max_object = Size(2 * MIB as u64);
+        config.cache.max_object = Some(Size(2 * MIB as u64));
     })
     .await;
     let body = pattern(40 * MIB);
@@ -476,7 +476,7 @@ async fn without_room_a_body_of_unknown_length_still_comes_whole() {
     let body = pattern(3 * MIB);
     let edge = alone(&origin, |config| {
         config.cache.memory = Size(4 * MIB as u64);
-        config.cache.max_object = Size(500_000);
+        config.cache.max_object = Some(Size(500_000));
     })
     .await;
     origin.script("*", Script::ok(body.clone()).chunked().field("cache-control", "max-age=60"));
@@ -529,7 +529,7 @@ async fn an_object_above_the_limit_streams_through_and_evicts_nothing() {
     let body = pattern(12 * MIB);
     let edge = alone(&origin, |config| {
         config.cache.memory = Size(16 * MIB as u64);
-        config.cache.max_object = Size(2 * MIB as u64);
+        config.cache.max_object = Some(Size(2 * MIB as u64));
     })
     .await;
     origin.script("*", Script::ok(pattern(100_000)));

@@ -41,11 +41,17 @@ impl Running {
         self.peers.expect("it is in a cluster").to_string()
     }
 
-    /// A figure of `/metrics`, such as `peerage_flights`.
+    /// A figure of `/metrics`, such as `peerage_flights`; the sum of a family's, if its
+    /// last labels are left out.
     pub async fn metric(&self, name: &str) -> f64 {
         let page = ask(self.admin, Method::GET, "/metrics").get().await;
-        let line = page.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name} in\n{}", page.text())).parse().unwrap()
+        let begun = name.strip_suffix('}').map(|begun| format!("{begun},"));
+        let is_meant = |line: &&str| begun.as_ref().is_some_and(|begun| line.starts_with(begun));
+        let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+        let exact = page.text().lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        let found: Vec<_> = exact.map_or_else(|| page.text().lines().filter(is_meant).collect(), |line| vec![line]);
+        assert!(!found.is_empty(), "no {name} in\n{}", page.text());
+        found.into_iter().map(value).sum()
     }
 
     /// Waits until a figure is what it should be.

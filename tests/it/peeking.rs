@@ -289,7 +289,7 @@ async fn a_peer_is_told_at_once_what_is_not_at_hand() {
 #[tokio::test]
 async fn what_is_too_large_here_is_not_kept_whatever_the_owner_has() {
     let origin = Origin::start().await;
-    let (edge, peer) = with_scripted_peer(&origin, |config| config.cache.max_object = Size(10_000)).await;
+    let (edge, peer) = with_scripted_peer(&origin, |config| config.cache.max_object = Some(Size(10_000))).await;
     for (seed, len, kept) in [(50, 10_000, true), (51, 10_001, false)] {
         let (path, body) = (owned_by(&edge, &peer, seed), pattern(len));
         peer.script(&path, Script::ok(body.clone()));
@@ -342,7 +342,7 @@ async fn a_link_on_which_nothing_is_at_hand_is_not_silent() {
 async fn a_slow_reader_holds_no_more_than_it_reads() {
     const LEN: usize = 8_000_000;
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| config.cache.max_object = Size(12 << 20)).await;
+    let edge = alone(&origin, |config| config.cache.max_object = Some(Size(12 << 20))).await;
     let paths: Vec<_> = (0..10).map(|i| format!("/big-{i:016x}.bin")).collect();
     origin.script("*", Script::ok(pattern(LEN)));
     for path in &paths {

@@ -133,7 +133,7 @@ async fn a_reader_that_is_left_behind_gets_no_mixture() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         checked(config);
-        config.cache.max_object = Size(1 << 20);
+        config.cache.max_object = Some(Size(1 << 20));
     })
     .await;
     for (chunked, ends_well) in [(false, true), (true, false)] {
@@ -302,7 +302,7 @@ async fn what_is_not_kept_is_proven_on_its_way() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         checked(config);
-        config.cache.max_object = Size(LARGE as u64 / 2);
+        config.cache.max_object = Some(Size(LARGE as u64 / 2));
     })
     .await;
     let body = pattern(LARGE);

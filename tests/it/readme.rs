@@ -113,11 +113,9 @@ fn the_readmes_commands_do_what_it_says() {
     let temporary = tempfile::tempdir().unwrap();
     let (_demo, shift) = start_demo(temporary.path());
 
-    // Some small machines have no pkill: this does what it does here.
     let mut script = String::from(
         "set -euo pipefail\n\
-         trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n\
-         pkill() { for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q \"$TMPDIR.*$3\"; then kill -9 ${p#/proc/}; fi; done; }\n",
+         trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n",
     );
     for step in &steps[1..] {
         script += &step.script;
@@ -157,6 +155,27 @@ fn the_readmes_commands_do_what_it_says() {
 /// The lines of the edge that the walk-through starts again.
 fn is_log(line: &str) -> bool {
     line.starts_with("20") && line.contains("Z edge-")
+}
+
+#[test]
+fn demo_does_not_take_a_stranger_for_its_own_edge() {
+    let temporary = tempfile::tempdir().unwrap();
+    // It accepts connections, and would do so before an edge finds its port taken.
+    let stranger = (0..).find_map(|at| {
+        let shift = 20_000 + at * 10;
+        Some((std::net::TcpListener::bind(("127.0.0.1", 9903 + shift)).ok()?, shift))
+    });
+    let (_stranger, shift) = stranger.unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["demo", "--while-input", "--shift", &shift.to_string()]).env("TMPDIR", temporary.path());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It would end with it.
+    let _input = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{told}");
+    assert!(!String::from_utf8(output.stdout).unwrap().contains("Ctrl-C ends all"));
+    assert!(told.lines().any(|line| line.starts_with("edge-") && line.contains("listen")), "{told}");
 }
 
 #[test]

@@ -474,6 +474,24 @@ async fn an_idle_connection_over_http2_is_ended_in_words() {
 }
 
 #[tokio::test]
+async fn statuses_bytes_and_connections_are_counted() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("thanks"));
+    let edge = alone(&origin, |_| {}).await;
+    assert_eq!(edge.ask(Method::POST, "/a").body("all of it").get().await.text(), "thanks");
+    edge.get("/a").field("range", "bytes=0-").field("expect", "the unexpected").get().await;
+    edge.metric_becomes("peerage_received_bytes_total{source=\"client\"}", 9.0).await;
+    edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"pass\",status=\"2xx\"}", 1.0).await;
+    edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\",status=\"4xx\"}", 1.0).await;
+    assert!(edge.metric("peerage_sent_bytes_total{source=\"client\"}").await > 5.0);
+    let open = TcpStream::connect(edge.clients).await.unwrap();
+    edge.metric_becomes("peerage_open_connections{source=\"client\"}", 1.0).await;
+    drop(open);
+    edge.metric_becomes("peerage_open_connections{source=\"client\"}", 0.0).await;
+    assert!(edge.metric("process_resident_memory_bytes").await > 1e6);
+}
+
+#[tokio::test]
 async fn a_long_upload_is_not_a_slow_answer() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));

@@ -151,7 +151,7 @@ async fn memory_stays_within_its_budget() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         config.cache.memory = Size(8 * MIB);
-        config.cache.max_object = Size(MIB);
+        config.cache.max_object = Some(Size(MIB));
     })
     .await;
     origin.script("*", Script::ok(pattern(300_000)));
@@ -166,6 +166,22 @@ async fn memory_stays_within_its_budget() {
     let tier = 8.0 * 1024.0 * 1024.0 * (1.0 - 0.25 - 1.0 / 64.0);
     assert!(bytes <= tier && bytes > tier / 2.0, "{bytes}");
     assert!(edge.metric("peerage_evictions_total{tier=\"main\"}").await > 50.0);
+}
+
+#[tokio::test]
+async fn copy_up_to_max_object_is_kept_by_an_edge_that_does_not_own_it() {
+    const MIB: u64 = 1024 * 1024;
+    let origin = Origin::start().await;
+    // A hot tier of 2 MiB, whose shards take a quarter of max_object.
+    let cluster = Cluster::start(2, &origin, |config| config.cache.memory = Size(16 * MIB)).await;
+    for (seed, len) in [100_000, 1_000_000, 2_000_000].into_iter().enumerate() {
+        let path = cluster.path_owned_by(1, seed);
+        origin.script(&path, Script::ok(pattern(len)));
+        assert!(cluster.edges[0].get(&path).get().await.complete);
+        let again = cluster.edges[0].get(&path).get().await;
+        assert!(again.cache_status().starts_with("edge-1;hit"), "{len}: {}", again.cache_status());
+        assert!(again.body == pattern(len));
+    }
 }
 
 #[tokio::test]

@@ -157,7 +157,7 @@ async fn a_reader_left_behind_goes_on_where_the_name_tells() {
     let edge = alone(&origin, |config| {
         checked(config);
         config.cache.memory = Size(16 << 20);
-        config.cache.max_object = Size(2 << 20);
+        config.cache.max_object = Some(Size(2 << 20));
     })
     .await;
     let path = name(&body);
@@ -431,7 +431,7 @@ async fn a_stale_answer_to_who_allows_it_is_for_nobody_else() {
 #[tokio::test]
 async fn what_is_large_and_no_200_is_whole_for_who_is_slow_too() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| config.cache.max_object = Size(1 << 20)).await;
+    let edge = alone(&origin, |config| config.cache.max_object = Some(Size(1 << 20))).await;
     let path = "/large-0492830483.bin";
     let large = Script::ok(pattern(16 << 20)).with_status(404);
     let gate = Gate::closed();

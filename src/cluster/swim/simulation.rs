@@ -134,7 +134,7 @@ impl World {
         let started = u64::try_from(self.now.as_millis()).unwrap();
         let seed = self.seed.wrapping_mul(31).wrapping_add(place as u64).wrapping_add(started);
         let parameters = Parameters { admission: self.admission, ..PARAMETERS };
-        let swim = Swim::new(parameters, &address(place), "edge", started, seed);
+        let swim = Swim::new(parameters, &address(place), &format!("e{place}"), started, seed);
         Node { swim, health: Health::Well, inbox: Vec::new(), view: Vec::new(), side: 0 }
     }
 
@@ -374,6 +374,25 @@ fn who_drains_says_so_and_who_leaves_is_gone_at_once() {
 }
 
 #[test]
+fn of_two_edges_with_one_name_the_later_is_refused_by_all_until_the_other_is_gone() {
+    let tale = seed();
+    let mut world = World::cluster(tale.0, 3);
+    world.agrees_within(seconds(3.0));
+    world.nodes[1].swim = Swim::new(PARAMETERS, &address(1), "e2", 1_000_000, tale.0);
+    world.list(1, &[0, 1, 2]);
+    world.pass(seconds(3.0));
+    let state = |world: &World, by: usize, of: usize| world.nodes[by].view[of].state;
+    for by in 0..3 {
+        assert_eq!([0, 1, 2].map(|of| state(&world, by, of)), [State::Alive, State::Refused, State::Alive]);
+    }
+    world.kill(2);
+    world.pass(seconds(5.0));
+    for by in 0..2 {
+        assert_eq!([0, 1, 2].map(|of| state(&world, by, of)), [State::Alive, State::Alive, State::Down]);
+    }
+}
+
+#[test]
 fn a_partition_heals_within_five_seconds() {
     let tale = seed();
     let mut slowest = Duration::ZERO;
@@ -398,7 +417,7 @@ fn a_clock_that_was_set_back_keeps_nobody_out() {
     world.start(&[0, 1]);
     world.start(&[0, 1]);
     world.agrees_within(seconds(1.0));
-    world.nodes[1].swim = Swim::new(PARAMETERS, &address(1), "edge", 7, tale.0);
+    world.nodes[1].swim = Swim::new(PARAMETERS, &address(1), "e1", 7, tale.0);
     world.list(1, &[0, 1]);
     world.agrees_within(seconds(5.0));
 }

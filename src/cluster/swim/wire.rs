@@ -30,7 +30,7 @@ pub(crate) enum Rejection {
     Stranger(Arc<str>),
     /// It is for a member, and this edge is none: others list it, and its own list does not.
     Guest,
-    /// It makes no sense.
+    /// It is malformed.
     Garbage,
 }
 

@@ -29,6 +29,8 @@ pub(super) enum First<'a> {
 struct Said<'a> {
     hosts: usize,
     host: &'a [u8],
+    user_agent: Option<&'a [u8]>,
+    request_id: Option<&'a [u8]>,
     /// What they take, in bytes.
     size: usize,
     manner: Manner,
@@ -45,6 +47,8 @@ impl<'a> Said<'a> {
         let mut said = Self {
             hosts: 0,
             host: &[],
+            user_agent: None,
+            request_id: None,
             size: 0,
             manner: Manner::Plain,
             only_if_cached: false,
@@ -61,6 +65,8 @@ impl<'a> Said<'a> {
                     said.host = field.value;
                 }
                 "accept-encoding" => said.accepted = said.accepted.and(field.value),
+                "user-agent" => said.user_agent = Some(field.value),
+                "x-request-id" => said.request_id = Some(field.value),
                 "connection" if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
                 "connection" | "upgrade" | "expect" | "content-length" | "transfer-encoding" => return None,
                 "cache-control" if field.value == peek::DIRECTIVE.as_bytes() => said.only_if_cached = true,
@@ -98,18 +104,15 @@ impl First<'_> {
         let (Some(method @ ("GET" | "HEAD")), Some(1)) = (request.method, request.version) else {
             return First::Other;
         };
-        let Some(Said { hosts, host, size, manner, only_if_cached, most, accepted, told }) = Said::by(request.headers)
-        else {
+        let Some(said) = Said::by(request.headers) else {
             return First::Other;
         };
-        let plain = method == "GET" && manner == Manner::Plain && hosts == 1;
-        match (request.path.filter(|target| plain && target.starts_with('/')), only_if_cached, most) {
-            (Some(target), false, _) => {
-                First::Plain(Plainly { target, host, told, size, most: u64::MAX, accepted }, length)
-            }
-            (Some(target), true, Some(most)) => {
-                First::Peek(Plainly { target, host, told, size, most, accepted }, length)
-            }
+        let Said { host, told, user_agent, request_id, size, accepted, .. } = said;
+        let plainly = |target, most| Plainly { target, host, told, user_agent, request_id, size, most, accepted };
+        let plain = method == "GET" && said.manner == Manner::Plain && said.hosts == 1;
+        match (request.path.filter(|target| plain && target.starts_with('/')), said.only_if_cached, said.most) {
+            (Some(target), false, _) => First::Plain(plainly(target, u64::MAX), length),
+            (Some(target), true, Some(most)) => First::Peek(plainly(target, most), length),
             _ => First::Head(length),
         }
     }
