@@ -35,8 +35,8 @@ pub struct Script {
     needs: Option<(String, u16)>,
     /// Answers a conditional request for this tag with a 304.
     validates: Option<String>,
-    /// States no lifetime, whatever the name.
-    silent: bool,
+    /// Whether the name gives a lifetime to a script that states none.
+    lifetime: Lifetime,
     /// Has a body that tells what was asked for.
     tells: bool,
     /// In bytes a second.
@@ -46,6 +46,14 @@ pub struct Script {
 /// The body that tells of `target`.
 pub fn telling(target: &str) -> Bytes {
     target.bytes().cycle().take(1000).collect()
+}
+
+/// The lifetime of a script that states none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lifetime {
+    /// A year, if the name [is lasting](is_lasting).
+    ByName,
+    AsStated,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,7 +96,7 @@ impl Script {
             validates: None,
             echoes: None,
             needs: None,
-            silent: false,
+            lifetime: Lifetime::ByName,
             tells: false,
             pace: None,
         }
@@ -187,14 +195,14 @@ impl Script {
     /// States no lifetime, also under a name that [is lasting](is_lasting).
     #[allow(dead_code)] // for tests/faults
     pub fn silent(self) -> Self {
-        Self { silent: true, ..self }
+        Self { lifetime: Lifetime::AsStated, ..self }
     }
 
     fn states_no_lifetime(&self) -> bool {
         let states = |(name, _): &(String, String)| {
             ["cache-control", "cdn-cache-control", "expires"].iter().any(|field| name.eq_ignore_ascii_case(field))
         };
-        self.status == 200 && !self.silent && !self.fields.iter().any(states)
+        self.status == 200 && self.lifetime == Lifetime::ByName && !self.fields.iter().any(states)
     }
 
     /// Answers `Range: bytes=N-`.
