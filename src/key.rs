@@ -1,8 +1,9 @@
 //! [`AssetKey`]: the canonical name of an asset.
 //!
-//! One canonical form serves the cache key, the placement on the ring and the
-//! request to the origin, so no two of them can disagree about what a request
-//! means. What cannot be brought into that form without a guess is refused.
+//! One form serves the cache key, the placement on the ring and the request to the
+//! origin, so no two of them can disagree about a request. The path is canonical; what
+//! cannot be brought into that form without a guess is refused. The query goes as it
+//! came, for signatures are made over its bytes; all its spellings have one hash.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -21,10 +22,12 @@ use crate::semantics::vary::Variant;
 /// Canonical means, after RFC 3986 §6.2.2: escapes of unreserved characters
 /// are decoded, all other escapes have upper-case digits, and a character that
 /// the grammar does not allow bare is escaped. Characters that the grammar
-/// reserves keep the form they came in, for `+` and `%2B` are different names.
+/// reserves keep the form they came in, for `+` and `%2B` are different names; an
+/// escaped slash stays inside its segment.
 ///
-/// Equality is that of the name; the hash (XXH3-64 of the name) only speeds
-/// things up, so two names whose hashes collide never share a response.
+/// Equality is that of the name, whose query is kept byte for byte. The hash is XXH3-64 of
+/// the name with a canonical query: spellings of one query have the same owner, and one
+/// write invalidates all of them. Two names whose hashes collide never share a response.
 ///
 /// A key may also name one variant of the asset, by the request fields that
 /// select it (RFC 9111 §4.1): equal then are those with the same variant. Where
@@ -48,8 +51,7 @@ impl AssetKey {
     ///
     /// # Errors
     /// [`Error::UriTooLong`] above `limit`; [`Error::BadRequest`] for a target
-    /// without a path, a dot segment, an escaped slash or NUL in the path, or
-    /// a malformed escape.
+    /// without a path, and for a dot segment, NUL or a malformed escape in the path.
     pub fn from_uri(uri: &Uri, limit: usize) -> Result<Self, Error> {
         match uri.path_and_query() {
             Some(target) => Self::from_target(target.as_str(), limit),
@@ -72,11 +74,15 @@ impl AssetKey {
         }
         if target.bytes().all(|byte| PLAIN[byte as usize]) {
             refuse_dot_segments(split(target).0)?;
-            return Ok(Self::of(target.into()));
+            return Ok(Self { hash: xxh3_64(target.as_bytes()), name: target.into(), variant: None });
         }
         let target = PathAndQuery::try_from(target).map_err(|_| Error::BadRequest("the path cannot be parsed"))?;
         refuse_dot_segments(target.path())?;
-        let name = canonical(&target)?;
+        let mut name = canonical_path(target.path())?;
+        if let Some(query) = target.query() {
+            name.push('?');
+            name.push_str(query);
+        }
         // Escaping makes it longer, and the next edge counts the longer form.
         if name.len() > limit { Err(Error::UriTooLong) } else { Ok(Self::of(name.into())) }
     }
@@ -103,7 +109,13 @@ impl AssetKey {
     }
 
     fn of(name: Arc<str>) -> Self {
-        Self { hash: xxh3_64(name.as_bytes()), name, variant: None }
+        let hash = match split(&name) {
+            (path, Some(query)) if !query.bytes().all(|byte| PLAIN[byte as usize]) => {
+                xxh3_64(format!("{path}?{}", canonical_query(query)).as_bytes())
+            }
+            _ => xxh3_64(name.as_bytes()),
+        };
+        Self { hash, name, variant: None }
     }
 
     /// The key of a variant of the same asset.
@@ -116,9 +128,10 @@ impl AssetKey {
         Self { hash: self.hash, name: Arc::clone(&self.name), variant: None }
     }
 
-    /// Whether both are of the same asset, whatever the variant.
+    /// Returns true if both are of the same asset, whatever the variant and the spelling of
+    /// the query. For invalidation alone: a collision of hashes invalidates one more.
     pub(crate) fn is_of(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.as_str() == other.as_str()
+        self.hash == other.hash
     }
 
     /// The variant that it is of, if it is of one.
@@ -173,7 +186,7 @@ impl AssetKey {
         str::from_utf8(name).expect("a name is packed from text")
     }
 
-    /// XXH3-64 of the canonical name: what the ring uses.
+    /// XXH3-64 of the name with a canonical query: what the ring uses.
     pub fn hash(&self) -> u64 {
         self.hash
     }
@@ -264,52 +277,72 @@ static PLAIN: [bool; 256] = {
     }
 };
 
-/// Refuses `.` and `..` as segments, in any spelling: whoever resolves them
-/// after us would find another asset than the one that the key names.
+/// Refuses `.` and `..` as segments, in any spelling: a server that resolves them after
+/// this edge would find another asset than the one that the key names. Servers also take
+/// an escaped slash, and a backslash, for the end of a segment.
 fn refuse_dot_segments(path: &str) -> Result<(), Error> {
-    if !path.contains("/.") && !path.contains('%') {
+    if !path.contains("/.") && !path.contains(['%', '\\']) {
         return Ok(());
     }
-    let dots = |segment: &str| {
-        let plain = segment.replace("%2e", ".").replace("%2E", ".");
-        plain == "." || plain == ".."
-    };
-    if path.split('/').any(dots) {
+    let mut plain = path.replace('\\', "/");
+    for (escape, meant) in [("%2e", "."), ("%2E", "."), ("%2f", "/"), ("%2F", "/"), ("%5c", "/"), ("%5C", "/")] {
+        plain = plain.replace(escape, meant);
+    }
+    if plain.split('/').any(|segment| segment == "." || segment == "..") {
         return Err(Error::BadRequest("the path has a dot segment"));
     }
     Ok(())
 }
 
-fn canonical(target: &PathAndQuery) -> Result<String, Error> {
-    let text = target.as_str();
-    let path_len = target.path().len();
-    let mut out = Vec::with_capacity(text.len() + 16);
-    let mut bytes = text.bytes().enumerate();
-    while let Some((at, byte)) = bytes.next() {
-        if byte != b'%' {
-            if PLAIN[byte as usize] {
-                out.push(byte);
-            } else {
-                escape(byte, &mut out);
+fn canonical_path(path: &str) -> Result<String, Error> {
+    let mut out = Vec::with_capacity(path.len() + 16);
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'%' => {
+                let meant = escaped(after).ok_or(Error::BadRequest("the path has a malformed escape"))?;
+                if meant == 0 {
+                    return Err(Error::BadRequest("the path has an escaped NUL"));
+                }
+                put(meant, &mut out);
+                rest = &after[2..];
             }
-            continue;
-        }
-        let digit = |next: Option<(usize, u8)>| next.and_then(|(_, hex)| char::from(hex).to_digit(16));
-        let (Some(high), Some(low)) = (digit(bytes.next()), digit(bytes.next())) else {
-            return Err(Error::BadRequest("the path has a malformed escape"));
-        };
-        #[allow(clippy::cast_possible_truncation)] // two hexadecimal digits
-        let meant = (high * 16 + low) as u8;
-        if at < path_len && matches!(meant, b'/' | 0) {
-            return Err(Error::BadRequest("the path has an escaped slash or NUL"));
-        }
-        if is_unreserved(meant) {
-            out.push(meant);
-        } else {
-            escape(meant, &mut out);
+            byte if PLAIN[byte as usize] => out.push(byte),
+            byte => escape(byte, &mut out),
         }
     }
     String::from_utf8(out).map_err(|_| Error::BadRequest("the path cannot be parsed"))
+}
+
+/// Returns the one spelling that stands for all of a query. A malformed escape stays as it
+/// is: a bare `%` means itself to many servers.
+fn canonical_query(query: &str) -> String {
+    let mut out = Vec::with_capacity(query.len() + 16);
+    let mut rest = query.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match escaped(after).filter(|_| byte == b'%') {
+            Some(meant) => {
+                put(meant, &mut out);
+                rest = &after[2..];
+            }
+            None if PLAIN[byte as usize] || byte == b'%' => out.push(byte),
+            None => escape(byte, &mut out),
+        }
+    }
+    String::from_utf8(out).expect("escaping leaves ASCII")
+}
+
+/// Returns the byte that two hexadecimal digits behind a `%` stand for.
+fn escaped(digits: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*digits.get(at)?).to_digit(16);
+    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
+}
+
+/// Appends a byte that came escaped, in its canonical form.
+fn put(meant: u8, out: &mut Vec<u8>) {
+    if is_unreserved(meant) { out.push(meant) } else { escape(meant, out) }
 }
 
 fn escape(byte: u8, out: &mut Vec<u8>) {
@@ -340,11 +373,27 @@ mod tests {
             ("/%7euser/%c3%a9", "/~user/%C3%A9"),
             ("/\u{e9}", "/%C3%A9"),
             ("/a%20b", "/a%20b"),
-            ("/a?x=%41&y=[1]", "/a?x=A&y=%5B1%5D"),
+            ("/a?x=%41&y=[1]", "/a?x=%41&y=[1]"),
+            ("/a%2fb/%5c", "/a%2Fb/%5C"),
+            ("/@scope%2fname", "/@scope%2Fname"),
+            ("/a?sig=a%2fb&x=%7e&y=100%", "/a?sig=a%2fb&x=%7e&y=100%"),
+            ("/a?%g1", "/a?%g1"),
             ("http://elsewhere/a?b", "/a?b"),
             ("http://elsewhere?b", "/?b"),
         ] {
             assert_eq!(key(target).as_deref(), Ok(name), "{target}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_query_have_one_hash_and_stay_apart() {
+        let key = |name| AssetKey::parse(name, LIMIT).unwrap();
+        for (a, b) in [("/a?x=%7e", "/a?x=~"), ("/a?x=%2f", "/a?x=%2F"), ("/a?x=[", "/a?x=%5b"), ("/%7e?%41", "/~?A")] {
+            let (a, b) = (key(a), key(b));
+            assert!(a.hash() == b.hash() && a.is_of(&b) && a != b, "{a} {b}");
+        }
+        for (a, b) in [("/a?x=%2f", "/a?x=/"), ("/a?x=+", "/a?x=%20"), ("/a?100%", "/a?100%25"), ("/a%2Fb", "/a/b")] {
+            assert_ne!(key(a).hash(), key(b).hash(), "{a} {b}");
         }
     }
 
@@ -382,7 +431,14 @@ mod tests {
 
     #[test]
     fn what_could_name_two_things_is_refused() {
-        for target in ["/../a", "/a/./b", "/a/%2e%2E/b", "/a/.%2e", "/a%2fb", "/a%00", "/a%zz", "/a%4", "/a?%g1", "*"] {
+        for target in ["/../a", "/a/./b", "/a/%2e%2E/b", "/a/.%2e", "/a%00", "/a%zz", "/a%4", "*"].into_iter().chain([
+            "/a%2f..%2fb",
+            "/a%2F%2e%2e",
+            "/a/..%5cb",
+            "/a%5C.%2fb",
+            "/a/x%5c..",
+            "/..%2f",
+        ]) {
             assert!(matches!(key(target), Err(Error::BadRequest(_))), "{target}");
         }
         assert_eq!(key("/a/..b/.well-known/...").as_deref(), Ok("/a/..b/.well-known/..."));
@@ -416,13 +472,16 @@ mod tests {
             }
             if let Ok(once) = as_it_came {
                 prop_assert_eq!(key(&once), Ok(once.clone()));
-                prop_assert!(once.bytes().all(|byte| is_bare(byte) || byte == b'%'));
+                prop_assert!(split(&once).0.bytes().all(|byte| is_bare(byte) || byte == b'%'));
+                // The query is the one that came, but for a fragment.
+                let target = target.split('#').next().unwrap();
+                prop_assert_eq!(split(&once).1, target.split_once('?').map(|(_, query)| query));
             }
         }
 
         #[test]
         fn escaping_any_byte_of_a_name_keeps_its_meaning(segment in proptest::collection::vec(1u8..=255, 1..40)) {
-            prop_assume!(!segment.contains(&b'/'));
+            prop_assume!(!segment.contains(&b'/') && !segment.contains(&b'\\'));
             let mut lower = String::from("/x");
             for byte in &segment {
                 lower.push_str(&format!("%{byte:02x}"));

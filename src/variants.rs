@@ -23,8 +23,9 @@ const LISTED: u64 = size_of::<Variant>() as u64;
 /// What the longest names and their fields take, in bytes.
 const LARGEST: u64 = 96 * 1024;
 
-/// What is known of a name.
+/// The Vary of the responses of an asset, and their variants.
 struct Variation {
+    asset: AssetKey,
     fields: Arc<[HeaderName]>,
     /// Those that are stored, or were, the oldest first.
     listed: Box<[Variant]>,
@@ -33,16 +34,17 @@ struct Variation {
 }
 
 impl Variation {
-    /// The keys of what is listed of an asset.
-    fn keys<'a>(&'a self, asset: &'a AssetKey) -> impl Iterator<Item = AssetKey> + 'a {
-        self.listed.iter().map(|variant| asset.of_variant(*variant))
+    /// The keys of the variants that are listed.
+    fn keys(&self) -> impl Iterator<Item = AssetKey> {
+        self.listed.iter().map(|variant| self.asset.of_variant(*variant))
     }
 }
 
 /// Names, each with what is known of it, by weight: what has not been asked for in a
 /// while is forgotten.
 pub(crate) struct Variants {
-    known: Cache<AssetKey, Arc<Variation>, ByWeight, KeyHash, HandOver>,
+    /// By the hash of the asset's key: spellings of a query share an entry.
+    known: Cache<u64, Arc<Variation>, ByWeight, KeyHash, HandOver>,
     /// Whether there has been any: a hit need not ask each shard.
     any: AtomicBool,
     changing: Mutex<()>,
@@ -61,7 +63,7 @@ impl Variants {
     }
 
     fn get(&self, key: &AssetKey) -> Option<Arc<Variation>> {
-        self.known.get(&key.asset())
+        self.known.get(&key.hash())
     }
 
     /// Whether it is known that the responses of an asset vary.
@@ -110,7 +112,7 @@ impl Change<'_> {
     pub(crate) fn note(&self, asset: &AssetKey, fields: &Arc<[HeaderName]>, most: usize) -> Unlisted {
         let listed = self.variants.get(asset).map(|known| known.listed.clone()).unwrap_or_default();
         self.variants.any.store(true, Ordering::Relaxed);
-        self.insert(asset, Variation { fields: Arc::clone(fields), listed, most })
+        self.insert(Variation { asset: asset.asset(), fields: Arc::clone(fields), listed, most })
     }
 
     /// Lists a variant that is to be stored; beyond the most that are kept, the oldest
@@ -123,33 +125,34 @@ impl Change<'_> {
         let surplus = (known.listed.len() + 1).saturating_sub(known.most);
         let (oldest, others) = known.listed.split_at(surplus);
         let listed = others.iter().copied().chain([variant]).collect();
-        let mut unlisted = self.insert(key, Variation { fields: Arc::clone(&known.fields), listed, most: known.most });
+        let (asset, fields) = (key.asset(), Arc::clone(&known.fields));
+        let mut unlisted = self.insert(Variation { asset, fields, listed, most: known.most });
         unlisted.extend(oldest.iter().map(|variant| key.of_variant(*variant)));
         Some(unlisted)
     }
 
     /// Forgets what the responses of an asset vary by.
     pub(crate) fn forget(&self, asset: &AssetKey) -> Unlisted {
-        let gone = self.variants.known.remove(&asset.asset());
-        gone.iter().flat_map(|(name, known)| known.keys(name)).collect()
+        let gone = self.variants.known.remove(&asset.hash());
+        gone.iter().flat_map(|(_, known)| known.keys()).collect()
     }
 
     /// Who makes room for it is forgotten; or it itself, if it is too large.
-    fn insert(&self, key: &AssetKey, variation: Variation) -> Unlisted {
-        let mut gone = Vec::new();
-        self.variants.known.insert_with_lifecycle(key.asset(), Arc::new(variation), &mut gone);
+    fn insert(&self, variation: Variation) -> Unlisted {
+        let (asset, mut gone) = (variation.asset.clone(), Vec::new());
+        self.variants.known.insert_with_lifecycle(asset.hash(), Arc::new(variation), &mut gone);
         // What it replaces is not forgotten.
-        gone.retain(|(name, _)| !key.is_of(name) || self.variants.get(key).is_none());
-        gone.iter().flat_map(|(name, known)| known.keys(name)).collect()
+        gone.retain(|(hash, _)| *hash != asset.hash() || self.variants.get(&asset).is_none());
+        gone.iter().flat_map(|(_, known)| known.keys()).collect()
     }
 }
 
 #[derive(Clone)]
 struct ByWeight;
 
-impl Weighter<AssetKey, Arc<Variation>> for ByWeight {
-    fn weight(&self, name: &AssetKey, known: &Arc<Variation>) -> u64 {
+impl Weighter<u64, Arc<Variation>> for ByWeight {
+    fn weight(&self, _: &u64, known: &Arc<Variation>) -> u64 {
         let fields: u64 = known.fields.iter().map(|field| FIELD + field.as_str().len() as u64).sum();
-        ENTRY + name.as_str().len() as u64 + fields + known.listed.len() as u64 * LISTED
+        ENTRY + known.asset.as_str().len() as u64 + fields + known.listed.len() as u64 * LISTED
     }
 }

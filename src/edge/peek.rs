@@ -66,6 +66,7 @@ impl Edge {
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         if !self.memory.may_be_at_hand(key)
             || key.as_str().len() > peek::LONGEST
+            || !key.as_str().is_ascii()
             || self.flights.to_origin(key, Credentials::None).is_some()
         {
             return None;

@@ -40,7 +40,7 @@ fn validate_says_good_or_which_key() {
         (&["validate", "--set", "nonsense"], "key=value"),
         (&["validate", "--config", "nowhere.toml"], "nowhere.toml"),
         (&["run", "--set", "origin.url=https://x"], "origin.url"),
-        (&["owner", "/a%2fb"], "/a%2fb"),
+        (&["owner", "/a%00b"], "/a%00b"),
         (&["owner"], "PATH"),
         (&["frobnicate"], "frobnicate"),
         (&["origin", "nowhere"], "nowhere"),
