@@ -15,6 +15,7 @@ use crate::harness::{Cluster, pattern, within};
 use crate::process::line_with;
 
 const FILM_LENGTH: usize = 3_000_000;
+const WHEEL: &str = "peerage_demo-1.0-py3-none-any.whl";
 
 /// Writes a minimal wheel to the file named by the first argument.
 const MAKE_WHEEL: &str = "import sys, zipfile
@@ -143,7 +144,6 @@ async fn pip_downloads_a_wheel_through_each_edge_with_one_fetch() {
     if !are_here(&[("python3", "--version"), ("pip", "--version")]).await {
         return;
     }
-    const WHEEL: &str = "peerage_demo-1.0-py3-none-any.whl";
     let stage = Stage::start().await;
     run(stage.tool("python3").args(["-c", MAKE_WHEEL, WHEEL])).await;
     let wheel = std::fs::read(stage.path(WHEEL)).unwrap();
