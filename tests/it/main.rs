@@ -32,6 +32,7 @@ mod restarting;
 mod rules;
 mod serving;
 mod storing;
+mod tools;
 mod trust;
 mod upgrading;
 mod uses;
