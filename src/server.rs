@@ -238,11 +238,11 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
     Ok(Policy {
         rules: config.rules().map_err(StartError::Config)?,
         queries: config.queries().map_err(StartError::Config)?,
-        forwarding: Forwarding {
-            trusted: config.edge.trusted_proxies.iter().map(|network| network.0).collect(),
-            scheme: HeaderValue::from_static(config.edge.scheme.name()),
-            host: config.edge.told_host().map_err(StartError::Config)?,
-        },
+        forwarding: Forwarding::new(
+            config.edge.trusted_proxies.iter().map(|network| network.0).collect(),
+            HeaderValue::from_static(config.edge.scheme.name()),
+            config.edge.told_host().map_err(StartError::Config)?,
+        ),
         forward: config.origin.forwarded().map_err(StartError::Config)?,
         times: Times {
             negative: config.cache.negative.0,

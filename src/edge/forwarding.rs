@@ -20,9 +20,11 @@ static HTTP: HeaderValue = HeaderValue::from_static("http");
 
 /// `edge.trusted_proxies`, and what fills tell of the site.
 pub(crate) struct Forwarding {
-    pub(crate) trusted: Vec<IpNet>,
-    pub(crate) scheme: HeaderValue,
-    pub(crate) host: Option<HeaderValue>,
+    trusted: Vec<IpNet>,
+    scheme: HeaderValue,
+    host: Option<HeaderValue>,
+    /// No proxy is trusted, and clients ask by HTTP for any host: each hit looks at it.
+    plain: bool,
 }
 
 /// The client of a request, as far as it is known.
@@ -51,13 +53,14 @@ impl Requester {
 }
 
 impl Forwarding {
-    fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|network| network.contains(&address))
+    /// `trusted`: `edge.trusted_proxies`. Fills tell the origin of `scheme` and `host`.
+    pub(crate) fn new(trusted: Vec<IpNet>, scheme: HeaderValue, host: Option<HeaderValue>) -> Self {
+        let plain = trusted.is_empty() && host.is_none() && scheme == HTTP;
+        Self { trusted, scheme, host, plain }
     }
 
-    /// Returns true if no proxy is trusted, and clients ask by HTTP for any host.
-    fn is_plain(&self) -> bool {
-        self.trusted.is_empty() && self.host.is_none() && self.scheme == HTTP
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&address))
     }
 
     pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
@@ -77,7 +80,7 @@ impl Forwarding {
         told: Told<'_>,
         host: &[u8],
     ) -> Option<IpAddr> {
-        if source == Source::Peer || self.is_plain() {
+        if source == Source::Peer || self.plain {
             return Some(connection);
         }
         if !self.trusts(connection) {
@@ -91,7 +94,7 @@ impl Forwarding {
     /// Returns true if the response to a fill is a response to this request: it came by
     /// the scheme, and for the host, that fills tell the origin.
     pub(super) fn shares(&self, ask: &Ask) -> bool {
-        if ask.source == Source::Peer || self.is_plain() {
+        if ask.source == Source::Peer || self.plain {
             return true;
         }
         let own = ask.own_host();
@@ -157,11 +160,8 @@ mod tests {
     use super::*;
 
     fn forwarding(trusted: &[&str], scheme: &'static str, host: Option<&'static str>) -> Forwarding {
-        Forwarding {
-            trusted: trusted.iter().map(|network| network.parse().unwrap()).collect(),
-            scheme: HeaderValue::from_static(scheme),
-            host: host.map(HeaderValue::from_static),
-        }
+        let trusted = trusted.iter().map(|network| network.parse().unwrap()).collect();
+        Forwarding::new(trusted, HeaderValue::from_static(scheme), host.map(HeaderValue::from_static))
     }
 
     #[test]
