@@ -20,10 +20,10 @@ pub struct CacheConfig {
     pub hot_share: f64,
     /// Of memory, for flights and for bodies that are read after they left a tier.
     pub flight_share: f64,
-    /// The largest body that is kept; without one, [`CacheConfig::max_object`] derives it.
+    /// The largest body that is kept; without one, it follows `memory`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_object: Option<Size>,
-    /// How long a 404 for an immutable name is remembered.
+    /// How long a 404 for a proven name is remembered, where it states no lifetime.
     pub negative: Period,
     /// How long an uncacheable name bypasses request collapsing.
     pub hit_for_miss: Period,

@@ -104,7 +104,7 @@ fn normal(name: &HeaderName, request: &HeaderMap) -> String {
 }
 
 /// The content codings that a request accepts, of those that are worth a variant
-/// (RFC 9110 §12.5.3): a bit for each of [`CODINGS`]. Weights other than zero are left
+/// (RFC 9110 §12.5.3): a bit for each of `CODINGS`. Weights other than zero are left
 /// out: few clients state one, and each would be a variant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Accepted(u8);
