@@ -24,8 +24,7 @@ use crate::cluster::view::Seen;
 use crate::config::{LimitsConfig, Period};
 use crate::edge::Edge;
 use crate::metrics;
-use crate::pages::Pages;
-use crate::patient::Patient;
+use crate::patient::{Patient, Splicing};
 use crate::requests::Requests;
 
 /// How many operators can be connected at a time.
@@ -110,7 +109,7 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc
         };
         let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
         let requests = Requests::default();
-        let patient = Patient::new(stream, &limits, requests.clone(), Pages::none());
+        let patient = Patient::new(stream, &limits, requests.clone(), Splicing::none());
         open.admit(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let _under_way = requests.begin();

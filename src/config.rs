@@ -26,7 +26,7 @@ mod values;
 pub use admin::AdminConfig;
 pub use cache::CacheConfig;
 pub use cluster::ClusterConfig;
-pub use edge::EdgeConfig;
+pub use edge::{EdgeConfig, ZeroCopy};
 pub use immutable::ImmutableConfig;
 pub use keys::KEYS;
 pub use limits::LimitsConfig;

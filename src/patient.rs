@@ -2,31 +2,25 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::config::LimitsConfig;
-use crate::held::PIECE;
-use crate::pages::{self, Pages, Taken};
 use crate::requests::Requests;
 
 mod frames;
+mod splicing;
 
 use frames::{Flood, Frames};
+pub(crate) use splicing::Splicing;
 
 /// What every connection to HTTP/2 begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// The most that a socket is lent at a time, in bytes. By more at a time it is sent with
-/// the same CPU, but later: the pages are looked up before the first of them goes.
-const MOST: usize = PIECE;
 
 /// A connection whose other end must ask for something, and must take what it is
 /// sent: a head that does not come for a time fails a read, and no progress fails
@@ -48,10 +42,7 @@ pub(crate) struct Patient {
     /// How long the client was waited for, less the time that `send_rate` gives it for
     /// what it took.
     debt: Duration,
-    pages: Arc<Pages>,
-    /// How much it is lent at a time, in bytes: a few times what it took before, for
-    /// what it does not take is offered again.
-    most: usize,
+    splicing: Splicing,
 }
 
 /// How the connection has ended, on this side.
@@ -127,8 +118,8 @@ impl Silence {
 }
 
 impl Patient {
-    /// It can be lent what is in `pages`.
-    pub(crate) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Requests, pages: Arc<Pages>) -> Self {
+    /// Large pieces of bodies are sent by `splicing`.
+    pub(crate) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Requests, splicing: Splicing) -> Self {
         let patience = limits.header_timeout.0;
         let silence = Silence { requests, since: None, patience, timer: Box::pin(tokio::time::sleep(patience)) };
         let version = Version::Unclear(0);
@@ -144,8 +135,7 @@ impl Patient {
             stalled: None,
             send_rate: limits.send_rate.0,
             debt: Duration::ZERO,
-            pages,
-            most: MOST,
+            splicing,
         }
     }
 
@@ -192,32 +182,6 @@ impl Patient {
             return Poll::Pending;
         }
         Poll::Ready(())
-    }
-
-    /// As `poll_write_vectored`, but the socket is lent what it can be.
-    fn poll_lend(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            let mut bytes = 0;
-            let lent = self.stream.try_io(Interest::WRITABLE, || {
-                let taken = self.pages.lend(self.stream.as_fd(), bufs, self.most)?;
-                let (Taken::All(all) | Taken::Part(all)) = taken;
-                bytes = all;
-                match taken {
-                    Taken::All(_) => Ok(()),
-                    // That it takes no more has to be known here: then it is waited for.
-                    Taken::Part(_) => Err(io::ErrorKind::WouldBlock.into()),
-                }
-            });
-            match lent {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                Err(_) => self.most = (2 * bytes).clamp(pages::LEAST, MOST),
-                Ok(()) => self.most = (2 * self.most).min(MOST),
-            }
-            if bytes > 0 {
-                return Poll::Ready(Ok(bytes));
-            }
-        }
     }
 
     /// Fails a write that the client keeps waiting: for all of the patience without
@@ -288,13 +252,14 @@ impl AsyncWrite for Patient {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = if self.pages.lends_any(bufs) {
-            self.poll_lend(cx, bufs)
+        let Self { stream, splicing, .. } = &mut *self;
+        let written = if splicing.applies(stream, bufs) {
+            splicing.poll_send(cx, stream, bufs)
         } else {
-            Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+            Pin::new(stream).poll_write_vectored(cx, bufs)
         };
         if let Poll::Ready(Ok(bytes)) = written {
-            self.pages.note_sent(bufs, bytes);
+            self.splicing.note_sent(bufs, bytes);
         }
         self.note_written(&written, || bufs.iter().map(|buf| buf.len()).sum());
         self.guard(cx, written)
@@ -333,34 +298,37 @@ impl Drop for Patient {
 mod tests {
     use std::future::poll_fn;
     use std::io::IoSlice;
+    use std::sync::Arc;
 
     use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::config::Period;
+    use crate::config::{Period, ZeroCopy};
+    use crate::held::PIECE;
+    use crate::pages::Pages;
     use crate::requests::News;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
     async fn connected() -> (TcpStream, Patient, Requests) {
-        connected_with(Pages::none()).await
+        connected_with(Splicing::none()).await
     }
 
-    async fn connected_with(pages: Arc<Pages>) -> (TcpStream, Patient, Requests) {
+    async fn connected_with(splicing: Splicing) -> (TcpStream, Patient, Requests) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let limits = LimitsConfig { header_timeout: Period(PATIENCE), ..LimitsConfig::default() };
         let requests = Requests::default();
-        (client, Patient::new(stream, &limits, requests.clone(), pages), requests)
+        (client, Patient::new(stream, &limits, requests.clone(), splicing), requests)
     }
 
     #[tokio::test]
     async fn what_goes_with_what_is_lent_is_lent_in_its_turn() {
         let pages = Pages::reserve(2 * PIECE as u64).unwrap();
-        let (mut client, mut patient, _) = connected_with(Arc::clone(&pages)).await;
+        let (mut client, mut patient, _) = connected_with(Splicing::new(Arc::clone(&pages), ZeroCopy::On)).await;
         let pieces = [1, 2].map(|byte| pages.gather([Bytes::from(vec![byte; PIECE])].iter(), PIECE));
         let slices = [IoSlice::new(&pieces[0]), IoSlice::new(&pieces[1])];
         let reader = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap() });
@@ -456,7 +424,7 @@ mod tests {
             send_rate: crate::config::Size(send_rate),
             ..LimitsConfig::default()
         };
-        let mut patient = Patient::new(stream, &limits, Requests::default(), Pages::none());
+        let mut patient = Patient::new(stream, &limits, Requests::default(), Splicing::none());
         let writing = tokio::spawn(async move {
             let data = vec![0; PIECE];
             while patient.write_all(&data).await.is_ok() {}

@@ -11,7 +11,7 @@ use crate::access::{Access, Format};
 use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
-use crate::config::{ClusterConfig, Config, Size};
+use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
 use crate::edge::{Edge, Forwarding, Limits, Parts, Policy};
 use crate::error::{RunError, StartError};
 use crate::gossip::{Ear, Gossip};
@@ -154,6 +154,7 @@ impl Server {
             loop_id: loop_id(),
             plan: config.plan(),
             pages: pages(&config),
+            zero_copy: config.edge.zero_copy,
             policy: policy(&config)?,
             origin,
             peers: peers_client(&config),
@@ -285,7 +286,7 @@ fn peers_client(config: &Config) -> Peers {
 
 /// Where large pieces of bodies are held.
 fn pages(config: &Config) -> Arc<Pages> {
-    if !config.edge.zero_copy {
+    if config.edge.zero_copy == ZeroCopy::Off {
         return Pages::none();
     }
     Pages::reserve(config.plan().bodies()).unwrap_or_else(|error| {

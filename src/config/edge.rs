@@ -23,9 +23,8 @@ pub struct EdgeConfig {
     pub drain: Period,
     /// Worker threads; 0 is one for each core.
     pub threads: usize,
-    /// Whether sockets are lent the memory of large bodies, where the system can do that;
-    /// else they are given copies.
-    pub zero_copy: bool,
+    /// When sockets are lent the memory of large bodies, where the system can do that.
+    pub zero_copy: ZeroCopy,
     /// The proxies in front, whose X-Forwarded-* and Forwarded are believed.
     pub trusted_proxies: Vec<Network>,
     /// The scheme by which clients reach the site: fills tell it, and a request by another
@@ -37,6 +36,52 @@ pub struct EdgeConfig {
     pub host: String,
 }
 
+/// When a socket is lent the memory of large bodies; otherwise the bodies are copied to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub enum ZeroCopy {
+    /// Where lending costs less under the socket's congestion control: unless that is BBR.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// The form of [`ZeroCopy`] in a file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "\"auto\", true or false is needed")]
+enum Written {
+    Switch(bool),
+    Word(Word),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Auto,
+}
+
+impl From<Written> for ZeroCopy {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Word(Word::Auto) => Self::Auto,
+            Written::Switch(true) => Self::On,
+            Written::Switch(false) => Self::Off,
+        }
+    }
+}
+
+impl From<ZeroCopy> for Written {
+    fn from(zero_copy: ZeroCopy) -> Self {
+        match zero_copy {
+            ZeroCopy::Auto => Self::Word(Word::Auto),
+            ZeroCopy::On => Self::Switch(true),
+            ZeroCopy::Off => Self::Switch(false),
+        }
+    }
+}
+
 impl Default for EdgeConfig {
     fn default() -> Self {
         Self {
@@ -44,7 +89,7 @@ impl Default for EdgeConfig {
             listen: loopback(8001),
             drain: secs(30),
             threads: 0,
-            zero_copy: true,
+            zero_copy: ZeroCopy::Auto,
             trusted_proxies: Vec::new(),
             scheme: Scheme::Http,
             host: String::new(),

@@ -201,6 +201,7 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[edge]\nname = \"a b\"", &["edge.name", "`a b`"]),
         ("[edge]\nlisten = \"8001\"", &["edge.listen", "127.0.0.1:8001"]),
         ("[edge]\nthreads = \"many\"", &["edge.threads"]),
+        ("[edge]\nzero_copy = \"bbr\"", &["edge.zero_copy", "\"auto\", true or false"]),
         ("[origin]\nurl = \"https://x\"", &["origin.url", "http://"]),
         ("[origin]\nurl = \"ftp://x\"", &["origin.url", "http://"]),
         ("[origin]\nurl = \"http://u:p@x\"", &["origin.url", "user name"]),
@@ -315,6 +316,18 @@ fn max_object_is_derived_from_memory_unless_it_is_written() {
     }
     assert_eq!(max_object("[cache]\nmemory = \"256MiB\""), 32 << 20);
     assert_eq!(max_object("[cache]\nmemory = \"1GiB\"\nmax_object = \"100MiB\""), 100 << 20);
+}
+
+#[test]
+fn zero_copy_is_automatic_unless_a_switch_is_written() {
+    for (text, zero_copy) in [
+        ("", ZeroCopy::Auto),
+        ("[edge]\nzero_copy = \"auto\"", ZeroCopy::Auto),
+        ("[edge]\nzero_copy = true", ZeroCopy::On),
+        ("[edge]\nzero_copy = false", ZeroCopy::Off),
+    ] {
+        assert_eq!(load(text).unwrap().edge.zero_copy, zero_copy, "{text}");
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::body::Body;
 use crate::budget::Budget;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
+use crate::config::ZeroCopy;
 use crate::error::Error;
 use crate::flight::{Flights, Provider};
 use crate::interim::Relay;
@@ -30,6 +31,7 @@ use crate::memory::{Found, Memory, Plan, Tier};
 use crate::metrics::{Gauges, Metrics, Served, Source};
 use crate::origin::Origin;
 use crate::pages::Pages;
+use crate::patient::Splicing;
 use crate::semantics::cache_control::{CacheControl, RequestControl};
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::content_length;
@@ -81,6 +83,7 @@ pub(crate) struct Parts {
     pub(crate) plan: Plan,
     /// Where large pieces of bodies are held.
     pub(crate) pages: Arc<Pages>,
+    pub(crate) zero_copy: ZeroCopy,
     pub(crate) policy: Policy,
     pub(crate) origin: Box<dyn Origin>,
     pub(crate) peers: Peers,
@@ -107,6 +110,7 @@ pub struct Edge {
     loop_id: HeaderValue,
     plan: Plan,
     pages: Arc<Pages>,
+    zero_copy: ZeroCopy,
     policy: ArcSwap<Policy>,
     origin: ArcSwap<Box<dyn Origin>>,
     peers: Peers,
@@ -216,6 +220,7 @@ impl Edge {
             budget,
             flights: Flights::new(Arc::clone(&parts.pages)),
             pages: parts.pages,
+            zero_copy: parts.zero_copy,
             membership: parts.membership,
             metrics: parts.metrics,
         })
@@ -243,9 +248,9 @@ impl Edge {
         self.origin.store(Arc::new(origin));
     }
 
-    /// What sockets can be lent.
-    pub(crate) fn pages(&self) -> &Arc<Pages> {
-        &self.pages
+    /// Returns the way in which a new connection sends large bodies.
+    pub(crate) fn splicing(&self) -> Splicing {
+        Splicing::new(Arc::clone(&self.pages), self.zero_copy)
     }
 
     /// What this edge adds to the Via of a response.

@@ -383,7 +383,7 @@ impl Serving {
 async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), String> {
     let Serving { serve, client } = &**serving;
     let (mut phase, access) = (serve.phase.clone(), &serve.access);
-    let patient = Patient::new(stream, &serve.limits, client.requests.clone(), Arc::clone(serve.edge.pages()));
+    let patient = Patient::new(stream, &serve.limits, client.requests.clone(), serve.edge.splicing());
     let mut fast = FastPath::new(patient, Arc::clone(serving));
     // Most connections never need more.
     tokio::select! {

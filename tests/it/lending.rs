@@ -1,13 +1,18 @@
 //! Sockets are lent large bodies that are asked for often, and nobody can tell but by the
 //! metrics.
 
+use std::net::TcpListener;
+
 use bytes::Bytes;
 use http::Method;
+use peerage::Server;
+use peerage::config::ZeroCopy;
+use rustix::net::sockopt::set_tcp_congestion;
 
 use crate::client::Ask;
 use crate::ends::connect;
 use crate::fast_path::answer;
-use crate::harness::{Running, alone, assert_same, pattern};
+use crate::harness::{Running, alone, assert_same, config, pattern, run};
 use crate::origin::{Origin, Script};
 
 const LENT: &str = "peerage_lent_bytes_total";
@@ -28,7 +33,9 @@ async fn asked_often(edge: &Running, path: &str, body: &Bytes) {
 #[tokio::test]
 async fn a_large_body_is_lent_and_is_right() {
     let origin = Origin::start().await;
-    for (zero_copy, len) in [(true, 100_000), (true, 2_000_000), (true, 20_000), (false, 2_000_000)] {
+    for (zero_copy, len) in
+        [(ZeroCopy::On, 100_000), (ZeroCopy::On, 2_000_000), (ZeroCopy::On, 20_000), (ZeroCopy::Off, 2_000_000)]
+    {
         let edge = alone(&origin, |config| config.edge.zero_copy = zero_copy).await;
         let (path, body) = (format!("/body-{len}"), pattern(len));
         origin.script(&path, kept(&body));
@@ -47,14 +54,38 @@ async fn a_large_body_is_lent_and_is_right() {
         let before = edge.metric(LENT).await;
         assert_same(&edge.get(&path).get().await, &body);
         let share = (edge.metric(LENT).await - before) / f64::from(u32::try_from(len).unwrap());
-        assert_eq!(share > 0.7, zero_copy && len >= 64 * 1024, "{zero_copy} {len} {share}");
+        assert_eq!(share > 0.7, zero_copy == ZeroCopy::On && len >= 64 * 1024, "{zero_copy:?} {len} {share}");
     }
+}
+
+#[tokio::test]
+async fn large_bodies_are_lent_by_default_unless_the_socket_is_under_bbr() {
+    let origin = Origin::start().await;
+    let body = pattern(300_000);
+    origin.script("*", kept(&body));
+    let mut tried = Vec::new();
+    for control in ["reno", "cubic", "bbr"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Not every system has it, or lets every user choose it.
+        if set_tcp_congestion(&listener, control).is_err() {
+            continue;
+        }
+        tried.push(control);
+        let mut config = config("edge-1");
+        config.origin.url = origin.url();
+        config.edge.listen = listener.local_addr().unwrap();
+        let edge = run(Server::bind_on(config, vec![listener]).await.unwrap());
+        asked_often(&edge, "/body", &body).await;
+        assert_same(&edge.get("/body").get().await, &body);
+        assert_eq!(edge.metric(LENT).await > 0.0, control != "bbr", "{control}");
+    }
+    assert!(tried.contains(&"reno"), "every kernel has it, and lets every user choose it: {tried:?}");
 }
 
 #[tokio::test]
 async fn answers_that_come_together_are_lent_in_their_order() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = alone(&origin, |config| config.edge.zero_copy = ZeroCopy::On).await;
     let bodies: Vec<_> = [300_000, 10, 70_000, 0, 600_000, 65_536, 262_144].map(pattern).into();
     for (at, body) in bodies.iter().enumerate() {
         let path = format!("/{at}");
@@ -77,7 +108,7 @@ async fn answers_that_come_together_are_lent_in_their_order() {
 #[tokio::test]
 async fn who_reads_late_reads_what_was_sent() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = alone(&origin, |config| config.edge.zero_copy = ZeroCopy::On).await;
     let old = Bytes::from(vec![b'o'; 128 * 1024]);
     origin.script("/page", kept(&old));
     asked_often(&edge, "/page", &old).await;
