@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::caches::Cache;
 use super::clients::{Clients, Got};
+use super::control::current;
 use super::installed;
 use super::nodes::{self, NODES};
 use super::origin::{Origin, path};
@@ -65,7 +66,7 @@ pub fn compare(quick: bool) {
         }
     }
     print(&parts, &plan, &load_before);
-    save("clusters.json", &format!("{:#}\n", serde_json::json!({ "parts": parts })));
+    save("clusters.json", &format!("{:#}\n", serde_json::json!({ "control": current(), "parts": parts })));
 }
 
 fn progress(part: &str, cache: Cache, round: u32, rounds: u32) {
@@ -258,11 +259,13 @@ fn print(parts: &[Measured], plan: &Plan, load_before: &str) {
     println!(
         "\nThree nodes and an origin that takes {DELAY:?}. Stampede: {STAMPEDE} clients, one cold asset of 4 MiB. Stream: {} \
          requests a second, Zipf({SKEW}) over {} keys of 1 to 256 KiB, all asked for once before; one of three nodes is \
-         killed after {:?}, and {} keys are asked for after that. The machine's load was {load_before} when it began.\n",
+         killed after {:?}, and {} keys are asked for after that. TCP's congestion control is {}. The machine's load \
+         was {load_before} when it began.\n",
         plan.rate,
         plan.keys,
         plan.half,
-        keys.len()
+        keys.len(),
+        current()
     );
     println!(
         "| part | cluster | round | requests | origin fetches | failed | moved | first byte p50 ms | p99 ms | CPU µs a request |\n\

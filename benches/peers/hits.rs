@@ -9,8 +9,8 @@ use super::load::{cost, h2load, wrk};
 use super::origin::{Origin, path};
 use super::paced::{Client, Pace, paced};
 use super::process::Process;
-use super::report::{Figures, Goal, Results, congestion_control, load_average, save};
-use super::{installed, plot};
+use super::report::{Figures, Goal, Results, load_average, save};
+use super::{control, installed, plot};
 
 /// A body, and the load that it is asked with.
 struct Load {
@@ -121,6 +121,7 @@ fn progress(load: &str, server: &str, round: usize, rounds: usize) {
 
 fn report(results: &Results, plan: &Plan, load_before: &str) {
     progress("done", "", plan.rounds, plan.rounds);
+    let control = control::current();
     let rates: Vec<_> = LOADS.iter().map(|load| format!("{} {}", load.rate, load.name)).collect();
     println!(
         "\nMedians of {} rounds of {:?}; each server on one processor, the load on another; the rate: {}, a second. \
@@ -129,15 +130,15 @@ fn report(results: &Results, plan: &Plan, load_before: &str) {
         plan.rounds,
         plan.time,
         rates.join(", "),
-        congestion_control()
+        control
     );
     results.print();
     let goals = goals(results);
     Goal::print(&goals);
     println!();
-    let json = serde_json::json!({ "rows": results.rows, "goals": goals });
-    save("peers.json", &format!("{json:#}\n"));
-    save("peers.svg", &plot::svg(results));
+    let json = serde_json::json!({ "control": control, "rows": results.rows, "goals": goals });
+    save(&format!("peers-{control}.json"), &format!("{json:#}\n"));
+    save(&format!("peers-{control}.svg"), &plot::svg(results, &control));
 }
 
 fn goals(results: &Results) -> Vec<Goal> {

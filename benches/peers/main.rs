@@ -1,7 +1,8 @@
 //! Peerage beside other caches, in one run: `cargo bench --bench peers` compares
 //! hits, each cache alone on one processor; `cargo bench --bench peers --
 //! clusters` compares three of each that act as one. `--quick` is a short run
-//! of either. What is not installed is left out with a line that names its
+//! of either, and `--control cubic` (as root) has every server send by that
+//! congestion control. What is not installed is left out with a line that names its
 //! package. The tables go to standard output, and with a plot to
 //! `target/bench-peers`.
 
@@ -10,6 +11,7 @@ mod bare;
 mod caches;
 mod clients;
 mod clusters;
+mod control;
 mod floor;
 mod hits;
 mod hop;
@@ -24,21 +26,34 @@ mod report;
 mod spent;
 
 use caches::Cache;
+use control::Control;
 
 /// The bodies that are asked for, in bytes.
 const SIZES: [usize; 4] = [1024, 16 * 1024, 256 * 1024, 10 * 1024 * 1024];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |argument: &str| arguments.iter().any(|given| given == argument);
     match arguments.first().map(String::as_str) {
         Some("--serve") => serve(&arguments[1..]),
         Some("--pace") => paced::pace(&arguments[1..]),
         // `cargo test` runs benches too, with this argument: nothing to do.
-        _ if has("--test") => {}
-        _ if has("clusters") => clusters::compare(has("--quick")),
-        _ => hits::compare(has("--quick")),
+        // `cargo test` runs benches too, with this argument: nothing to do.
+        _ if has(&arguments, "--test") => {}
+        _ => measure(&arguments),
     }
+}
+
+fn has(arguments: &[String], argument: &str) -> bool {
+    arguments.iter().any(|given| given == argument)
+}
+
+fn measure(arguments: &[String]) {
+    let _until_dropped = arguments.iter().position(|given| given == "--control").map(|at| {
+        let name = arguments.get(at + 1).expect("--control wants the name of a congestion control, such as cubic");
+        Control::set(name)
+    });
+    let compare = if has(arguments, "clusters") { clusters::compare } else { hits::compare };
+    compare(has(arguments, "--quick"));
 }
 
 fn serve(arguments: &[String]) {

@@ -11,7 +11,7 @@ const GAP: usize = 6;
 const COLUMNS: usize = 2;
 
 /// CPU time of a request, least is best; each panel has a scale of its own.
-pub fn svg(results: &Results) -> String {
+pub fn svg(results: &Results, control: &str) -> String {
     let mut loads: Vec<&str> = results.rows.iter().map(|row| row.load.as_str()).collect();
     loads.dedup();
     let most_bars = loads.iter().map(|load| bars(results, load).len()).max().unwrap_or_default();
@@ -21,7 +21,7 @@ pub fn svg(results: &Results) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" \
          font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-         <text x=\"16\" y=\"26\" font-size=\"15\" font-weight=\"bold\">CPU microseconds a request</text>\n",
+         <text x=\"16\" y=\"26\" font-size=\"15\" font-weight=\"bold\">CPU microseconds a request, under {control}</text>\n",
         whole.0, whole.1
     );
     for (at, load) in loads.iter().enumerate() {

@@ -124,13 +124,6 @@ pub fn load_average() -> String {
     text.split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// How the system sends over TCP: how often it wakes who reads, and whom, is a good part of
-/// what a large body costs.
-pub fn congestion_control() -> String {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
-    text.trim().to_owned()
-}
-
 pub fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
     let mut figures: Vec<_> = figures.collect();
     figures.sort_by(f64::total_cmp);
