@@ -19,14 +19,16 @@ use crate::cluster::swim::{Parameters, Swim};
 use crate::config::ClusterConfig;
 use crate::metrics::{Metrics, Refused};
 
+mod complaints;
+
+use complaints::Complaints;
+
 /// Larger than any datagram of ours.
 const LARGEST: usize = 2048;
 /// How many datagrams are taken before something else has its turn.
 const IN_A_ROW: usize = 64;
-/// How long the same complaint about the same sender is not repeated.
+/// The longest sleep where nothing else wakes it, and between two warnings about the port.
 const QUIET: Duration = Duration::from_mins(1);
-/// How many senders are told apart for that.
-const SENDERS: usize = 256;
 /// Between two looks whether the process before this one has let go of the port.
 const FREED: Duration = Duration::from_millis(50);
 /// For so long a host's name is not looked up again: it may have moved.
@@ -53,7 +55,7 @@ pub(crate) struct Gossip {
     list: List,
     metrics: Arc<Metrics>,
     hosts: Hosts,
-    complaints: HashMap<SocketAddr, Instant>,
+    complaints: Complaints,
 }
 
 impl Gossip {
@@ -85,7 +87,7 @@ impl Gossip {
             membership,
             metrics,
             hosts: Hosts::new(),
-            complaints: HashMap::new(),
+            complaints: Complaints::default(),
         }
     }
 
@@ -181,11 +183,9 @@ impl Gossip {
 
     /// Says what is wrong with a sender, but not for each datagram of it.
     fn complain(&mut self, from: SocketAddr, rejection: &Rejection) {
-        self.complaints.retain(|_, since| since.elapsed() < QUIET);
-        if self.complaints.len() >= SENDERS || self.complaints.contains_key(&from) {
+        if !self.complaints.admit(self.now(), from) {
             return;
         }
-        self.complaints.insert(from, Instant::now());
         match rejection {
             Rejection::Seal => tracing::warn!(%from, "gossip refused: the sender has another cluster.secret, or none"),
             Rejection::Version { protocol, placement } => tracing::error!(
