@@ -3,8 +3,8 @@
 //! Each tier is a `quick_cache` (Clock-Pro, which a scan does not flush),
 //! [weighed](crate::weighed) in bytes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -17,6 +17,7 @@ use crate::budget::Budget;
 use crate::facts::Facts;
 use crate::fields::{Forms, Packed};
 use crate::key::AssetKey;
+use crate::semantics::freshness::Lifetime;
 use crate::semantics::vary::Accepted;
 use crate::stored::Stored;
 use crate::variants::Variants;
@@ -156,6 +157,8 @@ pub(crate) struct Memory {
     doubted: Notes,
     /// Others may hold what a write has changed of these keys.
     changed: Notes,
+    /// Until then, that may be so of any key.
+    all_changed: Mutex<Option<Instant>>,
     /// Their owners did not have these keys at hand.
     not_at_hand: Notes,
 }
@@ -175,6 +178,7 @@ impl Memory {
             wrong: Notes::new(),
             doubted: Notes::new(),
             changed: Notes::new(),
+            all_changed: Mutex::default(),
             not_at_hand: Notes::new(),
         }
     }
@@ -206,7 +210,9 @@ impl Memory {
     /// Whether its owner may have `key` at hand, for all that is noted of it.
     pub(crate) fn may_be_at_hand(&self, key: &AssetKey) -> bool {
         let hold = |notes: &Notes| notes.hold(key.hash());
-        !self.wrong.hold(key.variant_hash()) && ![&self.markers, &self.changed, &self.not_at_hand].into_iter().any(hold)
+        !self.wrong.hold(key.variant_hash())
+            && ![&self.markers, &self.not_at_hand].into_iter().any(hold)
+            && !self.has_changed(key)
     }
 
     /// For the time of `period` from now, its owner is not asked whether it has `key` at hand.
@@ -270,6 +276,15 @@ impl Memory {
         for tier in Tier::ALL {
             self.shelf(tier).responses.retain(|_, stored| keeps(stored.asset_name()));
         }
+    }
+
+    /// Removes all responses but those that their names prove.
+    pub(crate) fn forget_unproven(&self) {
+        for tier in Tier::ALL {
+            let is_proven = |stored: &Stored| matches!(stored.facts().lifetime, Lifetime::UntilEvicted { .. });
+            self.shelf(tier).responses.retain(|_, stored| is_proven(stored));
+        }
+        self.wrong.0.clear();
     }
 
     fn remove_all(&self, keys: &[AssetKey]) {
@@ -346,6 +361,11 @@ impl Memory {
         self.changed.insert(key.hash(), period);
     }
 
+    /// As [`note_changed`](Self::note_changed), of all keys.
+    pub(crate) fn note_all_changed(&self, period: Duration) {
+        *self.all_changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + period);
+    }
+
     /// Whether a write has changed `key` a while ago.
     pub(crate) fn has_changed(&self, key: &AssetKey) -> bool {
         self.changed_for(key).is_some()
@@ -353,7 +373,9 @@ impl Memory {
 
     /// For how much longer others may hold what `key` was before a write.
     pub(crate) fn changed_for(&self, key: &AssetKey) -> Option<Duration> {
-        self.changed.left(key.hash())
+        let until = *self.all_changed.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|left| !left.is_zero());
+        self.changed.left(key.hash()).max(all)
     }
 
     /// Forgets which keys are marked: other rules hold now.
@@ -665,5 +687,11 @@ mod tests {
         assert_eq!(tiers.changed_for(&a), Some(second));
         tokio::time::advance(second).await;
         assert!(!tiers.has_changed(&a));
+        tiers.note_changed(&a, second);
+        tiers.note_all_changed(2 * second);
+        assert_eq!(tiers.changed_for(&a), Some(2 * second));
+        assert!(tiers.has_changed(&key("/b")) && !tiers.may_be_at_hand(&key("/b")));
+        tokio::time::advance(2 * second).await;
+        assert!(!tiers.has_changed(&a) && !tiers.has_changed(&key("/b")));
     }
 }

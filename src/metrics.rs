@@ -180,6 +180,7 @@ pub(crate) struct Metrics {
     refused_client_connections: Count,
     stalled_connections: Count,
     flooded_connections: Count,
+    overflowed_invalidations: Count,
     malformed_requests: Count,
     refused_datagrams: [Count; Refused::ALL.len()],
     discoveries: [Count; Fetched::ALL.len()],
@@ -281,6 +282,11 @@ impl Metrics {
 
     pub(crate) fn stalled_connection(&self) {
         self.stalled_connections.add(1);
+    }
+
+    /// A peer has missed more invalidations than are kept for it.
+    pub(crate) fn overflowed_invalidations(&self) {
+        self.overflowed_invalidations.add(1);
     }
 
     pub(crate) fn flooded_connection(&self) {

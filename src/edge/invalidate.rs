@@ -5,10 +5,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 
 use super::{Answer, Ask, Edge};
-use crate::access::From;
+use crate::access::{From, Record};
 use crate::body::Body;
 use crate::cluster::standing::Standing;
 use crate::cluster::view::State;
@@ -22,6 +23,9 @@ use crate::semantics::invalidation;
 /// What one edge says to another, on its peer listener: forget this target.
 const PURGE: &[u8] = b"PURGE";
 
+/// The target of a PURGE of all that no name proves. No key is called that.
+const EVERYTHING: &str = "*";
+
 impl Edge {
     /// Whether this is a peer that wants something forgotten. A client's PURGE
     /// is the origin's business.
@@ -31,9 +35,29 @@ impl Edge {
 
     pub(super) fn answer_purge(&self, ask: &Ask) -> Answer {
         self.forget(&self.policy.load().trim(ask.key.clone()));
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        Answer { response, record: Self::record(ask, Served::Pass, From::Nobody) }
+        Answer { response: purged(), record: Self::record(ask, Served::Pass, From::Nobody) }
+    }
+
+    /// Returns true if a peer wants all forgotten that no name proves.
+    pub(super) fn is_purge_of_everything(source: Source, request: &request::Parts) -> bool {
+        source == Source::Peer && request.method.as_str().as_bytes() == PURGE && request.uri.path() == EVERYTHING
+    }
+
+    pub(super) fn answer_purge_of_everything(&self, source: Source, method: Method) -> Answer {
+        tracing::warn!(
+            "invalidations were lost while this edge was away, dropping responses without a verified digest"
+        );
+        self.forget_unproven();
+        let (key, served, from) = (Err(EVERYTHING.into()), Served::Pass, From::Nobody);
+        Answer { response: purged(), record: Record { source, method, key, served, from, reason: None, error: None } }
+    }
+
+    /// Keeps no response that its name does not prove, nor one that is coming in.
+    fn forget_unproven(&self) {
+        // In the order of `forget`.
+        self.memory.note_all_changed(self.membership.memory());
+        self.flights.overtake_all();
+        self.memory.forget_unproven();
     }
 
     /// Keeps nothing under `key`, nor what is coming in under it.
@@ -110,57 +134,109 @@ impl Edge {
     async fn tell(self: &Arc<Self>, peer: &Arc<str>, key: &AssetKey) {
         let down = self.membership.view().member(peer).is_some_and(|member| member.state == State::Down);
         if down {
-            self.unheard.note(peer, key);
+            self.note_unheard(peer, key);
         } else if let Err(error) = self.purge(peer, key).await {
             tracing::warn!(%peer, path = %key, %error, "a peer has not heard that this has changed; it is told again when it answers");
-            self.unheard.note(peer, key);
+            self.note_unheard(peer, key);
             self.hears_part(peer);
+        }
+    }
+
+    fn note_unheard(&self, peer: &Arc<str>, key: &AssetKey) {
+        if self.unheard.note(peer, key) == Noted::Overflowed {
+            self.metrics.overflowed_invalidations();
+            tracing::warn!(%peer, limit = UNHEARD, "invalidation list of an unreachable peer is full; it will be told to drop every response without a verified digest");
         }
     }
 
     /// Tells a peer that answers again what it has not heard meanwhile.
     pub(super) fn tell_unheard(self: &Arc<Self>, peer: &Arc<str>) {
-        let keys = self.unheard.take(peer);
-        if keys.is_empty() {
+        let Some(missed) = self.unheard.take(peer) else {
             return;
-        }
+        };
         let (edge, peer) = (Arc::clone(self), Arc::clone(peer));
         tokio::spawn(async move {
-            tracing::info!(%peer, keys = keys.len(), "a peer is told what has changed meanwhile");
-            let mut keys = keys.into_iter();
-            while let Some(key) = keys.next() {
-                if let Err(error) = edge.purge(&peer, &key).await {
-                    std::iter::once(key).chain(keys).for_each(|key| edge.unheard.note(&peer, &key));
-                    // It is asked for nothing, and told again, when it answers once more.
-                    return edge.misses(&peer, &error);
-                }
+            let told = match missed {
+                Missed::Keys(keys) => edge.tell_keys(&peer, keys).await,
+                Missed::Everything => edge.tell_everything(&peer).await,
+            };
+            if let Err(error) = told {
+                // It is asked for nothing, and told again, when it answers once more.
+                edge.misses(&peer, &error);
             }
         });
     }
 
+    async fn tell_keys(&self, peer: &Arc<str>, keys: HashSet<AssetKey>) -> Result<(), Error> {
+        tracing::info!(%peer, keys = keys.len(), "a peer is told what has changed meanwhile");
+        let mut keys = keys.into_iter();
+        while let Some(key) = keys.next() {
+            if let Err(error) = self.purge(peer, &key).await {
+                std::iter::once(key).chain(keys).for_each(|key| self.note_unheard(peer, &key));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_everything(&self, peer: &Arc<str>) -> Result<(), Error> {
+        tracing::info!(%peer, "telling a peer to drop every response without a verified digest");
+        let told = self.send_purge(peer, PathAndQuery::from_static(EVERYTHING)).await;
+        let told = told.and_then(|status| match status {
+            StatusCode::NO_CONTENT => Ok(()),
+            other => Err(Error::PeerBroke(format!("it answered PURGE {EVERYTHING} with {other}"))),
+        });
+        told.inspect_err(|_| self.unheard.note_everything(peer))
+    }
+
     /// Has `peer` forget `key`.
     pub(super) async fn purge(&self, peer: &str, key: &AssetKey) -> Result<(), Error> {
+        self.send_purge(peer, key.target()).await.map(drop)
+    }
+
+    async fn send_purge(&self, peer: &str, target: PathAndQuery) -> Result<StatusCode, Error> {
         let mut request = Request::new(Body::empty());
-        if let Ok(method) = Method::from_bytes(PURGE) {
-            *request.method_mut() = method;
-        }
-        *request.uri_mut() = key.target().into();
+        *request.method_mut() = Method::from_bytes(PURGE).expect("PURGE is a token");
+        *request.uri_mut() = target.into();
         // One that is silent for longer may serve what it has for as long as that
         // is fresh.
         let asked = tokio::time::timeout(self.promptly, self.peers.ask(peer, request)).await;
-        asked.unwrap_or(Err(Error::PeerTimeout)).map(drop)
+        asked.unwrap_or(Err(Error::PeerTimeout)).map(|answer| answer.status())
     }
+}
+
+fn purged() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 /// How many changes are kept for a peer that is away.
 const UNHEARD: usize = 1024;
 
+/// The invalidations that a peer has missed.
+enum Missed {
+    /// Of these keys, [`UNHEARD`] at most.
+    Keys(HashSet<AssetKey>),
+    /// Of more keys than are kept: of any.
+    Everything,
+}
+
+/// The effect of noting a key.
+#[derive(Debug, PartialEq, Eq)]
+enum Noted {
+    /// The peer will be told.
+    Kept,
+    /// It was one too many: from now on the peer will be told that all may have changed.
+    Overflowed,
+}
+
 /// What peers have not heard of changes, each for itself.
 #[derive(Default)]
-pub(super) struct Unheard(Mutex<HashMap<Arc<str>, HashSet<AssetKey>>>);
+pub(super) struct Unheard(Mutex<HashMap<Arc<str>, Missed>>);
 
 impl Unheard {
-    fn peers(&self) -> MutexGuard<'_, HashMap<Arc<str>, HashSet<AssetKey>>> {
+    fn peers(&self) -> MutexGuard<'_, HashMap<Arc<str>, Missed>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -169,17 +245,49 @@ impl Unheard {
         self.peers().retain(|peer, _| members.iter().any(|member| member.name == *peer));
     }
 
-    fn note(&self, peer: &Arc<str>, key: &AssetKey) {
+    fn note(&self, peer: &Arc<str>, key: &AssetKey) -> Noted {
         let mut peers = self.peers();
-        let keys = peers.entry(Arc::clone(peer)).or_default();
-        if keys.len() < UNHEARD {
+        let missed = peers.entry(Arc::clone(peer)).or_insert_with(|| Missed::Keys(HashSet::new()));
+        if let Missed::Keys(keys) = missed {
             keys.insert(key.asset());
-        } else {
-            tracing::error!(%peer, path = %key, "too much has changed while this peer was away: it may serve what this was before, for as long as that is fresh");
+            if keys.len() > UNHEARD {
+                *missed = Missed::Everything;
+                return Noted::Overflowed;
+            }
         }
+        Noted::Kept
     }
 
-    fn take(&self, peer: &str) -> HashSet<AssetKey> {
-        self.peers().remove(peer).unwrap_or_default()
+    fn note_everything(&self, peer: &Arc<str>) {
+        self.peers().insert(Arc::clone(peer), Missed::Everything);
+    }
+
+    fn take(&self, peer: &str) -> Option<Missed> {
+        self.peers().remove(peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_list_of_missed_invalidations_becomes_an_invalidation_of_everything() {
+        let (unheard, peer) = (Unheard::default(), Arc::from("b:1"));
+        let key = |number: usize| AssetKey::parse(&format!("/{number}"), 100).unwrap();
+        for number in (0..UNHEARD).chain(0..UNHEARD) {
+            assert_eq!(unheard.note(&peer, &key(number)), Noted::Kept);
+        }
+        assert!(matches!(unheard.take(&peer), Some(Missed::Keys(keys)) if keys.len() == UNHEARD));
+        for number in 0..UNHEARD {
+            unheard.note(&peer, &key(number));
+        }
+        assert_eq!(unheard.note(&peer, &key(UNHEARD)), Noted::Overflowed);
+        assert_eq!(unheard.note(&peer, &key(0)), Noted::Kept);
+        assert!(matches!(unheard.take(&peer), Some(Missed::Everything)));
+        assert!(unheard.take(&peer).is_none());
+        unheard.note(&peer, &key(0));
+        unheard.note_everything(&peer);
+        assert!(matches!(unheard.take(&peer), Some(Missed::Everything)));
     }
 }

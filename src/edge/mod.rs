@@ -302,6 +302,9 @@ impl Edge {
             Ok(()) if Self::is_for_this_hop(&parts) => {
                 return Box::pin(self.answer_for_this_hop(source, &parts)).await;
             }
+            Ok(()) if Self::is_purge_of_everything(source, &parts) => {
+                return self.answer_purge_of_everything(source, parts.method);
+            }
             Ok(()) => AssetKey::from_uri(&parts.uri, self.limits.uri),
             Err(error) => Err(error),
         };

@@ -116,6 +116,11 @@ impl Collector for Exposed {
                 self.metrics.flooded_connections.total(),
             ),
             (
+                "overflowed_invalidations",
+                "Lists of invalidations for an unreachable peer that became full; it drops all unverified responses",
+                self.metrics.overflowed_invalidations.total(),
+            ),
+            (
                 "malformed_requests",
                 "Connections ended for what came on them is not HTTP, or larger than it may be",
                 self.metrics.malformed_requests.total(),

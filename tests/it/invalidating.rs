@@ -1,11 +1,14 @@
 //! What a write has changed is forgotten, on every edge.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use http::Method;
-use tokio::net::TcpListener;
+use sha2::{Digest, Sha256};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::ends::{accept, before_an_origin, connect};
+use crate::ends::{End, accept, before_an_origin, connect};
 use crate::harness::{Cluster, Running, alone, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 
@@ -202,6 +205,77 @@ async fn a_peer_that_was_away_hears_of_a_write_when_it_is_back() {
         connection.say("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
     }
     assert!(heard.into_iter().eq(["/one", "/two"]));
+}
+
+/// Connects each client of `listener` with `server`.
+async fn relay(listener: TcpListener, server: SocketAddr) {
+    loop {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut upstream = TcpStream::connect(server).await.unwrap();
+        tokio::spawn(async move {
+            let _ = copy_bidirectional(&mut client, &mut upstream).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_missed_more_invalidations_than_are_kept_serves_nothing_unproven_from_before() {
+    let origin = Origin::start().await;
+    // The relay carries no gossip, which would keep the peer down.
+    let cluster = || Cluster::start(1, &origin, |config| config.cluster.as_mut().unwrap().gossip = false);
+    let (writer, away) = (cluster().await.edges.remove(0), cluster().await.edges.remove(0));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let names = [writer.name(), address.to_string()];
+    writer.edge.membership().replace(names.iter().map(String::as_str));
+    let body = pattern(1000);
+    let digits: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let proven = format!("/v2/a/blobs/sha256:{digits}");
+    origin.script(&proven, Script::ok(body));
+    origin.script("/page", page("old"));
+    origin.script("/variant", page("old").field("vary", "accept-language"));
+    let paths = ["/page", "/variant", &proven];
+    for path in paths {
+        away.get(path).get().await;
+        assert!(away.get(path).get().await.cache_status().contains(";hit"), "{path}");
+    }
+    origin.script("*", Script::ok("done"));
+    for number in 0..1100 {
+        writer.ask(Method::POST, &format!("/made-up/{number}")).get().await;
+    }
+    for path in ["/page", "/variant"] {
+        origin.script(path, page("new").field("vary", "accept-language"));
+        assert_eq!(writer.ask(Method::POST, path).get().await.status, 200);
+    }
+    writer.metric_becomes("peerage_overflowed_invalidations_total", 1.0).await;
+    // It comes back with all that it has stored.
+    let back = tokio::spawn(relay(TcpListener::bind(address).await.unwrap(), away.peers.unwrap()));
+    let forgotten = async { while away.get("/page").get().await.text() != "new" {} };
+    within(20, forgotten).await;
+    assert_eq!(away.get("/variant").get().await.text(), "new");
+    assert!(away.get(&proven).get().await.cache_status().contains(";hit"));
+    // Once is enough: what is stored after that is kept.
+    assert!(away.get("/page").get().await.cache_status().contains(";hit"));
+    back.abort();
+}
+
+#[tokio::test]
+async fn a_client_cannot_have_everything_forgotten() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(1, &origin, |_| {}).await;
+    let edge = &cluster.edges[0];
+    origin.script("/page", page("old"));
+    edge.get("/page").get().await;
+    let purge = "PURGE * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let mut connection = connect(edge).await;
+    connection.say(purge).await;
+    assert!(connection.head().await.starts_with("HTTP/1.1 4"));
+    assert!(edge.get("/page").get().await.cache_status().contains(";hit"));
+    let mut peer = End(TcpStream::connect(edge.peers.unwrap()).await.unwrap());
+    peer.say(purge).await;
+    assert!(peer.head().await.starts_with("HTTP/1.1 204 "));
+    assert!(!edge.get("/page").get().await.cache_status().contains(";hit"));
 }
 
 #[tokio::test]
