@@ -15,11 +15,11 @@ pub enum Manner {
 impl Manner {
     /// That of the request with these fields.
     pub fn of(request: &HeaderMap) -> Self {
-        if request.keys().any(|name| is_heeded(name.as_str())) { Self::Particular } else { Self::Plain }
+        if request.keys().any(|name| is_heeded(name.as_str().as_bytes())) { Self::Particular } else { Self::Plain }
     }
 
     /// That of a request with a field of this name, in lower case.
-    pub fn of_name(name: &str) -> Self {
+    pub fn of_name(name: &[u8]) -> Self {
         if is_heeded(name) { Self::Particular } else { Self::Plain }
     }
 }
@@ -27,36 +27,36 @@ impl Manner {
 /// The longest name of a field that is heeded, in bytes.
 pub const LONGEST: usize = "if-unmodified-since".len();
 
-/// The name of a field that stands on its line in whatever case; nothing for one that is
-/// longer than any that is heeded.
-pub fn in_lower_case<'a>(name: &str, space: &'a mut [u8; LONGEST]) -> &'a str {
+/// Returns a header's name in lower case; nothing for one that is longer than any that is
+/// heeded. (As bytes: each header of each request is looked at.)
+pub fn in_lower_case<'a>(name: &str, space: &'a mut [u8; LONGEST]) -> &'a [u8] {
     let Some(lower) = space.get_mut(..name.len()) else {
-        return "";
+        return &[];
     };
     lower.copy_from_slice(name.as_bytes());
     lower.make_ascii_lowercase();
-    str::from_utf8(lower).unwrap_or_default()
+    lower
 }
 
 /// Whether the field decides if what is stored may be the answer, how much of it, or
 /// whether a request is refused. (By its text: that is a sixth of the work of comparing
 /// names, and each field of each request is looked at.)
-fn is_heeded(name: &str) -> bool {
+fn is_heeded(name: &[u8]) -> bool {
     matches!(
         name,
-        "cache-control"
-            | "pragma"
-            | "if-none-match"
-            | "if-modified-since"
-            | "range"
-            | "if-range"
-            | "if-match"
-            | "if-unmodified-since"
-            | "expect"
-            | "content-length"
-            | "cdn-loop"
-            | "transfer-encoding"
-            | "want-repr-digest"
+        b"cache-control"
+            | b"pragma"
+            | b"if-none-match"
+            | b"if-modified-since"
+            | b"range"
+            | b"if-range"
+            | b"if-match"
+            | b"if-unmodified-since"
+            | b"expect"
+            | b"content-length"
+            | b"cdn-loop"
+            | b"transfer-encoding"
+            | b"want-repr-digest"
     )
 }
 
@@ -100,7 +100,7 @@ mod tests {
             headers(&[("host", "h"), ("accept", "*/*"), ("cookie", "a=b"), ("accept-encoding", "gzip"), ("via", "x")]);
         assert!(!changes(&plain));
         assert_eq!(Manner::of(&plain), Manner::Plain);
-        assert!(plain.keys().all(|name| Manner::of_name(name.as_str()) == Manner::Plain));
-        assert_eq!(in_lower_case(&"X".repeat(LONGEST + 1), &mut [0; LONGEST]), "");
+        assert!(plain.keys().all(|name| Manner::of_name(name.as_str().as_bytes()) == Manner::Plain));
+        assert!(in_lower_case(&"X".repeat(LONGEST + 1), &mut [0; LONGEST]).is_empty());
     }
 }

@@ -12,6 +12,9 @@ use crate::semantics::vary::Accepted;
 /// How many fields a request may have here. Browsers send a dozen.
 const FIELDS: usize = 32;
 
+/// The name of the header of a peek.
+const PEEK: &[u8] = peek::FIELD.as_bytes();
+
 pub(super) enum First<'a> {
     /// A plain request, of so many bytes.
     Plain(Plainly<'a>, usize),
@@ -60,22 +63,22 @@ impl<'a> Said<'a> {
             said.size += field.name.len() + field.value.len() + 4;
             let mut space = [0; LONGEST];
             match in_lower_case(field.name, &mut space) {
-                "host" => {
+                b"host" => {
                     said.hosts += 1;
                     said.host = field.value;
                 }
-                "accept-encoding" => said.accepted = said.accepted.and(field.value),
-                "user-agent" => said.user_agent = Some(field.value),
-                "x-request-id" => said.request_id = Some(field.value),
-                "connection" if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
-                "connection" | "upgrade" | "expect" | "content-length" | "transfer-encoding" => return None,
-                "cache-control" if field.value == peek::DIRECTIVE.as_bytes() => said.only_if_cached = true,
-                peek::FIELD => said.most = str::from_utf8(field.value).ok().and_then(|most| most.parse().ok()),
-                "x-forwarded-for" => tell(&mut said.told.chain, field.value, &mut said.manner),
-                "x-forwarded-proto" => tell(&mut said.told.scheme, field.value, &mut said.manner),
-                "x-forwarded-host" => tell(&mut said.told.host, field.value, &mut said.manner),
+                b"accept-encoding" => said.accepted = said.accepted.and(field.value),
+                b"user-agent" => said.user_agent = Some(field.value),
+                b"x-request-id" => said.request_id = Some(field.value),
+                b"connection" if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
+                b"connection" | b"upgrade" | b"expect" | b"content-length" | b"transfer-encoding" => return None,
+                b"cache-control" if field.value == peek::DIRECTIVE.as_bytes() => said.only_if_cached = true,
+                PEEK => said.most = str::from_utf8(field.value).ok().and_then(|most| most.parse().ok()),
+                b"x-forwarded-for" => tell(&mut said.told.chain, field.value, &mut said.manner),
+                b"x-forwarded-proto" => tell(&mut said.told.scheme, field.value, &mut said.manner),
+                b"x-forwarded-host" => tell(&mut said.told.host, field.value, &mut said.manner),
                 // The long way reads it.
-                "forwarded" => said.manner = Manner::Particular,
+                b"forwarded" => said.manner = Manner::Particular,
                 name if Manner::of_name(name) == Manner::Particular => said.manner = Manner::Particular,
                 _ => {}
             }
