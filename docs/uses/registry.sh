@@ -99,7 +99,7 @@ for edge in "${edges[@]}"; do
     is_asked "blobs asked for at the registry" 'blobs/.*' 3
 done
 try 'grep "GET.*/blobs/" registry.log'
-has "it is the edges who ask, with nothing of the client's" "$(grep 'GET.*/blobs/' registry.log)" '"peerage/'
+has "a fill names the client's program" "$(grep 'GET.*/blobs/' registry.log)" '"skopeo/'
 
 say "Once more, through every edge, into empty folders: no blob is asked for."
 for edge in "${edges[@]}"; do

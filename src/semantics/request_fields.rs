@@ -78,7 +78,7 @@ const EDGE_PREFIXES: [&str; 2] = ["x-forwarded", "proxy-auth"];
 
 /// Headers of browsers, of tracing, and of proxies in front of the edge. None of them
 /// tells an origin which of several responses to choose, unless its Vary names one.
-const INERT: [&str; 36] = [
+const INERT: [&str; 37] = [
     "accept-charset",
     "alt-used",
     "baggage",
@@ -86,6 +86,8 @@ const INERT: [&str; 36] = [
     "cache-store",
     "content-type",
     "device-memory",
+    // A container engine states the version that it speaks, whatever it requests.
+    "docker-distribution-api-version",
     "dnt",
     "downlink",
     "dpr",
@@ -230,7 +232,7 @@ mod tests {
             (Class::Sent, "accept accept-encoding accept-language cache-control origin pragma referer user-agent"),
             (
                 Class::Inert,
-                "content-type dnt dpr expires from npm-session priority save-data sec-ch-ua sec-fetch-mode \
+                "content-type dnt docker-distribution-api-version dpr expires from npm-session priority save-data sec-ch-ua sec-fetch-mode \
                  traceparent upgrade-insecure-requests x-playback-session-id x-request-id",
             ),
             (

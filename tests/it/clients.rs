@@ -503,7 +503,9 @@ async fn a_browser_loads_the_page_twice_and_gets_it_once() {
     let site = Site::start().await;
     let folder = site.file("edge");
     std::fs::create_dir(&folder).unwrap();
-    let edge = Process::edge(&folder, &site.origin.url(), "[log]\nformat = \"json\"\n").await;
+    // As in the demo, the names prove the contents: the page's script asks for them with `no-cache`.
+    let rule = "[[immutable]]\npath = \"/**/*-{hash}.*\"\ndigest = \"sha256\"\nlength = 16\n";
+    let edge = Process::edge(&folder, &site.origin.url(), &format!("[log]\nformat = \"json\"\n{rule}")).await;
     let (url, mut log) = (edge.url().to_string(), AccessLog { read: 0 });
     let mut assets: Vec<_> = demo_files().filter(|name| name != "index.html").map(|name| format!("/{name}")).collect();
     assets.sort();
