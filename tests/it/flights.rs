@@ -637,7 +637,7 @@ async fn when_the_owner_freezes_in_the_middle_everybody_has_the_rest() {
     let origin = Origin::start().await;
     // Its timeouts are far away: only the ping that it owes gives it up.
     let (edge, peer) = crate::proving::with_scripted_peer(&origin, |config| {
-        config.cluster.as_mut().unwrap().idle_timeout = Period(Duration::from_mins(10));
+        crate::proving::probe_often(config).idle_timeout = Period(Duration::from_mins(10));
     })
     .await;
     let body = pattern(1_000_000);

@@ -100,7 +100,7 @@ async fn an_owner_that_answers_pings_and_hangs_on_requests_holds_no_key() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
     let (edge, peer) = crate::proving::with_scripted_peer(&origin, |config| {
-        config.cluster.as_mut().unwrap().first_byte_timeout = Period(Duration::from_mins(10));
+        crate::proving::probe_often(config).first_byte_timeout = Period(Duration::from_mins(10));
     })
     .await;
     let (never, name) = (Gate::closed(), peer.address.to_string());
