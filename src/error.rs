@@ -45,6 +45,9 @@ pub enum Error {
     /// A method that a cache in front of a site has no business with.
     #[error("the method is not allowed here")]
     MethodNotAllowed,
+    /// A method that the edge does not know.
+    #[error("the method is not known here")]
+    MethodNotImplemented,
     /// HTTP/1.1 needs one Host field (RFC 9112 §3.2), and what it says is a host.
     #[error("a request needs exactly one Host field, which says a host and maybe a port")]
     BadHost,
@@ -129,6 +132,7 @@ impl Error {
             | Self::Expectation
             | Self::TransferCoding
             | Self::MethodNotAllowed
+            | Self::MethodNotImplemented
             | Self::Loop
             | Self::NotCached
             | Self::ClientBroke(_)
@@ -165,7 +169,7 @@ impl Error {
             Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::TransferCoding | Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotCached | Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout => {
                 StatusCode::GATEWAY_TIMEOUT
@@ -198,6 +202,7 @@ impl Error {
             Self::Expectation => "expectation",
             Self::TransferCoding => "transfer-coding",
             Self::MethodNotAllowed => "method-not-allowed",
+            Self::MethodNotImplemented => "method-not-implemented",
             Self::ClientBroke(_) => "client-broke-off",
             Self::ClientLeft => "client-left",
             Self::PeerUnreachable(_) => "peer-unreachable",
@@ -233,7 +238,7 @@ impl Error {
             Self::ContentTooSlow => "the request's content came too slowly",
             Self::Expectation => "only 100-continue can be expected",
             Self::TransferCoding => "the only transfer coding here is chunked",
-            Self::MethodNotAllowed => "this method is not served here",
+            Self::MethodNotAllowed | Self::MethodNotImplemented => "this method is not served here",
             Self::ClientBroke(_) => "the request body broke off",
             Self::ClientLeft => "the client left",
             Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout => "the origin did not answer in time",

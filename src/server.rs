@@ -12,7 +12,7 @@ use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
-use crate::edge::{Edge, Forwarding, Limits, Parts, Policy};
+use crate::edge::{Edge, Forwarding, Limits, Parts, Policy, Writes};
 use crate::error::{RunError, StartError};
 use crate::gossip::{Ear, Gossip};
 use crate::metrics::{Fetched, Metrics};
@@ -254,6 +254,8 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
         wrong: config.cache.wrong.0,
         hit_for_miss: config.cache.hit_for_miss.0,
         fill_alone: config.cache.fill_alone.0,
+        methods: config.limits.methods().map_err(StartError::Config)?,
+        writes: if config.cache.invalidate_on_write { Writes::Invalidate } else { Writes::Ignored },
         variants: config.cache.variants,
     })
 }

@@ -43,6 +43,9 @@ pub struct CacheConfig {
     /// The freshness of a static file whose name looks hashed, where its response states
     /// none; 0 gives none.
     pub hint_ttl: Period,
+    /// Whether a response without an error to an unsafe method (POST, PUT, PATCH, DELETE)
+    /// invalidates the stored responses of its target (RFC 9111 §4.4).
+    pub invalidate_on_write: bool,
     /// The names of sets of rules for names that hold a hash, of
     /// [`SETS`](crate::naming::SETS).
     pub immutable_sets: Vec<String>,
@@ -63,6 +66,7 @@ impl Default for CacheConfig {
             wrong: secs(5),
             heuristic: secs(0),
             hint_ttl: secs(24 * 60 * 60),
+            invalidate_on_write: true,
             immutable_sets: naming::DEFAULT_SETS.map(str::to_owned).to_vec(),
         }
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bounds::{some_time, within};
 use super::values::{Period, Size, mib, secs};
+use crate::semantics::methods::Methods;
 
 /// `[limits]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub struct LimitsConfig {
     pub body_rate: Size,
     /// How long an upgraded connection may carry nothing, in either direction.
     pub tunnel_timeout: Period,
+    /// The methods that clients may use.
+    pub methods: Vec<String>,
     /// Whether request headers with `_` in their names are kept. CGI, WSGI and Rack read
     /// `_` as `-`, so such a header can pass for another.
     pub underscore_headers: bool,
@@ -60,6 +63,7 @@ impl Default for LimitsConfig {
             body_timeout: secs(60),
             body_rate: Size(1024),
             tunnel_timeout: secs(60 * 60),
+            methods: ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"].map(str::to_owned).to_vec(),
             underscore_headers: false,
         }
     }
@@ -74,7 +78,16 @@ impl LimitsConfig {
         }
     }
 
+    /// Returns the methods that clients may use.
+    ///
+    /// # Errors
+    /// A text that names the key.
+    pub(crate) fn methods(&self) -> Result<Methods, String> {
+        Methods::new(&self.methods).map_err(|error| format!("limits.methods: {error}"))
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
+        self.methods()?;
         within("limits.connections", self.connections, 1..=10_000_000)?;
         within("limits.connections_per_client", self.connections_per_client, 0..=10_000_000)?;
         within("limits.streams", self.streams, 1..=100_000)?;

@@ -89,7 +89,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 71] = [
+const OTHERS: [(&str, &str); 73] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -118,6 +118,7 @@ const OTHERS: [(&str, &str); 71] = [
     ("cache.wrong", "1s"),
     ("cache.heuristic", "1h"),
     ("cache.hint_ttl", "1h"),
+    ("cache.invalidate_on_write", "false"),
     ("cache.immutable_sets", "[\"oci\"]"),
     ("cluster.listen", "127.0.0.2:82"),
     ("cluster.peers", "[\"a:1\", \"b:2\"]"),
@@ -153,6 +154,7 @@ const OTHERS: [(&str, &str); 71] = [
     ("limits.body_timeout", "1s"),
     ("limits.body_rate", "10KiB"),
     ("limits.tunnel_timeout", "1s"),
+    ("limits.methods", "[\"GET\", \"HEAD\"]"),
     ("limits.underscore_headers", "true"),
     ("log.format", "json"),
     ("log.libraries", "off"),
@@ -208,6 +210,8 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[origin]\nrequests = 0", &["origin.requests"]),
         ("[limits]\nconnections = 9223372036854775807", &["limits.connections"]),
         ("[limits]\nsend_timeout = \"0s\"", &["limits.send_timeout"]),
+        ("[limits]\nmethods = [\"GET\"]", &["limits.methods", "HEAD"]),
+        ("[limits]\nmethods = [\"GET\", \"HEAD\", \"TRACE\"]", &["limits.methods", "TRACE", "remove"]),
         ("[cache]\nmemory = \"lots\"", &["cache.memory", "`512MiB`"]),
         ("[cache]\nmemory = -1", &["cache.memory", "negative"]),
         ("[cache]\nmemory = \"64MiB\"\nmax_object = \"64MiB\"", &["cache.max_object", "64MiB", "set max_object to"]),

@@ -27,9 +27,6 @@ use crate::semantics::vary::{self, Varies};
 use crate::semantics::{combined, forward, freshness};
 use crate::stored::Stored;
 
-/// The methods that are served, if the origin serves them.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-
 impl Edge {
     pub(super) fn answer_stored(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
         stored.uses.one_more();
@@ -234,7 +231,8 @@ impl Edge {
     pub(super) fn answer_options(&self, source: Source, target: Box<str>) -> Answer {
         let mut response = Response::new(Body::empty());
         let status = CacheStatus { handled: Handled::Refused, ..CacheStatus::default() };
-        for (name, value) in [(ALLOW, METHODS), (CONTENT_LENGTH, 0.into()), (VIA, self.via.clone())] {
+        let allow = self.policy.load().methods.allow().clone();
+        for (name, value) in [(ALLOW, allow), (CONTENT_LENGTH, 0.into()), (VIA, self.via.clone())] {
             response.headers_mut().insert(name, value);
         }
         response.headers_mut().insert(CACHE_STATUS, self.status(&status));
@@ -271,7 +269,7 @@ impl Edge {
         headers.insert(CACHE_STATUS, self.status(&status));
         headers.insert(VIA, self.via.clone());
         if matches!(error, Error::MethodNotAllowed) {
-            headers.insert(ALLOW, METHODS);
+            headers.insert(ALLOW, self.policy.load().methods.allow().clone());
         }
         let body = if method == Method::HEAD { Body::empty() } else { text.into() };
         let mut response = Response::new(body);

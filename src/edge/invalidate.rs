@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 
-use super::{Answer, Ask, Edge};
+use super::{Answer, Ask, Edge, Writes};
 use crate::access::{From, Record};
 use crate::body::Body;
 use crate::cluster::standing::Standing;
@@ -86,7 +86,8 @@ impl Edge {
                     tracing::debug!(%method, path = %key, "a write is not sent: its client left before it had a place at the origin");
                 }
             })?;
-            if invalidation::invalidates(&method, answer.status()) {
+            let invalidates = edge.policy.load().writes == Writes::Invalidate;
+            if invalidates && invalidation::invalidates(&method, answer.status()) {
                 edge.forget_everywhere(edge.changed(&key, host.as_ref(), &answer)).await;
             }
             Ok(answer)

@@ -38,6 +38,7 @@ use crate::semantics::content_length;
 use crate::semantics::forward::{self, MOST_FIELDS};
 use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::manner::Manner;
+use crate::semantics::methods::Refused;
 use crate::semantics::request_fields::{Also, Class, Kind};
 use crate::semantics::storing::{Case, Cookie, Credentials, Name};
 use crate::stored::Stored;
@@ -71,7 +72,7 @@ pub(crate) use forwarding::{Forwarding, Requester};
 use hedge::Hedges;
 use invalidate::Unheard;
 pub(crate) use peek::Peeked;
-pub(crate) use policy::{Limits, Policy};
+pub(crate) use policy::{Limits, Policy, Writes};
 use warm::WANTED;
 
 /// What an edge is made of.
@@ -373,7 +374,13 @@ impl Edge {
             self.check_particulars(&request.headers)?;
         }
         match source {
-            Source::Client => self.check_size(&request.headers),
+            Source::Client => {
+                self.policy.load().methods.admit(&request.method).map_err(|refused| match refused {
+                    Refused::NotAllowed => Error::MethodNotAllowed,
+                    Refused::NotImplemented => Error::MethodNotImplemented,
+                })?;
+                self.check_size(&request.headers)
+            }
             // It was within the limits of the edge that its client asked, and has
             // grown by what an edge adds.
             Source::Peer => Ok(()),

@@ -9,6 +9,7 @@ use crate::digest::Expected;
 use crate::key::AssetKey;
 use crate::naming::{QueryRule, Rule};
 use crate::semantics::hint::FileType;
+use crate::semantics::methods::Methods;
 use crate::semantics::request_fields::Underscores;
 use crate::semantics::storing::{Case, Cookie, Credentials, Name, Times};
 
@@ -26,8 +27,20 @@ pub(crate) struct Policy {
     pub(crate) wrong: Duration,
     pub(crate) hit_for_miss: Duration,
     pub(crate) fill_alone: Duration,
+    /// Those that clients may use.
+    pub(crate) methods: Methods,
+    pub(crate) writes: Writes,
     /// How many variants of one asset are stored.
     pub(crate) variants: usize,
+}
+
+/// The effect of a write on stored responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// RFC 9111 §4.4.
+    Invalidate,
+    /// None: the operator does not want clients to invalidate.
+    Ignored,
 }
 
 impl Policy {

@@ -13,6 +13,7 @@ pub mod hint;
 pub mod invalidation;
 pub mod location;
 pub mod manner;
+pub mod methods;
 pub mod peek;
 pub mod range;
 pub mod request_fields;

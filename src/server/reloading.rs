@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Supply, http_origin, policy, warn_if_guest};
-use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig};
+use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig, LimitsConfig};
 use crate::edge::Edge;
 use crate::error::StartError;
 
@@ -15,7 +15,7 @@ pub struct Reloading {
 }
 
 impl Reloading {
-    /// Takes over the origin, the peers, the rules and the cache's times from
+    /// Takes over the origin, the peers, the rules, the methods and the cache's times from
     /// `config`. Returns the tables where a change needs a restart; `[origin]` is one of
     /// them where the edge was given its origin by the program that embeds it.
     ///
@@ -78,9 +78,11 @@ fn next(running: &Config, told: &Config, supply: Supply) -> Config {
             wrong: told.cache.wrong,
             heuristic: told.cache.heuristic,
             hint_ttl: told.cache.hint_ttl,
+            invalidate_on_write: told.cache.invalidate_on_write,
             immutable_sets: told.cache.immutable_sets.clone(),
             ..running.cache.clone()
         },
+        limits: LimitsConfig { methods: told.limits.methods.clone(), ..running.limits.clone() },
         immutable: told.immutable.clone(),
         query: told.query.clone(),
         ..running.clone()
@@ -126,6 +128,8 @@ mod tests {
         told.query = Vec::new();
         told.edge.trusted_proxies.push("10.0.0.0/8".parse().unwrap());
         told.edge.host.push('a');
+        told.limits.methods.pop();
+        told.cache.invalidate_on_write = false;
         assert_eq!(waiting(&running, &told, Supply::Configured), [""; 0]);
         assert_eq!(waiting(&running, &told, Supply::Embedded), ["[origin]"]);
         assert_eq!(next(&running, &told, Supply::Configured), told);

@@ -107,15 +107,37 @@ async fn what_comes_in_while_it_is_changed_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_clients_purge_is_the_origins_business() {
+async fn a_purge_by_a_client_is_refused_or_the_origins_business() {
     let origin = Origin::start().await;
-    let cluster = Cluster::start(2, &origin, |_| {}).await;
-    origin.script("/page", page("old"));
-    cluster.edges[0].get("/page").get().await;
-    origin.script("/page", Script::status(405));
     let purge = || Method::from_bytes(b"PURGE").unwrap();
-    assert_eq!(cluster.edges[0].ask(purge(), "/page").get().await.status, 405);
-    assert!(cluster.edges[0].get("/page").get().await.cache_status().contains(";hit"));
+    for (listed, status) in [(false, 405), (true, 403)] {
+        let cluster = Cluster::start(2, &origin, |config| {
+            config.limits.methods.extend(listed.then(|| "PURGE".to_owned()));
+        })
+        .await;
+        origin.script("/page", page("old"));
+        cluster.edges[0].get("/page").get().await;
+        origin.script("/page", Script::status(403));
+        assert_eq!(cluster.edges[0].ask(purge(), "/page").get().await.status, status);
+        assert!(cluster.edges[0].get("/page").get().await.cache_status().contains(";hit"));
+    }
+}
+
+#[tokio::test]
+async fn writes_invalidate_nothing_where_the_operator_says_so() {
+    let origin = Origin::start().await;
+    for invalidates in [true, false] {
+        let cluster = Cluster::start(2, &origin, |config| config.cache.invalidate_on_write = invalidates).await;
+        origin.script("/page", page("old"));
+        for edge in &cluster.edges {
+            edge.get("/page").get().await;
+        }
+        origin.script("/page", page("new"));
+        assert_eq!(cluster.edges[0].ask(Method::POST, "/page").get().await.text(), "new");
+        for edge in &cluster.edges {
+            assert_eq!(edge.get("/page").get().await.text(), if invalidates { "new" } else { "old" });
+        }
+    }
 }
 
 #[tokio::test]

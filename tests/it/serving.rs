@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::client::ask;
+use crate::client::{Ask, ask};
 use crate::harness::{Cluster, Running, alone, pattern, within};
 use crate::origin::{Gate, Origin, Script, Seen};
 
@@ -148,6 +148,40 @@ async fn other_methods_are_forwarded_with_their_bodies() {
         );
     }
     assert_eq!(edge.ask(Method::TRACE, "/form").get().await.status, 405);
+}
+
+#[tokio::test]
+async fn only_listed_methods_reach_the_origin() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("done"));
+    let listed = |methods: &'static [&'static str]| {
+        alone(&origin, move |config| config.limits.methods = methods.iter().map(|&name| name.to_owned()).collect())
+    };
+    let by_default = alone(&origin, |_| {}).await;
+    let reading = listed(&["GET", "HEAD"]).await;
+    let dav = listed(&["GET", "HEAD", "PROPFIND"]).await;
+    let every = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
+    for (edge, method, status, allow) in [
+        (&by_default, "POST", 200, ""),
+        (&by_default, "PURGE", 405, every),
+        (&by_default, "TRACE", 405, every),
+        (&by_default, "PROPFIND", 501, ""),
+        (&by_default, "post", 501, ""),
+        (&reading, "HEAD", 200, ""),
+        (&reading, "POST", 405, "GET, HEAD"),
+        (&reading, "OPTIONS", 405, "GET, HEAD"),
+        (&dav, "PROPFIND", 200, ""),
+        (&dav, "MKCOL", 501, ""),
+    ] {
+        for over in [|ask: Ask| ask, Ask::http2] {
+            let before = origin.seen().len();
+            let got = over(edge.ask(method.parse().unwrap(), "/form").body("a=b")).get().await;
+            assert_eq!((got.status.as_u16(), got.field("allow")), (status, allow), "{method}");
+            assert_eq!(origin.seen().len() - before, usize::from(status == 200), "{method}");
+            // The connection and the edge go on.
+            assert_eq!(over(edge.get(ASSET)).get().await.text(), "done");
+        }
+    }
 }
 
 #[tokio::test]

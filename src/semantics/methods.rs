@@ -1,0 +1,124 @@
+//! The methods that clients may use: RFC 9110 §9.
+
+use http::{HeaderValue, Method};
+
+/// The methods that clients may use, as `limits.methods` lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Methods {
+    listed: Box<[Method]>,
+    allow: HeaderValue,
+}
+
+/// The reason why a method is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// 405: the method is known and not listed (RFC 9110 §15.5.6).
+    NotAllowed,
+    /// 501: the method is not known to the edge (RFC 9110 §15.6.2).
+    NotImplemented,
+}
+
+impl Methods {
+    /// Takes names of methods in the order of `Allow`.
+    ///
+    /// # Errors
+    /// A text that names the method that is missing, malformed, repeated, or that a cache
+    /// cannot serve.
+    pub fn new(names: &[String]) -> Result<Self, String> {
+        let parsed = |name: &String| {
+            let method = Method::from_bytes(name.as_bytes())
+                .map_err(|_| format!("`{name}` is not a method; methods are tokens such as GET or PROPFIND"))?;
+            match method {
+                Method::CONNECT | Method::TRACE => Err(format!("{method} cannot be served; remove it")),
+                method => Ok(method),
+            }
+        };
+        let listed = names.iter().map(parsed).collect::<Result<Box<[_]>, _>>()?;
+        if let Some(missing) = [Method::GET, Method::HEAD].into_iter().find(|method| !listed.contains(method)) {
+            return Err(format!("{missing} is missing; every server supports GET and HEAD (RFC 9110 §9.1)"));
+        }
+        if let Some(at) = (1..listed.len()).find(|at| listed[..*at].contains(&listed[*at])) {
+            return Err(format!("{} is listed twice; remove one", listed[at]));
+        }
+        let allow = names.join(", ").try_into().expect("tokens and commas are a header value");
+        Ok(Self { listed, allow })
+    }
+
+    /// Admits a method that is listed.
+    ///
+    /// # Errors
+    /// The status that tells the client why the method is refused.
+    pub fn admit(&self, method: &Method) -> Result<(), Refused> {
+        if self.listed.contains(method) {
+            Ok(())
+        } else if is_known(method) {
+            Err(Refused::NotAllowed)
+        } else {
+            Err(Refused::NotImplemented)
+        }
+    }
+
+    /// Returns the value of `Allow`.
+    pub fn allow(&self) -> &HeaderValue {
+        &self.allow
+    }
+}
+
+/// Returns true for the methods of RFC 9110 and RFC 5789, and for PURGE, which edges send
+/// to each other.
+fn is_known(method: &Method) -> bool {
+    let standard = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    standard.contains(method) || method.as_str() == "PURGE"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn methods(names: &[&str]) -> Result<Methods, String> {
+        Methods::new(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn listed_methods_are_admitted_and_others_refused_by_what_is_known_of_them() {
+        let methods = methods(&["GET", "HEAD", "PROPFIND"]).unwrap();
+        assert_eq!(methods.allow(), "GET, HEAD, PROPFIND");
+        let admit = |name: &str| methods.admit(&name.parse().unwrap());
+        for name in ["GET", "HEAD", "PROPFIND"] {
+            assert_eq!(admit(name), Ok(()), "{name}");
+        }
+        for name in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PURGE"] {
+            assert_eq!(admit(name), Err(Refused::NotAllowed), "{name}");
+        }
+        // Names are case-sensitive.
+        for name in ["get", "Post", "MKCOL", "GETS"] {
+            assert_eq!(admit(name), Err(Refused::NotImplemented), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_served_is_refused() {
+        for (names, part) in [
+            (vec![], "GET is missing"),
+            (vec!["GET"], "HEAD is missing"),
+            (vec!["GET", "HEAD", "G T"], "`G T`"),
+            (vec!["GET", "HEAD", ""], "``"),
+            (vec!["GET", "HEAD", "TRACE"], "TRACE cannot"),
+            (vec!["GET", "HEAD", "CONNECT"], "CONNECT cannot"),
+            (vec!["GET", "HEAD", "GET"], "GET is listed twice"),
+        ] {
+            let error = methods(&names).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
