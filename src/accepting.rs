@@ -28,13 +28,13 @@ pub(crate) async fn accepted<T>(listener: &'static str, accepted: io::Result<T>,
     match accepted {
         Ok(connection) => {
             if failing.ends() {
-                tracing::info!(listener, "connections are accepted again");
+                tracing::info!(listener, "accepting connections again");
             }
             Some(connection)
         }
         Err(error) => {
             if failing.begins() {
-                tracing::error!(listener, %error, "no connection can be accepted; those that are open go on");
+                tracing::error!(listener, %error, "accepting a connection failed, open connections continue");
             }
             tokio::time::sleep(PAUSE).await;
             None

@@ -120,7 +120,7 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc
             let mut builder = http1::Builder::new();
             builder.header_read_timeout(None);
             if let Err(error) = builder.serve_connection(TokioIo::new(patient), service).await {
-                tracing::debug!(%error, "an operator's connection ended badly");
+                tracing::debug!(%error, "admin connection failed");
             }
         });
     }

@@ -89,8 +89,8 @@ pub enum Error {
     #[error("cannot reach the origin: {0}")]
     OriginUnreachable(String),
     /// The origin took longer than `origin.first_byte_timeout` to begin.
-    #[error("the origin did not answer in time")]
-    OriginTimeout,
+    #[error("the origin did not answer in time: {0}")]
+    OriginTimeout(String),
     /// What the origin sent is no response.
     #[error("the origin's answer is not HTTP: {0}")]
     OriginGarbage(String),
@@ -144,7 +144,7 @@ impl Error {
             | Self::PeerBroke(_) => Fault::Peer,
             Self::OriginWrong(_)
             | Self::OriginUnreachable(_)
-            | Self::OriginTimeout
+            | Self::OriginTimeout(_)
             | Self::OriginGarbage(_)
             | Self::OriginBroke(_)
             | Self::OriginFailed(_) => Fault::Origin,
@@ -171,7 +171,7 @@ impl Error {
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::TransferCoding | Self::MethodNotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotCached | Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout => {
+            Self::NotCached | Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout(_) => {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Self::PeerUnreachable(_)
@@ -211,7 +211,7 @@ impl Error {
             Self::PeerWrong(_) => "peer-wrong-content",
             Self::PeerBroke(_) => "peer-broke-off",
             Self::OriginUnreachable(_) => "origin-unreachable",
-            Self::OriginTimeout => "origin-timeout",
+            Self::OriginTimeout(_) => "origin-timeout",
             Self::OriginGarbage(_) => "origin-garbage",
             Self::OriginBroke(_) => "origin-broke-off",
             Self::OriginFailed(_) => "origin-failed",
@@ -241,7 +241,7 @@ impl Error {
             Self::MethodNotAllowed | Self::MethodNotImplemented => "this method is not served here",
             Self::ClientBroke(_) => "the request body broke off",
             Self::ClientLeft => "the client left",
-            Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout => "the origin did not answer in time",
+            Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout(_) => "the origin did not answer in time",
             Self::PeerUnreachable(_) | Self::OriginUnreachable(_) => "the origin cannot be reached",
             Self::PeerWrong(_) | Self::OriginWrong(_) => "the origin's content is not what its name promises",
             Self::OriginGarbage(_) => "the origin's answer cannot be understood",

@@ -493,7 +493,7 @@ mod tests {
                 && flights.to_origin(&key(), Credentials::Sent(1)).is_none()
         );
         to_peers.settle(Outcome::Joined(Arc::clone(to_origin.flight())));
-        to_origin.fail(Error::OriginTimeout);
+        to_origin.fail(Error::OriginTimeout(String::new()));
         assert_eq!(flights.under_way(), 0);
     }
 
@@ -517,7 +517,7 @@ mod tests {
         let flights = Flights::new(Pages::none());
         let leading = lead(&flights, Reach::Origin);
         let following = follow(&flights, Reach::Origin);
-        leading.fail(Error::OriginTimeout);
-        assert!(matches!(following.outcome().await, Outcome::Failed(Error::OriginTimeout)));
+        leading.fail(Error::OriginTimeout(String::new()));
+        assert!(matches!(following.outcome().await, Outcome::Failed(Error::OriginTimeout(_))));
     }
 }

@@ -106,7 +106,7 @@ impl Gossip {
             tokio::select! {
                 readable = socket.readable() => match readable {
                     Ok(()) => self.read(&socket),
-                    Err(error) => tracing::debug!(%error, "the socket for gossip cannot be read"),
+                    Err(error) => tracing::debug!(%error, "gossip socket cannot be read"),
                 },
                 () = tokio::time::sleep_until(self.began + wakes_at) => self.swim.wake(self.now()),
                 Ok(()) = self.following.listed.changed() => self.take_list(),
@@ -158,7 +158,7 @@ impl Gossip {
                 continue;
             };
             if let Err(error) = socket.send_to(&self.seal.close(datagram.bytes), to).await {
-                tracing::debug!(peer = %datagram.to, %error, "a datagram could not be sent");
+                tracing::debug!(peer = %datagram.to, %error, "gossip datagram could not be sent");
             }
         }
     }

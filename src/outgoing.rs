@@ -34,7 +34,7 @@ pub(crate) const LIFETIME: Duration = Duration::from_mins(1);
 /// Whom errors name.
 pub(crate) struct Blame {
     pub(crate) unreachable: fn(String) -> Error,
-    pub(crate) late: Error,
+    pub(crate) late: fn(String) -> Error,
     pub(crate) garbage: fn(String) -> Error,
     pub(crate) broke: fn(String) -> Error,
 }
@@ -76,7 +76,7 @@ impl Outgoing {
         let upgrade = upgrade::is_to_websocket(request.headers());
         let response = tokio::select! {
             response = self.send_or_repeat(host, request) => response?,
-            () = progress.stalls(within) => return Err(self.blame.late.clone()),
+            () = progress.stalls(within) => return Err((self.blame.late)(host.to_owned())),
         };
         // RFC 9110 §15.2.2: a server changes to what it was asked for.
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -249,7 +249,7 @@ mod tests {
 
     const BLAME: Blame = Blame {
         unreachable: Error::PeerUnreachable,
-        late: Error::PeerTimeout,
+        late: |_| Error::PeerTimeout,
         garbage: Error::PeerBroke,
         broke: Error::PeerBroke,
     };

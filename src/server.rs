@@ -292,7 +292,7 @@ fn pages(config: &Config) -> Arc<Pages> {
         return Pages::none();
     }
     Pages::reserve(config.plan().bodies()).unwrap_or_else(|error| {
-        tracing::info!(%error, "large bodies are copied to sockets, for this system does not lend them memory");
+        tracing::info!(%error, "zero-copy unavailable on this system, copying large bodies");
         Pages::none()
     })
 }
@@ -317,7 +317,7 @@ fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {
 fn warn_if_guest(cluster: &ClusterConfig, own: &str, list: &[String]) {
     let joins = cluster.gossip && cluster.secret.is_some();
     if !list.is_empty() && !list.iter().any(|name| name == own) && !joins {
-        tracing::warn!(%own, "this edge is not on the list of members: it answers peers, but owns nothing");
+        tracing::warn!(%own, "this edge is not in the member list: it answers peers, and owns no keys");
     }
 }
 

@@ -252,9 +252,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_breaks_off_proves_nothing() {
-        let pieces = [Ok(Bytes::from_static(b"abc")), Err(Error::OriginTimeout)];
+        let pieces = [Ok(Bytes::from_static(b"abc")), Err(Error::OriginTimeout(String::new()))];
         let body = Body::from_stream(stream::iter(pieces));
-        assert_eq!(prove(body, proof_of(b"abc"), 100).await.unwrap_err(), Error::OriginTimeout);
+        assert_eq!(prove(body, proof_of(b"abc"), 100).await.unwrap_err(), Error::OriginTimeout(String::new()));
     }
 
     #[tokio::test]

@@ -94,11 +94,11 @@ fn failure_comes_after_what_was_there() {
     let mut reader = Reader::new(body.clone());
     reader.narrow(0, Some(10));
     body.append(Bytes::from_static(b"1234"));
-    body.fail(Error::OriginTimeout);
+    body.fail(Error::OriginTimeout(String::new()));
     body.fail(Error::Panicked);
     let (bytes, end) = read(&mut reader);
     assert_eq!(bytes, b"1234");
-    assert!(matches!(end, Some(Next::Failed(Error::OriginTimeout))));
+    assert!(matches!(end, Some(Next::Failed(Error::OriginTimeout(_)))));
 }
 
 #[test]

@@ -71,7 +71,7 @@ async fn ask(operators: SocketAddr) -> Result<Bytes, Failure> {
 fn reason(error: &Error) -> String {
     match error {
         Error::OriginUnreachable(why) | Error::OriginGarbage(why) | Error::OriginBroke(why) => why.clone(),
-        Error::OriginTimeout => "no answer in time".to_owned(),
+        Error::OriginTimeout(_) => "no answer in time".to_owned(),
         other => other.to_string(),
     }
 }

@@ -101,12 +101,12 @@ impl Run {
             config
         };
         match self.config.load_edge().map(fitting).and_then(|config| reloading.reload(config)) {
-            Ok(restart) if restart.is_empty() => tracing::info!("the configuration was read again"),
+            Ok(restart) if restart.is_empty() => tracing::info!("configuration reloaded"),
             Ok(restart) => tracing::warn!(
                 changed = restart.join(", "),
-                "the configuration was read again; what changed here needs a restart"
+                "configuration reloaded; changes in these tables need a restart"
             ),
-            Err(error) => tracing::error!(%error, "the configuration is not good; the edge goes on as it was"),
+            Err(error) => tracing::error!(%error, "configuration rejected, the running one stays"),
         }
     }
 }

@@ -247,13 +247,13 @@ impl<F: FnMut(Finding<'_>)> Told<F> {
                 if list == self.list {
                     return (self.tell)(Finding::Same);
                 }
-                tracing::info!(%source, members = list.len(), "another list of members was found");
+                tracing::info!(%source, members = list.len(), "member list changed");
                 self.list = list;
                 (self.tell)(Finding::Changed(&self.list));
             }
             Err(error) => {
                 match std::mem::replace(&mut self.failing, Failing::Yes) {
-                    Failing::No => tracing::warn!(%source, %error, "discovery failed; the last list of members stays"),
+                    Failing::No => tracing::warn!(%source, %error, "discovery failed, keeping the last member list"),
                     Failing::Yes => tracing::debug!(%source, %error, "discovery still fails"),
                 }
                 (self.tell)(Finding::Failed);

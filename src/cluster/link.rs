@@ -119,7 +119,7 @@ async fn serve(peer: Arc<str>, questions: mpsc::Receiver<Question>, behind: Arc<
         Err(_) => Err("there was no connection in time".to_owned()),
     };
     if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a link has ended");
+        tracing::debug!(%peer, %error, "peer link closed");
     }
 }
 

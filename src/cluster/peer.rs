@@ -13,7 +13,7 @@ use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
 
 const BLAME: Blame = Blame {
     unreachable: Error::PeerUnreachable,
-    late: Error::PeerTimeout,
+    late: |_| Error::PeerTimeout,
     garbage: Error::PeerBroke,
     broke: Error::PeerBroke,
 };

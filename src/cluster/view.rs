@@ -75,15 +75,15 @@ impl Seen {
         let since = old.filter(|old| old.state == state).map_or(now, |old| old.since);
         match (old.map(|old| old.state), state) {
             (Some(old), new) if old == new => {}
-            (_, State::Down) => tracing::warn!(peer = %address, %edge, "the peer is down, and owns nothing"),
+            (_, State::Down) => tracing::warn!(peer = %address, %edge, "peer is down, it owns no keys"),
             (_, State::Refused) => tracing::error!(
                 peer = %address, %edge,
                 "member refused: another member has the same edge.name; it owns nothing until edge.name is unique"
             ),
             (Some(State::Down | State::Draining | State::Refused), State::Alive) => {
-                tracing::info!(peer = %address, %edge, "the peer is back");
+                tracing::info!(peer = %address, %edge, "peer is back");
             }
-            (_, state) => tracing::debug!(peer = %address, %edge, state = state.name(), "a peer has changed"),
+            (_, state) => tracing::debug!(peer = %address, %edge, state = state.name(), "peer state changed"),
         }
         Self { address, edge, state, since }
     }

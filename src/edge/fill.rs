@@ -136,7 +136,7 @@ impl Edge {
             match self.receive(leading, order, arrival).await {
                 Received::Done => return,
                 Received::Broken(again, error) => {
-                    tracing::warn!(path = %again.lead.key(), %error, "a peer's copy is of no use; the next in rank is asked");
+                    tracing::warn!(path = %again.lead.key(), %error, "peer response failed, asking the next in rank");
                     leading = again;
                 }
             }

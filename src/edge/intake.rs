@@ -90,7 +90,7 @@ impl Edge {
                     };
                     self.note_end(source.as_ref(), Fetched::Error, began);
                     began = Instant::now();
-                    tracing::warn!(path = %lead.key(), at = intake.came, %error, "a fill goes on from another source");
+                    tracing::warn!(path = %lead.key(), at = intake.came, from = source.as_ref().map_or("-", Provider::name), %error, "fill interrupted, resuming from another source");
                     (source, body, mixed) = (from, rest, Mixed::Yes);
                 }
                 Some(Ok(data)) => {
@@ -107,13 +107,13 @@ impl Edge {
             }
             Err(Error::Abandoned) => {
                 self.note_end(source.as_ref(), Fetched::Ok, began);
-                tracing::info!(path = %lead.key(), came = intake.came, "a fill that nobody waits for is given up");
+                tracing::info!(path = %lead.key(), came = intake.came, "fill abandoned, no client is waiting");
                 lead.fail(Error::Abandoned);
             }
             Err(error) => {
                 self.note_end(source.as_ref(), Fetched::Error, began);
                 self.note_failure(&lead, &provider, proof, mixed, &error);
-                tracing::warn!(path = %lead.key(), from = provider.name(), %error, "a fill came to nothing");
+                tracing::warn!(path = %lead.key(), from = provider.name(), %error, "fill failed");
                 lead.fail(error);
             }
         }

@@ -83,7 +83,7 @@ impl Edge {
         let written = tokio::spawn(async move {
             let answer = edge.ask_origin(request).await.inspect_err(|error| {
                 if *error == Error::ClientLeft {
-                    tracing::debug!(%method, path = %key, "a write is not sent: its client left before it had a place at the origin");
+                    tracing::debug!(%method, path = %key, "write not sent, the client left before it reached the origin");
                 }
             })?;
             let invalidates = edge.policy.load().writes == Writes::Invalidate;
@@ -137,7 +137,7 @@ impl Edge {
         if down {
             self.note_unheard(peer, key);
         } else if let Err(error) = self.purge(peer, key).await {
-            tracing::warn!(%peer, path = %key, %error, "a peer has not heard that this has changed; it is told again when it answers");
+            tracing::warn!(%peer, path = %key, %error, "invalidation not delivered, retried when the peer answers");
             self.note_unheard(peer, key);
             self.hears_part(peer);
         }
@@ -169,7 +169,7 @@ impl Edge {
     }
 
     async fn tell_keys(&self, peer: &Arc<str>, keys: HashSet<AssetKey>) -> Result<(), Error> {
-        tracing::info!(%peer, keys = keys.len(), "a peer is told what has changed meanwhile");
+        tracing::info!(%peer, keys = keys.len(), "delivering missed invalidations to a peer");
         let mut keys = keys.into_iter();
         while let Some(key) = keys.next() {
             if let Err(error) = self.purge(peer, &key).await {

@@ -23,7 +23,7 @@ impl Edge {
     /// Notes that `peer` answers.
     pub(super) fn hears(&self, peer: &str, answer: Heard) {
         if self.membership.note(peer, answer) {
-            tracing::info!(%peer, "the peer answers again");
+            tracing::info!(%peer, "peer answers again");
         }
     }
 
@@ -54,7 +54,7 @@ impl Edge {
 
     fn note_no_answer(&self, peer: &str, heard: Heard, error: &Error) {
         if self.membership.note(peer, heard) {
-            tracing::warn!(%peer, %error, "the peer does not answer; the next in rank is asked until it does");
+            tracing::warn!(%peer, %error, "peer does not answer, asking the next in rank");
         }
     }
 

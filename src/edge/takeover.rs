@@ -39,7 +39,7 @@ impl Edge {
             match self.receive(leading, order, arrival).await {
                 Received::Done => return None,
                 Received::Broken(again, error) => {
-                    tracing::warn!(path = %again.lead.key(), %error, "what a peer holds is of no use");
+                    tracing::warn!(path = %again.lead.key(), %error, "handoff from a previous owner failed");
                     leading = again;
                 }
             }

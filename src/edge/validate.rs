@@ -151,9 +151,9 @@ pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -
 /// stale on an error.
 pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
     if error == Error::Abandoned {
-        tracing::info!(path = %lead.key(), "a fill that nobody waits for is given up");
+        tracing::info!(path = %lead.key(), "fill abandoned, no client is waiting");
     } else {
-        tracing::warn!(path = %lead.key(), %error, "the origin gave no answer that could be used");
+        tracing::warn!(path = %lead.key(), %error, "origin request failed");
     }
     match order.fallback() {
         Some(stored) => lead.settle(reused(stored, Why::Failed(error))),

@@ -75,7 +75,7 @@ impl Edge {
         let wrong = error.is_of_contents();
         if wrong {
             self.metrics.wrong_content(asked(provider));
-            tracing::error!(path = %key, from = provider.name(), %error, "the contents are wrong; nothing of them is kept");
+            tracing::error!(path = %key, from = provider.name(), %error, "content digest mismatch, response discarded");
         }
         let Provider::Peer(peer) = provider else {
             return;
@@ -87,7 +87,7 @@ impl Edge {
             let (edge, peer, key) = (Arc::clone(self), Arc::clone(peer), key.asset());
             tokio::spawn(async move {
                 if let Err(error) = edge.purge(&peer, &key).await {
-                    tracing::warn!(%peer, path = %key, %error, "the peer has not heard that its copy is wrong");
+                    tracing::warn!(%peer, path = %key, %error, "peer could not be told to drop its wrong copy");
                 }
             });
         } else if error.fault() == Fault::Peer {

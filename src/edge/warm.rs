@@ -55,7 +55,7 @@ impl Edge {
         let ended = tokio::time::timeout(patience, async {
             self.membership.joined().await;
             let wanted = self.wanted_of_all().await;
-            tracing::info!(keys = wanted.len(), "warming: pulling what is wanted most from peers");
+            tracing::info!(keys = wanted.len(), "warm-up started, pulling the most requested keys from peers");
             let pull =
                 stream::iter(&wanted).for_each_concurrent(AT_ONCE, |(key, holder)| self.pull(key, holder, &pulled));
             tokio::select! {
@@ -115,7 +115,7 @@ impl Edge {
         match list.await.unwrap_or(Err(Error::PeerTimeout)) {
             Ok(list) => Some(String::from_utf8_lossy(&list).lines().filter_map(|line| self.wanted_key(line)).collect()),
             Err(error) => {
-                tracing::warn!(%peer, %error, "the peer does not say what it holds; nothing is pulled from it");
+                tracing::warn!(%peer, %error, "peer did not list its keys, none is pulled from it");
                 None
             }
         }

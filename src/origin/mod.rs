@@ -120,6 +120,11 @@ async fn has_left(asker: Option<Asker>) {
     }
 }
 
+/// The error for an embedded origin that takes too long.
+fn late() -> Error {
+    Error::OriginTimeout("the embedded origin".to_owned())
+}
+
 /// An embedded origin with the bounds that an HTTP origin has of itself.
 pub(crate) struct Bounded {
     origin: Box<dyn Origin>,
@@ -138,7 +143,7 @@ impl Origin for Bounded {
         Box::pin(async move {
             let (_place, left) = self.places.take(&request).await?;
             let answer = tokio::time::timeout(left, self.origin.fetch(request)).await;
-            let response = answer.unwrap_or(Err(Error::OriginTimeout))?;
+            let response = answer.unwrap_or_else(|_| Err(late()))?;
             if response.status().is_informational() {
                 return Err(Error::OriginFailed(format!("{} is no final answer", response.status())));
             }
@@ -179,11 +184,11 @@ mod tests {
         let origin = Bounded::new(never, Duration::from_secs(1), 1);
         let fetch = || origin.fetch(Request::new(Body::empty()));
         let (first, second) = tokio::join!(fetch(), fetch());
-        assert_eq!(first.map(drop), Err(Error::OriginTimeout));
+        assert_eq!(first.map(drop), Err(late()));
         assert_eq!(second.map(drop), Err(Error::Overloaded));
         let upload = origin.fetch(Request::new(Body::from("content")));
         let (waits, upload) = tokio::join!(fetch(), upload);
-        assert_eq!((waits.map(drop), upload.map(drop)), (Err(Error::OriginTimeout), Err(Error::OriginTimeout)));
+        assert_eq!((waits.map(drop), upload.map(drop)), (Err(late()), Err(late())));
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,6 +203,6 @@ mod tests {
         };
         let (sent, waits, ()) = tokio::join!(origin.fetch(sent), origin.fetch(waits), leave);
         // The first goes on without its asker, for the time that it has.
-        assert_eq!((sent.map(drop), waits.map(drop)), (Err(Error::OriginTimeout), Err(Error::ClientLeft)));
+        assert_eq!((sent.map(drop), waits.map(drop)), (Err(late()), Err(Error::ClientLeft)));
     }
 }

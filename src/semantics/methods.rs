@@ -40,7 +40,7 @@ impl Methods {
         if let Some(at) = (1..listed.len()).find(|at| listed[..*at].contains(&listed[*at])) {
             return Err(format!("{} is listed twice; remove one", listed[at]));
         }
-        let allow = names.join(", ").try_into().expect("tokens and commas are a header value");
+        let allow = HeaderValue::try_from(names.join(", ")).map_err(|error| error.to_string())?;
         Ok(Self { listed, allow })
     }
 

@@ -135,7 +135,7 @@ impl Inherited {
                 }
                 // The process that this one follows still has it.
                 Err(error) if listener.is_shared() && error.kind() == io::ErrorKind::AddrInUse => {
-                    tracing::info!(%address, "gossip waits until the process before this one has ended");
+                    tracing::info!(%address, "gossip port in use, waiting for the previous process to end");
                     return Ok((listener, Some(Ear::Awaited(address))));
                 }
                 // The system chose a port that is free for TCP only; it may do better.

@@ -71,11 +71,11 @@ impl Running {
             fault = self.watch.fault() => Some(fault),
         };
         if let Some(RunError { task }) = fault {
-            tracing::error!(task, "a task ended that must last; the edge drains, and ends");
+            tracing::error!(task, "background task ended unexpectedly, draining");
         }
         let cut = self.drain().await;
         if cut > 0 {
-            tracing::warn!(connections = cut, "edge.drain is over: what was still under way was cut short");
+            tracing::warn!(connections = cut, "drain timeout reached, closing connections");
         }
         fault.map_or(Ok(cut), Err)
     }

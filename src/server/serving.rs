@@ -186,13 +186,13 @@ impl Serve {
         let (listener, most) = (self.source.listener(), self.limits.connections);
         if open.len() >= most {
             if full.begins() {
-                tracing::warn!(listener, connections = most, "limits.connections are open: others are refused");
+                tracing::warn!(listener, connections = most, "connection limit reached, rejecting connections");
             }
             return self.access.metrics.refused_connection();
         }
         // Where one goes and the next takes its place, it is not over.
         if open.len() < most - most / 16 && full.ends() {
-            tracing::info!(listener, "there are places for connections again");
+            tracing::info!(listener, "connections are below the limit again");
         }
         let Some(admitted) = self.admit_of(client) else {
             let limit = self.limits.most_per_client();
@@ -253,7 +253,7 @@ impl Serve {
             serving.serve.access.metrics.flooded_connection();
         }
         if let Err(error) = ended {
-            tracing::debug!(client = %address, %error, "a connection ended badly");
+            tracing::debug!(client = %address, %error, "connection failed");
         }
     }
 }
@@ -416,7 +416,7 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
             // It has been answered with 400, 414 or 431, before it was a request.
             if error.downcast_ref().is_some_and(hyper::Error::is_parse) {
                 access.metrics.malformed_request();
-                tracing::debug!(client = %client.address, error = %text, "what is not HTTP was refused");
+                tracing::debug!(client = %client.address, error = %text, "malformed request rejected");
             }
             text
         })

@@ -102,11 +102,11 @@ fn failure_reaches_who_waits() {
         let mut reader = Reader::new(body.clone());
         let writer = thread::spawn(move || {
             body.append(Bytes::from_static(b"half"));
-            body.fail(Error::OriginTimeout);
+            body.fail(Error::OriginTimeout(String::new()));
         });
         let (bytes, end) = block_on(read_all(&mut reader));
         assert_eq!(bytes, b"half");
-        assert!(matches!(end, Next::Failed(Error::OriginTimeout)));
+        assert!(matches!(end, Next::Failed(Error::OriginTimeout(_))));
         writer.join().unwrap();
     });
 }

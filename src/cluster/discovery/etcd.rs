@@ -131,9 +131,9 @@ impl Etcd {
             if self.failures.is_multiple_of(self.endpoints.len()) {
                 take(Err(format!("{endpoint}: {error}")));
             } else if self.failures < self.endpoints.len() {
-                tracing::info!(%endpoint, %error, "an etcd failed; the next is asked");
+                tracing::info!(%endpoint, %error, "etcd request failed, asking the next endpoint");
             } else {
-                tracing::debug!(%endpoint, %error, "an etcd failed again; the next is asked");
+                tracing::debug!(%endpoint, %error, "etcd request failed again, asking the next endpoint");
             }
             self.go_on();
             self.keep();
@@ -337,7 +337,7 @@ const LATE: &str = "it did not answer in time";
 fn told(error: &Error) -> String {
     match error {
         Error::OriginUnreachable(why) => format!("it cannot be reached: {why}"),
-        Error::OriginTimeout => LATE.to_owned(),
+        Error::OriginTimeout(_) => LATE.to_owned(),
         Error::OriginGarbage(why) => format!("its answer is not HTTP: {why}"),
         Error::OriginBroke(why) => format!("its answer broke off: {why}"),
         other => other.to_string(),
