@@ -48,7 +48,8 @@ pub struct Record {
     pub served: Served,
     /// Whose bytes the client gets.
     pub from: From,
-    /// Why the response was not stored, as in Cache-Status' `detail`.
+    /// Why the response was not stored, or a stale one was served: a word for each reason, as
+    /// in the `detail` of Cache-Status.
     pub reason: Option<&'static str>,
     /// What went wrong.
     pub error: Option<Error>,

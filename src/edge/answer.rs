@@ -59,6 +59,7 @@ impl Edge {
             detail,
             ..CacheStatus::default()
         };
+        let record = Record { reason: detail, ..record };
         Answer { response: self.give(ask, SystemTime::now(), &reused.stored, status), record }
     }
 
@@ -161,10 +162,12 @@ impl Edge {
         if ask.kind == Kind::Unknown && ask.method == Method::GET {
             self.learn_vary(ask, &response);
         }
-        let detail = (handled == Handled::OtherSite).then_some("other-site");
+        let detail = (handled == Handled::OtherSite).then_some(pass_reason(ask, handled));
         let status = CacheStatus { handled, detail, ..CacheStatus::default() };
         let response = self.relay(ask, response, &status);
-        Answer { response, record: Self::record(ask, Served::Pass, From::Origin) }
+        let record =
+            Record { reason: Some(pass_reason(ask, handled)), ..Self::record(ask, Served::Pass, From::Origin) };
+        Answer { response, record }
     }
 
     /// A marked name whose response could be stored after all: the next
@@ -278,6 +281,17 @@ impl Edge {
         let record =
             Record { source, method, key, served: Served::Error, from: From::Nobody, reason: None, error: Some(error) };
         Answer { response, record }
+    }
+}
+
+/// Returns the reason why a request went to the origin alone, for its line in the log.
+fn pass_reason(ask: &Ask, handled: Handled) -> &'static str {
+    match handled {
+        Handled::OtherSite => "other-site",
+        Handled::Method => "method",
+        Handled::Bypass => "hit-for-miss",
+        _ if ask.kind == Kind::Unknown => "unknown-header",
+        _ => "request",
     }
 }
 

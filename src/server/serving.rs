@@ -186,13 +186,13 @@ impl Serve {
         let (listener, most) = (self.source.listener(), self.limits.connections);
         if open.len() >= most {
             if full.begins() {
-                tracing::warn!(listener, connections = most, "connection limit reached, rejecting connections");
+                tracing::warn!(listener, connections = most, "limits.connections reached, rejecting connections");
             }
             return self.access.metrics.refused_connection();
         }
         // Where one goes and the next takes its place, it is not over.
         if open.len() < most - most / 16 && full.ends() {
-            tracing::info!(listener, "connections are below the limit again");
+            tracing::info!(listener, "below limits.connections again, accepting connections");
         }
         let Some(admitted) = self.admit_of(client) else {
             let limit = self.limits.most_per_client();

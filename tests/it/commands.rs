@@ -190,10 +190,16 @@ async fn access_line_tells_the_request_and_why_its_response_was_not_stored() {
         ask(edge.clients, Method::GET, path).field("user-agent", "probe/1").field("x-request-id", id).get().await;
     }
     ask(edge.clients, Method::GET, "/none").field("cache-control", "only-if-cached").get().await;
+    ask(edge.clients, Method::GET, "/private").field("x-request-id", "a-4").get().await;
+    ask(edge.clients, Method::POST, "/private").field("x-request-id", "a-5").get().await;
+    ask(edge.clients, Method::GET, "/unknown").field("x-tenant", "t").field("x-request-id", "a-6").get().await;
     for (part, told) in [
         ("a-1", serde_json::json!({"result": "pass", "reason": "private"})),
         ("a-2", serde_json::json!({"result": "miss", "reason": null})),
         ("a-3", serde_json::json!({"result": "hit", "from": "memory"})),
+        ("a-4", serde_json::json!({"result": "pass", "reason": "hit-for-miss"})),
+        ("a-5", serde_json::json!({"result": "pass", "reason": "method"})),
+        ("a-6", serde_json::json!({"result": "pass", "reason": "unknown-header"})),
         ("/none", serde_json::json!({"result": "miss", "status": 504, "error": null, "reason": "not-cached"})),
     ] {
         let line = line_with(&folder.path().join("out"), part).await;
@@ -203,7 +209,7 @@ async fn access_line_tells_the_request_and_why_its_response_was_not_stored() {
         }
         assert!(line["host"].is_string() && line["timestamp"].is_string(), "{line}");
         assert_eq!(line["protocol"], "HTTP/1.1");
-        assert!(part == "/none" || line["user_agent"] == "probe/1", "{line}");
+        assert!(!["a-1", "a-2", "a-3"].contains(&part) || line["user_agent"] == "probe/1", "{line}");
     }
 }
 
@@ -286,13 +292,13 @@ async fn who_refuses_connections_says_so_once_and_when_it_is_over() {
         let mut refused = TcpStream::connect(edge.clients).await.unwrap();
         assert!(!matches!(within(20, refused.read(&mut [0])).await, Ok(1..)));
     }
-    line_with(&err, "limits.connections are open").await;
+    line_with(&err, "limits.connections reached, rejecting connections").await;
     drop(held);
     let let_in = async { while ask(edge.clients, Method::GET, "/a").try_open().await.is_err() {} };
     within(20, let_in).await;
-    line_with(&err, "there are places").await;
+    line_with(&err, "below limits.connections again").await;
     let told = std::fs::read_to_string(&err).unwrap();
-    assert_eq!(told.matches("limits.connections").count(), 1, "{told}");
+    assert_eq!(told.matches("limits.connections reached").count(), 1, "{told}");
 }
 
 #[tokio::test]
@@ -329,7 +335,7 @@ async fn sighup_reloads_and_a_bad_file_changes_nothing() {
     let mut open = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
     open.write_all(b"[cache]\nmemroy = 1\n").unwrap();
     edge.signal("HUP");
-    let told = line_with(&folder.path().join("err"), "not good").await;
+    let told = line_with(&folder.path().join("err"), "configuration rejected").await;
     assert!(told.contains("cache.memory"), "{told}");
     assert_eq!(edge.get("/a").await.text(), "first");
     std::fs::write(&file, "").unwrap();
@@ -339,7 +345,7 @@ async fn sighup_reloads_and_a_bad_file_changes_nothing() {
     let changed = good.replace(&first.url().to_string(), &second.url().to_string());
     std::fs::write(&file, changed + "[limits]\nstreams = 7\n").unwrap();
     edge.signal("HUP");
-    let told = line_with(&folder.path().join("err"), "needs a restart").await;
+    let told = line_with(&folder.path().join("err"), "need a restart").await;
     assert!(told.contains("[limits]"), "{told}");
     assert_eq!(edge.get("/a").await.text(), "second");
 }
