@@ -24,7 +24,6 @@ use crate::random::random;
 use crate::semantics::request_fields::Underscores;
 use crate::semantics::storing::Times;
 
-mod clients;
 mod fast_path;
 mod interspersed;
 mod lasting;

@@ -278,6 +278,11 @@ impl Edge {
         }
     }
 
+    /// Returns the client that `address` counts for; `None` for a trusted proxy.
+    pub(crate) fn counted_client(&self, address: IpAddr) -> Option<IpAddr> {
+        self.policy.load().forwarding.counted(address)
+    }
+
     /// The client of a request with `headers` on a connection from `connection`.
     pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
         self.policy.load().forwarding.requester(source, connection, headers)
