@@ -253,6 +253,7 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
         wrong: config.cache.wrong.0,
         hit_for_miss: config.cache.hit_for_miss.0,
         fill_alone: config.cache.fill_alone.0,
+        requests_per_client: config.limits.most_requests_per_client(config.origin.requests),
         variants: config.cache.variants,
     })
 }

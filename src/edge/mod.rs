@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::access::{From, Record};
 use crate::body::Body;
 use crate::budget::Budget;
+use crate::clients::Clients;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::config::ZeroCopy;
@@ -56,6 +57,7 @@ mod pass;
 mod peek;
 mod policy;
 mod probe;
+mod quota;
 mod receive;
 mod resume;
 mod select;
@@ -126,6 +128,8 @@ pub struct Edge {
     memory: Memory,
     budget: Arc<Budget>,
     flights: Arc<Flights>,
+    /// Requests at the origin, for the clients that are counted.
+    requests: Clients,
     membership: Arc<Membership>,
     metrics: Arc<Metrics>,
 }
@@ -219,6 +223,7 @@ impl Edge {
             memory: Memory::new(&parts.plan, Arc::clone(&budget)),
             budget,
             flights: Flights::new(Arc::clone(&parts.pages)),
+            requests: Clients::default(),
             pages: parts.pages,
             zero_copy: parts.zero_copy,
             membership: parts.membership,
@@ -276,11 +281,6 @@ impl Edge {
             lent: self.pages.lent(),
             peers: view.peers().iter().map(|peer| (Arc::clone(&peer.name), peer.is_up())).collect(),
         }
-    }
-
-    /// Returns the client that `address` counts for; `None` for a trusted proxy.
-    pub(crate) fn counted_client(&self, address: IpAddr) -> Option<IpAddr> {
-        self.policy.load().forwarding.counted(address)
     }
 
     /// The client of a request with `headers` on a connection from `connection`.

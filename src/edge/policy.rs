@@ -26,6 +26,8 @@ pub(crate) struct Policy {
     pub(crate) wrong: Duration,
     pub(crate) hit_for_miss: Duration,
     pub(crate) fill_alone: Duration,
+    /// How many requests one client may have at the origin.
+    pub(crate) requests_per_client: usize,
     /// How many variants of one asset are stored.
     pub(crate) variants: usize,
 }
