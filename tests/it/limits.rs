@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use http::Method;
-use peerage::Config;
 use peerage::config::Size;
+use peerage::{Config, Server};
 use tokio::net::TcpListener;
 
 use crate::client::{Ask, Got};
 use crate::ends::{End, accept, before_an_origin, connect};
-use crate::harness::{Cluster, Running, alone, pattern, within};
+use crate::harness::{Cluster, Running, alone, config, pattern, run, within};
 use crate::origin::{Gate, Origin, Script};
 
 const ERRORS: &str = "peerage_requests_total{source=\"client\",result=\"error\"}";
@@ -235,12 +235,36 @@ async fn a_stale_hit_is_served_and_validates_nothing_while_its_client_is_at_the_
     by(edge.get("/stale"), OTHER).get().await;
     within(20, async {
         while origin.count("/stale") < 2 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await;
     gate.open(1);
     assert_eq!(within(20, slow).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn the_limit_of_a_client_follows_a_reload_of_the_origin() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("*", cacheable().hold(&gate));
+    let mut config = config("edge-1");
+    (config.origin.url, config.origin.requests) = (origin.url(), 4);
+    let server = Server::bind(config.clone()).await.unwrap();
+    let mut reloading = server.reloading();
+    let edge = run(server);
+    let first = tokio::spawn(edge.get("/first").get());
+    origin.arrived(1).await;
+    assert_refused(&edge.get("/second").get().await);
+    config.origin.requests = 8;
+    assert_eq!(reloading.reload(config).unwrap(), [""; 0]);
+    let second = tokio::spawn(edge.get("/second").get());
+    within(20, origin.arrived(2)).await;
+    assert_refused(&edge.get("/third").get().await);
+    gate.open(2);
+    for got in [first, second] {
+        assert_eq!(within(20, got).await.unwrap().status, 200);
+    }
 }
 
 #[tokio::test]
