@@ -158,8 +158,6 @@ impl Edge {
         began: std::time::Instant,
         (response, quota): (Response<Body>, Quota),
     ) -> Answer {
-        // A tunnel takes no place at the origin.
-        let quota = quota.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS);
         let response = response.map(|body| self.counted(&Provider::Origin, began, quota, body));
         if handled == Handled::Bypass && ask.method == Method::GET {
             self.reconsider(ask, &response);

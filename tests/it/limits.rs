@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::Method;
 use peerage::config::Size;
-use peerage::{Config, Server};
+use peerage::{AssetKey, Config, Server};
 use tokio::net::TcpListener;
 
 use crate::client::{Ask, Got};
@@ -202,19 +202,40 @@ async fn an_owner_does_not_count_what_peers_ask_for() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     origin.script("*", cacheable().hold(&gate));
-    let cluster = Cluster::start(2, &origin, |config| limit(config, 1)).await;
-    let names = [1, 2].map(|seed| cluster.path_owned_by(1, seed));
+    let cluster = Cluster::start(3, &origin, |config| config.limits.requests_per_client = 1).await;
+    let [first, second, third] = [1, 2, 3].map(|seed| cluster.path_owned_by(1, seed));
     let mut waiting = Vec::new();
-    for (number, (name, client)) in names.iter().zip([ONE, OTHER]).enumerate() {
-        waiting.push(tokio::spawn(by(cluster.edges[0].get(name), client).get()));
-        origin.arrived(number + 1).await;
+    for (number, (edge, name)) in [(0, &first), (2, &second)].into_iter().enumerate() {
+        waiting.push(tokio::spawn(cluster.edges[edge].get(name).get()));
+        within(20, origin.arrived(number + 1)).await;
     }
-    // The edge that it speaks to counts a client's request at the owner.
-    assert_refused(&by(cluster.edges[0].get(&cluster.path_owned_by(1, 3)), ONE).get().await);
+    // The edge that a client speaks to counts its request at the owner.
+    assert_refused(&cluster.edges[0].get(&third).get().await);
     gate.open(2);
     for got in waiting {
         assert_eq!(within(20, got).await.unwrap().status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_fill_that_goes_to_the_origin_in_place_of_a_lost_owner_still_counts() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("*", cacheable().hold(&gate));
+    let cluster = Cluster::start(1, &origin, |config| config.limits.requests_per_client = 1).await;
+    let edge = &cluster.edges[0];
+    let membership = edge.edge.membership();
+    membership.replace([&*edge.name(), "127.0.0.1:1"]);
+    let owner = |path: &str| {
+        let key = AssetKey::parse(path, usize::MAX).unwrap();
+        membership.view().ring.owner(key.hash()).unwrap().name().to_string()
+    };
+    let path = (0..1000).map(|number| format!("/of-{number}")).find(|path| owner(path) == "127.0.0.1:1").unwrap();
+    let leader = tokio::spawn(edge.get(&path).get());
+    within(20, origin.arrived(1)).await;
+    assert_refused(&within(20, edge.get("/more").get()).await);
+    gate.open(1);
+    assert_eq!(within(20, leader).await.unwrap().status, 200);
 }
 
 #[tokio::test]
