@@ -62,6 +62,9 @@ pub enum Error {
     /// stands before it, sends it back.
     #[error("the request has been here before: is origin.url an edge's own address?")]
     Loop,
+    /// The client has `limits.requests_per_client` requests at the origin.
+    #[error("the client has too many requests at the origin")]
+    ClientLimit,
     /// The client went away, or its request body broke off.
     #[error("the request body broke off: {0}")]
     ClientBroke(String),
@@ -135,6 +138,7 @@ impl Error {
             | Self::MethodNotImplemented
             | Self::Loop
             | Self::NotCached
+            | Self::ClientLimit
             | Self::ClientBroke(_)
             | Self::ClientLeft => Fault::Client,
             Self::PeerUnreachable(_)
@@ -164,6 +168,8 @@ impl Error {
                 StatusCode::BAD_REQUEST
             }
             Self::Loop => StatusCode::LOOP_DETECTED,
+            // RFC 6585 §4
+            Self::ClientLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeaderTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ContentTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -195,6 +201,7 @@ impl Error {
             Self::BadLength => "bad-length",
             Self::Loop => "loop",
             Self::NotCached => "not-cached",
+            Self::ClientLimit => "client-limit",
             Self::UriTooLong => "uri-too-long",
             Self::HeaderTooLarge => "header-too-large",
             Self::ContentTooLarge => "content-too-large",
@@ -232,6 +239,7 @@ impl Error {
             Self::BadLength => "Content-Length must be one number in decimal digits without leading zeros",
             Self::Loop => "the request has been here before",
             Self::NotCached => "nothing that answers this request is stored here",
+            Self::ClientLimit => "too many requests of this client are under way; try again",
             Self::UriTooLong => "the request target is too long",
             Self::HeaderTooLarge => "the request's fields are too large",
             Self::ContentTooLarge => "the request's content is too large",

@@ -12,6 +12,7 @@ use tokio::sync::SetOnce;
 
 use crate::body::Room;
 use crate::body::growing::Growing;
+use crate::clients::Counted;
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::pages::Pages;
@@ -208,7 +209,7 @@ impl Flights {
         });
         table.insert(id, Arc::clone(&flight));
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        Joining::Lead(Lead { flights: Arc::clone(self), flight, reach, listed: true })
+        Joining::Lead(Lead { flights: Arc::clone(self), flight, reach, listed: true, quota: None })
     }
 
     /// Lets nobody join the flights of an asset any more, whatever the variant,
@@ -299,6 +300,8 @@ pub(crate) struct Lead {
     /// Where it goes now.
     reach: Reach,
     listed: bool,
+    /// It counts for the client that leads it, until the outcome is known.
+    pub(crate) quota: Option<Counted>,
 }
 
 impl Lead {
@@ -319,7 +322,7 @@ impl Lead {
     }
 
     /// Publishes the head; the body follows by [`Lead::append`].
-    pub(crate) fn stream(&self, streaming: Streaming) {
+    pub(crate) fn stream(&mut self, streaming: Streaming) {
         self.come_to(Outcome::Streaming(streaming));
     }
 
@@ -360,7 +363,9 @@ impl Lead {
     }
 
     /// What a flight has come to first is what it has come to.
-    fn come_to(&self, outcome: Outcome) {
+    fn come_to(&mut self, outcome: Outcome) {
+        // Before the client can send another request.
+        self.quota = None;
         let _ = self.flight.outcome.set(outcome);
     }
 
@@ -373,7 +378,7 @@ impl Lead {
     }
 
     /// Does nothing to a flight that has come to its end.
-    fn break_off(&self, error: Error) {
+    fn break_off(&mut self, error: Error) {
         self.flight.body.fail(error.clone());
         self.come_to(Outcome::Failed(error));
     }

@@ -42,6 +42,7 @@ mod admin;
 mod body;
 mod budget;
 pub mod cli;
+mod clients;
 pub mod cluster;
 pub mod config;
 pub mod digest;

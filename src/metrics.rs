@@ -178,6 +178,7 @@ pub(crate) struct Metrics {
     peeks: [Count; Sought::ALL.len()],
     refused_connections: Count,
     refused_client_connections: Count,
+    refused_client_requests: Count,
     stalled_connections: Count,
     flooded_connections: Count,
     overflowed_invalidations: Count,
@@ -278,6 +279,10 @@ impl Metrics {
 
     pub(crate) fn refused_client_connection(&self) {
         self.refused_client_connections.add(1);
+    }
+
+    pub(crate) fn refused_client_request(&self) {
+        self.refused_client_requests.add(1);
     }
 
     pub(crate) fn stalled_connection(&self) {

@@ -24,7 +24,6 @@ use crate::random::random;
 use crate::semantics::request_fields::Underscores;
 use crate::semantics::storing::Times;
 
-mod clients;
 mod fast_path;
 mod interspersed;
 mod lasting;
@@ -256,6 +255,7 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
         fill_alone: config.cache.fill_alone.0,
         methods: config.limits.methods().map_err(StartError::Config)?,
         writes: if config.cache.invalidate_on_write { Writes::Invalidate } else { Writes::Ignored },
+        requests_per_client: config.limits.most_requests_per_client(config.origin.requests),
         variants: config.cache.variants,
     })
 }

@@ -55,6 +55,7 @@ pub const KEYS: &[&str] = &[
     "admin.listen",
     "limits.connections",
     "limits.connections_per_client",
+    "limits.requests_per_client",
     "limits.streams",
     "limits.control_frames",
     "limits.header",

@@ -14,6 +14,9 @@ pub struct LimitsConfig {
     pub connections: usize,
     /// Connections at a time that one client may have; 0 is a quarter of `connections`.
     pub connections_per_client: usize,
+    /// Requests at the origin at a time that one client may have; 0 is a quarter of
+    /// `origin.requests`.
+    pub requests_per_client: usize,
     /// Requests at a time on one HTTP/2 connection.
     pub streams: u32,
     /// HTTP/2 control frames (SETTINGS, PING, PRIORITY, `WINDOW_UPDATE`, unknown ones) in a
@@ -51,6 +54,7 @@ impl Default for LimitsConfig {
         Self {
             connections: 16_384,
             connections_per_client: 0,
+            requests_per_client: 0,
             streams: 128,
             control_frames: 1000,
             header: Size(64 * 1024),
@@ -86,10 +90,20 @@ impl LimitsConfig {
         Methods::new(&self.methods).map_err(|error| format!("limits.methods: {error}"))
     }
 
+    /// Returns how many requests one client may have at the origin, which takes
+    /// `requests` at a time.
+    pub(crate) fn most_requests_per_client(&self, requests: usize) -> usize {
+        match self.requests_per_client {
+            0 => (requests / 4).max(1),
+            most => most,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         self.methods()?;
         within("limits.connections", self.connections, 1..=10_000_000)?;
         within("limits.connections_per_client", self.connections_per_client, 0..=10_000_000)?;
+        within("limits.requests_per_client", self.requests_per_client, 0..=1_000_000)?;
         within("limits.streams", self.streams, 1..=100_000)?;
         within("limits.control_frames", self.control_frames, 100..=1_000_000)?;
         within("limits.header", self.header, Size(8 * 1024)..=mib(1))?;

@@ -89,7 +89,7 @@ fn the_list_of_keys_is_that_of_the_structs() {
 }
 
 /// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 73] = [
+const OTHERS: [(&str, &str); 74] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -142,6 +142,7 @@ const OTHERS: [(&str, &str); 73] = [
     ("admin.listen", "127.0.0.2:83"),
     ("limits.connections", "7"),
     ("limits.connections_per_client", "7"),
+    ("limits.requests_per_client", "7"),
     ("limits.streams", "7"),
     ("limits.control_frames", "500"),
     ("limits.header", "9KiB"),
@@ -209,6 +210,7 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[origin]\nurl = \"http://u:p@x\"", &["origin.url", "user name"]),
         ("[origin]\nrequests = 0", &["origin.requests"]),
         ("[limits]\nconnections = 9223372036854775807", &["limits.connections"]),
+        ("[limits]\nrequests_per_client = 1000001", &["limits.requests_per_client", "1000000"]),
         ("[limits]\nsend_timeout = \"0s\"", &["limits.send_timeout"]),
         ("[limits]\nmethods = [\"GET\"]", &["limits.methods", "HEAD"]),
         ("[limits]\nmethods = [\"GET\", \"HEAD\", \"TRACE\"]", &["limits.methods", "TRACE", "remove"]),
@@ -320,6 +322,14 @@ fn max_object_is_derived_from_memory_unless_it_is_written() {
     }
     assert_eq!(max_object("[cache]\nmemory = \"256MiB\""), 32 << 20);
     assert_eq!(max_object("[cache]\nmemory = \"1GiB\"\nmax_object = \"100MiB\""), 100 << 20);
+}
+
+#[test]
+fn one_client_has_a_quarter_of_the_requests_at_the_origin_unless_it_is_written() {
+    for (requests, per_client, most) in [(1024, 0, 256), (7, 0, 1), (1, 0, 1), (1024, 1, 1), (2, 100, 100)] {
+        let limits = LimitsConfig { requests_per_client: per_client, ..LimitsConfig::default() };
+        assert_eq!(limits.most_requests_per_client(requests), most, "{per_client} of {requests}");
+    }
 }
 
 #[test]

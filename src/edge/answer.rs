@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, VIA};
+use http::header::{AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
+use super::quota::Quota;
 use super::select::{Selection, condition, select};
 use super::share::{Part, Shared, served};
 use super::{Answer, Ask, Edge};
@@ -106,7 +107,7 @@ impl Edge {
         }
         // A body of known length is held whole, unless it was a window from the first.
         let may_lose = extent == Extent::Window || head.length.is_none();
-        let resume = may_lose.then(|| self.resume(ask.key.clone(), Arc::clone(&head), order));
+        let resume = may_lose.then(|| self.resume(ask.key.clone(), Arc::clone(&head), order, self.client_of(ask)));
         let growing = reader.body();
         let reason = status.detail;
         let read = |mut reader: Reader, first, end| {
@@ -153,9 +154,9 @@ impl Edge {
         ask: &Ask,
         handled: Handled,
         began: std::time::Instant,
-        response: Response<Body>,
+        (response, quota): (Response<Body>, Quota),
     ) -> Answer {
-        let response = response.map(|body| self.counted(&Provider::Origin, began, body));
+        let response = response.map(|body| self.counted(&Provider::Origin, began, quota, body));
         if handled == Handled::Bypass && ask.method == Method::GET {
             self.reconsider(ask, &response);
         }
@@ -271,8 +272,10 @@ impl Edge {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(CACHE_STATUS, self.status(&status));
         headers.insert(VIA, self.via.clone());
-        if matches!(error, Error::MethodNotAllowed) {
-            headers.insert(ALLOW, self.policy.load().methods.allow().clone());
+        match error {
+            Error::MethodNotAllowed => drop(headers.insert(ALLOW, self.policy.load().methods.allow().clone())),
+            Error::ClientLimit => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
+            _ => {}
         }
         let body = if method == Method::HEAD { Body::empty() } else { text.into() };
         let mut response = Response::new(body);

@@ -7,6 +7,7 @@ use http::{Request, Response};
 
 use super::Edge;
 use super::fill::Order;
+use super::quota::Quota;
 use crate::body::{Body, Ended};
 use crate::cluster::standing::Heard;
 use crate::error::Error;
@@ -89,10 +90,12 @@ impl Edge {
         Ok(answer)
     }
 
-    /// The body of an answer of `provider`, asked at `began`, whose end is counted.
-    pub(super) fn counted(&self, provider: &Provider, began: Instant, body: Body) -> Body {
+    /// The body of an answer of `provider`, asked at `began`, whose end is counted. The
+    /// request counts for its client until then.
+    pub(super) fn counted(&self, provider: &Provider, began: Instant, quota: Quota, body: Body) -> Body {
         let (metrics, asked) = (Arc::clone(&self.metrics), asked(provider));
         Body::told(body, move |ended| {
+            drop(quota);
             // What the client leaves is nobody's failure.
             let fetched = if ended == Ended::Badly { Fetched::Error } else { Fetched::Ok };
             metrics.fetch(asked, fetched, began.elapsed());

@@ -143,10 +143,12 @@ impl Edge {
         }
         // This edge is next in rank. Peers may be asking it for the same
         // already, so there is one flight to the origin for both.
-        let Leading { lead, first } = leading;
+        let Leading { mut lead, first } = leading;
+        let quota = lead.quota.take();
         match self.flights.join(lead.key(), Reach::Origin, lead.credentials()) {
             Joining::Follow(flight) => lead.settle(Outcome::Joined(flight)),
-            Joining::Lead(own) => {
+            Joining::Lead(mut own) => {
+                own.quota = quota;
                 lead.settle(Outcome::Joined(Arc::clone(own.flight())));
                 // Look again: while peers were asked, one of them may have had
                 // this edge bring it in.

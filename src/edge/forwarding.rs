@@ -63,6 +63,12 @@ impl Forwarding {
         self.trusted.iter().any(|network| network.contains(&address))
     }
 
+    /// Returns the client that `address` counts for where clients have limits. A trusted
+    /// proxy speaks for many clients: `None`.
+    pub(super) fn counted(&self, address: IpAddr) -> Option<IpAddr> {
+        (!self.trusts(address)).then_some(address)
+    }
+
     pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
         if source == Source::Peer || !self.trusts(connection) {
             return Requester { client: connection, told: None };
@@ -162,6 +168,15 @@ mod tests {
     fn forwarding(trusted: &[&str], scheme: &'static str, host: Option<&'static str>) -> Forwarding {
         let trusted = trusted.iter().map(|network| network.parse().unwrap()).collect();
         Forwarding::new(trusted, HeaderValue::from_static(scheme), host.map(HeaderValue::from_static))
+    }
+
+    #[test]
+    fn a_trusted_proxy_counts_for_no_client() {
+        let forwarding = forwarding(&["10.0.0.0/8", "2001:db8::/32"], "http", None);
+        for (address, counted) in [("10.0.0.1", false), ("2001:db8::7", false), ("192.0.2.1", true), ("::1", true)] {
+            let address = address.parse().unwrap();
+            assert_eq!(forwarding.counted(address), counted.then_some(address), "{address}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 
+use super::quota::Quota;
 use super::{Answer, Ask, Edge, Writes};
 use crate::access::{From, Record};
 use crate::body::Body;
@@ -72,12 +73,14 @@ impl Edge {
     /// changed, before the client hears of that: what it asks for next is new, whichever
     /// edge it asks. In a task of its own: what is changed is changed, whether or not the
     /// client waits to hear of it. What has no place at the origin when the client leaves
-    /// is not sent, so that nobody can queue writes by leaving.
+    /// is not sent, so that nobody can queue writes by leaving; what is sent counts for its
+    /// client (`quota`) until it is answered.
     pub(super) fn write(
         self: &Arc<Self>,
         ask: &Ask,
         mut request: Request<Body>,
-    ) -> impl Future<Output = Result<Response<Body>, Error>> + use<> {
+        quota: Quota,
+    ) -> impl Future<Output = Result<(Response<Body>, Quota), Error>> + use<> {
         let (edge, method, key, host) = (Arc::clone(self), ask.method.clone(), ask.key.clone(), ask.host());
         let here = Asker::mark(&mut request);
         let written = tokio::spawn(async move {
@@ -90,7 +93,7 @@ impl Edge {
             if invalidates && invalidation::invalidates(&method, answer.status()) {
                 edge.forget_everywhere(edge.changed(&key, host.as_ref(), &answer)).await;
             }
-            Ok(answer)
+            Ok((answer, quota))
         });
         async move {
             let written = written.await;

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::access::{From, Record};
 use crate::body::Body;
 use crate::budget::Budget;
+use crate::clients::Clients;
 use crate::cluster::membership::Membership;
 use crate::cluster::peer::Peers;
 use crate::config::ZeroCopy;
@@ -57,6 +58,7 @@ mod pass;
 mod peek;
 mod policy;
 mod probe;
+mod quota;
 mod receive;
 mod resume;
 mod select;
@@ -127,6 +129,8 @@ pub struct Edge {
     memory: Memory,
     budget: Arc<Budget>,
     flights: Arc<Flights>,
+    /// Requests at the origin, for the clients that are counted.
+    requests: Clients,
     membership: Arc<Membership>,
     metrics: Arc<Metrics>,
 }
@@ -220,6 +224,7 @@ impl Edge {
             memory: Memory::new(&parts.plan, Arc::clone(&budget)),
             budget,
             flights: Flights::new(Arc::clone(&parts.pages)),
+            requests: Clients::default(),
             pages: parts.pages,
             zero_copy: parts.zero_copy,
             membership: parts.membership,

@@ -17,8 +17,13 @@ use crate::semantics::forward;
 use crate::semantics::request_fields::Kind;
 
 impl Edge {
-    /// Forwards a request to the origin, both bodies streamed; nothing is kept.
+    /// Forwards a request to the origin, both bodies streamed; nothing is kept. It counts
+    /// for its client until the body of the response has ended.
     pub(super) async fn pass(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
+        let quota = match self.take_quota(self.client_of(&ask)) {
+            Ok(quota) => quota,
+            Err(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+        };
         ask.acknowledge();
         forward::strip_hop_by_hop(&mut ask.headers);
         let mut request = Request::new(std::mem::take(&mut ask.body));
@@ -44,10 +49,13 @@ impl Edge {
             relay.listen(&mut request);
         }
         let began = Instant::now();
-        let answer =
-            if ask.method.is_safe() { self.ask_origin(request).await } else { self.write(&ask, request).await };
+        let answer = if ask.method.is_safe() {
+            self.ask_origin(request).await.map(|response| (response, quota))
+        } else {
+            self.write(&ask, request, quota).await
+        };
         match answer {
-            Ok(response) => {
+            Ok((response, quota)) => {
                 let proven =
                     if ask.method == Method::GET { self.prove_pass(&ask.key, response).await } else { Ok(response) };
                 let response = match proven {
@@ -60,7 +68,7 @@ impl Edge {
                 if learns && response.status() == StatusCode::OK {
                     self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
                 }
-                let mut answer = self.answer_pass(&ask, handled, began, response);
+                let mut answer = self.answer_pass(&ask, handled, began, (response, quota));
                 upgrade::join(ask, &mut answer.response);
                 answer
             }

@@ -214,7 +214,7 @@ impl Edge {
     /// Ends a flight with what has come whole, if it is right, and everybody may have it.
     fn take_whole(
         &self,
-        lead: Lead,
+        mut lead: Lead,
         order: &Order,
         provider: &Provider,
         response: Response<Bytes>,

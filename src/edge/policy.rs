@@ -30,6 +30,8 @@ pub(crate) struct Policy {
     /// Those that clients may use.
     pub(crate) methods: Methods,
     pub(crate) writes: Writes,
+    /// How many requests one client may have at the origin.
+    pub(crate) requests_per_client: usize,
     /// How many variants of one asset are stored.
     pub(crate) variants: usize,
 }

@@ -98,7 +98,7 @@ impl Edge {
             Ok(proven) => proven,
             Err((provider, began, error)) => return self.refuse_copy(leading, &provider, began, error),
         };
-        let Leading { lead, first } = leading;
+        let Leading { mut lead, first } = leading;
         match admitted {
             Ok((mut intake, own)) => {
                 // The leader may have left; so below, too.
@@ -110,7 +110,7 @@ impl Edge {
             Err(refusal) => {
                 self.note_refusal(lead.key(), order, parts.status, refusal);
                 let Coming { provider, body, began } = coming;
-                let body = self.counted(&provider, began, body);
+                let body = self.counted(&provider, began, lead.quota.take(), body);
                 let _ = first.send(First::Response { provider, response: Response::from_parts(parts, body) });
                 lead.settle(Outcome::Pass(refusal));
             }

@@ -3,6 +3,7 @@
 //! whose source broke off asks the next in rank.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,11 +28,18 @@ use crate::semantics::storing::Name;
 use crate::stored::Head;
 
 impl Edge {
-    pub(super) fn resume(self: &Arc<Self>, key: AssetKey, head: Arc<Head>, order: Arc<Order>) -> Resume {
+    /// How a reader of `client` that falls out of the window goes on by itself.
+    pub(super) fn resume(
+        self: &Arc<Self>,
+        key: AssetKey,
+        head: Arc<Head>,
+        order: Arc<Order>,
+        client: Option<IpAddr>,
+    ) -> Resume {
         let edge = Arc::clone(self);
         Arc::new(move |place| {
             let (edge, key, head, order) = (Arc::clone(&edge), key.clone(), Arc::clone(&head), Arc::clone(&order));
-            Box::pin(async move { edge.follow(&key, &head, &order, place).await })
+            Box::pin(async move { edge.follow(&key, &head, &order, client, place).await })
         })
     }
 
@@ -40,7 +48,17 @@ impl Edge {
         order.name == Name::Proven || strong_tag(headers).is_some()
     }
 
-    async fn follow(&self, key: &AssetKey, head: &Head, order: &Order, place: Place) -> Result<Body, Error> {
+    /// Asks the origin for what follows `place`. It counts for `client` until the body has
+    /// ended, and breaks off if that client has too many requests there: each such reader
+    /// takes a connection to the origin, for as long as it likes.
+    async fn follow(
+        &self,
+        key: &AssetKey,
+        head: &Head,
+        order: &Order,
+        client: Option<IpAddr>,
+        place: Place,
+    ) -> Result<Body, Error> {
         if !Self::can_follow(order, &head.headers) {
             return Err(Error::Outgrown);
         }
@@ -48,8 +66,9 @@ impl Edge {
         // A part cannot prove what the whole must: then all of it comes again.
         let proof = self.proof(key, &Provider::Origin, head.facts.status, &head.headers);
         let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
+        let quota = self.take_quota(client)?;
         let began = Instant::now();
-        let response = self.ask_origin(request).await?.map(|body| self.counted(&Provider::Origin, began, body));
+        let response = self.ask_origin(request).await?.map(|body| self.counted(&Provider::Origin, began, quota, body));
         match proof {
             // The proof is of all of the new copy: it has to begin as the old one did.
             Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),

@@ -28,10 +28,11 @@ use crate::semantics::vary::{self, Accepted, Variant, Varies};
 use crate::stored::Stored;
 
 impl Edge {
-    /// Validates a response in the background: one flight at a time for a key.
+    /// Validates a response in the background: one flight at a time for a key. A client
+    /// with too many requests at the origin leaves that to another.
     pub(super) fn validate_behind(self: &Arc<Self>, ask: &Ask, stored: &Stored) {
         // What is served to all meanwhile is validated once for all.
-        if let Joining::Lead(lead) = self.join(ask, Credentials::None) {
+        if let Ok(Joining::Lead(lead)) = self.join_counted(ask, Credentials::None) {
             let mut headers = ask.headers.clone();
             forward::strip_hop_by_hop(&mut headers);
             headers.remove(AUTHORIZATION);
@@ -51,7 +52,10 @@ impl Edge {
             return self.answer_flight(&ask, handled, Part::Leader, Shared { reader, streaming, order, own });
         }
         let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
-        let joining = self.join(&ask, order.credentials);
+        let joining = match self.join_counted(&ask, order.credentials) {
+            Ok(joining) => joining,
+            Err(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+        };
         let mut flight = match &joining {
             Joining::Follow(flight) => Arc::clone(flight),
             Joining::Lead(lead) => Arc::clone(lead.flight()),
@@ -96,8 +100,9 @@ impl Edge {
                         Otherwise::Pass
                     }
                 },
-                // Or it was given up just when this request joined it.
-                Outcome::NotAtHand | Outcome::Failed(Error::Abandoned) => Otherwise::Again,
+                // Or it was given up just when this request joined it, or its leader had too
+                // many requests at the origin, which is the fault of no other client.
+                Outcome::NotAtHand | Outcome::Failed(Error::Abandoned | Error::ClientLimit) => Otherwise::Again,
                 Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
             };
             return match (otherwise, ask.tries.checked_sub(1)) {
@@ -312,5 +317,40 @@ async fn response(first: Option<oneshot::Receiver<First>>) -> Option<(Provider, 
     match first?.await {
         Ok(First::Response { provider, response }) => Some((provider, response)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, StatusCode};
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::key::AssetKey;
+    use crate::{Config, Server};
+
+    #[tokio::test]
+    async fn a_follower_of_a_leader_that_was_refused_leads_a_flight_of_its_own() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let mut config = Config::default();
+        (config.edge.listen, config.admin.listen) = (any, any);
+        let origin = |_: AssetKey| async { Ok::<_, std::io::Error>(Some("page".into())) };
+        let server = Server::bind_with(config, origin).await.unwrap();
+        let edge = Arc::clone(server.edge());
+        let key = AssetKey::parse("/page", 100).unwrap();
+        let Joining::Lead(lead) = edge.flights.join(&key, Reach::Origin, Credentials::None) else {
+            panic!("nobody else asks");
+        };
+        let request = Request::get("/page").header("host", "x").body(Body::empty()).unwrap();
+        let requester = edge.requester(Source::Client, "192.0.2.1".parse().unwrap(), request.headers());
+        let refuse = async {
+            while edge.flights.readers() == 0 {
+                tokio::task::yield_now().await;
+            }
+            lead.fail(Error::ClientLimit);
+        };
+        let (answer, ()) = tokio::join!(edge.respond(Source::Client, requester, None, request), refuse);
+        assert_eq!(answer.response.status(), StatusCode::OK);
+        assert_eq!(answer.response.into_body().collect().await.unwrap().to_bytes(), "page");
     }
 }

@@ -106,6 +106,11 @@ impl Collector for Exposed {
                 self.metrics.refused_client_connections.total(),
             ),
             (
+                "refused_client_requests",
+                "Requests to the origin rejected, for their client had limits.requests_per_client there",
+                self.metrics.refused_client_requests.total(),
+            ),
+            (
                 "stalled_connections",
                 "Connections ended for nothing of what was asked for was taken in limits.send_timeout",
                 self.metrics.stalled_connections.total(),

@@ -21,7 +21,6 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::bytes;
-use super::clients::{Clients, Counted};
 use super::fast_path::FastPath;
 use super::interspersed::Interspersed;
 use super::lasting::Watch;
@@ -29,6 +28,7 @@ use super::listening::Listener;
 use crate::accepting::{Spell, accepted};
 use crate::access::{Access, Details, Record, Watched};
 use crate::body::{Body, describe};
+use crate::clients::{Clients, Counted};
 use crate::config::LimitsConfig;
 use crate::edge::{Edge, NotAtOnce, Peeked, Plainly};
 use crate::error::Error;
@@ -209,13 +209,15 @@ impl Serve {
     /// Decides whether a connection from `address` counts for its client, and whether it
     /// may be one more; `None` if not. The one place for exceptions.
     fn admit_of(&self, address: IpAddr) -> Option<Admitted> {
-        match self.source {
-            Source::Peer => Some(Admitted::Uncounted),
-            Source::Client => {
-                let counted = self.clients.count(address, self.limits.most_per_client())?;
-                Some(Admitted::Counted { _until_dropped: counted })
-            }
-        }
+        let client = match self.source {
+            Source::Peer => None,
+            Source::Client => self.edge.counted_client(address),
+        };
+        let Some(client) = client else {
+            return Some(Admitted::Uncounted);
+        };
+        let counted = self.clients.count(client, self.limits.most_per_client())?;
+        Some(Admitted::Counted { _until_dropped: counted })
     }
 
     /// Serves one connection to its end, which may be that of a tunnel: what

@@ -662,7 +662,10 @@ async fn when_the_owner_freezes_in_the_middle_everybody_has_the_rest() {
 #[tokio::test]
 async fn few_fills_go_on_that_nobody_waits_for_and_all_who_left_are_counted() {
     // It takes requests, and says nothing.
-    let (edge, _origin) = before_an_origin(|config| config.origin.requests = 6).await;
+    let (edge, _origin) = before_an_origin(|config| {
+        (config.origin.requests, config.limits.requests_per_client) = (6, 20);
+    })
+    .await;
     let asking: Vec<_> = (0..20).map(|i| tokio::spawn(edge.get(&format!("/asset-{i:016x}.bin")).get())).collect();
     edge.metric_becomes("peerage_flights", 20.0).await;
     asking.iter().for_each(tokio::task::JoinHandle::abort);

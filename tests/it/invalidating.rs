@@ -159,7 +159,10 @@ async fn a_write_counts_whether_or_not_its_client_waits() {
 
 #[tokio::test]
 async fn a_write_whose_client_leaves_before_it_has_a_place_is_not_sent() {
-    let (edge, origin) = before_an_origin(|config| config.origin.requests = 1).await;
+    let (edge, origin) = before_an_origin(|config| {
+        (config.origin.requests, config.limits.requests_per_client) = (1, 3);
+    })
+    .await;
     let first = tokio::spawn(edge.ask(Method::DELETE, "/first").get());
     let mut connection = accept(&origin).await;
     assert!(connection.head().await.starts_with("DELETE /first "));

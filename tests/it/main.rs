@@ -19,6 +19,7 @@ mod interim;
 mod invalidating;
 mod keys;
 mod lending;
+mod limits;
 mod locations;
 mod nginx;
 mod origin;

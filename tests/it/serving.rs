@@ -637,6 +637,26 @@ async fn one_client_cannot_take_every_connection() {
 }
 
 #[tokio::test]
+async fn the_connections_of_a_trusted_proxy_count_for_no_client() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, |config| {
+        config.edge.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        config.limits.connections_per_client = 1;
+    })
+    .await;
+    origin.script(ASSET, Script::ok("pixels"));
+    let request = format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut one = TcpStream::connect(edge.clients).await.unwrap();
+        one.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(within(20, one.read_u8()).await.unwrap(), b'H');
+        held.push(one);
+    }
+    assert!(edge.metric("peerage_refused_client_connections_total").await < 0.1);
+}
+
+#[tokio::test]
 async fn a_send_buffer_bounds_what_a_slow_reader_holds() {
     let origin = Origin::start().await;
     // Copied to sockets: pages that are lent are the store's.

@@ -67,6 +67,19 @@ async fn bytes_flow_both_ways_once_the_origin_has_switched() {
 }
 
 #[tokio::test]
+async fn a_tunnel_takes_no_place_at_the_origin_once_it_stands() {
+    let (edge, listener) = before_an_origin(|config| config.limits.requests_per_client = 1).await;
+    let mut tunnels = Vec::new();
+    for _ in 0..2 {
+        tunnels.push(tunnel(&edge, &listener).await);
+    }
+    for (client, origin) in &mut tunnels {
+        client.say("both stand").await;
+        origin.hears("both stand").await;
+    }
+}
+
+#[tokio::test]
 async fn a_tunnel_has_the_place_of_its_connection() {
     let (edge, listener) = before_an_origin(|config| config.limits.connections = 1).await;
     let (mut client, mut origin) = tunnel(&edge, &listener).await;

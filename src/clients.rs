@@ -1,29 +1,29 @@
-//! The connections that each client has.
+//! Counts by client, with a limit for each: of connections, and of requests at the origin.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Connections by client, for those that are counted.
+/// How many of one thing each client has, for those that are counted.
 #[derive(Clone, Default)]
-pub(super) struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub(crate) struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// A connection that counts for its client until this is dropped.
-pub(super) struct Counted {
+/// One that counts for its client until this is dropped.
+pub(crate) struct Counted {
     clients: Clients,
     client: IpAddr,
 }
 
 impl Clients {
-    /// Counts one more connection from `address`; `None` if its client has `most`.
-    pub(super) fn count(&self, address: IpAddr, most: usize) -> Option<Counted> {
+    /// Counts one more for the client at `address`; `None` if that client has `most`.
+    pub(crate) fn count(&self, address: IpAddr, most: usize) -> Option<Counted> {
         let client = client_of(address);
         let mut clients = self.lock();
-        let connections = clients.entry(client).or_default();
-        if *connections >= most {
+        let count = clients.entry(client).or_default();
+        if *count >= most {
             return None;
         }
-        *connections += 1;
+        *count += 1;
         drop(clients);
         Some(Counted { clients: self.clone(), client })
     }
@@ -37,9 +37,9 @@ impl Clients {
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut clients = self.clients.lock();
-        if let Some(connections) = clients.get_mut(&self.client) {
-            *connections -= 1;
-            if *connections == 0 {
+        if let Some(count) = clients.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
                 clients.remove(&self.client);
             }
         }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn each_client_has_its_own_connections_and_none_is_remembered_without() {
+    fn each_client_has_its_own_count_and_none_is_remembered_without() {
         let clients = Clients::default();
         let first = [(); 3].map(|()| clients.count(address("192.0.2.1"), 3));
         assert!(first.iter().all(Option::is_some));

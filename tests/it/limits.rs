@@ -1,0 +1,323 @@
+//! What one client may have at the origin (`limits.requests_per_client`).
+
+use std::net::SocketAddr;
+
+use http::Method;
+use peerage::config::Size;
+use peerage::{AssetKey, Config, Server};
+use tokio::net::TcpListener;
+
+use crate::client::{Ask, Got};
+use crate::ends::{End, accept, before_an_origin, connect};
+use crate::harness::{Cluster, Running, alone, config, pattern, run, within};
+use crate::origin::{Gate, Origin, Script};
+
+const ERRORS: &str = "peerage_requests_total{source=\"client\",result=\"error\"}";
+const REFUSED: &str = "peerage_refused_client_requests_total";
+
+fn cacheable() -> Script {
+    Script::ok("page").field("cache-control", "max-age=60")
+}
+
+/// An edge where each client may have `most` requests at the origin, and of which this
+/// machine is a trusted proxy.
+async fn limited(origin: &Origin, most: usize) -> Running {
+    alone(origin, |config| limit(config, most)).await
+}
+
+fn limit(config: &mut Config, most: usize) {
+    config.edge.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    config.limits.requests_per_client = most;
+}
+
+fn by(ask: Ask, client: &str) -> Ask {
+    ask.field("x-forwarded-for", client)
+}
+
+const ONE: &str = "192.0.2.1";
+const OTHER: &str = "192.0.2.2";
+
+fn assert_refused(got: &Got) {
+    assert_eq!((got.status.as_u16(), got.cache_status()), (429, "edge-1;detail=client-limit"));
+    assert_eq!(got.field("retry-after"), "1");
+}
+
+/// Begins an upload that does not end, and returns both ends of it once it is at the
+/// origin.
+async fn slow_upload(edge: &Running, origin: &TcpListener) -> (End, End) {
+    let mut client = connect(edge).await;
+    client.say("PUT /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nbegins").await;
+    let mut upstream = accept(origin).await;
+    assert!(upstream.head().await.starts_with("PUT /upload "));
+    (client, upstream)
+}
+
+#[tokio::test]
+async fn slow_uploads_of_one_client_leave_places_to_others() {
+    // A quarter of `origin.requests` by default.
+    let (mut edge, origin) = before_an_origin(|config| {
+        config.edge.listen = "0.0.0.0:0".parse().unwrap();
+        config.origin.requests = 8;
+    })
+    .await;
+    let at = SocketAddr::from(([127, 0, 0, 1], edge.clients.port()));
+    edge.clients = at;
+    let first = slow_upload(&edge, &origin).await;
+    let second = slow_upload(&edge, &origin).await;
+    for method in [Method::PUT, Method::GET] {
+        assert_refused(&within(20, edge.ask(method, "/more").body("content").get()).await);
+    }
+    edge.metric_becomes(REFUSED, 2.0).await;
+    // Another client, by the address that it comes from.
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = End(other.connect(at).await.unwrap());
+    other.say("PUT /other HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nok").await;
+    let mut upstream = accept(&origin).await;
+    assert!(upstream.head().await.starts_with("PUT /other "));
+    upstream.say("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+    assert!(other.head().await.starts_with("HTTP/1.1 204 "));
+    // A place is free again when an upload has ended, and when its client has left.
+    drop(first);
+    edge.metric_becomes(ERRORS, 3.0).await;
+    let third = slow_upload(&edge, &origin).await;
+    let (mut client, mut upstream) = second;
+    upstream.say("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 204 "));
+    let _fourth = slow_upload(&edge, &origin).await;
+    drop(third);
+}
+
+#[tokio::test]
+async fn a_fill_counts_until_its_answer_begins_and_hits_and_followers_do_not() {
+    let origin = Origin::start().await;
+    origin.script("*", cacheable());
+    let edge = limited(&origin, 1).await;
+    by(edge.get("/stored"), ONE).get().await;
+    let gate = Gate::closed();
+    origin.script("/slow", cacheable().hold(&gate));
+    let leader = tokio::spawn(by(edge.get("/slow"), ONE).get());
+    origin.arrived(2).await;
+    for ask in [edge.get("/more"), edge.get("/more").http2(), edge.ask(Method::HEAD, "/more")] {
+        assert_refused(&by(ask, ONE).get().await);
+    }
+    edge.metric_becomes(REFUSED, 3.0).await;
+    for ask in [edge.get("/stored"), edge.get("/stored").http2(), edge.ask(Method::HEAD, "/stored")] {
+        assert!(by(ask, ONE).get().await.cache_status().contains(";hit"));
+    }
+    let follower = tokio::spawn(by(edge.get("/slow"), ONE).get());
+    edge.metric_becomes("peerage_flight_readers", 2.0).await;
+    assert_eq!(by(edge.get("/others"), OTHER).get().await.status, 200);
+    gate.open(1);
+    for got in [leader, follower] {
+        assert_eq!(within(20, got).await.unwrap().text(), "page");
+    }
+    assert_eq!(by(edge.get("/more"), ONE).get().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_at_the_origin_counts_after_its_client_has_left() {
+    let origin = Origin::start().await;
+    origin.script("*", cacheable());
+    let edge = limited(&origin, 1).await;
+    for (name, method) in [("/first", Method::GET), ("/second", Method::PUT)] {
+        let gate = Gate::closed();
+        origin.script("/slow", cacheable().hold(&gate));
+        let (before, errors) = (origin.seen().len(), edge.metric(ERRORS).await);
+        let leaving = tokio::spawn(by(edge.ask(method.clone(), "/slow"), ONE).get());
+        origin.arrived(before + 1).await;
+        leaving.abort();
+        edge.metric_becomes(ERRORS, errors + 1.0).await;
+        assert_refused(&by(edge.get(name), ONE).get().await);
+        gate.open(1);
+        admitted(by(edge.get(name), ONE)).await;
+    }
+}
+
+/// Asks until it is not refused any more.
+async fn admitted(ask: Ask) {
+    within(20, async { while ask.clone().get().await.status == 429 {} }).await;
+}
+
+#[tokio::test]
+async fn a_passed_request_counts_until_its_answer_ends() {
+    let origin = Origin::start().await;
+    origin.script("*", cacheable());
+    let edge = limited(&origin, 1).await;
+    // The first is the answer to a fill that turns out to be its leader's alone.
+    for kind in ["fwd=uri-miss;detail=no-store", "fwd=bypass"] {
+        let gate = Gate::closed();
+        origin.script("/page", Script::ok("in full").field("cache-control", "no-store").gate(&gate));
+        gate.open(2);
+        let mut open = within(20, by(edge.get("/page"), ONE).open()).await;
+        assert!(open.headers["cache-status"].to_str().unwrap().contains(kind));
+        open.bytes(2).await;
+        assert_refused(&by(edge.get("/more"), ONE).get().await);
+        gate.open(5);
+        assert!(open.rest().await.complete);
+        // Its last byte may be read before the edge has seen its end.
+        admitted(by(edge.get("/another"), ONE)).await;
+    }
+}
+
+#[tokio::test]
+async fn clients_are_those_that_a_trusted_proxy_tells_of() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("*", cacheable().hold(&gate));
+    let edge = limited(&origin, 1).await;
+    let mut waiting = Vec::new();
+    let mut arrived = 0;
+    for (client, refused) in [
+        (Some(ONE), false),
+        (Some(ONE), true),
+        (Some("6.6.6.6, 192.0.2.1"), true),
+        (Some("::ffff:192.0.2.1"), true),
+        (Some(OTHER), false),
+        (Some("2001:db8::1"), false),
+        (Some("2001:db8::ffff"), true),
+        (Some("2001:db8:0:1::1"), false),
+        // A proxy that tells of none speaks for many.
+        (None, false),
+        (None, false),
+    ] {
+        let ask = edge.get(&format!("/{}", waiting.len()));
+        let ask = if let Some(client) = client { by(ask, client) } else { ask };
+        if refused {
+            assert_refused(&within(20, ask.get()).await);
+        } else {
+            waiting.push(tokio::spawn(ask.get()));
+            arrived += 1;
+            within(20, origin.arrived(arrived)).await;
+        }
+    }
+    gate.open(arrived);
+    for got in waiting {
+        assert_eq!(within(20, got).await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_owner_does_not_count_what_peers_ask_for() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("*", cacheable().hold(&gate));
+    let cluster = Cluster::start(3, &origin, |config| config.limits.requests_per_client = 1).await;
+    let [first, second, third] = [1, 2, 3].map(|seed| cluster.path_owned_by(1, seed));
+    let mut waiting = Vec::new();
+    for (number, (edge, name)) in [(0, &first), (2, &second)].into_iter().enumerate() {
+        waiting.push(tokio::spawn(cluster.edges[edge].get(name).get()));
+        within(20, origin.arrived(number + 1)).await;
+    }
+    // The edge that a client speaks to counts its request at the owner.
+    assert_refused(&cluster.edges[0].get(&third).get().await);
+    gate.open(2);
+    for got in waiting {
+        assert_eq!(within(20, got).await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_fill_that_goes_to_the_origin_in_place_of_a_lost_owner_still_counts() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("*", cacheable().hold(&gate));
+    let cluster = Cluster::start(1, &origin, |config| config.limits.requests_per_client = 1).await;
+    let edge = &cluster.edges[0];
+    let membership = edge.edge.membership();
+    membership.replace([&*edge.name(), "127.0.0.1:1"]);
+    let owner = |path: &str| {
+        let key = AssetKey::parse(path, usize::MAX).unwrap();
+        membership.view().ring.owner(key.hash()).unwrap().name().to_string()
+    };
+    let path = (0..1000).map(|number| format!("/of-{number}")).find(|path| owner(path) == "127.0.0.1:1").unwrap();
+    let leader = tokio::spawn(edge.get(&path).get());
+    within(20, origin.arrived(1)).await;
+    assert_refused(&within(20, edge.get("/more").get()).await);
+    gate.open(1);
+    assert_eq!(within(20, leader).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_stale_hit_is_served_and_validates_nothing_while_its_client_is_at_the_limit() {
+    let origin = Origin::start().await;
+    let stale = Script::ok("stale").field("cache-control", "max-age=0, stale-while-revalidate=60").tag("\"v1\"");
+    origin.script("/stale", stale);
+    let edge = limited(&origin, 1).await;
+    by(edge.get("/stale"), ONE).get().await;
+    let gate = Gate::closed();
+    origin.script("/slow", cacheable().hold(&gate));
+    let slow = tokio::spawn(by(edge.get("/slow"), ONE).get());
+    origin.arrived(2).await;
+    let got = by(edge.get("/stale"), ONE).get().await;
+    assert!(got.status == 200 && got.cache_status().contains(";hit"), "{}", got.cache_status());
+    edge.metric_becomes(REFUSED, 1.0).await;
+    assert_eq!(origin.count("/stale"), 1);
+    by(edge.get("/stale"), OTHER).get().await;
+    within(20, async {
+        while origin.count("/stale") < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    gate.open(1);
+    assert_eq!(within(20, slow).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn the_limit_of_a_client_follows_a_reload_of_the_origin() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("*", cacheable().hold(&gate));
+    let mut config = config("edge-1");
+    (config.origin.url, config.origin.requests) = (origin.url(), 4);
+    let server = Server::bind(config.clone()).await.unwrap();
+    let mut reloading = server.reloading();
+    let edge = run(server);
+    let first = tokio::spawn(edge.get("/first").get());
+    origin.arrived(1).await;
+    assert_refused(&edge.get("/second").get().await);
+    config.origin.requests = 8;
+    assert_eq!(reloading.reload(config).unwrap(), [""; 0]);
+    let second = tokio::spawn(edge.get("/second").get());
+    within(20, origin.arrived(2)).await;
+    assert_refused(&edge.get("/third").get().await);
+    gate.open(2);
+    for got in [first, second] {
+        assert_eq!(within(20, got).await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_on_by_itself_counts_for_its_client() {
+    const MIB: usize = 1024 * 1024;
+    let origin = Origin::start().await;
+    let body = pattern(40 * MIB);
+    let edge = alone(&origin, |config| {
+        limit(config, 1);
+        config.cache.memory = Size(16 * MIB as u64);
+        config.cache.max_object = Some(Size(2 * MIB as u64));
+    })
+    .await;
+    let large = Script::ok(body.clone()).chunked().with_ranges().tag("\"v1\"").field("cache-control", "max-age=60");
+    for (number, busy) in [true, false].into_iter().enumerate() {
+        let path = format!("/large-{number}");
+        let (gate, hold) = (Gate::closed(), Gate::closed());
+        origin.script(&path, large.clone().gate(&gate));
+        gate.open(1000);
+        let lagging = by(edge.get(&path), ONE).open().await;
+        let fast = by(edge.get(&path), OTHER).open().await;
+        origin.script("/slow", cacheable().hold(&hold));
+        let before = origin.seen().len();
+        let slow = busy.then(|| tokio::spawn(by(edge.get("/slow"), ONE).get()));
+        origin.arrived(before + usize::from(busy)).await;
+        gate.open(4 * body.len());
+        assert!(within(60, fast.rest()).await.complete);
+        let got = within(60, lagging.rest()).await;
+        assert_eq!(got.complete, !busy, "{} bytes", got.body.len());
+        hold.open(1);
+        if let Some(slow) = slow {
+            assert_eq!(within(20, slow).await.unwrap().status, 200);
+        }
+    }
+}
