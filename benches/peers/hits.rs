@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::caches::{Cache, folder, is_here};
 use super::hop::Hop;
 use super::load::{cost, h2load, wrk};
-use super::origin::{Origin, path};
+use super::origin::{Origin, path, script};
 use super::paced::{Client, Pace, paced};
 use super::process::Process;
 use super::report::{Figures, Goal, Results, load_average, save};
@@ -33,6 +33,9 @@ const LOADS: [Load; 4] = [
 ];
 const HTTP2: &str = "1 KiB, HTTP/2";
 const HOP: &str = "1 KiB, a peer has it";
+const CODED_HOP: &str = "1 KiB of gzip, a peer has it";
+/// The names in each.
+const HOPS: [(&str, fn(u32, usize) -> String); 2] = [(HOP, path), (CODED_HOP, script)];
 /// The peers of the goals.
 const OTHERS: [&str; 3] = ["nginx", "varnish", "traffic server"];
 
@@ -59,7 +62,7 @@ pub fn compare(quick: bool) {
     for (_, server) in &servers {
         warm(server);
     }
-    let hop = Hop::start(origin.address);
+    let hops = HOPS.map(|(load, path)| (load, Hop::start(origin.address, path)));
     let mut results = Results::default();
     for load in &LOADS {
         for round in 1..=plan.rounds {
@@ -70,10 +73,12 @@ pub fn compare(quick: bool) {
         if h2load {
             over_http2(&mut results, &servers, &plan, round);
         }
-        progress(HOP, "peerage", round, plan.rounds);
-        let (hit, through) = hop.round(LOADS[0].connections, plan.time);
-        results.rounds(HOP, "a hit").push(hit);
-        results.rounds(HOP, "through a peer").push(through);
+        for (load, hop) in &hops {
+            progress(load, "peerage", round, plan.rounds);
+            let (hit, through) = hop.round(LOADS[0].connections, plan.time);
+            results.rounds(load, "a hit").push(hit);
+            results.rounds(load, "through a peer").push(through);
+        }
     }
     report(&results, &plan, &load_before);
 }
@@ -166,7 +171,12 @@ fn goals(results: &Results) -> Vec<Goal> {
         let ratios = results.ratios(load.name, "peerage", "nginx", p99);
         goals.push(Goal::new(&format!("{}: p99 at the same rate to nginx's", load.name), 1.0, &ratios));
     }
-    let ratios = results.ratios(HOP, "through a peer", "a hit", spent);
-    goals.push(Goal::new("1 KiB: CPU of both edges through a peer to that of a hit", 3.0, &ratios));
+    for (load, _) in HOPS {
+        let ratios = results.ratios(load, "through a peer", "a hit", spent);
+        goals.push(Goal::new(&format!("{load}: CPU of both edges to that of a hit"), 3.0, &ratios));
+    }
+    let hits = [CODED_HOP, HOP].map(|load| results.figures(load, "a hit", spent));
+    let ratios: Vec<_> = hits[0].iter().zip(&hits[1]).map(|(coded, plain)| coded / plain).collect();
+    goals.push(Goal::new("1 KiB of gzip: CPU of a hit to that of an uncoded one", 1.1, &ratios));
     goals
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::caches::{folder, peerage};
 use super::load::{cost, wrk};
-use super::origin::path;
+
 use super::paced::{Client, text};
 use super::process::{Process, free_addresses};
 use super::report::Figures;
@@ -30,7 +30,8 @@ pub struct Hop {
 }
 
 impl Hop {
-    pub fn start(origin: SocketAddr) -> Self {
+    /// Names are made by `path`, of a number and a length.
+    pub fn start(origin: SocketAddr, path: fn(u32, usize) -> String) -> Self {
         let at = free_addresses(6);
         let peers = [at[4].to_string(), at[5].to_string()];
         let edge = |i: usize| {

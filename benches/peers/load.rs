@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::caches::write;
+use super::origin::is_script;
 use super::process::Process;
 use super::report::Figures;
 
@@ -62,6 +63,9 @@ pub fn wrk(folder: &TempDir, address: SocketAddr, paths: &[String], connections:
     let seconds = time.as_secs_f64().ceil().to_string();
     let mut command = Command::new("wrk");
     command.args(["-t1", "--timeout", "20s", "-c", &connections.to_string(), "-d", &seconds, "-s", &script]);
+    if is_script(&paths[0]) {
+        command.args(["-H", "accept-encoding: gzip"]);
+    }
     command.arg(format!("http://{address}{}", paths[0]));
     let text = output(&command);
     let line = text.lines().find_map(|line| line.strip_prefix("figures ")).unwrap_or_else(|| panic!("wrk: {text}"));

@@ -1,5 +1,6 @@
 //! An origin in this process: it counts, and waits as long as it is told. A
-//! name says how long its body is.
+//! name says how long its body is; a script comes coded with gzip, and varies by
+//! Accept-Encoding.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,9 +15,21 @@ pub fn path(id: u32, length: usize) -> String {
     format!("/asset-{id:08x}{length:08x}.bin")
 }
 
-fn length_in(head: &[u8]) -> usize {
-    let target = std::str::from_utf8(head).ok().and_then(|head| head.split(' ').nth(1)).unwrap_or_default();
-    let digits = target.strip_suffix(".bin").and_then(|name| name.get(name.len() - 8..));
+/// As [`path`], of a script.
+pub fn script(id: u32, length: usize) -> String {
+    path(id, length).replace(".bin", ".js")
+}
+
+pub fn is_script(path: &str) -> bool {
+    path.ends_with(".js")
+}
+
+fn target(head: &[u8]) -> &str {
+    std::str::from_utf8(head).ok().and_then(|head| head.split(' ').nth(1)).unwrap_or_default()
+}
+
+fn length_in(target: &str) -> usize {
+    let digits = target.rsplit_once('.').and_then(|(name, _)| name.get(name.len() - 8..));
     digits.and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
 
@@ -79,8 +92,13 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         }
         shared.asked.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(shared.delay.load(Ordering::Relaxed))).await;
-        let mut left = length_in(&head);
-        let fields = "content-type: application/octet-stream\r\ncache-control: public, max-age=31536000, immutable";
+        let mut left = length_in(target(&head));
+        let content = if is_script(target(&head)) {
+            "text/javascript\r\ncontent-encoding: gzip\r\nvary: accept-encoding"
+        } else {
+            "application/octet-stream"
+        };
+        let fields = format!("content-type: {content}\r\ncache-control: public, max-age=31536000, immutable");
         let mut piece = format!("HTTP/1.1 200 OK\r\ncontent-length: {left}\r\n{fields}\r\n\r\n").into_bytes();
         // A small answer is one write.
         let with_head = left.min(filler.len());

@@ -93,7 +93,9 @@ impl Client {
 
     /// Gets the whole of a body of `size`.
     pub fn get(&mut self, path: &str, size: usize) {
-        self.stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").as_bytes()).unwrap();
+        self.stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: bench\r\naccept-encoding: gzip\r\n\r\n").as_bytes())
+            .unwrap();
         let mut filled = 0;
         let end = loop {
             filled += self.read(filled);

@@ -42,7 +42,7 @@ impl Results {
         &mut self.rows[at].rounds
     }
 
-    fn figures(&self, load: &str, server: &str, figure: fn(&Figures) -> f64) -> Vec<f64> {
+    pub fn figures(&self, load: &str, server: &str, figure: fn(&Figures) -> f64) -> Vec<f64> {
         let row = self.rows.iter().find(|row| row.load == load && row.server == server);
         row.map(|row| row.rounds.iter().map(figure).collect()).unwrap_or_default()
     }

@@ -190,13 +190,34 @@ pub(crate) struct Answer {
     pub(crate) record: Record,
 }
 
+/// A head above this size, in bytes, counts in `cache.memory` while its request waits.
+const LARGE_HEAD: usize = 4 * 1024;
+/// The connection and the map of headers hold a head about once each.
+const HELD_TWICE: u64 = 2;
+
+/// Returns the size of headers as HTTP/1.1 writes them, in bytes.
+fn head_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
 /// Where a GET or HEAD goes from memory.
 #[allow(clippy::large_enum_variant)] // the largest is the common one; a box would cost it an allocation
 enum Way {
     Answered(Answer),
+    Onward(Onward),
+}
+
+/// The way of a request that memory does not answer.
+enum Onward {
     /// To the asset's flight, with what is stored and has to be validated.
     Share(Handled, Option<Stored>),
     Pass(Handled),
+}
+
+impl std::convert::From<Onward> for Way {
+    fn from(onward: Onward) -> Self {
+        Self::Onward(onward)
+    }
 }
 
 impl Edge {
@@ -343,13 +364,13 @@ impl Edge {
             tries: 2,
         };
         if ask.upgrade.is_some() {
-            Box::pin(self.pass(ask, Handled::Request)).await
+            Box::pin(self.go_onward(ask, Onward::Pass(Handled::Request))).await
         } else if matches!(ask.method, Method::GET | Method::HEAD) {
             self.get(ask).await
         } else if Self::is_purge(&ask) {
             self.answer_purge(&ask)
         } else {
-            Box::pin(self.pass(ask, Handled::Method)).await
+            Box::pin(self.go_onward(ask, Onward::Pass(Handled::Method))).await
         }
     }
 
@@ -393,8 +414,7 @@ impl Edge {
     }
 
     fn check_size(&self, headers: &HeaderMap) -> Result<(), Error> {
-        let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-        if headers.len() > MOST_FIELDS || headers.iter().map(field).sum::<usize>() > self.limits.header {
+        if headers.len() > MOST_FIELDS || head_size(headers) > self.limits.header {
             return Err(Error::HeaderTooLarge);
         }
         Ok(())
@@ -441,8 +461,22 @@ impl Edge {
     async fn get(self: &Arc<Self>, mut ask: Ask) -> Answer {
         match self.look_up(&mut ask) {
             Way::Answered(answer) => answer,
-            Way::Share(handled, stale) => Box::pin(self.share(ask, handled, stale)).await,
-            Way::Pass(handled) => Box::pin(self.pass(ask, handled)).await,
+            Way::Onward(onward) => Box::pin(self.go_onward(ask, onward)).await,
+        }
+    }
+
+    /// Answers a request by a peer or the origin. A large head counts in `cache.memory`
+    /// until the response begins: requests that wait are as many as clients want.
+    async fn go_onward(self: &Arc<Self>, ask: Ask, onward: Onward) -> Answer {
+        let size = head_size(&ask.headers);
+        let _charge = match (size > LARGE_HEAD).then(|| self.budget.charge(HELD_TWICE * size as u64)) {
+            Some(None) => return self.refuse(ask.source, ask.method, Ok(ask.key), Error::Overloaded),
+            Some(charge) => charge,
+            None => None,
+        };
+        match onward {
+            Onward::Share(handled, stale) => self.share(ask, handled, stale).await,
+            Onward::Pass(handled) => self.pass(ask, handled).await,
         }
     }
 
@@ -470,7 +504,7 @@ impl Edge {
                 match freshness::reuse(facts.lifetime, facts.age(ask.now), &wish) {
                     // It says nothing of a client that it was not requested for.
                     Reuse::Fresh if is_silent_error(&stored) && self.kind(ask) != Kind::Common => {
-                        return Way::Pass(Handled::Request);
+                        return Onward::Pass(Handled::Request).into();
                     }
                     Reuse::Fresh => return Way::Answered(self.answer_stored(ask, tier, &stored)),
                     Reuse::Stale => return Way::Answered(self.answer_stale(ask, &stored)),
@@ -500,12 +534,12 @@ impl Edge {
             Kind::Unknown => true,
         };
         if alone || handled == Handled::Bypass {
-            return Way::Pass(handled);
+            return Onward::Pass(handled).into();
         }
         // A request with `no-store` wants nothing kept, and content in a GET has no
         // meaning that a key could hold (RFC 9110 §9.3.1).
         if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
-            return Way::Pass(handled);
+            return Onward::Pass(handled).into();
         }
         // HEAD fetches the body only for names that prove it, which will be wanted.
         // With credentials, HEAD, ranges and conditions pass, for filling would cost
@@ -515,9 +549,9 @@ impl Edge {
         if head && self.policy.load().name(&ask.key) != Name::Proven
             || credentials && (head || forward::is_selective(&ask.headers))
         {
-            return Way::Pass(handled);
+            return Onward::Pass(handled).into();
         }
-        Way::Share(handled, stale)
+        Onward::Share(handled, stale).into()
     }
 
     /// The way of a request that shares no response (see [`forwarding`]).
@@ -525,7 +559,7 @@ impl Edge {
         if RequestControl::of(&ask.headers).only_if_cached {
             return Way::Answered(self.answer_not_cached(ask));
         }
-        Way::Pass(Handled::OtherSite)
+        Onward::Pass(Handled::OtherSite).into()
     }
 
     /// Returns the case by which the response to `ask` is judged.

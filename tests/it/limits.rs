@@ -53,6 +53,39 @@ async fn slow_upload(edge: &Running, origin: &TcpListener) -> (End, End) {
 }
 
 #[tokio::test]
+async fn large_heads_of_waiting_requests_count_in_the_memory_budget() {
+    let origin = Origin::start().await;
+    let gate = Gate::closed();
+    origin.script("/slow", cacheable().hold(&gate));
+    let edge = alone(&origin, |config| config.cache.memory = Size(4 << 20)).await;
+    let waits = || edge.get("/slow").field("accept-language", &"a".repeat(60_000));
+    let used = "peerage_memory_used_bytes";
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let before = edge.metric(used).await;
+        let mut asking = Box::pin(waits().get());
+        let grown = async { while edge.metric(used).await <= before {} };
+        tokio::select! {
+            got = &mut asking => break got,
+            () = within(20, grown) => waiting.push(asking),
+        }
+    };
+    assert_eq!((refused.status.as_u16(), refused.cache_status()), (503, "edge-1;detail=overloaded"));
+    assert!((20..40).contains(&waiting.len()), "{} heads of 60 kB in 4 MiB", waiting.len());
+    // A request with a small head joins the flight.
+    let small = tokio::spawn(edge.get("/slow").get());
+    edge.metric_becomes("peerage_flights", 1.0).await;
+    gate.open(4);
+    for got in within(20, futures_util::future::join_all(waiting)).await {
+        assert_eq!(got.text(), "page");
+    }
+    assert_eq!(within(20, small).await.unwrap().text(), "page");
+    assert_eq!(within(20, waits().get()).await.text(), "page");
+    let settled = async { while edge.metric(used).await > 100_000.0 {} };
+    within(20, settled).await;
+}
+
+#[tokio::test]
 async fn slow_uploads_of_one_client_leave_places_to_others() {
     // A quarter of `origin.requests` by default.
     let (mut edge, origin) = before_an_origin(|config| {
