@@ -20,7 +20,7 @@ use peerage::semantics::cache_control::RequestControl;
 use peerage::semantics::cache_status::{CacheStatus, Handled};
 use peerage::semantics::freshness::{self, Lifetime};
 use peerage::semantics::range;
-use peerage::semantics::storing::{self, Case, Cookie, Credentials, Name, Times};
+use peerage::semantics::storing::{self, Case, Credentials, Name, Personal, Times};
 
 use budget::Budget;
 use facts::{Facts, Validated};
@@ -221,8 +221,8 @@ fn rules(criterion: &mut Criterion) {
     response.insert("cache-control", HeaderValue::from_static("public, max-age=31536000, immutable"));
     response.insert("etag", HeaderValue::from_static("\"abc\""));
     criterion.bench_function("freshness/verdict", |bencher| {
-        let (credentials, cookie, times) = (Credentials::None, Cookie::Absent, Times::default());
-        let case = Case { name: Name::Plain, credentials, cookie, times };
+        let (credentials, personal, times) = (Credentials::None, Personal::Absent, Times::default());
+        let case = Case { name: Name::Plain, credentials, personal, times };
         let judge = |headers| storing::verdict(case, StatusCode::OK, headers, Duration::ZERO);
         bencher.iter(|| judge(black_box(&response)));
     });

@@ -152,8 +152,11 @@ fn again(request: &Request<Body>) -> Option<Request<Body>> {
     Some(copy)
 }
 
+/// Returns true if a reused connection turned out to be dead, or brought bytes that are no
+/// response: the rest of the response before, which was longer than it said.
 fn no_answer_came(error: &hyper::Error) -> bool {
-    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_reset(error)
+    let closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+    closed || error.is_parse() || is_reset(error)
 }
 
 fn is_reset(error: &hyper::Error) -> bool {

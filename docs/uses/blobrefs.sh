@@ -73,8 +73,8 @@ for edge in "$edge2" "$edge3"; do
 done
 
 say "The operator sees it: in the log, and as a figure to be alarmed by."
-until_so grep -qs "contents are wrong.*$bad" "$stage"/edge-?.err
-try 'grep -h "contents are wrong.*$bad" "$stage"/edge-?.err'
+until_so grep -qs "content digest mismatch.*$bad" "$stage"/edge-?.err
+try 'grep -h "content digest mismatch.*$bad" "$stage"/edge-?.err'
 wrong=$(metric 'peerage_wrong_contents_total{from="origin"}')
 ((wrong >= 2)) || fail "peerage_wrong_contents_total is $wrong"
 echo "  peerage_wrong_contents_total{from=\"origin\"} $wrong"

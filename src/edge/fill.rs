@@ -19,14 +19,14 @@ use crate::interim::Relay;
 use crate::key::AssetKey;
 use crate::memory::{Found, Tier};
 use crate::semantics::freshness::Lifetime;
-use crate::semantics::storing::{Cookie, Credentials, Name};
+use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::stored::Stored;
 
 /// What a fill asks for.
 pub(super) struct Order {
     pub(super) name: Name,
     pub(super) credentials: Credentials,
-    pub(super) cookie: Cookie,
+    pub(super) personal: Personal,
     /// The fields that go upstream.
     pub(super) headers: HeaderMap,
     /// What is stored, and has to be validated.
@@ -38,8 +38,8 @@ pub(super) struct Order {
 impl Order {
     /// One that is no client's.
     pub(super) fn of_this_edge(name: Name) -> Self {
-        let (credentials, cookie) = (Credentials::None, Cookie::Absent);
-        Self { name, credentials, cookie, headers: HeaderMap::new(), stale: None, relay: None }
+        let (credentials, personal) = (Credentials::None, Personal::Absent);
+        Self { name, credentials, personal, headers: HeaderMap::new(), stale: None, relay: None }
     }
 
     /// Whether `stored` is an answer to this order: fresh, and not the one that

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
@@ -41,7 +41,7 @@ use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::manner::Manner;
 use crate::semantics::methods::Refused;
 use crate::semantics::request_fields::{Also, Class, Kind};
-use crate::semantics::storing::{Case, Cookie, Credentials, Name};
+use crate::semantics::storing::{Case, Credentials, Name, Personal};
 use crate::stored::Stored;
 
 mod answer;
@@ -565,15 +565,25 @@ impl Edge {
     /// Returns the case by which the response to `ask` is judged.
     fn case(&self, ask: &Ask) -> Case {
         let policy = self.policy.load();
-        policy.case(policy.name(&ask.key), Credentials::of(&ask.headers), Cookie::of(&ask.headers))
+        let is_personal = ask.headers.contains_key(COOKIE) || self.kind(ask) == Kind::Unknown;
+        let personal = if is_personal { Personal::Sent } else { Personal::Absent };
+        policy.case(policy.name(&ask.key), Credentials::of(&ask.headers), personal)
     }
 
     /// Returns the kind of a request, by its headers and the known Vary of its asset.
     fn kind(&self, ask: &Ask) -> Kind {
-        let (policy, vary) = (self.policy.load(), self.memory.varies_by(&ask.key));
-        let peer = forwarded_by_peer(ask);
-        let forward = peer.as_deref().unwrap_or(&policy.forward);
-        Kind::of(&ask.headers, &Also { forward, vary: vary.as_deref().unwrap_or_default() })
+        let vary = self.known_vary(ask);
+        Kind::of(&ask.headers, &Also { forward: &self.policy.load().forward, vary: &vary })
+    }
+
+    /// Returns the request headers that the Vary of an asset is known to name, here or at
+    /// the peer that asks: a peer sends no other header of the classes that stay behind.
+    fn known_vary(&self, ask: &Ask) -> Vec<HeaderName> {
+        let known = self.memory.varies_by(&ask.key);
+        let known = known.as_deref().unwrap_or_default();
+        let sorted = |name: &&HeaderName| matches!(Class::of(name), Class::Inert | Class::Unknown);
+        let sent = ask.headers.keys().filter(|_| ask.source == Source::Peer).filter(sorted);
+        known.iter().chain(sent).cloned().collect()
     }
 
     /// What this edge adds to the Via of a message, by the version that it came in.
@@ -606,12 +616,6 @@ impl std::convert::From<&Provider> for From {
             Provider::Peer(name) => Self::Peer(Arc::clone(name)),
         }
     }
-}
-
-/// Returns the headers that a peer forwards: it has sorted them already.
-fn forwarded_by_peer(ask: &Ask) -> Option<Vec<HeaderName>> {
-    let sorted = |name: &&HeaderName| matches!(Class::of(name), Class::Inert | Class::Unknown);
-    (ask.source == Source::Peer).then(|| ask.headers.keys().filter(sorted).cloned().collect())
 }
 
 /// Returns true for a stored error or redirect to which the origin gave no lifetime.

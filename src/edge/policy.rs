@@ -11,7 +11,7 @@ use crate::naming::{QueryRule, Rule};
 use crate::semantics::hint::FileType;
 use crate::semantics::methods::Methods;
 use crate::semantics::request_fields::Underscores;
-use crate::semantics::storing::{Case, Cookie, Credentials, Name, Times};
+use crate::semantics::storing::{Case, Credentials, Name, Personal, Times};
 
 /// The rules and times that a reload can change.
 pub(crate) struct Policy {
@@ -99,8 +99,8 @@ impl Policy {
         }
     }
 
-    pub(super) fn case(&self, name: Name, credentials: Credentials, cookie: Cookie) -> Case {
-        Case { name, credentials, cookie, times: self.times }
+    pub(super) fn case(&self, name: Name, credentials: Credentials, personal: Personal) -> Case {
+        Case { name, credentials, personal, times: self.times }
     }
 }
 

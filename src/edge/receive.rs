@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::ACCEPT_ENCODING;
+use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, ORIGIN, REFERER, USER_AGENT};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::Body as _;
@@ -26,7 +26,7 @@ use crate::metrics::Fetched;
 use crate::outgoing::Unframed;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::freshness::Lifetime;
-use crate::semantics::storing::{Cookie, Credentials, Name, Refusal, Verdict};
+use crate::semantics::storing::{Credentials, Name, Personal, Refusal, Verdict};
 use crate::semantics::vary::{self, Variant, Varies, is_coded};
 use crate::semantics::{content_length, date, forward, freshness, storing};
 use crate::stored::in_flight;
@@ -161,6 +161,7 @@ impl Edge {
         (lifetime, kept): (Lifetime, Kept),
     ) -> Admitted {
         let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
+        let selected = if kept == Kept::Stored { selected } else { chosen(order, parts.status, selected) };
         let (mut head, own) = head(parts, length, born, lifetime, self.via_for(parts.version));
         if parts.status == StatusCode::OK {
             self.name_by_hash(lead.key(), &mut head.headers);
@@ -194,7 +195,7 @@ impl Edge {
             self.memory.remove(key);
         }
         let period = self.policy.load().hit_for_miss;
-        if order.cookie == Cookie::Sent {
+        if order.personal == Personal::Sent {
             self.memory.mark_own(key, period);
         } else if refusal.will_recur() {
             self.memory.mark(key, period);
@@ -259,7 +260,7 @@ impl Edge {
 /// Whether a response of this age may be stored, or shared.
 pub(super) fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Parts, age: Duration) -> Verdict {
     let verdict =
-        storing::verdict(policy.case(order.name, order.credentials, order.cookie), parts.status, &parts.headers, age);
+        storing::verdict(policy.case(order.name, order.credentials, order.personal), parts.status, &parts.headers, age);
     match settled(verdict, age, order.stale.as_ref()) {
         // A peer may have served it for what this request says, and others did not say it.
         Verdict::Share(refusal @ Refusal::Expired) if RequestControl::of(&order.headers).max_stale.is_some() => {
@@ -272,6 +273,21 @@ pub(super) fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Part
         }
         verdict => verdict,
     }
+}
+
+/// The request headers by which origins choose an error or a redirect without naming them
+/// in Vary.
+static CHOOSING: [HeaderName; 5] = [ACCEPT, ACCEPT_LANGUAGE, ORIGIN, REFERER, USER_AGENT];
+
+/// Returns what selects a response that is not stored. A redirect, or an error that is said
+/// to be the client's, answers only requests like the one that caused it.
+fn chosen(order: &Order, status: StatusCode, selected: Option<Selected>) -> Option<Selected> {
+    if !status.is_redirection() && !status.is_client_error() {
+        return selected;
+    }
+    let varies = selected.iter().flat_map(|selected| selected.fields.iter());
+    let fields: Arc<[_]> = varies.chain(&CHOOSING).cloned().collect();
+    Some(Selected { variant: Variant::of(&fields, &order.headers), fields })
 }
 
 fn stated_length(headers: &HeaderMap) -> Option<u64> {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::fill::{First, Order};
 use super::peek::AtHand;
-use super::{Answer, Ask, Edge, Forwarding, forwarded_by_peer, states_no_lifetime};
+use super::{Answer, Ask, Edge, Forwarding, states_no_lifetime};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
@@ -23,7 +23,7 @@ use crate::semantics::forward;
 use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::manner::Manner;
 use crate::semantics::request_fields::{Also, Coding, Kind, OwnHeaders};
-use crate::semantics::storing::{Cookie, Credentials, Name};
+use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::semantics::vary::{self, Accepted, Variant, Varies};
 use crate::stored::Stored;
 
@@ -147,6 +147,9 @@ impl Edge {
         // It is another variant. That it varies is known by now, so the next look finds
         // this request's own, or leads to it.
         if !Self::selects(streaming, &ask.headers) {
+            if streaming.kept != Kept::Stored {
+                self.flights.retire(flight);
+            }
             return Err(Otherwise::Again);
         }
         // An error says nothing of a client that it was not requested for, unless the origin
@@ -247,13 +250,11 @@ impl Edge {
             Name::Hinted(_) => (OwnHeaders::None, Coding::Accepted),
             Name::Plain => (OwnHeaders::All, Coding::Accepted),
         };
-        let (vary, peer) = (self.memory.varies_by(&ask.key), forwarded_by_peer(ask));
-        let forward = peer.as_deref().unwrap_or(&policy.forward);
-        let also = Also { forward, vary: vary.as_deref().unwrap_or_default() };
+        let also = Also { forward: &policy.forward, vary: &self.known_vary(ask) };
         let mut sent = forward::of_fill(headers, &also, own, coding, &self.via_for(ask.version));
         Forwarding::introduce_leader(ask, headers, &mut sent);
-        let (credentials, cookie) = (Credentials::of(&sent), Cookie::of(&sent));
-        Order { name, credentials, cookie, headers: sent, stale, relay: None }
+        let (credentials, personal) = (Credentials::of(&sent), Personal::of_fill(&sent, &policy.forward));
+        Order { name, credentials, personal, headers: sent, stale, relay: None }
     }
 
     /// Returns true if a response that answers one request alone is the answer to the one

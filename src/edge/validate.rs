@@ -14,7 +14,7 @@ use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
 use crate::key::AssetKey;
 use crate::memory::Found;
 use crate::semantics::cache_control::CacheControl;
-use crate::semantics::storing::{self, Case, Cookie, Credentials, Name, Refusal, Verdict};
+use crate::semantics::storing::{self, Case, Credentials, Name, Personal, Refusal, Verdict};
 use crate::semantics::{date, freshness, validation, vary};
 use crate::stored::Stored;
 
@@ -54,12 +54,13 @@ impl Edge {
         asked: SystemTime,
     ) -> Outcome {
         let why = Why::Validated(provider.clone());
-        if order.credentials != Credentials::None && !CacheControl::of(&parts.headers).shares_with_credentials() {
-            // Its fields may be for these credentials alone.
+        let for_credentials =
+            order.credentials != Credentials::None && !CacheControl::of(&parts.headers).shares_with_credentials();
+        if for_credentials || order.personal == Personal::Sent && !storing::states_freshness(&parts.headers) {
+            // Its fields may be for this client alone.
             return reused(stored, why);
         }
-        // Whoever asked, what is stored is for everybody already.
-        let case = self.policy.load().case(order.name, Credentials::None, Cookie::Absent);
+        let case = self.policy.load().case(order.name, Credentials::None, order.personal);
         let renewed = renewed(case, stored.facts(), &stored.fields().unpack(), &parts.headers, asked);
         match renewed.and_then(|head| self.with(lead.key(), stored, head)) {
             Ok(fresh) => {

@@ -142,7 +142,8 @@ impl Also<'_> {
 pub enum Kind {
     /// Nothing in it identifies a client.
     Common,
-    /// It has a Cookie or an Authorization.
+    /// It has a Cookie, an Authorization, or another header that Vary names: each may
+    /// identify a client.
     Own,
     /// It has a header of which the effect is not known.
     Unknown,
@@ -152,8 +153,10 @@ impl Kind {
     /// Returns the kind of the request with these headers.
     pub fn of(request: &HeaderMap, also: &Also<'_>) -> Self {
         let kind = |name: &HeaderName| match Class::of(name) {
+            Class::Inert | Class::Unknown if also.forward.contains(name) => Self::Common,
+            Class::Inert | Class::Unknown if also.vary.contains(name) => Self::Own,
             Class::Own => Self::Own,
-            Class::Unknown if !also.has(name) => Self::Unknown,
+            Class::Unknown => Self::Unknown,
             _ => Self::Common,
         };
         request.keys().map(kind).max().unwrap_or(Self::Common)

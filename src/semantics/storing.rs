@@ -8,12 +8,13 @@
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::cache_control::{CacheControl, withheld};
 use super::freshness::{Lifetime, Stale, Terms, explicit_lifetime, lifetime};
 use super::hint::{self, FileType};
+use super::request_fields::Class;
 use super::validation;
 use super::vary::{self, Varies};
 
@@ -35,8 +36,8 @@ pub struct Case {
     pub name: Name,
     /// Whether the fill had an Authorization.
     pub credentials: Credentials,
-    /// Whether the fill had a Cookie.
-    pub cookie: Cookie,
+    /// Whether the fill had a Cookie, or another header that may identify its client.
+    pub personal: Personal,
     /// The operator's times.
     pub times: Times,
 }
@@ -55,23 +56,30 @@ pub struct Times {
 impl Case {
     /// Returns true if the fill had nothing that identifies a client.
     fn is_common(&self) -> bool {
-        self.credentials == Credentials::None && self.cookie == Cookie::Absent
+        self.credentials == Credentials::None && self.personal == Personal::Absent
     }
 }
 
-/// Whether a fill had a Cookie.
+/// Whether a fill had headers, besides Authorization, that may identify its client: a
+/// Cookie, or one that it sent only because a Vary had named it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cookie {
+pub enum Personal {
     /// It had none.
     Absent,
     /// It had one: the response is shared only if it states a freshness.
     Sent,
 }
 
-impl Cookie {
-    /// Returns whether a request with these headers has one.
-    pub fn of(request: &HeaderMap) -> Self {
-        if request.contains_key(COOKIE) { Self::Sent } else { Self::Absent }
+impl Personal {
+    /// Returns whether a fill with these headers has one. The operator takes the headers of
+    /// `forward` for common ones.
+    pub fn of_fill(fill: &HeaderMap, forward: &[HeaderName]) -> Self {
+        let is_one = |name: &HeaderName| match Class::of(name) {
+            Class::Own => *name == COOKIE,
+            Class::Inert | Class::Unknown => !forward.contains(name),
+            Class::Sent | Class::Edge => false,
+        };
+        if fill.keys().any(is_one) { Self::Sent } else { Self::Absent }
     }
 }
 
@@ -209,7 +217,8 @@ fn is_for_a_crowd(status: StatusCode, refusal: Refusal) -> bool {
 
 fn by_name(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
     match (case.name, status) {
-        (Name::Proven, StatusCode::OK) => {
+        // The proof is of the bytes: headers may be those of one client.
+        (Name::Proven, StatusCode::OK) if case.personal == Personal::Absent => {
             Verdict::Store(Lifetime::UntilEvicted { said: explicit_lifetime(headers, control) })
         }
         (Name::Proven, StatusCode::NOT_FOUND) if may_be_remembered(case, headers, control) => {
@@ -237,7 +246,8 @@ fn stated(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheCon
     let Some(fresh) = fresh else {
         return Verdict::Pass(Refusal::NotExplicit);
     };
-    if case.cookie == Cookie::Sent && explicit_lifetime(headers, control).is_none_or(|said| age >= said.min(fresh)) {
+    if case.personal == Personal::Sent && explicit_lifetime(headers, control).is_none_or(|said| age >= said.min(fresh))
+    {
         // One client's page: a validator would tell it from another's, but a date does not.
         return Verdict::Pass(Refusal::Credentials);
     }
@@ -253,6 +263,12 @@ fn stated(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheCon
     } else {
         Verdict::Pass(Refusal::Expired)
     }
+}
+
+/// Returns true if a response states that it is fresh for a time.
+pub fn states_freshness(headers: &HeaderMap) -> bool {
+    let control = CacheControl::of(headers);
+    !control.no_cache && explicit_lifetime(headers, control).is_some_and(|stated| !stated.is_zero())
 }
 
 /// The statuses whose caching rules this cache knows (RFC 9110 §15.1 lists
@@ -288,7 +304,7 @@ mod tests {
     const TIMES: Times = Times { negative: NEGATIVE, heuristic: Duration::ZERO, hint: Duration::from_hours(24) };
 
     fn case(name: Name) -> Case {
-        Case { name, credentials: Credentials::None, cookie: Cookie::Absent, times: TIMES }
+        Case { name, credentials: Credentials::None, personal: Personal::Absent, times: TIMES }
     }
 
     fn judge_as(case: Case, status: u16, lines: &[(&str, &str)]) -> Verdict {
@@ -402,8 +418,9 @@ mod tests {
     fn a_cookie_is_shared_only_where_the_response_states_a_freshness() {
         let date = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
         for name in [Name::Plain, Name::Hinted(FileType::of_path("/a.js").unwrap())] {
-            let judge =
-                |status, lines: &[(&str, &str)]| judge_as(Case { cookie: Cookie::Sent, ..case(name) }, status, lines);
+            let judge = |status, lines: &[(&str, &str)]| {
+                judge_as(Case { personal: Personal::Sent, ..case(name) }, status, lines)
+            };
             assert!(matches!(judge(200, &[("cache-control", "max-age=60")]), Verdict::Store(_)));
             for lines in [
                 &[("cache-control", "no-cache"), date][..],

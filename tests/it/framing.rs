@@ -3,7 +3,7 @@
 use http::Method;
 use tokio::io::AsyncReadExt;
 
-use crate::ends::connect;
+use crate::ends::{accept, before_an_origin, connect};
 use crate::harness::{Running, alone, pattern, within};
 use crate::origin::{Origin, Script};
 
@@ -265,4 +265,22 @@ async fn blanks_before_an_origins_colon_are_removed() {
         let answer = told(&edge, &format!("GET {PAGE} HTTP/1.1\r\nhost{blank}: x\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_response_that_was_longer_than_it_said_harms_no_other_request() {
+    let (edge, origin) = before_an_origin(|_| {}).await;
+    let first = tokio::spawn(edge.get("/first").get());
+    let mut upstream = accept(&origin).await;
+    upstream.head().await;
+    upstream.say("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\npage").await;
+    assert_eq!(within(20, first).await.unwrap().text(), "page");
+    // The rest comes when the connection is in use again.
+    let second = tokio::spawn(edge.get("/second").get());
+    assert!(upstream.head().await.starts_with("GET /second "));
+    upstream.say("and more of it").await;
+    let mut upstream = accept(&origin).await;
+    assert!(upstream.head().await.starts_with("GET /second "));
+    upstream.say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nright").await;
+    assert_eq!(within(20, second).await.unwrap().text(), "right");
 }

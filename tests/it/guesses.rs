@@ -1,9 +1,11 @@
 //! The origin's word holds: a name that looks hashed, and a request header that no key
 //! holds, never override it.
 
+use std::time::Duration;
+
 use http::Method;
 use peerage::Server;
-use peerage::config::ImmutableConfig;
+use peerage::config::{ImmutableConfig, Period};
 use peerage::digest::Algorithm;
 
 use crate::client::Ask;
@@ -189,6 +191,147 @@ async fn a_failing_origin_is_asked_once_for_a_crowd_without_cookies() {
         gate.open(3);
         within(20, members).await.unwrap();
         assert_eq!(origin.count(name), 4, "{status} {name}");
+    }
+}
+
+/// Values of a header that origins read, and two clients that differ in it.
+const READ: [(&str, &str, &str); 5] = [
+    ("accept", "text/evil", "text/html"),
+    ("accept-language", "de", "en"),
+    ("origin", "https://evil.example", "https://a.example"),
+    ("referer", "https://evil.example/", "https://a.example/"),
+    ("user-agent", "evil", "good"),
+];
+
+#[tokio::test]
+async fn an_unstored_redirect_or_client_error_answers_only_requests_like_the_one_that_caused_it() {
+    for (header, evil, good) in READ {
+        for status in [302, 400, 403, 404, 406, 503] {
+            let origin = Origin::start().await;
+            let edge = alone(&origin, |_| {}).await;
+            let gate = Gate::closed();
+            let failing = Script::status(status).field("cache-control", "no-store").hold(&gate);
+            let page = Script::ok("page").field("cache-control", "max-age=60");
+            origin.scripts("/page", [failing, page]);
+            let first = tokio::spawn(edge.get("/page").field(header, evil).get());
+            origin.arrived(1).await;
+            let alike = tokio::spawn(edge.get("/page").field(header, evil).get());
+            let crowd = (0..4).map(|_| edge.get("/page").field(header, good).get()).collect::<Vec<_>>();
+            let crowd = tokio::spawn(all(crowd));
+            edge.metric_becomes("peerage_flight_readers", 6.0).await;
+            gate.open(1);
+            assert_eq!(within(20, first).await.unwrap().status.as_u16(), status);
+            // A redirect with `no-store` is for one request.
+            let shared = status != 302;
+            assert_eq!(within(20, alike).await.unwrap().status == 200, !shared, "{header} {status}");
+            let failed = status == 503;
+            for got in within(20, crowd).await.unwrap() {
+                assert_eq!(got.status.as_u16(), if failed { 503 } else { 200 }, "{header} {status}");
+            }
+            assert!(failed == (origin.count("/page") == 1));
+        }
+    }
+}
+
+/// A script of a response that states no lifetime, for each way of storing it nevertheless.
+fn silent() -> [(&'static str, Script); 3] {
+    let old = "Sun, 06 Nov 1994 08:49:37 GMT";
+    [
+        (SCRIPT, script("").echoes("x-token").field("vary", "Accept-Encoding")),
+        ("/page", Script::ok("").echoes("x-token").field("last-modified", old)),
+        ("/gone", Script::ok("").echoes("x-token").with_status(410).field("last-modified", old)),
+    ]
+}
+
+#[tokio::test]
+async fn a_response_to_a_header_that_vary_once_named_is_stored_only_with_a_stated_freshness() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |config| config.cache.heuristic = Period(Duration::from_hours(1))).await;
+    for (name, echo) in silent() {
+        origin.script(name, Script::status(401).field("vary", "X-Token"));
+        for edge in &cluster.edges {
+            assert_eq!(edge.get(name).get().await.status, 401);
+        }
+        origin.script(name, echo);
+        for token in ["alice", "alice", "bob"] {
+            for edge in &cluster.edges {
+                assert_eq!(edge.get(name).field("x-token", token).get().await.text(), token, "{name}");
+            }
+        }
+        for edge in &cluster.edges {
+            assert_eq!(edge.get(name).get().await.text(), "nothing", "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_owner_stores_nothing_by_a_header_that_only_a_peer_knows_to_vary() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(1, &origin, |config| config.cache.heuristic = Period(Duration::from_hours(1))).await;
+    let edge = &cluster.edges[0];
+    for (name, echo) in silent() {
+        origin.script(name, echo);
+        let by_peer = |token: &str| edge.get_as_peer(name).field("x-token", token).get();
+        for token in ["alice", "bob"] {
+            assert_eq!(by_peer(token).await.text(), token, "{name}");
+        }
+        assert_eq!(edge.get(name).get().await.text(), "nothing", "{name}");
+    }
+    // Nor does a crowd of a peer share an error that was made for one of them.
+    let gate = Gate::closed();
+    origin.script("/error", Script::ok("").echoes("x-token").with_status(403).hold(&gate));
+    let tokens = ["alice", "bob", "carol"];
+    let asks = tokens.map(|token| edge.get_as_peer("/error").field("x-token", token).get());
+    let asking = tokio::spawn(all(asks));
+    edge.metric_becomes("peerage_flight_readers", 3.0).await;
+    gate.open(3);
+    for (got, token) in within(20, asking).await.unwrap().iter().zip(tokens) {
+        assert_eq!(got.text(), token);
+    }
+}
+
+#[tokio::test]
+async fn headers_of_a_304_to_a_cookie_are_given_to_others_only_with_a_stated_freshness() {
+    for control in ["no-cache", "max-age=0", "max-age=0, stale-while-revalidate=60", "max-age=0, stale-if-error=60"] {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, |_| {}).await;
+        let page = || Script::ok("page").tag("\"v\"").field("cache-control", control);
+        origin.script("/page", page());
+        edge.get("/page").get().await;
+        origin.script("/page", page().field("x-user", "alice"));
+        edge.get("/page").field("cookie", "session=alice").get().await;
+        origin.arrived(2).await;
+        edge.metric_becomes("peerage_flights", 0.0).await;
+        assert!(origin.seen()[1].field("if-none-match").is_some(), "{control}");
+        origin.script("/page", Script::status(503));
+        let bob = || edge.get("/page").field("cookie", "session=bob");
+        let stale = edge.get("/page").field("cache-control", "max-stale");
+        for ask in [edge.get("/page"), bob(), stale, bob().field("authorization", "Basic eA==")] {
+            assert_eq!(ask.get().await.field("x-user"), "", "{control}");
+        }
+        edge.metric_becomes("peerage_flights", 0.0).await;
+        // What a request without a Cookie learns is for all.
+        origin.script("/page", page().field("x-user", "anybody"));
+        edge.get("/page").field("cache-control", "no-cache").get().await;
+        let got = edge.get("/page").field("cache-control", "max-stale").get().await;
+        assert_eq!(got.field("x-user"), "anybody", "{control}");
+    }
+}
+
+#[tokio::test]
+async fn headers_of_a_proven_name_that_were_made_for_one_client_are_not_stored() {
+    for header in ["cookie", "x-token"] {
+        let origin = Origin::start().await;
+        let edge = alone(&origin, |_| {}).await;
+        origin.script(PROVEN, Script::status(401).field("vary", header));
+        assert_eq!(edge.get(PROVEN).get().await.status, 401);
+        for user in ["alice", "bob", "alice"] {
+            let blob = Script::ok("there").needs(header, 401).field("vary", "Origin").field("x-user", user);
+            origin.script(PROVEN, blob.silent());
+            let got = edge.get(PROVEN).field(header, &format!("user={user}")).get().await;
+            assert_eq!((got.text(), got.field("x-user")), ("there", user), "{header}");
+        }
+        assert_eq!(edge.get(PROVEN).get().await.status, 401, "{header}");
     }
 }
 
