@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::caches::{Cache, folder, is_here};
 use super::hop::Hop;
 use super::load::{cost, h2load, wrk};
-use super::origin::{Origin, path, script};
+use super::origin::{Named, Origin, path, script};
 use super::paced::{Client, Pace, paced};
 use super::process::Process;
 use super::report::{Figures, Goal, Results, load_average, save};
@@ -35,7 +35,7 @@ const HTTP2: &str = "1 KiB, HTTP/2";
 const HOP: &str = "1 KiB, a peer has it";
 const CODED_HOP: &str = "1 KiB of gzip, a peer has it";
 /// The names in each.
-const HOPS: [(&str, fn(u32, usize) -> String); 2] = [(HOP, path), (CODED_HOP, script)];
+const HOPS: [(&str, Named); 2] = [(HOP, path), (CODED_HOP, script)];
 /// The peers of the goals.
 const OTHERS: [&str; 3] = ["nginx", "varnish", "traffic server"];
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::caches::{folder, peerage};
 use super::load::{cost, wrk};
 
+use super::origin::Named;
 use super::paced::{Client, text};
 use super::process::{Process, free_addresses};
 use super::report::Figures;
@@ -31,7 +32,7 @@ pub struct Hop {
 
 impl Hop {
     /// Names are made by `path`, of a number and a length.
-    pub fn start(origin: SocketAddr, path: fn(u32, usize) -> String) -> Self {
+    pub fn start(origin: SocketAddr, path: Named) -> Self {
         let at = free_addresses(6);
         let peers = [at[4].to_string(), at[5].to_string()];
         let edge = |i: usize| {

@@ -10,6 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+/// Makes the target of a body of a number and a length.
+pub type Named = fn(u32, usize) -> String;
+
 /// The target of a body; the last eight digits are its length.
 pub fn path(id: u32, length: usize) -> String {
     format!("/asset-{id:08x}{length:08x}.bin")
@@ -21,7 +24,7 @@ pub fn script(id: u32, length: usize) -> String {
 }
 
 pub fn is_script(path: &str) -> bool {
-    path.ends_with(".js")
+    path.rsplit_once('.').is_some_and(|(_, extension)| extension == "js")
 }
 
 fn target(head: &[u8]) -> &str {
