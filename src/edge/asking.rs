@@ -41,7 +41,7 @@ impl Asking {
 impl Edge {
     /// The answer of a peer, if it gives one. Interim responses go by `relay`.
     pub(super) async fn ask_peer(
-        &self,
+        self: &Arc<Self>,
         peer: Arc<str>,
         request: Request<Body>,
         relay: Option<&Relay>,
@@ -52,7 +52,7 @@ impl Edge {
     }
 
     /// As `ask_peer`, of a peer that has to ask nobody else for it.
-    pub(super) async fn ask_peer_promptly(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
+    pub(super) async fn ask_peer_promptly(self: &Arc<Self>, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
         let asking = Asking::of(peer);
         let answer = tokio::time::timeout(self.promptly, self.ask_unless_lost(&asking.peer, request, None)).await;
         let heard = Heard::Answer(asking.began.elapsed());
@@ -60,7 +60,12 @@ impl Edge {
     }
 
     /// Notes how a request to a peer went; an answer to it counts as `heard`.
-    fn asked_peer(&self, asking: Asking, heard: Heard, answer: Result<Response<Body>, Error>) -> Option<Arrival> {
+    fn asked_peer(
+        self: &Arc<Self>,
+        asking: Asking,
+        heard: Heard,
+        answer: Result<Response<Body>, Error>,
+    ) -> Option<Arrival> {
         let Asking { peer, asked, began } = asking;
         match answer {
             Ok(response) => {
@@ -69,9 +74,12 @@ impl Edge {
             }
             Err(error) => {
                 self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
-                // Giving up on a doubt is no evidence that the peer failed.
-                if error != Error::PeerInDoubt {
-                    self.misses(&peer, &error);
+                match error {
+                    // Giving up on a doubt is no evidence that the peer failed.
+                    Error::PeerInDoubt => {}
+                    // Its first chunk may have broken off at the origin.
+                    Error::PeerBroke(_) => self.hears_part(&peer),
+                    error => self.misses(&peer, &error),
                 }
                 None
             }

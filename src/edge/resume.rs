@@ -99,7 +99,7 @@ impl Edge {
     /// source that answers with an error ends the search, for the next in rank could
     /// say no better.
     pub(super) async fn go_on(
-        &self,
+        self: &Arc<Self>,
         lead: &mut Lead,
         order: &Order,
         intake: &Intake,
@@ -178,7 +178,7 @@ impl Edge {
     }
 
     async fn ask_for_rest(
-        &self,
+        self: &Arc<Self>,
         provider: &Provider,
         key: &AssetKey,
         order: &Order,

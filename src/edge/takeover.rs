@@ -60,7 +60,7 @@ impl Edge {
         holders
     }
 
-    pub(super) async fn ask_holder(&self, peer: Arc<str>, key: &AssetKey, order: &Order) -> Option<Arrival> {
+    pub(super) async fn ask_holder(self: &Arc<Self>, peer: Arc<str>, key: &AssetKey, order: &Order) -> Option<Arrival> {
         let mut request = conditional(key, order);
         request.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
         let arrival = self.ask_peer_promptly(peer, request).await;

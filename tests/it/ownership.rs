@@ -122,6 +122,26 @@ async fn an_owner_that_answers_pings_and_hangs_on_requests_holds_no_key() {
 }
 
 #[tokio::test]
+async fn an_answer_that_breaks_off_in_its_first_chunk_does_not_count_as_a_peer_that_is_down() {
+    let origin = Origin::start().await;
+    let (edge, peer) = crate::proving::with_scripted_peer(&origin, |_| {}).await;
+    origin.script("*", Script::ok("pixels"));
+    peer.has_nothing_at_hand();
+    // Nothing else that it answers can make up for it.
+    let never = Gate::closed();
+    peer.script("*", Script::ok("").hold(&never));
+    let mut paths = (0..).map(|i| format!("/plain/{i}")).filter(|path| is_owned_by(&edge, &peer, path));
+    for _ in 0..3 {
+        let path = paths.next().unwrap();
+        peer.script(&path, Script::ok("pixels").chunked().cut_at(0));
+        assert_eq!(within(20, edge.get(&path).get()).await.text(), "pixels");
+        assert_eq!(origin.count(&path), 1);
+        let up = format!("peerage_peer_up{{peer=\"{}\"}}", peer.address);
+        assert!(edge.metric(&up).await > 0.5);
+    }
+}
+
+#[tokio::test]
 async fn an_owner_with_a_slow_origin_acknowledges_and_is_waited_for() {
     let origin = Origin::start().await;
     let gate = Gate::closed();

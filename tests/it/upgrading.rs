@@ -243,12 +243,12 @@ async fn the_drain_ends_it() {
 
 #[tokio::test]
 async fn who_says_nothing_is_let_go() {
-    let patience = |config: &mut Config| config.limits.tunnel_timeout = Period(Duration::from_millis(500));
+    let patience = |config: &mut Config| config.limits.tunnel_timeout = Period(Duration::from_millis(1500));
     let (edge, listener) = before_an_origin(patience).await;
     let (mut client, mut origin) = tunnel(&edge, &listener).await;
-    for _ in 0..6 {
+    for _ in 0..8 {
         // What is tested here is the passing of time: longer in all than the bound.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
         origin.say("x").await;
         client.hears("x").await;
     }
