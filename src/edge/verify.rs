@@ -45,7 +45,7 @@ impl Edge {
         };
         let mut expected = digest_fields::expected(status, headers);
         // A name tells of the file, not of what a coding makes of it.
-        if status == StatusCode::OK && !is_coded(headers) {
+        if has_whole_contents(status) && !is_coded(headers) {
             expected.extend(self.policy.load().expected(key));
         }
         Proof::of(expected, blame)
@@ -94,4 +94,11 @@ impl Edge {
             self.hears_part(peer);
         }
     }
+}
+
+/// Returns true if a response to GET with this status has the whole contents of the asset:
+/// any success but a part (206), and those without content (204, 205; RFC 9110 §15.3).
+fn has_whole_contents(status: StatusCode) -> bool {
+    let other = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::PARTIAL_CONTENT);
+    status.is_success() && !other
 }
