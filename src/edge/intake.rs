@@ -25,7 +25,7 @@ use crate::metrics::Fetched;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::freshness::Lifetime;
-use crate::semantics::storing::{Credentials, Refusal};
+use crate::semantics::storing::Refusal;
 use crate::semantics::{cache_control, combined};
 use crate::stored::{self, Content, Head, Stored, detached};
 
@@ -129,8 +129,8 @@ impl Edge {
         error: &Error,
     ) {
         let of_one = mixed == Mixed::No;
-        if matches!(error, Error::OriginWrong(_)) && of_one && lead.credentials() == Credentials::None {
-            self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
+        if matches!(error, Error::OriginWrong(_)) && of_one {
+            self.mark_wrong(lead);
         }
         match (provider, proof) {
             (Provider::Peer(peer), Verification::None) if error.fault() == Fault::Peer => self.hears_part(peer),

@@ -11,9 +11,10 @@ use super::asking::asked;
 use crate::body::Body;
 use crate::body::proven::{self, Proof};
 use crate::error::{Error, Fault};
-use crate::flight::Provider;
+use crate::flight::{Lead, Provider};
 use crate::key::AssetKey;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
+use crate::semantics::storing::Credentials;
 use crate::semantics::vary::is_coded;
 
 impl Edge {
@@ -65,6 +66,20 @@ impl Edge {
         let digest = expected.whole().and_then(|digest| digest_fields::repr_digest(expected.algorithm, &digest));
         if let (false, Some(digest)) = (headers.contains_key(REPR_DIGEST), digest) {
             headers.insert(REPR_DIGEST, digest);
+        }
+    }
+
+    /// Marks a key of which the origin had the contents wrong: it is not fetched again for
+    /// `cache.wrong`. A flight that a write or a change of the rules has overtaken leaves
+    /// no mark.
+    pub(super) fn mark_wrong(&self, lead: &Lead) {
+        if lead.credentials() != Credentials::None {
+            return;
+        }
+        self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
+        // Checked after the mark is set: both overtake the flight before they remove marks.
+        if lead.is_overtaken() {
+            self.memory.unmark_wrong(lead.key());
         }
     }
 
