@@ -85,13 +85,18 @@ impl Edge {
                 Some(Err(error)) if error.is_of_contents() => break Err(error),
                 Some(Err(error)) => {
                     let others = others.get_or_insert_with(|| self.others(&lead, &provider));
-                    let Some((from, rest)) = Box::pin(self.go_on(&mut lead, order, &intake, others, body)).await else {
+                    let Some(rest) = Box::pin(self.go_on(&mut lead, order, &intake, others, body)).await else {
                         break Err(error);
                     };
+                    if let Some(refusal) = rest.forbidden {
+                        // Those who have joined get the body; the next request asks anew.
+                        intake.kept = Kept::Shared(refusal);
+                        lead.unlist();
+                    }
                     self.note_end(source.as_ref(), Fetched::Error, began);
                     began = Instant::now();
                     tracing::warn!(path = %lead.key(), at = intake.came, from = source.as_ref().map_or("-", Provider::name), %error, "fill interrupted, resuming from another source");
-                    (source, body, mixed) = (from, rest, Mixed::Yes);
+                    (source, body, mixed) = (rest.provider, rest.body, Mixed::Yes);
                 }
                 Some(Ok(data)) => {
                     if let Err(error) = self.take(&mut lead, &mut intake, data).await {
