@@ -89,9 +89,12 @@ impl Edge {
                         break Err(error);
                     };
                     if let Some(refusal) = rest.forbidden {
-                        // Those who have joined get the body; the next request asks anew.
+                        // Those who have joined get the body; the next request asks anew. Peers
+                        // among them were told that they may store it.
                         intake.kept = Kept::Shared(refusal);
                         lead.unlist();
+                        let (edge, key) = (Arc::clone(self), lead.key().asset());
+                        tokio::spawn(async move { edge.forget_everywhere(vec![key]).await });
                     }
                     self.note_end(source.as_ref(), Fetched::Error, began);
                     began = Instant::now();

@@ -632,6 +632,34 @@ async fn a_rest_that_forbids_storing_is_delivered_and_not_stored() {
     }
 }
 
+#[tokio::test]
+async fn a_rest_that_forbids_storing_is_stored_by_no_edge() {
+    let body = pattern(1_000_000);
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    for (seed, field) in [("cache-control", "private"), ("set-cookie", "a=b")].into_iter().enumerate() {
+        let path = cluster.path_owned_by(0, seed);
+        let (tagged, gate) = (|| Script::ok(body.clone()).tag("\"v1\"").silent(), Gate::closed());
+        let first = tagged().field("cache-control", "max-age=60").cut_at(400_000).gate(&gate);
+        origin.scripts(&path, [first, tagged().with_ranges().field(field.0, field.1)]);
+        let mut readers = Vec::new();
+        for edge in &cluster.edges {
+            readers.push(edge.get(&path).open().await);
+        }
+        gate.open(body.len());
+        for reader in readers {
+            assert_same(&within(20, reader.rest()).await, &body);
+        }
+        assert_eq!(origin.count(&path), 2);
+        for edge in &cluster.edges {
+            edge.metric_becomes("peerage_flights", 0.0).await;
+            for tier in ["main", "hot"] {
+                edge.metric_becomes(&format!("peerage_cache_objects{{tier=\"{tier}\"}}"), 0.0).await;
+            }
+        }
+    }
+}
+
 /// A hashed name and a plain one that the peer owns.
 fn of_the_peer(edge: &crate::harness::Running, peer: &Origin) -> [String; 2] {
     let owned = |name: fn(u64) -> String| {
