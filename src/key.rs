@@ -294,7 +294,11 @@ fn refuse_dot_segments(path: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn canonical_path(path: &str) -> Result<String, Error> {
+/// Returns the canonical form of a path, or of a part of one.
+///
+/// # Errors
+/// [`Error::BadRequest`] for a malformed escape, and for an escaped NUL.
+pub(crate) fn canonical_path(path: &str) -> Result<String, Error> {
     let mut out = Vec::with_capacity(path.len() + 16);
     let mut rest = path.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

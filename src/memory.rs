@@ -346,6 +346,11 @@ impl Memory {
         self.wrong.insert(key.variant_hash(), period);
     }
 
+    /// `key` may be fetched again.
+    pub(crate) fn unmark_wrong(&self, key: &AssetKey) {
+        self.wrong.remove(key.variant_hash());
+    }
+
     /// For the time of `period` from now, `peer` is not asked for `key`.
     pub(crate) fn doubt(&self, peer: &str, key: &AssetKey, period: Duration) {
         self.doubted.insert(key.hash() ^ xxh3_64(peer.as_bytes()), period);
@@ -378,10 +383,11 @@ impl Memory {
         self.changed.left(key.hash()).max(all)
     }
 
-    /// Forgets which keys are marked: other rules hold now.
+    /// Forgets which keys are marked, and which contents were wrong: other rules hold now.
     pub(crate) fn unmark_all(&self) {
-        self.markers.0.clear();
-        self.own_markers.0.clear();
+        for notes in [&self.markers, &self.own_markers, &self.wrong, &self.doubted] {
+            notes.0.clear();
+        }
     }
 
     /// The next request for `key` may try to have it stored again.

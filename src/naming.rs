@@ -7,6 +7,7 @@ use std::fmt;
 use regex::Regex;
 
 use crate::digest::{Algorithm, Encoding, Expected};
+use crate::key::canonical_path;
 
 mod bundle;
 
@@ -298,6 +299,9 @@ fn compile(pattern: &str, hash: &str) -> Result<Regex, String> {
         return Err(format!("`{pattern}` does not start with `/`; a pattern is a whole path, such as `/**/*.png`"));
     };
     let segments = path.split('/').map(|text| segment(text, hash)).collect::<Result<Vec<_>, _>>()?;
+    path.split('/')
+        .try_for_each(refuse_unmatchable)
+        .map_err(|error| format!("`{pattern}` matches no path: {error}"))?;
     let mut source = String::from("^/");
     for (i, segment) in segments.iter().enumerate() {
         let last = i + 1 == segments.len();
@@ -314,6 +318,35 @@ fn compile(pattern: &str, hash: &str) -> Result<Regex, String> {
     }
     source.push('$');
     Regex::new(&source).map_err(|_| format!("`{pattern}` is too large"))
+}
+
+/// Refuses the text of a segment that no canonical path has: requests with it are refused, or
+/// have another name.
+fn refuse_unmatchable(segment: &str) -> Result<(), String> {
+    if segment.contains('?') {
+        return Err(
+            "it has a `?`, and rules are for paths without their queries; remove it and what follows".to_owned()
+        );
+    }
+    // Servers take these escapes, too, for the end of a segment.
+    if let Some(dots) = segment.split("%2F").flat_map(|text| text.split("%5C")).find(|text| matches!(*text, "." | ".."))
+    {
+        return Err(format!("requests with the segment `{dots}` are refused; remove it"));
+    }
+    for text in segment.replace("{hash}", "*").split('*') {
+        match canonical_path(text) {
+            Ok(canonical) if canonical == text => {}
+            Ok(canonical) => {
+                return Err(format!("paths are matched in canonical form; write `{canonical}` for `{text}`"));
+            }
+            Err(_) => {
+                return Err(format!(
+                    "`{text}` has a malformed escape; `%` and two hexadecimal digits are needed, not 00"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 enum Segment {
@@ -448,6 +481,54 @@ mod tests {
     fn useless_patterns_are_refused() {
         for pattern in ["", "x-{hash}", "/a/*.png", "/{hash}/{hash}", "/a**/{hash}", "/{digest}-{hash}", "/*{hash}"] {
             assert!(Rule::parse(pattern).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_match_no_canonical_path_are_refused() {
+        for (pattern, told) in [
+            ("/x/?x", "queries"),
+            ("/x/?", "queries"),
+            ("/x/../y", "remove"),
+            ("/./y", "remove"),
+            ("/y/.", "remove"),
+            ("/y%2F..%5Cz", "remove"),
+            ("/a#b", "`a%23b`"),
+            ("/a b", "`a%20b`"),
+            ("/\u{fc}/*", "`%C3%BC`"),
+            ("/a\\b", "`a%5Cb`"),
+            ("/a%2fb", "`a%2Fb`"),
+            ("/%61", "`a`"),
+            ("/%2E%2E/a", "`..`"),
+            ("/a%", "malformed"),
+            ("/a%4", "malformed"),
+            ("/a%4*", "malformed"),
+            ("/a%zz", "malformed"),
+            ("/a%00", "malformed"),
+        ] {
+            for error in [
+                Rule::parse(&format!("{pattern}/{{hash}}")).unwrap_err(),
+                QueryRule::parse(pattern, Keep::None).unwrap_err(),
+            ] {
+                assert!(error.contains("matches no path") && error.contains(told), "{pattern}: {error}");
+            }
+        }
+        for pattern in ["/", "/**", "//a", "/a/", "/.a/*.", "/...", "/.*", "/a%2Fb", "/%20/~a!$&'()+,;=:@", "/*%C3%BC*"]
+        {
+            assert!(QueryRule::parse(pattern, Keep::None).is_ok(), "{pattern}");
+            assert!(Rule::parse(&format!("{pattern}/{{hash}}")).is_ok(), "{pattern}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_canonical_path_is_a_rule_for_itself(target in "/[ -~]{0,20}") {
+            if let Ok(key) = crate::key::AssetKey::parse(&target, 1000)
+                && !key.path().contains('*')
+            {
+                let rule = QueryRule::parse(key.path(), Keep::None).unwrap();
+                prop_assert!(rule.matches(key.path()));
+            }
         }
     }
 

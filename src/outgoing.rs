@@ -15,7 +15,7 @@ use crate::semantics::{content_length, upgrade};
 
 mod pool;
 
-use pool::Pool;
+use pool::{Connection, Pool};
 
 /// The bounds on waiting.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,7 @@ impl Outgoing {
             let again = again(&request);
             match connection.sender.try_send_request(request).await {
                 Ok(response) => {
-                    self.pool.keep(host, connection);
+                    self.keep(host, connection, &response);
                     return Ok(response);
                 }
                 Err(mut failed) => match (failed.take_message(), again) {
@@ -122,8 +122,15 @@ impl Outgoing {
         }
         let mut connection = self.pool.open(host).await.map_err(self.blame.unreachable)?;
         let response = connection.sender.send_request(request).await.map_err(|error| self.failure(&error))?;
-        self.pool.keep(host, connection);
+        self.keep(host, connection, &response);
         Ok(response)
+    }
+
+    /// Keeps the connection that `response` came by, if it is sure where the response ends.
+    fn keep(&self, host: &str, connection: Connection, response: &Response<Incoming>) {
+        if framing(response).is_ok() && !has_forbidden_length(response) {
+            self.pool.keep(host, connection);
+        }
     }
 
     fn failure(&self, error: &hyper::Error) -> Error {
@@ -196,6 +203,14 @@ fn framing(response: &Response<Incoming>) -> Result<Framing, &'static str> {
         (None, _) if response.headers().contains_key(CONTENT_LENGTH) => counted(),
         (None, _) => Ok(Framing::UntilClose),
     }
+}
+
+/// Returns true for a 204 that announces content, which it cannot have (RFC 9110 §8.6, RFC
+/// 9112 §6.1). What the sender may write behind the head is the response to no request.
+fn has_forbidden_length(response: &Response<Incoming>) -> bool {
+    let length = || content_length::of_response(response.headers()).ok().flatten();
+    response.status() == StatusCode::NO_CONTENT
+        && (response.headers().contains_key(TRANSFER_ENCODING) || length().is_some_and(|length| length > 0))
 }
 
 /// Writes the framing of a request from its body. What the client wrote does not reach the
@@ -301,5 +316,55 @@ mod tests {
         *post.method_mut() = Method::POST;
         let error = outgoing.send(&host, post, long).await.map(drop).unwrap_err();
         assert!(matches!(error, Error::PeerBroke(_)), "{error}");
+    }
+
+    /// A server that answers the first request with `head`, and later ones on the same
+    /// connection with 203; on other connections, every request gets a 200.
+    async fn answering(head: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            for connection in 0.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let right = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    let forged = "HTTP/1.1 203 Forged\r\ncontent-length: 0\r\n\r\n";
+                    let (mut next, later) = if connection == 0 { (head, forged) } else { (right, right) };
+                    loop {
+                        read_head(&mut stream).await;
+                        stream.write_all(next.as_bytes()).await.unwrap();
+                        next = later;
+                    }
+                });
+            }
+        });
+        host
+    }
+
+    #[tokio::test]
+    async fn a_204_that_announces_content_is_delivered_and_its_connection_not_reused() {
+        let long = Duration::from_secs(20);
+        let outgoing = Outgoing::new(Patience { connect: long, idle: long, lifetime: long }, BLAME, 100);
+        for (head, reused) in [
+            ("HTTP/1.1 204 No Content\r\n\r\n", true),
+            ("HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n", true),
+            ("HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n", true),
+            ("HTTP/1.1 204 No Content\r\ncontent-length: 9\r\n\r\n", false),
+            ("HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n", false),
+        ] {
+            let host = answering(head).await;
+            let first = outgoing.send(&host, Request::new(Body::empty()), long).await.unwrap();
+            assert!(head.contains(first.status().as_str()), "{head}");
+            // A connection that is kept may take a moment to be free.
+            let mut is_reused = false;
+            for _ in 0..10 {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                let next = outgoing.send(&host, Request::new(Body::empty()), long).await.unwrap();
+                is_reused |= next.status().as_u16() == 203;
+            }
+            assert_eq!(is_reused, reused, "{head}");
+        }
     }
 }

@@ -222,11 +222,8 @@ fn refuse_unknown(figment: &Figment, given: &Dict, table: &str) -> Result<(), St
         }
         let inside = format!("{path}.");
         if !KEYS.iter().any(|key| key.starts_with(&inside)) {
-            let nearest = nearest(&path, value);
-            return Err(format!(
-                "{path}: unknown key{}; did you mean `{nearest}`?",
-                origin_of(figment.get_metadata(value.tag()))
-            ));
+            let advice = advice(&path, value);
+            return Err(format!("{path}: unknown key{}; {advice}", origin_of(figment.get_metadata(value.tag()))));
         }
         let tables = match value {
             Value::Dict(_, dict) => vec![dict],
@@ -253,19 +250,44 @@ fn origin_of(metadata: Option<&Metadata>) -> String {
     }
 }
 
-/// The known name that is most like `path`: a table for a table, or else a key,
-/// also when only its table was forgotten or misspelt.
-fn nearest(path: &str, given: &Value) -> &'static str {
-    let table = |key: &&'static str| key.split('.').next().unwrap_or_default();
-    if given.as_dict().is_some() && !path.contains('.') {
-        let distance = |name: &&str| strsim::damerau_levenshtein(path, name);
-        return KEYS.iter().map(table).min_by_key(distance).unwrap_or_default();
-    }
+/// Returns what to do about an unknown key: the known name that is most like it. If none is
+/// near, the names that are known where it stands.
+fn advice(path: &str, given: &Value) -> String {
+    let known = candidates(path, given.as_dict().is_some());
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-    let distance = |key: &&&'static str| {
-        let same_table = path.starts_with(table(key));
-        let alone = strsim::damerau_levenshtein(&last(path), &last(key)) + usize::from(!same_table);
-        alone.min(strsim::damerau_levenshtein(path, key))
+    let distance = |key: &&str| {
+        let whole = strsim::damerau_levenshtein(path, key);
+        whole.min(strsim::damerau_levenshtein(&last(path), &last(key)))
     };
-    KEYS.iter().min_by_key(distance).copied().unwrap_or_default()
+    let nearest = known.iter().copied().min_by_key(distance).unwrap_or_default();
+    if distance(&nearest) <= last(path).len().max(last(nearest).len()) / 2 {
+        return format!("did you mean `{nearest}`?");
+    }
+    match path.split_once('.') {
+        Some((table, _)) => {
+            let names: Vec<_> = known.into_iter().map(last).collect();
+            format!("the keys of {table} are {}", names.join(", "))
+        }
+        None => format!("the tables are {}", tables().join(", ")),
+    }
+}
+
+/// Returns the names that may stand where `path` does: the keys of its table, or the tables,
+/// or every key if the table was forgotten.
+fn candidates(path: &str, is_table: bool) -> Vec<&'static str> {
+    match path.split_once('.') {
+        Some((table, _)) => KEYS.iter().copied().filter(|key| table_of(key) == table).collect(),
+        None if is_table => tables(),
+        None => KEYS.to_vec(),
+    }
+}
+
+fn table_of(key: &'static str) -> &'static str {
+    key.split('.').next().unwrap_or_default()
+}
+
+fn tables() -> Vec<&'static str> {
+    let mut tables: Vec<_> = KEYS.iter().copied().map(table_of).collect();
+    tables.dedup();
+    tables
 }

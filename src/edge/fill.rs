@@ -115,8 +115,8 @@ impl Edge {
                     leading = again;
                 }
                 Received::Broken(Leading { lead, .. }, error) => {
-                    if error.is_of_contents() && order.credentials == Credentials::None {
-                        self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
+                    if error.is_of_contents() {
+                        self.mark_wrong(&lead);
                     }
                     return give_up(lead, order, error);
                 }

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use super::Ask;
 use crate::metrics::Source;
 use crate::semantics::forwarded::{self, Believed, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, Told};
+use crate::semantics::without_default_port;
 
 /// The scheme of this edge's own listeners.
 static HTTP: HeaderValue = HeaderValue::from_static("http");
@@ -112,7 +113,7 @@ impl Forwarding {
     fn is_default(&self, scheme: &HeaderValue, told: Option<&HeaderValue>, own: Option<&[u8]>) -> bool {
         let told = told.map(HeaderValue::as_bytes).or(own);
         let default = self.host.as_ref().map(HeaderValue::as_bytes).or(own);
-        let port: &[u8] = if self.scheme == HTTP { b":80" } else { b":443" };
+        let port = if self.scheme == HTTP { "80" } else { "443" };
         scheme.as_bytes().eq_ignore_ascii_case(self.scheme.as_bytes())
             && told.map(|host| bare(host, port)) == default.map(|host| bare(host, port))
     }
@@ -156,8 +157,8 @@ impl Forwarding {
 }
 
 /// A host in lower case, without `port`.
-fn bare<'a>(host: &'a [u8], port: &[u8]) -> Cow<'a, [u8]> {
-    let host = host.strip_suffix(port).unwrap_or(host);
+fn bare<'a>(host: &'a [u8], port: &str) -> Cow<'a, [u8]> {
+    let host = without_default_port(host, port);
     if host.iter().any(u8::is_ascii_uppercase) { host.to_ascii_lowercase().into() } else { host.into() }
 }
 

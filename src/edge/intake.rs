@@ -25,7 +25,7 @@ use crate::metrics::Fetched;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::freshness::Lifetime;
-use crate::semantics::storing::{Credentials, Refusal};
+use crate::semantics::storing::Refusal;
 use crate::semantics::{cache_control, combined};
 use crate::stored::{self, Content, Head, Stored, detached};
 
@@ -85,13 +85,21 @@ impl Edge {
                 Some(Err(error)) if error.is_of_contents() => break Err(error),
                 Some(Err(error)) => {
                     let others = others.get_or_insert_with(|| self.others(&lead, &provider));
-                    let Some((from, rest)) = Box::pin(self.go_on(&mut lead, order, &intake, others, body)).await else {
+                    let Some(rest) = Box::pin(self.go_on(&mut lead, order, &intake, others, body)).await else {
                         break Err(error);
                     };
+                    if let Some(refusal) = rest.forbidden {
+                        // Those who have joined get the body; the next request asks anew. Peers
+                        // among them were told that they may store it.
+                        intake.kept = Kept::Shared(refusal);
+                        lead.unlist();
+                        let (edge, key) = (Arc::clone(self), lead.key().asset());
+                        tokio::spawn(async move { edge.forget_everywhere(vec![key]).await });
+                    }
                     self.note_end(source.as_ref(), Fetched::Error, began);
                     began = Instant::now();
                     tracing::warn!(path = %lead.key(), at = intake.came, from = source.as_ref().map_or("-", Provider::name), %error, "fill interrupted, resuming from another source");
-                    (source, body, mixed) = (from, rest, Mixed::Yes);
+                    (source, body, mixed) = (rest.provider, rest.body, Mixed::Yes);
                 }
                 Some(Ok(data)) => {
                     if let Err(error) = self.take(&mut lead, &mut intake, data).await {
@@ -129,8 +137,8 @@ impl Edge {
         error: &Error,
     ) {
         let of_one = mixed == Mixed::No;
-        if matches!(error, Error::OriginWrong(_)) && of_one && lead.credentials() == Credentials::None {
-            self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
+        if matches!(error, Error::OriginWrong(_)) && of_one {
+            self.mark_wrong(lead);
         }
         match (provider, proof) {
             (Provider::Peer(peer), Verification::None) if error.fault() == Fault::Peer => self.hears_part(peer),

@@ -117,7 +117,8 @@ impl Edge {
         changed
     }
 
-    async fn forget_everywhere(self: &Arc<Self>, keys: Vec<AssetKey>) {
+    /// Has every edge forget `keys`, and store nothing that is coming in under them.
+    pub(super) async fn forget_everywhere(self: &Arc<Self>, keys: Vec<AssetKey>) {
         self.unheard.forget_strangers(self.membership.view().peers());
         // Owners first: whoever asks one after this has what is new, and so keeps
         // nothing old that would outlive the next round.

@@ -258,8 +258,9 @@ impl Edge {
         &self.membership
     }
 
-    /// Replaces the policy. Responses whose names it judges otherwise are no longer stored,
-    /// and those under way are not kept.
+    /// Replaces the policy. If it has other rules for names, the responses whose names it
+    /// judges otherwise are no longer stored, those under way are not kept, and all marks
+    /// are dropped.
     pub(crate) fn set_policy(&self, policy: Policy) {
         let policy = Arc::new(policy);
         let before = self.policy.swap(Arc::clone(&policy));

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -24,7 +24,7 @@ use crate::memory::Found;
 use crate::metrics::Fetched;
 use crate::outgoing::Unframed;
 use crate::semantics::conditional::is_strong;
-use crate::semantics::storing::Name;
+use crate::semantics::storing::{self, Name, Refusal, Verdict};
 use crate::stored::Head;
 
 impl Edge {
@@ -78,6 +78,15 @@ impl Edge {
     }
 }
 
+/// The rest of a body that broke off.
+pub(super) struct Rest {
+    /// Its sender; `None` if it was here already.
+    pub(super) provider: Option<Provider>,
+    pub(super) body: Body,
+    /// Why the whole is not stored, if the sender forbids it.
+    pub(super) forbidden: Option<Refusal>,
+}
+
 /// Who may have the rest of a body: first its sender, for it may have been the
 /// connection alone that failed; then those next in rank.
 pub(super) struct Others(VecDeque<Provider>);
@@ -94,10 +103,9 @@ impl Edge {
         })
     }
 
-    /// The rest of a body that broke off, and who sends it: nobody, if it is here
-    /// already. `None` if no source has a rest that is sure to be of the same asset. A
-    /// source that answers with an error ends the search, for the next in rank could
-    /// say no better.
+    /// Returns the rest of a body that broke off; `None` if no source has a rest that is sure
+    /// to be of the same asset. A source that answers with an error ends the search, for
+    /// the next in rank could say no better.
     pub(super) async fn go_on(
         self: &Arc<Self>,
         lead: &mut Lead,
@@ -105,7 +113,7 @@ impl Edge {
         intake: &Intake,
         others: &mut Others,
         broken: Body,
-    ) -> Option<(Option<Provider>, Body)> {
+    ) -> Option<Rest> {
         let (expected, proof) = (intake.proof(), broken.into_proof());
         if !Self::can_go_on(order, intake, expected) || expected == Verification::AtEnd && proof.is_none() {
             return None;
@@ -117,7 +125,7 @@ impl Edge {
                 Provider::Peer(_) => {}
                 Provider::Origin => {
                     if let Some(rest) = self.rest_from_here(lead, intake, tag).await {
-                        return Some((None, prove_on(rest, proof)));
+                        return Some(Rest { provider: None, body: prove_on(rest, proof), forbidden: None });
                     }
                 }
             }
@@ -126,8 +134,9 @@ impl Edge {
                 continue;
             };
             let has_it = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+            let forbidden = self.forbidden_by(order, response.headers());
             if let (true, Ok(rest)) = (has_it, continuation(response, tag, intake.came, &intake.head)) {
-                return Some((Some(provider), prove_on(rest, proof)));
+                return Some(Rest { provider: Some(provider), body: prove_on(rest, proof), forbidden });
             }
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
             if !has_it {
@@ -135,6 +144,17 @@ impl Edge {
             }
         }
         None
+    }
+
+    /// Returns the reason why a response that goes on with a body forbids to store the whole,
+    /// such as `private`. The freshness is that of the response which began it.
+    fn forbidden_by(&self, order: &Order, headers: &HeaderMap) -> Option<Refusal> {
+        // Of a proven name the freshness does not matter.
+        let case = self.policy.load().case(Name::Proven, order.credentials, order.cookie);
+        match storing::verdict(case, StatusCode::OK, headers, Duration::ZERO) {
+            Verdict::Store(_) => None,
+            Verdict::Share(refusal) | Verdict::Pass(refusal) => Some(refusal),
+        }
     }
 
     /// The rest, from this edge itself: it is next in rank, so others may have asked it

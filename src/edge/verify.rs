@@ -11,9 +11,10 @@ use super::asking::asked;
 use crate::body::Body;
 use crate::body::proven::{self, Proof};
 use crate::error::{Error, Fault};
-use crate::flight::Provider;
+use crate::flight::{Lead, Provider};
 use crate::key::AssetKey;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
+use crate::semantics::storing::Credentials;
 use crate::semantics::vary::is_coded;
 
 impl Edge {
@@ -45,7 +46,7 @@ impl Edge {
         };
         let mut expected = digest_fields::expected(status, headers);
         // A name tells of the file, not of what a coding makes of it.
-        if status == StatusCode::OK && !is_coded(headers) {
+        if has_whole_contents(status) && !is_coded(headers) {
             expected.extend(self.policy.load().expected(key));
         }
         Proof::of(expected, blame)
@@ -65,6 +66,20 @@ impl Edge {
         let digest = expected.whole().and_then(|digest| digest_fields::repr_digest(expected.algorithm, &digest));
         if let (false, Some(digest)) = (headers.contains_key(REPR_DIGEST), digest) {
             headers.insert(REPR_DIGEST, digest);
+        }
+    }
+
+    /// Marks a key of which the origin had the contents wrong: it is not fetched again for
+    /// `cache.wrong`. A flight that a write or a change of the rules has overtaken leaves
+    /// no mark.
+    pub(super) fn mark_wrong(&self, lead: &Lead) {
+        if lead.credentials() != Credentials::None {
+            return;
+        }
+        self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
+        // Checked after the mark is set: both overtake the flight before they remove marks.
+        if lead.is_overtaken() {
+            self.memory.unmark_wrong(lead.key());
         }
     }
 
@@ -94,4 +109,11 @@ impl Edge {
             self.hears_part(peer);
         }
     }
+}
+
+/// Returns true if a response to GET with this status has the whole contents of the asset:
+/// any success but a part (206), and those without content (204, 205; RFC 9110 §15.3).
+fn has_whole_contents(status: StatusCode) -> bool {
+    let other = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::PARTIAL_CONTENT);
+    status.is_success() && !other
 }

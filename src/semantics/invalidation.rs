@@ -3,6 +3,8 @@
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
+use super::without_default_port;
+
 /// Whether an answer to `method` with this status has changed something: an
 /// unsafe method, and no error.
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
@@ -64,19 +66,19 @@ fn split_scheme(reference: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// The port that a URL of this scheme need not say (RFC 9110 §4.2), as it would say it.
+/// The port that a URL of this scheme need not say (RFC 9110 §4.2).
 fn default_port(scheme: &str) -> Option<&'static str> {
     match scheme {
-        http if http.eq_ignore_ascii_case("http") => Some(":80"),
-        https if https.eq_ignore_ascii_case("https") => Some(":443"),
+        http if http.eq_ignore_ascii_case("http") => Some("80"),
+        https if https.eq_ignore_ascii_case("https") => Some("443"),
         _ => None,
     }
 }
 
 /// Whether `authority` is that of `host`, where `port` may be said or not.
 fn is_host(host: &HeaderValue, authority: &str, port: &str) -> bool {
-    let bare = |name: &[u8]| name.strip_suffix(port.as_bytes()).unwrap_or(name).to_ascii_lowercase();
-    bare(host.as_bytes()) == bare(authority.as_bytes())
+    let bare = |name| without_default_port(name, port);
+    bare(host.as_bytes()).eq_ignore_ascii_case(bare(authority.as_bytes()))
 }
 
 /// RFC 3986 §5.2.4, for a `path` that begins with a slash.
@@ -134,6 +136,9 @@ mod tests {
             ("http://site.example:80/a", Some("/a")),
             ("https://site.example:443/a", Some("/a")),
             ("https://site.example:80/a", None),
+            ("http://site.example:/a", Some("/a")),
+            ("http://site.example:80:80/a", None),
+            ("http://site.example", Some("/")),
             ("HTTP://site.example?p=2", Some("/?p=2")),
             ("http:/a", None),
             ("mailto:a@site.example", None),
@@ -141,6 +146,8 @@ mod tests {
         ] {
             assert_eq!(other_target(&host, location).as_deref(), expected, "{location}");
         }
+        let port = HeaderValue::from_static("site.example:8001");
+        assert_eq!(other_target(&port, "http://site.example:8001:80/a"), None);
         for (host, location) in [("site.example:80", "http://site.example/a"), ("[::1]:8001", "//[::1]:8001/a")] {
             assert_eq!(other_target(&HeaderValue::from_static(host), location).as_deref(), Some("/a"), "{location}");
         }

@@ -1,8 +1,12 @@
 //! Location and Content-Location as an origin writes them, for clients that know the site
 //! under another name.
 
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LOCATION, Entry, LOCATION};
 use http::{HeaderMap, HeaderValue};
+
+use super::without_default_port;
 
 /// Rewrites what names the origin itself, by its own authority or below the folder that is
 /// the site's root there, to a path of the site. A path is right for every client, by
@@ -16,22 +20,32 @@ pub fn rewrite(authority: &HeaderValue, prefix: &str, headers: &mut HeaderMap) {
         };
         for line in lines.iter_mut() {
             let path = path(authority.as_bytes(), prefix.as_bytes(), line.as_bytes());
-            if let Some(Ok(path)) = path.map(HeaderValue::from_bytes) {
+            if let Some(Ok(path)) = path.map(|path| HeaderValue::from_bytes(&path)) {
                 *line = path;
             }
         }
     }
 }
 
-/// The path, query and fragment by which the site has what `reference` names at the
+/// Returns the path, query and fragment by which the site has what `reference` names at the
 /// origin; `None` if that is to stay as it is.
-fn path<'a>(authority: &[u8], prefix: &[u8], reference: &'a [u8]) -> Option<&'a [u8]> {
+fn path<'a>(authority: &[u8], prefix: &[u8], reference: &'a [u8]) -> Option<Cow<'a, [u8]>> {
     let is_http = |scheme: &&[u8]| scheme.eq_ignore_ascii_case(b"http:");
     let rest = if reference.get(..5).is_some_and(|scheme| is_http(&scheme)) { &reference[5..] } else { reference };
     let at_origin = match rest.strip_prefix(b"//") {
         Some(rest) => {
-            let (named, path) = rest.split_at(rest.iter().position(|byte| b"/?#".contains(byte))?);
-            bare(named).eq_ignore_ascii_case(bare(authority)).then_some(path)?
+            let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
+            let (named, path) = rest.split_at(end);
+            let bare = |authority| without_default_port(authority, "80");
+            if !bare(named).eq_ignore_ascii_case(bare(authority)) {
+                return None;
+            }
+            if !path.starts_with(b"/") {
+                // No path is the same as `/` (RFC 3986 §6.2.3), which is in no folder.
+                let is_good = prefix.is_empty() && path.iter().all(u8::is_ascii_graphic);
+                return is_good.then(|| [b"/", path].concat().into());
+            }
+            path
         }
         // A path names the same here and there, unless the site is a folder there.
         None if rest.len() == reference.len() && !prefix.is_empty() => reference,
@@ -40,12 +54,7 @@ fn path<'a>(authority: &[u8], prefix: &[u8], reference: &'a [u8]) -> Option<&'a 
     let path = at_origin.strip_prefix(prefix)?;
     // Clients would take what begins with two slashes, as browsers write them, for a host.
     let is_path = path.first() == Some(&b'/') && !matches!(path.get(1), Some(b'/' | b'\\'));
-    (is_path && path.iter().all(u8::is_ascii_graphic)).then_some(path)
-}
-
-/// An authority without the port that `http` stands for.
-fn bare(authority: &[u8]) -> &[u8] {
-    authority.strip_suffix(b":80").unwrap_or(authority)
+    (is_path && path.iter().all(u8::is_ascii_graphic)).then_some(path.into())
 }
 
 #[cfg(test)]
@@ -59,8 +68,12 @@ mod tests {
             ("10.0.0.9:9000", "", "http://10.0.0.9:9000/a/?b=%2f#c", Some("/a/?b=%2f#c")),
             ("10.0.0.9:9000", "", "HTTP://10.0.0.9:9000/", Some("/")),
             ("10.0.0.9:9000", "", "//10.0.0.9:9000/a", Some("/a")),
-            ("10.0.0.9:9000", "", "http://10.0.0.9:9000", None),
-            ("10.0.0.9:9000", "", "http://10.0.0.9:9000?a", None),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000", Some("/")),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000?a", Some("/?a")),
+            ("10.0.0.9:9000", "", "//10.0.0.9:9000#a/b", Some("/#a/b")),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000:80/a", None),
+            ("10.0.0.9:9000", "", "http://10.0.0.9:9000:80", None),
+            ("10.0.0.9:9000", "", "http://", None),
             ("10.0.0.9:9000", "", "https://10.0.0.9:9000/a", None),
             ("10.0.0.9:9000", "", "http://10.0.0.9/a", None),
             ("10.0.0.9:9000", "", "http://10.0.0.9:9000@evil/a", None),
@@ -75,6 +88,10 @@ mod tests {
             ("10.0.0.9:9000", "", "", None),
             ("site", "", "http://SITE:80/a", Some("/a")),
             ("site:80", "", "http://site/a", Some("/a")),
+            ("site", "", "http://site:/a", Some("/a")),
+            ("site", "", "http://site:80:80/a", None),
+            ("site", "/x/y", "http://site", None),
+            ("site", "/x/y", "http://site?a", None),
             ("site", "", "http://site:443/a", None),
             ("[::1]:9000", "", "http://[::1]:9000/a", Some("/a")),
             ("site", "/x/y", "http://site/x/y/a", Some("/a")),
@@ -88,7 +105,7 @@ mod tests {
             ("site", "/x/y", "a", None),
         ] {
             let path = path(authority.as_bytes(), prefix.as_bytes(), reference.as_bytes());
-            assert_eq!(path, expected.map(str::as_bytes), "{reference} at {authority}{prefix}");
+            assert_eq!(path.as_deref(), expected.map(str::as_bytes), "{reference} at {authority}{prefix}");
         }
     }
 

@@ -42,9 +42,41 @@ pub(crate) fn members<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl It
     members.map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
+/// Returns an authority without the port `default`, or without a colon that no port follows
+/// (RFC 9110 §4.2.3). An authority with two ports, or with an unclosed bracket, stays as it is.
+pub(crate) fn without_default_port<'a>(authority: &'a [u8], default: &str) -> &'a [u8] {
+    let Some(at) = authority.iter().rposition(|&byte| byte == b':') else {
+        return authority;
+    };
+    let (host, port) = (&authority[..at], &authority[at + 1..]);
+    let is_host = !host.contains(&b':') || host.starts_with(b"[") && host.ends_with(b"]");
+    if is_host && (port.is_empty() || port == default.as_bytes()) { host } else { authority }
+}
+
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, HeaderName};
+
+    #[test]
+    fn a_default_port_is_left_out_once() {
+        for (authority, bare) in [
+            ("a", "a"),
+            ("a:80", "a"),
+            ("a:", "a"),
+            ("a:8080", "a:8080"),
+            ("a:9000:80", "a:9000:80"),
+            ("a:80:80", "a:80:80"),
+            ("a::", "a::"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("[::80]", "[::80]"),
+            ("[::1:80", "[::1:80"),
+            ("::80", "::80"),
+            ("", ""),
+        ] {
+            assert_eq!(super::without_default_port(authority.as_bytes(), "80"), bare.as_bytes(), "{authority}");
+        }
+    }
 
     /// Fields as they stand on lines; a name may come again.
     pub(super) fn headers(lines: &[(&str, &str)]) -> HeaderMap {

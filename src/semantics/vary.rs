@@ -120,17 +120,8 @@ const TOLD: [&str; 1 << CODINGS.len()] =
 impl Accepted {
     /// Returns the codings that the request with these headers accepts.
     pub fn of(request: &HeaderMap) -> Self {
-        request.get_all(ACCEPT_ENCODING).iter().fold(Self::default(), |accepted, line| accepted.and(line.as_bytes()))
-    }
-
-    /// Returns these codings and those of another line of Accept-Encoding.
-    pub fn and(self, line: &[u8]) -> Self {
-        let members = str::from_utf8(line).unwrap_or_default().split(',');
-        members.fold(self, |Self(bits), member| {
-            let coding = member.split(';').next().unwrap_or_default().trim();
-            let place = CODINGS.iter().position(|known| known.eq_ignore_ascii_case(coding));
-            Self(place.filter(|_| !is_refused(member)).map_or(bits, |place| bits | 1 << place))
-        })
+        let lines = request.get_all(ACCEPT_ENCODING).iter();
+        lines.fold(NamedCodings::default(), |named, line| named.and(line.as_bytes())).accepted()
     }
 
     /// Returns the value of Accept-Encoding that tells an origin of these codings.
@@ -139,11 +130,45 @@ impl Accepted {
     }
 }
 
-/// `;q=0`, in any of its spellings.
-fn is_refused(member: &str) -> bool {
-    let weight =
-        member.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix(['q', 'Q'])?.strip_prefix('='));
-    weight.is_some_and(|weight| weight.trim().parse().is_ok_and(|weight: f32| weight <= 0.0))
+/// The content codings that the lines of Accept-Encoding name, read line by line: a bit for
+/// each of `CODINGS`. Where members contradict each other, the lowest weight counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NamedCodings {
+    named: u8,
+    refused: u8,
+}
+
+impl NamedCodings {
+    /// Returns these codings and those of another line of Accept-Encoding.
+    #[must_use]
+    pub fn and(self, line: &[u8]) -> Self {
+        let members = str::from_utf8(line).unwrap_or_default().split(',');
+        members.fold(self, |Self { named, refused }, member| {
+            let mut parts = member.split(';');
+            let coding = parts.next().unwrap_or_default().trim();
+            let place = CODINGS.iter().position(|known| known.eq_ignore_ascii_case(coding));
+            let bit = place.map_or(0, |place| 1 << place);
+            Self { named: named | bit, refused: if parts.any(refuses) { refused | bit } else { refused } }
+        })
+    }
+
+    /// Returns those that are acceptable.
+    pub fn accepted(self) -> Accepted {
+        Accepted(self.named & !self.refused)
+    }
+}
+
+/// Returns true if a parameter is a weight of zero, or one that is malformed (RFC 9110
+/// §12.4.2): the client may have meant zero.
+fn refuses(parameter: &str) -> bool {
+    let (name, weight) = parameter.split_once('=').unwrap_or((parameter, ""));
+    if !name.trim().eq_ignore_ascii_case("q") {
+        return false;
+    }
+    let (whole, fraction) = weight.trim().split_once('.').unwrap_or((weight.trim(), ""));
+    let is_digit = |byte: u8| byte.is_ascii_digit() && (whole == "0" || byte == b'0');
+    let is_weight = matches!(whole, "0" | "1") && fraction.len() <= 3 && fraction.bytes().all(is_digit);
+    !is_weight || whole == "0" && fraction.bytes().all(|digit| digit == b'0')
 }
 
 /// The Accept-Encoding that tells an origin what a [`Variant`] tells apart.
@@ -186,6 +211,8 @@ mod tests {
             (&[("accept-encoding", "gzip, deflate, br")][..], &[("accept-encoding", "BR;q=0.5,gzip")][..]),
             (&[("accept-encoding", "gzip;q=0, deflate")], &[]),
             (&[("accept-encoding", "gzip; Q=0")], &[]),
+            (&[("accept-encoding", "gzip, gzip;q=0")], &[]),
+            (&[("accept-encoding", "gzip;q=0"), ("accept-encoding", "br, gzip")], &[("accept-encoding", "br")]),
             (&[("accept-encoding", "identity")], &[("accept-encoding", "")]),
             (&[("accept-language", "en, DE;q=0.5")], &[("accept-language", "en,de; q=0.5")]),
             (&[("x-a", "1"), ("x-a", "2")], &[("x-a", "1,2")]),
@@ -199,6 +226,55 @@ mod tests {
             (&[("x-a", "a")], &[]),
         ] {
             assert_ne!(variant(a), variant(b), "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn a_weight_of_zero_or_a_malformed_one_makes_no_coding_acceptable() {
+        let accepts = |member: &str| NamedCodings::default().and(member.as_bytes()).accepted().text() == "gzip";
+        for member in [
+            "gzip",
+            " GZIP ",
+            "gzip;q=1",
+            "gzip;q=1.",
+            "gzip;q=1.000",
+            "gzip ; Q=0.001",
+            "gzip;q=0.5",
+            "gzip; q=0.123",
+            "gzip;level=0",
+            "gzip;",
+            "gzip;q=0.5, gzip;q=1",
+            "gzip, br;q=x",
+        ] {
+            assert!(accepts(member), "{member}");
+        }
+        for member in [
+            "gzip;q=0",
+            "gzip;q=0.",
+            "gzip;q=0.000",
+            "gzip;q=x",
+            "gzip;q=",
+            "gzip;q",
+            "gzip;q=\"0\"",
+            "gzip;q=\"1\"",
+            "gzip;q=-1",
+            "gzip;q=+1",
+            "gzip;q=2",
+            "gzip;q=1.001",
+            "gzip;q=.5",
+            "gzip;q=0.1234",
+            "gzip;q=1e0",
+            "gzip;q=NaN",
+            "gzip;q=inf",
+            "gzip;q=0,5",
+            "gzip;q=1;q=0",
+            "gzip;q=0;q=1",
+            "gzip, gzip;q=0",
+            "gzip;q=0, gzip",
+            "gzip;q=1, gzip;q=x",
+            "gzip;q =0",
+        ] {
+            assert!(!accepts(member), "{member}");
         }
     }
 

@@ -604,6 +604,62 @@ async fn what_follows_must_be_of_the_same_asset() {
     }
 }
 
+#[tokio::test]
+async fn a_rest_that_forbids_storing_is_delivered_and_not_stored() {
+    let body = pattern(1_000_000);
+    for (name, value, stored) in [
+        ("cache-control", "max-age=60", true),
+        ("x-a", "without a Cache-Control", true),
+        ("cache-control", "max-age=60, private", false),
+        ("cache-control", "no-store", false),
+        ("set-cookie", "a=b", false),
+        ("vary", "*", false),
+    ] {
+        for ranges in [true, false] {
+            let origin = Origin::start().await;
+            let edge = alone(&origin, |_| {}).await;
+            let tagged = || Script::ok(body.clone()).tag("\"v1\"").silent();
+            let rest = tagged().field(name, value);
+            let rest = if ranges { rest.with_ranges() } else { rest };
+            origin.scripts("/plain", [tagged().field("cache-control", "max-age=60").cut_at(400_000), rest]);
+            let got = within(20, edge.get("/plain").get()).await;
+            assert_same(&got, &body);
+            edge.metric_becomes("peerage_flights", 0.0).await;
+            let objects = edge.metric("peerage_cache_objects{tier=\"main\"}").await;
+            assert_eq!(objects > 0.0, stored, "{name}: {value}, by range: {ranges}");
+            assert_eq!(origin.count("/plain"), 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rest_that_forbids_storing_is_stored_by_no_edge() {
+    let body = pattern(1_000_000);
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    for (seed, field) in [("cache-control", "private"), ("set-cookie", "a=b")].into_iter().enumerate() {
+        let path = cluster.path_owned_by(0, seed);
+        let (tagged, gate) = (|| Script::ok(body.clone()).tag("\"v1\"").silent(), Gate::closed());
+        let first = tagged().field("cache-control", "max-age=60").cut_at(400_000).gate(&gate);
+        origin.scripts(&path, [first, tagged().with_ranges().field(field.0, field.1)]);
+        let mut readers = Vec::new();
+        for edge in &cluster.edges {
+            readers.push(edge.get(&path).open().await);
+        }
+        gate.open(body.len());
+        for reader in readers {
+            assert_same(&within(20, reader.rest()).await, &body);
+        }
+        assert_eq!(origin.count(&path), 2);
+        for edge in &cluster.edges {
+            edge.metric_becomes("peerage_flights", 0.0).await;
+            for tier in ["main", "hot"] {
+                edge.metric_becomes(&format!("peerage_cache_objects{{tier=\"{tier}\"}}"), 0.0).await;
+            }
+        }
+    }
+}
+
 /// A hashed name and a plain one that the peer owns.
 fn of_the_peer(edge: &crate::harness::Running, peer: &Origin) -> [String; 2] {
     let owned = |name: fn(u64) -> String| {

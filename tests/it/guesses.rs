@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Method;
 use peerage::Server;
 use peerage::config::{ImmutableConfig, Period};
@@ -411,6 +412,44 @@ async fn a_changed_rule_changes_the_worth_of_stored_responses_at_once() {
         edge.get(&path).get().await;
     }
     assert_eq!(origin.count(&path), 4);
+}
+
+#[tokio::test]
+async fn contents_that_were_wrong_are_fetched_again_once_no_rule_verifies_them() {
+    let origin = Origin::start().await;
+    let mut verified = config("edge-1");
+    verified.origin.url = origin.url();
+    verified.cache.wrong = Period(Duration::from_hours(1));
+    verified.immutable = vec![ImmutableConfig::path("/cas/{hash}", Some(Algorithm::Sha256))];
+    let unverified =
+        peerage::Config { immutable: vec![ImmutableConfig::path("/cas/{hash}", None)], ..verified.clone() };
+    let server = Server::bind(verified.clone()).await.unwrap();
+    let mut reloading = server.reloading();
+    let edge = run(server);
+    let path = format!("/cas/{DIGEST}");
+    // What is short is verified before its first byte is sent.
+    for body in [Bytes::from_static(b"wrong"), Bytes::from(vec![b'x'; 1 << 20])] {
+        origin.script(&path, Script::ok(body.clone()).field("cache-control", "max-age=60"));
+        for _ in 0..2 {
+            let got = edge.get(&path).get().await;
+            assert!(got.status == 502 || !got.complete);
+        }
+        reloading.reload(unverified.clone()).unwrap();
+        let got = edge.get(&path).get().await;
+        assert_eq!((got.status.as_u16(), got.body == body), (200, true), "{}", got.cache_status());
+        reloading.reload(verified.clone()).unwrap();
+    }
+    // A fill that began before the change leaves no mark.
+    let (body, gate) = (Bytes::from(vec![b'x'; 1 << 20]), Gate::closed());
+    let script = Script::ok(body.clone()).field("cache-control", "max-age=60");
+    origin.scripts(&path, [script.clone().gate(&gate), script]);
+    let first = edge.get(&path).open().await;
+    reloading.reload(unverified).unwrap();
+    gate.open(body.len());
+    assert!(!within(20, first.rest()).await.complete);
+    edge.metric_becomes("peerage_flights", 0.0).await;
+    let got = edge.get(&path).get().await;
+    assert_eq!((got.status.as_u16(), got.body == body), (200, true), "{}", got.cache_status());
 }
 
 #[tokio::test]

@@ -83,6 +83,36 @@ async fn an_origin_that_is_wrong_is_a_502_and_is_let_be_for_a_while() {
 }
 
 #[tokio::test]
+async fn contents_are_verified_whatever_the_successful_status() {
+    let origin = Origin::start().await;
+    let edge = alone(&origin, checked).await;
+    for status in [200, 201, 203, 226, 299] {
+        let body = pattern(SMALL + usize::from(status));
+        let path = name(&body, 16);
+        let script = |body: Bytes| Script::ok(body).with_status(status).field("cache-control", "max-age=60");
+        origin.script(&path, script(flipped(&body)));
+        for field in ["cache-control", "x-unknown", "cookie", "accept"] {
+            let got = edge.get(&path).field(field, "no-store").get().await;
+            assert_eq!((got.status.as_u16(), got.cache_status().contains("hit")), (502, false), "{status} {field}");
+        }
+        // A write may have put it right.
+        edge.ask(Method::PUT, &path).body("").get().await;
+        origin.script(&path, script(body.clone()));
+        for hit in [false, true] {
+            let got = edge.get(&path).get().await;
+            assert_eq!((got.status.as_u16(), got.cache_status().contains(";hit")), (status, hit));
+            assert!(got.complete && got.body == body);
+        }
+    }
+    // Other statuses speak of the request, and not of the contents.
+    for status in [204, 404] {
+        let path = name(&status.to_string().into_bytes(), 16);
+        origin.script(&path, Script::ok("").with_status(status).field("cache-control", "max-age=60"));
+        assert_eq!(edge.get(&path).get().await.status, status);
+    }
+}
+
+#[tokio::test]
 async fn a_long_wrong_body_ends_well_for_nobody() {
     for chunked in [false, true] {
         let origin = Origin::start().await;

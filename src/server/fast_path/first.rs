@@ -7,7 +7,7 @@ use crate::edge::Plainly;
 use crate::semantics::forwarded::Told;
 use crate::semantics::manner::{LONGEST, Manner, in_lower_case};
 use crate::semantics::peek;
-use crate::semantics::vary::Accepted;
+use crate::semantics::vary::NamedCodings;
 
 /// How many fields a request may have here. Browsers send a dozen.
 const FIELDS: usize = 32;
@@ -40,7 +40,7 @@ struct Said<'a> {
     only_if_cached: bool,
     /// The longest body that is of use to who peeks, in bytes.
     most: Option<u64>,
-    accepted: Accepted,
+    codings: NamedCodings,
     told: Told<'a>,
 }
 
@@ -56,7 +56,7 @@ impl<'a> Said<'a> {
             manner: Manner::Plain,
             only_if_cached: false,
             most: None,
-            accepted: Accepted::default(),
+            codings: NamedCodings::default(),
             told: Told::default(),
         };
         for field in fields {
@@ -67,7 +67,7 @@ impl<'a> Said<'a> {
                     said.hosts += 1;
                     said.host = field.value;
                 }
-                b"accept-encoding" => said.accepted = said.accepted.and(field.value),
+                b"accept-encoding" => said.codings = said.codings.and(field.value),
                 b"user-agent" => said.user_agent = Some(field.value),
                 b"x-request-id" => said.request_id = Some(field.value),
                 b"connection" if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
@@ -110,7 +110,8 @@ impl First<'_> {
         let Some(said) = Said::by(request.headers) else {
             return First::Other;
         };
-        let Said { host, told, user_agent, request_id, size, accepted, .. } = said;
+        let Said { host, told, user_agent, request_id, size, codings, .. } = said;
+        let accepted = codings.accepted();
         let plainly = |target, most| Plainly { target, host, told, user_agent, request_id, size, most, accepted };
         let plain = method == "GET" && said.manner == Manner::Plain && said.hosts == 1;
         match (request.path.filter(|target| plain && target.starts_with('/')), said.only_if_cached, said.most) {
@@ -177,7 +178,8 @@ mod tests {
     #[test]
     fn the_longest_question_is_read_here() {
         let mut question = bytes::BytesMut::new();
-        let (target, all) = (format!("/{}", "a".repeat(peek::LONGEST - 1)), Accepted::default().and(b"gzip, br, zstd"));
+        let target = format!("/{}", "a".repeat(peek::LONGEST - 1));
+        let all = NamedCodings::default().and(b"gzip, br, zstd").accepted();
         peek::ask(&mut question, &"h".repeat(255), &target, all);
         assert!(
             question.len() < MOST && matches!(First::of(&question), First::Peek(_, length) if length == question.len())
