@@ -24,7 +24,7 @@ use crate::memory::Found;
 use crate::metrics::Fetched;
 use crate::outgoing::Unframed;
 use crate::semantics::conditional::is_strong;
-use crate::semantics::storing::{self, Name, Refusal, Verdict};
+use crate::semantics::storing::{self, Name, Personal, Refusal, Verdict};
 use crate::stored::Head;
 
 impl Edge {
@@ -150,7 +150,7 @@ impl Edge {
     /// such as `private`. The freshness is that of the response which began it.
     fn forbidden_by(&self, order: &Order, headers: &HeaderMap) -> Option<Refusal> {
         // Of a proven name the freshness does not matter.
-        let case = self.policy.load().case(Name::Proven, order.credentials, order.cookie);
+        let case = self.policy.load().case(Name::Proven, order.credentials, Personal::Absent);
         match storing::verdict(case, StatusCode::OK, headers, Duration::ZERO) {
             Verdict::Store(_) => None,
             Verdict::Share(refusal) | Verdict::Pass(refusal) => Some(refusal),
