@@ -44,12 +44,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Divides `memory`: shares for hot copies and for flights, a 64th for what is
+    /// Divides `memory`: shares for hot copies and for flights, a 32nd for what is
     /// known of names that vary, the rest is the main tier's.
     pub fn new(memory: u64, hot_share: f64, flight_share: f64, max_object: u64) -> Self {
         let hot = share(memory, hot_share);
         let flights = share(memory, flight_share);
-        let variants = memory / 64;
+        let variants = memory / 32;
         Self { memory, main: memory.saturating_sub(hot + flights + variants), hot, variants, max_object }
     }
 
@@ -611,7 +611,7 @@ mod tests {
 
     #[test]
     fn what_is_known_of_names_is_bounded_and_nothing_is_stored_without() {
-        let varying = Varying::new(2 * MIB);
+        let varying = Varying::new(MIB);
         let names: Vec<_> = (0..1000).map(|i| format!("/{i}")).collect();
         let variants: Vec<_> = names.iter().map(|name| varying.keep(name, "1")).collect();
         let known = |name: &String| varying.select(name, "1").is_some();

@@ -17,7 +17,7 @@ use super::paced::{Client, text};
 use super::process::{Process, free_addresses};
 use super::report::Figures;
 
-/// How many names go round: 1 KiB each, beside 0.6 MiB for hot copies.
+/// How many names go round: 1 KiB each, beside 2.5 MiB for hot copies.
 const NAMES: usize = 10_000;
 const SIZE: usize = 1024;
 
@@ -39,7 +39,7 @@ impl Hop {
             let folder = folder();
             let settings = format!(
                 "[cluster]\nlisten = \"{}\"\npeers = {peers:?}\n\
-                 [cache]\nmemory = \"64MiB\"\nmax_object = \"1MiB\"\nhot_share = 0.01\n",
+                 [cache]\nmemory = \"256MiB\"\nmax_object = \"1MiB\"\nhot_share = 0.01\n",
                 peers[i]
             );
             let mut command = peerage(&folder, &settings, at[i], at[2 + i], origin);
