@@ -75,7 +75,7 @@ mod semantics {
     pub(crate) use peerage::semantics::{cache_status, date, freshness, vary};
 }
 
-/// Of what is stored until it is evicted.
+/// Metadata of a response that is stored until it is evicted.
 fn facts(born: SystemTime) -> Facts {
     let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
     Facts { status: StatusCode::OK, born, lifetime, validated }

@@ -48,8 +48,8 @@ pub struct Record {
     pub served: Served,
     /// Whose bytes the client gets.
     pub from: From,
-    /// Why the response was not stored, or a stale one was served: a word for each reason, as
-    /// in the `detail` of Cache-Status.
+    /// Why the response was not stored, a stale one was served, or the request passed: a
+    /// word for each reason. Those of Cache-Status' `detail` are the same.
     pub reason: Option<&'static str>,
     /// What went wrong.
     pub error: Option<Error>,

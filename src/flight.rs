@@ -157,7 +157,7 @@ impl Flight {
 struct Id {
     key: AssetKey,
     reach: Reach,
-    /// What it carries. Who has others would wait for what is not theirs.
+    /// The credentials of the fill: requests with others do not join it.
     credentials: Credentials,
 }
 

@@ -283,7 +283,10 @@ static PLAIN: [bool; 256] = {
 /// Refuses `.` and `..` as segments, in any spelling: a server that resolves them after
 /// this edge would find another asset than the one that the key names. Servers also take
 /// an escaped slash, and a backslash, for the end of a segment.
-fn refuse_dot_segments(path: &str) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::BadRequest`] for a path that has one.
+pub(crate) fn refuse_dot_segments(path: &str) -> Result<(), Error> {
     let mut plain = path.replace('\\', "/");
     for (escape, meant) in [("%2e", "."), ("%2E", "."), ("%2f", "/"), ("%2F", "/"), ("%5c", "/"), ("%5C", "/")] {
         plain = plain.replace(escape, meant);

@@ -7,7 +7,7 @@ use std::fmt;
 use regex::Regex;
 
 use crate::digest::{Algorithm, Encoding, Expected};
-use crate::key::canonical_path;
+use crate::key::{canonical_path, refuse_dot_segments};
 
 mod bundle;
 
@@ -299,9 +299,7 @@ fn compile(pattern: &str, hash: &str) -> Result<Regex, String> {
         return Err(format!("`{pattern}` does not start with `/`; a pattern is a whole path, such as `/**/*.png`"));
     };
     let segments = path.split('/').map(|text| segment(text, hash)).collect::<Result<Vec<_>, _>>()?;
-    path.split('/')
-        .try_for_each(refuse_unmatchable)
-        .map_err(|error| format!("`{pattern}` matches no path: {error}"))?;
+    refuse_unmatchable(path).map_err(|error| format!("`{pattern}` matches no path: {error}"))?;
     let mut source = String::from("^/");
     for (i, segment) in segments.iter().enumerate() {
         let last = i + 1 == segments.len();
@@ -320,20 +318,18 @@ fn compile(pattern: &str, hash: &str) -> Result<Regex, String> {
     Regex::new(&source).map_err(|_| format!("`{pattern}` is too large"))
 }
 
-/// Refuses the text of a segment that no canonical path has: requests with it are refused, or
+/// Refuses a pattern with text that no canonical path has: requests with it are refused, or
 /// have another name.
-fn refuse_unmatchable(segment: &str) -> Result<(), String> {
-    if segment.contains('?') {
+fn refuse_unmatchable(path: &str) -> Result<(), String> {
+    if path.contains('?') {
         return Err(
             "it has a `?`, and rules are for paths without their queries; remove it and what follows".to_owned()
         );
     }
-    // Servers take these escapes, too, for the end of a segment.
-    if let Some(dots) = segment.split("%2F").flat_map(|text| text.split("%5C")).find(|text| matches!(*text, "." | ".."))
-    {
-        return Err(format!("requests with the segment `{dots}` are refused; remove it"));
+    if refuse_dot_segments(path).is_err() {
+        return Err("requests with `.` or `..` as a segment are refused; remove it".to_owned());
     }
-    for text in segment.replace("{hash}", "*").split('*') {
+    for text in path.replace("{hash}", "*").split(['*', '/']) {
         match canonical_path(text) {
             Ok(canonical) if canonical == text => {}
             Ok(canonical) => {

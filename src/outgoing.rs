@@ -74,8 +74,8 @@ impl Outgoing {
             progress
         };
         let upgrade = upgrade::is_to_websocket(request.headers());
-        let response = tokio::select! {
-            response = self.send_or_repeat(host, request) => response?,
+        let (connection, response) = tokio::select! {
+            answered = self.send_or_repeat(host, request) => answered?,
             () = progress.stalls(within) => return Err((self.blame.late)(host.to_owned())),
         };
         // RFC 9110 §15.2.2: a server changes to what it was asked for.
@@ -83,11 +83,15 @@ impl Outgoing {
         if switches && !(upgrade && upgrade::is_to_websocket(response.headers())) {
             return Err((self.blame.garbage)("a 101 that nobody asked for".to_owned()));
         }
-        self.receive(response).await
+        let framing = framing(&response).map_err(|what| (self.blame.garbage)(what.to_owned()))?;
+        // Otherwise it is not sure where the response ends.
+        if !has_forbidden_length(&response) {
+            self.pool.keep(host, connection);
+        }
+        self.receive(response, framing).await
     }
 
-    async fn receive(&self, response: Response<Incoming>) -> Result<Response<Body>, Error> {
-        let framing = framing(&response).map_err(|what| (self.blame.garbage)(what.to_owned()))?;
+    async fn receive(&self, response: Response<Incoming>, framing: Framing) -> Result<Response<Body>, Error> {
         let mut response =
             response.map(|incoming| Body::received(incoming, Some(self.patience.idle), self.blame.broke));
         match framing {
@@ -104,14 +108,15 @@ impl Outgoing {
         Ok(response)
     }
 
-    async fn send_or_repeat(&self, host: &str, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
+    async fn send_or_repeat(
+        &self,
+        host: &str,
+        mut request: Request<Body>,
+    ) -> Result<(Connection, Response<Incoming>), Error> {
         if let Some(mut connection) = self.pool.take(host) {
             let again = again(&request);
             match connection.sender.try_send_request(request).await {
-                Ok(response) => {
-                    self.keep(host, connection, &response);
-                    return Ok(response);
-                }
+                Ok(response) => return Ok((connection, response)),
                 Err(mut failed) => match (failed.take_message(), again) {
                     // Nothing of it has gone out.
                     (Some(unsent), _) => request = unsent,
@@ -122,15 +127,7 @@ impl Outgoing {
         }
         let mut connection = self.pool.open(host).await.map_err(self.blame.unreachable)?;
         let response = connection.sender.send_request(request).await.map_err(|error| self.failure(&error))?;
-        self.keep(host, connection, &response);
-        Ok(response)
-    }
-
-    /// Keeps the connection that `response` came by, if it is sure where the response ends.
-    fn keep(&self, host: &str, connection: Connection, response: &Response<Incoming>) {
-        if framing(response).is_ok() && !has_forbidden_length(response) {
-            self.pool.keep(host, connection);
-        }
+        Ok((connection, response))
     }
 
     fn failure(&self, error: &hyper::Error) -> Error {

@@ -1,4 +1,4 @@
-//! What it costs that a peer has it: two edges, names that the second owns and
+//! The cost of a hop to a peer: two edges, names that the second owns and
 //! has in memory, asked of the first. The first cannot keep them: its share for
 //! hot copies is the least that there is, and the names are many.
 

@@ -12,7 +12,7 @@ use super::origin::is_script;
 use super::process::Process;
 use super::report::Figures;
 
-/// What a run costs `servers`.
+/// Measures the CPU time that `servers` spend on a run, and its speed.
 pub fn cost(servers: &[&Process], run: impl FnOnce() -> Speed) -> Figures {
     let cpu = || servers.iter().map(|server| server.cpu()).sum::<Duration>();
     let before = cpu();

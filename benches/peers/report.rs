@@ -85,7 +85,7 @@ impl Results {
     }
 }
 
-/// What is wished for, beside what was measured.
+/// A bound on a ratio, and the ratios that were measured.
 #[derive(Serialize)]
 pub struct Goal {
     pub of: String,

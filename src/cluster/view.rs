@@ -113,7 +113,7 @@ impl Seen {
 /// cluster without members.
 #[derive(Debug, Clone, Default)]
 pub struct View {
-    /// Who owns what.
+    /// The ring by which keys have owners.
     pub ring: Arc<Ring>,
     /// Grows with each change.
     pub epoch: u64,
@@ -121,7 +121,7 @@ pub struct View {
     peers: Vec<Arc<Standing>>,
     /// All who can be asked but this edge, also those that own nothing any more.
     others: Ring,
-    /// Who owned what before; the latest last.
+    /// The rings of before, by which previous owners are found; the latest is last.
     former: Vec<Former>,
     /// Until then, others owned what is this edge's: it had just started, or they
     /// had taken it for dead.

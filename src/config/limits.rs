@@ -76,10 +76,7 @@ impl Default for LimitsConfig {
 impl LimitsConfig {
     /// Returns how many connections one client may have.
     pub(crate) fn most_per_client(&self) -> usize {
-        match self.connections_per_client {
-            0 => (self.connections / 4).max(1),
-            most => most,
-        }
+        quarter_unless_set(self.connections_per_client, self.connections)
     }
 
     /// Returns the methods that clients may use.
@@ -93,10 +90,7 @@ impl LimitsConfig {
     /// Returns how many requests one client may have at the origin, which takes
     /// `requests` at a time.
     pub(crate) fn most_requests_per_client(&self, requests: usize) -> usize {
-        match self.requests_per_client {
-            0 => (requests / 4).max(1),
-            most => most,
-        }
+        quarter_unless_set(self.requests_per_client, requests)
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -116,4 +110,9 @@ impl LimitsConfig {
         some_time("limits.body_timeout", self.body_timeout)?;
         some_time("limits.tunnel_timeout", self.tunnel_timeout)
     }
+}
+
+/// Returns the share of one client in `all`: `set`, or a quarter where that is 0.
+fn quarter_unless_set(set: usize, all: usize) -> usize {
+    if set == 0 { (all / 4).max(1) } else { set }
 }

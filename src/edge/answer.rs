@@ -163,11 +163,11 @@ impl Edge {
         if ask.kind == Kind::Unknown && ask.method == Method::GET {
             self.learn_vary(ask, &response);
         }
-        let detail = (handled == Handled::OtherSite).then_some(pass_reason(ask, handled));
+        let reason = pass_reason(ask, handled);
+        let detail = (handled == Handled::OtherSite).then_some(reason);
         let status = CacheStatus { handled, detail, ..CacheStatus::default() };
         let response = self.relay(ask, response, &status);
-        let record =
-            Record { reason: Some(pass_reason(ask, handled)), ..Self::record(ask, Served::Pass, From::Origin) };
+        let record = Record { reason: Some(reason), ..Self::record(ask, Served::Pass, From::Origin) };
         Answer { response, record }
     }
 

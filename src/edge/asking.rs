@@ -78,7 +78,10 @@ impl Edge {
                     // Giving up on a doubt is no evidence that the peer failed.
                     Error::PeerInDoubt => {}
                     // Its first chunk may have broken off at the origin.
-                    Error::PeerBroke(_) => self.hears_part(&peer),
+                    Error::PeerBroke(_) => {
+                        tracing::warn!(%peer, %error, "peer response failed, asking the next in rank");
+                        self.hears_part(&peer);
+                    }
                     error => self.misses(&peer, &error),
                 }
                 None

@@ -193,18 +193,11 @@ pub(crate) struct Answer {
 /// A head above this size, in bytes, counts in `cache.memory` while its request waits.
 const LARGE_HEAD: usize = 4 * 1024;
 /// The connection and the map of headers hold a head about once each.
-const HELD_TWICE: u64 = 2;
+const COPIES_OF_HEAD: u64 = 2;
 
 /// Returns the size of headers as HTTP/1.1 writes them, in bytes.
 fn head_size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
-}
-
-/// Where a GET or HEAD goes from memory.
-#[allow(clippy::large_enum_variant)] // the largest is the common one; a box would cost it an allocation
-enum Way {
-    Answered(Answer),
-    Onward(Onward),
 }
 
 /// The way of a request that memory does not answer.
@@ -212,12 +205,6 @@ enum Onward {
     /// To the asset's flight, with what is stored and has to be validated.
     Share(Handled, Option<Stored>),
     Pass(Handled),
-}
-
-impl std::convert::From<Onward> for Way {
-    fn from(onward: Onward) -> Self {
-        Self::Onward(onward)
-    }
 }
 
 impl Edge {
@@ -461,8 +448,8 @@ impl Edge {
     /// state of a request that takes none of them is small, and moved for less.
     async fn get(self: &Arc<Self>, mut ask: Ask) -> Answer {
         match self.look_up(&mut ask) {
-            Way::Answered(answer) => answer,
-            Way::Onward(onward) => Box::pin(self.go_onward(ask, onward)).await,
+            Ok(answer) => answer,
+            Err(onward) => Box::pin(self.go_onward(ask, onward)).await,
         }
     }
 
@@ -470,10 +457,9 @@ impl Edge {
     /// until the response begins: requests that wait are as many as clients want.
     async fn go_onward(self: &Arc<Self>, ask: Ask, onward: Onward) -> Answer {
         let size = head_size(&ask.headers);
-        let _charge = match (size > LARGE_HEAD).then(|| self.budget.charge(HELD_TWICE * size as u64)) {
-            Some(None) => return self.refuse(ask.source, ask.method, Ok(ask.key), Error::Overloaded),
-            Some(charge) => charge,
-            None => None,
+        let charged = if size > LARGE_HEAD { COPIES_OF_HEAD * size as u64 } else { 0 };
+        let Some(_until_dropped) = self.budget.charge(charged) else {
+            return self.refuse(ask.source, ask.method, Ok(ask.key), Error::Overloaded);
         };
         match onward {
             Onward::Share(handled, stale) => self.share(ask, handled, stale).await,
@@ -482,7 +468,7 @@ impl Edge {
     }
 
     /// Looks into memory, and says which way the request goes from there.
-    fn look_up(self: &Arc<Self>, ask: &mut Ask) -> Way {
+    fn look_up(self: &Arc<Self>, ask: &mut Ask) -> Result<Answer, Onward> {
         if !self.policy.load().forwarding.shares(ask) {
             return self.look_elsewhere(ask);
         }
@@ -505,13 +491,13 @@ impl Edge {
                 match freshness::reuse(facts.lifetime, facts.age(ask.now), &wish) {
                     // It says nothing of a client that it was not requested for.
                     Reuse::Fresh if is_silent_error(&stored) && self.kind(ask) != Kind::Common => {
-                        return Onward::Pass(Handled::Request).into();
+                        return Err(Onward::Pass(Handled::Request));
                     }
-                    Reuse::Fresh => return Way::Answered(self.answer_stored(ask, tier, &stored)),
-                    Reuse::Stale => return Way::Answered(self.answer_stale(ask, &stored)),
+                    Reuse::Fresh => return Ok(self.answer_stored(ask, tier, &stored)),
+                    Reuse::Stale => return Ok(self.answer_stale(ask, &stored)),
                     Reuse::WhileRevalidate => {
                         self.validate_behind(ask, &stored);
-                        return Way::Answered(self.answer_stale(ask, &stored));
+                        return Ok(self.answer_stale(ask, &stored));
                     }
                     Reuse::Validate if facts.is_fresh(ask.now) => (Handled::Request, Some(stored)),
                     Reuse::Validate => (Handled::Stale, Some(stored)),
@@ -520,13 +506,13 @@ impl Edge {
             Found::Marked => (Handled::Bypass, None),
             Found::Wrong => {
                 let error = Error::OriginWrong("a moment ago".to_owned());
-                return Way::Answered(self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), error));
+                return Ok(self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), error));
             }
             Found::Nothing if ask.key.variant().is_some() => (Handled::VaryMiss, None),
             Found::Nothing => (Handled::UriMiss, None),
         };
         if wish.only_if_cached {
-            return Way::Answered(self.answer_held(ask).unwrap_or_else(|| self.answer_not_cached(ask)));
+            return Ok(self.answer_held(ask).unwrap_or_else(|| self.answer_not_cached(ask)));
         }
         ask.kind = self.kind(ask);
         let alone = match ask.kind {
@@ -535,12 +521,12 @@ impl Edge {
             Kind::Unknown => true,
         };
         if alone || handled == Handled::Bypass {
-            return Onward::Pass(handled).into();
+            return Err(Onward::Pass(handled));
         }
         // A request with `no-store` wants nothing kept, and content in a GET has no
         // meaning that a key could hold (RFC 9110 §9.3.1).
         if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
-            return Onward::Pass(handled).into();
+            return Err(Onward::Pass(handled));
         }
         // HEAD fetches the body only for names that prove it, which will be wanted.
         // With credentials, HEAD, ranges and conditions pass, for filling would cost
@@ -550,17 +536,17 @@ impl Edge {
         if head && self.policy.load().name(&ask.key) != Name::Proven
             || credentials && (head || forward::is_selective(&ask.headers))
         {
-            return Onward::Pass(handled).into();
+            return Err(Onward::Pass(handled));
         }
-        Onward::Share(handled, stale).into()
+        Err(Onward::Share(handled, stale))
     }
 
     /// The way of a request that shares no response (see [`forwarding`]).
-    fn look_elsewhere(&self, ask: &Ask) -> Way {
+    fn look_elsewhere(&self, ask: &Ask) -> Result<Answer, Onward> {
         if RequestControl::of(&ask.headers).only_if_cached {
-            return Way::Answered(self.answer_not_cached(ask));
+            return Ok(self.answer_not_cached(ask));
         }
-        Onward::Pass(Handled::OtherSite).into()
+        Err(Onward::Pass(Handled::OtherSite))
     }
 
     /// Returns the case by which the response to `ask` is judged.

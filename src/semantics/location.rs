@@ -20,7 +20,7 @@ pub fn rewrite(authority: &HeaderValue, prefix: &str, headers: &mut HeaderMap) {
         };
         for line in lines.iter_mut() {
             let path = path(authority.as_bytes(), prefix.as_bytes(), line.as_bytes());
-            if let Some(Ok(path)) = path.map(|path| HeaderValue::from_bytes(&path)) {
+            if let Some(Ok(path)) = path.map(HeaderValue::try_from) {
                 *line = path;
             }
         }
@@ -29,7 +29,7 @@ pub fn rewrite(authority: &HeaderValue, prefix: &str, headers: &mut HeaderMap) {
 
 /// Returns the path, query and fragment by which the site has what `reference` names at the
 /// origin; `None` if that is to stay as it is.
-fn path<'a>(authority: &[u8], prefix: &[u8], reference: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+fn path(authority: &[u8], prefix: &[u8], reference: &[u8]) -> Option<Vec<u8>> {
     let is_http = |scheme: &&[u8]| scheme.eq_ignore_ascii_case(b"http:");
     let rest = if reference.get(..5).is_some_and(|scheme| is_http(&scheme)) { &reference[5..] } else { reference };
     let at_origin = match rest.strip_prefix(b"//") {
@@ -40,21 +40,17 @@ fn path<'a>(authority: &[u8], prefix: &[u8], reference: &'a [u8]) -> Option<Cow<
             if !bare(named).eq_ignore_ascii_case(bare(authority)) {
                 return None;
             }
-            if !path.starts_with(b"/") {
-                // No path is the same as `/` (RFC 3986 §6.2.3), which is in no folder.
-                let is_good = prefix.is_empty() && path.iter().all(u8::is_ascii_graphic);
-                return is_good.then(|| [b"/", path].concat().into());
-            }
-            path
+            // No path is the same as `/` (RFC 3986 §6.2.3).
+            if path.starts_with(b"/") { path.into() } else { [b"/", path].concat().into() }
         }
         // A path names the same here and there, unless the site is a folder there.
-        None if rest.len() == reference.len() && !prefix.is_empty() => reference,
+        None if rest.len() == reference.len() && !prefix.is_empty() => Cow::from(reference),
         None => return None,
     };
     let path = at_origin.strip_prefix(prefix)?;
     // Clients would take what begins with two slashes, as browsers write them, for a host.
     let is_path = path.first() == Some(&b'/') && !matches!(path.get(1), Some(b'/' | b'\\'));
-    (is_path && path.iter().all(u8::is_ascii_graphic)).then_some(path.into())
+    (is_path && path.iter().all(u8::is_ascii_graphic)).then(|| path.to_vec())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Who asks whom, and what happens when the one that is asked is not there.
+//! Requests to owners and their successors, also when an owner is unreachable.
 
 use std::time::Duration;
 

@@ -469,7 +469,7 @@ async fn random_cases(count: usize, at_hand: AtHand) -> usize {
         .await
 }
 
-/// What the peer has for who asks for what is at hand.
+/// The answers of the scripted peer to peeks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AtHand {
     Nothing,
