@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 use crate::config::LimitsConfig;
 use crate::requests::Requests;
 
+pub(crate) mod costs;
 mod frames;
 mod splicing;
 
@@ -253,14 +254,7 @@ impl AsyncWrite for Patient {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Self { stream, splicing, .. } = &mut *self;
-        let written = if splicing.applies(stream, bufs) {
-            splicing.poll_send(cx, stream, bufs)
-        } else {
-            Pin::new(stream).poll_write_vectored(cx, bufs)
-        };
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.splicing.note_sent(bufs, bytes);
-        }
+        let written = splicing.poll_write(cx, stream, bufs);
         self.note_written(&written, || bufs.iter().map(|buf| buf.len()).sum());
         self.guard(cx, written)
     }
@@ -328,7 +322,8 @@ mod tests {
     #[tokio::test]
     async fn what_goes_with_what_is_lent_is_lent_in_its_turn() {
         let pages = Pages::reserve(2 * PIECE as u64).unwrap();
-        let (mut client, mut patient, _) = connected_with(Splicing::new(Arc::clone(&pages), ZeroCopy::On)).await;
+        let (mut client, mut patient, _) =
+            connected_with(Splicing::new(Arc::clone(&pages), Arc::default(), ZeroCopy::On)).await;
         let pieces = [1, 2].map(|byte| pages.gather([Bytes::from(vec![byte; PIECE])].iter(), PIECE));
         let slices = [IoSlice::new(&pieces[0]), IoSlice::new(&pieces[1])];
         let reader = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap() });

@@ -33,6 +33,7 @@ use crate::metrics::{Gauges, Metrics, Served, Source};
 use crate::origin::Origin;
 use crate::pages::Pages;
 use crate::patient::Splicing;
+use crate::patient::costs::Costs;
 use crate::semantics::cache_control::{CacheControl, RequestControl};
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::content_length;
@@ -114,6 +115,7 @@ pub struct Edge {
     plan: Plan,
     pages: Arc<Pages>,
     zero_copy: ZeroCopy,
+    costs: Arc<Costs>,
     policy: ArcSwap<Policy>,
     origin: ArcSwap<Box<dyn Origin>>,
     peers: Peers,
@@ -235,6 +237,7 @@ impl Edge {
             requests: Clients::default(),
             pages: parts.pages,
             zero_copy: parts.zero_copy,
+            costs: Arc::default(),
             membership: parts.membership,
             metrics: parts.metrics,
         })
@@ -265,7 +268,7 @@ impl Edge {
 
     /// Returns the way in which a new connection sends large bodies.
     pub(crate) fn splicing(&self) -> Splicing {
-        Splicing::new(Arc::clone(&self.pages), self.zero_copy)
+        Splicing::new(Arc::clone(&self.pages), Arc::clone(&self.costs), self.zero_copy)
     }
 
     /// What this edge adds to the Via of a response.

@@ -2,16 +2,18 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustix::net::sockopt::tcp_congestion;
-use tokio::io::Interest;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
 use crate::config::ZeroCopy;
 use crate::held::PIECE;
 use crate::pages::{self, Pages, Taken};
+use crate::patient::costs::{Costs, Measured, Way, thread_time};
 
 /// The most that a socket is lent at a time, in bytes. By more at a time it is sent with
 /// the same CPU, but later: the pages are looked up before the first of them goes.
@@ -20,62 +22,87 @@ const MOST: usize = PIECE;
 /// How one connection sends pieces that are in [`Pages`].
 pub(crate) struct Splicing {
     pages: Arc<Pages>,
+    /// Those of all connections of the edge.
+    costs: Arc<Costs>,
     choice: Choice,
     /// How much the socket is lent at a time, in bytes: a few times what it took before,
     /// for what it does not take is offered again.
     most: usize,
 }
 
-/// How large pieces get into a socket.
+/// How a connection comes to the way in which it sends large pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
     /// By the socket's congestion control, which is read when the first large piece is to
     /// be sent: most connections never send one.
     Open,
-    /// The socket is lent the pages.
-    Splice,
-    Copy,
+    /// By what the edge has measured so far.
+    Measured,
+    Fixed(Way),
 }
 
 impl Choice {
-    /// Returns the way that is cheaper on every machine that was measured: lending costs up
-    /// to twice the CPU of a copy under BBR on some, and half of it under other controls.
+    /// Returns the choice for a socket with that congestion control. Under BBR, lending
+    /// costs twice the CPU of a copy on some machines and half of it on others; under
+    /// other controls it cost less on every machine that was measured.
     fn under(control: &str) -> Self {
         // Its versions are called bbr2 and the like.
-        if control.starts_with("bbr") { Self::Copy } else { Self::Splice }
+        if control.starts_with("bbr") { Self::Measured } else { Self::Fixed(Way::Lend) }
     }
 }
 
 impl Splicing {
-    pub(crate) fn new(pages: Arc<Pages>, zero_copy: ZeroCopy) -> Self {
+    pub(crate) fn new(pages: Arc<Pages>, costs: Arc<Costs>, zero_copy: ZeroCopy) -> Self {
         let choice = match zero_copy {
             ZeroCopy::Auto => Choice::Open,
-            ZeroCopy::On => Choice::Splice,
-            ZeroCopy::Off => Choice::Copy,
+            ZeroCopy::On => Choice::Fixed(Way::Lend),
+            ZeroCopy::Off => Choice::Fixed(Way::Copy),
         };
-        Self { pages, choice, most: MOST }
+        Self { pages, costs, choice, most: MOST }
     }
 
     /// Copies everything.
     pub(crate) fn none() -> Self {
-        Self::new(Pages::none(), ZeroCopy::Off)
+        Self::new(Pages::none(), Arc::default(), ZeroCopy::Off)
     }
 
-    /// Returns true if `bufs` are to be sent by [`poll_send`](Self::poll_send).
-    pub(super) fn applies(&mut self, stream: &TcpStream, bufs: &[io::IoSlice<'_>]) -> bool {
-        self.pages.lends_any(bufs) && self.chosen(stream) == Choice::Splice
+    /// As `poll_write_vectored` of the stream, by the way that is cheaper.
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let (way, measured) =
+            if self.pages.lends_any(bufs) { self.next_way(stream) } else { (Way::Copy, Measured::No) };
+        let before = (measured == Measured::Yes).then(thread_time);
+        let written = match way {
+            Way::Lend => self.poll_lend(cx, stream, bufs),
+            Way::Copy => Pin::new(stream).poll_write_vectored(cx, bufs),
+        };
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.pages.note_sent(bufs, bytes);
+            if let Some(before) = before {
+                let spent = thread_time().checked_sub(before).expect("a thread's CPU time only grows");
+                self.costs.add(way, bytes, spent);
+            }
+        }
+        written
     }
 
-    fn chosen(&mut self, stream: &TcpStream) -> Choice {
+    fn next_way(&mut self, stream: &TcpStream) -> (Way, Measured) {
         if self.choice == Choice::Open {
             // A copy is what every other server makes.
-            self.choice = tcp_congestion(stream).map_or(Choice::Copy, |control| Choice::under(&control));
+            self.choice = tcp_congestion(stream).map_or(Choice::Fixed(Way::Copy), |control| Choice::under(&control));
         }
-        self.choice
+        match self.choice {
+            Choice::Fixed(way) => (way, Measured::No),
+            Choice::Open | Choice::Measured => self.costs.next(),
+        }
     }
 
     /// As `poll_write_vectored`, but the socket is lent the pieces that it can be lent.
-    pub(super) fn poll_send(
+    fn poll_lend(
         &mut self,
         cx: &mut Context<'_>,
         stream: &TcpStream,
@@ -104,15 +131,11 @@ impl Splicing {
             }
         }
     }
-
-    /// Notes that the first `bytes` bytes of `bufs` were sent.
-    pub(super) fn note_sent(&self, bufs: &[io::IoSlice<'_>], bytes: usize) {
-        self.pages.note_sent(bufs, bytes);
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::io::IoSlice;
 
     use bytes::Bytes;
@@ -122,14 +145,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_are_copied_under_bbr_and_lent_under_other_controls() {
+    fn the_way_is_measured_under_bbr_and_fixed_under_other_controls() {
         for (control, choice) in [
-            ("bbr", Choice::Copy),
-            ("bbr2", Choice::Copy),
-            ("cubic", Choice::Splice),
-            ("reno", Choice::Splice),
-            ("dctcp", Choice::Splice),
-            ("", Choice::Splice),
+            ("bbr", Choice::Measured),
+            ("bbr2", Choice::Measured),
+            ("cubic", Choice::Fixed(Way::Lend)),
+            ("reno", Choice::Fixed(Way::Lend)),
+            ("dctcp", Choice::Fixed(Way::Lend)),
+            ("", Choice::Fixed(Way::Lend)),
         ] {
             assert_eq!(Choice::under(control), choice, "{control}");
         }
@@ -154,19 +177,19 @@ mod tests {
     #[tokio::test]
     async fn each_connection_decides_by_its_own_congestion_control() {
         let pages = Pages::reserve(PIECE as u64).unwrap();
-        let large = asked_often(&pages);
-        let (large, small) = (IoSlice::new(&large), IoSlice::new(b"small"));
         let mut tried = Vec::new();
         for control in ["reno", "cubic", "bbr"] {
             let Some((_client, server)) = connected_under(control).await else { continue };
             tried.push(control);
-            for (zero_copy, splices) in
-                [(ZeroCopy::Auto, control != "bbr"), (ZeroCopy::On, true), (ZeroCopy::Off, false)]
-            {
-                let mut splicing = Splicing::new(Arc::clone(&pages), zero_copy);
-                let before = splicing.choice;
-                assert!(!splicing.applies(&server, &[small]) && splicing.choice == before);
-                assert_eq!(splicing.applies(&server, &[small, large]), splices, "{control} {zero_copy:?}");
+            // The first send that is measured is a copy.
+            let automatic = if control == "bbr" { (Way::Copy, Measured::Yes) } else { (Way::Lend, Measured::No) };
+            for (zero_copy, next) in [
+                (ZeroCopy::Auto, automatic),
+                (ZeroCopy::On, (Way::Lend, Measured::No)),
+                (ZeroCopy::Off, (Way::Copy, Measured::No)),
+            ] {
+                let mut splicing = Splicing::new(Arc::clone(&pages), Arc::default(), zero_copy);
+                assert_eq!(splicing.next_way(&server), next, "{control} {zero_copy:?}");
             }
         }
         // The kernel has it built in, and lets every user choose it.
@@ -174,15 +197,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_decision_holds_for_the_whole_connection() {
+    async fn a_control_holds_for_the_whole_connection() {
         let pages = Pages::reserve(PIECE as u64).unwrap();
-        let large = asked_often(&pages);
-        let large = [IoSlice::new(&large)];
         let (_client, server) = connected_under("reno").await.unwrap();
-        let mut splicing = Splicing::new(pages, ZeroCopy::Auto);
-        assert!(splicing.applies(&server, &large));
+        let mut splicing = Splicing::new(pages, Arc::default(), ZeroCopy::Auto);
+        assert_eq!(splicing.next_way(&server), (Way::Lend, Measured::No));
         // Where there is no BBR, the control stays as it is.
         let _ = set_tcp_congestion(&server, "bbr");
-        assert!(splicing.applies(&server, &large));
+        assert_eq!(splicing.next_way(&server), (Way::Lend, Measured::No));
+    }
+
+    #[tokio::test]
+    async fn a_measured_connection_sends_both_ways_then_settles() {
+        let pages = Pages::reserve(PIECE as u64).unwrap();
+        let large = asked_often(&pages);
+        let (mut client, mut server) = connected_under("reno").await.unwrap();
+        let reader = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap() });
+        let mut splicing =
+            Splicing { choice: Choice::Measured, ..Splicing::new(Arc::clone(&pages), Arc::default(), ZeroCopy::Auto) };
+        let mut sent = 0;
+        while splicing.next_way(&server).1 == Measured::Yes {
+            let bufs = [IoSlice::new(&large)];
+            sent += poll_fn(|cx| splicing.poll_write(cx, &mut server, &bufs)).await.unwrap();
+        }
+        let lent = pages.lent();
+        assert!(lent > 0 && lent < sent as u64, "{lent} of {sent}");
+        drop(server);
+        assert_eq!(reader.await.unwrap(), sent as u64);
     }
 }
