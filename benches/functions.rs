@@ -14,60 +14,37 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use peerage::cluster::ring::Ring;
-use peerage::digest::Algorithm;
-use peerage::naming::Rule;
 use peerage::semantics::cache_control::RequestControl;
 use peerage::semantics::cache_status::{CacheStatus, Handled};
+use peerage::semantics::digest::Algorithm;
 use peerage::semantics::freshness::{self, Lifetime};
 use peerage::semantics::range;
 use peerage::semantics::storing::{self, Case, Credentials, Name, Personal, Times};
+use peerage::site::rules::Rule;
 
-use budget::Budget;
-use facts::{Facts, Validated};
-use fields::{Fields, Forms};
-use growing::{Growing, Next, Reader};
+use body::growing::{Growing, Next, Reader};
+use body::zero_copy::Pages;
 use key::AssetKey;
-use memory::{Found, Memory, Plan, Tier};
-use pages::Pages;
-use stored::{Content, Stored};
+use store::budget::Budget;
+use store::entry::{Content, Stored};
+use store::headers::{Fields, Forms};
+use store::metadata::{Facts, Validated};
+use store::tiers::{Found, Memory, Plan, Tier};
 
 #[allow(dead_code, unused_imports)]
-#[path = "../src/budget.rs"]
-mod budget;
-#[allow(dead_code)]
-#[path = "../src/facts.rs"]
-mod facts;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/fields/mod.rs"]
-mod fields;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/body/growing.rs"]
-mod growing;
-#[allow(dead_code)]
-#[path = "../src/held.rs"]
-mod held;
+#[path = "../src/body"]
+mod body {
+    pub(crate) mod growing;
+    pub(crate) mod zero_copy;
+}
 #[allow(dead_code, unused_imports)]
 #[path = "../src/key.rs"]
 mod key;
 #[allow(dead_code, unused_imports)]
-#[path = "../src/memory.rs"]
-mod memory;
-#[allow(unused_imports)]
-#[path = "../src/packing.rs"]
-mod packing;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/pages.rs"]
-mod pages;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/stored.rs"]
-mod stored;
+#[path = "../src/store/mod.rs"]
+mod store;
 #[path = "../src/sync.rs"]
 mod sync;
-#[allow(dead_code)]
-#[path = "../src/variants.rs"]
-mod variants;
-#[path = "../src/weighed.rs"]
-mod weighed;
 mod error {
     pub(crate) use peerage::Error;
 }

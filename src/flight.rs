@@ -12,13 +12,13 @@ use tokio::sync::SetOnce;
 
 use crate::body::Room;
 use crate::body::growing::Growing;
+use crate::body::zero_copy::Pages;
 use crate::clients::Counted;
 use crate::error::Error;
 use crate::key::AssetKey;
-use crate::pages::Pages;
 use crate::semantics::storing::{Credentials, Refusal};
 use crate::semantics::vary::Variant;
-use crate::stored::{Head, Stored};
+use crate::store::entry::{Head, Stored};
 
 const SHARDS: usize = 64;
 

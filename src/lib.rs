@@ -36,43 +36,28 @@
 //! # }
 //! ```
 
-mod accepting;
-mod access;
 mod admin;
 mod body;
-mod budget;
 pub mod cli;
 mod clients;
 pub mod cluster;
 pub mod config;
-pub mod digest;
+mod conn;
 mod edge;
 mod error;
-mod facts;
-mod fields;
 mod flight;
-mod gossip;
-mod held;
-mod interim;
+mod http1;
 mod key;
-mod memory;
-mod metrics;
-pub mod naming;
+mod observe;
 mod origin;
-mod outgoing;
-mod packing;
-mod pages;
-mod patient;
-mod publishing;
+mod peer;
 mod random;
-mod requests;
 pub mod semantics;
 mod server;
-mod stored;
+pub mod site;
+mod store;
 mod sync;
-mod tunnel;
-mod variants;
-mod weighed;
+mod upstream;
 
 pub use body::Body;
 pub use config::Config;

@@ -12,7 +12,7 @@ use super::growing::{Next, Reader};
 use super::skipping::{Given, Place};
 use super::{Body, Room, Turn};
 use crate::error::Error;
-use crate::held::PIECE;
+use crate::store::chunks::PIECE;
 
 /// How a reader that a window has left behind goes on by itself: given its
 /// place, a body of what follows.

@@ -17,9 +17,9 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use crate::body::zero_copy::Pages;
 use crate::error::Error;
-use crate::held::PIECE;
-use crate::pages::Pages;
+use crate::store::chunks::PIECE;
 use crate::sync::{Arc, Mutex, MutexGuard};
 
 /// How far a window's writer may run ahead of its fastest reader, in bytes.

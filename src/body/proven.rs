@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::Body;
-use crate::digest::{Algorithm, Expected, Hashing};
 use crate::error::Error;
+use crate::semantics::digest::{Algorithm, Expected, Hashing};
 
 /// What the contents of a body must be, and whom to blame if they are not.
 pub(crate) struct Proof {
@@ -175,7 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::digest::Encoding;
+    use crate::semantics::digest::Encoding;
 
     fn proof_of(data: &[u8]) -> Proof {
         let mut hashing = Algorithm::Sha256.hashing();

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::budget::Charge;
-use crate::held::Held;
+use crate::store::budget::Charge;
+use crate::store::chunks::Held;
 
 /// What a flight takes of the budget, for as long as anybody reads it: its own charge,
 /// and the pieces that are held for what is stored of it.
@@ -55,7 +55,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::Budget;
+    use crate::store::budget::Budget;
 
     #[test]
     fn what_is_stored_is_charged_until_nobody_has_it() {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::Room;
-use crate::held::{PIECE, to_usize};
-use crate::stored::Stored;
+use crate::store::chunks::{PIECE, to_usize};
+use crate::store::entry::Stored;
 
 /// The most that a socket is offered at a time, in bytes. A call for each piece
 /// costs a third more CPU; beyond this little is gained, and others wait longer.
@@ -133,7 +133,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::stored::tests::stored;
+    use crate::store::entry::tests::stored;
 
     /// What a socket that takes `most` bytes with each call is given.
     fn sent(run: &mut impl Buf, most: usize) -> Vec<u8> {

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame};
 
 use super::Body;
-use crate::digest::{Algorithm, Hashing};
 use crate::error::Error;
-use crate::held::to_usize;
+use crate::semantics::digest::{Algorithm, Hashing};
+use crate::store::chunks::to_usize;
 
 /// The beginning of a body, which is dropped.
 pub(super) struct Skip {

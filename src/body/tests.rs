@@ -5,10 +5,10 @@ use proptest::prelude::*;
 
 use super::growing::{Growing, Next};
 use super::*;
-use crate::budget::Budget;
-use crate::held::PIECE;
-use crate::pages::Pages;
-use crate::stored::tests::stored;
+use crate::body::zero_copy::Pages;
+use crate::store::budget::Budget;
+use crate::store::chunks::PIECE;
+use crate::store::entry::tests::stored;
 
 fn charge() -> Charge {
     Budget::new(u64::MAX).charge(1).unwrap()

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, TryStreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::digest::{Algorithm, Hashing};
+use crate::semantics::digest::{Algorithm, Hashing};
 
 /// How much is read at a time, in bytes.
 const BLOCK: usize = 128 * 1024;

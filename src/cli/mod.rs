@@ -12,12 +12,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, Given, LogConfig, LogFormat};
 use crate::error::{RunError, StartError};
-use crate::outgoing::{LIFETIME, Patience};
+use crate::upstream::{LIFETIME, Patience};
 use log::Throttle;
 
 mod contents;
 mod demo;
 mod log;
+mod manifest;
 mod origin;
 mod owner;
 mod peers;

@@ -16,13 +16,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, init_log, input_ends, runtime, write_pid};
-use crate::accepting::{Spell, accepted};
 use crate::body::Body;
 use crate::config::{LogConfig, Period};
+use crate::conn::accept::{Spell, accepted};
 use crate::error::Error;
-use crate::naming::Rule;
 use crate::origin::Origin;
 use crate::origin::files::{FileOrigin, Writes};
+use crate::site::rules::Rule;
 
 #[derive(clap::Args)]
 pub(super) struct OriginCommand {

@@ -8,9 +8,9 @@ use crate::cluster::ring::Ring;
 use crate::config::{Config, Period};
 use crate::edge::Policy;
 use crate::key::AssetKey;
-use crate::naming::Rule;
 use crate::semantics::storing::Name;
 use crate::server;
+use crate::site::rules::Rule;
 
 #[derive(clap::Args)]
 pub(super) struct Route {

@@ -11,9 +11,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use super::{ConfigArguments, Failure, LINES, init_log, input_ends, is_text, runtime, write_pid};
-use crate::access::Format;
 use crate::config::{Config, LimitsConfig, LogConfig};
 use crate::error::StartError;
+use crate::observe::access::Format;
 use crate::server::{Reloading, Server};
 
 /// Files for what is asked of peers, for answers of the origin that are streaming, for

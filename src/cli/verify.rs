@@ -11,14 +11,14 @@ use tokio::fs::File;
 use super::contents::{blocks, digest};
 use super::{ConfigArguments, FIRST_BYTE, Failure, PATIENCE, print, runtime};
 use crate::body::Body;
+use crate::cli::manifest;
 use crate::config::Config;
-use crate::digest::Expected;
 use crate::key::AssetKey;
-use crate::naming::Rule;
 use crate::origin::Origin;
 use crate::origin::http_origin::HttpOrigin;
-use crate::outgoing::Unframed;
-use crate::publishing;
+use crate::semantics::digest::Expected;
+use crate::site::rules::Rule;
+use crate::upstream::Unframed;
 
 /// How many are read at a time.
 const AT_A_TIME: usize = 8;
@@ -57,7 +57,7 @@ impl Verify {
     fn rules(&self) -> Result<Vec<Rule>, Failure> {
         let rules = match self.config.load_if_any()? {
             Some(config) => config.rules(),
-            None => Config::default().rules().and_then(|rules| Ok([rules, publishing::rules()?].concat())),
+            None => Config::default().rules().and_then(|rules| Ok([rules, manifest::rules()?].concat())),
         };
         rules.map_err(Failure::Usage)
     }
@@ -115,7 +115,7 @@ async fn verdict(target: &str, rules: &[Rule]) -> Result<Verdict, Failure> {
 async fn verdict_on_file(file: &str, rules: &[Rule]) -> Result<Verdict, Failure> {
     let unreadable = |error: std::io::Error| Failure::Usage(error.to_string());
     let contents = File::open(file).await.map_err(unreadable)?;
-    let Some(expected) = expected(&publishing::target(Path::new(file)), rules) else {
+    let Some(expected) = expected(&manifest::target(Path::new(file)), rules) else {
         return Ok(Verdict::Unknown);
     };
     let (digest, _) = digest(blocks(contents), expected.algorithm).await.map_err(unreadable)?;

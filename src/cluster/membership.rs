@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::standing::{Heard, Standing};
 use super::view::{Known, State, View};
+use crate::cluster::health::{Heard, Standing};
 
 /// Who may be a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,12 +5,10 @@ use std::str::FromStr;
 use http::uri::Authority;
 
 pub(crate) mod discovery;
-pub(crate) mod link;
+pub mod health;
 pub mod membership;
-pub mod peer;
 pub mod ring;
 pub(crate) mod seal;
-pub mod standing;
 pub(crate) mod swim;
 pub mod view;
 

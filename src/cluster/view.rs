@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ring::{Member, Ring};
-use super::standing::{Heard, Standing};
+use crate::cluster::health::{Heard, Standing};
 
 /// How many former rings are remembered at the most.
 const FORMER: usize = 64;

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bounds::within;
 use super::values::{Period, Size, mib, secs};
-use crate::memory::Plan;
-use crate::naming;
+use crate::site::rules;
+use crate::store::tiers::Plan;
 
 /// The largest body that is kept where the configuration sets no size and memory allows it.
 const MAX_OBJECT: Size = mib(64);
@@ -47,7 +47,7 @@ pub struct CacheConfig {
     /// invalidates the stored responses of its target (RFC 9111 §4.4).
     pub invalidate_on_write: bool,
     /// The names of sets of rules for names that hold a hash, of
-    /// [`SETS`](crate::naming::SETS).
+    /// [`SETS`](crate::site::rules::SETS).
     pub immutable_sets: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ impl Default for CacheConfig {
             heuristic: secs(0),
             hint_ttl: secs(24 * 60 * 60),
             invalidate_on_write: true,
-            immutable_sets: naming::DEFAULT_SETS.map(str::to_owned).to_vec(),
+            immutable_sets: rules::DEFAULT_SETS.map(str::to_owned).to_vec(),
         }
     }
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::values;
-use crate::digest::{Algorithm, Encoding};
-use crate::naming::{Form, Rule};
+use crate::semantics::digest::{Algorithm, Encoding};
+use crate::site::rules::{Form, Rule};
 
 /// `[[immutable]]`: a rule of the operator, beside those of `cache.immutable_sets`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::bounds::{some_time, within};
 use super::values::{self, Period, secs};
 use crate::origin::http_origin;
-use crate::outgoing::LIFETIME;
 use crate::semantics::request_fields::Class;
+use crate::upstream::LIFETIME;
 
 /// `[origin]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::naming::{Keep, QueryRule};
+use crate::site::rules::{Keep, QueryRule};
 
 /// `[[query]]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

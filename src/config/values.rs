@@ -230,7 +230,7 @@ pub(super) mod digest {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::digest::Algorithm;
+    use crate::semantics::digest::Algorithm;
 
     #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde's form
     pub fn serialize<S: Serializer>(digest: &Option<Algorithm>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,18 +9,18 @@ use http::{HeaderMap, Response};
 use tokio::sync::oneshot;
 
 use super::Edge;
-use super::asking::{Arrival, conditional, for_all, request};
-use super::receive::Received;
-use super::validate::give_up;
+use super::admission::Received;
+use super::fetch::{Arrival, conditional, for_all, request};
+use super::revalidate::give_up;
 use crate::body::Body;
+use crate::body::informational::Relay;
 use crate::error::Error;
 use crate::flight::{Joining, Lead, Outcome, Provider, Reach};
-use crate::interim::Relay;
 use crate::key::AssetKey;
-use crate::memory::{Found, Tier};
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Name, Personal};
-use crate::stored::Stored;
+use crate::store::entry::Stored;
+use crate::store::tiers::{Found, Tier};
 
 /// What a fill asks for.
 pub(super) struct Order {

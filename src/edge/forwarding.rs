@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
 use super::Ask;
-use crate::metrics::Source;
+use crate::observe::metrics::Source;
 use crate::semantics::forwarded::{self, Believed, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, Told};
 use crate::semantics::without_default_port;
 

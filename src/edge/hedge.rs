@@ -16,10 +16,10 @@ use http::{Request, Response};
 
 use super::Edge;
 use crate::body::Body;
+use crate::body::informational::{Acknowledgement, Relay};
 use crate::cluster::view::State;
 use crate::error::Error;
 use crate::flight::Provider;
-use crate::interim::{Acknowledgement, Relay};
 
 /// How many requests to peers pay for giving one up on a doubt. So doubts add 5 % to
 /// the requests at the most.

@@ -10,13 +10,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 
 use super::quota::Quota;
 use super::{Answer, Ask, Edge, Writes};
-use crate::access::{From, Record};
 use crate::body::Body;
-use crate::cluster::standing::Standing;
+use crate::cluster::health::Standing;
 use crate::cluster::view::State;
 use crate::error::Error;
 use crate::key::AssetKey;
-use crate::metrics::{Served, Source};
+use crate::observe::access::{From, Record};
+use crate::observe::metrics::{Served, Source};
 use crate::origin::Asker;
 use crate::origin::http_origin::Site;
 use crate::semantics::invalidation;

@@ -1,9 +1,9 @@
 //! [`Edge`]: the only place that decides what becomes of a request.
 //!
-//! `respond` reads as the request's way: memory, flight, pass. [`share`] leads or
-//! follows a flight, [`fill`] brings an asset in: [`asking`] asks for it, [`receive`]
-//! decides by the head of what comes, [`intake`] takes it in. [`answer`] gives it out,
-//! and [`mod@pass`] hands on what is for one client alone. [`at_once`] is a short cut to
+//! `respond` reads as the request's way: memory, flight, pass. [`coalesce`] leads or
+//! follows a flight, [`fill`] brings an asset in: [`fetch`] asks for it, [`admission`]
+//! decides by the head of what comes, [`ingest`] takes it in. [`mod@respond`] gives it out,
+//! and [`mod@pass`] hands on what is for one client alone. [`fast_hit`] is a short cut to
 //! what `respond` would have answered from memory, and [`peek`] looks into the owner's.
 
 use std::net::IpAddr;
@@ -17,60 +17,58 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::Semaphore;
 
-use crate::access::{From, Record};
 use crate::body::Body;
-use crate::budget::Budget;
+use crate::body::informational::Relay;
+use crate::body::zero_copy::Pages;
 use crate::clients::Clients;
 use crate::cluster::membership::Membership;
-use crate::cluster::peer::Peers;
-use crate::config::ZeroCopy;
+use crate::edge::request_class::Manner;
 use crate::error::Error;
 use crate::flight::{Flights, Provider};
-use crate::interim::Relay;
 use crate::key::AssetKey;
-use crate::memory::{Found, Memory, Plan, Tier};
-use crate::metrics::{Gauges, Metrics, Served, Source};
+use crate::observe::access::{From, Record};
+use crate::observe::metrics::{Gauges, Metrics, Served, Source};
 use crate::origin::Origin;
-use crate::pages::Pages;
-use crate::patient::Splicing;
-use crate::patient::costs::Costs;
+use crate::peer::client::Peers;
 use crate::semantics::cache_control::{CacheControl, RequestControl};
 use crate::semantics::cache_status::{CacheStatus, Handled};
 use crate::semantics::content_length;
 use crate::semantics::forward::{self, MOST_FIELDS};
 use crate::semantics::freshness::{self, Reuse};
-use crate::semantics::manner::Manner;
 use crate::semantics::methods::Refused;
 use crate::semantics::request_fields::{Also, Class, Kind};
 use crate::semantics::storing::{Case, Credentials, Name, Personal};
-use crate::stored::Stored;
+use crate::store::budget::Budget;
+use crate::store::entry::Stored;
+use crate::store::tiers::{Found, Memory, Plan, Tier};
 
-mod answer;
-mod asking;
-mod at_once;
+mod admission;
+mod coalesce;
+mod fast_hit;
+mod fetch;
 mod fill;
 mod forwarding;
+mod handoff;
 mod hedge;
-mod intake;
+mod ingest;
 mod invalidate;
-mod measure;
 mod multipart;
 mod pass;
 mod peek;
 mod policy;
 mod probe;
+mod probe_length;
 mod quota;
-mod receive;
+pub(crate) mod request_class;
+mod respond;
 mod resume;
+mod revalidate;
 mod select;
-mod share;
-mod takeover;
 mod upgrade;
-mod validate;
 mod verify;
 mod warm;
 
-pub(crate) use at_once::{NotAtOnce, Plainly};
+pub(crate) use fast_hit::{NotAtOnce, Plainly};
 pub(crate) use forwarding::{Forwarding, Requester};
 use hedge::Hedges;
 use invalidate::Unheard;
@@ -87,7 +85,6 @@ pub(crate) struct Parts {
     pub(crate) plan: Plan,
     /// Where large pieces of bodies are held.
     pub(crate) pages: Arc<Pages>,
-    pub(crate) zero_copy: ZeroCopy,
     pub(crate) policy: Policy,
     pub(crate) origin: Box<dyn Origin>,
     pub(crate) peers: Peers,
@@ -114,8 +111,6 @@ pub struct Edge {
     loop_id: HeaderValue,
     plan: Plan,
     pages: Arc<Pages>,
-    zero_copy: ZeroCopy,
-    costs: Arc<Costs>,
     policy: ArcSwap<Policy>,
     origin: ArcSwap<Box<dyn Origin>>,
     peers: Peers,
@@ -236,8 +231,6 @@ impl Edge {
             flights: Flights::new(Arc::clone(&parts.pages)),
             requests: Clients::default(),
             pages: parts.pages,
-            zero_copy: parts.zero_copy,
-            costs: Arc::default(),
             membership: parts.membership,
             metrics: parts.metrics,
         })
@@ -266,9 +259,9 @@ impl Edge {
         self.origin.store(Arc::new(origin));
     }
 
-    /// Returns the way in which a new connection sends large bodies.
-    pub(crate) fn splicing(&self) -> Splicing {
-        Splicing::new(Arc::clone(&self.pages), Arc::clone(&self.costs), self.zero_copy)
+    /// Returns the memory that holds large pieces of bodies.
+    pub(crate) fn pages(&self) -> &Arc<Pages> {
+        &self.pages
     }
 
     /// What this edge adds to the Via of a response.

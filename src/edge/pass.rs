@@ -11,7 +11,7 @@ use crate::body::Body;
 use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
-use crate::metrics::{Asked, Fetched};
+use crate::observe::metrics::{Asked, Fetched};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward;
 use crate::semantics::request_fields::Kind;

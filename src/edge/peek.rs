@@ -1,7 +1,7 @@
 //! Looking into the memory of an asset's owner, before a flight is sent for it.
 //!
 //! Most of what an edge has not is in its owner's memory. That can be asked over a
-//! [link](crate::cluster::link), and what comes is small and whole: it is judged, proven
+//! [link](crate::peer::pipeline), and what comes is small and whole: it is judged, proven
 //! and stored by the same functions as what a fill brings, but without a task of its own,
 //! by whoever reads the link. Where anything is otherwise, the request goes the long way
 //! as if nobody had asked.
@@ -14,23 +14,24 @@ use http::header::{ACCEPT_ENCODING, AGE};
 use http::{HeaderValue, Method, Response};
 
 use super::Edge;
+use super::admission::judge;
+use super::coalesce::{Part, served};
 use super::fill::Order;
-use super::receive::judge;
-use super::share::{Part, served};
-use crate::access::{From, Record};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
-use crate::cluster::link::Question;
-use crate::cluster::standing::Heard;
+use crate::cluster::health::Heard;
 use crate::error::Error;
 use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
-use crate::metrics::{Asked, Fetched, Sought, Source};
+use crate::observe::access::{From, Record};
+use crate::observe::metrics::{Asked, Fetched, Sought, Source};
+use crate::peer::peek_codec;
+use crate::peer::pipeline::Question;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Accepted;
-use crate::semantics::{date, forward, freshness, peek};
+use crate::semantics::{date, forward, freshness};
 
 /// For how long an owner is not asked again for what it did not have at hand.
 const NOT_AT_HAND: Duration = Duration::from_secs(1);
@@ -65,7 +66,7 @@ impl Edge {
         accepted: Accepted,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         if !self.memory.may_be_at_hand(key)
-            || key.as_str().len() > peek::LONGEST
+            || key.as_str().len() > peek_codec::LONGEST
             || !key.as_str().is_ascii()
             || self.flights.to_origin(key, Credentials::None).is_some()
         {

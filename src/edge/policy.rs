@@ -5,13 +5,13 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::Forwarding;
-use crate::digest::Expected;
 use crate::key::AssetKey;
-use crate::naming::{QueryRule, Rule};
+use crate::semantics::digest::Expected;
 use crate::semantics::hint::FileType;
 use crate::semantics::methods::Methods;
 use crate::semantics::request_fields::Underscores;
 use crate::semantics::storing::{Case, Credentials, Name, Personal, Times};
+use crate::site::rules::{QueryRule, Rule};
 
 /// The rules and times that a reload can change.
 pub(crate) struct Policy {

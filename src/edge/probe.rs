@@ -13,7 +13,7 @@ use http::{HeaderValue, Method, Request};
 
 use super::Edge;
 use crate::body::Body;
-use crate::cluster::standing::Heard;
+use crate::cluster::health::Heard;
 use crate::error::Error;
 
 /// Between two questions.

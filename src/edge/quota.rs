@@ -10,7 +10,7 @@ use super::{Ask, Edge};
 use crate::clients::Counted;
 use crate::error::Error;
 use crate::flight::Joining;
-use crate::metrics::Source;
+use crate::observe::metrics::Source;
 use crate::semantics::storing::Credentials;
 
 /// A request at the origin, counted for its client until this is dropped; `None` if it

@@ -11,21 +11,21 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RAN
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 use super::Edge;
-use super::asking::{asked, for_all};
+use super::fetch::{asked, for_all};
 use super::fill::Order;
-use super::intake::Intake;
+use super::ingest::Intake;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
 use crate::body::{Body, Place, Resume};
 use crate::error::Error;
 use crate::flight::{Extent, Flight, Lead, Outcome, Provider, Reach, Streaming, Verification};
 use crate::key::AssetKey;
-use crate::memory::Found;
-use crate::metrics::Fetched;
-use crate::outgoing::Unframed;
+use crate::observe::metrics::Fetched;
 use crate::semantics::conditional::is_strong;
 use crate::semantics::storing::{self, Name, Personal, Refusal, Verdict};
-use crate::stored::Head;
+use crate::store::entry::Head;
+use crate::store::tiers::Found;
+use crate::upstream::Unframed;
 
 impl Edge {
     /// How a reader of `client` that falls out of the window goes on by itself.
@@ -301,8 +301,8 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::facts::{Facts, Validated};
     use crate::semantics::freshness::Lifetime;
+    use crate::store::metadata::{Facts, Validated};
 
     async fn rest(status: u16, fields: &[(&'static str, &'static str)], tag: Option<&'static str>) -> Option<String> {
         rest_of(None, status, fields, tag).await

@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use super::Ask;
 use super::multipart::{Multipart, content_range, text};
 use crate::body::Body;
+use crate::edge::request_class::Manner;
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
-use crate::semantics::manner::Manner;
 use crate::semantics::range::{self, Ranged, Span};
 
 /// How much of a response a request gets.

@@ -7,9 +7,9 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Ask;
 use crate::body::Body;
-use crate::metrics::Source;
+use crate::observe::metrics::Source;
 use crate::semantics::upgrade;
-use crate::tunnel::Tunnel;
+use crate::upstream::tunnel::Tunnel;
 
 /// The client's end of the connection, if it asks for WebSocket as RFC 6455 §4.1
 /// has it: by a GET without content, over HTTP/1.1. (In other versions the field

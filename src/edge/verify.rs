@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body as _;
 
 use super::Edge;
-use super::asking::asked;
+use super::fetch::asked;
 use crate::body::Body;
 use crate::body::proven::{self, Proof};
 use crate::error::{Error, Fault};

@@ -11,16 +11,16 @@ use http::{HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 
 use super::Edge;
+use super::admission::Received;
 use super::fill::{Leading, Order};
 use super::probe::for_this_hop;
-use super::receive::Received;
 use crate::body::next_data;
 use crate::cluster::ring::Ring;
 use crate::error::Error;
 use crate::flight::{Joining, Outcome, Reach};
 use crate::key::AssetKey;
-use crate::memory::Tier;
 use crate::semantics::storing::Credentials;
+use crate::store::tiers::Tier;
 
 /// Asks a peer, in a request for that hop, what it holds that the edge at this address
 /// would own. The answer has a line for each path: how often it was used, and the path.

@@ -22,11 +22,11 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use crate::body::Body;
 use crate::error::Error;
 use crate::key::AssetKey;
-use crate::naming::Rule;
 use crate::origin::Origin;
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::date;
 use crate::semantics::range::{self, Ranged, Span};
+use crate::site::rules::Rule;
 
 /// How much of a file is read at a time, in bytes.
 const BLOCK: usize = 128 * 1024;

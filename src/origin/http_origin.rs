@@ -10,9 +10,9 @@ use http::{HeaderValue, Request, Response, Uri};
 use crate::body::Body;
 use crate::error::Error;
 use crate::origin::{Origin, Places};
-use crate::outgoing::{Blame, Outgoing, Patience};
 use crate::semantics::forward::MOST_FIELDS;
 use crate::semantics::location;
+use crate::upstream::{Blame, Outgoing, Patience};
 
 const BLAME: Blame = Blame {
     unreachable: Error::OriginUnreachable,

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sfv::{BareItem, DictSerializer, Dictionary, ListEntry, Parser};
 
 use super::combined;
-use crate::digest::{Algorithm, Encoding, Expected};
+use crate::semantics::digest::{Algorithm, Encoding, Expected};
 
 /// RFC 9530 §3: of the representation, whatever part of it a message holds.
 pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");

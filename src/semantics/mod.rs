@@ -5,6 +5,7 @@ pub mod cache_status;
 pub mod conditional;
 pub mod content_length;
 pub mod date;
+pub mod digest;
 pub mod digest_fields;
 pub mod forward;
 pub mod forwarded;
@@ -12,9 +13,7 @@ pub mod freshness;
 pub mod hint;
 pub mod invalidation;
 pub mod location;
-pub mod manner;
 pub mod methods;
-pub mod peek;
 pub mod range;
 pub mod request_fields;
 pub mod storing;
@@ -54,7 +53,7 @@ pub(crate) fn without_default_port<'a>(authority: &'a [u8], default: &str) -> &'
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use http::{HeaderMap, HeaderName};
 
     #[test]
@@ -79,7 +78,7 @@ mod tests {
     }
 
     /// Fields as they stand on lines; a name may come again.
-    pub(super) fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+    pub(crate) fn headers(lines: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());

@@ -18,7 +18,7 @@ use super::request_fields::Class;
 use super::validation;
 use super::vary::{self, Varies};
 
-/// The kind of an asset's name, by the rules of `[[immutable]]` (see [`crate::naming`]).
+/// The kind of an asset's name, by the rules of `[[immutable]]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name {
     /// It tells a digest that the contents are verified against: they never change.

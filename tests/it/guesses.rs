@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Method;
 use peerage::Server;
 use peerage::config::{ImmutableConfig, Period};
-use peerage::digest::Algorithm;
+use peerage::semantics::digest::Algorithm;
 
 use crate::client::Ask;
 use crate::harness::{Cluster, Running, all, alone, config, run, within};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::Method;
 use peerage::config::{ImmutableConfig, Period, Size};
-use peerage::digest::Algorithm;
+use peerage::semantics::digest::Algorithm;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

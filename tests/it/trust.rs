@@ -2,7 +2,7 @@
 
 use http::Method;
 use peerage::config::{ImmutableConfig, Size};
-use peerage::digest::Algorithm;
+use peerage::semantics::digest::Algorithm;
 use sha2::{Digest, Sha256};
 
 use crate::client::{Ask, Got};

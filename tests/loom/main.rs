@@ -9,23 +9,25 @@ mod sync {
 mod error {
     pub use peerage::Error;
 }
-#[path = "../../src/budget.rs"]
-mod budget;
-#[path = "../../src/body/growing.rs"]
-mod growing;
-#[path = "../../src/held.rs"]
-mod held;
-#[path = "../../src/pages.rs"]
-mod pages;
+#[path = "../../src/body"]
+mod body {
+    pub(crate) mod growing;
+    pub(crate) mod zero_copy;
+}
+#[path = "../../src/store"]
+mod store {
+    pub(crate) mod budget;
+    pub(crate) mod chunks;
+}
 
 use std::future::poll_fn;
 
+use body::growing::{Growing, Next, Reader};
+use body::zero_copy::Pages;
 use bytes::Bytes;
-use growing::{Growing, Next, Reader};
-use held::PIECE;
 use loom::future::block_on;
 use loom::thread;
-use pages::Pages;
+use store::chunks::PIECE;
 
 use error::Error;
 

@@ -13,9 +13,9 @@ use super::Progress;
 use crate::body::Body;
 use crate::cli::Failure;
 use crate::cli::contents::{blocks, digest};
+use crate::cli::manifest::{self, Asset, DIGEST};
 use crate::error::Error;
-use crate::naming::Rule;
-use crate::publishing::{self, Asset, DIGEST};
+use crate::site::rules::Rule;
 
 /// A file that has no name by its contents yet.
 pub(super) struct SourceFile {
@@ -118,7 +118,7 @@ impl SourceFile {
         let blocks = blocks(file).inspect_ok(|block| progress.bar.inc(block.len() as u64));
         let (digest, size) = digest(blocks, DIGEST).await.map_err(|error| unreadable(&self.path, &error))?;
         progress.file_done();
-        let name = publishing::published_name(&self.given, &digest, rules).map_err(Failure::Usage)?;
+        let name = manifest::published_name(&self.given, &digest, rules).map_err(Failure::Usage)?;
         Ok(Asset { path: self.path, given: self.given, name, digest, size })
     }
 }
@@ -171,7 +171,7 @@ mod tests {
         std::fs::write(&file, before).unwrap();
         let progress = Progress::new();
         let source = find(site.path()).unwrap().sources.remove(0);
-        let asset = source.name(&publishing::rules().unwrap(), &progress).await.unwrap();
+        let asset = source.name(&manifest::rules().unwrap(), &progress).await.unwrap();
         std::fs::write(&file, after).unwrap();
         let store = Store::open(into.path().to_str().unwrap()).unwrap();
         let outcome = store.put(&asset.name, asset.size, || contents(&asset, &progress)).await;

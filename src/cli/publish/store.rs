@@ -15,12 +15,12 @@ use tokio::io::AsyncWriteExt;
 
 use super::AT_A_TIME;
 use crate::body::Body;
+use crate::cli::manifest::target;
 use crate::cli::{FIRST_BYTE, Failure, PATIENCE};
 use crate::error::Error;
 use crate::origin::Origin;
 use crate::origin::files::media_type;
 use crate::origin::http_origin::HttpOrigin;
-use crate::publishing::target;
 
 pub(super) enum Store {
     Folder(PathBuf),

@@ -22,8 +22,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{MOST, Settings, checked};
 use crate::body::Body;
 use crate::error::Error;
-use crate::outgoing::{Blame, LIFETIME, Outgoing, Patience};
 use crate::semantics::forward::MOST_FIELDS;
+use crate::upstream::{Blame, LIFETIME, Outgoing, Patience};
 
 /// The largest answer: so many members, with the longest keys, take less.
 const LARGEST: u64 = 16 * 1024 * 1024;

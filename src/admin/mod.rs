@@ -1,0 +1,214 @@
+//! The listener for operators: `/metrics`, `/healthz`, `/readyz`, `/peers`.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+use crate::cluster::view::Seen;
+use crate::config::{LimitsConfig, Period};
+use crate::conn::accept::{Spell, accepted};
+use crate::conn::{Patient, Splicing};
+use crate::edge::Edge;
+use crate::observe::activity::Requests;
+use crate::observe::metrics;
+
+/// How many operators can be connected at a time.
+const CONNECTIONS: usize = 64;
+/// The longest that one may ask for nothing.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Whether this edge should be sent new clients.
+#[derive(Debug, Default)]
+pub(crate) struct Readiness {
+    warming: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    /// It is not ready before what is returned is dropped.
+    pub(crate) fn warming(self: &Arc<Self>) -> Warming {
+        self.warming.store(true, Ordering::Relaxed);
+        Warming(Arc::clone(self))
+    }
+
+    fn is_warming(&self) -> bool {
+        self.warming.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// An edge is warming for as long as this is there.
+pub(crate) struct Warming(Arc<Readiness>);
+
+impl Drop for Warming {
+    fn drop(&mut self) {
+        self.0.warming.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What `/peers` says: the cluster, as this edge sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Peers {
+    /// Grows with each change.
+    pub(crate) epoch: u64,
+    pub(crate) members: Vec<Peer>,
+}
+
+/// One member.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    /// Its `edge.name`, if it has been heard.
+    pub(crate) name: Option<String>,
+    /// Its name on the ring.
+    pub(crate) address: String,
+    pub(crate) state: String,
+    /// RFC 3339.
+    pub(crate) since: String,
+    /// The part of all keys that it owns.
+    pub(crate) share: f64,
+    /// Whether the last request to it was answered, and it is not down.
+    pub(crate) up: bool,
+    /// How long an answer of its takes to begin, in milliseconds: a moving mean.
+    pub(crate) latency_ms: Option<f64>,
+    /// Requests to it that failed.
+    pub(crate) errors: u64,
+    /// Whether it is the edge that says so.
+    pub(crate) own: bool,
+}
+
+/// Serves until it is aborted.
+pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc<Readiness>, mut limits: LimitsConfig) {
+    limits.header_timeout = Period(limits.header_timeout.0.min(SILENCE));
+    let mut open = Open::default();
+    let mut failing = Spell::default();
+    loop {
+        let Some((stream, _)) = accepted("admin.listen", listener.accept().await, &mut failing).await else {
+            continue;
+        };
+        let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
+        let requests = Requests::default();
+        let patient = Patient::new(stream, &limits, requests.clone(), Splicing::none());
+        open.admit(async move {
+            let service = service_fn(|request: Request<Incoming>| {
+                let _under_way = requests.begin();
+                let answer = answer(&request, &edge, &readiness);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            // Patient has an eye on the time that a head takes.
+            let mut builder = http1::Builder::new();
+            builder.header_read_timeout(None);
+            if let Err(error) = builder.serve_connection(TokioIo::new(patient), service).await {
+                tracing::debug!(%error, "admin connection failed");
+            }
+        });
+    }
+}
+
+/// The connections that are open, oldest first.
+#[derive(Default)]
+struct Open(VecDeque<AbortHandle>);
+
+impl Open {
+    /// Serves one more. Where that is one too many, the oldest is closed: an operator's
+    /// request is answered at once, so the oldest is the one that holds its place longest.
+    fn admit(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.0.retain(|connection| !connection.is_finished());
+        if self.0.len() >= CONNECTIONS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            tracing::warn!(
+                listener = "admin.listen",
+                connections = CONNECTIONS,
+                "connection limit reached, closing the oldest connection"
+            );
+            oldest.abort();
+        }
+        self.0.push_back(tokio::spawn(connection).abort_handle());
+    }
+}
+
+fn answer(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n".into());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/metrics" => {
+            let exposed = metrics::exposition(edge.metrics(), edge.gauges(), Arc::clone(&edge.membership().view()));
+            let accept = request.headers().get_all(ACCEPT).iter();
+            if accept.filter_map(|line| line.to_str().ok()).any(|line| line.contains("application/openmetrics-text")) {
+                text(StatusCode::OK, metrics::OPEN_METRICS, exposed)
+            } else {
+                text(StatusCode::OK, metrics::PLAIN, metrics::plain(&exposed))
+            }
+        }
+        "/healthz" => text(StatusCode::OK, "text/plain", "ok\n".into()),
+        "/readyz" if readiness.is_draining() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n".into())
+        }
+        "/readyz" if !edge.membership().has_joined() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "joining\n".into())
+        }
+        "/readyz" if readiness.is_warming() => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "warming\n".into()),
+        "/readyz" => text(StatusCode::OK, "text/plain", "ready\n".into()),
+        "/peers" => text(StatusCode::OK, "application/json", peers(edge)),
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "here are /metrics, /healthz, /readyz and /peers\n".into()),
+    }
+}
+
+fn peers(edge: &Edge) -> String {
+    let membership = edge.membership();
+    let view = membership.view();
+    let peer = |seen: &Seen| {
+        let standing = view.peer(&seen.address);
+        Peer {
+            name: Some(&*seen.edge).filter(|name| !name.is_empty()).map(str::to_owned),
+            address: seen.address.to_string(),
+            state: seen.state.name().to_owned(),
+            since: rfc3339(SystemTime::now() - seen.since.elapsed()),
+            share: view.share(&seen.address),
+            up: standing.is_none_or(|peer| peer.is_up()),
+            latency_ms: standing.and_then(|peer| peer.latency()).map(|latency| latency.as_secs_f64() * 1000.0),
+            errors: standing.map_or(0, |peer| peer.errors()),
+            own: seen.address == *membership.own(),
+        }
+    };
+    let peers = Peers { epoch: view.epoch, members: view.members().iter().map(peer).collect() };
+    serde_json::to_string_pretty(&peers).unwrap_or_default() + "\n"
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(time).unwrap_or_default();
+    time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+fn text(status: StatusCode, media: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

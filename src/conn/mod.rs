@@ -1,0 +1,11 @@
+//! One connection: its acceptance, its timeouts, its requests, and how large bodies are sent on it.
+
+pub(crate) mod accept;
+pub(crate) mod costs;
+mod frames;
+pub(crate) mod serving;
+mod timeout_io;
+mod zero_copy;
+
+pub(crate) use timeout_io::Patient;
+pub(crate) use zero_copy::{Lender, Splicing};

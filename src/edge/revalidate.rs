@@ -1,0 +1,167 @@
+//! What an answer says of what is stored: a 304, a HEAD, an error (RFC 9111
+//! §4.3, RFC 5861).
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+
+use super::Edge;
+use super::fill::{Order, tier};
+use super::ingest::withhold;
+use crate::error::Error;
+use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
+use crate::key::AssetKey;
+use crate::semantics::cache_control::CacheControl;
+use crate::semantics::storing::{self, Case, Credentials, Name, Personal, Refusal, Verdict};
+use crate::semantics::{date, freshness, validation, vary};
+use crate::store::entry::Stored;
+use crate::store::metadata::{Facts, Validated};
+use crate::store::tiers::Found;
+
+impl Edge {
+    /// Whether this is a 304 that does not match what is stored.
+    pub(super) fn is_of_another(order: &Order, parts: &http::response::Parts) -> bool {
+        let selects = |stored: &Stored| validation::selects(&stored.fields().unpack(), &parts.headers);
+        parts.status == StatusCode::NOT_MODIFIED && !order.stale.as_ref().is_some_and(selects)
+    }
+
+    /// What becomes of a flight that has an answer already: a 304 validates what
+    /// is stored, and an error may be worse than it.
+    pub(super) fn without_body(
+        &self,
+        lead: &Lead,
+        order: &Order,
+        provider: &Provider,
+        parts: &http::response::Parts,
+        asked: SystemTime,
+    ) -> Option<Outcome> {
+        if let (StatusCode::NOT_MODIFIED, Some(stored)) = (parts.status, &order.stale) {
+            return Some(self.freshen(lead, order, provider, stored, parts, asked));
+        }
+        let failed = matches!(parts.status.as_u16(), 500 | 502 | 503 | 504);
+        let fallback = order.fallback().filter(|_| failed)?;
+        Some(reused(fallback, Why::FailedWith(parts.status)))
+    }
+
+    /// Takes a 304's fields over into what is stored (RFC 9111 §3.2, §4.3.4).
+    fn freshen(
+        &self,
+        lead: &Lead,
+        order: &Order,
+        provider: &Provider,
+        stored: &Stored,
+        parts: &http::response::Parts,
+        asked: SystemTime,
+    ) -> Outcome {
+        let why = Why::Validated(provider.clone());
+        let for_credentials =
+            order.credentials != Credentials::None && !CacheControl::of(&parts.headers).shares_with_credentials();
+        if for_credentials || order.personal == Personal::Sent && !storing::states_freshness(&parts.headers) {
+            // Its fields may be for this client alone.
+            return reused(stored, why);
+        }
+        let case = self.policy.load().case(order.name, Credentials::None, order.personal);
+        let renewed = renewed(case, stored.facts(), &stored.fields().unpack(), &parts.headers, asked);
+        match renewed.and_then(|head| self.with(lead.key(), stored, head)) {
+            Ok(fresh) => {
+                self.keep(lead, tier(lead), lead.key(), fresh.clone());
+                reused(&fresh, why)
+            }
+            Err(refusal) => {
+                self.memory.remove(lead.key());
+                Outcome::Pass(refusal)
+            }
+        }
+    }
+
+    /// What a 200 to a HEAD says of a stored response to GET (RFC 9111 §4.3.5):
+    /// it is still the same, with these fields, or it is not.
+    pub(super) fn learn(&self, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
+        // If a flight is under way, leave it alone; leading one makes concurrent writes
+        // visible here.
+        let Joining::Lead(lead) = self.flights.join(key, Reach::Origin, Credentials::None) else {
+            return;
+        };
+        self.learn_of(&lead, case, answer, asked);
+        lead.settle(Outcome::Landed);
+    }
+
+    fn learn_of(&self, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
+        let key = lead.key();
+        let Found::Here(tier, stored) = self.memory.find(key) else {
+            return;
+        };
+        let known = stored.fields().unpack();
+        let agrees = case.name != Name::Proven && validation::agrees(&known, answer);
+        let renewed = renewed(case, stored.facts(), &known, answer, asked);
+        match renewed.and_then(|head| self.with(key, &stored, head)) {
+            Ok(fresh) if agrees => self.keep(lead, tier, key, fresh),
+            _ => self.memory.remove(key),
+        }
+    }
+
+    /// What is stored, under a new head, which is charged anew.
+    fn with(&self, key: &AssetKey, stored: &Stored, (facts, headers): (Facts, HeaderMap)) -> Result<Stored, Refusal> {
+        let head = self.memory.pack(facts, &headers, stored.len());
+        let weight = Stored::weight_of(key, &head, stored.len());
+        let charge = self.budget.charge(weight).ok_or(Refusal::NoRoom)?;
+        Ok(stored.renewed(key, head, charge))
+    }
+}
+
+/// The facts and fields of a stored response once `answer` has confirmed it: its `known`
+/// fields, updated by the answer's. Or why it cannot be stored any longer.
+fn renewed(
+    case: Case,
+    stored: Facts,
+    known: &HeaderMap,
+    answer: &HeaderMap,
+    asked: SystemTime,
+) -> Result<(Facts, HeaderMap), Refusal> {
+    let now = SystemTime::now();
+    let mut headers = validation::updated(known, answer);
+    if vary::varies(&headers) != vary::varies(known) {
+        // It now varies by other fields than the key under which it is stored
+        // (§4.1).
+        return Err(Refusal::Vary);
+    }
+    date::add(&mut headers, now);
+    let age = freshness::initial_age(answer, asked, now);
+    let lifetime = match storing::verdict(case, stored.status, &headers, age) {
+        Verdict::Store(lifetime) => lifetime,
+        Verdict::Share(refusal) | Verdict::Pass(refusal) => return Err(refusal),
+    };
+    withhold(&mut headers);
+    Ok((Facts { born: now - age, lifetime, validated: Validated::Once, ..stored }, headers))
+}
+
+/// A response that needs validation each time, and replaces one (`stale`) that was
+/// never validated, is not stored: it will change each time too, and a validation
+/// would be wasted.
+pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -> Verdict {
+    let changing = stale.is_some_and(|stale| stale.facts().validated == Validated::Never);
+    match verdict {
+        Verdict::Store(lifetime) if changing && freshness::must_be_validated(lifetime, age) => {
+            Verdict::Pass(Refusal::Changing)
+        }
+        other => other,
+    }
+}
+
+/// Ends a flight that no source could fill: with what is stored, if it may be served
+/// stale on an error.
+pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
+    if error == Error::Abandoned {
+        tracing::info!(path = %lead.key(), "fill abandoned, no client is waiting");
+    } else {
+        tracing::warn!(path = %lead.key(), %error, "origin request failed");
+    }
+    match order.fallback() {
+        Some(stored) => lead.settle(reused(stored, Why::Failed(error))),
+        None => lead.fail(error),
+    }
+}
+
+fn reused(stored: &Stored, why: Why) -> Outcome {
+    Outcome::Reused(Reused { stored: stored.clone(), why })
+}
