@@ -23,13 +23,13 @@ use peerage::semantics::storing::{self, Case, Credentials, Name, Personal, Times
 use peerage::site::rules::Rule;
 
 use body::growing::{Growing, Next, Reader};
-use body::zero_copy::Pages;
+use body::zero_copy::Arena;
 use key::AssetKey;
 use store::budget::Budget;
 use store::entry::{Content, Stored};
-use store::headers::{Fields, Forms};
-use store::metadata::{Facts, Validated};
-use store::tiers::{Found, Memory, Plan, Tier};
+use store::headers::{Fields, Templates};
+use store::metadata::{Metadata, Validated};
+use store::tiers::{Found, Plan, Store, Tier};
 
 #[allow(dead_code, unused_imports)]
 #[path = "../src/body"]
@@ -53,9 +53,9 @@ mod semantics {
 }
 
 /// Metadata of a response that is stored until it is evicted.
-fn facts(born: SystemTime) -> Facts {
+fn facts(born: SystemTime) -> Metadata {
     let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
-    Facts { status: StatusCode::OK, born, lifetime, validated }
+    Metadata { status: StatusCode::OK, born, lifetime, validated }
 }
 
 /// The fields of a hit, of those that a file server sends.
@@ -76,7 +76,7 @@ fn fields(criterion: &mut Criterion) {
         headers.insert(name, HeaderValue::from_static(value));
     }
     let facts = facts(SystemTime::now());
-    let forms = Forms::new(Budget::new(0));
+    let forms = Templates::new(Budget::new(0));
     let packed = forms.pack(facts, &headers, 1024);
     criterion.bench_function("fields/pack", |bencher| bencher.iter(|| forms.pack(facts, black_box(&headers), 1024)));
     let fields = Fields::new(&packed.form, packed.born, &packed.own, 1024);
@@ -89,7 +89,7 @@ fn memory(criterion: &mut Criterion) {
     const MEMORY: u64 = 1 << 30;
     for objects in [1, 200_000] {
         let budget = Budget::new(MEMORY);
-        let tiers = Memory::new(&Plan::new(MEMORY, 0.125, 0.25, 1 << 20), Arc::clone(&budget));
+        let tiers = Store::new(&Plan::new(MEMORY, 0.125, 0.25, 1 << 20), Arc::clone(&budget));
         let keys: Vec<_> =
             (0..objects).map(|i| AssetKey::parse(&format!("/asset-{i:016x}.bin"), 100).unwrap()).collect();
         let now = SystemTime::now();
@@ -112,30 +112,30 @@ fn memory(criterion: &mut Criterion) {
 
 /// A body of 1 MiB through a flight, in pieces as a connection reads them.
 fn flight(criterion: &mut Criterion) {
-    const PIECE: usize = 16 * 1024;
+    const CHUNK: usize = 16 * 1024;
     const PIECES: usize = 64;
-    let piece = Bytes::from(vec![b'x'; PIECE]);
+    let chunk = Bytes::from(vec![b'x'; CHUNK]);
     let mut group = criterion.benchmark_group("flight");
-    group.throughput(Throughput::Bytes((PIECES * PIECE) as u64));
-    let pages = Pages::reserve((PIECES * PIECE) as u64).unwrap();
+    group.throughput(Throughput::Bytes((PIECES * CHUNK) as u64));
+    let arena = Arena::reserve((PIECES * CHUNK) as u64).unwrap();
     group.bench_function("append", |bencher| {
         bencher.iter_batched_ref(
-            || Growing::new(Arc::clone(&pages)),
-            |body| (0..PIECES).for_each(|_| body.append(piece.clone())),
+            || Growing::new(Arc::clone(&arena)),
+            |body| (0..PIECES).for_each(|_| body.append(chunk.clone())),
             BatchSize::LargeInput,
         );
     });
     for readers in [1, 100] {
         group.bench_function(format!("append-and-read/{readers}"), |bencher| {
             let join = || {
-                let body = Growing::new(Arc::clone(&pages));
+                let body = Growing::new(Arc::clone(&arena));
                 let readers: Vec<_> = (0..readers).map(|_| Reader::new(Arc::clone(&body))).collect();
                 (body, readers)
             };
             let stream = |(body, readers): &mut (Arc<Growing>, Vec<Reader>)| {
                 let mut context = Context::from_waker(Waker::noop());
                 for _ in 0..PIECES {
-                    body.append(piece.clone());
+                    body.append(chunk.clone());
                     for reader in &mut *readers {
                         while let Poll::Ready(Next::Data(data)) = reader.poll_next(usize::MAX, &mut context) {
                             black_box(data);

@@ -12,7 +12,7 @@ use tokio::sync::SetOnce;
 
 use crate::body::Room;
 use crate::body::growing::Growing;
-use crate::body::zero_copy::Pages;
+use crate::body::zero_copy::Arena;
 use crate::clients::Counted;
 use crate::error::Error;
 use crate::key::AssetKey;
@@ -173,7 +173,7 @@ type Table = HashMap<Id, Arc<Flight>, BuildHasherDefault<Mixed>>;
 pub(crate) struct Flights {
     shards: Box<[Mutex<Table>]>,
     under_way: AtomicU64,
-    pages: Arc<Pages>,
+    arena: Arc<Arena>,
 }
 
 pub(crate) enum Joining {
@@ -183,9 +183,9 @@ pub(crate) enum Joining {
 
 impl Flights {
     /// What they bring is held in `pages`.
-    pub(crate) fn new(pages: Arc<Pages>) -> Arc<Self> {
+    pub(crate) fn new(arena: Arc<Arena>) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Arc::new(Self { shards, under_way: AtomicU64::new(0), pages })
+        Arc::new(Self { shards, under_way: AtomicU64::new(0), arena })
     }
 
     fn shard(&self, key: &AssetKey) -> MutexGuard<'_, Table> {
@@ -204,7 +204,7 @@ impl Flights {
         let flight = Arc::new(Flight {
             id: id.clone(),
             outcome: SetOnce::new(),
-            body: Growing::new(Arc::clone(&self.pages)),
+            body: Growing::new(Arc::clone(&self.arena)),
             overtaken: AtomicBool::new(false),
         });
         table.insert(id, Arc::clone(&flight));
@@ -448,7 +448,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_lead_strands_nobody() {
-        let flights = Flights::new(Pages::none());
+        let flights = Flights::new(Arena::none());
         let leading = lead(&flights, Reach::Origin);
         let following = follow(&flights, Reach::Origin);
         assert_eq!(flights.under_way(), 1);
@@ -475,7 +475,7 @@ mod tests {
     fn who_is_told_to_ask_again_finds_it_no_more() {
         let end: [fn(Lead); 2] = [|lead| lead.settle(Outcome::NotAtHand), |lead| lead.fail(Error::Abandoned)];
         for end in end {
-            let flights = Flights::new(Pages::none());
+            let flights = Flights::new(Arena::none());
             let leading = lead(&flights, Reach::Origin);
             let following = follow(&flights, Reach::Origin);
             let again = Arc::new(Again { flights, leads: AtomicBool::new(false) });
@@ -489,7 +489,7 @@ mod tests {
 
     #[tokio::test]
     async fn reaches_are_apart() {
-        let flights = Flights::new(Pages::none());
+        let flights = Flights::new(Arena::none());
         let to_peers = lead(&flights, Reach::Peers);
         assert!(flights.to_origin(&key(), Credentials::None).is_none());
         let to_origin = lead(&flights, Reach::Origin);
@@ -504,7 +504,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_overtaken_flight_is_followed_by_another() {
-        let flights = Flights::new(Pages::none());
+        let flights = Flights::new(Arena::none());
         let overtaken = lead(&flights, Reach::Origin);
         flights.overtake(&key());
         assert!(overtaken.is_overtaken());
@@ -519,7 +519,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_the_one_that_was_told() {
-        let flights = Flights::new(Pages::none());
+        let flights = Flights::new(Arena::none());
         let leading = lead(&flights, Reach::Origin);
         let following = follow(&flights, Reach::Origin);
         leading.fail(Error::OriginTimeout(String::new()));

@@ -51,7 +51,7 @@ serve_files "$stage/repository" \
     '/dists/*=no-cache'
 start_edges "$files_url" '
 [cache]
-wrong = "1s"
+wrong_content_ttl = "1s"
 immutable_sets = ["by-hash"]
 '
 

@@ -30,7 +30,7 @@ serve_files site \
     '/=public, max-age=2'
 start_edges "$files_url" '
 [cache]
-wrong = "1s"
+wrong_content_ttl = "1s"
 
 [[immutable]]
 path   = "/**/*-{hash}.*"
@@ -95,7 +95,7 @@ for edge in "${edges[@]}"; do
     try 'curl -sS -o got -w "%{http_code}\n" "$edge/$app" | tee status'
     is "half of the script" "$(<status)" 502
 done
-say "Published once more, it is whole, and comes as soon as cache.wrong is over: one second here."
+say "Published once more, it is whole, and comes as soon as cache.wrong_content_ttl is over: one second here."
 try 'peerage publish source --into site'
 until_so all_give "$app" source/app.js
 for edge in "${edges[@]}"; do

@@ -27,7 +27,7 @@ say "A plain file server that knows nothing of blobs, and three edges before it.
 serve_files .
 start_edges "$files_url" '
 [cache]
-wrong = "1s"
+wrong_content_ttl = "1s"
 immutable_sets = ["blobref"]
 
 [[immutable]]
@@ -75,11 +75,11 @@ done
 say "The operator sees it: in the log, and as a figure to be alarmed by."
 until_so grep -qs "content digest mismatch.*$bad" "$stage"/edge-?.err
 try 'grep -h "content digest mismatch.*$bad" "$stage"/edge-?.err'
-wrong=$(metric 'peerage_wrong_contents_total{from="origin"}')
+wrong_content_ttl=$(metric 'peerage_wrong_contents_total{from="origin"}')
 ((wrong >= 2)) || fail "peerage_wrong_contents_total is $wrong"
 echo "  peerage_wrong_contents_total{from=\"origin\"} $wrong"
 
-say "It is mended, and comes as soon as cache.wrong is over: one second here."
+say "It is mended, and comes as soon as cache.wrong_content_ttl is over: one second here."
 try 'cp "$stage/right" "$bad"'
 until_so all_give "$bad" "$bad"
 try 'curl -sS "$edge3/$bad" | sha224sum'

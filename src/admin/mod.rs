@@ -21,10 +21,10 @@ use tokio::task::AbortHandle;
 
 use crate::cluster::view::Seen;
 use crate::config::{LimitsConfig, Period};
-use crate::conn::accept::{Spell, accepted};
-use crate::conn::{Patient, Splicing};
+use crate::conn::accept::{LogLatch, accepted};
+use crate::conn::{Splicer, TimeoutIo};
 use crate::edge::Edge;
-use crate::observe::activity::Requests;
+use crate::observe::activity::Activity;
 use crate::observe::metrics;
 
 /// How many operators can be connected at a time.
@@ -92,7 +92,7 @@ pub(crate) struct Peer {
     pub(crate) up: bool,
     /// How long an answer of its takes to begin, in milliseconds: a moving mean.
     pub(crate) latency_ms: Option<f64>,
-    /// Requests to it that failed.
+    /// Activity to it that failed.
     pub(crate) errors: u64,
     /// Whether it is the edge that says so.
     pub(crate) own: bool,
@@ -102,21 +102,21 @@ pub(crate) struct Peer {
 pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc<Readiness>, mut limits: LimitsConfig) {
     limits.header_timeout = Period(limits.header_timeout.0.min(SILENCE));
     let mut open = Open::default();
-    let mut failing = Spell::default();
+    let mut failing = LogLatch::default();
     loop {
         let Some((stream, _)) = accepted("admin.listen", listener.accept().await, &mut failing).await else {
             continue;
         };
         let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
-        let requests = Requests::default();
-        let patient = Patient::new(stream, &limits, requests.clone(), Splicing::none());
+        let requests = Activity::default();
+        let patient = TimeoutIo::new(stream, &limits, requests.clone(), Splicer::none());
         open.admit(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let _under_way = requests.begin();
                 let answer = answer(&request, &edge, &readiness);
                 async move { Ok::<_, Infallible>(answer) }
             });
-            // Patient has an eye on the time that a head takes.
+            // TimeoutIo has an eye on the time that a head takes.
             let mut builder = http1::Builder::new();
             builder.header_read_timeout(None);
             if let Err(error) = builder.serve_connection(TokioIo::new(patient), service).await {
@@ -183,16 +183,16 @@ fn peers(edge: &Edge) -> String {
     let membership = edge.membership();
     let view = membership.view();
     let peer = |seen: &Seen| {
-        let standing = view.peer(&seen.address);
+        let health = view.peer(&seen.address);
         Peer {
             name: Some(&*seen.edge).filter(|name| !name.is_empty()).map(str::to_owned),
             address: seen.address.to_string(),
             state: seen.state.name().to_owned(),
             since: rfc3339(SystemTime::now() - seen.since.elapsed()),
             share: view.share(&seen.address),
-            up: standing.is_none_or(|peer| peer.is_up()),
-            latency_ms: standing.and_then(|peer| peer.latency()).map(|latency| latency.as_secs_f64() * 1000.0),
-            errors: standing.map_or(0, |peer| peer.errors()),
+            up: health.is_none_or(|peer| peer.is_up()),
+            latency_ms: health.and_then(|peer| peer.latency()).map(|latency| latency.as_secs_f64() * 1000.0),
+            errors: health.map_or(0, |peer| peer.errors()),
             own: seen.address == *membership.own(),
         }
     };

@@ -12,7 +12,7 @@ use super::growing::{Next, Reader};
 use super::skipping::{Given, Place};
 use super::{Body, Room, Turn};
 use crate::error::Error;
-use crate::store::chunks::PIECE;
+use crate::store::chunks::CHUNK;
 
 /// How a reader that a window has left behind goes on by itself: given its
 /// place, a body of what follows.
@@ -77,7 +77,7 @@ impl Follower {
                                 given.note(&data);
                             }
                             self.turn = Turn::Yield;
-                            self.stride = (self.stride * 2).min(PIECE);
+                            self.stride = (self.stride * 2).min(CHUNK);
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
                         Next::End => return Poll::Ready(None),

@@ -2,7 +2,7 @@
 //!
 //! A reader is a position and a waker. Whoever joins late begins at byte 0;
 //! whoever is slow holds up neither the writer nor another reader. What has
-//! come is kept in pieces of exactly [`PIECE`] bytes, copied out of the
+//! come is kept in pieces of exactly [`CHUNK`] bytes, copied out of the
 //! network's buffers, so what a body takes is what its length says.
 //!
 //! A body that outgrows what may be held becomes a window: the oldest pieces
@@ -17,9 +17,9 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::body::zero_copy::Pages;
+use crate::body::zero_copy::Arena;
 use crate::error::Error;
-use crate::store::chunks::PIECE;
+use crate::store::chunks::CHUNK;
 use crate::sync::{Arc, Mutex, MutexGuard};
 
 /// How far a window's writer may run ahead of its fastest reader, in bytes.
@@ -29,7 +29,7 @@ const AHEAD: u64 = 1024 * 1024;
 const LEAST_WINDOW: usize = 2;
 
 /// What a window takes at the least, in bytes: its pieces, and the fragments.
-pub(crate) const LEAST_ROOM: u64 = (LEAST_WINDOW as u64 + 1) * PIECE as u64;
+pub(crate) const LEAST_ROOM: u64 = (LEAST_WINDOW as u64 + 1) * CHUNK as u64;
 
 /// More fragments than this are merged, so that an origin that sends byte by
 /// byte costs no more than its bytes.
@@ -37,11 +37,11 @@ const FRAGMENTS: usize = 64;
 
 struct State {
     /// Where pieces are held.
-    pages: std::sync::Arc<Pages>,
+    arena: std::sync::Arc<Arena>,
     /// Offset of the first byte that is held.
     base: u64,
     /// Whole pieces, from `base` on.
-    pieces: VecDeque<Bytes>,
+    chunks: VecDeque<Bytes>,
     /// What came behind the whole pieces, each with its offset.
     fragments: Vec<(u64, Bytes)>,
     /// Offset behind the last byte that came.
@@ -81,7 +81,7 @@ impl Retention {
     fn ahead(self) -> Option<u64> {
         match self {
             Self::Whole => None,
-            Self::Window(most) => Some(AHEAD.min((most - 1) as u64 * PIECE as u64)),
+            Self::Window(most) => Some(AHEAD.min((most - 1) as u64 * CHUNK as u64)),
         }
     }
 }
@@ -90,8 +90,8 @@ impl State {
     /// The bytes at `at`, which must not be behind the end: as many as lie together.
     fn at(&self, at: u64) -> Bytes {
         let from_base = usize::try_from(at - self.base).unwrap_or(usize::MAX);
-        if let Some(piece) = self.pieces.get(from_base / PIECE) {
-            return piece.slice(from_base % PIECE..);
+        if let Some(chunk) = self.chunks.get(from_base / CHUNK) {
+            return chunk.slice(from_base % CHUNK..);
         }
         let index = self.fragments.partition_point(|(start, _)| *start <= at) - 1;
         let (start, fragment) = &self.fragments[index];
@@ -99,20 +99,20 @@ impl State {
     }
 
     fn fragment_bytes(&self) -> usize {
-        let start = self.base + (self.pieces.len() * PIECE) as u64;
+        let start = self.base + (self.chunks.len() * CHUNK) as u64;
         usize::try_from(self.len - start).unwrap_or(usize::MAX)
     }
 
     fn push(&mut self, mut data: Bytes) {
         while !data.is_empty() {
-            let room = PIECE - self.fragment_bytes();
+            let room = CHUNK - self.fragment_bytes();
             let part = data.split_to(room.min(data.len()));
             let start = self.len;
             self.len += part.len() as u64;
             self.fragments.push((start, part));
-            if self.fragment_bytes() == PIECE {
-                let piece = self.merge();
-                self.pieces.push_back(piece);
+            if self.fragment_bytes() == CHUNK {
+                let chunk = self.merge();
+                self.chunks.push_back(chunk);
                 self.fragments.clear();
             } else if self.fragments.len() > FRAGMENTS {
                 let start = self.fragments[0].0;
@@ -126,14 +126,14 @@ impl State {
 
     /// The fragments as one, in memory of its own.
     fn merge(&self) -> Bytes {
-        self.pages.gather(self.fragments.iter().map(|(_, fragment)| fragment), self.fragment_bytes())
+        self.arena.gather(self.fragments.iter().map(|(_, fragment)| fragment), self.fragment_bytes())
     }
 
     fn slide(&mut self) {
         if let Retention::Window(most) = self.retention {
-            while self.pieces.len() > most {
-                self.pieces.pop_front();
-                self.base += PIECE as u64;
+            while self.chunks.len() > most {
+                self.chunks.pop_front();
+                self.base += CHUNK as u64;
             }
         }
     }
@@ -149,12 +149,12 @@ pub(crate) struct Growing {
 }
 
 impl Growing {
-    pub(crate) fn new(pages: std::sync::Arc<Pages>) -> Arc<Self> {
+    pub(crate) fn new(arena: std::sync::Arc<Arena>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                pages,
+                arena,
                 base: 0,
-                pieces: VecDeque::new(),
+                chunks: VecDeque::new(),
                 fragments: Vec::new(),
                 len: 0,
                 end: End::Open,
@@ -198,7 +198,7 @@ impl Growing {
         state.end = End::Complete;
         if matches!(state.retention, Retention::Whole) {
             let last = state.fragments.first().map(|(_, last)| last.clone());
-            keep(state.pieces.iter().cloned().chain(last).collect());
+            keep(state.chunks.iter().cloned().chain(last).collect());
         }
         let waiting = state.wake();
         drop(state);
@@ -220,8 +220,8 @@ impl Growing {
     /// From now on keeps at most `bytes`, but [`LEAST_ROOM`] at the least.
     pub(crate) fn become_window(&self, bytes: u64) {
         let mut state = self.lock();
-        let pieces = usize::try_from(bytes).unwrap_or(usize::MAX) / PIECE;
-        state.retention = Retention::Window(pieces.saturating_sub(1).max(LEAST_WINDOW));
+        let chunks = usize::try_from(bytes).unwrap_or(usize::MAX) / CHUNK;
+        state.retention = Retention::Window(chunks.saturating_sub(1).max(LEAST_WINDOW));
         state.slide();
     }
 

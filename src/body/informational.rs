@@ -1,4 +1,4 @@
-//! Interim responses (RFC 9110 §15.2), such as 103 (Early Hints): from whoever
+//! Informational responses (RFC 9110 §15.2), such as 103 (Early Hints): from whoever
 //! is asked upstream to the client who waits.
 //!
 //! hyper's server sends none, so they go past it. That they never come in the
@@ -26,7 +26,7 @@ const MOST_BYTES: usize = 16 * 1024;
 
 /// What is to be sent on one connection before its final responses.
 #[derive(Clone)]
-pub(crate) struct Interim(Arc<Shared>);
+pub(crate) struct Informational(Arc<Shared>);
 
 struct Shared {
     via: HeaderValue,
@@ -48,7 +48,7 @@ struct State {
     closing: Option<Waker>,
 }
 
-impl Interim {
+impl Informational {
     /// `via` is what this edge adds to each.
     pub(crate) fn new(via: HeaderValue) -> Self {
         Self(Arc::new(Shared { via, state: Mutex::default() }))
@@ -89,7 +89,7 @@ impl Interim {
 /// The way back to the client of one request, for as long as it is its turn.
 #[derive(Clone)]
 pub(crate) struct Relay {
-    interim: Interim,
+    interim: Informational,
     turn: u64,
 }
 
@@ -144,7 +144,7 @@ impl Relay {
 pub(crate) struct Acknowledgement(Arc<AtomicBool>);
 
 impl Acknowledgement {
-    /// Listens for that of `request`. Interim responses go on by `relay`, but for 102
+    /// Listens for that of `request`. Informational responses go on by `relay`, but for 102
     /// (Processing), which peers say to each other.
     pub(crate) fn of(request: &mut Request<Body>, relay: Option<&Relay>) -> Self {
         let (acknowledgement, relay) = (Self::default(), relay.cloned());
@@ -196,11 +196,11 @@ mod tests {
         headers
     }
 
-    fn interim() -> Interim {
-        Interim::new(HeaderValue::from_static("1.1 edge-1"))
+    fn interim() -> Informational {
+        Informational::new(HeaderValue::from_static("1.1 edge-1"))
     }
 
-    fn next(interim: &Interim) -> Option<String> {
+    fn next(interim: &Informational) -> Option<String> {
         interim.next(Waker::noop()).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
     }
 

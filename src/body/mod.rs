@@ -35,7 +35,7 @@ use growing::Reader;
 use observed::Told;
 pub(crate) use observed::{Ended, Progress};
 use proven::{Proof, Proving};
-use received::Received;
+use received::TimedBody;
 pub(crate) use room::Room;
 use run::Slice;
 pub(crate) use run::{RUN, Run};
@@ -55,7 +55,7 @@ enum Kind {
     Full(Bytes),
     Stored(Slice, Turn),
     Flight(Box<Follower>),
-    Received(Box<Received>),
+    TimedBody(Box<TimedBody>),
     Skipping(Box<Body>, Skip),
     Proving(Box<Proving>),
     /// Bytes in memory, and their share of the budget.
@@ -146,7 +146,7 @@ impl Body {
         if incoming.is_end_stream() {
             return Self::empty();
         }
-        Self(Kind::Received(Box::new(Received::new(incoming, patience, blame))))
+        Self(Kind::TimedBody(Box::new(TimedBody::new(incoming, patience, blame))))
     }
 
     /// As `poll_frame`, but each frame keeps its share of the budget, and what is held in
@@ -166,7 +166,7 @@ impl Body {
 
     /// Breaks a received body off where it goes beyond `most` bytes.
     pub(crate) fn at_most(mut self, most: u64) -> Self {
-        if let Kind::Received(received) = &mut self.0 {
+        if let Kind::TimedBody(received) = &mut self.0 {
             received.left = most;
         }
         self
@@ -176,7 +176,7 @@ impl Body {
     /// over the time that was spent waiting for them; what it has for each piece comes on
     /// top. Its sender is a client, who is told to have been too slow.
     pub(crate) fn no_slower_than(mut self, rate: u64) -> Self {
-        if let Kind::Received(received) = &mut self.0 {
+        if let Kind::TimedBody(received) = &mut self.0 {
             received.expect(rate);
         }
         self
@@ -184,7 +184,7 @@ impl Body {
 
     /// Tells `count` how many bytes each piece of a received body has.
     pub(crate) fn counted(mut self, count: impl Fn(u64) + Send + Sync + 'static) -> Self {
-        if let Kind::Received(received) = &mut self.0 {
+        if let Kind::TimedBody(received) = &mut self.0 {
             received.count = Some(Box::new(count));
         }
         self
@@ -216,7 +216,7 @@ impl fmt::Debug for Body {
             Kind::Full(_) => "Body(full)",
             Kind::Stored(..) => "Body(stored)",
             Kind::Flight(_) => "Body(flight)",
-            Kind::Received(_) => "Body(received)",
+            Kind::TimedBody(_) => "Body(received)",
             Kind::Skipping(..) => "Body(skipping)",
             Kind::Proving(_) => "Body(proving)",
             Kind::Charged { .. } => "Body(charged)",
@@ -246,7 +246,7 @@ impl http_body::Body for Body {
                 Poll::Ready(slice.next_piece().map(|data| Ok(Frame::data(data))))
             }
             Kind::Flight(follower) => follower.poll_frame(cx),
-            Kind::Received(received) => received.poll_frame(cx),
+            Kind::TimedBody(received) => received.poll_frame(cx),
             Kind::Skipping(body, skip) => skip.poll_behind(body, cx),
             Kind::Proving(proving) => proving.poll_frame(cx),
             Kind::Charged { body, .. } => Pin::new(&mut **body).poll_frame(cx),
@@ -279,7 +279,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Stored(slice, _) => slice.len() == 0,
             Kind::Flight(follower) => follower.remaining() == Some(0),
-            Kind::Received(received) => received.is_end_stream(),
+            Kind::TimedBody(received) => received.is_end_stream(),
             Kind::Skipping(body, _) | Kind::Observed(body, _) | Kind::Charged { body, .. } => body.is_end_stream(),
             Kind::Proving(proving) => proving.is_end_stream(),
             Kind::Told(told) => told.body.is_end_stream(),
@@ -294,7 +294,7 @@ impl http_body::Body for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Stored(slice, _) => SizeHint::with_exact(slice.len()),
             Kind::Flight(follower) => follower.remaining().map(SizeHint::with_exact).unwrap_or_default(),
-            Kind::Received(received) => received.size_hint(),
+            Kind::TimedBody(received) => received.size_hint(),
             Kind::Skipping(body, skip) => {
                 let behind = |len: u64| SizeHint::with_exact(len.saturating_sub(skip.left));
                 body.size_hint().exact().map(behind).unwrap_or_default()

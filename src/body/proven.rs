@@ -185,8 +185,8 @@ mod tests {
         Proof::of(vec![expected], Error::OriginWrong).unwrap()
     }
 
-    fn streamed(pieces: Vec<Vec<u8>>) -> Body {
-        Body::from_stream(stream::iter(pieces.into_iter().map(|piece| Ok(Bytes::from(piece)))))
+    fn streamed(chunks: Vec<Vec<u8>>) -> Body {
+        Body::from_stream(stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk)))))
     }
 
     /// What came of a body, and whether it ended well.
@@ -204,24 +204,24 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_right_comes_whole_and_what_is_wrong_never(
-            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..8),
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..8),
             first in 0u64..200,
             flip in any::<Option<(u16, u8)>>(),
             known in any::<bool>(),
         ) {
-            let whole = pieces.concat();
-            let mut sent = pieces;
+            let whole = chunks.concat();
+            let mut sent = chunks;
             let mut wrong = false;
             if let (Some((at, bit)), false) = (flip, whole.is_empty()) {
                 let at = usize::from(at) % whole.len();
                 let mut left = at;
-                for piece in &mut sent {
-                    if left < piece.len() {
-                        piece[left] ^= 1 << (bit % 8);
+                for chunk in &mut sent {
+                    if left < chunk.len() {
+                        chunk[left] ^= 1 << (bit % 8);
                         wrong = true;
                         break;
                     }
-                    left -= piece.len();
+                    left -= chunk.len();
                 }
             }
             let body = if known { Body::from(Bytes::from(sent.concat())) } else { streamed(sent) };
@@ -252,8 +252,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_breaks_off_proves_nothing() {
-        let pieces = [Ok(Bytes::from_static(b"abc")), Err(Error::OriginTimeout(String::new()))];
-        let body = Body::from_stream(stream::iter(pieces));
+        let chunks = [Ok(Bytes::from_static(b"abc")), Err(Error::OriginTimeout(String::new()))];
+        let body = Body::from_stream(stream::iter(chunks));
         assert_eq!(prove(body, proof_of(b"abc"), 100).await.unwrap_err(), Error::OriginTimeout(String::new()));
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::describe;
 use crate::error::Error;
 
-pub(super) struct Received {
+pub(super) struct TimedBody {
     incoming: Incoming,
     patience: Option<Patience>,
     /// How many bytes more it may bring.
@@ -31,7 +31,7 @@ struct Wait {
     ends: Pin<Box<Sleep>>,
 }
 
-impl Received {
+impl TimedBody {
     /// `patience` is how long nothing may come.
     pub(super) fn new(incoming: Incoming, patience: Option<Duration>, blame: fn(String) -> Error) -> Self {
         Self { incoming, patience: patience.map(Patience::new), left: u64::MAX, blame, count: None, wait: None }

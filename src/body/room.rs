@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::store::budget::Charge;
-use crate::store::chunks::Held;
+use crate::store::chunks::Chunks;
 
 /// What a flight takes of the budget, for as long as anybody reads it: its own charge,
 /// and the pieces that are held for what is stored of it.
@@ -13,7 +13,7 @@ pub(crate) struct Room(Mutex<Taken>);
 
 struct Taken {
     own: Charge,
-    held: Option<Arc<Held>>,
+    held: Option<Arc<Chunks>>,
 }
 
 impl Room {
@@ -43,9 +43,9 @@ impl Room {
 
     /// The body made of `pieces`, to be stored. It takes over `bytes` of the room; the
     /// rest is given back.
-    pub(crate) fn hold(&self, pieces: Vec<Bytes>, bytes: u64) -> Arc<Held> {
+    pub(crate) fn hold(&self, chunks: Vec<Bytes>, bytes: u64) -> Arc<Chunks> {
         let mut taken = self.lock();
-        let held = Arc::new(Held::new(pieces, taken.own.split(bytes)));
+        let held = Arc::new(Chunks::new(chunks, taken.own.split(bytes)));
         drop(taken.own.split(u64::MAX));
         taken.held = Some(Arc::clone(&held));
         held

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::Room;
-use crate::store::chunks::{PIECE, to_usize};
+use crate::store::chunks::{CHUNK, to_usize};
 use crate::store::entry::Stored;
 
 /// The most that a socket is offered at a time, in bytes. A call for each piece
 /// costs a third more CPU; beyond this little is gained, and others wait longer.
-pub(crate) const RUN: u64 = 4 * PIECE as u64;
+pub(crate) const RUN: u64 = 4 * CHUNK as u64;
 
 /// The bytes of a stored body from `at` to `end`.
 pub(super) struct Slice {
@@ -32,7 +32,7 @@ impl Slice {
 
     /// Takes what is left of one piece.
     pub(super) fn next_piece(&mut self) -> Option<Bytes> {
-        let bytes = self.stored.shared_piece(self.at, self.end);
+        let bytes = self.stored.shared_chunk(self.at, self.end);
         self.at += bytes.len() as u64;
         (!bytes.is_empty()).then_some(bytes)
     }
@@ -52,14 +52,14 @@ impl Buf for Slice {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.stored.piece(self.at, self.end)
+        self.stored.chunk(self.at, self.end)
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut at = self.at;
         let mut filled = 0;
         for slice in slices {
-            let chunk = self.stored.piece(at, self.end);
+            let chunk = self.stored.chunk(at, self.end);
             if chunk.is_empty() {
                 break;
             }
@@ -154,16 +154,16 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn pieces_and_runs_are_the_bytes(
-            len in prop_oneof![0..5000usize, 0..7 * PIECE],
+            len in prop_oneof![0..5000usize, 0..7 * CHUNK],
             cut in any::<(u32, u32)>(),
-            most in 1000..3 * PIECE,
+            most in 1000..3 * CHUNK,
         ) {
             let whole: Vec<u8> = (0..len).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect();
             let first = cut.0 as usize % (len + 1);
             let end = first + cut.1 as usize % (len - first + 1);
             let slice = || Slice::new(stored(&whole), first as u64, end as u64);
-            let mut pieces = slice();
-            let got: Vec<u8> = std::iter::from_fn(|| pieces.next_piece()).flatten().collect();
+            let mut chunks = slice();
+            let got: Vec<u8> = std::iter::from_fn(|| chunks.next_piece()).flatten().collect();
             prop_assert!(got == whole[first..end]);
             let mut runs = slice();
             let mut got = Vec::new();

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 
 use super::growing::{Growing, Next};
 use super::*;
-use crate::body::zero_copy::Pages;
+use crate::body::zero_copy::Arena;
 use crate::store::budget::Budget;
-use crate::store::chunks::PIECE;
+use crate::store::chunks::CHUNK;
 use crate::store::entry::tests::stored;
 
 fn charge() -> Charge {
@@ -17,7 +17,7 @@ fn charge() -> Charge {
 /// Ends a body, and returns its pieces.
 fn complete(body: &Growing) -> Option<Vec<Bytes>> {
     let mut kept = None;
-    body.complete(Bytes::new(), |pieces| kept = Some(pieces));
+    body.complete(Bytes::new(), |chunks| kept = Some(chunks));
     kept
 }
 
@@ -44,7 +44,7 @@ proptest! {
         sizes in proptest::collection::vec(0usize..100_000, 1..20),
         joins in proptest::collection::vec(0usize..20, 0..6),
     ) {
-        let body = Growing::new(Pages::none());
+        let body = Growing::new(Arena::none());
         let whole = pattern(sizes.iter().sum());
         let mut readers = Vec::new();
         let mut sent = 0;
@@ -58,9 +58,9 @@ proptest! {
                 got.extend(read(reader).0);
             }
         }
-        let pieces = complete(&body).unwrap();
-        prop_assert!(pieces.iter().rev().skip(1).all(|piece| piece.len() == PIECE));
-        prop_assert_eq!(&pieces.concat(), &whole);
+        let chunks = complete(&body).unwrap();
+        prop_assert!(chunks.iter().rev().skip(1).all(|chunk| chunk.len() == CHUNK));
+        prop_assert_eq!(&chunks.concat(), &whole);
         for (mut reader, mut got) in readers {
             let (rest, end) = read(&mut reader);
             got.extend(rest);
@@ -72,14 +72,14 @@ proptest! {
 
 #[tokio::test]
 async fn skipping_is_by_bytes_not_frames() {
-    let whole = pattern(3 * PIECE);
-    let rest = Body::skipping(Body::stored(stored(&whole), 0, whole.len() as u64), PIECE as u64 + 7);
-    assert_eq!(rest.collect().await.unwrap().to_bytes(), &whole[PIECE + 7..]);
+    let whole = pattern(3 * CHUNK);
+    let rest = Body::skipping(Body::stored(stored(&whole), 0, whole.len() as u64), CHUNK as u64 + 7);
+    assert_eq!(rest.collect().await.unwrap().to_bytes(), &whole[CHUNK + 7..]);
 }
 
 #[test]
 fn byte_by_byte_costs_no_more_than_its_bytes() {
-    let body = Growing::new(Pages::none());
+    let body = Growing::new(Arena::none());
     let mut reader = Reader::new(body.clone());
     for byte in pattern(5000) {
         body.append(Bytes::copy_from_slice(&[byte]));
@@ -90,7 +90,7 @@ fn byte_by_byte_costs_no_more_than_its_bytes() {
 
 #[test]
 fn failure_comes_after_what_was_there() {
-    let body = Growing::new(Pages::none());
+    let body = Growing::new(Arena::none());
     let mut reader = Reader::new(body.clone());
     reader.narrow(0, Some(10));
     body.append(Bytes::from_static(b"1234"));
@@ -103,7 +103,7 @@ fn failure_comes_after_what_was_there() {
 
 #[test]
 fn a_body_shorter_than_it_said_never_ends_cleanly() {
-    let body = Growing::new(Pages::none());
+    let body = Growing::new(Arena::none());
     let mut reader = Reader::new(body.clone());
     reader.narrow(0, Some(10));
     body.append(Bytes::from_static(b"1234"));
@@ -114,23 +114,23 @@ fn a_body_shorter_than_it_said_never_ends_cleanly() {
 #[test]
 fn a_window_keeps_the_pace_of_its_fastest_reader() {
     let mut cx = Context::from_waker(Waker::noop());
-    let body = Growing::new(Pages::none());
+    let body = Growing::new(Arena::none());
     let mut fast = Reader::new(body.clone());
     let mut slow = Reader::new(body.clone());
-    let piece = Bytes::from(vec![7; PIECE]);
-    body.become_window(2 * PIECE as u64);
+    let chunk = Bytes::from(vec![7; CHUNK]);
+    body.become_window(2 * CHUNK as u64);
     for _ in 0..20 {
         assert!(matches!(body.poll_room(&mut cx), Poll::Ready(Ok(()))));
-        body.append(piece.clone());
-        assert_eq!(read(&mut fast).0.len(), PIECE);
+        body.append(chunk.clone());
+        assert_eq!(read(&mut fast).0.len(), CHUNK);
     }
     assert!(matches!(slow.poll_next(usize::MAX, &mut cx), Poll::Ready(Next::Lost(0))));
     let mut ahead = 0;
     while body.poll_room(&mut cx).is_ready() {
-        body.append(piece.clone());
-        ahead += PIECE;
+        body.append(chunk.clone());
+        ahead += CHUNK;
     }
-    assert!(ahead <= 1024 * 1024 + PIECE, "{ahead} bytes ahead of its fastest reader");
+    assert!(ahead <= 1024 * 1024 + CHUNK, "{ahead} bytes ahead of its fastest reader");
     drop((fast, slow));
     assert!(matches!(body.poll_room(&mut cx), Poll::Ready(Err(Error::Abandoned))));
     assert!(complete(&body).is_none());
@@ -138,11 +138,11 @@ fn a_window_keeps_the_pace_of_its_fastest_reader() {
 
 #[tokio::test]
 async fn a_lost_reader_goes_on_alone() {
-    let body = Growing::new(Pages::none());
+    let body = Growing::new(Arena::none());
     let resume: Resume = Arc::new(|place| Box::pin(async move { Ok(Body::from(format!("from {}", place.at))) }));
     let lost = Body::flight(Reader::new(body.clone()), Room::new(charge()), Some(resume), None);
-    body.append(Bytes::from(vec![7; 3 * PIECE]));
-    body.become_window(PIECE as u64);
+    body.append(Bytes::from(vec![7; 3 * CHUNK]));
+    body.become_window(CHUNK as u64);
     assert_eq!(lost.collect().await.unwrap().to_bytes(), "from 0");
     let failed = Body::flight(Reader::new(body.clone()), Room::new(charge()), None, None);
     assert!(failed.collect().await.is_err());

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Failure, init_log, input_ends, runtime, write_pid};
 use crate::body::Body;
 use crate::config::{LogConfig, Period};
-use crate::conn::accept::{Spell, accepted};
+use crate::conn::accept::{LogLatch, accepted};
 use crate::error::Error;
 use crate::origin::Origin;
 use crate::origin::files::{FileOrigin, Writes};
@@ -80,7 +80,7 @@ impl OriginCommand {
 }
 
 async fn serve(listener: TcpListener, files: Arc<FileOrigin>) {
-    let mut failing = Spell::default();
+    let mut failing = LogLatch::default();
     loop {
         let Some((stream, _)) = accepted("--listen", listener.accept().await, &mut failing).await else {
             continue;

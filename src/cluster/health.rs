@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// How a peer has been answering.
 #[derive(Debug)]
-pub struct Standing {
+pub struct Health {
     /// Its address, which is its name.
     pub name: Arc<str>,
     up: AtomicBool,
@@ -27,7 +27,7 @@ pub struct Standing {
 const STUCK_AFTER: u64 = 2;
 
 /// A ping under way, of which there is one at a time.
-pub(crate) struct Ping<'a>(&'a Standing);
+pub(crate) struct Ping<'a>(&'a Health);
 
 impl Ping<'_> {
     pub(crate) fn answered(&self) {
@@ -41,7 +41,7 @@ impl Drop for Ping<'_> {
     }
 }
 
-impl Standing {
+impl Health {
     pub(super) fn new(name: &Arc<str>) -> Self {
         Self {
             name: Arc::clone(name),
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn latency_does_not_contain_the_time_of_an_origin_behind_the_peer() {
-        let peer = Standing::new(&"a:1".into());
+        let peer = Health::new(&"a:1".into());
         peer.note(Heard::Silence);
         assert!(peer.note(Heard::LateAnswer) && peer.latency().is_none());
         peer.note(Heard::Answer(Duration::from_millis(2)));

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::view::{Known, State, View};
-use crate::cluster::health::{Heard, Standing};
+use crate::cluster::health::{Health, Heard};
 
 /// Who may be a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Membership {
     /// When gossip was last at work, in milliseconds since it began.
     awake: AtomicU64,
     listed: watch::Sender<List>,
-    /// Held while the view is made anew.
+    /// Chunks while the view is made anew.
     changing: Mutex<()>,
     gossip: OnceLock<Gossiped>,
     /// How far this edge has come in meeting the others.
@@ -283,12 +283,12 @@ impl Membership {
     }
 
     /// `peer` owes the answer to a ping.
-    pub(crate) fn note_overdue(&self, peer: &Standing) {
+    pub(crate) fn note_overdue(&self, peer: &Health) {
         peer.owe();
         self.silence.notify_one();
     }
 
-    fn doubt(&self, peer: &Standing) {
+    fn doubt(&self, peer: &Health) {
         if let Some(gossip) = self.gossip.get() {
             // If the queue is full, this doubt is in it already, or will soon be back.
             let _ = gossip.doubts.try_send(Arc::clone(&peer.name));

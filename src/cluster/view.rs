@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ring::{Member, Ring};
-use crate::cluster::health::{Heard, Standing};
+use crate::cluster::health::{Health, Heard};
 
 /// How many former rings are remembered at the most.
 const FORMER: usize = 64;
@@ -90,12 +90,12 @@ impl Seen {
 
     /// A member that stays keeps its standing. One that is down counts as not answering,
     /// and goes on to do so when it is back, until it has answered.
-    fn standing(&self, before: &View) -> Arc<Standing> {
-        let standing = before.peer(&self.address).cloned().unwrap_or_else(|| Arc::new(Standing::new(&self.address)));
+    fn health(&self, before: &View) -> Arc<Health> {
+        let health = before.peer(&self.address).cloned().unwrap_or_else(|| Arc::new(Health::new(&self.address)));
         if matches!(self.state, State::Refused | State::Down) {
-            standing.note(Heard::Silence);
+            health.note(Heard::Silence);
         }
-        standing
+        health
     }
 
     /// Whether it is worth asking. A suspect of which nothing has been heard yet may be
@@ -118,7 +118,7 @@ pub struct View {
     /// Grows with each change.
     pub epoch: u64,
     members: Vec<Seen>,
-    peers: Vec<Arc<Standing>>,
+    peers: Vec<Arc<Health>>,
     /// All who can be asked but this edge, also those that own nothing any more.
     others: Ring,
     /// The rings of before, by which previous owners are found; the latest is last.
@@ -148,7 +148,7 @@ impl View {
         }
         let peers = members.iter().filter(|seen| *seen.address != *own);
         let others = Ring::new(peers.clone().filter(|seen| seen.may_answer()).map(|seen| &*seen.address));
-        let peers = peers.map(|seen| seen.standing(self)).collect();
+        let peers = peers.map(|seen| seen.health(self)).collect();
         let (epoch, ring, former) = (self.epoch + 1, Arc::new(ring), self.former.clone());
         // An edge that was alone may only have thought so: others may own its keys.
         let came = if self.ring.members().len() < 2 { Some(now) } else { self.came };
@@ -165,12 +165,12 @@ impl View {
     }
 
     /// The standing of a member.
-    pub fn peer(&self, name: &str) -> Option<&Arc<Standing>> {
+    pub fn peer(&self, name: &str) -> Option<&Arc<Health>> {
         self.peers.binary_search_by(|peer| (*peer.name).cmp(name)).ok().map(|at| &self.peers[at])
     }
 
     /// All members but this edge, by name; also those that are down.
-    pub fn peers(&self) -> &[Arc<Standing>] {
+    pub fn peers(&self) -> &[Arc<Health>] {
         &self.peers
     }
 

@@ -24,11 +24,11 @@ pub struct CacheConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_object: Option<Size>,
     /// How long a 404 for a proven name is remembered, where it states no lifetime.
-    pub negative: Period,
+    pub negative_ttl: Period,
     /// How long an uncacheable name bypasses request collapsing.
     pub hit_for_miss: Period,
     /// How long a fill goes on when everybody who wanted it has left.
-    pub fill_alone: Period,
+    pub detached_fill_timeout: Period,
     /// How many variants (by Vary) of one asset are kept.
     pub variants: usize,
     /// What a name proves is sent when all of it is right, up to this length;
@@ -36,7 +36,7 @@ pub struct CacheConfig {
     pub verify_first: Size,
     /// After the origin fails a name's digest check: how long to answer 502 without
     /// asking again.
-    pub wrong: Period,
+    pub wrong_content_ttl: Period,
     /// The longest freshness that is guessed from Last-Modified where a
     /// response states none; 0 guesses nothing.
     pub heuristic: Period,
@@ -58,12 +58,12 @@ impl Default for CacheConfig {
             hot_share: 0.125,
             flight_share: 0.25,
             max_object: None,
-            negative: secs(1),
+            negative_ttl: secs(1),
             hit_for_miss: secs(10),
-            fill_alone: secs(30),
+            detached_fill_timeout: secs(30),
             variants: 16,
             verify_first: Size(256 * 1024),
-            wrong: secs(5),
+            wrong_content_ttl: secs(5),
             heuristic: secs(0),
             hint_ttl: secs(24 * 60 * 60),
             invalidate_on_write: true,

@@ -102,6 +102,13 @@ impl Config {
     }
 }
 
+/// Keys of earlier versions, with their names of today.
+const RENAMED: [(&str, &str); 3] = [
+    ("cache.negative", "cache.negative_ttl"),
+    ("cache.wrong", "cache.wrong_content_ttl"),
+    ("cache.fill_alone", "cache.detached_fill_timeout"),
+];
+
 /// Keys that are text, also where they look like numbers.
 const TEXT: [&str; 2] = ["edge.name", "cluster.secret"];
 
@@ -219,6 +226,9 @@ fn refuse_unknown(figment: &Figment, given: &Dict, table: &str) -> Result<(), St
                 "immutable.set: sets have a list of their own now; cache.immutable_sets = [\"assets\", …] is needed"
                     .to_owned(),
             );
+        }
+        if let Some((_, new)) = RENAMED.iter().find(|(old, _)| *old == path) {
+            return Err(format!("{path}: renamed to `{new}`{}", origin_of(figment.get_metadata(value.tag()))));
         }
         let inside = format!("{path}.");
         if !KEYS.iter().any(|key| key.starts_with(&inside)) {

@@ -8,9 +8,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is told when it begins and when it is over, and not each time in between.
 #[derive(Debug, Default)]
-pub(crate) struct Spell(bool);
+pub(crate) struct LogLatch(bool);
 
-impl Spell {
+impl LogLatch {
     /// Whether that is news.
     pub(crate) fn begins(&mut self) -> bool {
         !std::mem::replace(&mut self.0, true)
@@ -24,7 +24,7 @@ impl Spell {
 
 /// What has been accepted at the listener of the key `listener`. A failure (out of
 /// files, or the like) is told once in `failing`, and makes a pause.
-pub(crate) async fn accepted<T>(listener: &'static str, accepted: io::Result<T>, failing: &mut Spell) -> Option<T> {
+pub(crate) async fn accepted<T>(listener: &'static str, accepted: io::Result<T>, failing: &mut LogLatch) -> Option<T> {
     match accepted {
         Ok(connection) => {
             if failing.ends() {
@@ -48,7 +48,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_lasts_is_told_once() {
-        let mut failing = Spell::default();
+        let mut failing = LogLatch::default();
         for _ in 0..3 {
             let error = io::Error::from_raw_os_error(24);
             assert_eq!(accepted::<()>("edge.listen", Err(error), &mut failing).await, None);

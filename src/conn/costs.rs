@@ -15,7 +15,7 @@ const RUN: u64 = 4 * 1024 * 1024;
 
 /// A way to hand the bytes of a body to a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum SendMethod {
     /// The socket is lent the pages.
     Lend,
     Copy,
@@ -47,22 +47,22 @@ impl Cost {
 
 impl Costs {
     /// Returns the way of the next send, and true if that send is to be measured.
-    pub(crate) fn next(&self) -> (Way, Measured) {
+    pub(crate) fn next(&self) -> (SendMethod, Measured) {
         let (lent, copied) = (self.lent.bytes(), self.copied.bytes());
         if lent >= SAMPLE && copied >= SAMPLE {
             // Below a tenth, the difference is not worth the memory that sockets hold.
             let lends = self.lent.per_mebibyte() * 10 < self.copied.per_mebibyte() * 9;
-            return (if lends { Way::Lend } else { Way::Copy }, Measured::No);
+            return (if lends { SendMethod::Lend } else { SendMethod::Copy }, Measured::No);
         }
         let lends = (lent + copied) / RUN % 2 == 1;
-        (if lends { Way::Lend } else { Way::Copy }, Measured::Yes)
+        (if lends { SendMethod::Lend } else { SendMethod::Copy }, Measured::Yes)
     }
 
     /// Adds a send of `bytes` bytes that took `spent` of the thread's CPU time.
-    pub(crate) fn add(&self, way: Way, bytes: usize, spent: Duration) {
+    pub(crate) fn add(&self, way: SendMethod, bytes: usize, spent: Duration) {
         let (cost, other) = match way {
-            Way::Lend => (&self.lent, &self.copied),
-            Way::Copy => (&self.copied, &self.lent),
+            SendMethod::Lend => (&self.lent, &self.copied),
+            SendMethod::Copy => (&self.copied, &self.lent),
         };
         cost.nanos.fetch_add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let before = cost.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -102,8 +102,8 @@ mod tests {
         let mut sent = [0; 2];
         while let (way, Measured::Yes) = costs.next() {
             let (index, each) = match way {
-                Way::Lend => (0, lent),
-                Way::Copy => (1, copied),
+                SendMethod::Lend => (0, lent),
+                SendMethod::Copy => (1, copied),
             };
             sent[index] += WRITE as u64;
             costs.add(way, WRITE, Duration::from_nanos(each * WRITE as u64 / 1000));
@@ -113,9 +113,12 @@ mod tests {
 
     #[test]
     fn the_cheaper_way_is_chosen_after_a_sample_of_both() {
-        for (lent, copied, way) in
-            [(100, 200, Way::Lend), (400, 200, Way::Copy), (200, 200, Way::Copy), (190, 200, Way::Copy)]
-        {
+        for (lent, copied, way) in [
+            (100, 200, SendMethod::Lend),
+            (400, 200, SendMethod::Copy),
+            (200, 200, SendMethod::Copy),
+            (190, 200, SendMethod::Copy),
+        ] {
             let (costs, sent) = known(lent, copied);
             assert_eq!(costs.next(), (way, Measured::No), "{lent} {copied}");
             assert!(sent.iter().all(|sent| (SAMPLE..SAMPLE + 2 * RUN).contains(sent)), "{sent:?}");
@@ -124,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_first_send_is_a_copy() {
-        assert_eq!(Costs::default().next(), (Way::Copy, Measured::Yes));
+        assert_eq!(Costs::default().next(), (SendMethod::Copy, Measured::Yes));
     }
 
     #[test]

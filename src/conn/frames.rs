@@ -163,10 +163,10 @@ mod tests {
         let bytes = [frame(HEADERS, 7, 20), frame(PING, 0, 8), frame(SETTINGS, 0, 0), frame(DATA, 7, 300)].concat();
         for size in 1..bytes.len() {
             let mut frames = Frames::new(LIMIT);
-            for piece in bytes.chunks(size) {
-                assert_eq!(frames.take(piece), Ok(()));
+            for chunk in bytes.chunks(size) {
+                assert_eq!(frames.take(chunk), Ok(()));
             }
-            assert_eq!((frames.count, frames.payload, frames.came), (2, 0, 0), "in pieces of {size}");
+            assert_eq!((frames.count, frames.payload, frames.came), (2, 0, 0), "in chunks of {size}");
             assert_eq!(frames.go_away()[HEADER..], [0, 0, 0, 7, 0, 0, 0, 0x0b]);
         }
     }

@@ -7,5 +7,5 @@ pub(crate) mod serving;
 mod timeout_io;
 mod zero_copy;
 
-pub(crate) use timeout_io::Patient;
-pub(crate) use zero_copy::{Lender, Splicing};
+pub(crate) use timeout_io::TimeoutIo;
+pub(crate) use zero_copy::{Splicer, Splicers};

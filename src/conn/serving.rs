@@ -13,14 +13,14 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::watch;
 
 use crate::body::Body;
-use crate::body::informational::Interim;
+use crate::body::informational::Informational;
 use crate::config::LimitsConfig;
-use crate::conn::Lender;
-use crate::edge::{Edge, NotAtOnce, Peeked, Plainly};
+use crate::conn::Splicers;
+use crate::edge::{Edge, FastRequest, NotFastHit, Peeked};
 use crate::error::Error;
 use crate::key::AssetKey;
 use crate::observe::access::{Access, Details, Record, Watched};
-use crate::observe::activity::{Requests, Stream, UnderWay, Way};
+use crate::observe::activity::{ActiveRequest, Activity, Stream, Way};
 use crate::observe::metrics::Source;
 use crate::upstream::tunnel::Tunnel;
 
@@ -41,7 +41,7 @@ pub(crate) struct Context {
     pub(crate) edge: Arc<Edge>,
     pub(crate) access: Arc<Access>,
     pub(crate) limits: Arc<LimitsConfig>,
-    pub(crate) lender: Arc<Lender>,
+    pub(crate) lender: Arc<Splicers>,
     pub(crate) source: Source,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -50,11 +50,11 @@ pub(crate) struct Context {
 pub(crate) struct Client {
     pub(crate) address: IpAddr,
     /// What it is sent before final responses.
-    pub(crate) interim: Interim,
-    pub(crate) requests: Requests,
+    pub(crate) informational: Informational,
+    pub(crate) requests: Activity,
     /// Where the connection leads once it is HTTP no more; the request that led there
     /// goes on for as long.
-    tunnel: Mutex<Option<(Tunnel, UnderWay)>>,
+    tunnel: Mutex<Option<(Tunnel, ActiveRequest)>>,
     source: Source,
     multiplexed: AtomicBool,
     /// Whether a request has led it to a tunnel: what comes from then on is no HTTP.
@@ -62,11 +62,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(address: IpAddr, source: Source, interim: Interim) -> Self {
+    pub(crate) fn new(address: IpAddr, source: Source, informational: Informational) -> Self {
         Self {
             address,
-            interim,
-            requests: Requests::default(),
+            informational,
+            requests: Activity::default(),
             tunnel: Mutex::default(),
             source,
             multiplexed: AtomicBool::new(false),
@@ -91,7 +91,7 @@ impl Client {
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, self.requests.begin()));
     }
 
-    pub(crate) fn take_tunnel(&self) -> Option<(Tunnel, UnderWay)> {
+    pub(crate) fn take_tunnel(&self) -> Option<(Tunnel, ActiveRequest)> {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -106,7 +106,7 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    pub(crate) fn requests(&self) -> &Requests {
+    pub(crate) fn requests(&self) -> &Activity {
         &self.client.requests
     }
 
@@ -124,22 +124,22 @@ impl Serving {
         self.context.source == Source::Peer
     }
 
-    /// See [`Edge::answer_at_once`].
-    pub(crate) fn answer_at_once(&self, ask: &Plainly<'_>, head: &mut Vec<u8>) -> Result<Watched, NotAtOnce> {
+    /// See [`Edge::answer_fast`].
+    pub(crate) fn answer_fast(&self, ask: &FastRequest<'_>, head: &mut Vec<u8>) -> Result<Watched, NotFastHit> {
         let began = Instant::now();
         let (source, connection) = (self.context.source, self.client.address);
-        let (body, record, client) = self.context.edge.answer_at_once(source, connection, ask, head)?;
+        let (body, record, client) = self.context.edge.answer_fast(source, connection, ask, head)?;
         let details = self.details(ask);
         Ok(self.watch(client, (record, details), body, began, Way::connection(self.client.requests.begin())))
     }
 
-    /// See [`Edge::peek_plainly`].
-    pub(crate) fn peek(this: &Arc<Self>, key: AssetKey, client: IpAddr, ask: &Plainly<'_>) -> Option<Peek> {
+    /// See [`Edge::peek_fast`].
+    pub(crate) fn peek(this: &Arc<Self>, key: AssetKey, client: IpAddr, ask: &FastRequest<'_>) -> Option<Peek> {
         if this.context.source == Source::Peer {
             return None;
         }
         let began = Instant::now();
-        let peeked = this.context.edge.peek_plainly(key, ask.accepted)?;
+        let peeked = this.context.edge.peek_fast(key, ask.accepted)?;
         let (serving, under_way, details) = (Arc::clone(this), this.client.requests.begin(), this.details(ask));
         Some(Box::pin(async move {
             let Peeked { lines, body, record } = peeked.await?;
@@ -159,7 +159,7 @@ impl Serving {
     }
 
     /// The parts of a plain request that its line tells, if lines are written.
-    fn details(&self, ask: &Plainly<'_>) -> Option<Box<Details>> {
+    fn details(&self, ask: &FastRequest<'_>) -> Option<Box<Details>> {
         self.context.access.lines.as_ref()?;
         Some(Box::new(Details::new(Version::HTTP_11, [Some(ask.host), ask.user_agent, ask.request_id])))
     }
@@ -177,7 +177,7 @@ impl Serving {
         let request = request.map(|body| Body::received(body, Some(patience), Error::ClientBroke).no_slower_than(rate));
         let request = if has_content { request.map(|body| self.count_content(body)) } else { request };
         // HTTP/1.0 knows no interim responses, and over HTTP/2 there is no way for them.
-        let relay = (version == Version::HTTP_11).then(|| client.interim.open());
+        let relay = (version == Version::HTTP_11).then(|| client.informational.open());
         let mut answer = context.edge.respond(context.source, requester, relay.clone(), request).await;
         if let Some(relay) = relay {
             relay.close().await;

@@ -11,10 +11,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::config::LimitsConfig;
-use crate::observe::activity::Requests;
+use crate::observe::activity::Activity;
 
 use super::frames::{Flood, Frames};
-use super::zero_copy::Splicing;
+use super::zero_copy::Splicer;
 
 /// What every connection to HTTP/2 begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -22,7 +22,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A connection whose other end must ask for something, and must take what it is
 /// sent: a head that does not come for a time fails a read, and no progress fails
 /// a write. A flood of HTTP/2 control frames fails a read, too.
-pub(crate) struct Patient {
+pub(crate) struct TimeoutIo {
     stream: TcpStream,
     end: End,
     version: Version,
@@ -39,7 +39,7 @@ pub(crate) struct Patient {
     /// How long the client was waited for, less the time that `send_rate` gives it for
     /// what it took.
     debt: Duration,
-    splicing: Splicing,
+    splicing: Splicer,
 }
 
 /// How the connection has ended, on this side.
@@ -84,7 +84,7 @@ impl Version {
 
 /// How long no head has come while nothing was asked for.
 struct Silence {
-    requests: Requests,
+    requests: Activity,
     /// Since when, and after how many requests.
     since: Option<(u32, Instant)>,
     patience: Duration,
@@ -114,9 +114,9 @@ impl Silence {
     }
 }
 
-impl Patient {
+impl TimeoutIo {
     /// Large pieces of bodies are sent by `splicing`.
-    pub(crate) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Requests, splicing: Splicing) -> Self {
+    pub(crate) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Activity, splicing: Splicer) -> Self {
         let patience = limits.header_timeout.0;
         let silence = Silence { requests, since: None, patience, timer: Box::pin(tokio::time::sleep(patience)) };
         let version = Version::Unclear(0);
@@ -221,7 +221,7 @@ impl Stall {
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for TimeoutIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -237,7 +237,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for TimeoutIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note_written(&written, || buf.len());
@@ -274,7 +274,7 @@ impl AsyncWrite for Patient {
     }
 }
 
-impl Drop for Patient {
+impl Drop for TimeoutIo {
     /// Where the end of the connection tells that of an answer, one that broke off must
     /// not look whole: it ends with a reset.
     fn drop(&mut self) {
@@ -295,33 +295,33 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::body::zero_copy::Pages;
+    use crate::body::zero_copy::Arena;
     use crate::config::{Period, ZeroCopy};
     use crate::observe::activity::News;
-    use crate::store::chunks::PIECE;
+    use crate::store::chunks::CHUNK;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    async fn connected() -> (TcpStream, Patient, Requests) {
-        connected_with(Splicing::none()).await
+    async fn connected() -> (TcpStream, TimeoutIo, Activity) {
+        connected_with(Splicer::none()).await
     }
 
-    async fn connected_with(splicing: Splicing) -> (TcpStream, Patient, Requests) {
+    async fn connected_with(splicing: Splicer) -> (TcpStream, TimeoutIo, Activity) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let limits = LimitsConfig { header_timeout: Period(PATIENCE), ..LimitsConfig::default() };
-        let requests = Requests::default();
-        (client, Patient::new(stream, &limits, requests.clone(), splicing), requests)
+        let requests = Activity::default();
+        (client, TimeoutIo::new(stream, &limits, requests.clone(), splicing), requests)
     }
 
     #[tokio::test]
     async fn what_goes_with_what_is_lent_is_lent_in_its_turn() {
-        let pages = Pages::reserve(2 * PIECE as u64).unwrap();
-        let (mut client, mut patient, _) =
-            connected_with(Splicing::new(Arc::clone(&pages), Arc::default(), ZeroCopy::On)).await;
-        let pieces = [1, 2].map(|byte| pages.gather([Bytes::from(vec![byte; PIECE])].iter(), PIECE));
-        let slices = [IoSlice::new(&pieces[0]), IoSlice::new(&pieces[1])];
+        let arena = Arena::reserve(2 * CHUNK as u64).unwrap();
+        let (mut client, mut timeout_io, _) =
+            connected_with(Splicer::new(Arc::clone(&arena), Arc::default(), ZeroCopy::On)).await;
+        let chunks = [1, 2].map(|byte| arena.gather([Bytes::from(vec![byte; CHUNK])].iter(), CHUNK));
+        let slices = [IoSlice::new(&chunks[0]), IoSlice::new(&chunks[1])];
         let reader = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap() });
         // The second comes later, when the first is lent already.
         for slices in [&slices[..1], &slices] {
@@ -329,22 +329,22 @@ mod tests {
                 let mut left = slices.to_vec();
                 let mut left = &mut left[..];
                 while !left.is_empty() {
-                    let sent = patient.write_vectored(left).await.unwrap();
+                    let sent = timeout_io.write_vectored(left).await.unwrap();
                     IoSlice::advance_slices(&mut left, sent);
                 }
             }
-            assert!(slices.iter().all(|slice| pages.lends_any(&[*slice])));
+            assert!(slices.iter().all(|slice| arena.lends_any(&[*slice])));
         }
-        drop(patient);
-        assert_eq!(reader.await.unwrap(), 18 * PIECE as u64);
+        drop(timeout_io);
+        assert_eq!(reader.await.unwrap(), 18 * CHUNK as u64);
     }
 
     /// Reads until that fails, and returns after what time it did.
-    async fn let_go(patient: &mut Patient) -> Duration {
+    async fn let_go(timeout_io: &mut TimeoutIo) -> Duration {
         let began = Instant::now();
         let mut buffer = [0; 100];
         let error = loop {
-            match patient.read(&mut buffer).await {
+            match timeout_io.read(&mut buffer).await {
                 Ok(read) => assert_ne!(read, 0, "the client is still there"),
                 Err(error) => break error,
             }
@@ -360,40 +360,40 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn part_of_a_head_gains_no_time() {
         for beginning in ["", "GET / HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n"] {
-            let (mut client, mut patient, _) = connected().await;
+            let (mut client, mut timeout_io, _) = connected().await;
             client.write_all(beginning.as_bytes()).await.unwrap();
-            let time = let_go(&mut patient).await;
+            let time = let_go(&mut timeout_io).await;
             assert!(about(time), "{beginning:?}: {time:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_under_way_has_its_time_and_silence_counts_from_its_end() {
-        let (_client, mut patient, requests) = connected().await;
+        let (_client, mut timeout_io, requests) = connected().await;
         for _ in 0..3 {
             let request = requests.begin();
-            let waiting = tokio::time::timeout(5 * PATIENCE, patient.read_u8()).await;
+            let waiting = tokio::time::timeout(5 * PATIENCE, timeout_io.read_u8()).await;
             assert!(waiting.is_err(), "{waiting:?}");
             drop(request);
-            poll_fn(|cx| Pin::new(&mut patient).poll_flush(cx)).await.unwrap();
+            poll_fn(|cx| Pin::new(&mut timeout_io).poll_flush(cx)).await.unwrap();
             tokio::time::sleep(PATIENCE / 2).await;
         }
-        let time = let_go(&mut patient).await + PATIENCE / 2;
+        let time = let_go(&mut timeout_io).await + PATIENCE / 2;
         assert!(about(time), "{time:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn over_http2_silence_is_told_and_ends_nothing_by_itself() {
-        let (mut client, mut patient, requests) = connected().await;
+        let (mut client, mut timeout_io, requests) = connected().await;
         client.write_all(PREFACE).await.unwrap();
-        patient.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+        timeout_io.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
         let request = requests.begin();
-        let both = async { tokio::join!(patient.read_u8(), requests.news(PATIENCE)) };
+        let both = async { tokio::join!(timeout_io.read_u8(), requests.news(PATIENCE)) };
         assert!(tokio::time::timeout(5 * PATIENCE, both).await.is_err());
         drop(request);
         let began = Instant::now();
         let news = tokio::select! {
-            read = patient.read_u8() => panic!("{read:?}"),
+            read = timeout_io.read_u8() => panic!("{read:?}"),
             news = requests.news(PATIENCE) => news,
         };
         assert!(news == News::Idle && about(began.elapsed()), "{news:?} after {:?}", began.elapsed());
@@ -415,12 +415,12 @@ mod tests {
             send_rate: crate::config::Size(send_rate),
             ..LimitsConfig::default()
         };
-        let mut patient = Patient::new(stream, &limits, Requests::default(), Splicing::none());
+        let mut timeout_io = TimeoutIo::new(stream, &limits, Activity::default(), Splicer::none());
         let writing = tokio::spawn(async move {
-            let data = vec![0; PIECE];
-            while patient.write_all(&data).await.is_ok() {}
+            let data = vec![0; CHUNK];
+            while timeout_io.write_all(&data).await.is_ok() {}
         });
-        let mut taken = vec![0; PIECE];
+        let mut taken = vec![0; CHUNK];
         for read in 0..20 {
             tokio::time::sleep(PATIENCE / 2).await;
             if writing.is_finished() {
@@ -441,17 +441,17 @@ mod tests {
 
     #[test]
     fn the_version_is_known_by_the_preface() {
-        for (pieces, clear) in [(&["GET"][..], "1"), (&["PRI", " * HTTP/1"], "1"), (&["P", "RI *"], "?")] {
+        for (chunks, clear) in [(&["GET"][..], "1"), (&["PRI", " * HTTP/1"], "1"), (&["P", "RI *"], "?")] {
             let mut version = Version::Unclear(0);
-            for piece in pieces {
-                version = version.after(piece.as_bytes()).unwrap();
+            for chunk in chunks {
+                version = version.after(chunk.as_bytes()).unwrap();
             }
             let found = match version {
                 Version::Unclear(_) => "?",
                 Version::Http1 => "1",
                 Version::Http2 | Version::Resting => "2",
             };
-            assert_eq!(found, clear, "{pieces:?}");
+            assert_eq!(found, clear, "{chunks:?}");
         }
         for cut in 1..PREFACE.len() {
             let version = Version::Unclear(0).after(&PREFACE[..cut]).unwrap();

@@ -10,35 +10,35 @@ use rustix::net::sockopt::tcp_congestion;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
-use crate::body::zero_copy::{self, Pages, Taken};
+use crate::body::zero_copy::{self, Arena, Taken};
 use crate::config::ZeroCopy;
-use crate::conn::costs::{Costs, Measured, Way, thread_time};
-use crate::store::chunks::PIECE;
+use crate::conn::costs::{Costs, Measured, SendMethod, thread_time};
+use crate::store::chunks::CHUNK;
 
 /// The most that a socket is lent at a time, in bytes. By more at a time it is sent with
 /// the same CPU, but later: the pages are looked up before the first of them goes.
-const MOST: usize = PIECE;
+const MOST: usize = CHUNK;
 
-/// Gives each new connection its way to send pieces that are in [`Pages`].
-pub(crate) struct Lender {
-    pages: Arc<Pages>,
+/// Gives each new connection its way to send pieces that are in [`Arena`].
+pub(crate) struct Splicers {
+    arena: Arc<Arena>,
     costs: Arc<Costs>,
     zero_copy: ZeroCopy,
 }
 
-impl Lender {
-    pub(crate) fn new(pages: Arc<Pages>, zero_copy: ZeroCopy) -> Self {
-        Self { pages, costs: Arc::default(), zero_copy }
+impl Splicers {
+    pub(crate) fn new(arena: Arc<Arena>, zero_copy: ZeroCopy) -> Self {
+        Self { arena, costs: Arc::default(), zero_copy }
     }
 
-    pub(crate) fn splicing(&self) -> Splicing {
-        Splicing::new(Arc::clone(&self.pages), Arc::clone(&self.costs), self.zero_copy)
+    pub(crate) fn splicing(&self) -> Splicer {
+        Splicer::new(Arc::clone(&self.arena), Arc::clone(&self.costs), self.zero_copy)
     }
 }
 
-/// How one connection sends pieces that are in [`Pages`].
-pub(crate) struct Splicing {
-    pages: Arc<Pages>,
+/// How one connection sends pieces that are in [`Arena`].
+pub(crate) struct Splicer {
+    arena: Arc<Arena>,
     /// Those of all connections of the edge.
     costs: Arc<Costs>,
     choice: Choice,
@@ -55,7 +55,7 @@ enum Choice {
     Open,
     /// By what the edge has measured so far.
     Measured,
-    Fixed(Way),
+    Fixed(SendMethod),
 }
 
 impl Choice {
@@ -64,23 +64,23 @@ impl Choice {
     /// other controls it cost less on every machine that was measured.
     fn under(control: &str) -> Self {
         // Its versions are called bbr2 and the like.
-        if control.starts_with("bbr") { Self::Measured } else { Self::Fixed(Way::Lend) }
+        if control.starts_with("bbr") { Self::Measured } else { Self::Fixed(SendMethod::Lend) }
     }
 }
 
-impl Splicing {
-    pub(crate) fn new(pages: Arc<Pages>, costs: Arc<Costs>, zero_copy: ZeroCopy) -> Self {
+impl Splicer {
+    pub(crate) fn new(arena: Arc<Arena>, costs: Arc<Costs>, zero_copy: ZeroCopy) -> Self {
         let choice = match zero_copy {
             ZeroCopy::Auto => Choice::Open,
-            ZeroCopy::On => Choice::Fixed(Way::Lend),
-            ZeroCopy::Off => Choice::Fixed(Way::Copy),
+            ZeroCopy::On => Choice::Fixed(SendMethod::Lend),
+            ZeroCopy::Off => Choice::Fixed(SendMethod::Copy),
         };
-        Self { pages, costs, choice, most: MOST }
+        Self { arena, costs, choice, most: MOST }
     }
 
     /// Copies everything.
     pub(crate) fn none() -> Self {
-        Self::new(Pages::none(), Arc::default(), ZeroCopy::Off)
+        Self::new(Arena::none(), Arc::default(), ZeroCopy::Off)
     }
 
     /// As `poll_write_vectored` of the stream, by the way that is cheaper.
@@ -91,14 +91,14 @@ impl Splicing {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let (way, measured) =
-            if self.pages.lends_any(bufs) { self.next_way(stream) } else { (Way::Copy, Measured::No) };
+            if self.arena.lends_any(bufs) { self.next_way(stream) } else { (SendMethod::Copy, Measured::No) };
         let before = (measured == Measured::Yes).then(thread_time);
         let written = match way {
-            Way::Lend => self.poll_lend(cx, stream, bufs),
-            Way::Copy => Pin::new(stream).poll_write_vectored(cx, bufs),
+            SendMethod::Lend => self.poll_lend(cx, stream, bufs),
+            SendMethod::Copy => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
         if let Poll::Ready(Ok(bytes)) = written {
-            self.pages.note_sent(bufs, bytes);
+            self.arena.note_sent(bufs, bytes);
             if let Some(before) = before {
                 let spent = thread_time().checked_sub(before).expect("a thread's CPU time only grows");
                 self.costs.add(way, bytes, spent);
@@ -107,10 +107,11 @@ impl Splicing {
         written
     }
 
-    fn next_way(&mut self, stream: &TcpStream) -> (Way, Measured) {
+    fn next_way(&mut self, stream: &TcpStream) -> (SendMethod, Measured) {
         if self.choice == Choice::Open {
             // A copy is what every other server makes.
-            self.choice = tcp_congestion(stream).map_or(Choice::Fixed(Way::Copy), |control| Choice::under(&control));
+            self.choice =
+                tcp_congestion(stream).map_or(Choice::Fixed(SendMethod::Copy), |control| Choice::under(&control));
         }
         match self.choice {
             Choice::Fixed(way) => (way, Measured::No),
@@ -129,7 +130,7 @@ impl Splicing {
             ready!(stream.poll_write_ready(cx))?;
             let mut bytes = 0;
             let lent = stream.try_io(Interest::WRITABLE, || {
-                let taken = self.pages.lend(stream.as_fd(), bufs, self.most)?;
+                let taken = self.arena.lend(stream.as_fd(), bufs, self.most)?;
                 let (Taken::All(all) | Taken::Part(all)) = taken;
                 bytes = all;
                 match taken {
@@ -166,10 +167,10 @@ mod tests {
         for (control, choice) in [
             ("bbr", Choice::Measured),
             ("bbr2", Choice::Measured),
-            ("cubic", Choice::Fixed(Way::Lend)),
-            ("reno", Choice::Fixed(Way::Lend)),
-            ("dctcp", Choice::Fixed(Way::Lend)),
-            ("", Choice::Fixed(Way::Lend)),
+            ("cubic", Choice::Fixed(SendMethod::Lend)),
+            ("reno", Choice::Fixed(SendMethod::Lend)),
+            ("dctcp", Choice::Fixed(SendMethod::Lend)),
+            ("", Choice::Fixed(SendMethod::Lend)),
         ] {
             assert_eq!(Choice::under(control), choice, "{control}");
         }
@@ -183,29 +184,30 @@ mod tests {
         Some((client, listener.accept().await.unwrap().0))
     }
 
-    fn asked_often(pages: &Arc<Pages>) -> Bytes {
-        let bytes = pages.gather([Bytes::from(vec![7; PIECE])].iter(), PIECE);
-        while !pages.lends_any(&[IoSlice::new(&bytes)]) {
-            pages.note_sent(&[IoSlice::new(&bytes)], PIECE);
+    fn asked_often(arena: &Arc<Arena>) -> Bytes {
+        let bytes = arena.gather([Bytes::from(vec![7; CHUNK])].iter(), CHUNK);
+        while !arena.lends_any(&[IoSlice::new(&bytes)]) {
+            arena.note_sent(&[IoSlice::new(&bytes)], CHUNK);
         }
         bytes
     }
 
     #[tokio::test]
     async fn each_connection_decides_by_its_own_congestion_control() {
-        let pages = Pages::reserve(PIECE as u64).unwrap();
+        let arena = Arena::reserve(CHUNK as u64).unwrap();
         let mut tried = Vec::new();
         for control in ["reno", "cubic", "bbr"] {
             let Some((_client, server)) = connected_under(control).await else { continue };
             tried.push(control);
             // The first send that is measured is a copy.
-            let automatic = if control == "bbr" { (Way::Copy, Measured::Yes) } else { (Way::Lend, Measured::No) };
+            let automatic =
+                if control == "bbr" { (SendMethod::Copy, Measured::Yes) } else { (SendMethod::Lend, Measured::No) };
             for (zero_copy, next) in [
                 (ZeroCopy::Auto, automatic),
-                (ZeroCopy::On, (Way::Lend, Measured::No)),
-                (ZeroCopy::Off, (Way::Copy, Measured::No)),
+                (ZeroCopy::On, (SendMethod::Lend, Measured::No)),
+                (ZeroCopy::Off, (SendMethod::Copy, Measured::No)),
             ] {
-                let mut splicing = Splicing::new(Arc::clone(&pages), Arc::default(), zero_copy);
+                let mut splicing = Splicer::new(Arc::clone(&arena), Arc::default(), zero_copy);
                 assert_eq!(splicing.next_way(&server), next, "{control} {zero_copy:?}");
             }
         }
@@ -215,29 +217,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_control_holds_for_the_whole_connection() {
-        let pages = Pages::reserve(PIECE as u64).unwrap();
+        let arena = Arena::reserve(CHUNK as u64).unwrap();
         let (_client, server) = connected_under("reno").await.unwrap();
-        let mut splicing = Splicing::new(pages, Arc::default(), ZeroCopy::Auto);
-        assert_eq!(splicing.next_way(&server), (Way::Lend, Measured::No));
+        let mut splicing = Splicer::new(arena, Arc::default(), ZeroCopy::Auto);
+        assert_eq!(splicing.next_way(&server), (SendMethod::Lend, Measured::No));
         // Where there is no BBR, the control stays as it is.
         let _ = set_tcp_congestion(&server, "bbr");
-        assert_eq!(splicing.next_way(&server), (Way::Lend, Measured::No));
+        assert_eq!(splicing.next_way(&server), (SendMethod::Lend, Measured::No));
     }
 
     #[tokio::test]
     async fn a_measured_connection_sends_both_ways_then_settles() {
-        let pages = Pages::reserve(PIECE as u64).unwrap();
-        let large = asked_often(&pages);
+        let arena = Arena::reserve(CHUNK as u64).unwrap();
+        let large = asked_often(&arena);
         let (mut client, mut server) = connected_under("reno").await.unwrap();
         let reader = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap() });
         let mut splicing =
-            Splicing { choice: Choice::Measured, ..Splicing::new(Arc::clone(&pages), Arc::default(), ZeroCopy::Auto) };
+            Splicer { choice: Choice::Measured, ..Splicer::new(Arc::clone(&arena), Arc::default(), ZeroCopy::Auto) };
         let mut sent = 0;
         while splicing.next_way(&server).1 == Measured::Yes {
             let bufs = [IoSlice::new(&large)];
             sent += poll_fn(|cx| splicing.poll_write(cx, &mut server, &bufs)).await.unwrap();
         }
-        let lent = pages.lent();
+        let lent = arena.lent();
         assert!(lent > 0 && lent < sent as u64, "{lent} of {sent}");
         drop(server);
         assert_eq!(reader.await.unwrap(), sent as u64);

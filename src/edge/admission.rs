@@ -12,7 +12,7 @@ use http_body::Body as _;
 
 use super::fetch::{Arrival, asked};
 use super::fill::{First, Leading, Order, tier};
-use super::ingest::{Coming, Intake, head};
+use super::ingest::{Coming, Ingest, head};
 use super::probe_length::may_outgrow;
 use super::revalidate::settled;
 use super::{Edge, Policy};
@@ -32,7 +32,7 @@ use crate::store::entry::in_flight;
 use crate::upstream::Unframed;
 
 /// What became of a copy.
-pub(super) enum Received {
+pub(super) enum Landed {
     /// It is what the flight has come to, well or badly.
     Done,
     /// It was of no use, and nobody has seen anything of it.
@@ -41,7 +41,7 @@ pub(super) enum Received {
 
 /// What becomes of a body: it is taken in, and there are fields that only the leader's
 /// client may have; or it is for that client alone.
-pub(super) type Admitted = Result<(Intake, HeaderMap), Refusal>;
+pub(super) type Admitted = Result<(Ingest, HeaderMap), Refusal>;
 
 /// How much is held of a body that is too large to be stored, in bytes: its readers may
 /// be so far apart.
@@ -49,7 +49,7 @@ const WINDOW: u64 = 4 * 1024 * 1024;
 
 impl Edge {
     /// Decides by the response's head what becomes of the flight.
-    pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Received {
+    pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Landed {
         let now = SystemTime::now();
         let Arrival { provider, response, asked: sent, began } = arrival;
         let (mut parts, body) = response.into_parts();
@@ -62,13 +62,13 @@ impl Edge {
                 Provider::Origin => Error::OriginGarbage,
                 Provider::Peer(_) => Error::PeerBroke,
             }("a 304 for what this edge does not have".to_owned());
-            return Received::Broken(leading, error);
+            return Landed::Broken(leading, error);
         }
         if let Some(outcome) = self.without_body(&leading.lead, order, &provider, &parts, sent) {
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
             let _ = leading.first.send(First::Fields(HeaderMap::new()));
             leading.lead.settle(outcome);
-            return Received::Done;
+            return Landed::Done;
         }
         let age = freshness::initial_age(&parts.headers, sent, now);
         let verdict = judge(&self.policy.load(), leading.lead.key(), order, &parts, age);
@@ -91,7 +91,7 @@ impl Edge {
         parts: Parts,
         admitted: Admitted,
         coming: Coming,
-    ) -> Received {
+    ) -> Landed {
         let proof = self.proof(leading.lead.key(), &coming.provider, parts.status, &parts.headers);
         let found = proof.as_ref().map(Proof::found);
         let coming = match self.prove(coming, proof, &admitted).await {
@@ -115,14 +115,14 @@ impl Edge {
                 lead.settle(Outcome::Pass(refusal));
             }
         }
-        Received::Done
+        Landed::Done
     }
 
     /// A copy that broke off, or is wrong, before anything of it was given out.
-    fn refuse_copy(self: &Arc<Self>, leading: Leading, provider: &Provider, began: Instant, error: Error) -> Received {
+    fn refuse_copy(self: &Arc<Self>, leading: Leading, provider: &Provider, began: Instant, error: Error) -> Landed {
         self.metrics.fetch(asked(provider), Fetched::Error, began.elapsed());
         self.distrust(provider, leading.lead.key(), &error);
-        Received::Broken(leading, error)
+        Landed::Broken(leading, error)
     }
 
     /// Has a body prove what it must before anything of it is given out.
@@ -176,10 +176,10 @@ impl Edge {
             Extent::Window => self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM)),
         };
         let room = Room::new(room.ok_or(Refusal::NoRoom)?);
-        let fits = self.memory.takes(tier(lead), fields.saturating_add(length.unwrap_or(0)));
+        let fits = self.store.takes(tier(lead), fields.saturating_add(length.unwrap_or(0)));
         let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
         let (came, last, alone_since, found) = (0, Bytes::new(), None, None);
-        Ok((Intake { key, selected, head, kept, room, fields, came, last, extent, alone_since, found }, own))
+        Ok((Ingest { key, selected, head, kept, room, fields, came, last, extent, alone_since, found }, own))
     }
 
     /// Notes what a response that is not kept means for later requests: nothing, if this
@@ -192,13 +192,13 @@ impl Edge {
         }
         if order.stale.is_some() && !status.is_server_error() {
             // A full response goes before what was stored (RFC 9111 §4.3.3).
-            self.memory.remove(key);
+            self.store.remove(key);
         }
         let period = self.policy.load().hit_for_miss;
         if order.personal == Personal::Sent {
-            self.memory.mark_own(key, period);
+            self.store.mark_own(key, period);
         } else if refusal.will_recur() {
-            self.memory.mark(key, period);
+            self.store.mark(key, period);
         }
     }
 
@@ -225,7 +225,7 @@ impl Edge {
             return Err(Refusal::Vary);
         }
         let selected = Selected { variant: Variant::of(&fields, &order.headers), fields };
-        self.memory.vary(key, &selected.fields, variants);
+        self.store.vary(key, &selected.fields, variants);
         Ok((key.of_variant(selected.variant), Some(selected)))
     }
 

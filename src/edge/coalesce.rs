@@ -12,7 +12,7 @@ use super::peek::AtHand;
 use super::{Answer, Ask, Edge, Forwarding, states_no_lifetime};
 use crate::body::Body;
 use crate::body::growing::Reader;
-use crate::edge::request_class::Manner;
+use crate::edge::request_class::RequestClass;
 use crate::error::Error;
 use crate::flight::{Extent, Flight, Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
 use crate::observe::metrics::{Served, Source};
@@ -24,7 +24,7 @@ use crate::semantics::request_fields::{Also, Coding, Kind, OwnHeaders};
 use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::semantics::vary::{self, Accepted, Variant, Varies};
 use crate::store::entry::Stored;
-use crate::store::metadata::Facts;
+use crate::store::metadata::Metadata;
 use crate::store::tiers::Found;
 
 impl Edge {
@@ -49,7 +49,7 @@ impl Edge {
             && let Some((reader, streaming)) = peek.await
         {
             let (order, own) = (Arc::new(self.order(&ask, &ask.headers, None)), HeaderMap::new());
-            return self.answer_flight(&ask, handled, Part::Leader, Shared { reader, streaming, order, own });
+            return self.answer_flight(&ask, handled, Role::Leader, Shared { reader, streaming, order, own });
         }
         let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
         let joining = match self.join_counted(&ask, order.credentials) {
@@ -64,8 +64,8 @@ impl Edge {
         // It counts as a reader from here on, while it waits for the head.
         let mut reader = Reader::new(Arc::clone(&flight.body));
         let (part, first) = match joining {
-            Joining::Follow(_) => (Part::Follower, None),
-            Joining::Lead(lead) => (Part::Leader, Some(self.depart(lead, Arc::clone(&order)))),
+            Joining::Follow(_) => (Role::Follower, None),
+            Joining::Lead(lead) => (Role::Leader, Some(self.depart(lead, Arc::clone(&order)))),
         };
         loop {
             let otherwise = match flight.outcome().await.clone() {
@@ -86,7 +86,7 @@ impl Edge {
                     }
                     Otherwise::Pass
                 }
-                Outcome::Landed => match self.memory.find(&ask.key) {
+                Outcome::Landed => match self.store.find(&ask.key) {
                     Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
                     // It landed, and was evicted already: no use in queueing again.
                     _ => Otherwise::Pass,
@@ -123,7 +123,7 @@ impl Edge {
         let plain = handled == Handled::UriMiss && Credentials::of(&ask.headers) == Credentials::None;
         let asks = plain && ask.version == Version::HTTP_2 && ask.source == Source::Client;
         // An owner answers a peek by the name alone, and by Accept-Encoding.
-        let suits = ask.manner == Manner::Plain || self.policy.load().name(&ask.key) == Name::Proven;
+        let suits = ask.class == RequestClass::Plain || self.policy.load().name(&ask.key) == Name::Proven;
         if asks && suits { self.peek(&ask.key, Accepted::of(&ask.headers)) } else { None }
     }
 
@@ -131,7 +131,7 @@ impl Edge {
     /// headers brings is not for them.
     fn note_own(&self, ask: &Ask) {
         if ask.kind == Kind::Own {
-            self.memory.mark_own(&ask.key, self.policy.load().hit_for_miss);
+            self.store.mark_own(&ask.key, self.policy.load().hit_for_miss);
         }
     }
 
@@ -204,14 +204,14 @@ impl Edge {
             Provider::Origin => true,
             Provider::Peer(_) => !streaming.head.upstream_status.as_ref().is_some_and(cache_status::ends_with_a_hit),
         };
-        if ask.manner == Manner::Plain || streaming.came >= ask.now && from_origin() {
+        if ask.class == RequestClass::Plain || streaming.came >= ask.now && from_origin() {
             return true;
         }
         Self::is_new_enough(ask, streaming.head.facts)
     }
 
     /// Whether a request would have been answered with this from memory.
-    fn is_new_enough(ask: &Ask, facts: Facts) -> bool {
+    fn is_new_enough(ask: &Ask, facts: Metadata) -> bool {
         let wish = RequestControl::of(&ask.headers);
         freshness::reuse(facts.lifetime, facts.age(SystemTime::now()), &wish) != Reuse::Validate
     }
@@ -281,16 +281,16 @@ enum Otherwise {
 
 /// What a client's part in a flight is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Role {
     Leader,
     Follower,
 }
 
 /// What a flight's clients are told they share.
-pub(super) fn served(part: Part) -> Served {
+pub(super) fn served(part: Role) -> Served {
     match part {
-        Part::Leader => Served::Miss,
-        Part::Follower => Served::Collapsed,
+        Role::Leader => Served::Miss,
+        Role::Follower => Served::Collapsed,
     }
 }
 

@@ -14,7 +14,7 @@ use super::Edge;
 use super::respond::hit;
 use crate::body::Body;
 use crate::key::AssetKey;
-use crate::observe::access::{From, Record};
+use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::Source;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
@@ -25,9 +25,9 @@ use crate::semantics::vary::Accepted;
 use crate::store::entry::Stored;
 use crate::store::headers::Anew;
 
-/// A GET over HTTP/1.1 that asks [plainly](crate::edge::request_class::Manner::Plain), and
+/// A GET over HTTP/1.1 that asks [plainly](crate::edge::request_class::RequestClass::Plain), and
 /// wants nothing of the connection.
-pub(crate) struct Plainly<'a> {
+pub(crate) struct FastRequest<'a> {
     /// In origin form.
     pub(crate) target: &'a str,
     pub(crate) host: &'a [u8],
@@ -44,7 +44,7 @@ pub(crate) struct Plainly<'a> {
 }
 
 /// Why a plain request is not answered at once.
-pub(crate) enum NotAtOnce {
+pub(crate) enum NotFastHit {
     /// There is nothing under its key here. The address is the client's.
     Missing(AssetKey, IpAddr),
     /// It needs the long way.
@@ -54,36 +54,36 @@ pub(crate) enum NotAtOnce {
 impl Edge {
     /// Answers with a 200 if it can be done at once: appends the lines of its fields to
     /// `head`. Returns the client's address, too; the request came from `connection`.
-    pub(crate) fn answer_at_once(
+    pub(crate) fn answer_fast(
         &self,
         source: Source,
         connection: IpAddr,
-        ask: &Plainly<'_>,
+        ask: &FastRequest<'_>,
         head: &mut Vec<u8>,
-    ) -> Result<(Body, Record, IpAddr), NotAtOnce> {
-        let (key, client) = self.plain_key(source, connection, ask).ok_or(NotAtOnce::Involved)?;
-        let Some((tier, stored)) = self.memory.held(&key) else {
-            return Err(NotAtOnce::Missing(key, client));
+    ) -> Result<(Body, Record, IpAddr), NotFastHit> {
+        let (key, client) = self.plain_key(source, connection, ask).ok_or(NotFastHit::Involved)?;
+        let Some((tier, stored)) = self.store.held(&key) else {
+            return Err(NotFastHit::Missing(key, client));
         };
         if !self.append_hit(&stored, ask.most, head) {
-            return Err(NotAtOnce::Involved);
+            return Err(NotFastHit::Involved);
         }
         let len = stored.len();
         let body = Body::stored(stored, 0, len);
-        let (served, from) = (hit(tier), From::Memory);
+        let (served, from) = (hit(tier), ServedFrom::Store);
         let record = Record { source, method: Method::GET, key: Ok(key), served, from, reason: None, error: None };
         Ok((body, record, client))
     }
 
     /// The key of what is asked for, if nothing else tells what is meant, and the client's address.
-    fn plain_key(&self, source: Source, connection: IpAddr, ask: &Plainly<'_>) -> Option<(AssetKey, IpAddr)> {
+    fn plain_key(&self, source: Source, connection: IpAddr, ask: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
         if ask.size > self.limits.header || !forward::is_host(ask.host) {
             return None;
         }
         let policy = self.policy.load();
         let client = policy.forwarding.sharing_client(source, connection, ask.told, ask.host)?;
         let key = policy.trim(AssetKey::from_target(ask.target, self.limits.uri).ok()?);
-        let key = if self.memory.varies(&key) { self.memory.select_by_codings(&key, ask.accepted)? } else { key };
+        let key = if self.store.varies(&key) { self.store.select_by_codings(&key, ask.accepted)? } else { key };
         Some((key, client))
     }
 

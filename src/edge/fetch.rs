@@ -39,7 +39,7 @@ impl Asking {
 }
 
 impl Edge {
-    /// The answer of a peer, if it gives one. Interim responses go by `relay`.
+    /// The answer of a peer, if it gives one. Informational responses go by `relay`.
     pub(super) async fn ask_peer(
         self: &Arc<Self>,
         peer: Arc<str>,
@@ -54,7 +54,7 @@ impl Edge {
     /// As `ask_peer`, of a peer that has to ask nobody else for it.
     pub(super) async fn ask_peer_promptly(self: &Arc<Self>, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
         let asking = Asking::of(peer);
-        let answer = tokio::time::timeout(self.promptly, self.ask_unless_lost(&asking.peer, request, None)).await;
+        let answer = tokio::time::timeout(self.peer_timeout, self.ask_unless_lost(&asking.peer, request, None)).await;
         let heard = Heard::Answer(asking.began.elapsed());
         self.asked_peer(asking, heard, answer.unwrap_or(Err(Error::PeerInDoubt)))
     }

@@ -9,7 +9,7 @@ use http::{HeaderMap, Response};
 use tokio::sync::oneshot;
 
 use super::Edge;
-use super::admission::Received;
+use super::admission::Landed;
 use super::fetch::{Arrival, conditional, for_all, request};
 use super::revalidate::give_up;
 use crate::body::Body;
@@ -93,7 +93,7 @@ impl Edge {
     }
 
     pub(super) fn has_landed(&self, key: &AssetKey, order: &Order) -> bool {
-        matches!(self.memory.find(key), Found::Here(_, stored) if order.is_met_by(&stored))
+        matches!(self.store.find(key), Found::Here(_, stored) if order.is_met_by(&stored))
     }
 
     async fn fill_from_origin(self: &Arc<Self>, leading: Leading, order: &Order) {
@@ -110,11 +110,11 @@ impl Edge {
             };
             let arrival = Arrival { provider: Provider::Origin, response, asked, began };
             match self.receive(leading, order, arrival).await {
-                Received::Done => return,
-                Received::Broken(again, Error::OriginWrong(_) | Error::OriginGarbage(_)) if copy < COPIES => {
+                Landed::Done => return,
+                Landed::Broken(again, Error::OriginWrong(_) | Error::OriginGarbage(_)) if copy < COPIES => {
                     leading = again;
                 }
-                Received::Broken(Leading { lead, .. }, error) => {
+                Landed::Broken(Leading { lead, .. }, error) => {
                     if error.is_of_contents() {
                         self.mark_wrong(&lead);
                     }
@@ -134,8 +134,8 @@ impl Edge {
                 Err(error) => return give_up(leading.lead, order, error),
             };
             match self.receive(leading, order, arrival).await {
-                Received::Done => return,
-                Received::Broken(again, error) => {
+                Landed::Done => return,
+                Landed::Broken(again, error) => {
                     tracing::warn!(path = %again.lead.key(), %error, "peer response failed, asking the next in rank");
                     leading = again;
                 }
@@ -170,7 +170,7 @@ impl Edge {
             answer = answer.as_mut() => return Ok(answer),
             () = poll_fn(|cx| body.poll_deserted(cx)) => {}
         }
-        let Ok(_alone) = self.alone.try_acquire() else {
+        let Ok(_alone) = self.detached_fills.try_acquire() else {
             return Err(Error::Abandoned);
         };
         Ok(answer.await)
@@ -185,7 +185,7 @@ impl Edge {
         // After a write, only an owner that was up throughout is sure to have been told:
         // the others are skipped.
         let now = Instant::now();
-        let changed = self.memory.changed_for(key).map(|left| self.membership.memory().saturating_sub(left));
+        let changed = self.store.changed_for(key).map(|left| self.membership.memory().saturating_sub(left));
         let owner = view.ring.owner(key.hash());
         let has_heard = |name: &Arc<str>| {
             let was_there =
@@ -194,7 +194,7 @@ impl Edge {
         };
         let before = before.filter(has_heard);
         let up = before.filter(|name| view.peer(name).is_some_and(|peer| peer.is_up()));
-        up.filter(|name| !self.memory.doubts(name, key)).take(self.attempts).collect()
+        up.filter(|name| !self.store.doubts(name, key)).take(self.attempts).collect()
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Instant;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::admission::Received;
-use super::coalesce::{Part, Shared};
+use super::admission::Landed;
+use super::coalesce::{Role, Shared};
 use super::fetch::{Arrival, conditional};
 use super::fill::{Leading, Order};
 use super::{Answer, Ask, Edge};
@@ -37,8 +37,8 @@ impl Edge {
                 continue;
             };
             match self.receive(leading, order, arrival).await {
-                Received::Done => return None,
-                Received::Broken(again, error) => {
+                Landed::Done => return None,
+                Landed::Broken(again, error) => {
                     tracing::warn!(path = %again.lead.key(), %error, "handoff from a previous owner failed");
                     leading = again;
                 }
@@ -51,11 +51,11 @@ impl Edge {
     /// most as many as may be asked.
     fn holders(&self, key: &AssetKey) -> Vec<Arc<str>> {
         // A write may not have come to all of them yet.
-        if self.memory.has_changed(key) {
+        if self.store.has_changed(key) {
             return Vec::new();
         }
         let mut holders = self.membership.may_hold(key.hash(), Instant::now());
-        holders.retain(|name| !self.memory.doubts(name, key));
+        holders.retain(|name| !self.store.doubts(name, key));
         holders.truncate(self.attempts);
         holders
     }
@@ -65,12 +65,12 @@ impl Edge {
         request.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
         let arrival = self.ask_peer_promptly(peer, request).await;
         let outcome = match &arrival {
-            Some(arrival) if is_held(&arrival.response) => Sought::Held,
+            Some(arrival) if is_held(&arrival.response) => Sought::Chunks,
             Some(_) => Sought::Missing,
             None => Sought::Error,
         };
         self.metrics.taken_over(outcome);
-        arrival.filter(|_| outcome == Sought::Held)
+        arrival.filter(|_| outcome == Sought::Chunks)
     }
 
     /// Answers a peer's `only-if-cached` request from a flight that is streaming, which
@@ -87,7 +87,7 @@ impl Edge {
         let order = Arc::new(self.order(ask, &headers, None));
         let good = Self::selects(streaming, &headers) && !streaming.head.facts.must_be_validated(ask.now);
         let shared = Shared { reader, streaming: streaming.clone(), order, own: HeaderMap::new() };
-        good.then(|| self.answer_flight(ask, Handled::UriMiss, Part::Follower, shared))
+        good.then(|| self.answer_flight(ask, Handled::UriMiss, Role::Follower, shared))
     }
 }
 

@@ -46,7 +46,7 @@ impl Hedges {
 }
 
 impl Edge {
-    /// What a peer answers, unless it is given up before. Interim responses go by `relay`.
+    /// What a peer answers, unless it is given up before. Informational responses go by `relay`.
     pub(super) async fn ask_unless_lost(
         &self,
         peer: &Arc<str>,
@@ -56,8 +56,8 @@ impl Edge {
         self.hedges.earn();
         let acknowledged = Acknowledgement::of(&mut request, relay);
         let answer = self.unless_given_up(peer, Some(&acknowledged), pin!(self.peers.ask(peer, request))).await?;
-        if let Some(standing) = self.membership.view().peer(peer).filter(|_| answer.is_ok()) {
-            standing.note_acknowledged();
+        if let Some(health) = self.membership.view().peer(peer).filter(|_| answer.is_ok()) {
+            health.note_acknowledged();
         }
         answer
     }
@@ -100,7 +100,7 @@ impl Edge {
             if view.has_lost(peer) || is_stuck() || self.hedges.spend() {
                 return;
             }
-            tokio::time::sleep(self.quiet).await;
+            tokio::time::sleep(self.probe_interval).await;
         }
     }
 
@@ -108,26 +108,26 @@ impl Edge {
     /// answered one and not acknowledged the request that came before it. A healthy peer
     /// in front of a slow origin does both.
     async fn is_doubtful(&self, peer: &str, acknowledged: Option<&Acknowledgement>) {
-        let Some(standing) = self.membership.view().peer(peer).cloned() else {
+        let Some(health) = self.membership.view().peer(peer).cloned() else {
             return std::future::pending().await;
         };
         let mut answered_before = None;
         loop {
-            tokio::time::sleep(self.quiet).await;
-            if standing.is_overdue() {
+            tokio::time::sleep(self.probe_interval).await;
+            if health.is_overdue() {
                 return;
             }
-            let answered_before = *answered_before.get_or_insert_with(|| standing.answered_pings());
+            let answered_before = *answered_before.get_or_insert_with(|| health.answered_pings());
             // Unless another request that waits for this peer is pinging it already.
-            if let Some(ping) = standing.ping() {
-                if Box::pin(self.question(peer, self.quiet * 2)).await.is_err() {
-                    return self.membership.note_overdue(&standing);
+            if let Some(ping) = health.ping() {
+                if Box::pin(self.question(peer, self.probe_interval * 2)).await.is_err() {
+                    return self.membership.note_overdue(&health);
                 }
                 ping.answered();
             }
             match acknowledged {
-                Some(acknowledged) if acknowledged.has_come() => standing.note_acknowledged(),
-                Some(_) if standing.answered_pings() > answered_before => return standing.note_unacknowledged(),
+                Some(acknowledged) if acknowledged.has_come() => health.note_acknowledged(),
+                Some(_) if health.answered_pings() > answered_before => return health.note_unacknowledged(),
                 _ => {}
             }
         }

@@ -23,14 +23,14 @@ use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::Refusal;
 use crate::semantics::{cache_control, combined};
-use crate::store::chunks::PIECE;
+use crate::store::chunks::CHUNK;
 use crate::store::entry::{self, Content, Head, Stored, detached};
 use crate::store::headers::Packed;
-use crate::store::metadata::{Facts, Validated};
+use crate::store::metadata::{Metadata, Validated};
 use crate::store::tiers::Tier;
 
 /// A body that is coming in.
-pub(super) struct Intake {
+pub(super) struct Ingest {
     /// The key under which it will be stored: that of its variant, if it is one.
     pub(super) key: AssetKey,
     pub(super) selected: Option<Selected>,
@@ -65,12 +65,12 @@ pub(super) struct Coming {
 
 impl Edge {
     /// Lets everybody have the body as it comes, and keeps it when it is whole.
-    pub(super) async fn take_in(self: &Arc<Self>, mut lead: Lead, order: &Order, mut intake: Intake, coming: Coming) {
+    pub(super) async fn take_in(self: &Arc<Self>, mut lead: Lead, order: &Order, mut intake: Ingest, coming: Coming) {
         let Coming { provider, mut body, mut began } = coming;
         let proof = intake.proof();
         if intake.extent == Extent::Window {
             lead.flight().body.become_window(intake.room.bytes() - intake.fields);
-            self.memory.mark(lead.key(), self.policy.load().hit_for_miss);
+            self.store.mark(lead.key(), self.policy.load().hit_for_miss);
             lead.unlist();
         }
         lead.stream(intake.streaming(provider.clone()));
@@ -146,7 +146,7 @@ impl Edge {
             // Which of the sources was wrong cannot be told: others are asked next, and
             // nobody is told to drop its copy.
             (Provider::Peer(peer), Verification::AtEnd) => {
-                self.memory.doubt(peer, lead.key(), self.policy.load().wrong);
+                self.store.doubt(peer, lead.key(), self.policy.load().wrong_content_ttl);
             }
             (_, Verification::None) | (Provider::Origin, Verification::AtEnd) => {}
         }
@@ -169,12 +169,12 @@ impl Edge {
     }
 
     /// Appends what came, within what may be held.
-    async fn take(&self, lead: &mut Lead, intake: &mut Intake, mut data: Bytes) -> Result<(), Error> {
+    async fn take(&self, lead: &mut Lead, intake: &mut Ingest, mut data: Bytes) -> Result<(), Error> {
         let growing = Arc::clone(&lead.flight().body);
         while !data.is_empty() {
-            let part = data.split_to(data.len().min(PIECE));
+            let part = data.split_to(data.len().min(CHUNK));
             poll_fn(|cx| growing.poll_room(cx)).await?;
-            intake.still_wanted(lead, self.policy.load().fill_alone)?;
+            intake.still_wanted(lead, self.policy.load().detached_fill_timeout)?;
             intake.came += part.len() as u64;
             match intake.head.length {
                 Some(length) if intake.came > length => {
@@ -195,12 +195,12 @@ impl Edge {
 
     /// A body of unknown length takes its room piece by piece. When there is no
     /// more for it, it becomes a window: those who read it go on, nobody joins.
-    fn make_room(&self, lead: &mut Lead, intake: &mut Intake) {
+    fn make_room(&self, lead: &mut Lead, intake: &mut Ingest) {
         let held = intake.room.bytes() - intake.fields;
         if intake.extent == Extent::Window || intake.came <= held {
             return;
         }
-        let more = (intake.came - held).next_multiple_of(PIECE as u64);
+        let more = (intake.came - held).next_multiple_of(CHUNK as u64);
         let refusal = if intake.came > self.plan.max_object { Refusal::TooLarge } else { Refusal::NoRoom };
         if refusal == Refusal::NoRoom && intake.room.grow(more) {
             return;
@@ -208,7 +208,7 @@ impl Edge {
         lead.flight().body.become_window(held);
         intake.extent = Extent::Window;
         if refusal.will_recur() {
-            self.memory.mark(lead.key(), self.policy.load().hit_for_miss);
+            self.store.mark(lead.key(), self.policy.load().hit_for_miss);
         }
         lead.unlist();
     }
@@ -218,26 +218,26 @@ impl Edge {
         if lead.is_overtaken() {
             return;
         }
-        self.memory.store(tier, key, stored);
+        self.store.store(tier, key, stored);
         // A write may have come in between: it marks the flight, then it removes.
         if lead.is_overtaken() {
-            self.memory.remove(key);
+            self.store.remove(key);
         }
     }
 
     /// Ends a flight well. What it brought goes into memory first, so that whoever
     /// comes now finds one or the other.
-    pub(super) fn land(&self, lead: Lead, mut intake: Intake) {
+    pub(super) fn land(&self, lead: Lead, mut intake: Ingest) {
         let tier = tier(&lead);
         intake.certify();
         let last = std::mem::take(&mut intake.last);
         let growing = Arc::clone(&lead.flight().body);
-        growing.complete(last, |pieces| {
+        growing.complete(last, |chunks| {
             if intake.kept != Kept::Stored {
                 return;
             }
-            let stored = self.made_of(&intake, pieces);
-            if self.memory.takes(tier, stored.weight()) {
+            let stored = self.made_of(&intake, chunks);
+            if self.store.takes(tier, stored.weight()) {
                 self.keep(&lead, tier, &intake.key, stored);
             }
         });
@@ -247,14 +247,14 @@ impl Edge {
 
     /// What is stored of a body that is there in `pieces`. What it takes of the budget, it
     /// takes over from the flight.
-    fn made_of(&self, intake: &Intake, pieces: Vec<Bytes>) -> Stored {
-        let Intake { key, head, room, came, .. } = intake;
+    fn made_of(&self, intake: &Ingest, chunks: Vec<Bytes>) -> Stored {
+        let Ingest { key, head, room, came, .. } = intake;
         let packed = self.packed(head, *came);
         let charge = room.split(Stored::weight_of(key, &packed, *came));
         let content = if entry::is_small(*came) {
-            Content::Small(pieces.first().map_or(&[], |bytes| bytes))
+            Content::Small(chunks.first().map_or(&[], |bytes| bytes))
         } else {
-            Content::Large(room.hold(pieces, *came))
+            Content::Large(room.hold(chunks, *came))
         };
         Stored::new(key, packed, content, charge)
     }
@@ -263,15 +263,15 @@ impl Edge {
     /// speaks only of the request that filled the flight.
     fn packed(&self, head: &Head, length: u64) -> Packed {
         if head.length.is_some() || head.facts.status == StatusCode::NO_CONTENT {
-            return self.memory.pack(head.facts, &head.headers, length);
+            return self.store.pack(head.facts, &head.headers, length);
         }
         let mut headers = head.headers.clone();
         headers.insert(CONTENT_LENGTH, length.into());
-        self.memory.pack(head.facts, &headers, length)
+        self.store.pack(head.facts, &headers, length)
     }
 }
 
-impl Intake {
+impl Ingest {
     /// What those who share the flight see of it, now that its head is there.
     pub(super) fn streaming(&self, provider: Provider) -> Streaming {
         Streaming {
@@ -326,13 +326,13 @@ impl Intake {
 
     /// A fill that nobody waits for goes on, for it will be wanted; but not
     /// for ever.
-    fn still_wanted(&mut self, lead: &Lead, fill_alone: Duration) -> Result<(), Error> {
+    fn still_wanted(&mut self, lead: &Lead, detached_fill_timeout: Duration) -> Result<(), Error> {
         if lead.flight().body.readers() > 0 {
             self.alone_since = None;
             return Ok(());
         }
         let since = *self.alone_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > fill_alone { Err(Error::Abandoned) } else { Ok(()) }
+        if since.elapsed() > detached_fill_timeout { Err(Error::Abandoned) } else { Ok(()) }
     }
 }
 
@@ -369,6 +369,6 @@ pub(super) fn head(
     } else if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, length.into());
     }
-    let facts = Facts { status: parts.status, born, lifetime, validated: Validated::Never };
+    let facts = Metadata { status: parts.status, born, lifetime, validated: Validated::Never };
     (Head { facts, length, headers, upstream_status }, own)
 }

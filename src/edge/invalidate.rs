@@ -11,11 +11,11 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use super::quota::Quota;
 use super::{Answer, Ask, Edge, Writes};
 use crate::body::Body;
-use crate::cluster::health::Standing;
+use crate::cluster::health::Health;
 use crate::cluster::view::State;
 use crate::error::Error;
 use crate::key::AssetKey;
-use crate::observe::access::{From, Record};
+use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Served, Source};
 use crate::origin::Asker;
 use crate::origin::http_origin::Site;
@@ -36,7 +36,7 @@ impl Edge {
 
     pub(super) fn answer_purge(&self, ask: &Ask) -> Answer {
         self.forget(&self.policy.load().trim(ask.key.clone()));
-        Answer { response: purged(), record: Self::record(ask, Served::Pass, From::Nobody) }
+        Answer { response: purged(), record: Self::record(ask, Served::Pass, ServedFrom::Edge) }
     }
 
     /// Returns true if a peer wants all forgotten that no name proves.
@@ -49,24 +49,24 @@ impl Edge {
             "invalidations were lost while this edge was away, dropping responses without a verified digest"
         );
         self.forget_unproven();
-        let (key, served, from) = (Err(EVERYTHING.into()), Served::Pass, From::Nobody);
+        let (key, served, from) = (Err(EVERYTHING.into()), Served::Pass, ServedFrom::Edge);
         Answer { response: purged(), record: Record { source, method, key, served, from, reason: None, error: None } }
     }
 
     /// Keeps no response that its name does not prove, nor one that is coming in.
     fn forget_unproven(&self) {
         // In the order of `forget`.
-        self.memory.note_all_changed(self.membership.memory());
+        self.store.note_all_changed(self.membership.memory());
         self.flights.overtake_all();
-        self.memory.forget_unproven();
+        self.store.forget_unproven();
     }
 
     /// Keeps nothing under `key`, nor what is coming in under it.
     fn forget(&self, key: &AssetKey) {
         // Before any flight can begin that asks others for it.
-        self.memory.note_changed(key, self.membership.memory());
+        self.store.note_changed(key, self.membership.memory());
         self.flights.overtake(key);
-        self.memory.forget(key);
+        self.store.forget(key);
     }
 
     /// Asks the origin for what may change it, and has every edge forget what was
@@ -205,7 +205,7 @@ impl Edge {
         *request.uri_mut() = target.into();
         // One that is silent for longer may serve what it has for as long as that
         // is fresh.
-        let asked = tokio::time::timeout(self.promptly, self.peers.ask(peer, request)).await;
+        let asked = tokio::time::timeout(self.peer_timeout, self.peers.ask(peer, request)).await;
         asked.unwrap_or(Err(Error::PeerTimeout)).map(|answer| answer.status())
     }
 }
@@ -246,7 +246,7 @@ impl Unheard {
     }
 
     /// Who is no member any more will not ask what has changed.
-    fn forget_strangers(&self, members: &[Arc<Standing>]) {
+    fn forget_strangers(&self, members: &[Arc<Health>]) {
         self.peers().retain(|peer, _| members.iter().any(|member| member.name == *peer));
     }
 

@@ -19,14 +19,14 @@ use tokio::sync::Semaphore;
 
 use crate::body::Body;
 use crate::body::informational::Relay;
-use crate::body::zero_copy::Pages;
+use crate::body::zero_copy::Arena;
 use crate::clients::Clients;
 use crate::cluster::membership::Membership;
-use crate::edge::request_class::Manner;
+use crate::edge::request_class::RequestClass;
 use crate::error::Error;
 use crate::flight::{Flights, Provider};
 use crate::key::AssetKey;
-use crate::observe::access::{From, Record};
+use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Gauges, Metrics, Served, Source};
 use crate::origin::Origin;
 use crate::peer::client::Peers;
@@ -40,7 +40,7 @@ use crate::semantics::request_fields::{Also, Class, Kind};
 use crate::semantics::storing::{Case, Credentials, Name, Personal};
 use crate::store::budget::Budget;
 use crate::store::entry::Stored;
-use crate::store::tiers::{Found, Memory, Plan, Tier};
+use crate::store::tiers::{Found, Plan, Store, Tier};
 
 mod admission;
 mod coalesce;
@@ -68,7 +68,7 @@ mod upgrade;
 mod verify;
 mod warm;
 
-pub(crate) use fast_hit::{NotAtOnce, Plainly};
+pub(crate) use fast_hit::{FastRequest, NotFastHit};
 pub(crate) use forwarding::{Forwarding, Requester};
 use hedge::Hedges;
 use invalidate::Unheard;
@@ -84,20 +84,20 @@ pub(crate) struct Parts {
     pub(crate) loop_id: HeaderValue,
     pub(crate) plan: Plan,
     /// Where large pieces of bodies are held.
-    pub(crate) pages: Arc<Pages>,
+    pub(crate) arena: Arc<Arena>,
     pub(crate) policy: Policy,
     pub(crate) origin: Box<dyn Origin>,
     pub(crate) peers: Peers,
     /// How many peers are asked before the origin is.
     pub(crate) attempts: usize,
     /// How long a peer may take that answers from its own memory.
-    pub(crate) promptly: Duration,
+    pub(crate) peer_timeout: Duration,
     /// How long a request waits before the peer is asked whether it is still there.
-    pub(crate) quiet: Duration,
+    pub(crate) probe_interval: Duration,
     /// How many keys it pulls, or lists for others to pull.
     pub(crate) warm_keys: usize,
     /// How many fills go on without anyone who waits for their head.
-    pub(crate) alone: usize,
+    pub(crate) max_detached_fills: usize,
     pub(crate) membership: Arc<Membership>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -110,20 +110,20 @@ pub struct Edge {
     limits: Limits,
     loop_id: HeaderValue,
     plan: Plan,
-    pages: Arc<Pages>,
+    arena: Arc<Arena>,
     policy: ArcSwap<Policy>,
     origin: ArcSwap<Box<dyn Origin>>,
     peers: Peers,
     attempts: usize,
-    promptly: Duration,
-    quiet: Duration,
+    peer_timeout: Duration,
+    probe_interval: Duration,
     warm_keys: usize,
-    alone: Semaphore,
-    /// Held while what is stored is listed.
+    detached_fills: Semaphore,
+    /// Chunks while what is stored is listed.
     listing: Semaphore,
     hedges: Hedges,
     unheard: Unheard,
-    memory: Memory,
+    store: Store,
     budget: Arc<Budget>,
     flights: Arc<Flights>,
     /// Requests at the origin, for the clients that are counted.
@@ -143,7 +143,7 @@ struct Ask {
     authority: Option<Authority>,
     key: AssetKey,
     headers: HeaderMap,
-    manner: Manner,
+    class: RequestClass,
     /// Known once it has missed.
     kind: Kind,
     body: Body,
@@ -219,18 +219,18 @@ impl Edge {
             origin: ArcSwap::from_pointee(parts.origin),
             peers: parts.peers,
             attempts: parts.attempts,
-            promptly: parts.promptly,
-            quiet: parts.quiet,
+            peer_timeout: parts.peer_timeout,
+            probe_interval: parts.probe_interval,
             warm_keys: parts.warm_keys,
-            alone: Semaphore::new(parts.alone),
+            detached_fills: Semaphore::new(parts.max_detached_fills),
             listing: Semaphore::new(1),
             hedges: Hedges::new(),
             unheard: Unheard::default(),
-            memory: Memory::new(&parts.plan, Arc::clone(&budget)),
+            store: Store::new(&parts.plan, Arc::clone(&budget)),
             budget,
-            flights: Flights::new(Arc::clone(&parts.pages)),
+            flights: Flights::new(Arc::clone(&parts.arena)),
             requests: Clients::default(),
-            pages: parts.pages,
+            arena: parts.arena,
             membership: parts.membership,
             metrics: parts.metrics,
         })
@@ -249,8 +249,8 @@ impl Edge {
         let before = self.policy.swap(Arc::clone(&policy));
         if !policy.names_as(&before) {
             self.flights.overtake_all();
-            self.memory.retain(|asset| policy.judges_as(&before, asset));
-            self.memory.unmark_all();
+            self.store.retain(|asset| policy.judges_as(&before, asset));
+            self.store.unmark_all();
         }
     }
 
@@ -260,8 +260,8 @@ impl Edge {
     }
 
     /// Returns the memory that holds large pieces of bodies.
-    pub(crate) fn pages(&self) -> &Arc<Pages> {
-        &self.pages
+    pub(crate) fn arena(&self) -> &Arc<Arena> {
+        &self.arena
     }
 
     /// What this edge adds to the Via of a response.
@@ -275,7 +275,7 @@ impl Edge {
 
     pub(crate) fn gauges(&self) -> Gauges {
         let tier = |tier: Tier| {
-            let (bytes, objects, evictions) = self.memory.figures(tier);
+            let (bytes, objects, evictions) = self.store.figures(tier);
             (tier.name(), bytes, objects, evictions)
         };
         let view = self.membership.view();
@@ -284,7 +284,7 @@ impl Edge {
             readers: self.flights.readers(),
             tiers: Tier::ALL.map(tier).to_vec(),
             memory_used: self.budget.used(),
-            lent: self.pages.lent(),
+            lent: self.arena.lent(),
             peers: view.peers().iter().map(|peer| (Arc::clone(&peer.name), peer.is_up())).collect(),
         }
     }
@@ -295,7 +295,7 @@ impl Edge {
     }
 
     /// Answers one request that came in by `source` from `requester`.
-    /// Interim responses to it go by `relay`.
+    /// Informational responses to it go by `relay`.
     pub(crate) async fn respond(
         self: &Arc<Self>,
         source: Source,
@@ -308,8 +308,8 @@ impl Edge {
         if parts.version == Version::HTTP_2 {
             forward::join_cookies(&mut parts.headers);
         }
-        let manner = Manner::of(&parts.headers);
-        let key = match self.check(source, manner, &parts) {
+        let class = RequestClass::of(&parts.headers);
+        let key = match self.check(source, class, &parts) {
             Ok(()) if Self::is_for_this_hop(&parts) => {
                 return Box::pin(self.answer_for_this_hop(source, &parts)).await;
             }
@@ -339,7 +339,7 @@ impl Edge {
             authority,
             key,
             headers,
-            manner,
+            class,
             kind: Kind::Common,
             body,
             upgrade,
@@ -359,7 +359,7 @@ impl Edge {
     }
 
     /// Whether a request can be served at all, whatever its target.
-    fn check(&self, source: Source, manner: Manner, request: &http::request::Parts) -> Result<(), Error> {
+    fn check(&self, source: Source, class: RequestClass, request: &http::request::Parts) -> Result<(), Error> {
         if matches!(request.method, Method::CONNECT | Method::TRACE) {
             return Err(Error::MethodNotAllowed);
         }
@@ -380,7 +380,7 @@ impl Edge {
         {
             return Err(Error::BadHost);
         }
-        if manner == Manner::Particular {
+        if class == RequestClass::Particular {
             self.check_particulars(&request.headers)?;
         }
         match source {
@@ -468,20 +468,20 @@ impl Edge {
         if !self.policy.load().forwarding.shares(ask) {
             return self.look_elsewhere(ask);
         }
-        if self.memory.has_variants() {
+        if self.store.has_variants() {
             // Fields of the connection alone select no variant.
             if forward::nominates(&ask.headers) {
                 forward::strip_hop_by_hop(&mut ask.headers);
             }
-            if let Some(variant) = self.memory.select(&ask.key, &ask.headers) {
+            if let Some(variant) = self.store.select(&ask.key, &ask.headers) {
                 ask.key = variant;
             }
         }
-        let wish = match ask.manner {
-            Manner::Plain => RequestControl::default(),
-            Manner::Particular => RequestControl::of(&ask.headers),
+        let wish = match ask.class {
+            RequestClass::Plain => RequestControl::default(),
+            RequestClass::Particular => RequestControl::of(&ask.headers),
         };
-        let (handled, stale) = match self.memory.find(&ask.key) {
+        let (handled, stale) = match self.store.find(&ask.key) {
             Found::Here(tier, stored) => {
                 let facts = stored.facts();
                 match freshness::reuse(facts.lifetime, facts.age(ask.now), &wish) {
@@ -513,7 +513,7 @@ impl Edge {
         ask.kind = self.kind(ask);
         let alone = match ask.kind {
             Kind::Common => false,
-            Kind::Own => stale.is_none() && self.memory.is_marked_own(&ask.key),
+            Kind::Own => stale.is_none() && self.store.is_marked_own(&ask.key),
             Kind::Unknown => true,
         };
         if alone || handled == Handled::Bypass {
@@ -562,7 +562,7 @@ impl Edge {
     /// Returns the request headers that the Vary of an asset is known to name, here or at
     /// the peer that asks: a peer sends no other header of the classes that stay behind.
     fn known_vary(&self, ask: &Ask) -> Vec<HeaderName> {
-        let known = self.memory.varies_by(&ask.key);
+        let known = self.store.varies_by(&ask.key);
         let known = known.as_deref().unwrap_or_default();
         let sorted = |name: &&HeaderName| matches!(Class::of(name), Class::Inert | Class::Unknown);
         let sent = ask.headers.keys().filter(|_| ask.source == Source::Peer).filter(sorted);
@@ -575,7 +575,7 @@ impl Edge {
         other.unwrap_or_else(|| self.via.clone())
     }
 
-    fn record(ask: &Ask, served: Served, from: From) -> Record {
+    fn record(ask: &Ask, served: Served, from: ServedFrom) -> Record {
         Record {
             source: ask.source,
             method: ask.method.clone(),
@@ -592,7 +592,7 @@ impl Edge {
     }
 }
 
-impl std::convert::From<&Provider> for From {
+impl From<&Provider> for ServedFrom {
     fn from(provider: &Provider) -> Self {
         match provider {
             Provider::Origin => Self::Origin,

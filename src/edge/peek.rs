@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Response};
 
 use super::Edge;
 use super::admission::judge;
-use super::coalesce::{Part, served};
+use super::coalesce::{Role, served};
 use super::fill::Order;
 use crate::body::Body;
 use crate::body::growing::Reader;
@@ -24,7 +24,7 @@ use crate::cluster::health::Heard;
 use crate::error::Error;
 use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
-use crate::observe::access::{From, Record};
+use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Asked, Fetched, Sought, Source};
 use crate::peer::peek_codec;
 use crate::peer::pipeline::Question;
@@ -48,9 +48,9 @@ pub(crate) struct Peeked {
 
 impl Edge {
     /// Asks the owner of `key`, of which nothing is here, for it. What comes of that is the
-    /// answer to a [plain](super::Plainly) request, or nothing; `None` if there is nobody to
+    /// answer to a [plain](super::FastRequest) request, or nothing; `None` if there is nobody to
     /// be asked in this way.
-    pub(crate) fn peek_plainly(
+    pub(crate) fn peek_fast(
         self: &Arc<Self>,
         key: AssetKey,
         accepted: Accepted,
@@ -59,13 +59,13 @@ impl Edge {
         Some(async move { Some(edge.answer_plainly(key, peek.await?)) })
     }
 
-    /// As [`peek_plainly`](Self::peek_plainly), for who makes an answer of it.
+    /// As [`peek_fast`](Self::peek_fast), for who makes an answer of it.
     pub(super) fn peek(
         self: &Arc<Self>,
         key: &AssetKey,
         accepted: Accepted,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
-        if !self.memory.may_be_at_hand(key)
+        if !self.store.may_be_at_hand(key)
             || key.as_str().len() > peek_codec::LONGEST
             || !key.as_str().is_ascii()
             || self.flights.to_origin(key, Credentials::None).is_some()
@@ -77,7 +77,7 @@ impl Edge {
             return None;
         };
         // Look again: a write overtakes what it finds, and may have come before there was this.
-        if self.memory.has_changed(key) {
+        if self.store.has_changed(key) {
             self.go_the_long_way(lead);
             return None;
         }
@@ -111,7 +111,7 @@ impl Edge {
     fn owner_at_hand(&self, key: &AssetKey) -> Option<Arc<str>> {
         let view = self.membership.view();
         let owner = view.ring.owner(key.hash())?.name();
-        let good = owner != self.membership.own() && !view.is_in_doubt(owner) && !self.memory.doubts(owner, key);
+        let good = owner != self.membership.own() && !view.is_in_doubt(owner) && !self.store.doubts(owner, key);
         good.then(|| Arc::clone(owner))
     }
 
@@ -136,7 +136,7 @@ impl Edge {
             }
         }
         reader.narrow(0, head.length);
-        let (served, from) = (served(Part::Leader), From::from(&provider));
+        let (served, from) = (served(Role::Leader), ServedFrom::from(&provider));
         let record = Record {
             source: Source::Client,
             method: Method::GET,
@@ -171,7 +171,7 @@ impl Peeking {
             edge.metrics.peeked(Sought::Missing);
             return edge.go_the_long_way(lead);
         };
-        edge.metrics.peeked(Sought::Held);
+        edge.metrics.peeked(Sought::Chunks);
         let provider = Provider::Peer(Arc::clone(&self.owner));
         let (lead, fetched) = match edge.take_whole(lead, &self.order, &provider, response, self.asked) {
             Ok(()) => (None, Fetched::Ok),
@@ -208,7 +208,7 @@ impl Edge {
     /// Has all who wait for a flight ask the long way. Until they share another, nobody is
     /// to begin one as this was.
     fn go_the_long_way(&self, lead: Lead) {
-        self.memory.note_not_at_hand(lead.key(), NOT_AT_HAND);
+        self.store.note_not_at_hand(lead.key(), NOT_AT_HAND);
         lead.settle(Outcome::NotAtHand);
     }
 

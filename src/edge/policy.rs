@@ -24,9 +24,9 @@ pub(crate) struct Policy {
     pub(crate) times: Times,
     /// A body up to this length is verified before its first byte is sent. In bytes.
     pub(crate) verify_first: u64,
-    pub(crate) wrong: Duration,
+    pub(crate) wrong_content_ttl: Duration,
     pub(crate) hit_for_miss: Duration,
-    pub(crate) fill_alone: Duration,
+    pub(crate) detached_fill_timeout: Duration,
     /// Those that clients may use.
     pub(crate) methods: Methods,
     pub(crate) writes: Writes,

@@ -31,16 +31,16 @@ impl Edge {
     /// peer is asked a question, which shows whether it is in trouble itself.
     pub(super) fn hears_part(self: &Arc<Self>, peer: &Arc<str>) {
         self.membership.note(peer, Heard::Part);
-        let Some(standing) = self.membership.view().peer(peer).cloned() else {
+        let Some(health) = self.membership.view().peer(peer).cloned() else {
             return;
         };
         let (edge, peer) = (Arc::clone(self), Arc::clone(peer));
         tokio::spawn(async move {
             // If somebody asks already, that will do.
-            let Some(_ping) = standing.ping() else {
+            let Some(_ping) = health.ping() else {
                 return;
             };
-            match edge.question(&peer, edge.promptly).await {
+            match edge.question(&peer, edge.peer_timeout).await {
                 Ok(()) => edge.tell_unheard(&peer),
                 Err(error) => edge.misses(&peer, &error),
             }
@@ -72,7 +72,7 @@ impl Edge {
     }
 
     async fn probe(self: &Arc<Self>, peer: &Arc<str>) {
-        match self.question(peer, self.promptly).await {
+        match self.question(peer, self.peer_timeout).await {
             Ok(()) => self.tell_unheard(peer),
             Err(error) => self.note_no_answer(peer, Heard::Silence, &error),
         }

@@ -11,7 +11,7 @@ use super::Edge;
 use crate::body::{Body, next_data};
 use crate::error::Error;
 use crate::semantics::storing::Verdict;
-use crate::store::chunks::PIECE;
+use crate::store::chunks::CHUNK;
 use crate::upstream::Unframed;
 
 /// A head waits for so long at the most until the length of its body is known.
@@ -36,11 +36,11 @@ impl Edge {
         mut body: Body,
     ) -> Result<Body, Error> {
         let alone = matches!(verdict, Verdict::Pass(_)) || !may_outgrow(parts, body.size_hint().exact());
-        let Some(room) = Some(PIECE as u64).filter(|_| !alone).and_then(|piece| self.budget.charge(piece)) else {
+        let Some(room) = Some(CHUNK as u64).filter(|_| !alone).and_then(|chunk| self.budget.charge(chunk)) else {
             return Ok(body);
         };
         let (mut came, deadline) = (BytesMut::new(), Instant::now() + PATIENCE);
-        while came.len() < PIECE
+        while came.len() < CHUNK
             && let Ok(data) = timeout_at(deadline, next_data(&mut body)).await
         {
             let Some(data) = data else {

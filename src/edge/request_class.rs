@@ -1,18 +1,18 @@
-//! [`Manner`]: whether a request has fields that a cache has to look into.
+//! [`RequestClass`]: whether a request has fields that a cache has to look into.
 
 use http::HeaderMap;
 
 /// How a request asks. Most ask plainly, and to see that once is cheaper than to
 /// look for each field where it would matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
+pub enum RequestClass {
     /// By its name alone, as far as a cache that has it is concerned.
     Plain,
     /// With at least one field that has a say.
     Particular,
 }
 
-impl Manner {
+impl RequestClass {
     /// That of the request with these fields.
     pub fn of(request: &HeaderMap) -> Self {
         if request.keys().any(|name| is_heeded(name.as_str().as_bytes())) { Self::Particular } else { Self::Plain }
@@ -92,15 +92,15 @@ mod tests {
         ] {
             let request = headers(&[("host", "h"), (name, value)]);
             assert!(changes(&request), "{name}");
-            assert_eq!(Manner::of(&request), Manner::Particular, "{name}");
+            assert_eq!(RequestClass::of(&request), RequestClass::Particular, "{name}");
             let (upper, mut space) = (name.to_uppercase(), [0; LONGEST]);
-            assert_eq!(Manner::of_name(in_lower_case(&upper, &mut space)), Manner::Particular, "{name}");
+            assert_eq!(RequestClass::of_name(in_lower_case(&upper, &mut space)), RequestClass::Particular, "{name}");
         }
         let plain =
             headers(&[("host", "h"), ("accept", "*/*"), ("cookie", "a=b"), ("accept-encoding", "gzip"), ("via", "x")]);
         assert!(!changes(&plain));
-        assert_eq!(Manner::of(&plain), Manner::Plain);
-        assert!(plain.keys().all(|name| Manner::of_name(name.as_str().as_bytes()) == Manner::Plain));
+        assert_eq!(RequestClass::of(&plain), RequestClass::Plain);
+        assert!(plain.keys().all(|name| RequestClass::of_name(name.as_str().as_bytes()) == RequestClass::Plain));
         assert!(in_lower_case(&"X".repeat(LONGEST + 1), &mut [0; LONGEST]).is_empty());
     }
 }

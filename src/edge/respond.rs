@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use http::header::{AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VIA};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::coalesce::{Part, Shared, served};
+use super::coalesce::{Role, Shared, served};
 use super::quota::Quota;
 use super::select::{Selection, condition, select};
 use super::{Answer, Ask, Edge};
@@ -16,7 +16,7 @@ use crate::body::{Body, Given};
 use crate::error::Error;
 use crate::flight::{Extent, Kept, Provider, Reused, Streaming, Verification, Why};
 use crate::key::AssetKey;
-use crate::observe::access::{From, Record};
+use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Served, Source};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::range::Span;
@@ -32,7 +32,10 @@ impl Edge {
     pub(super) fn answer_stored(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
         stored.uses.one_more();
         let status = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
-        Answer { response: self.give(ask, ask.now, stored, status), record: Self::record(ask, hit(tier), From::Memory) }
+        Answer {
+            response: self.give(ask, ask.now, stored, status),
+            record: Self::record(ask, hit(tier), ServedFrom::Store),
+        }
     }
 
     /// A stale response that may be served so.
@@ -40,23 +43,23 @@ impl Edge {
         let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
         Answer {
             response: self.give(ask, ask.now, stored, hit),
-            record: Self::record(ask, Served::Stale, From::Memory),
+            record: Self::record(ask, Served::Stale, ServedFrom::Store),
         }
     }
 
     /// A stale response that the provider was asked about.
-    pub(super) fn answer_reused(&self, ask: &Ask, handled: Handled, part: Part, reused: &Reused) -> Answer {
+    pub(super) fn answer_reused(&self, ask: &Ask, handled: Handled, part: Role, reused: &Reused) -> Answer {
         let (fwd_status, detail, record) = match &reused.why {
             Why::Validated(provider) => {
-                (Some(StatusCode::NOT_MODIFIED), None, Self::record(ask, served(part), From::from(provider)))
+                (Some(StatusCode::NOT_MODIFIED), None, Self::record(ask, served(part), ServedFrom::from(provider)))
             }
-            Why::FailedWith(status) => (Some(*status), None, Self::record(ask, Served::Stale, From::Memory)),
-            Why::Failed(error) => (None, Some(error.name()), Self::record(ask, Served::Stale, From::Memory)),
+            Why::FailedWith(status) => (Some(*status), None, Self::record(ask, Served::Stale, ServedFrom::Store)),
+            Why::Failed(error) => (None, Some(error.name()), Self::record(ask, Served::Stale, ServedFrom::Store)),
         };
         let status = CacheStatus {
             handled,
             fwd_status: fwd_status.map(|status| status.as_u16()),
-            collapsed: part == Part::Follower,
+            collapsed: part == Role::Follower,
             detail,
             ..CacheStatus::default()
         };
@@ -76,7 +79,7 @@ impl Edge {
         *response.body_mut() = match selection {
             Selection::Nothing => Body::empty(),
             Selection::Whole => Body::stored(stored.clone(), 0, len),
-            Selection::Part(Span { first, end }) => Body::stored(stored.clone(), first, end),
+            Selection::Role(Span { first, end }) => Body::stored(stored.clone(), first, end),
             Selection::Parts(multipart) => {
                 multipart.body(|Span { first, end }| Body::stored(stored.clone(), first, end))
             }
@@ -84,12 +87,12 @@ impl Edge {
         response
     }
 
-    pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Part, shared: Shared) -> Answer {
+    pub(super) fn answer_flight(self: &Arc<Self>, ask: &Ask, handled: Handled, part: Role, shared: Shared) -> Answer {
         let Shared { reader, streaming, order, own } = shared;
         let Streaming { head, provider, kept, extent, room, proof, .. } = streaming;
         let status = CacheStatus {
             handled,
-            collapsed: part == Part::Follower,
+            collapsed: part == Role::Follower,
             stored: kept == Kept::Stored,
             detail: if let Kept::Shared(refusal) = kept { Some(refusal.name()) } else { None },
             ..CacheStatus::default()
@@ -121,12 +124,12 @@ impl Edge {
         *response.body_mut() = match selection {
             Selection::Nothing => Body::empty(),
             Selection::Whole => read(reader, 0, head.length),
-            Selection::Part(Span { first, end }) => read(reader, first, Some(end)),
+            Selection::Role(Span { first, end }) => read(reader, first, Some(end)),
             Selection::Parts(multipart) => {
                 multipart.body(|Span { first, end }| read(Reader::new(Arc::clone(&growing)), first, Some(end)))
             }
         };
-        let record = Record { reason, ..Self::record(ask, served(part), From::from(&provider)) };
+        let record = Record { reason, ..Self::record(ask, served(part), ServedFrom::from(&provider)) };
         Answer { response, record }
     }
 
@@ -145,7 +148,7 @@ impl Edge {
             *response.body_mut() = Body::empty();
         }
         let response = self.relay(ask, response, &status);
-        let record = Record { reason: status.detail, ..Self::record(ask, Served::Pass, From::from(provider)) };
+        let record = Record { reason: status.detail, ..Self::record(ask, Served::Pass, ServedFrom::from(provider)) };
         Answer { response, record }
     }
 
@@ -167,7 +170,7 @@ impl Edge {
         let detail = (handled == Handled::OtherSite).then_some(reason);
         let status = CacheStatus { handled, detail, ..CacheStatus::default() };
         let response = self.relay(ask, response, &status);
-        let record = Record { reason: Some(reason), ..Self::record(ask, Served::Pass, From::Origin) };
+        let record = Record { reason: Some(reason), ..Self::record(ask, Served::Pass, ServedFrom::Origin) };
         Answer { response, record }
     }
 
@@ -179,7 +182,7 @@ impl Edge {
         let fresh = matches!(verdict, Verdict::Store(lifetime) if !freshness::must_be_validated(lifetime, age));
         let length = http_body::Body::size_hint(response.body()).exact();
         if fresh && length.is_some_and(|length| length <= self.plan.max_object) {
-            self.memory.unmark(&ask.key);
+            self.store.unmark(&ask.key);
         }
     }
 
@@ -195,7 +198,7 @@ impl Edge {
         let verdict = storing::verdict(self.case(ask), response.status(), response.headers(), age);
         let variants = self.policy.load().variants;
         if named && variants > 0 && matches!(verdict, Verdict::Store(_)) {
-            self.memory.vary(&ask.key.asset(), &fields, variants);
+            self.store.vary(&ask.key.asset(), &fields, variants);
         }
     }
 
@@ -243,7 +246,15 @@ impl Edge {
         let (method, key) = (Method::OPTIONS, Err(target));
         Answer {
             response,
-            record: Record { source, method, key, served: Served::Pass, from: From::Nobody, reason: None, error: None },
+            record: Record {
+                source,
+                method,
+                key,
+                served: Served::Pass,
+                from: ServedFrom::Edge,
+                reason: None,
+                error: None,
+            },
         }
     }
 
@@ -281,8 +292,15 @@ impl Edge {
         let mut response = Response::new(body);
         *response.status_mut() = error.status();
         *response.headers_mut() = headers;
-        let record =
-            Record { source, method, key, served: Served::Error, from: From::Nobody, reason: None, error: Some(error) };
+        let record = Record {
+            source,
+            method,
+            key,
+            served: Served::Error,
+            from: ServedFrom::Edge,
+            reason: None,
+            error: Some(error),
+        };
         Answer { response, record }
     }
 }

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use super::Edge;
 use super::fetch::{asked, for_all};
 use super::fill::Order;
-use super::ingest::Intake;
+use super::ingest::Ingest;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
 use crate::body::{Body, Place, Resume};
@@ -110,7 +110,7 @@ impl Edge {
         self: &Arc<Self>,
         lead: &mut Lead,
         order: &Order,
-        intake: &Intake,
+        intake: &Ingest,
         others: &mut Others,
         broken: Body,
     ) -> Option<Rest> {
@@ -159,8 +159,8 @@ impl Edge {
 
     /// The rest, from this edge itself: it is next in rank, so others may have asked it
     /// for the same meanwhile.
-    async fn rest_from_here(&self, lead: &mut Lead, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
-        if let Found::Here(_, stored) = self.memory.find(lead.key())
+    async fn rest_from_here(&self, lead: &mut Lead, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
+        if let Found::Here(_, stored) = self.store.find(lead.key())
             && is_same(&intake.head, tag, &stored.fields().unpack(), Some(stored.len()))
         {
             let len = stored.len();
@@ -174,7 +174,7 @@ impl Edge {
     }
 
     /// What follows in another flight.
-    async fn rest_of(flight: &Arc<Flight>, intake: &Intake, tag: Option<&HeaderValue>) -> Option<Body> {
+    async fn rest_of(flight: &Arc<Flight>, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
         let mut reader = Reader::new(Arc::clone(&flight.body));
         let Outcome::Streaming(Streaming { head, room, .. }) = flight.outcome().await else {
             return None;
@@ -190,7 +190,7 @@ impl Edge {
     /// Returns true if another source's bytes are sure to be of the same representation: a
     /// strong validator of a 200 tells, or the name proves it, or it is a hashed name of
     /// which no byte has come yet.
-    pub(super) fn can_go_on(order: &Order, intake: &Intake, proof: Verification) -> bool {
+    pub(super) fn can_go_on(order: &Order, intake: &Ingest, proof: Verification) -> bool {
         let Head { facts, headers, length, .. } = &*intake.head;
         let is_validated = facts.status == StatusCode::OK && strong_tag(headers).is_some();
         let is_named = order.name == Name::Proven && (proof == Verification::AtEnd || intake.came == 0);
@@ -302,7 +302,7 @@ mod tests {
 
     use super::*;
     use crate::semantics::freshness::Lifetime;
-    use crate::store::metadata::{Facts, Validated};
+    use crate::store::metadata::{Metadata, Validated};
 
     async fn rest(status: u16, fields: &[(&'static str, &'static str)], tag: Option<&'static str>) -> Option<String> {
         rest_of(None, status, fields, tag).await
@@ -321,7 +321,7 @@ mod tests {
         }
         let tag = tag.map(HeaderValue::from_static);
         let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
-        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
+        let facts = Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
         let head = Head { facts, length, headers: HeaderMap::new(), upstream_status: None };
         let body = continuation(response, tag.as_ref(), 4, &head).ok()?;
         Some(String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())

@@ -15,7 +15,7 @@ use crate::semantics::cache_control::CacheControl;
 use crate::semantics::storing::{self, Case, Credentials, Name, Personal, Refusal, Verdict};
 use crate::semantics::{date, freshness, validation, vary};
 use crate::store::entry::Stored;
-use crate::store::metadata::{Facts, Validated};
+use crate::store::metadata::{Metadata, Validated};
 use crate::store::tiers::Found;
 
 impl Edge {
@@ -68,7 +68,7 @@ impl Edge {
                 reused(&fresh, why)
             }
             Err(refusal) => {
-                self.memory.remove(lead.key());
+                self.store.remove(lead.key());
                 Outcome::Pass(refusal)
             }
         }
@@ -88,7 +88,7 @@ impl Edge {
 
     fn learn_of(&self, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
         let key = lead.key();
-        let Found::Here(tier, stored) = self.memory.find(key) else {
+        let Found::Here(tier, stored) = self.store.find(key) else {
             return;
         };
         let known = stored.fields().unpack();
@@ -96,13 +96,18 @@ impl Edge {
         let renewed = renewed(case, stored.facts(), &known, answer, asked);
         match renewed.and_then(|head| self.with(key, &stored, head)) {
             Ok(fresh) if agrees => self.keep(lead, tier, key, fresh),
-            _ => self.memory.remove(key),
+            _ => self.store.remove(key),
         }
     }
 
     /// What is stored, under a new head, which is charged anew.
-    fn with(&self, key: &AssetKey, stored: &Stored, (facts, headers): (Facts, HeaderMap)) -> Result<Stored, Refusal> {
-        let head = self.memory.pack(facts, &headers, stored.len());
+    fn with(
+        &self,
+        key: &AssetKey,
+        stored: &Stored,
+        (facts, headers): (Metadata, HeaderMap),
+    ) -> Result<Stored, Refusal> {
+        let head = self.store.pack(facts, &headers, stored.len());
         let weight = Stored::weight_of(key, &head, stored.len());
         let charge = self.budget.charge(weight).ok_or(Refusal::NoRoom)?;
         Ok(stored.renewed(key, head, charge))
@@ -113,11 +118,11 @@ impl Edge {
 /// fields, updated by the answer's. Or why it cannot be stored any longer.
 fn renewed(
     case: Case,
-    stored: Facts,
+    stored: Metadata,
     known: &HeaderMap,
     answer: &HeaderMap,
     asked: SystemTime,
-) -> Result<(Facts, HeaderMap), Refusal> {
+) -> Result<(Metadata, HeaderMap), Refusal> {
     let now = SystemTime::now();
     let mut headers = validation::updated(known, answer);
     if vary::varies(&headers) != vary::varies(known) {
@@ -132,7 +137,7 @@ fn renewed(
         Verdict::Share(refusal) | Verdict::Pass(refusal) => return Err(refusal),
     };
     withhold(&mut headers);
-    Ok((Facts { born: now - age, lifetime, validated: Validated::Once, ..stored }, headers))
+    Ok((Metadata { born: now - age, lifetime, validated: Validated::Once, ..stored }, headers))
 }
 
 /// A response that needs validation each time, and replaces one (`stale`) that was

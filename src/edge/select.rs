@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use super::Ask;
 use super::multipart::{Multipart, content_range, text};
 use crate::body::Body;
-use crate::edge::request_class::Manner;
+use crate::edge::request_class::RequestClass;
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
 use crate::semantics::range::{self, Ranged, Span};
@@ -17,7 +17,7 @@ use crate::semantics::range::{self, Ranged, Span};
 /// How much of a response a request gets.
 pub(super) enum Selection {
     Whole,
-    Part(Span),
+    Role(Span),
     /// As multipart/byteranges.
     Parts(Multipart),
     Nothing,
@@ -33,7 +33,7 @@ pub(super) fn select(
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    if ask.manner == Manner::Plain {
+    if ask.class == RequestClass::Plain {
         let selection = if ask.method == Method::HEAD { Selection::Nothing } else { Selection::Whole };
         return (response, selection);
     }
@@ -80,7 +80,7 @@ pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<
             let headers = response.headers_mut();
             headers.insert(CONTENT_LENGTH, (span.end - span.first).into());
             headers.insert(CONTENT_RANGE, text(content_range(span, length)));
-            Selection::Part(span)
+            Selection::Role(span)
         }
         Ranged::Parts(spans) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;

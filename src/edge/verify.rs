@@ -69,17 +69,17 @@ impl Edge {
         }
     }
 
-    /// Marks a key of which the origin had the contents wrong: it is not fetched again for
-    /// `cache.wrong`. A flight that a write or a change of the rules has overtaken leaves
+    /// Marks a key of which the origin had wrong contents: it is not fetched again for
+    /// `cache.wrong_content_ttl`. A flight that a write or a change of the rules has overtaken leaves
     /// no mark.
     pub(super) fn mark_wrong(&self, lead: &Lead) {
         if lead.credentials() != Credentials::None {
             return;
         }
-        self.memory.mark_wrong(lead.key(), self.policy.load().wrong);
+        self.store.mark_wrong(lead.key(), self.policy.load().wrong_content_ttl);
         // Checked after the mark is set: both overtake the flight before they remove marks.
         if lead.is_overtaken() {
-            self.memory.unmark_wrong(lead.key());
+            self.store.unmark_wrong(lead.key());
         }
     }
 
@@ -96,7 +96,7 @@ impl Edge {
             return;
         };
         if matches!(error.fault(), Fault::Peer | Fault::Origin) {
-            self.memory.doubt(peer, key, self.policy.load().wrong);
+            self.store.doubt(peer, key, self.policy.load().wrong_content_ttl);
         }
         if wrong {
             let (edge, peer, key) = (Arc::clone(self), Arc::clone(peer), key.asset());

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 
 use super::Edge;
-use super::admission::Received;
+use super::admission::Landed;
 use super::fill::{Leading, Order};
 use super::probe::for_this_hop;
 use crate::body::next_data;
@@ -65,7 +65,7 @@ impl Edge {
         });
         let ended = if ended.await.is_ok() { "all was tried" } else { "cluster.warm_time is over" };
         let keys = pulled.keys.load(Ordering::Relaxed);
-        let (bytes, ..) = self.memory.figures(Tier::Main);
+        let (bytes, ..) = self.store.figures(Tier::Main);
         tracing::info!(keys, bytes, seconds = began.elapsed().as_secs_f32(), ended, "warm");
     }
 
@@ -73,7 +73,7 @@ impl Edge {
         loop {
             tokio::time::sleep(PROGRESS).await;
             let (keys, tried) = (pulled.keys.load(Ordering::Relaxed), pulled.tried.load(Ordering::Relaxed));
-            tracing::info!(keys, tried, of, bytes = self.memory.figures(Tier::Main).0, "warming");
+            tracing::info!(keys, tried, of, bytes = self.store.figures(Tier::Main).0, "warming");
         }
     }
 
@@ -127,7 +127,7 @@ impl Edge {
     }
 
     async fn pull(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>, pulled: &Pulled) {
-        let full = self.memory.figures(Tier::Main).0 >= self.plan.main / 100 * FULL_PERCENT;
+        let full = self.store.figures(Tier::Main).0 >= self.plan.main / 100 * FULL_PERCENT;
         if !full && self.take_over(key, holder).await {
             pulled.keys.fetch_add(1, Ordering::Relaxed);
         }
@@ -140,7 +140,7 @@ impl Edge {
         let Joining::Lead(lead) = self.flights.join(key, Reach::Holder, Credentials::None) else {
             return false;
         };
-        if self.has_landed(key, &order) || self.memory.has_changed(key) {
+        if self.has_landed(key, &order) || self.store.has_changed(key) {
             lead.settle(Outcome::Landed);
             return false;
         }
@@ -151,8 +151,8 @@ impl Edge {
         // Nobody leads this flight but this edge itself.
         let (first, _) = oneshot::channel();
         match self.receive(Leading { lead, first }, &order, arrival).await {
-            Received::Done => self.has_landed(key, &order),
-            Received::Broken(Leading { lead, .. }, error) => {
+            Landed::Done => self.has_landed(key, &order),
+            Landed::Broken(Leading { lead, .. }, error) => {
                 lead.fail(error);
                 false
             }
@@ -170,7 +170,7 @@ impl Edge {
             let members = view.ring.members().iter().map(|member| &**member.name());
             let ring = Ring::new(members.chain([&*address]));
             let owned = |hash| ring.owner(hash).is_some_and(|owner| **owner.name() == *address);
-            let wanted = edge.memory.most_used(edge.warm_keys, owned);
+            let wanted = edge.store.most_used(edge.warm_keys, owned);
             wanted.into_iter().map(|(uses, name)| format!("{uses} {name}\n")).collect()
         });
         list.await.ok()

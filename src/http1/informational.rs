@@ -7,21 +7,21 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::body::informational::Interim;
+use crate::body::informational::Informational;
 
 /// Writes interim responses where hyper asks for a flush. It does so whenever
 /// its task is polled, but only when its own buffer is empty: then all that was
 /// begun is written, and while a request has its turn nothing is half begun.
-pub(crate) struct Interspersed<IO> {
+pub(crate) struct InformationalWriter<IO> {
     io: IO,
-    interim: Interim,
+    informational: Informational,
     /// What has been begun of an interim response goes before all else.
     begun: Bytes,
 }
 
-impl<IO: AsyncWrite + Unpin> Interspersed<IO> {
-    pub(crate) fn new(io: IO, interim: Interim) -> Self {
-        Self { io, interim, begun: Bytes::new() }
+impl<IO: AsyncWrite + Unpin> InformationalWriter<IO> {
+    pub(crate) fn new(io: IO, informational: Informational) -> Self {
+        Self { io, informational, begun: Bytes::new() }
     }
 
     fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -36,13 +36,13 @@ impl<IO: AsyncWrite + Unpin> Interspersed<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Interspersed<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for InformationalWriter<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Interspersed<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for InformationalWriter<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_begun(cx))?;
         Pin::new(&mut self.io).poll_write(cx, buf)
@@ -64,7 +64,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Interspersed<IO> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_begun(cx))?;
-            match self.interim.next(cx.waker()) {
+            match self.informational.next(cx.waker()) {
                 Some(next) => self.begun = next,
                 None => return Pin::new(&mut self.io).poll_flush(cx),
             }
@@ -116,8 +116,8 @@ mod tests {
         }
     }
 
-    fn interim() -> Interim {
-        Interim::new(HeaderValue::from_static("1.1 edge-1"))
+    fn informational() -> Informational {
+        Informational::new(HeaderValue::from_static("1.1 edge-1"))
     }
 
     fn hint(relay: &Relay) {
@@ -129,9 +129,9 @@ mod tests {
     #[test]
     fn only_where_there_is_nothing_else_to_write() {
         let mut cx = Context::from_waker(Waker::noop());
-        let interim = interim();
-        let mut io = Interspersed::new(Narrow { room: 1000, ..Narrow::default() }, interim.clone());
-        hint(&interim.open());
+        let informational = informational();
+        let mut io = InformationalWriter::new(Narrow { room: 1000, ..Narrow::default() }, informational.clone());
+        hint(&informational.open());
         let write = Pin::new(&mut io).poll_write(&mut cx, b"the end of a body");
         assert!(matches!(write, Poll::Ready(Ok(17))));
         assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready());
@@ -141,9 +141,9 @@ mod tests {
     #[test]
     fn what_is_begun_is_carried_on_before_all_else() {
         let mut cx = Context::from_waker(Waker::noop());
-        let interim = interim();
-        let mut io = Interspersed::new(Narrow { room: 10, ..Narrow::default() }, interim.clone());
-        hint(&interim.open());
+        let informational = informational();
+        let mut io = InformationalWriter::new(Narrow { room: 10, ..Narrow::default() }, informational.clone());
+        hint(&informational.open());
         assert!(Pin::new(&mut io).poll_flush(&mut cx).is_pending());
         io.io.room = 5;
         assert!(Pin::new(&mut io).poll_write(&mut cx, b"a message").is_pending());
@@ -165,11 +165,11 @@ mod tests {
     /// Answers in pieces, while hints come at all times, the wrong ones too.
     async fn answer(
         request: Request<Incoming>,
-        interim: Interim,
+        informational: Informational,
         reading: Reading,
     ) -> Result<Response<Chunks>, Infallible> {
         let number: usize = request.uri().path()[1..].parse().unwrap();
-        let relay = interim.open();
+        let relay = informational.open();
         let hinting = relay.clone();
         tokio::spawn(async move {
             for _ in 0..40 {
@@ -208,10 +208,10 @@ mod tests {
             .into_iter()
             .flat_map(|room| [Reading::BeforeTheAnswer, Reading::Anytime].map(|reading| (room, reading)))
         {
-            let interim = interim();
+            let informational = informational();
             let (client, server) = tokio::io::duplex(room);
-            let io = TokioIo::new(Interspersed::new(server, interim.clone()));
-            let service = service_fn(move |request| answer(request, interim.clone(), reading));
+            let io = TokioIo::new(InformationalWriter::new(server, informational.clone()));
+            let service = service_fn(move |request| answer(request, informational.clone(), reading));
             let mut builder = http1::Builder::new();
             builder.writev(reading == Reading::BeforeTheAnswer);
             tokio::spawn(builder.serve_connection(io, service));

@@ -20,19 +20,19 @@ use crate::error::Error;
 use crate::key::AssetKey;
 use crate::observe::activity::{Piece, Way};
 use crate::observe::metrics::{Metrics, Served, Source};
-use crate::store::chunks::PIECE;
+use crate::store::chunks::CHUNK;
 
-/// Whose bytes a client got.
+/// The source of the bytes that a client got.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum From {
-    /// What is stored here.
-    Memory,
+pub enum ServedFrom {
+    /// The store of this edge.
+    Store,
     /// The origin, asked by this edge.
     Origin,
     /// The peer of this name, asked by this edge.
     Peer(Arc<str>),
-    /// This edge's own words.
-    Nobody,
+    /// A response that this edge made itself.
+    Edge,
 }
 
 /// What is known of a request when its answer begins.
@@ -47,7 +47,7 @@ pub struct Record {
     /// What became of it.
     pub served: Served,
     /// Whose bytes the client gets.
-    pub from: From,
+    pub from: ServedFrom,
     /// Why the response was not stored, a stale one was served, or the request passed: a
     /// word for each reason. Those of Cache-Status' `detail` are the same.
     pub reason: Option<&'static str>,
@@ -59,7 +59,7 @@ impl Record {
     /// Returns true for a peer's question to this edge itself, asked several times a second:
     /// it is counted, and has no line.
     fn is_probe(&self) -> bool {
-        self.source == Source::Peer && self.method == Method::OPTIONS && self.from == From::Nobody
+        self.source == Source::Peer && self.method == Method::OPTIONS && self.from == ServedFrom::Edge
     }
 }
 
@@ -198,10 +198,10 @@ impl Access {
             status: sent.status,
             result: served.name(),
             from: match &record.from {
-                From::Memory => "memory",
-                From::Origin => "origin",
-                From::Peer(name) => name,
-                From::Nobody => "-",
+                ServedFrom::Store => "memory",
+                ServedFrom::Origin => "origin",
+                ServedFrom::Peer(name) => name,
+                ServedFrom::Edge => "-",
             },
             owner: owner.map(|owner| &**owner.name()),
             bytes: sent.bytes,
@@ -336,7 +336,7 @@ impl Drop for Unanswered {
             method: self.method.clone(),
             key: Err(in_short(target).into()),
             served: Served::Error,
-            from: From::Nobody,
+            from: ServedFrom::Edge,
             reason: None,
             error: Some(Error::ClientLeft),
         };
@@ -377,7 +377,7 @@ impl http_body::Body for Watched {
         let polled = match &this.way {
             Way::Connection { .. } => this.body.poll_run(RUN, cx).map_ok(|frame| frame.map_data(Piece::from)),
             Way::Stream(stream) => {
-                let polled = this.body.poll_run(PIECE as u64, cx);
+                let polled = this.body.poll_run(CHUNK as u64, cx);
                 if polled.is_pending() {
                     stream.has_nothing();
                 }

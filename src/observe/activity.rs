@@ -13,7 +13,7 @@ use crate::body::Run;
 
 /// The requests of one connection, by their number.
 #[derive(Clone, Default)]
-pub(crate) struct Requests(Arc<Counts>);
+pub(crate) struct Activity(Arc<Counts>);
 
 #[derive(Default)]
 struct Counts {
@@ -33,11 +33,11 @@ struct Counts {
     opened: Notify,
 }
 
-impl Requests {
+impl Activity {
     /// One begins; it ends when what is returned is dropped.
-    pub(crate) fn begin(&self) -> UnderWay {
+    pub(crate) fn begin(&self) -> ActiveRequest {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
-        UnderWay(self.clone())
+        ActiveRequest(self.clone())
     }
 
     /// From now on, only an orderly end of the connection may look like one: it tells
@@ -137,9 +137,9 @@ pub(crate) enum News {
 }
 
 /// A request that has not been answered to its end.
-pub(crate) struct UnderWay(Requests);
+pub(crate) struct ActiveRequest(Activity);
 
-impl Drop for UnderWay {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.0.ended.fetch_add(1, Ordering::Relaxed);
     }
@@ -148,7 +148,7 @@ impl Drop for UnderWay {
 /// What an answer goes by.
 pub(crate) enum Way {
     /// All of a connection over HTTP/1.
-    Connection { _under_way: UnderWay },
+    Connection { _under_way: ActiveRequest },
     /// A stream of one over HTTP/2.
     Stream(Arc<Stream>),
 }
@@ -156,7 +156,7 @@ pub(crate) enum Way {
 /// How the client takes an answer over HTTP/2. It lasts until the last of it has gone.
 pub(crate) struct Stream {
     turn: Mutex<Turn>,
-    _under_way: UnderWay,
+    _under_way: ActiveRequest,
 }
 
 struct Turn {
@@ -167,7 +167,7 @@ struct Turn {
 }
 
 impl Stream {
-    pub(crate) fn new(under_way: UnderWay) -> Arc<Self> {
+    pub(crate) fn new(under_way: ActiveRequest) -> Arc<Self> {
         Arc::new(Self { turn: Mutex::new(Turn { out: 0, since: Some(Instant::now()) }), _under_way: under_way })
     }
 
@@ -206,7 +206,7 @@ pub(crate) struct Piece {
 }
 
 impl Way {
-    pub(crate) fn connection(under_way: UnderWay) -> Self {
+    pub(crate) fn connection(under_way: ActiveRequest) -> Self {
         Self::Connection { _under_way: under_way }
     }
 }

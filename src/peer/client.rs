@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 
-use super::pipeline::{Links, Question, Waits};
+use super::pipeline::{Pipelines, Question, Waits};
 use crate::body::Body;
 use crate::error::Error;
 use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
@@ -22,7 +22,7 @@ const BLAME: Blame = Blame {
 pub(crate) struct Peers {
     outgoing: Outgoing,
     first_byte: Duration,
-    links: Links,
+    links: Pipelines,
 }
 
 impl Peers {
@@ -30,7 +30,7 @@ impl Peers {
     /// an answer to a peek for the time of `quiet`.
     pub(crate) fn new(patience: Patience, first_byte: Duration, quiet: Duration) -> Self {
         let outgoing = Outgoing::new(patience, BLAME, MOST_FIELDS + ADDED_FIELDS);
-        Self { outgoing, first_byte, links: Links::new(Waits { promptly: patience.connect, quiet }) }
+        Self { outgoing, first_byte, links: Pipelines::new(Waits { peer_timeout: patience.connect, quiet }) }
     }
 
     /// Asks the edge that listens at `address` what it has at hand.

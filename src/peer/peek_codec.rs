@@ -55,7 +55,7 @@ pub enum Came {
         wanted: usize,
     },
     /// A 200, whole.
-    Held(Response<Bytes>),
+    Chunks(Response<Bytes>),
     /// Any other answer.
     Nothing,
 }
@@ -92,7 +92,7 @@ pub fn answer(came: &mut BytesMut) -> Result<Came, String> {
     let whole = came.split_to(wanted).freeze();
     let mut response = Response::new(whole.slice(length..));
     *response.headers_mut() = headers;
-    Ok(Came::Held(response))
+    Ok(Came::Chunks(response))
 }
 
 /// How long the body is.
@@ -140,7 +140,7 @@ mod tests {
         let mut answers = Vec::new();
         while !came.is_empty() {
             answers.push(answer(&mut came));
-            if !matches!(answers.last(), Some(Ok(Came::Held(_) | Came::Nothing))) {
+            if !matches!(answers.last(), Some(Ok(Came::Chunks(_) | Came::Nothing))) {
                 break;
             }
         }
@@ -159,7 +159,7 @@ mod tests {
             match answer(&mut came).unwrap() {
                 Came::Part { wanted } => assert!(wanted > came.len(), "{wanted}"),
                 Came::Nothing => seen.push("nothing".to_owned()),
-                Came::Held(response) => {
+                Came::Chunks(response) => {
                     let fields = response.headers().iter();
                     let fields: Vec<_> = fields.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
                     seen.push(format!("{fields:?} {}", String::from_utf8_lossy(response.body())));

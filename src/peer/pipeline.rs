@@ -1,4 +1,4 @@
-//! [`Links`]: asking other edges what they have at hand, many questions to a write.
+//! [`Pipelines`]: asking other edges what they have at hand, many questions to a write.
 //!
 //! A link is a connection over HTTP/1.1 by which questions go out without waiting for
 //! the answers to those before (RFC 9112 §9.3.2). That is good only where no answer waits
@@ -63,11 +63,11 @@ pub(crate) struct Waits {
     /// By whoever asks, for an answer; and for a connection.
     pub(crate) quiet: Duration,
     /// For a peer that says nothing at all any more.
-    pub(crate) promptly: Duration,
+    pub(crate) peer_timeout: Duration,
 }
 
 /// The links of an edge.
-pub(crate) struct Links {
+pub(crate) struct Pipelines {
     open: Mutex<HashMap<Arc<str>, Handle>>,
     waits: Waits,
 }
@@ -79,7 +79,7 @@ struct Handle {
     behind: Arc<AtomicBool>,
 }
 
-impl Links {
+impl Pipelines {
     pub(crate) fn new(waits: Waits) -> Self {
         Self { open: Mutex::default(), waits }
     }
@@ -112,7 +112,7 @@ async fn serve(peer: Arc<str>, questions: mpsc::Receiver<Question>, behind: Arc<
     let ended = match tokio::time::timeout(waits.quiet, TcpStream::connect(&*peer)).await {
         Ok(Ok(stream)) => {
             let _ = stream.set_nodelay(true);
-            let mut link = Link::new(stream, Arc::clone(&peer), questions, behind, waits);
+            let mut link = Pipeline::new(stream, Arc::clone(&peer), questions, behind, waits);
             poll_fn(|cx| link.poll(cx)).await
         }
         Ok(Err(error)) => Err(describe(&error)),
@@ -123,7 +123,7 @@ async fn serve(peer: Arc<str>, questions: mpsc::Receiver<Question>, behind: Arc<
     }
 }
 
-struct Link {
+struct Pipeline {
     stream: TcpStream,
     peer: Arc<str>,
     questions: mpsc::Receiver<Question>,
@@ -159,7 +159,7 @@ struct Asked {
     since: Instant,
 }
 
-impl Link {
+impl Pipeline {
     fn new(
         stream: TcpStream,
         peer: Arc<str>,
@@ -252,7 +252,7 @@ impl Link {
                     self.wanted = wanted;
                     break;
                 }
-                Came::Held(response) => Some(response),
+                Came::Chunks(response) => Some(response),
                 Came::Nothing => None,
             };
             self.wanted = 0;
@@ -272,7 +272,7 @@ impl Link {
             let due = match self.asked.iter().find(|asked| asked.then.is_some()) {
                 Some(first) => first.since + self.waits.quiet,
                 None => match self.asked.front() {
-                    Some(late) => late.since + self.waits.promptly,
+                    Some(late) => late.since + self.waits.peer_timeout,
                     None => self.used + REST,
                 },
             };
@@ -288,7 +288,7 @@ impl Link {
             if self.asked.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if now >= self.asked[0].since + self.waits.promptly {
+            if now >= self.asked[0].since + self.waits.peer_timeout {
                 return Poll::Ready(Err("the peer says nothing".to_owned()));
             }
             self.behind.store(true, Ordering::Relaxed);
@@ -316,12 +316,12 @@ mod tests {
         (listener, address.into())
     }
 
-    fn links(quiet: Duration) -> Links {
-        Links::new(Waits { promptly: LONG, quiet })
+    fn links(quiet: Duration) -> Pipelines {
+        Pipelines::new(Waits { peer_timeout: LONG, quiet })
     }
 
     /// What comes of asking for `path`: the body, nothing, or no answer.
-    async fn asked(links: &Links, peer: &Arc<str>, path: &str) -> Result<Option<Bytes>, ()> {
+    async fn asked(links: &Pipelines, peer: &Arc<str>, path: &str) -> Result<Option<Bytes>, ()> {
         let (tell, told) = oneshot::channel();
         let then = Box::new(|response: Option<Response<Bytes>>| drop(tell.send(response.map(Response::into_body))));
         links.ask(peer, Question { key: AssetKey::parse(path, 100).unwrap(), accepted: Accepted::default(), then });
@@ -423,7 +423,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_falls_silent_in_the_middle_holds_nobody() {
         let (listener, peer) = listening().await;
-        let links = Links::new(Waits { promptly: Duration::from_millis(60), quiet: Duration::from_millis(20) });
+        let links = Pipelines::new(Waits { peer_timeout: Duration::from_millis(60), quiet: Duration::from_millis(20) });
         let answering = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nbo").await.unwrap();

@@ -45,7 +45,7 @@ pub struct Case {
 /// The times by which freshness is judged that a response does not state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Times {
-    /// `cache.negative`: for a 404 of a proven name.
+    /// `cache.negative_ttl`: for a 404 of a proven name.
     pub negative: Duration,
     /// `cache.heuristic`: the longest that is guessed from Last-Modified.
     pub heuristic: Duration,
@@ -231,7 +231,7 @@ fn by_name(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheCo
     }
 }
 
-/// Returns true if a 404 for a proven name is remembered for `cache.negative`.
+/// Returns true if a 404 for a proven name is remembered for `cache.negative_ttl`.
 fn may_be_remembered(case: Case, headers: &HeaderMap, control: CacheControl) -> bool {
     let silent = !control.no_cache && explicit_lifetime(headers, control).is_none();
     silent && case.is_common() && !case.times.negative.is_zero()

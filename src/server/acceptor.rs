@@ -13,8 +13,8 @@ use super::listeners::Listener;
 use super::supervisor::Watch;
 use crate::clients::{Clients, Counted};
 use crate::config::LimitsConfig;
-use crate::conn::Lender;
-use crate::conn::accept::{Spell, accepted};
+use crate::conn::Splicers;
+use crate::conn::accept::{LogLatch, accepted};
 use crate::conn::serving::{Context, Phase, draining};
 use crate::edge::Edge;
 use crate::observe::access::Access;
@@ -26,7 +26,7 @@ pub(super) struct Shared {
     pub(super) edge: Arc<Edge>,
     pub(super) access: Arc<Access>,
     pub(super) limits: Arc<LimitsConfig>,
-    pub(super) lender: Arc<Lender>,
+    pub(super) lender: Arc<Splicers>,
 }
 
 /// A listener at work.
@@ -90,7 +90,7 @@ enum Admitted {
 impl Acceptor {
     /// Accepts until the server drains.
     async fn accept(mut self, listener: Listener, open: Arc<Open>) {
-        let (mut failing, mut full) = (Spell::default(), Spell::default());
+        let (mut failing, mut full) = (LogLatch::default(), LogLatch::default());
         loop {
             let came = tokio::select! {
                 came = listener.accept() => came,
@@ -106,7 +106,7 @@ impl Acceptor {
         }
     }
 
-    fn admit(&self, open: &mut JoinSet<()>, full: &mut Spell, stream: TcpStream, client: IpAddr) {
+    fn admit(&self, open: &mut JoinSet<()>, full: &mut LogLatch, stream: TcpStream, client: IpAddr) {
         // A listener on `[::]` has IPv4 addresses mapped into IPv6.
         let client = client.to_canonical();
         let (listener, most) = (self.context.source.listener(), self.context.limits.connections);

@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 
 use super::bytes;
 use crate::body::describe;
-use crate::body::informational::Interim;
+use crate::body::informational::Informational;
 use crate::config::LimitsConfig;
-use crate::conn::Patient;
+use crate::conn::TimeoutIo;
 use crate::conn::serving::{Client, Context, Serving, draining};
 use crate::http1::fast_path::FastPath;
-use crate::http1::informational::Interspersed;
+use crate::http1::informational::InformationalWriter;
 use crate::observe::activity::News;
 use crate::observe::metrics::Source;
 use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
@@ -38,8 +38,8 @@ pub(super) async fn serve(context: Context, stream: TcpStream, address: IpAddr) 
         // Without it, the system's own size holds.
         let _ = set_socket_send_buffer_size(&stream, bytes(context.limits.send_buffer));
     }
-    let interim = Interim::new(context.edge.via().clone());
-    let client = Client::new(address, context.source, interim);
+    let informational = Informational::new(context.edge.via().clone());
+    let client = Client::new(address, context.source, informational);
     let serving = Arc::new(Serving { context, client });
     let tunnel_timeout = serving.context.limits.tunnel_timeout.0;
     let ended = match (speak_http(stream, &serving).await, serving.client.take_tunnel()) {
@@ -63,8 +63,8 @@ pub(super) async fn serve(context: Context, stream: TcpStream, address: IpAddr) 
 async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), String> {
     let Serving { context, client } = &**serving;
     let (mut phase, access) = (context.phase.clone(), &context.access);
-    let patient = Patient::new(stream, &context.limits, client.requests.clone(), context.lender.splicing());
-    let mut fast = FastPath::new(patient, Arc::clone(serving));
+    let timeout_io = TimeoutIo::new(stream, &context.limits, client.requests.clone(), context.lender.splicing());
+    let mut fast = FastPath::new(timeout_io, Arc::clone(serving));
     // Most connections never need more.
     tokio::select! {
         biased;
@@ -80,7 +80,7 @@ async fn speak_http(stream: TcpStream, serving: &Arc<Serving>) -> Result<(), Str
         }
         () = draining(&mut phase) => poll_fn(|cx| fast.poll_answer(cx)).await.map_err(|error| describe(&error))?,
     }
-    let io = TokioIo::new(Interspersed::new(fast, client.interim.clone()));
+    let io = TokioIo::new(InformationalWriter::new(fast, client.informational.clone()));
     let builder = builder(&context.limits, context.source);
     let service = {
         let serving = Arc::clone(serving);
@@ -147,7 +147,7 @@ fn builder(limits: &LimitsConfig, source: Source) -> auto::Builder<TokioExecutor
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        // Patient has an eye on it: hyper would set a timer for each request.
+        // TimeoutIo has an eye on it: hyper would set a timer for each request.
         .header_read_timeout(None)
         .max_buf_size(header)
         .http2()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
-use crate::body::zero_copy::Pages;
+use crate::body::zero_copy::Arena;
 use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
@@ -152,15 +152,15 @@ impl Server {
             },
             loop_id: loop_id(),
             plan: config.plan(),
-            pages: pages(&config),
+            arena: arena(&config),
             policy: policy(&config)?,
             origin,
             peers: peers_client(&config),
             attempts: cluster.attempts,
-            promptly: cluster.connect_timeout.0,
-            quiet: cluster.probe_timeout.0,
+            peer_timeout: cluster.connect_timeout.0,
+            probe_interval: cluster.probe_timeout.0,
             warm_keys: cluster.warm_keys,
-            alone: (config.origin.requests / 2).max(1),
+            max_detached_fills: (config.origin.requests / 2).max(1),
             membership: Arc::clone(&membership),
             metrics: Arc::clone(&metrics),
         });
@@ -244,14 +244,14 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
         ),
         forward: config.origin.forwarded().map_err(StartError::Config)?,
         times: Times {
-            negative: config.cache.negative.0,
+            negative: config.cache.negative_ttl.0,
             heuristic: config.cache.heuristic.0,
             hint: config.cache.hint_ttl.0,
         },
         verify_first: config.cache.verify_first.0,
-        wrong: config.cache.wrong.0,
+        wrong_content_ttl: config.cache.wrong_content_ttl.0,
         hit_for_miss: config.cache.hit_for_miss.0,
-        fill_alone: config.cache.fill_alone.0,
+        detached_fill_timeout: config.cache.detached_fill_timeout.0,
         methods: config.limits.methods().map_err(StartError::Config)?,
         writes: if config.cache.invalidate_on_write { Writes::Invalidate } else { Writes::Ignored },
         requests_per_client: config.limits.most_requests_per_client(config.origin.requests),
@@ -281,18 +281,18 @@ fn peers_client(config: &Config) -> Peers {
     let (connect, idle, lifetime) = (cluster.connect_timeout.0, cluster.idle_timeout.0, LIFETIME);
     let patience = Patience { connect, idle, lifetime };
     // A drain ends a connection that is idle to hyper, but waits for a peek.
-    let quiet = cluster.probe_timeout.0.min(connection::LINGER / 2);
-    Peers::new(patience, cluster.first_byte_timeout.0, quiet)
+    let probe_interval = cluster.probe_timeout.0.min(connection::LINGER / 2);
+    Peers::new(patience, cluster.first_byte_timeout.0, probe_interval)
 }
 
 /// Where large pieces of bodies are held.
-fn pages(config: &Config) -> Arc<Pages> {
+fn arena(config: &Config) -> Arc<Arena> {
     if config.edge.zero_copy == ZeroCopy::Off {
-        return Pages::none();
+        return Arena::none();
     }
-    Pages::reserve(config.plan().bodies()).unwrap_or_else(|error| {
+    Arena::reserve(config.plan().bodies()).unwrap_or_else(|error| {
         tracing::info!(%error, "zero-copy unavailable on this system, copying large bodies");
-        Pages::none()
+        Arena::none()
     })
 }
 

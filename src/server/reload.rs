@@ -70,12 +70,12 @@ fn next(running: &Config, told: &Config, supply: Supply) -> Config {
         },
         cluster: running.cluster.as_ref().map(next_cluster),
         cache: CacheConfig {
-            negative: told.cache.negative,
+            negative_ttl: told.cache.negative_ttl,
             hit_for_miss: told.cache.hit_for_miss,
-            fill_alone: told.cache.fill_alone,
+            detached_fill_timeout: told.cache.detached_fill_timeout,
             variants: told.cache.variants,
             verify_first: told.cache.verify_first,
-            wrong: told.cache.wrong,
+            wrong_content_ttl: told.cache.wrong_content_ttl,
             heuristic: told.cache.heuristic,
             hint_ttl: told.cache.hint_ttl,
             invalidate_on_write: told.cache.invalidate_on_write,
@@ -123,7 +123,7 @@ mod tests {
         let mut told = running.clone();
         told.origin.url = Uri::from_static("http://127.0.0.1:1");
         told.cluster.as_mut().unwrap().peers.clear();
-        told.cache.negative = Period(std::time::Duration::ZERO);
+        told.cache.negative_ttl = Period(std::time::Duration::ZERO);
         told.immutable.clear();
         told.query = Vec::new();
         told.edge.trusted_proxies.push("10.0.0.0/8".parse().unwrap());

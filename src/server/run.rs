@@ -14,7 +14,7 @@ use crate::admin::{self, Readiness};
 use crate::cluster::membership::Membership;
 use crate::cluster::view::State;
 use crate::config::Config;
-use crate::conn::Lender;
+use crate::conn::Splicers;
 use crate::edge::Edge;
 use crate::error::RunError;
 use crate::observe::metrics::Source;
@@ -42,7 +42,7 @@ impl Running {
             edge: Arc::clone(&edge),
             access: Arc::clone(&access),
             limits: Arc::new(config.limits.clone()),
-            lender: Arc::new(Lender::new(Arc::clone(edge.pages()), config.edge.zero_copy)),
+            lender: Arc::new(Splicers::new(Arc::clone(edge.arena()), config.edge.zero_copy)),
         };
         let accept = |listener, source| Accepting::begin(listener, source, &shared, &watch);
         let clients = accept(clients, Source::Client);
@@ -148,7 +148,6 @@ mod tests {
 
     use super::*;
     use crate::config::ClusterConfig;
-    use crate::conn::Lender;
     use crate::key::AssetKey;
 
     fn config() -> Config {

@@ -11,9 +11,9 @@ use triomphe::{ArcUnion, ArcUnionBorrow, ThinArc};
 
 use crate::key::AssetKey;
 use crate::store::budget::Charge;
-use crate::store::chunks::{Held, to_usize};
-use crate::store::headers::{Fields, Form, Packed, field_weight};
-use crate::store::metadata::{Facts, Span};
+use crate::store::chunks::{Chunks, to_usize};
+use crate::store::headers::{Fields, Packed, Template, field_weight};
+use crate::store::metadata::{Metadata, Span};
 use crate::store::varint;
 
 /// What a flight takes besides its body and its fields, in bytes: more than what is
@@ -32,7 +32,7 @@ const SMALL: u64 = 4096;
 /// The head of a response that comes in, and may be reused.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
-    pub(crate) facts: Facts,
+    pub(crate) facts: Metadata,
     /// The length of the body in bytes, if it is known.
     pub(crate) length: Option<u64>,
     /// End-to-end fields. Age and Cache-Status only keep the places of those
@@ -89,11 +89,11 @@ pub(crate) struct Entry {
 
 /// What it has in common with others, in one word: a form, which comes with the body where
 /// that is large.
-struct Common(ArcUnion<Form, Large>);
+struct Common(ArcUnion<Template, Large>);
 
 struct Large {
-    form: triomphe::Arc<Form>,
-    held: Arc<Held>,
+    form: triomphe::Arc<Template>,
+    held: Arc<Chunks>,
 }
 
 /// The body of a response that is to be stored.
@@ -101,18 +101,18 @@ pub(crate) enum Content<'a> {
     /// It is copied.
     Small(&'a [u8]),
     /// It is shared, with a charge of its own.
-    Large(Arc<Held>),
+    Large(Arc<Chunks>),
 }
 
 impl Common {
-    fn form(&self) -> &Form {
+    fn form(&self) -> &Template {
         match self.0.borrow() {
             ArcUnionBorrow::First(form) => form.get(),
             ArcUnionBorrow::Second(large) => &large.get().form,
         }
     }
 
-    fn held(&self) -> Option<&Arc<Held>> {
+    fn held(&self) -> Option<&Arc<Chunks>> {
         self.0.as_second().map(|large| &large.get().held)
     }
 }
@@ -193,7 +193,7 @@ impl Stored {
         AssetKey::unpacked_asset(self.key())
     }
 
-    pub(crate) fn facts(&self) -> Facts {
+    pub(crate) fn facts(&self) -> Metadata {
         self.fields().facts()
     }
 
@@ -226,18 +226,18 @@ impl Stored {
     }
 
     /// The bytes of its body from `at` to `end`, as far as they lie together.
-    pub(crate) fn piece(&self, at: u64, end: u64) -> &[u8] {
+    pub(crate) fn chunk(&self, at: u64, end: u64) -> &[u8] {
         match self.common.held() {
-            Some(held) => held.piece(at, end),
+            Some(held) => held.chunk(at, end),
             None => &self.small()[to_usize(at)..to_usize(end)],
         }
     }
 
     /// As [`Stored::piece`], for who keeps them.
-    pub(crate) fn shared_piece(&self, at: u64, end: u64) -> Bytes {
+    pub(crate) fn shared_chunk(&self, at: u64, end: u64) -> Bytes {
         match self.common.held() {
-            Some(held) => held.shared_piece(at, end),
-            None => Bytes::copy_from_slice(self.piece(at, end)),
+            Some(held) => held.shared_chunk(at, end),
+            None => Bytes::copy_from_slice(self.chunk(at, end)),
         }
     }
 }
@@ -286,19 +286,19 @@ pub(crate) mod tests {
     use super::*;
     use crate::semantics::freshness::Lifetime;
     use crate::store::budget::Budget;
-    use crate::store::chunks::PIECE;
-    use crate::store::headers::Forms;
+    use crate::store::chunks::CHUNK;
+    use crate::store::headers::Templates;
     use crate::store::metadata::Validated;
 
     /// A stored response with this body.
     pub(crate) fn stored(body: &[u8]) -> Stored {
         let budget = Budget::new(u64::MAX);
         let charge = || budget.charge(1).unwrap();
-        let pieces = || body.chunks(PIECE).map(Bytes::copy_from_slice).collect();
+        let chunks = || body.chunks(CHUNK).map(Bytes::copy_from_slice).collect();
         let content = if is_small(body.len() as u64) {
             Content::Small(body)
         } else {
-            Content::Large(Arc::new(Held::new(pieces(), charge())))
+            Content::Large(Arc::new(Chunks::new(chunks(), charge())))
         };
         Stored::new(&key("/a"), head(&budget, "one", body.len() as u64), content, charge())
     }
@@ -309,18 +309,18 @@ pub(crate) mod tests {
 
     fn head(budget: &Arc<Budget>, tag: &'static str, len: u64) -> Packed {
         let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
-        let facts = Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
+        let facts = Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
         let fields = [
             (ETAG, HeaderValue::from_static(tag)),
             (CONTENT_TYPE, HeaderValue::from_static("text/css")),
             (CONTENT_LENGTH, len.into()),
         ];
-        Forms::new(Arc::clone(budget)).pack(facts, &HeaderMap::from_iter(fields), len)
+        Templates::new(Arc::clone(budget)).pack(facts, &HeaderMap::from_iter(fields), len)
     }
 
     #[test]
     fn what_is_renewed_has_the_same_body_key_and_uses() {
-        for len in [0, 1, SMALL, SMALL + 1, 3 * PIECE as u64] {
+        for len in [0, 1, SMALL, SMALL + 1, 3 * CHUNK as u64] {
             let body = vec![7; to_usize(len)];
             let old = stored(&body);
             old.uses.one_more();
@@ -331,7 +331,7 @@ pub(crate) mod tests {
             assert_eq!((new.len(), new.uses.count(), new.name()), (len, 1, Some("/a")));
             let mut whole = Vec::new();
             while whole.len() < body.len() {
-                whole.extend_from_slice(new.piece(whole.len() as u64, len));
+                whole.extend_from_slice(new.chunk(whole.len() as u64, len));
             }
             assert!(whole == body);
             assert_eq!(

@@ -1,4 +1,4 @@
-//! [`Facts`]: what is known of a response that may be reused, besides its fields.
+//! [`Metadata`]: what is known of a response that may be reused, besides its fields.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use crate::store::varint;
 
 /// What is known of a response that may be reused, besides its fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Facts {
+pub(crate) struct Metadata {
     pub(crate) status: StatusCode,
     /// When its age was zero.
     pub(crate) born: SystemTime,
@@ -92,7 +92,7 @@ impl Span {
     }
 }
 
-impl Facts {
+impl Metadata {
     /// RFC 9111 §4.2.3, `current_age`.
     pub(crate) fn age(&self, now: SystemTime) -> Duration {
         now.duration_since(self.born).unwrap_or_default()
@@ -161,18 +161,18 @@ mod tests {
         #[test]
         fn what_is_common_and_the_times_make_the_facts_again(born in any::<u32>(), nanos in 0..1_000_000_000_u32, lifetime in lifetime()) {
             let born = UNIX_EPOCH + Duration::new(born.into(), nanos);
-            let facts = Facts { status: StatusCode::NOT_FOUND, born, lifetime, validated: Validated::Once };
+            let facts = Metadata { status: StatusCode::NOT_FOUND, born, lifetime, validated: Validated::Once };
             let common = facts.at(Times::default());
             let again = common.at(facts.times());
             // By less than a part.
             let is_a_little_below = |before: Duration, after: Duration| {
                 before.checked_sub(after).is_some_and(|lost| lost < Duration::from_nanos(NANOS.div_ceil(PARTS)))
             };
-            let since_epoch = |facts: &Facts| facts.born.duration_since(UNIX_EPOCH).unwrap();
+            let since_epoch = |facts: &Metadata| facts.born.duration_since(UNIX_EPOCH).unwrap();
             prop_assert!(is_a_little_below(since_epoch(&facts), since_epoch(&again)));
-            let fresh = |facts: &Facts| facts.lifetime.stated().unwrap_or_default();
+            let fresh = |facts: &Metadata| facts.lifetime.stated().unwrap_or_default();
             prop_assert!(is_a_little_below(fresh(&facts), fresh(&again)));
-            prop_assert_eq!(Facts { born, lifetime: lifetime.lasting(fresh(&facts)), ..again }, facts);
+            prop_assert_eq!(Metadata { born, lifetime: lifetime.lasting(fresh(&facts)), ..again }, facts);
             // Once is enough, and whole seconds are kept as they are.
             prop_assert_eq!(common.at(again.times()), again);
             let whole = common.at(Times { born: Duration::from_secs(7).into(), fresh: Duration::from_secs(9).into() });
@@ -184,7 +184,7 @@ mod tests {
             prop_assert_eq!(common.at(kept), again);
             prop_assert!(packed.len() == 4 || lifetime.stated().unwrap().subsec_nanos() > 0);
             // Nothing of the times is left in what is common.
-            let other = Facts { born: born + Duration::from_secs(1), lifetime: lifetime.lasting(Duration::from_secs(7)), ..facts };
+            let other = Metadata { born: born + Duration::from_secs(1), lifetime: lifetime.lasting(Duration::from_secs(7)), ..facts };
             prop_assert_eq!(other.at(Times::default()), common);
         }
     }
@@ -193,7 +193,7 @@ mod tests {
     fn what_is_too_long_ago_or_lasts_too_long_is_the_nearest_that_is_not() {
         let lifetime = Lifetime::UntilEvicted { said: Some(Duration::MAX) };
         let born = UNIX_EPOCH - Duration::from_secs(1);
-        let facts = Facts { status: StatusCode::OK, born, lifetime, validated: Validated::Never };
+        let facts = Metadata { status: StatusCode::OK, born, lifetime, validated: Validated::Never };
         let again = facts.at(facts.times());
         assert_eq!(again.born, UNIX_EPOCH);
         assert_eq!(again.lifetime.stated(), Some(Duration::from_secs(u32::MAX.into())));

@@ -18,8 +18,8 @@ use crate::semantics::freshness::Lifetime;
 use crate::semantics::vary::Accepted;
 use crate::store::budget::Budget;
 use crate::store::entry::Stored;
-use crate::store::headers::{Forms, Packed};
-use crate::store::metadata::Facts;
+use crate::store::headers::{Packed, Templates};
+use crate::store::metadata::Metadata;
 use crate::store::sharding::{HandOver, KeyHash, largest_entry, options};
 use crate::store::variants::Variants;
 
@@ -142,10 +142,10 @@ impl Shelf {
     }
 }
 
-pub(crate) struct Memory {
+pub(crate) struct Store {
     main: Shelf,
     hot: Shelf,
-    forms: Forms,
+    forms: Templates,
     variants: Variants,
     /// Requests for these keys bypass request collapsing.
     markers: Notes,
@@ -163,7 +163,7 @@ pub(crate) struct Memory {
     not_at_hand: Notes,
 }
 
-impl Memory {
+impl Store {
     /// What is stored is charged to `budget`.
     pub(crate) fn new(plan: &Plan, budget: Arc<Budget>) -> Self {
         Self {
@@ -171,7 +171,7 @@ impl Memory {
             // Room for the largest objects would cost this tier its shards: copies of
             // them are kept in the main tier.
             hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
-            forms: Forms::new(budget),
+            forms: Templates::new(budget),
             variants: Variants::new(plan.variants),
             markers: Notes::new(),
             own_markers: Notes::new(),
@@ -232,7 +232,7 @@ impl Memory {
     }
 
     /// The head of a response, whose body has so many bytes, as it is stored.
-    pub(crate) fn pack(&self, facts: Facts, headers: &HeaderMap, body: u64) -> Packed {
+    pub(crate) fn pack(&self, facts: Metadata, headers: &HeaderMap, body: u64) -> Packed {
         self.forms.pack(facts, headers, body)
     }
 
@@ -240,7 +240,7 @@ impl Memory {
     /// shard of the hot one. What makes room for it is dropped once the tier's lock is free.
     pub(crate) fn store(&self, tier: Tier, key: &AssetKey, stored: Stored) {
         let tier = self.fitting(tier, stored.weight());
-        // Held until it is stored: a write finds what is.
+        // Chunks until it is stored: a write finds what is.
         let change = key.variant().map(|_| self.variants.change());
         if let Some(change) = &change {
             let Some(unlisted) = change.list(key) else { return };
@@ -484,8 +484,8 @@ mod tests {
 
     /// It weighs 600 bytes, and `len`.
     fn stored(key: &AssetKey, budget: &Arc<Budget>, len: u64, lifetime: Lifetime, born: SystemTime) -> Stored {
-        let facts = Facts { status: StatusCode::OK, born, lifetime, validated: Validated::Never };
-        let head = Forms::new(Arc::clone(budget)).pack(facts, &HeaderMap::new(), 1);
+        let facts = Metadata { status: StatusCode::OK, born, lifetime, validated: Validated::Never };
+        let head = Templates::new(Arc::clone(budget)).pack(facts, &HeaderMap::new(), 1);
         Stored::new(key, head, Content::Small(b"x"), budget.charge(len + 600).unwrap())
     }
 
@@ -497,7 +497,7 @@ mod tests {
             let max_object = Plan::new(memory, 0.125, 0.25, 0).largest();
             let plan = Plan::new(memory, 0.125, 0.25, max_object);
             let budget = Budget::new(memory);
-            let tiers = Memory::new(&plan, Arc::clone(&budget));
+            let tiers = Store::new(&plan, Arc::clone(&budget));
             let largest = max_object + FIELDS;
             assert!(tiers.takes(Tier::Main, largest));
             let entry = stored(&key("/a"), &budget, largest - 600, FOREVER, SystemTime::now());
@@ -510,7 +510,7 @@ mod tests {
     fn tiers_stay_within_their_weight_and_give_the_budget_back() {
         let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
         let budget = Budget::new(plan.memory);
-        let tiers = Memory::new(&plan, Arc::clone(&budget));
+        let tiers = Store::new(&plan, Arc::clone(&budget));
         for i in 0..1000 {
             let key = key(&format!("/{i}"));
             tiers.store(Tier::Main, &key, stored(&key, &budget, 100_000, FOREVER, SystemTime::now()));
@@ -527,7 +527,7 @@ mod tests {
         for memory in [16 * MIB, 512 * MIB, 4096 * MIB] {
             let plan = Plan::new(memory, 0.125, 0.25, memory / 8);
             let budget = Budget::new(plan.memory);
-            let tiers = Memory::new(&plan, Arc::clone(&budget));
+            let tiers = Store::new(&plan, Arc::clone(&budget));
             for part in 1..=16 {
                 let (key, weight) = (key(&format!("/{part}")), plan.max_object / 16 * part);
                 assert!(tiers.takes(Tier::Hot, weight));
@@ -543,7 +543,7 @@ mod tests {
     fn without_a_hot_tier_nothing_is_stored_there() {
         let plan = Plan::new(16 * MIB, 0.0, 0.25, MIB);
         let budget = Budget::new(plan.memory);
-        let tiers = Memory::new(&plan, Arc::clone(&budget));
+        let tiers = Store::new(&plan, Arc::clone(&budget));
         tiers.store(Tier::Hot, &key("/a"), stored(&key("/a"), &budget, 1, FOREVER, SystemTime::now()));
         assert!(matches!(tiers.find(&key("/a")), Found::Here(Tier::Main, _)));
         assert_eq!(tiers.figures(Tier::Hot).0, 0);
@@ -551,7 +551,7 @@ mod tests {
 
     /// What varies by one field of a request.
     struct Varying {
-        tiers: Memory,
+        tiers: Store,
         budget: Arc<Budget>,
         by: Arc<[HeaderName]>,
     }
@@ -560,7 +560,7 @@ mod tests {
         fn new(memory: u64) -> Self {
             let by = [HeaderName::from_static("x-a")].into();
             let budget = Budget::new(memory);
-            let tiers = Memory::new(&Plan::new(memory, 0.125, 0.25, MIB / 8), Arc::clone(&budget));
+            let tiers = Store::new(&Plan::new(memory, 0.125, 0.25, MIB / 8), Arc::clone(&budget));
             Self { tiers, budget, by }
         }
 
@@ -632,7 +632,7 @@ mod tests {
     #[test]
     fn what_is_replaced_is_not_evicted() {
         let budget = Budget::new(16 * MIB);
-        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Arc::clone(&budget));
+        let tiers = Store::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Arc::clone(&budget));
         for _ in 0..2 {
             tiers.store(Tier::Main, &key("/a"), stored(&key("/a"), &budget, 10, FOREVER, SystemTime::now()));
         }
@@ -642,7 +642,7 @@ mod tests {
     #[test]
     fn names_whose_hashes_collide_never_share_a_response() {
         let budget = Budget::new(16 * MIB);
-        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Arc::clone(&budget));
+        let tiers = Store::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Arc::clone(&budget));
         let keys = [key("/a"), key("/b").colliding_with(&key("/a"))];
         for (key, other) in [(&keys[0], &keys[1]), (&keys[1], &keys[0])] {
             tiers.store(Tier::Main, key, stored(key, &budget, 10, FOREVER, SystemTime::now()));
@@ -659,7 +659,7 @@ mod tests {
     async fn tiers_and_markers() {
         let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
         let budget = Budget::new(plan.memory);
-        let tiers = Memory::new(&plan, Arc::clone(&budget));
+        let tiers = Store::new(&plan, Arc::clone(&budget));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let second = Duration::from_secs(1);
         tiers.mark(&key("/a"), second);
@@ -679,7 +679,7 @@ mod tests {
     }
     #[tokio::test(start_paused = true)]
     async fn what_is_noted_holds_for_its_time() {
-        let tiers = Memory::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Budget::new(0));
+        let tiers = Store::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Budget::new(0));
         let (a, second) = (key("/a"), Duration::from_secs(1));
         tiers.mark_wrong(&a, second);
         tiers.doubt("peer", &a, second);

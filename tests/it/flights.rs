@@ -182,7 +182,7 @@ async fn a_fill_that_nobody_waits_for_is_bounded() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     origin.script(ASSET, Script::ok(pattern(MIB)).gate(&gate));
-    let edge = alone(&origin, |config| config.cache.fill_alone = Period(Duration::ZERO)).await;
+    let edge = alone(&origin, |config| config.cache.detached_fill_timeout = Period(Duration::ZERO)).await;
     gate.open(1000);
     let mut only = edge.get(ASSET).open().await;
     only.bytes(1000).await;

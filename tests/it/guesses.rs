@@ -419,7 +419,7 @@ async fn contents_that_were_wrong_are_fetched_again_once_no_rule_verifies_them()
     let origin = Origin::start().await;
     let mut verified = config("edge-1");
     verified.origin.url = origin.url();
-    verified.cache.wrong = Period(Duration::from_hours(1));
+    verified.cache.wrong_content_ttl = Period(Duration::from_hours(1));
     verified.immutable = vec![ImmutableConfig::path("/cas/{hash}", Some(Algorithm::Sha256))];
     let unverified =
         peerage::Config { immutable: vec![ImmutableConfig::path("/cas/{hash}", None)], ..verified.clone() };

@@ -114,7 +114,7 @@ async fn a_missing_date_is_that_of_the_fill() {
 async fn a_missing_asset_asked_nine_times_costs_one_request() {
     let origin = Origin::start().await;
     // Long enough that a slow machine's test does not outlive it.
-    let cluster = Cluster::start(3, &origin, |config| config.cache.negative = Period(Duration::from_mins(1))).await;
+    let cluster = Cluster::start(3, &origin, |config| config.cache.negative_ttl = Period(Duration::from_mins(1))).await;
     for i in 0..9 {
         let got = cluster.edges[i % 3].get(PROVEN).get().await;
         assert_eq!((got.status.as_u16(), got.text()), (404, "status 404\n"));
@@ -128,7 +128,7 @@ async fn a_missing_asset_asked_nine_times_costs_one_request() {
 #[tokio::test]
 async fn a_missing_asset_is_found_once_it_is_there() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| config.cache.negative = Period(Duration::from_millis(1))).await;
+    let edge = alone(&origin, |config| config.cache.negative_ttl = Period(Duration::from_millis(1))).await;
     assert_eq!(edge.get(PROVEN).get().await.status, 404);
     origin.script(PROVEN, Script::ok("there"));
     let found = async { while edge.get(PROVEN).get().await.status == 404 {} };

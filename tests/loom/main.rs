@@ -23,11 +23,11 @@ mod store {
 use std::future::poll_fn;
 
 use body::growing::{Growing, Next, Reader};
-use body::zero_copy::Pages;
+use body::zero_copy::Arena;
 use bytes::Bytes;
 use loom::future::block_on;
 use loom::thread;
-use store::chunks::PIECE;
+use store::chunks::CHUNK;
 
 use error::Error;
 
@@ -50,11 +50,11 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn no_wakeup_is_lost() {
     explore(|| {
-        let body = Growing::new(Pages::none());
+        let body = Growing::new(Arena::none());
         let mut reader = Reader::new(body.clone());
         let writer = thread::spawn(move || {
             body.append(Bytes::from_static(b"one"));
-            body.complete(Bytes::from_static(b"two"), |pieces| assert_eq!(pieces.concat(), b"onetwo"));
+            body.complete(Bytes::from_static(b"two"), |chunks| assert_eq!(chunks.concat(), b"onetwo"));
         });
         let (bytes, end) = block_on(read_all(&mut reader));
         assert_eq!(bytes, b"onetwo");
@@ -66,7 +66,7 @@ fn no_wakeup_is_lost() {
 #[test]
 fn every_append_wakes() {
     explore(|| {
-        let body = Growing::new(Pages::none());
+        let body = Growing::new(Arena::none());
         let mut reader = Reader::new(body.clone());
         let reads = thread::spawn(move || {
             let next = block_on(poll_fn(|cx| reader.poll_next(usize::MAX, cx)));
@@ -82,7 +82,7 @@ fn every_append_wakes() {
 #[test]
 fn a_late_reader_and_a_leaving_one() {
     explore(|| {
-        let body = Growing::new(Pages::none());
+        let body = Growing::new(Arena::none());
         let leaving = Reader::new(body.clone());
         let late = {
             let body = body.clone();
@@ -100,7 +100,7 @@ fn a_late_reader_and_a_leaving_one() {
 #[test]
 fn failure_reaches_who_waits() {
     explore(|| {
-        let body = Growing::new(Pages::none());
+        let body = Growing::new(Arena::none());
         let mut reader = Reader::new(body.clone());
         let writer = thread::spawn(move || {
             body.append(Bytes::from_static(b"half"));
@@ -114,10 +114,10 @@ fn failure_reaches_who_waits() {
 }
 
 /// Appends four pieces to a window, each as soon as there is room for it.
-async fn write_window(body: &Growing, piece: &Bytes) -> Result<(), Error> {
+async fn write_window(body: &Growing, chunk: &Bytes) -> Result<(), Error> {
     for _ in 0..4 {
         poll_fn(|cx| body.poll_room(cx)).await?;
-        body.append(piece.clone());
+        body.append(chunk.clone());
     }
     body.complete(Bytes::new(), drop);
     Ok(())
@@ -125,13 +125,13 @@ async fn write_window(body: &Growing, piece: &Bytes) -> Result<(), Error> {
 
 #[test]
 fn a_windows_writer_is_woken_by_its_readers_progress() {
-    let piece = Bytes::from(vec![0; PIECE]);
+    let chunk = Bytes::from(vec![0; CHUNK]);
     explore(move || {
-        let body = Growing::new(Pages::none());
-        body.become_window(PIECE as u64);
+        let body = Growing::new(Arena::none());
+        body.become_window(CHUNK as u64);
         let mut reader = Reader::new(body.clone());
-        let piece = piece.clone();
-        let writer = thread::spawn(move || block_on(write_window(&body, &piece)));
+        let chunk = chunk.clone();
+        let writer = thread::spawn(move || block_on(write_window(&body, &chunk)));
         let mut came = 0;
         let end = block_on(async {
             loop {
@@ -141,20 +141,20 @@ fn a_windows_writer_is_woken_by_its_readers_progress() {
                 }
             }
         });
-        assert!(matches!(end, Next::End) && came == 4 * PIECE);
+        assert!(matches!(end, Next::End) && came == 4 * CHUNK);
         assert_eq!(writer.join().unwrap(), Ok(()));
     });
 }
 
 #[test]
 fn a_windows_writer_is_woken_by_its_readers_leaving() {
-    let piece = Bytes::from(vec![0; PIECE]);
+    let chunk = Bytes::from(vec![0; CHUNK]);
     explore(move || {
-        let body = Growing::new(Pages::none());
-        body.become_window(PIECE as u64);
+        let body = Growing::new(Arena::none());
+        body.become_window(CHUNK as u64);
         let reader = Reader::new(body.clone());
-        let piece = piece.clone();
-        let writer = thread::spawn(move || block_on(write_window(&body, &piece)));
+        let chunk = chunk.clone();
+        let writer = thread::spawn(move || block_on(write_window(&body, &chunk)));
         drop(reader);
         assert_eq!(writer.join().unwrap(), Err(Error::Abandoned));
     });

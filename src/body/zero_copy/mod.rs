@@ -1,4 +1,4 @@
-//! [`Pages`]: memory that sockets are lent, for the large pieces of bodies.
+//! [`Arena`]: memory that sockets are lent, for the large pieces of bodies.
 //!
 //! What is written to a socket is copied first, and of what a large body costs that copy
 //! is the most. A socket can be lent the pages themselves instead (vmsplice(2), then
@@ -27,7 +27,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::param::page_size;
 use rustix::pipe::{IoSliceRaw, PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, vmsplice};
 
-use crate::store::chunks::{PIECE, to_usize};
+use crate::store::chunks::{CHUNK, to_usize};
 
 /// From so many bytes on, sockets are lent a piece: for less, it costs as much as a copy.
 pub(crate) const LEAST: usize = 64 * 1024;
@@ -45,8 +45,8 @@ const KEPT: u64 = 32;
 /// How much a pipe takes at a time, in bytes: more than a piece and what is before it.
 const PIPE: usize = 512 * 1024;
 
-/// Memory for the large pieces of bodies; a part of it is a [`Place`].
-pub(crate) struct Pages {
+/// Memory for the large pieces of bodies; a part of it is a [`Slot`].
+pub(crate) struct Arena {
     start: NonNull<u8>,
     places: usize,
     /// How often what each place holds was sent, as a copy; or that it was [`LENT`].
@@ -59,10 +59,10 @@ pub(crate) struct Pages {
 }
 
 // SAFETY: `start` is the address of a mapping that lives as long as this does. What is
-// written there is written by a `Place`, and each is one thread's until it is only read.
-unsafe impl Send for Pages {}
+// written there is written by a `Slot`, and each is one thread's until it is only read.
+unsafe impl Send for Arena {}
 // SAFETY: As above; what is not in places is behind the mutex.
-unsafe impl Sync for Pages {}
+unsafe impl Sync for Arena {}
 
 /// The places that can be taken, by their number.
 #[derive(Default)]
@@ -90,7 +90,7 @@ impl Taken {
     }
 }
 
-impl Pages {
+impl Arena {
     /// No memory: whatever is gathered is in the allocator's, and copied when it is sent.
     pub(crate) fn none() -> Arc<Self> {
         Arc::new(Self::at(NonNull::dangling(), 0, 0))
@@ -107,17 +107,17 @@ impl Pages {
     /// What the system says when it has no such memory; `Unsupported` if sockets would be
     /// given copies of it, and not itself.
     pub(crate) fn reserve(bytes: u64) -> io::Result<Arc<Self>> {
-        let places = to_usize(bytes.saturating_mul(SPREAD)) / PIECE;
+        let places = to_usize(bytes.saturating_mul(SPREAD)) / CHUNK;
         let (flags, access) = (MapFlags::PRIVATE | MapFlags::NORESERVE, ProtFlags::READ | ProtFlags::WRITE);
         // SAFETY: A new mapping, at an address that the system chooses.
-        let start = unsafe { mmap_anonymous(ptr::null_mut(), places * PIECE, access, flags) }?;
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), places * CHUNK, access, flags) }?;
         // A huge page would be resident whole, whatever is in it. Where there are none, it
         // is an error to say so.
         // SAFETY: It is the mapping from above, which nobody uses yet.
-        let _ = unsafe { madvise(start, places * PIECE, Advice::LinuxNoHugepage) };
+        let _ = unsafe { madvise(start, places * CHUNK, Advice::LinuxNoHugepage) };
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        let pages = Arc::new(Self::at(start, places, to_usize(bytes / KEPT) / PIECE));
-        if pages.are_shared()? { Ok(pages) } else { Err(io::ErrorKind::Unsupported.into()) }
+        let arena = Arc::new(Self::at(start, places, to_usize(bytes / KEPT) / CHUNK));
+        if arena.are_shared()? { Ok(arena) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
 
     /// Whether who is lent a page has that page, and no copy of it: then a change is seen.
@@ -146,9 +146,9 @@ impl Pages {
     }
 
     /// A place where `len` bytes are to be written.
-    fn take(self: &Arc<Self>, len: usize) -> Option<Place> {
+    fn take(self: &Arc<Self>, len: usize) -> Option<Slot> {
         let mut free = self.free();
-        let place = |index| Place { pages: Arc::clone(self), index, len: 0 };
+        let place = |index| Slot { arena: Arc::clone(self), index, len: 0 };
         if let Some(index) = free.kept.pop() {
             return Some(place(index));
         }
@@ -174,7 +174,7 @@ impl Pages {
     /// `parts` one behind the other, `len` bytes together, in memory of their own: in what
     /// sockets can be lent, if they are large enough and there is any left.
     pub(crate) fn gather<'a>(self: &Arc<Self>, parts: impl Iterator<Item = &'a Bytes>, len: usize) -> Bytes {
-        let place = if (LEAST..=PIECE).contains(&len) { self.take(len) } else { None };
+        let place = if (LEAST..=CHUNK).contains(&len) { self.take(len) } else { None };
         let Some(mut place) = place else {
             let mut gathered = BytesMut::with_capacity(len);
             parts.for_each(|part| gathered.extend_from_slice(part));
@@ -192,7 +192,7 @@ impl Pages {
     /// The place that `bytes` are in, if it is one of these, and where in it they begin.
     fn place_of(&self, bytes: &[u8]) -> Option<(usize, usize)> {
         let from_start = bytes.as_ptr().addr().wrapping_sub(self.start.addr().get());
-        let (place, at) = (from_start / PIECE, from_start % PIECE);
+        let (place, at) = (from_start / CHUNK, from_start % CHUNK);
         (place < self.places).then_some((place, at))
     }
 
@@ -289,12 +289,12 @@ impl Pages {
     }
 }
 
-impl Drop for Pages {
+impl Drop for Arena {
     fn drop(&mut self) {
         if self.places > 0 {
             // SAFETY: It is the mapping that `reserve` made. Each place holds this, so
             // there is none any more.
-            let _ = unsafe { munmap(self.start.as_ptr().cast(), self.places * PIECE) };
+            let _ = unsafe { munmap(self.start.as_ptr().cast(), self.places * CHUNK) };
         }
     }
 }
@@ -306,17 +306,17 @@ fn copy(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
 }
 
 /// Room for a piece of a body: who takes it writes it, then it is only read.
-struct Place {
-    pages: Arc<Pages>,
+struct Slot {
+    arena: Arc<Arena>,
     index: usize,
     /// How much it holds, in bytes.
     len: usize,
 }
 
-impl Place {
+impl Slot {
     fn start(&self) -> NonNull<u8> {
         // SAFETY: The index is below `places`, of which each has so many bytes.
-        unsafe { self.pages.start.add(self.index * PIECE) }
+        unsafe { self.arena.start.add(self.index * CHUNK) }
     }
 
     /// All of it.
@@ -324,32 +324,32 @@ impl Place {
         // SAFETY: It is a part of the mapping that is this place's alone, and holds zeros or
         // what was written there before. It is reached by this place alone, of which there
         // is one handle, and it is borrowed.
-        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), PIECE) }
+        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), CHUNK) }
     }
 }
 
-impl AsRef<[u8]> for Place {
+impl AsRef<[u8]> for Slot {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: As above; `len` is at most `PIECE`, for so much was written.
+        // SAFETY: As above; `len` is at most `CHUNK`, for so much was written.
         unsafe { slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         // Who lent it had a part of it, and has let go of that since.
-        let lent = self.pages.sent[self.index].swap(0, Ordering::Relaxed) == LENT;
-        let mut free = self.pages.free();
-        if !lent && free.kept.len() < self.pages.kept {
+        let lent = self.arena.sent[self.index].swap(0, Ordering::Relaxed) == LENT;
+        let mut free = self.arena.free();
+        if !lent && free.kept.len() < self.arena.kept {
             return free.kept.push(self.index);
         }
         drop(free);
         // SAFETY: Nobody refers to what it holds: that is done by this handle alone. The
         // pages of a private mapping are dropped by this, and read as zero after it.
-        let emptied = unsafe { madvise(self.start().as_ptr().cast(), PIECE, Advice::LinuxDontNeed) };
+        let emptied = unsafe { madvise(self.start().as_ptr().cast(), CHUNK, Advice::LinuxDontNeed) };
         // If it has its pages still, it must not be taken again.
         if emptied.is_ok() {
-            self.pages.free().emptied.push(self.index);
+            self.arena.free().emptied.push(self.index);
         }
     }
 }

@@ -10,7 +10,7 @@ use http_body::Body as _;
 use tokio::io::AsyncWrite as _;
 
 use super::MOST;
-use crate::conn::Patient;
+use crate::conn::TimeoutIo;
 use crate::observe::access::Watched;
 use crate::observe::activity::Piece;
 
@@ -123,7 +123,7 @@ impl Answers {
     }
 
     /// Resolves when all are sent.
-    pub(super) fn poll_sent(&mut self, io: &mut Patient, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_sent(&mut self, io: &mut TimeoutIo, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(first) = self.queue.front_mut() {
             if first.left_of_head().is_empty() {
                 ready!(first.poll_run(cx))?;

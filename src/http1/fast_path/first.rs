@@ -3,8 +3,8 @@
 use std::mem::MaybeUninit;
 
 use super::MOST;
-use crate::edge::Plainly;
-use crate::edge::request_class::{LONGEST, Manner, in_lower_case};
+use crate::edge::FastRequest;
+use crate::edge::request_class::{LONGEST, RequestClass, in_lower_case};
 use crate::peer::peek_codec;
 use crate::semantics::forwarded::Told;
 use crate::semantics::vary::NamedCodings;
@@ -17,9 +17,9 @@ const PEEK: &[u8] = peek_codec::FIELD.as_bytes();
 
 pub(super) enum First<'a> {
     /// A plain request, of so many bytes.
-    Plain(Plainly<'a>, usize),
+    Plain(FastRequest<'a>, usize),
     /// One for what is at hand, or nothing.
-    Peek(Plainly<'a>, usize),
+    Peek(FastRequest<'a>, usize),
     /// Another head of a request without content, of so many bytes.
     Head(usize),
     /// A part of a head.
@@ -36,7 +36,7 @@ struct Said<'a> {
     request_id: Option<&'a [u8]>,
     /// What they take, in bytes.
     size: usize,
-    manner: Manner,
+    class: RequestClass,
     only_if_cached: bool,
     /// The longest body that is of use to who peeks, in bytes.
     most: Option<u64>,
@@ -53,7 +53,7 @@ impl<'a> Said<'a> {
             user_agent: None,
             request_id: None,
             size: 0,
-            manner: Manner::Plain,
+            class: RequestClass::Plain,
             only_if_cached: false,
             most: None,
             codings: NamedCodings::default(),
@@ -74,12 +74,14 @@ impl<'a> Said<'a> {
                 b"connection" | b"upgrade" | b"expect" | b"content-length" | b"transfer-encoding" => return None,
                 b"cache-control" if field.value == peek_codec::DIRECTIVE.as_bytes() => said.only_if_cached = true,
                 PEEK => said.most = str::from_utf8(field.value).ok().and_then(|most| most.parse().ok()),
-                b"x-forwarded-for" => tell(&mut said.told.chain, field.value, &mut said.manner),
-                b"x-forwarded-proto" => tell(&mut said.told.scheme, field.value, &mut said.manner),
-                b"x-forwarded-host" => tell(&mut said.told.host, field.value, &mut said.manner),
+                b"x-forwarded-for" => tell(&mut said.told.chain, field.value, &mut said.class),
+                b"x-forwarded-proto" => tell(&mut said.told.scheme, field.value, &mut said.class),
+                b"x-forwarded-host" => tell(&mut said.told.host, field.value, &mut said.class),
                 // The long way reads it.
-                b"forwarded" => said.manner = Manner::Particular,
-                name if Manner::of_name(name) == Manner::Particular => said.manner = Manner::Particular,
+                b"forwarded" => said.class = RequestClass::Particular,
+                name if RequestClass::of_name(name) == RequestClass::Particular => {
+                    said.class = RequestClass::Particular;
+                }
                 _ => {}
             }
         }
@@ -88,9 +90,9 @@ impl<'a> Said<'a> {
 }
 
 /// Notes what a proxy tells; what it tells on several lines, the long way reads.
-fn tell<'a>(known: &mut &'a [u8], value: &'a [u8], manner: &mut Manner) {
+fn tell<'a>(known: &mut &'a [u8], value: &'a [u8], class: &mut RequestClass) {
     if !known.is_empty() {
-        *manner = Manner::Particular;
+        *class = RequestClass::Particular;
     }
     *known = value;
 }
@@ -112,8 +114,8 @@ impl First<'_> {
         };
         let Said { host, told, user_agent, request_id, size, codings, .. } = said;
         let accepted = codings.accepted();
-        let plainly = |target, most| Plainly { target, host, told, user_agent, request_id, size, most, accepted };
-        let plain = method == "GET" && said.manner == Manner::Plain && said.hosts == 1;
+        let plainly = |target, most| FastRequest { target, host, told, user_agent, request_id, size, most, accepted };
+        let plain = method == "GET" && said.class == RequestClass::Plain && said.hosts == 1;
         match (request.path.filter(|target| plain && target.starts_with('/')), said.only_if_cached, said.most) {
             (Some(target), false, _) => First::Plain(plainly(target, u64::MAX), length),
             (Some(target), true, Some(most)) => First::Peek(plainly(target, most), length),

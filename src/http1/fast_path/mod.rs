@@ -1,7 +1,7 @@
 //! The fast path of a connection: plain requests, which hyper need not see.
 //!
 //! It stands between hyper and the socket. While hyper waits for a request, what comes
-//! is looked at here first: a [plain](crate::edge::Plainly) GET for what is here and
+//! is looked at here first: a [plain](crate::edge::FastRequest) GET for what is here and
 //! fresh, or at hand at its owner's, is answered without hyper; everything else is handed
 //! to hyper as it came. There is no second set of rules for HTTP: where anything is
 //! unusual, be it good or bad, hyper reads it.
@@ -19,9 +19,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::conn::Patient;
+use crate::conn::TimeoutIo;
 use crate::conn::serving::{Peek, Serving};
-use crate::edge::NotAtOnce;
+use crate::edge::NotFastHit;
 use crate::peer::peek_codec;
 
 mod answers;
@@ -39,7 +39,7 @@ const STATUS_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
 
 /// A connection with a fast path.
 pub(crate) struct FastPath {
-    io: Patient,
+    io: TimeoutIo,
     serving: Arc<Serving>,
     hyper: Hyper,
     /// What has come; from `first` on it has neither been answered nor read by hyper.
@@ -80,7 +80,7 @@ enum Begun {
 }
 
 impl FastPath {
-    pub(crate) fn new(io: Patient, serving: Arc<Serving>) -> Self {
+    pub(crate) fn new(io: TimeoutIo, serving: Arc<Serving>) -> Self {
         let (came, answers, trailers) = (Vec::new(), Answers::default(), Trailers::default());
         Self { io, serving, hyper: Hyper::Waits, came, first: 0, answers, awaited: None, trailers }
     }
@@ -180,15 +180,15 @@ impl FastPath {
         let length = *length;
         let mut head = self.answers.head();
         head.extend_from_slice(STATUS_LINE);
-        let missing = match self.serving.answer_at_once(ask, &mut head) {
+        let missing = match self.serving.answer_fast(ask, &mut head) {
             Ok(body) => {
                 head.extend_from_slice(b"\r\n");
                 self.answers.push(head, Some(body), cx)?;
                 self.first += length;
                 return Ok(Begun::Answer);
             }
-            Err(NotAtOnce::Missing(key, client)) => Some((key, client)),
-            Err(NotAtOnce::Involved) => None,
+            Err(NotFastHit::Missing(key, client)) => Some((key, client)),
+            Err(NotFastHit::Involved) => None,
         };
         if matches!(first, First::Peek(..)) && self.serving.answers_peeks() {
             head.clear();

@@ -115,7 +115,7 @@ impl Fetched {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sought {
     /// It holds it.
-    Held,
+    Chunks,
     /// It does not.
     Missing,
     /// It did not answer.
@@ -123,11 +123,11 @@ pub(crate) enum Sought {
 }
 
 impl Sought {
-    const ALL: [Self; 3] = [Self::Held, Self::Missing, Self::Error];
+    const ALL: [Self; 3] = [Self::Chunks, Self::Missing, Self::Error];
 
     fn name(self) -> &'static str {
         match self {
-            Self::Held => "held",
+            Self::Chunks => "held",
             Self::Missing => "missing",
             Self::Error => "error",
         }

@@ -1,4 +1,4 @@
-//! Facts of the process, under the names that Prometheus' own clients use.
+//! Figures of the process, under the names that Prometheus' own clients use.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub(super) struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        if let Some(Facts { cpu, started, resident }) = Facts::read() {
+        if let Some(Figures { cpu, started, resident }) = Figures::read() {
             let help = "User and system CPU time";
             ConstCounter::new(cpu).encode(begin(&mut encoder, MetricType::Counter, "process_cpu_seconds", help)?)?;
             let (name, help) = ("process_start_time_seconds", "Start time since the epoch");
@@ -40,9 +40,9 @@ impl Collector for Process {
     }
 }
 
-/// Facts of `/proc/self/stat`.
+/// Figures of `/proc/self/stat`.
 #[derive(Debug, PartialEq)]
-struct Facts {
+struct Figures {
     /// In seconds.
     cpu: f64,
     /// In seconds since the epoch.
@@ -51,7 +51,7 @@ struct Facts {
     resident: i64,
 }
 
-impl Facts {
+impl Figures {
     fn read() -> Option<Self> {
         let read = |path| std::fs::read_to_string(path).ok();
         let system = read("/proc/stat")?;
@@ -82,11 +82,11 @@ mod tests {
     #[test]
     fn facts_are_read_whatever_the_program_is_called() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 150 50 0 0 20 0 4 0 1000 9999 3 18446744073709551615";
-        let facts = Facts::parse(stat, 1e9).unwrap();
+        let facts = Figures::parse(stat, 1e9).unwrap();
         // Five times as many ticks since boot as on the CPU.
         assert!(facts.cpu > 0.0 && ((facts.started - 1e9) / facts.cpu - 5.0).abs() < 1e-3);
         assert_eq!(usize::try_from(facts.resident), Ok(3 * page_size()));
-        assert!(Facts::read().is_some_and(|facts| facts.resident > 0 && facts.started > 1e9));
-        assert_eq!(Facts::parse("7 (a", 0.0), None);
+        assert!(Figures::read().is_some_and(|facts| facts.resident > 0 && facts.started > 1e9));
+        assert_eq!(Figures::parse("7 (a", 0.0), None);
     }
 }

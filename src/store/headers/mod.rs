@@ -15,15 +15,15 @@ use triomphe::Arc;
 
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::date;
-use crate::store::metadata::{Facts, Span, Times};
-pub(crate) use template::{Form, Forms};
+use crate::store::metadata::{Metadata, Span, Times};
 use template::{Gap, Lines};
+pub(crate) use template::{Template, Templates};
 use values::Values;
 
 /// The fields of a stored response, and what else is known of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a> {
-    form: &'a Form,
+    form: &'a Template,
     times: Times,
     own: &'a [u8],
     body: u64,
@@ -31,7 +31,7 @@ pub(crate) struct Fields<'a> {
 
 /// The head of a response that is to be stored.
 pub(crate) struct Packed {
-    pub(crate) form: Arc<Form>,
+    pub(crate) form: Arc<Template>,
     pub(crate) born: Span,
     /// For how long it is fresh, and the values that are this response's own, in their
     /// order.
@@ -50,13 +50,13 @@ pub(crate) struct Anew<'a> {
 impl<'a> Fields<'a> {
     /// Those of a response of this form that was born then, with this of [its
     /// own](Packed::own), whose body has so many bytes.
-    pub(crate) fn new(form: &'a Form, born: Span, mut own: &'a [u8], body: u64) -> Self {
+    pub(crate) fn new(form: &'a Template, born: Span, mut own: &'a [u8], body: u64) -> Self {
         let times = Times { born, fresh: Span::unpack(&mut own) };
         Self { form, times, own, body }
     }
 
     /// What else is known.
-    pub(crate) fn facts(self) -> Facts {
+    pub(crate) fn facts(self) -> Metadata {
         self.form.facts(self.times)
     }
 
@@ -148,14 +148,14 @@ mod tests {
         headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
     }
 
-    /// Facts of no importance.
-    pub(super) fn facts() -> Facts {
+    /// Metadata of no importance.
+    pub(super) fn facts() -> Metadata {
         let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
-        Facts { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated }
+        Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated }
     }
 
-    pub(super) fn forms() -> Forms {
-        Forms::new(Budget::new(0))
+    pub(super) fn forms() -> Templates {
+        Templates::new(Budget::new(0))
     }
 
     fn text(headers: &HeaderMap) -> String {

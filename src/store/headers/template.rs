@@ -1,4 +1,4 @@
-//! [`Form`]: what responses have in common, once for all of them.
+//! [`Template`]: what responses have in common, once for all of them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,7 @@ use super::values::{Kind, Own};
 use super::{Packed, field_weight};
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::store::budget::Budget;
-use crate::store::metadata::{Facts, Times};
+use crate::store::metadata::{Metadata, Times};
 
 /// How many forms there are at a time that can be had in common.
 const FORMS: usize = 1024;
@@ -19,9 +19,9 @@ const FORMS: usize = 1024;
 const LONGEST: usize = 4 * 1024;
 
 /// What responses have in common.
-pub(crate) struct Form {
+pub(crate) struct Template {
     /// At no times.
-    facts: Facts,
+    facts: Metadata,
     /// With nothing where a response has a value of its own.
     headers: HeaderMap,
     lines: Lines,
@@ -54,9 +54,9 @@ enum Sharing {
     Single,
 }
 
-impl Form {
+impl Template {
     /// The facts of a response that has these times.
-    pub(crate) fn facts(&self, times: Times) -> Facts {
+    pub(crate) fn facts(&self, times: Times) -> Metadata {
         self.facts.at(times)
     }
 
@@ -165,22 +165,22 @@ fn in_common(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// The forms that responses can have in common, by their facts and their text.
-pub(crate) struct Forms {
+pub(crate) struct Templates {
     /// Those of which there is no response any more go when there is no room.
-    listed: Mutex<HashMap<Listed, Arc<Form>>>,
+    listed: Mutex<HashMap<Listed, Arc<Template>>>,
     budget: std::sync::Arc<Budget>,
 }
 
-type Listed = (Facts, Box<[u8]>);
+type Listed = (Metadata, Box<[u8]>);
 
-impl Forms {
+impl Templates {
     /// Those of responses that are charged to `budget`.
     pub(crate) fn new(budget: std::sync::Arc<Budget>) -> Self {
         Self { listed: Mutex::default(), budget }
     }
 
     /// Packs the head of a response whose body has so many bytes.
-    pub(crate) fn pack(&self, facts: Facts, headers: &HeaderMap, body: u64) -> Packed {
+    pub(crate) fn pack(&self, facts: Metadata, headers: &HeaderMap, body: u64) -> Packed {
         let (mut text, mut packed, times) = (Vec::new(), Vec::new(), facts.times());
         times.fresh.pack(&mut packed);
         for (name, value) in headers {
@@ -201,10 +201,10 @@ impl Forms {
     }
 
     /// The form with these facts that `text` writes out, of a response with these fields.
-    fn form(&self, facts: Facts, text: Box<[u8]>, headers: &HeaderMap, body: u64) -> Arc<Form> {
+    fn form(&self, facts: Metadata, text: Box<[u8]>, headers: &HeaderMap, body: u64) -> Arc<Template> {
         let form = |sharing| {
             let (lines, budget) = (Lines::of(headers, body), std::sync::Arc::clone(&self.budget));
-            Arc::new(Form { facts, headers: in_common(headers), lines, sharing, budget })
+            Arc::new(Template { facts, headers: in_common(headers), lines, sharing, budget })
         };
         if text.len() > LONGEST {
             return form(Sharing::Single);
@@ -261,9 +261,9 @@ mod tests {
     #[test]
     fn facts_come_back_and_differ_within_a_form_in_their_times_alone() {
         let forms = forms();
-        let later = Facts { born: facts().born + Duration::from_secs(5), ..facts() };
-        let missing = Facts { status: StatusCode::NOT_FOUND, ..later };
-        let of_another = Facts { lifetime: Lifetime::For(Terms::only(Duration::from_millis(1500))), ..later };
+        let later = Metadata { born: facts().born + Duration::from_secs(5), ..facts() };
+        let missing = Metadata { status: StatusCode::NOT_FOUND, ..later };
+        let of_another = Metadata { lifetime: Lifetime::For(Terms::only(Duration::from_millis(1500))), ..later };
         let all = [facts(), later, missing, of_another];
         let packed = all.map(|facts| forms.pack(facts, &HeaderMap::new(), 1));
         let facts = |packed: &Packed| Fields::new(&packed.form, packed.born, &packed.own, 1).facts();
