@@ -35,6 +35,19 @@ pub(crate) const LEAST_ROOM: u64 = (LEAST_WINDOW as u64 + 1) * CHUNK as u64;
 /// byte costs no more than its bytes.
 const FRAGMENTS: usize = 64;
 
+/// Parts of a body that follow one another, `len` bytes together.
+struct Fragments {
+    parts: Vec<Bytes>,
+    len: usize,
+}
+
+impl Fragments {
+    /// Copies them into one allocation.
+    fn merge(&self, arena: &std::sync::Arc<Arena>) -> Bytes {
+        arena.gather(self.parts.iter(), self.len)
+    }
+}
+
 struct State {
     /// Where pieces are held.
     arena: std::sync::Arc<Arena>,
@@ -103,30 +116,32 @@ impl State {
         usize::try_from(self.len - start).unwrap_or(usize::MAX)
     }
 
-    fn push(&mut self, mut data: Bytes) {
-        while !data.is_empty() {
-            let room = CHUNK - self.fragment_bytes();
-            let part = data.split_to(room.min(data.len()));
-            let start = self.len;
-            self.len += part.len() as u64;
-            self.fragments.push((start, part));
-            if self.fragment_bytes() == CHUNK {
-                let chunk = self.merge();
-                self.chunks.push_back(chunk);
-                self.fragments.clear();
-            } else if self.fragments.len() > FRAGMENTS {
-                let start = self.fragments[0].0;
-                let merged = self.merge();
-                self.fragments.clear();
-                self.fragments.push((start, merged));
-            }
-        }
-        self.slide();
+    /// Adds the part of `data` that the chunk in the making has room for.
+    fn push(&mut self, data: &mut Bytes) {
+        let room = CHUNK - self.fragment_bytes();
+        let part = data.split_to(room.min(data.len()));
+        let start = self.len;
+        self.len += part.len() as u64;
+        self.fragments.push((start, part));
     }
 
-    /// The fragments as one, in memory of its own.
-    fn merge(&self) -> Bytes {
-        self.arena.gather(self.fragments.iter().map(|(_, fragment)| fragment), self.fragment_bytes())
+    /// Returns the fragments if they are a whole chunk, or too many.
+    fn to_merge(&self) -> Option<Fragments> {
+        let len = self.fragment_bytes();
+        let merges = len == CHUNK || self.fragments.len() > FRAGMENTS;
+        merges.then(|| Fragments { parts: self.fragments.iter().map(|(_, part)| part.clone()).collect(), len })
+    }
+
+    /// Puts `merged` in the place of the fragments.
+    fn replace_fragments(&mut self, merged: Bytes) {
+        let start = self.base + (self.chunks.len() * CHUNK) as u64;
+        self.fragments.clear();
+        if merged.len() == CHUNK {
+            self.chunks.push_back(merged);
+            self.slide();
+        } else {
+            self.fragments.push((start, merged));
+        }
     }
 
     fn slide(&mut self) {
@@ -174,32 +189,50 @@ impl Growing {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Appends `data` and wakes whoever waits for it.
-    pub(crate) fn append(&self, data: Bytes) {
-        let mut state = self.lock();
-        state.push(data);
-        let waiting = state.wake();
-        drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+    /// Appends `data` and wakes the readers that wait for it.
+    pub(crate) fn append(&self, mut data: Bytes) {
+        while !data.is_empty() {
+            let mut state = self.lock();
+            state.push(&mut data);
+            let (fragments, waiting) = (state.to_merge(), state.wake());
+            let arena = state.arena.clone();
+            drop(state);
+            waiting.into_iter().for_each(Waker::wake);
+            // The one writer alone changes fragments, so the copy needs no lock.
+            if let Some(fragments) = fragments {
+                let merged = fragments.merge(&arena);
+                self.lock().replace_fragments(merged);
+            }
+        }
     }
 
-    /// Ends the body well, with `last` as its last bytes. Unless it is a window,
-    /// `keep` gets all of its pieces, each an allocation of its own, before any
-    /// reader has the last: so whoever has the whole body finds it stored.
-    pub(crate) fn complete(&self, last: Bytes, keep: impl FnOnce(Vec<Bytes>)) {
+    /// Ends the body, with `last` as its last bytes. Unless it is a window, `keep` gets all
+    /// chunks, each an allocation of its own, before any reader has the last bytes: a
+    /// client that has read the whole body and requests it again finds it stored.
+    pub(crate) fn complete(&self, mut last: Bytes, keep: impl FnOnce(Vec<Bytes>)) {
+        let held = self.lock().fragment_bytes();
+        let tail = match (held + last.len()) % CHUNK {
+            0 => CHUNK.min(last.len()),
+            tail => tail.min(last.len()),
+        };
+        self.append(last.split_to(last.len() - tail));
+        let (mut chunks, fragments, retention, arena) = {
+            let state = self.lock();
+            let parts = state.fragments.iter().map(|(_, part)| part).chain([&last]).filter(|part| !part.is_empty());
+            let fragments = Fragments { parts: parts.cloned().collect(), len: state.fragment_bytes() + last.len() };
+            (state.chunks.iter().cloned().collect::<Vec<_>>(), fragments, state.retention, state.arena.clone())
+        };
+        let merged = (!fragments.parts.is_empty()).then(|| fragments.merge(&arena));
+        if matches!(retention, Retention::Whole) {
+            chunks.extend(merged.clone());
+            keep(chunks);
+        }
         let mut state = self.lock();
-        state.push(last);
-        if !state.fragments.is_empty() {
-            let start = state.fragments[0].0;
-            let merged = state.merge();
-            state.fragments.clear();
-            state.fragments.push((start, merged));
+        state.len += last.len() as u64;
+        if let Some(merged) = merged {
+            state.replace_fragments(merged);
         }
         state.end = End::Complete;
-        if matches!(state.retention, Retention::Whole) {
-            let last = state.fragments.first().map(|(_, last)| last.clone());
-            keep(state.chunks.iter().cloned().chain(last).collect());
-        }
         let waiting = state.wake();
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
