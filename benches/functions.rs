@@ -19,7 +19,7 @@ use peerage::semantics::cache_status::{CacheStatus, Handled};
 use peerage::semantics::digest::Algorithm;
 use peerage::semantics::freshness::{self, Lifetime};
 use peerage::semantics::range;
-use peerage::semantics::storing::{self, Case, Credentials, Name, Personal, Times};
+use peerage::semantics::storing::{self, Case, Credentials, FallbackTtls, Name, Personal};
 use peerage::site::rules::Rule;
 
 use body::growing::{Growing, Next, Reader};
@@ -198,7 +198,7 @@ fn rules(criterion: &mut Criterion) {
     response.insert("cache-control", HeaderValue::from_static("public, max-age=31536000, immutable"));
     response.insert("etag", HeaderValue::from_static("\"abc\""));
     criterion.bench_function("freshness/verdict", |bencher| {
-        let (credentials, personal, times) = (Credentials::None, Personal::Absent, Times::default());
+        let (credentials, personal, times) = (Credentials::None, Personal::Absent, FallbackTtls::default());
         let case = Case { name: Name::Plain, credentials, personal, times };
         let judge = |headers| storing::verdict(case, StatusCode::OK, headers, Duration::ZERO);
         bencher.iter(|| judge(black_box(&response)));

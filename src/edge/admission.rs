@@ -215,7 +215,7 @@ impl Edge {
             Varies::By(fields) => {
                 fields.into_iter().filter(|name| forward::may_select(name) && !suits_all(name)).collect::<Arc<[_]>>()
             }
-            Varies::Not | Varies::Unknowably => return Ok((key.clone(), None)),
+            Varies::Not | Varies::Uncacheable => return Ok((key.clone(), None)),
         };
         if fields.is_empty() {
             return Ok((key.clone(), None));

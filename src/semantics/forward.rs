@@ -1,6 +1,4 @@
-//! Which fields cross the edge: RFC 9110 §7.6, RFC 8586.
-
-use std::net::Ipv6Addr;
+//! Which fields cross the edge: RFC 9110 §7.6.
 
 use http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
@@ -9,15 +7,12 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::members;
-use super::request_fields::{self, Also, Class, Coding, OwnHeaders, Underscores};
-
-/// RFC 8586.
-pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+use super::request_headers::{self, Coding, ExtraHeaders, HeaderClass, PersonalHeaders, Underscores};
 
 /// How many fields a message from a client or from the origin has at most.
-pub const MOST_FIELDS: usize = 100;
+pub const MAX_HEADERS: usize = 100;
 /// How many an edge adds to what it hands on, at most: so much more a peer has to take.
-pub const ADDED_FIELDS: usize = 16;
+pub const MAX_ADDED_HEADERS: usize = 16;
 
 /// The fields that make a request conditional or partial: a fill wants the
 /// whole of the asset, whatever its first client has of it.
@@ -26,7 +21,7 @@ static SELECTIVE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
 /// Returns true if a response can have been selected by this header of a client's request,
 /// as its Vary says. The edge itself writes the others.
 pub fn may_select(name: &HeaderName) -> bool {
-    *name == ACCEPT_ENCODING || Class::of(name) != Class::Edge
+    *name == ACCEPT_ENCODING || HeaderClass::of(name) != HeaderClass::Edge
 }
 
 /// The fields that no sender's Connection may take away from the message.
@@ -53,41 +48,8 @@ fn is_essential(name: &HeaderName) -> bool {
     )
 }
 
-/// Whether `value` is a host, and maybe a port, as Host says it (RFC 9110 §7.2, RFC 3986
-/// §3.2.2): no user is named, and nothing in it could end a URL's authority.
-pub fn is_host(value: &[u8]) -> bool {
-    let is_port = |port: &[u8]| port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit);
-    let name = value.iter().take_while(|byte| OF_NAME[usize::from(**byte)]).count();
-    match &value[name..] {
-        [b'[', ..] if name == 0 => {
-            let Some(end) = value.iter().position(|&byte| byte == b']') else {
-                return false;
-            };
-            let address = str::from_utf8(&value[1..end]).ok().and_then(|address| address.parse::<Ipv6Addr>().ok());
-            address.is_some() && is_port(&value[end + 1..])
-        }
-        rest @ [b':', ..] => is_port(rest),
-        rest => rest.is_empty(),
-    }
-}
-
-/// The bytes of a host's name (RFC 3986 §3.2.2, `reg-name`).
-static OF_NAME: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0u8;
-    loop {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'')
-            || matches!(byte, b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
-        if byte == u8::MAX {
-            break table;
-        }
-        byte += 1;
-    }
-};
-
 /// Whether Connection lists fields, and does not just say how long the connection lasts.
-pub fn nominates(headers: &HeaderMap) -> bool {
+pub fn connection_lists_headers(headers: &HeaderMap) -> bool {
     let lasts = |member: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|word| member.eq_ignore_ascii_case(word));
     headers.contains_key(CONNECTION) && !members(headers, &CONNECTION).all(lasts)
 }
@@ -103,25 +65,9 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a field belongs to one connection, as do those that Connection lists
-/// (RFC 9110 §7.6.1).
-pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
 /// Removes what belongs to the connection that the message came on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut stripped: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    let mut stripped: Vec<_> = headers.keys().filter(|name| request_headers::is_hop_by_hop(name)).cloned().collect();
     if stripped.contains(&CONNECTION) {
         let listed = members(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok());
         stripped.extend(listed.filter(|name| !is_essential(name)));
@@ -133,7 +79,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Drops the request headers that a server behind the edge could take for others.
 pub fn drop_ambiguous(headers: &mut HeaderMap, underscores: Underscores) {
-    let dropped = |name: &&HeaderName| request_fields::is_dropped(name, underscores);
+    let dropped = |name: &&HeaderName| request_headers::is_dropped(name, underscores);
     if headers.keys().any(|name| dropped(&name)) {
         let names: Vec<_> = headers.keys().filter(dropped).cloned().collect();
         for name in names {
@@ -149,8 +95,14 @@ pub fn verbatim(request: &HeaderMap, via: &HeaderValue) -> HeaderMap {
 }
 
 /// Returns the headers of a fill: those of `request` that go with one, and the edge's Via.
-pub fn of_fill(request: &HeaderMap, also: &Also<'_>, own: OwnHeaders, coding: Coding, via: &HeaderValue) -> HeaderMap {
-    let mut fields = request_fields::of_fill(request, also, own, coding);
+pub fn of_fill(
+    request: &HeaderMap,
+    also: &ExtraHeaders<'_>,
+    own: PersonalHeaders,
+    coding: Coding,
+    via: &HeaderValue,
+) -> HeaderMap {
+    let mut fields = request_headers::of_fill(request, also, own, coding);
     if request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE) {
         // The precondition stays behind, but no cache on the way may answer for the origin.
         fields.append(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -188,7 +140,7 @@ pub fn max_forwards(request: &HeaderMap) -> Option<u64> {
 
 /// Whether a request expects something of which nobody has heard (RFC 9110
 /// §10.1.1).
-pub fn expects_the_unknown(request: &HeaderMap) -> bool {
+pub fn has_unknown_expectation(request: &HeaderMap) -> bool {
     members(request, &EXPECT).any(|member| !member.eq_ignore_ascii_case(b"100-continue"))
 }
 
@@ -198,14 +150,6 @@ pub fn is_coded_at_most_once(request: &HeaderMap) -> bool {
     let mut codings = request.get_all(TRANSFER_ENCODING).iter();
     let (coding, more) = (codings.next(), codings.next());
     more.is_none() && coding.is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
-}
-
-/// Whether a line of CDN-Loop lists `id` (RFC 8586 §2).
-pub fn lists(line: &HeaderValue, id: &HeaderValue) -> bool {
-    line.as_bytes().split(|&byte| byte == b',').any(|member| {
-        let name = member.split(|&byte| byte == b';').next().unwrap_or_default();
-        name.trim_ascii() == id.as_bytes()
-    })
 }
 
 /// The value that an edge named `name` adds to Via (RFC 9110 §7.6.3) for a
@@ -250,7 +194,7 @@ mod tests {
         let via = HeaderValue::from_static("1.1 edge-1");
         let expected = [("cookie", "a=b"), ("range", "bytes=0-1"), ("via", "1.1 x"), ("via", "1.1 edge-1")];
         assert_eq!(verbatim(&request, &via), headers(&expected));
-        let filled = of_fill(&request, &Also::default(), OwnHeaders::None, Coding::Identity, &via);
+        let filled = of_fill(&request, &ExtraHeaders::default(), PersonalHeaders::None, Coding::Identity, &via);
         assert!(is_selective(&request) && !is_selective(&filled));
     }
 
@@ -267,7 +211,7 @@ mod tests {
             assert_eq!(max_forwards(&headers(&[("max-forwards", value)])), hops, "{value}");
         }
         for (value, unknown) in [("100-Continue", false), ("", false), ("100-continue, x", true), ("200-ok", true)] {
-            assert_eq!(expects_the_unknown(&headers(&[("expect", value)])), unknown, "{value}");
+            assert_eq!(has_unknown_expectation(&headers(&[("expect", value)])), unknown, "{value}");
         }
     }
 
@@ -279,20 +223,7 @@ mod tests {
             (&[("connection", "close"), ("connection", "")], false),
             (&[("connection", "keep-alive, x-a")], true),
         ] {
-            assert_eq!(nominates(&headers(lines)), expected, "{lines:?}");
-        }
-    }
-
-    #[test]
-    fn a_host_is_a_host_and_maybe_a_port() {
-        for host in ["", "a", "a.example:80", "a_b:", "[::1]", "[::1]:8001", "10.0.0.1:1", "%41!$&'()*+,;=~-"] {
-            assert!(is_host(host.as_bytes()), "{host}");
-        }
-        for host in [
-            "a b", "a/b", "u@h", "u:p@h", "h:abc", "h#x", "h?x", "h\\x", "<x>", "[::1", "::1", "h:1:2", "[x]",
-            "[::1]x", "ü", "a\t",
-        ] {
-            assert!(!is_host(host.as_bytes()), "{host}");
+            assert_eq!(connection_lists_headers(&headers(lines)), expected, "{lines:?}");
         }
     }
 

@@ -8,7 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{combined, forward};
+use super::authority::is_host;
+use super::combined;
 
 /// RFC 7239.
 pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -22,7 +23,7 @@ pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-pro
 /// What X-Forwarded-* says in a request, before anything of it is believed.
 /// A field that is not there is empty.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Told<'a> {
+pub struct ForwardedHeaders<'a> {
     /// X-Forwarded-For.
     pub chain: &'a [u8],
     /// X-Forwarded-Proto.
@@ -33,7 +34,7 @@ pub struct Told<'a> {
 
 /// What is believed of the client of a request from a trusted proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Believed {
+pub struct ForwardedInfo {
     /// The last address of the chain that is no trusted proxy's.
     pub client: IpAddr,
     /// The scheme, if the proxy tells one.
@@ -44,20 +45,21 @@ pub struct Believed {
 
 /// What a trusted proxy at `connection` tells by the fields of a request; several lines of
 /// a field are one list. `trusts` returns true for the address of a trusted proxy.
-pub fn of_request(connection: IpAddr, headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> Believed {
+pub fn of_request(connection: IpAddr, headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> ForwardedInfo {
     let value = |name: HeaderName| combined(headers.get_all(name));
     let (chain, scheme, host) = (value(FORWARDED_FOR), value(FORWARDED_PROTO), value(FORWARDED_HOST));
-    let told = Told { chain: bytes(chain.as_ref()), scheme: bytes(scheme.as_ref()), host: bytes(host.as_ref()) };
-    believed(connection, told, value(FORWARDED).as_ref(), trusts)
+    let told =
+        ForwardedHeaders { chain: bytes(chain.as_ref()), scheme: bytes(scheme.as_ref()), host: bytes(host.as_ref()) };
+    resolve(connection, told, value(FORWARDED).as_ref(), trusts)
 }
 
 /// What a trusted proxy tells by X-Forwarded-* and Forwarded.
-pub fn believed(
+pub fn resolve(
     connection: IpAddr,
-    told: Told<'_>,
+    told: ForwardedHeaders<'_>,
     forwarded: Option<&HeaderValue>,
     trusts: impl Fn(IpAddr) -> bool,
-) -> Believed {
+) -> ForwardedInfo {
     let hops = forwarded.and_then(|value| elements(value.as_bytes())).unwrap_or_default();
     let addresses = hops.iter().rev().map(|hop| hop.client.as_deref().and_then(address));
     let (named, passed) = behind(connection, addresses, &trusts);
@@ -69,7 +71,7 @@ pub fn believed(
     };
     let scheme = scheme(told.scheme).or_else(|| scheme(hop?.scheme.as_deref()?));
     let host = host(told.host).or_else(|| host(hop?.host.as_deref()?));
-    Believed { client, scheme, host }
+    ForwardedInfo { client, scheme, host }
 }
 
 fn bytes(value: Option<&HeaderValue>) -> &[u8] {
@@ -122,7 +124,7 @@ fn scheme(value: &[u8]) -> Option<HeaderValue> {
 
 fn host(value: &[u8]) -> Option<HeaderValue> {
     let host = first(value);
-    let is_good = !host.is_empty() && forward::is_host(host);
+    let is_good = !host.is_empty() && is_host(host);
     HeaderValue::from_bytes(host).ok().filter(|_| is_good)
 }
 

@@ -73,7 +73,7 @@ pub fn holds(kind: FileType, status: StatusCode, headers: &HeaderMap) -> bool {
     let varies_by_known = match vary::varies(headers) {
         Varies::Not => true,
         Varies::By(fields) => fields.iter().all(|field| MAY_VARY_BY.contains(field)),
-        Varies::Unknowably => false,
+        Varies::Uncacheable => false,
     };
     status == StatusCode::OK
         && !SPEAKS.iter().any(|name| headers.contains_key(name))

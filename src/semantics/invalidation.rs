@@ -3,7 +3,7 @@
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
-use super::without_default_port;
+use super::authority::without_default_port;
 
 /// Whether an answer to `method` with this status has changed something: an
 /// unsafe method, and no error.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use http::header::{CONTENT_LOCATION, Entry, LOCATION};
 use http::{HeaderMap, HeaderValue};
 
-use super::without_default_port;
+use super::authority::without_default_port;
 
 /// Rewrites what names the origin itself, by its own authority or below the folder that is
 /// the site's root there, to a path of the site. A path is right for every client, by

@@ -11,7 +11,7 @@ pub struct Methods {
 
 /// The reason why a method is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum MethodRejection {
     /// 405: the method is known and not listed (RFC 9110 §15.5.6).
     NotAllowed,
     /// 501: the method is not known to the edge (RFC 9110 §15.6.2).
@@ -48,13 +48,13 @@ impl Methods {
     ///
     /// # Errors
     /// The status that tells the client why the method is refused.
-    pub fn admit(&self, method: &Method) -> Result<(), Refused> {
+    pub fn admit(&self, method: &Method) -> Result<(), MethodRejection> {
         if self.listed.contains(method) {
             Ok(())
         } else if is_known(method) {
-            Err(Refused::NotAllowed)
+            Err(MethodRejection::NotAllowed)
         } else {
-            Err(Refused::NotImplemented)
+            Err(MethodRejection::NotImplemented)
         }
     }
 
@@ -98,11 +98,11 @@ mod tests {
             assert_eq!(admit(name), Ok(()), "{name}");
         }
         for name in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PURGE"] {
-            assert_eq!(admit(name), Err(Refused::NotAllowed), "{name}");
+            assert_eq!(admit(name), Err(MethodRejection::NotAllowed), "{name}");
         }
         // Names are case-sensitive.
         for name in ["get", "Post", "MKCOL", "GETS"] {
-            assert_eq!(admit(name), Err(Refused::NotImplemented), "{name}");
+            assert_eq!(admit(name), Err(MethodRejection::NotImplemented), "{name}");
         }
     }
 

@@ -18,7 +18,7 @@ const GAP: u64 = 80;
 
 /// Some bytes of a representation: from `first` up to, not including, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub struct ByteRange {
     /// Offset of the first byte.
     pub first: u64,
     /// Offset behind the last byte; always above `first`.
@@ -31,9 +31,9 @@ pub enum Ranged {
     /// Send all of it: no Range, one that may be ignored, or If-Range failed.
     Whole,
     /// Send these bytes.
-    Part(Span),
+    Part(ByteRange),
     /// Send these, in this order, as multipart/byteranges: two at the least.
-    Parts(Vec<Span>),
+    Parts(Vec<ByteRange>),
     /// 416: no byte of it is there.
     Unsatisfiable,
 }
@@ -55,7 +55,7 @@ pub fn evaluate(request: &HeaderMap, response: &HeaderMap, length: u64) -> Range
 }
 
 /// The satisfiable spans of a Range field; `None` if it is not one of bytes.
-fn spans(range: &str, length: u64) -> Option<Vec<Span>> {
+fn spans(range: &str, length: u64) -> Option<Vec<ByteRange>> {
     let (unit, set) = range.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return None;
@@ -73,7 +73,7 @@ fn spans(range: &str, length: u64) -> Option<Vec<Span>> {
 
 /// §14.1.2: `first-last`, `first-`, `-suffix`; `None` for what is none of these.
 /// The span is empty if no byte of it is there.
-fn one(spec: &str, length: u64) -> Option<Span> {
+fn one(spec: &str, length: u64) -> Option<ByteRange> {
     let (first, last) = spec.split_once('-')?;
     // A number that does not fit is beyond any representation.
     let number = |digits: &str| {
@@ -86,11 +86,11 @@ fn one(spec: &str, length: u64) -> Option<Span> {
         (None, Some(suffix)) if first.is_empty() => (length.saturating_sub(suffix), length),
         _ => return None,
     };
-    Some(Span { first, end })
+    Some(ByteRange { first, end })
 }
 
 /// What is worth sending of the spans that were asked for.
-fn choose(spans: Vec<Span>, length: u64) -> Ranged {
+fn choose(spans: Vec<ByteRange>, length: u64) -> Ranged {
     let asked: u64 = spans.iter().map(|span| span.end - span.first).fold(0, u64::saturating_add);
     let spans = coalesce(spans);
     match spans.as_slice() {
@@ -103,15 +103,16 @@ fn choose(spans: Vec<Span>, length: u64) -> Ranged {
 
 /// Makes one of spans that overlap or nearly touch; the order is that in which
 /// they were asked for, by the first of each that became one.
-fn coalesce(spans: Vec<Span>) -> Vec<Span> {
-    let mut merged: Vec<Span> = Vec::with_capacity(spans.len().min(MAX_PARTS + 1));
+fn coalesce(spans: Vec<ByteRange>) -> Vec<ByteRange> {
+    let mut merged: Vec<ByteRange> = Vec::with_capacity(spans.len().min(MAX_PARTS + 1));
     for mut span in spans {
-        let near = |a: &Span, b: &Span| a.first <= b.end.saturating_add(GAP) && b.first <= a.end.saturating_add(GAP);
+        let near =
+            |a: &ByteRange, b: &ByteRange| a.first <= b.end.saturating_add(GAP) && b.first <= a.end.saturating_add(GAP);
         let mut at = merged.len();
         // It may bring together some that were apart.
         while let Some(other) = merged.iter().position(|other| near(other, &span)) {
             let other_span = merged.remove(other);
-            span = Span { first: span.first.min(other_span.first), end: span.end.max(other_span.end) };
+            span = ByteRange { first: span.first.min(other_span.first), end: span.end.max(other_span.end) };
             at = at.min(other);
         }
         merged.insert(at.min(merged.len()), span);
@@ -149,7 +150,7 @@ mod tests {
     }
 
     fn part(first: u64, end: u64) -> Ranged {
-        Ranged::Part(Span { first, end })
+        Ranged::Part(ByteRange { first, end })
     }
 
     #[test]
@@ -190,7 +191,7 @@ mod tests {
     #[test]
     fn several_ranges_come_in_the_order_asked_for_and_merge_where_they_touch() {
         let parts =
-            |spans: &[(u64, u64)]| Ranged::Parts(spans.iter().map(|&(first, end)| Span { first, end }).collect());
+            |spans: &[(u64, u64)]| Ranged::Parts(spans.iter().map(|&(first, end)| ByteRange { first, end }).collect());
         for (range, expected) in [
             ("bytes=0-9,500-509", parts(&[(0, 10), (500, 510)])),
             ("bytes=500-509,0-9", parts(&[(500, 510), (0, 10)])),
@@ -198,7 +199,7 @@ mod tests {
             ("bytes=0-9,50-59", part(0, 60)),
             ("bytes=0-9,300-309,91-219", parts(&[(0, 10), (91, 310)])),
             ("bytes=0-9,200-209,-1", parts(&[(0, 10), (200, 210), (999, 1000)])),
-            ("bytes=0-,0-", Ranged::Part(Span { first: 0, end: 1000 })),
+            ("bytes=0-,0-", Ranged::Part(ByteRange { first: 0, end: 1000 })),
             ("bytes=0-900,990-999,0-800", Ranged::Whole),
         ] {
             assert_eq!(of(range, 1000), expected, "{range}");
@@ -251,7 +252,7 @@ mod tests {
             let spans = match of(&format!("bytes={}", text.join(",")), 1000) {
                 Ranged::Part(span) => vec![span],
                 Ranged::Parts(spans) => spans,
-                Ranged::Whole => vec![Span { first: 0, end: 1000 }],
+                Ranged::Whole => vec![ByteRange { first: 0, end: 1000 }],
                 Ranged::Unsatisfiable => Vec::new(),
             };
             for (first, more) in asked {

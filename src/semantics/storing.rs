@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::cache_control::{CacheControl, withheld};
 use super::freshness::{Lifetime, Stale, Terms, explicit_lifetime, lifetime};
 use super::hint::{self, FileType};
-use super::request_fields::Class;
+use super::request_headers::HeaderClass;
 use super::validation;
 use super::vary::{self, Varies};
 
@@ -39,12 +39,12 @@ pub struct Case {
     /// Whether the fill had a Cookie, or another header that may identify its client.
     pub personal: Personal,
     /// The operator's times.
-    pub times: Times,
+    pub times: FallbackTtls,
 }
 
 /// The times by which freshness is judged that a response does not state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Times {
+pub struct FallbackTtls {
     /// `cache.negative_ttl`: for a 404 of a proven name.
     pub negative: Duration,
     /// `cache.heuristic`: the longest that is guessed from Last-Modified.
@@ -74,10 +74,10 @@ impl Personal {
     /// Returns whether a fill with these headers has one. The operator takes the headers of
     /// `forward` for common ones.
     pub fn of_fill(fill: &HeaderMap, forward: &[HeaderName]) -> Self {
-        let is_one = |name: &HeaderName| match Class::of(name) {
-            Class::Own => *name == COOKIE,
-            Class::Inert | Class::Unknown => !forward.contains(name),
-            Class::Sent | Class::Edge => false,
+        let is_one = |name: &HeaderName| match HeaderClass::of(name) {
+            HeaderClass::Personal => *name == COOKIE,
+            HeaderClass::Inert | HeaderClass::Unknown => !forward.contains(name),
+            HeaderClass::Sent | HeaderClass::Edge => false,
         };
         if fill.keys().any(is_one) { Self::Sent } else { Self::Absent }
     }
@@ -287,7 +287,7 @@ fn personal(case: Case, headers: &HeaderMap, control: CacheControl) -> Option<Re
         Some(Refusal::NoStore)
     } else if case.credentials != Credentials::None && !control.shares_with_credentials() {
         Some(Refusal::Credentials)
-    } else if vary::varies(headers) == Varies::Unknowably {
+    } else if vary::varies(headers) == Varies::Uncacheable {
         Some(Refusal::Vary)
     } else {
         None
@@ -301,7 +301,8 @@ mod tests {
 
     const NEGATIVE: Duration = Duration::from_secs(1);
 
-    const TIMES: Times = Times { negative: NEGATIVE, heuristic: Duration::ZERO, hint: Duration::from_hours(24) };
+    const TIMES: FallbackTtls =
+        FallbackTtls { negative: NEGATIVE, heuristic: Duration::ZERO, hint: Duration::from_hours(24) };
 
     fn case(name: Name) -> Case {
         Case { name, credentials: Credentials::None, personal: Personal::Absent, times: TIMES }
@@ -395,7 +396,8 @@ mod tests {
     #[test]
     fn freshness_is_guessed_within_what_the_operator_allows() {
         let guess = |status: u16, cap: u64, lines: &[(&str, &str)]| {
-            let case = Case { times: Times { heuristic: Duration::from_secs(cap), ..TIMES }, ..case(Name::Plain) };
+            let case =
+                Case { times: FallbackTtls { heuristic: Duration::from_secs(cap), ..TIMES }, ..case(Name::Plain) };
             let dated = [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("last-modified", "Sun, 06 Nov 1994 08:32:57 GMT")];
             let lines: Vec<_> = dated.iter().chain(lines).copied().collect();
             match verdict(case, StatusCode::from_u16(status).unwrap(), &headers(&lines), Duration::ZERO) {

@@ -15,7 +15,7 @@ pub enum Varies {
     /// By these request fields, in order.
     By(Vec<HeaderName>),
     /// By more than a key holds: `*`, or a field that speaks for one client.
-    Unknowably,
+    Uncacheable,
 }
 
 /// What the response with these fields was selected by. A content coding that
@@ -24,10 +24,10 @@ pub fn varies(response: &HeaderMap) -> Varies {
     let mut fields = Vec::new();
     for member in members(response, &VARY) {
         match HeaderName::from_bytes(member) {
-            _ if member == b"*" => return Varies::Unknowably,
-            Ok(name) if is_of_one_client(&name) => return Varies::Unknowably,
+            _ if member == b"*" => return Varies::Uncacheable,
+            Ok(name) if is_of_one_client(&name) => return Varies::Uncacheable,
             Ok(name) => fields.push(name),
-            Err(_) => return Varies::Unknowably,
+            Err(_) => return Varies::Uncacheable,
         }
     }
     if response.contains_key(CONTENT_ENCODING) {
@@ -190,11 +190,11 @@ mod tests {
             (&[][..], Varies::Not),
             (&[("vary", "")], Varies::Not),
             (&[("vary", "Cookie, ACCEPT-language"), ("vary", "cookie")], by(&["accept-language", "cookie"])),
-            (&[("vary", "cookie, *")], Varies::Unknowably),
-            (&[("vary", "not a name")], Varies::Unknowably),
-            (&[("vary", "accept, X-Forwarded-For")], Varies::Unknowably),
-            (&[("vary", "x-forwarded-host")], Varies::Unknowably),
-            (&[("vary", "Forwarded")], Varies::Unknowably),
+            (&[("vary", "cookie, *")], Varies::Uncacheable),
+            (&[("vary", "not a name")], Varies::Uncacheable),
+            (&[("vary", "accept, X-Forwarded-For")], Varies::Uncacheable),
+            (&[("vary", "x-forwarded-host")], Varies::Uncacheable),
+            (&[("vary", "Forwarded")], Varies::Uncacheable),
             (&[("vary", "x-forwarded-proto")], by(&["x-forwarded-proto"])),
             (&[("content-encoding", "gzip")], by(&["accept-encoding"])),
             (&[("content-encoding", "gzip"), ("vary", "Accept-Encoding")], by(&["accept-encoding"])),

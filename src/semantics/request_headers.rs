@@ -9,12 +9,12 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::forward::{CDN_LOOP, is_hop_by_hop};
+use super::cdn_loop::CDN_LOOP;
 use super::vary;
 
 /// The class of a request header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub enum HeaderClass {
     /// Goes with a fill. An origin whose response depends on it says so in Vary.
     Sent,
     /// Stays behind, without effect: no origin needs it to choose a response.
@@ -23,12 +23,12 @@ pub enum Class {
     /// the headers of proxies.
     Edge,
     /// Identifies a client: Cookie and Authorization.
-    Own,
+    Personal,
     /// Any other. A request with one is answered from the store, or sent alone.
     Unknown,
 }
 
-impl Class {
+impl HeaderClass {
     /// Returns the class of the header with this name.
     pub fn of(name: &HeaderName) -> Self {
         let text = name.as_str();
@@ -37,13 +37,29 @@ impl Class {
         } else if SENT.contains(name) {
             Self::Sent
         } else if matches!(*name, COOKIE | AUTHORIZATION) {
-            Self::Own
+            Self::Personal
         } else if INERT.contains(&text) || INERT_PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
             Self::Inert
         } else {
             Self::Unknown
         }
     }
+}
+
+/// Whether a field belongs to one connection, as do those that Connection lists
+/// (RFC 9110 §7.6.1).
+pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// The headers that go with every fill. Accept-Encoding goes in a normalised form;
@@ -122,16 +138,16 @@ const INERT: [&str; 37] = [
 const INERT_PREFIXES: [&str; 9] =
     ["sec-", "cf-", "fastly-", "npm-", "pacote-", "x-amz-cf-", "x-b3-", "x-datadog-", "x-envoy-"];
 
-/// The headers that a fill sends besides those of [`Class::Sent`].
+/// The headers that a fill sends besides those of [`HeaderClass::Sent`].
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Also<'a> {
+pub struct ExtraHeaders<'a> {
     /// `origin.forward`: the operator's list.
     pub forward: &'a [HeaderName],
     /// The Vary that responses of this name are known to have.
     pub vary: &'a [HeaderName],
 }
 
-impl Also<'_> {
+impl ExtraHeaders<'_> {
     fn has(&self, name: &HeaderName) -> bool {
         self.forward.contains(name) || self.vary.contains(name)
     }
@@ -139,33 +155,33 @@ impl Also<'_> {
 
 /// A request, by the strongest of its headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum RequestKind {
     /// Nothing in it identifies a client.
     Common,
     /// It has a Cookie, an Authorization, or another header that Vary names: each may
     /// identify a client.
-    Own,
+    Personal,
     /// It has a header of which the effect is not known.
     Unknown,
 }
 
-impl Kind {
+impl RequestKind {
     /// Returns the kind of the request with these headers.
-    pub fn of(request: &HeaderMap, also: &Also<'_>) -> Self {
-        let kind = |name: &HeaderName| match Class::of(name) {
-            Class::Inert | Class::Unknown if also.forward.contains(name) => Self::Common,
-            Class::Inert | Class::Unknown if also.vary.contains(name) => Self::Own,
-            Class::Own => Self::Own,
-            Class::Unknown => Self::Unknown,
+    pub fn of(request: &HeaderMap, also: &ExtraHeaders<'_>) -> Self {
+        let kind = |name: &HeaderName| match HeaderClass::of(name) {
+            HeaderClass::Inert | HeaderClass::Unknown if also.forward.contains(name) => Self::Common,
+            HeaderClass::Inert | HeaderClass::Unknown if also.vary.contains(name) => Self::Personal,
+            HeaderClass::Personal => Self::Personal,
+            HeaderClass::Unknown => Self::Unknown,
             _ => Self::Common,
         };
         request.keys().map(kind).max().unwrap_or(Self::Common)
     }
 }
 
-/// The headers of [`Class::Own`] that a fill takes along.
+/// The headers of [`HeaderClass::Personal`] that a fill takes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OwnHeaders {
+pub enum PersonalHeaders {
     /// Cookie and Authorization.
     All,
     /// Authorization alone: a blob store may ask for it, and RFC 9111 §3.5 says when its
@@ -185,14 +201,14 @@ pub enum Coding {
 }
 
 /// Returns the headers of `request` that a fill sends.
-pub fn of_fill(request: &HeaderMap, also: &Also<'_>, own: OwnHeaders, coding: Coding) -> HeaderMap {
-    let goes = |name: &HeaderName| match Class::of(name) {
-        Class::Sent => true,
-        Class::Edge => *name == http::header::VIA || *name == CDN_LOOP,
+pub fn of_fill(request: &HeaderMap, also: &ExtraHeaders<'_>, own: PersonalHeaders, coding: Coding) -> HeaderMap {
+    let goes = |name: &HeaderName| match HeaderClass::of(name) {
+        HeaderClass::Sent => true,
+        HeaderClass::Edge => *name == http::header::VIA || *name == CDN_LOOP,
         // A name that is known to vary by Cookie has a variant for each.
-        Class::Own if own == OwnHeaders::All || also.vary.contains(name) => true,
-        Class::Own => own == OwnHeaders::Authorization && *name == AUTHORIZATION,
-        Class::Inert | Class::Unknown => also.has(name),
+        HeaderClass::Personal if own == PersonalHeaders::All || also.vary.contains(name) => true,
+        HeaderClass::Personal => own == PersonalHeaders::Authorization && *name == AUTHORIZATION,
+        HeaderClass::Inert | HeaderClass::Unknown => also.has(name),
     };
     let mut fields = HeaderMap::with_capacity(request.len().min(16));
     for (name, value) in request.iter().filter(|(name, _)| goes(name)) {
@@ -232,28 +248,31 @@ mod tests {
     #[test]
     fn each_header_has_one_class() {
         for (class, names) in [
-            (Class::Sent, "accept accept-encoding accept-language cache-control origin pragma referer user-agent"),
             (
-                Class::Inert,
+                HeaderClass::Sent,
+                "accept accept-encoding accept-language cache-control origin pragma referer user-agent",
+            ),
+            (
+                HeaderClass::Inert,
                 "content-type dnt docker-distribution-api-version dpr expires from npm-session priority save-data sec-ch-ua sec-fetch-mode \
                  traceparent upgrade-insecure-requests x-playback-session-id x-request-id",
             ),
             (
-                Class::Edge,
+                HeaderClass::Edge,
                 "cdn-loop connection content-length expect forwarded host if-none-match if-range keep-alive \
                  max-forwards proxy-authorization range te trailer transfer-encoding upgrade via want-repr-digest \
                  x-forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-scheme x-real-ip",
             ),
-            (Class::Own, "authorization cookie"),
+            (HeaderClass::Personal, "authorization cookie"),
             (
-                Class::Unknown,
+                HeaderClass::Unknown,
                 "base-url early-data front-end-https git-protocol icy-metadata request-uri x-api-key x-host \
                  x-http-method-override x-middleware-subrequest x-original-url x-requested-with x-rewrite-url \
                  x-tenant x-wap-profile",
             ),
         ] {
             for name in names.split_whitespace() {
-                assert_eq!(Class::of(&HeaderName::from_static(name)), class, "{name}");
+                assert_eq!(HeaderClass::of(&HeaderName::from_static(name)), class, "{name}");
             }
         }
     }
@@ -272,21 +291,21 @@ mod tests {
             ("x-forwarded-host", "evil"),
             ("x-tenant", "a"),
         ]);
-        let (none, tenant) = (Also::default(), [HeaderName::from_static("x-tenant")]);
+        let (none, tenant) = (ExtraHeaders::default(), [HeaderName::from_static("x-tenant")]);
         let sent = [("via", "1.1 x"), ("accept", "*/*"), ("accept-encoding", "gzip")];
         let own = [("cookie", "a=b"), ("authorization", "Basic eA==")];
-        let plain = of_fill(&request, &none, OwnHeaders::All, Coding::Accepted);
+        let plain = of_fill(&request, &none, PersonalHeaders::All, Coding::Accepted);
         assert_eq!(plain, headers(&[&own[..], &sent[..]].concat()));
-        assert_eq!(of_fill(&request, &none, OwnHeaders::None, Coding::Accepted), headers(&sent));
-        let proven = of_fill(&request, &none, OwnHeaders::Authorization, Coding::Identity);
+        assert_eq!(of_fill(&request, &none, PersonalHeaders::None, Coding::Accepted), headers(&sent));
+        let proven = of_fill(&request, &none, PersonalHeaders::Authorization, Coding::Identity);
         assert_eq!(proven.get("accept-encoding").unwrap(), "identity");
         assert!(proven.contains_key("authorization") && !proven.contains_key("cookie"));
-        for also in [Also { forward: &tenant, vary: &[] }, Also { forward: &[], vary: &tenant }] {
-            assert!(of_fill(&request, &also, OwnHeaders::None, Coding::Accepted).contains_key("x-tenant"));
-            assert_eq!(Kind::of(&request, &also), Kind::Own);
+        for also in [ExtraHeaders { forward: &tenant, vary: &[] }, ExtraHeaders { forward: &[], vary: &tenant }] {
+            assert!(of_fill(&request, &also, PersonalHeaders::None, Coding::Accepted).contains_key("x-tenant"));
+            assert_eq!(RequestKind::of(&request, &also), RequestKind::Personal);
         }
-        assert_eq!(Kind::of(&request, &none), Kind::Unknown);
-        assert_eq!(Kind::of(&headers(&sent), &none), Kind::Common);
+        assert_eq!(RequestKind::of(&request, &none), RequestKind::Unknown);
+        assert_eq!(RequestKind::of(&headers(&sent), &none), RequestKind::Common);
     }
 
     proptest! {
@@ -295,7 +314,7 @@ mod tests {
         fn no_other_header_goes_with_a_fill(name in "(x[-_])?[a-z]{1,12}([-_][a-z]{1,12}){0,3}") {
             let request = headers(&[(&name, "evil")]);
             let name = HeaderName::try_from(name).unwrap();
-            let sent = of_fill(&request, &Also::default(), OwnHeaders::None, Coding::Accepted);
+            let sent = of_fill(&request, &ExtraHeaders::default(), PersonalHeaders::None, Coding::Accepted);
             let known = SENT.contains(&name) || name == CDN_LOOP || name == http::header::VIA;
             prop_assert_eq!(sent.contains_key(&name), known);
         }
