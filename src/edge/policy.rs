@@ -100,7 +100,7 @@ impl Policy {
     }
 
     pub(super) fn case(&self, name: Name, credentials: Credentials, personal: Personal) -> Case {
-        Case { name, credentials, personal, times: self.times }
+        Case { name, credentials, personal, ttls: self.times }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::net::Ipv6Addr;
 
-/// Whether `value` is a host, and maybe a port, as Host says it (RFC 9110 §7.2, RFC 3986
-/// §3.2.2): no user is named, and nothing in it could end a URL's authority.
+/// Returns true if `value` is a host with an optional port, as in Host (RFC 9110 §7.2, RFC
+/// 3986 §3.2.2). An empty host is valid. User information is not, and neither is a character
+/// that could end the authority of a URL.
 pub fn is_host(value: &[u8]) -> bool {
     let is_port = |port: &[u8]| port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit);
-    let name = value.iter().take_while(|byte| OF_NAME[usize::from(**byte)]).count();
+    let name = value.iter().take_while(|byte| HOST_NAME_BYTES[usize::from(**byte)]).count();
     match &value[name..] {
         [b'[', ..] if name == 0 => {
             let Some(end) = value.iter().position(|&byte| byte == b']') else {
@@ -20,8 +21,8 @@ pub fn is_host(value: &[u8]) -> bool {
     }
 }
 
-/// The bytes of a host's name (RFC 3986 §3.2.2, `reg-name`).
-static OF_NAME: [bool; 256] = {
+/// The bytes that are valid in a host name (RFC 3986 §3.2.2, `reg-name`).
+static HOST_NAME_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0u8;
     loop {
@@ -35,8 +36,8 @@ static OF_NAME: [bool; 256] = {
     }
 };
 
-/// Returns an authority without the port `default`, or without a colon that no port follows
-/// (RFC 9110 §4.2.3). An authority with two ports, or with an unclosed bracket, stays as it is.
+/// Returns an authority without the port `default`, or without a trailing colon (RFC 9110
+/// §4.2.3). An authority with two ports or an unclosed bracket is returned unchanged.
 pub(crate) fn without_default_port<'a>(authority: &'a [u8], default: &str) -> &'a [u8] {
     let Some(at) = authority.iter().rposition(|&byte| byte == b':') else {
         return authority;
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_default_port_is_left_out_once() {
+    fn without_default_port_removes_one_port() {
         for (authority, bare) in [
             ("a", "a"),
             ("a:80", "a"),
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_a_host_and_maybe_a_port() {
+    fn a_host_has_an_optional_port_and_no_user_information() {
         for host in ["", "a", "a.example:80", "a_b:", "[::1]", "[::1]:8001", "10.0.0.1:1", "%41!$&'()*+,;=~-"] {
             assert!(is_host(host.as_bytes()), "{host}");
         }

@@ -1,4 +1,7 @@
-//! What the RFCs say, as pure functions: they take `now`, and answer with enums.
+//! Rules of the HTTP RFCs, as pure functions.
+//!
+//! Decisions are enums, and functions take the current time as a parameter. One function
+//! reads the clock: [`date::read`], for the century of years with two digits.
 
 pub mod authority;
 pub mod cache_control;
@@ -25,7 +28,7 @@ pub mod vary;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The lines of a list field in one (RFC 9110 §5.3); `None` if there are none.
+/// Joins the lines of a list header into one (RFC 9110 §5.3); `None` if there are none.
 pub(crate) fn combined<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Option<HeaderValue> {
     let mut lines = lines.into_iter();
     let mut combined = lines.next()?.as_bytes().to_vec();
@@ -36,10 +39,10 @@ pub(crate) fn combined<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> 
     HeaderValue::from_bytes(&combined).ok()
 }
 
-/// The members of a list field, over all its lines, without those that are
-/// empty (RFC 9110 §5.6.1). For lists whose members hold no quoted commas.
-pub(crate) fn members<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    let members = headers.get_all(field).into_iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+/// Returns the members of a list header over all its lines, without empty members (RFC 9110
+/// §5.6.1). Not for lists that may contain quoted commas.
+pub(crate) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let members = headers.get_all(name).into_iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     members.map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
@@ -47,7 +50,7 @@ pub(crate) fn members<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl It
 pub(crate) mod tests {
     use http::{HeaderMap, HeaderName};
 
-    /// Fields as they stand on lines; a name may come again.
+    /// Returns headers from their lines, in order. A name may be repeated.
     pub(crate) fn headers(lines: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {

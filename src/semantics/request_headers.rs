@@ -1,8 +1,8 @@
-//! Request headers, classed by their effect on a response that many clients may get.
+//! Classes of request headers, by their effect on a response that many clients may get.
 //!
-//! A fill sends a list of known headers and nothing else: a header that is not part of
-//! the cache key must not shape a response that is stored under it. `docs/http.md` has
-//! the table for operators.
+//! A fill sends known headers only: a header that is not part of the cache key must not influence
+//! a response that is stored under that key (RFC 9111 §4.1). `docs/http.md` has the table for
+//! operators.
 
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, COOKIE, ORIGIN, PRAGMA, REFERER, USER_AGENT,
@@ -12,19 +12,21 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::cdn_loop::CDN_LOOP;
 use super::vary;
 
-/// The class of a request header.
+/// The class of a request header, by its effect on shared responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderClass {
-    /// Goes with a fill. An origin whose response depends on it says so in Vary.
+    /// Sent with a fill. If a response depends on the header, the origin names it in
+    /// Vary.
     Sent,
-    /// Stays behind, without effect: no origin needs it to choose a response.
+    /// Not sent with a fill, and without effect: no origin needs it to select a response.
     Inert,
-    /// Read, evaluated or written by the edge itself: framing, conditions, ranges, and
-    /// the headers of proxies.
+    /// Read, evaluated or written by the edge itself: framing, conditions, ranges, and the
+    /// headers of proxies.
     Edge,
-    /// Identifies a client: Cookie and Authorization.
+    /// Identifies a client: Cookie or Authorization.
     Personal,
-    /// Any other. A request with one is answered from the store, or sent alone.
+    /// Any other header. A request with one is answered from the store, or passed to the origin
+    /// without sharing its response.
     Unknown,
 }
 
@@ -46,8 +48,8 @@ impl HeaderClass {
     }
 }
 
-/// Whether a field belongs to one connection, as do those that Connection lists
-/// (RFC 9110 §7.6.1).
+/// Returns true if a header belongs to one connection (RFC 9110 §7.6.1). Headers that Connection
+/// lists belong to it, too.
 pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -62,12 +64,12 @@ pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// The headers that go with every fill. Accept-Encoding goes in a normalised form;
-/// Cache-Control and Pragma so that caches on the way validate when the client asks
-/// for that (RFC 9111 §5.2.1).
+/// The headers that every fill sends. Accept-Encoding is normalized. Cache-Control and Pragma are
+/// sent so that caches on the way validate if the client requests it (RFC 9111 §5.2.1).
 static SENT: [HeaderName; 8] =
     [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, ORIGIN, USER_AGENT, REFERER, CACHE_CONTROL, PRAGMA];
 
+/// The names of [`HeaderClass::Edge`], besides those of the connection.
 const EDGE: [&str; 18] = [
     "cdn-loop",
     "content-length",
@@ -89,11 +91,12 @@ const EDGE: [&str; 18] = [
     "x-real-ip",
 ];
 
-/// `X-Forwarded-*` is replaced or believed by `edge.trusted_proxies`, never copied.
+/// The prefixes of names of [`HeaderClass::Edge`]. The `X-Forwarded` headers are never copied:
+/// those of `edge.trusted_proxies` are evaluated, others replaced.
 const EDGE_PREFIXES: [&str; 2] = ["x-forwarded", "proxy-auth"];
 
-/// Headers of browsers, of tracing, and of proxies in front of the edge. None of them
-/// tells an origin which of several responses to choose, unless its Vary names one.
+/// The names of [`HeaderClass::Inert`]: headers of browsers, of tracing, and of proxies in front
+/// of the edge. Origins do not select a response by them, unless Vary names one.
 const INERT: [&str; 37] = [
     "accept-charset",
     "alt-used",
@@ -102,7 +105,7 @@ const INERT: [&str; 37] = [
     "cache-store",
     "content-type",
     "device-memory",
-    // A container engine states the version that it speaks, whatever it requests.
+    // A container engine sends its protocol version with every request.
     "docker-distribution-api-version",
     "dnt",
     "downlink",
@@ -135,42 +138,43 @@ const INERT: [&str; 37] = [
     "x-request-id",
 ];
 
+/// The prefixes of names of [`HeaderClass::Inert`].
 const INERT_PREFIXES: [&str; 9] =
     ["sec-", "cf-", "fastly-", "npm-", "pacote-", "x-amz-cf-", "x-b3-", "x-datadog-", "x-envoy-"];
 
-/// The headers that a fill sends besides those of [`HeaderClass::Sent`].
+/// Headers that a fill sends in addition to those of [`HeaderClass::Sent`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ExtraHeaders<'a> {
-    /// `origin.forward`: the operator's list.
+    /// The operator's list (`origin.forward`).
     pub forward: &'a [HeaderName],
-    /// The Vary that responses of this name are known to have.
+    /// The headers that Vary named in earlier responses for the same asset.
     pub vary: &'a [HeaderName],
 }
 
 impl ExtraHeaders<'_> {
-    fn has(&self, name: &HeaderName) -> bool {
+    fn contains(&self, name: &HeaderName) -> bool {
         self.forward.contains(name) || self.vary.contains(name)
     }
 }
 
-/// A request, by the strongest of its headers.
+/// The kind of a request, by the header that restricts sharing most. Ordered from the least
+/// restrictive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RequestKind {
-    /// Nothing in it identifies a client.
+    /// No header identifies a client.
     Common,
-    /// It has a Cookie, an Authorization, or another header that Vary names: each may
-    /// identify a client.
+    /// A header may identify a client: Cookie, Authorization, or another one that Vary named.
     Personal,
-    /// It has a header of which the effect is not known.
+    /// The effect of a header is not known.
     Unknown,
 }
 
 impl RequestKind {
-    /// Returns the kind of the request with these headers.
-    pub fn of(request: &HeaderMap, also: &ExtraHeaders<'_>) -> Self {
+    /// Classifies a request. `extra` are the headers that its fill would send in addition.
+    pub fn of(request: &HeaderMap, extra: &ExtraHeaders<'_>) -> Self {
         let kind = |name: &HeaderName| match HeaderClass::of(name) {
-            HeaderClass::Inert | HeaderClass::Unknown if also.forward.contains(name) => Self::Common,
-            HeaderClass::Inert | HeaderClass::Unknown if also.vary.contains(name) => Self::Personal,
+            HeaderClass::Inert | HeaderClass::Unknown if extra.forward.contains(name) => Self::Common,
+            HeaderClass::Inert | HeaderClass::Unknown if extra.vary.contains(name) => Self::Personal,
             HeaderClass::Personal => Self::Personal,
             HeaderClass::Unknown => Self::Unknown,
             _ => Self::Common,
@@ -179,61 +183,64 @@ impl RequestKind {
     }
 }
 
-/// The headers of [`HeaderClass::Personal`] that a fill takes along.
+/// The headers of [`HeaderClass::Personal`] that a fill sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PersonalHeaders {
     /// Cookie and Authorization.
     All,
-    /// Authorization alone: a blob store may ask for it, and RFC 9111 §3.5 says when its
+    /// Authorization alone: a blob store may require it, and RFC 9111 §3.5 defines when the
     /// response is shared.
     Authorization,
-    /// None.
+    /// Neither.
     None,
 }
 
-/// The content codings that a fill asks for.
+/// The content codings that a fill requests (RFC 9110 §12.5.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
-    /// Those that the client accepts, in a normalised form.
+    /// Those that the client accepts, normalized.
     Accepted,
-    /// None: the digest in the name is that of the bytes without a coding.
+    /// None: the digest in the name is computed over the content without a coding.
     Identity,
 }
 
-/// Returns the headers of `request` that a fill sends.
-pub fn of_fill(request: &HeaderMap, also: &ExtraHeaders<'_>, own: PersonalHeaders, coding: Coding) -> HeaderMap {
-    let goes = |name: &HeaderName| match HeaderClass::of(name) {
+/// Returns the headers of `request` that a fill sends: those of [`HeaderClass::Sent`], `extra`,
+/// `personal`, Via and CDN-Loop. Accept-Encoding is that of `coding`.
+pub fn of_fill(request: &HeaderMap, extra: &ExtraHeaders<'_>, personal: PersonalHeaders, coding: Coding) -> HeaderMap {
+    let is_sent = |name: &HeaderName| match HeaderClass::of(name) {
         HeaderClass::Sent => true,
         HeaderClass::Edge => *name == http::header::VIA || *name == CDN_LOOP,
-        // A name that is known to vary by Cookie has a variant for each.
-        HeaderClass::Personal if own == PersonalHeaders::All || also.vary.contains(name) => true,
-        HeaderClass::Personal => own == PersonalHeaders::Authorization && *name == AUTHORIZATION,
-        HeaderClass::Inert | HeaderClass::Unknown => also.has(name),
+        // An asset that is known to vary by Cookie has a variant for each Cookie.
+        HeaderClass::Personal if personal == PersonalHeaders::All || extra.vary.contains(name) => true,
+        HeaderClass::Personal => personal == PersonalHeaders::Authorization && *name == AUTHORIZATION,
+        HeaderClass::Inert | HeaderClass::Unknown => extra.contains(name),
     };
-    let mut fields = HeaderMap::with_capacity(request.len().min(16));
-    for (name, value) in request.iter().filter(|(name, _)| goes(name)) {
-        fields.append(name.clone(), value.clone());
+    let mut headers = HeaderMap::with_capacity(request.len().min(16));
+    for (name, value) in request.iter().filter(|(name, _)| is_sent(name)) {
+        headers.append(name.clone(), value.clone());
     }
     let coding = match coding {
         Coding::Accepted => vary::accept_encoding(request),
         Coding::Identity => HeaderValue::from_static("identity"),
     };
-    fields.insert(ACCEPT_ENCODING, coding);
-    fields
+    headers.insert(ACCEPT_ENCODING, coding);
+    headers
 }
 
 /// The treatment of request headers with `_` in their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Underscores {
-    /// They are dropped.
+    /// Removed.
     Dropped,
-    /// They are headers like any other.
+    /// Kept like other headers.
     Kept,
 }
 
-/// Returns true if the header is dropped from every request. CGI, WSGI and Rack read `_`
-/// as `-`, so `X_Forwarded_Host` would pass for `X-Forwarded-Host`; and a `Proxy` header
-/// becomes the environment's `HTTP_PROXY` (CVE-2016-5385).
+/// Returns true if the header is removed from every request.
+///
+/// CGI, WSGI and Rack read `_` as `-`, so that `X_Forwarded_Host` would count as
+/// `X-Forwarded-Host`. A `Proxy` header becomes the environment variable `HTTP_PROXY`
+/// (CVE-2016-5385).
 pub fn is_dropped(name: &HeaderName, underscores: Underscores) -> bool {
     underscores == Underscores::Dropped && name.as_str().contains('_') || name.as_str() == "proxy"
 }
@@ -278,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fill_sends_known_headers_alone() {
+    fn a_fill_sends_known_headers_only() {
         let request = headers(&[
             ("host", "h"),
             ("cookie", "a=b"),
@@ -293,25 +300,25 @@ mod tests {
         ]);
         let (none, tenant) = (ExtraHeaders::default(), [HeaderName::from_static("x-tenant")]);
         let sent = [("via", "1.1 x"), ("accept", "*/*"), ("accept-encoding", "gzip")];
-        let own = [("cookie", "a=b"), ("authorization", "Basic eA==")];
+        let personal = [("cookie", "a=b"), ("authorization", "Basic eA==")];
         let plain = of_fill(&request, &none, PersonalHeaders::All, Coding::Accepted);
-        assert_eq!(plain, headers(&[&own[..], &sent[..]].concat()));
+        assert_eq!(plain, headers(&[&personal[..], &sent[..]].concat()));
         assert_eq!(of_fill(&request, &none, PersonalHeaders::None, Coding::Accepted), headers(&sent));
-        let proven = of_fill(&request, &none, PersonalHeaders::Authorization, Coding::Identity);
-        assert_eq!(proven.get("accept-encoding").unwrap(), "identity");
-        assert!(proven.contains_key("authorization") && !proven.contains_key("cookie"));
-        for also in [ExtraHeaders { forward: &tenant, vary: &[] }, ExtraHeaders { forward: &[], vary: &tenant }] {
-            assert!(of_fill(&request, &also, PersonalHeaders::None, Coding::Accepted).contains_key("x-tenant"));
-            assert_eq!(RequestKind::of(&request, &also), RequestKind::Personal);
+        let verified = of_fill(&request, &none, PersonalHeaders::Authorization, Coding::Identity);
+        assert_eq!(verified.get("accept-encoding").unwrap(), "identity");
+        assert!(verified.contains_key("authorization") && !verified.contains_key("cookie"));
+        for extra in [ExtraHeaders { forward: &tenant, vary: &[] }, ExtraHeaders { forward: &[], vary: &tenant }] {
+            assert!(of_fill(&request, &extra, PersonalHeaders::None, Coding::Accepted).contains_key("x-tenant"));
+            assert_eq!(RequestKind::of(&request, &extra), RequestKind::Personal);
         }
         assert_eq!(RequestKind::of(&request, &none), RequestKind::Unknown);
         assert_eq!(RequestKind::of(&headers(&sent), &none), RequestKind::Common);
     }
 
     proptest! {
-        /// Generated names: none of them reaches the origin in a shared fill.
+        /// A header with a generated name never reaches the origin in a shared fill.
         #[test]
-        fn no_other_header_goes_with_a_fill(name in "(x[-_])?[a-z]{1,12}([-_][a-z]{1,12}){0,3}") {
+        fn a_fill_sends_no_other_header(name in "(x[-_])?[a-z]{1,12}([-_][a-z]{1,12}){0,3}") {
             let request = headers(&[(&name, "evil")]);
             let name = HeaderName::try_from(name).unwrap();
             let sent = of_fill(&request, &ExtraHeaders::default(), PersonalHeaders::None, Coding::Accepted);

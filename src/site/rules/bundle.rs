@@ -24,7 +24,7 @@ const WEBPACK: usize = 20;
 const MARKS: [&str; 12] =
     ["async", "bundle", "chunk", "client", "css", "es5", "iframe", "js", "legacy", "min", "module", "worker"];
 
-/// Folders of frameworks for files whose whole name is a hash.
+/// Folders in which frameworks put files that are named by a hash alone.
 const FOLDERS: [&str; 4] = ["/_next/static/", "/_nuxt/", "/_app/immutable/", "/_astro/"];
 
 /// Lengths of the first four groups of a UUID; a `-` separates them and the last group.
@@ -138,7 +138,8 @@ fn token_count(bytes: &[u8]) -> usize {
     let mut count = 1;
     for (at, pair) in bytes.windows(2).enumerate() {
         let begins = match (class(pair[0]), class(pair[1])) {
-            // A capital belongs to the word that it starts. The last capital of an acronym does, too.
+            // A capital belongs to the word that it starts. The last capital of an acronym does,
+            // too.
             (0, 1) => at > 0 && bytes[at - 1].is_ascii_uppercase(),
             (before, after) => before != after,
         };

@@ -101,15 +101,17 @@ pub const SETS: [(&str, &[(&str, HashFormat)]); 7] = {
     ]
 };
 
-/// The sets that are enabled by default: their names state the digest unambiguously.
+/// The sets that are enabled by default. Those with verified hashes cannot be wrong, because the
+/// path itself states the algorithm.
 ///
-/// The others can be wrong: a `/cas/` may contain BLAKE3 digests, some Nix caches do not name
+/// The other sets can be wrong: a `/cas/` may contain BLAKE3 digests, some Nix caches do not name
 /// archives by the file's digest, and an older Git LFS API serves descriptions of files at
 /// the paths where others serve the files.
 pub const DEFAULT_SETS: [&str; 4] = ["assets", "blobref", "oci", "by-hash"];
 
 impl Rule {
-    /// Compiles a pattern whose hash cannot be verified ([`HashFormat::UNKNOWN`]).
+    /// Compiles a pattern for names with hashes that cannot be verified
+    /// ([`HashFormat::UNKNOWN`]).
     ///
     /// # Errors
     /// The same as those of [`Rule::new`].
@@ -117,7 +119,7 @@ impl Rule {
         Self::new(pattern, HashFormat::UNKNOWN)
     }
 
-    /// Compiles a pattern whose hash has the given format.
+    /// Compiles a pattern for names with hashes of the given format.
     ///
     /// # Errors
     /// A text that names the pattern, its mistake, and the correction.
@@ -227,7 +229,8 @@ impl HashFormat {
                 self.encoding.name()
             )),
             (Some(length), _) => Ok(format!("{{{length}}}")),
-            // Hex is distinctive. Words match the other alphabets, so the whole digest is required.
+            // Hex is distinctive. Words match the other alphabets, so the whole digest is
+            // required.
             (None, Some(whole)) if self.encoding != Encoding::Hex => Ok(format!("{{{whole}}}")),
             (None, Some(whole)) => Ok(format!("{{{MIN_HASH},{whole}}}")),
             (None, None) if self.encoding != Encoding::Hex => {
