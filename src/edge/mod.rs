@@ -411,7 +411,7 @@ impl Edge {
         if forward::has_unknown_expectation(headers) {
             return Err(Error::Expectation);
         }
-        if !forward::is_coded_at_most_once(headers) {
+        if !forward::has_supported_transfer_coding(headers) {
             return Err(Error::TransferCoding);
         }
         let length = content_length::of_request(headers).map_err(|content_length::Invalid| Error::BadLength)?;

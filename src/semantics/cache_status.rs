@@ -56,6 +56,13 @@ pub fn ends_with_a_hit(members: &HeaderValue) -> bool {
 impl CacheStatus {
     /// Returns the member for the cache `name` as the value of a header. `name` must be a token
     /// (see [`is_token`]).
+    ///
+    /// ```
+    /// use peerage::semantics::cache_status::{CacheStatus, Handled};
+    ///
+    /// let hit = CacheStatus { handled: Handled::Hit, ttl: Some(60), ..CacheStatus::default() };
+    /// assert_eq!(hit.value("edge-1"), "edge-1;hit;ttl=60");
+    /// ```
     pub fn value(&self, name: &str) -> HeaderValue {
         let mut text = Vec::with_capacity(name.len() + 48);
         self.append(name, &mut text);

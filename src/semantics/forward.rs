@@ -62,8 +62,8 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
-    let crumbs: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+    let lines: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
         headers.insert(COOKIE, cookie);
     }
 }
@@ -156,7 +156,7 @@ pub fn has_unknown_expectation(request: &HeaderMap) -> bool {
 
 /// Returns true if the content of a request has no transfer coding, or `chunked` alone (RFC 9112
 /// §6.1). The edge does not decode others, and Transfer-Encoding is not forwarded.
-pub fn is_coded_at_most_once(request: &HeaderMap) -> bool {
+pub fn has_supported_transfer_coding(request: &HeaderMap) -> bool {
     let mut codings = request.get_all(TRANSFER_ENCODING).iter();
     let (coding, more) = (codings.next(), codings.next());
     more.is_none() && coding.is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
@@ -247,7 +247,7 @@ mod tests {
             (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], false),
             (&[("transfer-encoding", "identity")], false),
         ] {
-            assert_eq!(is_coded_at_most_once(&headers(lines)), good, "{lines:?}");
+            assert_eq!(has_supported_transfer_coding(&headers(lines)), good, "{lines:?}");
         }
     }
 

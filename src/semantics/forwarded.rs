@@ -44,7 +44,10 @@ pub struct ForwardedInfo {
 }
 
 /// Resolves the client, scheme and host of a request from the trusted proxy at `connection`
-/// (RFC 7239 §5, §8.1). Several lines of a header are one list. `trusts` returns true for the
+/// (RFC 7239 §5, §8.1).
+///
+/// The client is the rightmost address of the chain that is not a trusted proxy's, or the
+/// leftmost if all are. Several lines of a header are one list. `trusts` returns true for the
 /// address of a trusted proxy.
 pub fn of_request(connection: IpAddr, headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> ForwardedInfo {
     let value = |name: HeaderName| combined(headers.get_all(name));
@@ -55,7 +58,8 @@ pub fn of_request(connection: IpAddr, headers: &HeaderMap, trusts: impl Fn(IpAdd
 }
 
 /// Resolves the client, scheme and host of a request from the trusted proxy at `connection`, as
-/// [`of_request`] does, from the values of the headers. Malformed values count as absent.
+/// [`of_request`] does, from the values of the headers. Malformed values count as absent, and so
+/// do addresses to the left of a malformed one.
 pub fn resolve(
     connection: IpAddr,
     headers: ForwardedHeaders<'_>,

@@ -55,11 +55,11 @@ pub struct Terms {
     pub if_error: Duration,
     /// The permission to serve it stale at all (RFC 9111 §4.2.4).
     pub stale: Stale,
-    /// The possibility that it changes while it is fresh.
+    /// The stability of the response while it is fresh.
     pub changes: Changes,
 }
 
-/// The possibility that a response changes while it is fresh.
+/// The stability of a response while it is fresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Changes {
     /// It may change, as responses may by default.
@@ -120,6 +120,18 @@ pub enum Reuse {
 /// A response under a verified name is never validated, regardless of the request's directives:
 /// its contents cannot change. An `immutable` response is validated while it is fresh only for
 /// `no-cache`; the `max-age=0` of a reload does not count (RFC 8246 §2).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use peerage::semantics::cache_control::RequestControl;
+/// use peerage::semantics::freshness::{Lifetime, Reuse, Terms, reuse};
+///
+/// let lifetime = Lifetime::For(Terms::only(Duration::from_secs(60)));
+/// let request = RequestControl::default();
+/// assert_eq!(reuse(lifetime, Duration::from_secs(59), &request), Reuse::Fresh);
+/// assert_eq!(reuse(lifetime, Duration::from_secs(60), &request), Reuse::Validate);
+/// ```
 pub fn reuse(lifetime: Lifetime, age: Duration, request: &RequestControl) -> Reuse {
     let Lifetime::For(terms) = lifetime else {
         return Reuse::Fresh;

@@ -71,7 +71,7 @@ static MAY_VARY_BY: [HeaderName; 2] = [ACCEPT_ENCODING, ORIGIN];
 /// Returns true if a hint applies to a response under a name that looks hashed, so that it counts
 /// as fresh for `cache.hint_ttl`.
 ///
-/// The fill must have had neither Cookie nor Authorization; the caller checks that.
+/// The caller makes sure that no header of the fill identified a client.
 pub fn holds(file_type: FileType, status: StatusCode, headers: &HeaderMap) -> bool {
     let varies_by_known = match vary::varies(headers) {
         Varies::Not => true,

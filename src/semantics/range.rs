@@ -40,6 +40,16 @@ pub enum Ranged {
 
 /// Evaluates Range and If-Range of a GET against a response with `length` bytes of content (RFC
 /// 9110 §14.2, §13.1.5). A malformed or repeated Range is ignored.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue};
+/// use peerage::semantics::range::{ByteRange, Ranged, evaluate};
+///
+/// let mut request = HeaderMap::new();
+/// request.insert("range", HeaderValue::from_static("bytes=-3"));
+/// let last_three = Ranged::Part(ByteRange { first: 7, end: 10 });
+/// assert_eq!(evaluate(&request, &HeaderMap::new(), 10), last_three);
+/// ```
 pub fn evaluate(request: &HeaderMap, response: &HeaderMap, length: u64) -> Ranged {
     let mut lines = request.get_all(RANGE).iter();
     let (Some(range), None) = (lines.next(), lines.next()) else {

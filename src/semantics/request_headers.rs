@@ -15,8 +15,7 @@ use super::vary;
 /// The class of a request header, by its effect on shared responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderClass {
-    /// Sent with a fill. If a response depends on the header, the origin names it in
-    /// Vary.
+    /// Sent with a fill. If a response depends on the header, the origin names it in Vary.
     Sent,
     /// Not sent with a fill, and without effect: no origin needs it to select a response.
     Inert,
@@ -97,7 +96,7 @@ const EDGE_PREFIXES: [&str; 2] = ["x-forwarded", "proxy-auth"];
 
 /// The names of [`HeaderClass::Inert`]: headers of browsers, of tracing, and of proxies in front
 /// of the edge. Origins do not select a response by them, unless Vary names one.
-const INERT: [&str; 37] = [
+const INERT: [&str; 36] = [
     "accept-charset",
     "alt-used",
     "baggage",
@@ -113,7 +112,6 @@ const INERT: [&str; 37] = [
     "ect",
     "expires",
     "from",
-    "http2-settings",
     "priority",
     "purpose",
     "rtt",

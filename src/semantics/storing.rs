@@ -106,7 +106,7 @@ impl Credentials {
     }
 }
 
-/// The use of a response to a GET.
+/// The decision about a response to a GET (RFC 9111 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Store the response. It answers all waiting requests.
@@ -118,7 +118,7 @@ pub enum Verdict {
     Pass(Refusal),
 }
 
-/// The reason why a response is not stored.
+/// The reason why a response is not stored, or not shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The response has `no-store` (RFC 9111 §5.2.2.5).
@@ -185,6 +185,22 @@ impl Refusal {
 }
 
 /// Decides the use of a final response to a GET (RFC 9111 §3). `age` is its age on arrival.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use http::{HeaderMap, HeaderValue, StatusCode}; use peerage::semantics::storing::{Case,
+/// Credentials, FallbackTtls, Name, Personal, Refusal, Verdict, verdict};
+///
+/// let (credentials, personal) = (Credentials::None, Personal::Absent);
+/// let case = Case { name: Name::Plain, credentials, personal, ttls: FallbackTtls::default() };
+/// let mut headers = HeaderMap::new();
+/// headers.insert("cache-control", HeaderValue::from_static("max-age=60"));
+/// assert!(matches!(verdict(case, StatusCode::OK, &headers, Duration::ZERO), Verdict::Store(_)));
+/// headers.insert("set-cookie", HeaderValue::from_static("a=b"));
+/// let refused = Verdict::Pass(Refusal::SetCookie);
+/// assert_eq!(verdict(case, StatusCode::OK, &headers, Duration::ZERO), refused);
+/// ```
 pub fn verdict(case: Case, status: StatusCode, headers: &HeaderMap, age: Duration) -> Verdict {
     let mut control = CacheControl::of(headers);
     if control.must_understand {
@@ -255,8 +271,8 @@ fn by_freshness(case: Case, status: StatusCode, headers: &HeaderMap, control: Ca
     if case.personal == Personal::Sent
         && explicit_lifetime(headers, control).is_none_or(|stated| age >= stated.min(fresh))
     {
-        // The page of one client: a Last-Modified does not distinguish it from the page of
-        // another.
+        // The page of one client. An entity tag would distinguish it from that of another client,
+        // but a Last-Modified does not.
         return Verdict::Pass(Refusal::Credentials);
     }
     let terms = Terms::of(fresh, control);

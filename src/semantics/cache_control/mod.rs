@@ -85,7 +85,7 @@ impl CacheControl {
             match value {
                 BareItem::Boolean(false) => {}
                 BareItem::Integer(seconds) => {
-                    parsed.apply(name.as_str().as_bytes(), Argument::Seconds((*seconds).into()))
+                    parsed.apply(name.as_str().as_bytes(), Argument::Seconds((*seconds).into()));
                 }
                 _ => parsed.apply(name.as_str().as_bytes(), Argument::Text(None)),
             }

@@ -13,7 +13,7 @@
 use super::date::is_day;
 
 /// Lengths of hexadecimal hashes: whole digests, or cut by the tools. 24 is excluded because
-/// it is the length of MongoDB object identifiers.
+/// it is the length of `MongoDB` object identifiers.
 const HEX_LENGTHS: [usize; 10] = [8, 10, 12, 16, 20, 32, 40, 64, 96, 128];
 /// Length of a hash in base64url or base32.
 const SHORT: usize = 8;

@@ -113,6 +113,15 @@ impl Rule {
     /// Compiles a pattern for names with hashes that cannot be verified
     /// ([`HashFormat::UNKNOWN`]).
     ///
+    /// ```
+    /// use peerage::site::rules::Rule;
+    ///
+    /// let rule = Rule::parse("/**/*-{hash}.*")?;
+    /// assert_eq!(rule.hash_in("/img/logo-0492830483.png"), Some("0492830483"));
+    /// assert_eq!(rule.hash_in("/img/logo-20240131.png"), None);
+    /// # Ok::<_, String>(())
+    /// ```
+    ///
     /// # Errors
     /// The same as those of [`Rule::new`].
     pub fn parse(pattern: &str) -> Result<Self, String> {

@@ -48,6 +48,15 @@ impl QueryRule {
 
     /// Returns the part of `query` (without its question mark) that belongs to the name;
     /// `None` if no part does.
+    ///
+    /// ```
+    /// use peerage::site::rules::{Keep, QueryRule};
+    ///
+    /// let rule = QueryRule::parse("/img/**", Keep::Only(vec!["w".to_owned()]))?;
+    /// assert_eq!(rule.kept("utm=x&w=100").as_deref(), Some("w=100"));
+    /// assert_eq!(rule.kept("utm=x"), None);
+    /// # Ok::<_, String>(())
+    /// ```
     pub fn kept<'a>(&self, query: &'a str) -> Option<Cow<'a, str>> {
         let names = match &self.keep {
             Keep::All => return Some(query.into()),
