@@ -19,7 +19,7 @@ use peerage::semantics::cache_status::{CacheStatus, Handled};
 use peerage::semantics::digest::Algorithm;
 use peerage::semantics::freshness::{self, Lifetime};
 use peerage::semantics::range;
-use peerage::semantics::storing::{self, Case, Credentials, Name, Personal, Times};
+use peerage::semantics::storing::{self, Case, Credentials, FallbackTtls, Name, Personal};
 use peerage::site::rules::Rule;
 
 use body::growing::{Growing, Next, Reader};
@@ -54,7 +54,7 @@ mod semantics {
 
 /// Metadata of a response that is stored until it is evicted.
 fn facts(born: SystemTime) -> Metadata {
-    let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
+    let (lifetime, validated) = (Lifetime::UntilEvicted { stated: None }, Validated::Never);
     Metadata { status: StatusCode::OK, born, lifetime, validated }
 }
 
@@ -198,15 +198,15 @@ fn rules(criterion: &mut Criterion) {
     response.insert("cache-control", HeaderValue::from_static("public, max-age=31536000, immutable"));
     response.insert("etag", HeaderValue::from_static("\"abc\""));
     criterion.bench_function("freshness/verdict", |bencher| {
-        let (credentials, personal, times) = (Credentials::None, Personal::Absent, Times::default());
-        let case = Case { name: Name::Plain, credentials, personal, times };
+        let (credentials, personal, ttls) = (Credentials::None, Personal::Absent, FallbackTtls::default());
+        let case = Case { name: Name::Plain, credentials, personal, ttls };
         let judge = |headers| storing::verdict(case, StatusCode::OK, headers, Duration::ZERO);
         bencher.iter(|| judge(black_box(&response)));
     });
     let mut request = HeaderMap::new();
     request.insert("accept", HeaderValue::from_static("*/*"));
     criterion.bench_function("freshness/reuse", |bencher| {
-        let lifetime = Lifetime::UntilEvicted { said: Some(Duration::from_hours(1)) };
+        let lifetime = Lifetime::UntilEvicted { stated: Some(Duration::from_hours(1)) };
         bencher.iter(|| {
             let wish = RequestControl::of(black_box(&request));
             freshness::reuse(lifetime, Duration::from_secs(5), &wish)

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Serialize;
 
 use crate::semantics::digest::{Algorithm, Encoding};
-use crate::site::rules::{Form, Rule};
+use crate::site::rules::{HashFormat, Rule};
 
 /// The digest that names and manifests hold.
 pub(crate) const DIGEST: Algorithm = Algorithm::Sha256;
@@ -59,7 +59,7 @@ pub(crate) struct Asset {
 /// # Errors
 /// None, as long as the patterns above are good.
 pub(crate) fn rules() -> Result<Vec<Rule>, String> {
-    let form = Form { digest: Some(DIGEST), encoding: Encoding::Hex, length: Some(LENGTH) };
+    let form = HashFormat { digest: Some(DIGEST), encoding: Encoding::Hex, length: Some(LENGTH) };
     PATTERNS.iter().map(|pattern| Rule::new(pattern, form)).collect()
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bounds::within;
 use super::values::{self, Network, Period, Scheme, loopback, secs};
-use crate::semantics::{cache_status, forward};
+use crate::semantics::{authority, cache_status};
 
 /// `[edge]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ impl EdgeConfig {
         if self.host.is_empty() {
             return Ok(None);
         }
-        let host = HeaderValue::from_str(&self.host).ok().filter(|host| forward::is_host(host.as_bytes()));
+        let host = HeaderValue::from_str(&self.host).ok().filter(|host| authority::is_host(host.as_bytes()));
         host.map(Some).ok_or_else(|| {
             format!(
                 "edge.host: `{}` is not a host; one such as `www.example.com` is needed, with its port if that is not the scheme's own",

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::values;
 use crate::semantics::digest::{Algorithm, Encoding};
-use crate::site::rules::{Form, Rule};
+use crate::site::rules::{HashFormat, Rule};
 
 /// `[[immutable]]`: a rule of the operator, beside those of `cache.immutable_sets`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ impl ImmutableConfig {
     }
 
     pub(super) fn rule(&self) -> Result<Rule, String> {
-        let form = Form { digest: self.digest, encoding: self.encoding, length: self.length };
+        let form = HashFormat { digest: self.digest, encoding: self.encoding, length: self.length };
         let Some(path) = &self.path else {
             return Err("immutable.path: missing; each [[immutable]] rule needs a path such as \"/**/*-{hash}.*\"; sets of rules are named in cache.immutable_sets".to_owned());
         };

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::bounds::{some_time, within};
 use super::values::{self, Period, secs};
 use crate::origin::http_origin;
-use crate::semantics::request_fields::Class;
+use crate::semantics::request_headers::HeaderClass;
 use crate::upstream::LIFETIME;
 
 /// `[origin]`
@@ -65,14 +65,14 @@ impl OriginConfig {
             let name = name.map_err(|_| {
                 format!("origin.forward: `{text}` is not the name of a header; a name such as \"X-Tenant\" is needed")
             })?;
-            match Class::of(&name) {
-                Class::Edge => Err(format!(
+            match HeaderClass::of(&name) {
+                HeaderClass::Edge => Err(format!(
                     "origin.forward: {text} is read or written by the edge itself, and cannot be forwarded; remove it"
                 )),
-                Class::Own => Err(format!(
+                HeaderClass::Personal => Err(format!(
                     "origin.forward: {text} identifies a client; it goes along where its response is not stored for others; remove it"
                 )),
-                Class::Sent | Class::Inert | Class::Unknown => Ok(name),
+                HeaderClass::Sent | HeaderClass::Inert | HeaderClass::Unknown => Ok(name),
             }
         };
         self.forward.iter().map(name).collect()

@@ -252,7 +252,7 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[[immutable]]\npath = \"/{hash}\"\ndigest = \"sha257\"", &["immutable.digest", "sha257", "sha256"]),
         ("[[immutable]]\npath = \"/{hash}\"\nencoding = \"base64url\"", &["immutable.path", "ambiguous", "length"]),
         ("[[immutable]]\npath = \"/*{hash}\"", &["immutable.path", "ambiguous"]),
-        ("[[immutable]]\npath = \"/{hash}\"\nlength = 4", &["immutable.path", "too little"]),
+        ("[[immutable]]\npath = \"/{hash}\"\nlength = 4", &["immutable.path", "too short"]),
         ("immutable = 3", &["immutable"]),
         ("[[query]]\nkeep = \"all\"", &["query.path", "missing"]),
         ("[[query]]\npath = \"/**\"", &["query.keep", "missing", "none"]),

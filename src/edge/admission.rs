@@ -215,7 +215,7 @@ impl Edge {
             Varies::By(fields) => {
                 fields.into_iter().filter(|name| forward::may_select(name) && !suits_all(name)).collect::<Arc<[_]>>()
             }
-            Varies::Not | Varies::Unknowably => return Ok((key.clone(), None)),
+            Varies::Not | Varies::Uncacheable => return Ok((key.clone(), None)),
         };
         if fields.is_empty() {
             return Ok((key.clone(), None));
@@ -252,7 +252,7 @@ impl Edge {
             _ if may_outgrow(parts, length) => Err(Refusal::Unmeasured),
             Verdict::Store(_) if parts.extensions.get::<Unframed>().is_some() => Err(Refusal::Unframed),
             Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),
-            Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { said: None }, Kept::Shared(refusal))),
+            Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { stated: None }, Kept::Shared(refusal))),
         }
     }
 }

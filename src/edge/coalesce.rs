@@ -20,7 +20,7 @@ use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{self, Handled};
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Reuse};
-use crate::semantics::request_fields::{Also, Coding, Kind, OwnHeaders};
+use crate::semantics::request_headers::{Coding, ExtraHeaders, PersonalHeaders, RequestKind};
 use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::semantics::vary::{self, Accepted, Variant, Varies};
 use crate::store::entry::Stored;
@@ -130,7 +130,7 @@ impl Edge {
     /// Has requests that identify a client go on at once: what a fill without their own
     /// headers brings is not for them.
     fn note_own(&self, ask: &Ask) {
-        if ask.kind == Kind::Own {
+        if ask.kind == RequestKind::Personal {
             self.store.mark_own(&ask.key, self.policy.load().hit_for_miss);
         }
     }
@@ -157,7 +157,7 @@ impl Edge {
         let head = &streaming.head;
         let error =
             !head.facts.status.is_success() && (streaming.kept != Kept::Stored || states_no_lifetime(&head.headers));
-        if error && ask.kind != Kind::Common {
+        if error && ask.kind != RequestKind::Common {
             self.note_own(ask);
             return Err(Otherwise::Pass);
         }
@@ -246,11 +246,11 @@ impl Edge {
         let policy = self.policy.load();
         let name = policy.name(&ask.key);
         let (own, coding) = match name {
-            Name::Proven => (OwnHeaders::Authorization, Coding::Identity),
-            Name::Hinted(_) => (OwnHeaders::None, Coding::Accepted),
-            Name::Plain => (OwnHeaders::All, Coding::Accepted),
+            Name::Proven => (PersonalHeaders::Authorization, Coding::Identity),
+            Name::Hinted(_) => (PersonalHeaders::None, Coding::Accepted),
+            Name::Plain => (PersonalHeaders::All, Coding::Accepted),
         };
-        let also = Also { forward: &policy.forward, vary: &self.known_vary(ask) };
+        let also = ExtraHeaders { forward: &policy.forward, vary: &self.known_vary(ask) };
         let mut sent = forward::of_fill(headers, &also, own, coding, &self.via_for(ask.version));
         Forwarding::introduce_leader(ask, headers, &mut sent);
         let (credentials, personal) = (Credentials::of(&sent), Personal::of_fill(&sent, &policy.forward));
@@ -266,7 +266,7 @@ impl Edge {
                 let fields: Vec<_> = fields.into_iter().filter(forward::may_select).collect();
                 Variant::of(&fields, &ask.headers) == Variant::of(&fields, &order.headers)
             }
-            Varies::Not | Varies::Unknowably => true,
+            Varies::Not | Varies::Uncacheable => true,
         };
         !forward::is_partial(&ask.headers) && sent(&COOKIE) && sent(&AUTHORIZATION) && selected_alike
     }

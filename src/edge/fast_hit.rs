@@ -16,10 +16,10 @@ use crate::body::Body;
 use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::Source;
+use crate::semantics::authority;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{CacheStatus, Handled};
-use crate::semantics::forward;
-use crate::semantics::forwarded::Told;
+use crate::semantics::forwarded::ForwardedHeaders;
 use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::vary::Accepted;
 use crate::store::entry::Stored;
@@ -31,7 +31,7 @@ pub(crate) struct FastRequest<'a> {
     /// In origin form.
     pub(crate) target: &'a str,
     pub(crate) host: &'a [u8],
-    pub(crate) told: Told<'a>,
+    pub(crate) told: ForwardedHeaders<'a>,
     /// For the access line.
     pub(crate) user_agent: Option<&'a [u8]>,
     /// For the access line.
@@ -77,7 +77,7 @@ impl Edge {
 
     /// The key of what is asked for, if nothing else tells what is meant, and the client's address.
     fn plain_key(&self, source: Source, connection: IpAddr, ask: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
-        if ask.size > self.limits.header || !forward::is_host(ask.host) {
+        if ask.size > self.limits.header || !authority::is_host(ask.host) {
             return None;
         }
         let policy = self.policy.load();

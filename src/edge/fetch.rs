@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
 use crate::observe::metrics::{Asked, Fetched};
-use crate::semantics::{forward, validation};
+use crate::semantics::{cdn_loop, validation};
 
 /// A response as it came, who sent it, and when it was asked for.
 pub(super) struct Arrival {
@@ -92,7 +92,7 @@ impl Edge {
     /// One request to the origin; a failure is counted here, an answer by
     /// whoever sees its end.
     pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
-        request.headers_mut().append(forward::CDN_LOOP, self.loop_id.clone());
+        request.headers_mut().append(cdn_loop::CDN_LOOP, self.loop_id.clone());
         self.policy.load().forwarding.tell_site(request.headers_mut());
         let origin = self.origin.load_full();
         let fetching = self.metrics.fetching(Asked::Origin);

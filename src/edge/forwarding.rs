@@ -13,8 +13,10 @@ use ipnet::IpNet;
 
 use super::Ask;
 use crate::observe::metrics::Source;
-use crate::semantics::forwarded::{self, Believed, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, Told};
-use crate::semantics::without_default_port;
+use crate::semantics::authority::without_default_port;
+use crate::semantics::forwarded::{
+    self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, ForwardedHeaders, ForwardedInfo,
+};
 
 /// The scheme of this edge's own listeners.
 static HTTP: HeaderValue = HeaderValue::from_static("http");
@@ -38,7 +40,7 @@ pub(crate) struct Requester {
 
 struct ByProxy {
     connection: IpAddr,
-    believed: Believed,
+    believed: ForwardedInfo,
 }
 
 impl Requester {
@@ -84,7 +86,7 @@ impl Forwarding {
         &self,
         source: Source,
         connection: IpAddr,
-        told: Told<'_>,
+        told: ForwardedHeaders<'_>,
         host: &[u8],
     ) -> Option<IpAddr> {
         if source == Source::Peer || self.plain {
@@ -93,8 +95,8 @@ impl Forwarding {
         if !self.trusts(connection) {
             return self.is_default(&HTTP, None, Some(host)).then_some(connection);
         }
-        let Believed { client, scheme, host: other } =
-            forwarded::believed(connection, told, None, |address| self.trusts(address));
+        let ForwardedInfo { client, scheme, host: other } =
+            forwarded::resolve(connection, told, None, |address| self.trusts(address));
         self.is_default(scheme.as_ref().unwrap_or(&HTTP), other.as_ref(), Some(host)).then_some(client)
     }
 
@@ -200,7 +202,7 @@ mod tests {
             (&[], "http", Some("a"), "1.2.3.4", "", "", "A", true),
             (&[], "http", Some("a"), "1.2.3.4", "", "", "b", false),
         ] {
-            let told = Told { chain: b"", scheme: proto.as_bytes(), host: told.as_bytes() };
+            let told = ForwardedHeaders { chain: b"", scheme: proto.as_bytes(), host: told.as_bytes() };
             let forwarding = forwarding(trusted, scheme, site);
             let client = forwarding.sharing_client(Source::Client, from.parse().unwrap(), told, own.as_bytes());
             assert_eq!(client.is_some(), shares, "{from} {proto} {told:?} {own} at {scheme} {site:?}");

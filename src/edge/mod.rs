@@ -32,12 +32,12 @@ use crate::origin::Origin;
 use crate::peer::client::Peers;
 use crate::semantics::cache_control::{CacheControl, RequestControl};
 use crate::semantics::cache_status::{CacheStatus, Handled};
-use crate::semantics::content_length;
-use crate::semantics::forward::{self, MOST_FIELDS};
+use crate::semantics::forward::{self, MAX_HEADERS};
 use crate::semantics::freshness::{self, Reuse};
-use crate::semantics::methods::Refused;
-use crate::semantics::request_fields::{Also, Class, Kind};
+use crate::semantics::methods::MethodRejection;
+use crate::semantics::request_headers::{ExtraHeaders, HeaderClass, RequestKind};
 use crate::semantics::storing::{Case, Credentials, Name, Personal};
+use crate::semantics::{authority, cdn_loop, content_length};
 use crate::store::budget::Budget;
 use crate::store::entry::Stored;
 use crate::store::tiers::{Found, Plan, Store, Tier};
@@ -145,7 +145,7 @@ struct Ask {
     headers: HeaderMap,
     class: RequestClass,
     /// Known once it has missed.
-    kind: Kind,
+    kind: RequestKind,
     body: Body,
     /// The client's end of the connection, if it wants to change the protocol.
     upgrade: Option<OnUpgrade>,
@@ -340,7 +340,7 @@ impl Edge {
             key,
             headers,
             class,
-            kind: Kind::Common,
+            kind: RequestKind::Common,
             body,
             upgrade,
             relay,
@@ -365,8 +365,8 @@ impl Edge {
         }
         let mut hosts = request.headers.get_all(HOST).iter();
         let (host, more) = (hosts.next(), hosts.next());
-        let is_good = |host: &HeaderValue| forward::is_host(host.as_bytes());
-        let named = request.uri.authority().is_none_or(|authority| forward::is_host(authority.as_str().as_bytes()));
+        let is_good = |host: &HeaderValue| authority::is_host(host.as_bytes());
+        let named = request.uri.authority().is_none_or(|authority| authority::is_host(authority.as_str().as_bytes()));
         // RFC 9113 §8.3.1. Over HTTP/1.1 an absolute target replaces Host (RFC 9112 §3.2.2).
         let contradicts = |host: &HeaderValue| {
             let authority = request.uri.authority().filter(|_| request.version == Version::HTTP_2);
@@ -386,8 +386,8 @@ impl Edge {
         match source {
             Source::Client => {
                 self.policy.load().methods.admit(&request.method).map_err(|refused| match refused {
-                    Refused::NotAllowed => Error::MethodNotAllowed,
-                    Refused::NotImplemented => Error::MethodNotImplemented,
+                    MethodRejection::NotAllowed => Error::MethodNotAllowed,
+                    MethodRejection::NotImplemented => Error::MethodNotImplemented,
                 })?;
                 self.check_size(&request.headers)
             }
@@ -398,20 +398,20 @@ impl Edge {
     }
 
     fn check_size(&self, headers: &HeaderMap) -> Result<(), Error> {
-        if headers.len() > MOST_FIELDS || head_size(headers) > self.limits.header {
+        if headers.len() > MAX_HEADERS || head_size(headers) > self.limits.header {
             return Err(Error::HeaderTooLarge);
         }
         Ok(())
     }
 
     fn check_particulars(&self, headers: &HeaderMap) -> Result<(), Error> {
-        if headers.get_all(forward::CDN_LOOP).iter().any(|id| forward::lists(id, &self.loop_id)) {
+        if headers.get_all(cdn_loop::CDN_LOOP).iter().any(|id| cdn_loop::lists(id, &self.loop_id)) {
             return Err(Error::Loop);
         }
-        if forward::expects_the_unknown(headers) {
+        if forward::has_unknown_expectation(headers) {
             return Err(Error::Expectation);
         }
-        if !forward::is_coded_at_most_once(headers) {
+        if !forward::has_supported_transfer_coding(headers) {
             return Err(Error::TransferCoding);
         }
         let length = content_length::of_request(headers).map_err(|content_length::Invalid| Error::BadLength)?;
@@ -470,7 +470,7 @@ impl Edge {
         }
         if self.store.has_variants() {
             // Fields of the connection alone select no variant.
-            if forward::nominates(&ask.headers) {
+            if forward::connection_lists_headers(&ask.headers) {
                 forward::strip_hop_by_hop(&mut ask.headers);
             }
             if let Some(variant) = self.store.select(&ask.key, &ask.headers) {
@@ -486,7 +486,7 @@ impl Edge {
                 let facts = stored.facts();
                 match freshness::reuse(facts.lifetime, facts.age(ask.now), &wish) {
                     // It says nothing of a client that it was not requested for.
-                    Reuse::Fresh if is_silent_error(&stored) && self.kind(ask) != Kind::Common => {
+                    Reuse::Fresh if is_silent_error(&stored) && self.kind(ask) != RequestKind::Common => {
                         return Err(Onward::Pass(Handled::Request));
                     }
                     Reuse::Fresh => return Ok(self.answer_stored(ask, tier, &stored)),
@@ -512,9 +512,9 @@ impl Edge {
         }
         ask.kind = self.kind(ask);
         let alone = match ask.kind {
-            Kind::Common => false,
-            Kind::Own => stale.is_none() && self.store.is_marked_own(&ask.key),
-            Kind::Unknown => true,
+            RequestKind::Common => false,
+            RequestKind::Personal => stale.is_none() && self.store.is_marked_own(&ask.key),
+            RequestKind::Unknown => true,
         };
         if alone || handled == Handled::Bypass {
             return Err(Onward::Pass(handled));
@@ -548,15 +548,15 @@ impl Edge {
     /// Returns the case by which the response to `ask` is judged.
     fn case(&self, ask: &Ask) -> Case {
         let policy = self.policy.load();
-        let is_personal = ask.headers.contains_key(COOKIE) || self.kind(ask) == Kind::Unknown;
+        let is_personal = ask.headers.contains_key(COOKIE) || self.kind(ask) == RequestKind::Unknown;
         let personal = if is_personal { Personal::Sent } else { Personal::Absent };
         policy.case(policy.name(&ask.key), Credentials::of(&ask.headers), personal)
     }
 
     /// Returns the kind of a request, by its headers and the known Vary of its asset.
-    fn kind(&self, ask: &Ask) -> Kind {
+    fn kind(&self, ask: &Ask) -> RequestKind {
         let vary = self.known_vary(ask);
-        Kind::of(&ask.headers, &Also { forward: &self.policy.load().forward, vary: &vary })
+        RequestKind::of(&ask.headers, &ExtraHeaders { forward: &self.policy.load().forward, vary: &vary })
     }
 
     /// Returns the request headers that the Vary of an asset is known to name, here or at
@@ -564,7 +564,7 @@ impl Edge {
     fn known_vary(&self, ask: &Ask) -> Vec<HeaderName> {
         let known = self.store.varies_by(&ask.key);
         let known = known.as_deref().unwrap_or_default();
-        let sorted = |name: &&HeaderName| matches!(Class::of(name), Class::Inert | Class::Unknown);
+        let sorted = |name: &&HeaderName| matches!(HeaderClass::of(name), HeaderClass::Inert | HeaderClass::Unknown);
         let sent = ask.headers.keys().filter(|_| ask.source == Source::Peer).filter(sorted);
         known.iter().chain(sent).cloned().collect()
     }

@@ -4,11 +4,11 @@ use http::HeaderValue;
 
 use crate::body::Body;
 use crate::random::random;
-use crate::semantics::range::Span;
+use crate::semantics::range::ByteRange;
 
 /// A multipart/byteranges body in the making (RFC 9110 §14.6).
 pub(super) struct Multipart {
-    spans: Vec<Span>,
+    spans: Vec<ByteRange>,
     boundary: String,
     /// What stands before each part, and behind the last.
     heads: Vec<String>,
@@ -16,12 +16,12 @@ pub(super) struct Multipart {
 }
 
 impl Multipart {
-    pub(super) fn new(spans: Vec<Span>, length: u64, media_type: Option<&HeaderValue>) -> Self {
+    pub(super) fn new(spans: Vec<ByteRange>, length: u64, media_type: Option<&HeaderValue>) -> Self {
         // 64 random bits: no content holds them but by chance.
         let boundary = format!("peerage-{:016x}", random());
         let media_type = media_type.and_then(|media_type| media_type.to_str().ok());
         let media_type = media_type.map(|media_type| format!("Content-Type: {media_type}\r\n")).unwrap_or_default();
-        let head = |span: &Span| {
+        let head = |span: &ByteRange| {
             format!("\r\n--{boundary}\r\n{media_type}Content-Range: {}\r\n\r\n", content_range(*span, length))
         };
         let heads = spans.iter().map(head).collect();
@@ -40,13 +40,13 @@ impl Multipart {
     }
 
     /// The body, its parts as `part` gives them.
-    pub(super) fn body(self, part: impl Fn(Span) -> Body) -> Body {
+    pub(super) fn body(self, part: impl Fn(ByteRange) -> Body) -> Body {
         let parts = self.heads.into_iter().zip(self.spans).flat_map(|(head, span)| [head.into(), part(span)]);
         Body::chain(parts.chain([self.tail.into()]))
     }
 }
 
-pub(super) fn content_range(Span { first, end }: Span, length: u64) -> String {
+pub(super) fn content_range(ByteRange { first, end }: ByteRange, length: u64) -> String {
     format!("bytes {first}-{}/{length}", end - 1)
 }
 

@@ -14,7 +14,7 @@ use crate::key::AssetKey;
 use crate::observe::metrics::{Asked, Fetched};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward;
-use crate::semantics::request_fields::Kind;
+use crate::semantics::request_headers::RequestKind;
 
 impl Edge {
     /// Forwards a request to the origin, both bodies streamed; nothing is kept. It counts
@@ -33,7 +33,7 @@ impl Edge {
         // fill asks: by nothing that shapes the answer for one client.
         let learns = ask.method == Method::HEAD
             && handled != Handled::OtherSite
-            && self.kind(&ask) == Kind::Common
+            && self.kind(&ask) == RequestKind::Common
             && !forward::is_selective(&ask.headers);
         if learns {
             *request.headers_mut() = self.order(&ask, &ask.headers, None).headers;

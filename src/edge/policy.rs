@@ -9,8 +9,8 @@ use crate::key::AssetKey;
 use crate::semantics::digest::Expected;
 use crate::semantics::hint::FileType;
 use crate::semantics::methods::Methods;
-use crate::semantics::request_fields::Underscores;
-use crate::semantics::storing::{Case, Credentials, Name, Personal, Times};
+use crate::semantics::request_headers::Underscores;
+use crate::semantics::storing::{Case, Credentials, FallbackTtls, Name, Personal};
 use crate::site::rules::{QueryRule, Rule};
 
 /// The rules and times that a reload can change.
@@ -21,7 +21,7 @@ pub(crate) struct Policy {
     pub(crate) forwarding: Forwarding,
     /// Request headers that go with a fill, besides those that always do.
     pub(crate) forward: Box<[HeaderName]>,
-    pub(crate) times: Times,
+    pub(crate) times: FallbackTtls,
     /// A body up to this length is verified before its first byte is sent. In bytes.
     pub(crate) verify_first: u64,
     pub(crate) wrong_content_ttl: Duration,
@@ -100,7 +100,7 @@ impl Policy {
     }
 
     pub(super) fn case(&self, name: Name, credentials: Credentials, personal: Personal) -> Case {
-        Case { name, credentials, personal, times: self.times }
+        Case { name, credentials, personal, ttls: self.times }
     }
 }
 

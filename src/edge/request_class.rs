@@ -78,7 +78,7 @@ mod tests {
             RequestControl::of(request) != RequestControl::default()
                 || conditional::evaluate(request, &stored) != Precondition::Proceed
                 || range::evaluate(request, &stored, 100) != Ranged::Whole
-                || forward::expects_the_unknown(request)
+                || forward::has_unknown_expectation(request)
         };
         for (name, value) in [
             ("cache-control", "no-cache"),

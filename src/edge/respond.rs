@@ -19,8 +19,8 @@ use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Served, Source};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
-use crate::semantics::range::Span;
-use crate::semantics::request_fields::{Class, Kind};
+use crate::semantics::range::ByteRange;
+use crate::semantics::request_headers::{HeaderClass, RequestKind};
 use crate::semantics::storing::{self, Refusal, Verdict};
 use crate::semantics::vary::{self, Varies};
 use crate::semantics::{combined, forward, freshness};
@@ -79,9 +79,9 @@ impl Edge {
         *response.body_mut() = match selection {
             Selection::Nothing => Body::empty(),
             Selection::Whole => Body::stored(stored.clone(), 0, len),
-            Selection::Role(Span { first, end }) => Body::stored(stored.clone(), first, end),
+            Selection::Role(ByteRange { first, end }) => Body::stored(stored.clone(), first, end),
             Selection::Parts(multipart) => {
-                multipart.body(|Span { first, end }| Body::stored(stored.clone(), first, end))
+                multipart.body(|ByteRange { first, end }| Body::stored(stored.clone(), first, end))
             }
         };
         response
@@ -124,9 +124,9 @@ impl Edge {
         *response.body_mut() = match selection {
             Selection::Nothing => Body::empty(),
             Selection::Whole => read(reader, 0, head.length),
-            Selection::Role(Span { first, end }) => read(reader, first, Some(end)),
+            Selection::Role(ByteRange { first, end }) => read(reader, first, Some(end)),
             Selection::Parts(multipart) => {
-                multipart.body(|Span { first, end }| read(Reader::new(Arc::clone(&growing)), first, Some(end)))
+                multipart.body(|ByteRange { first, end }| read(Reader::new(Arc::clone(&growing)), first, Some(end)))
             }
         };
         let record = Record { reason, ..Self::record(ask, served(part), ServedFrom::from(&provider)) };
@@ -163,7 +163,7 @@ impl Edge {
         if handled == Handled::Bypass && ask.method == Method::GET {
             self.reconsider(ask, &response);
         }
-        if ask.kind == Kind::Unknown && ask.method == Method::GET {
+        if ask.kind == RequestKind::Unknown && ask.method == Method::GET {
             self.learn_vary(ask, &response);
         }
         let reason = pass_reason(ask, handled);
@@ -193,7 +193,8 @@ impl Edge {
             return;
         };
         let fields: Arc<[_]> = fields.into_iter().filter(forward::may_select).collect();
-        let named = fields.iter().any(|name| Class::of(name) == Class::Unknown && ask.headers.contains_key(name));
+        let named =
+            fields.iter().any(|name| HeaderClass::of(name) == HeaderClass::Unknown && ask.headers.contains_key(name));
         let age = freshness::initial_age(response.headers(), ask.now, SystemTime::now());
         let verdict = storing::verdict(self.case(ask), response.status(), response.headers(), age);
         let variants = self.policy.load().variants;
@@ -311,7 +312,7 @@ fn pass_reason(ask: &Ask, handled: Handled) -> &'static str {
         Handled::OtherSite => "other-site",
         Handled::Method => "method",
         Handled::Bypass => "hit-for-miss",
-        _ if ask.kind == Kind::Unknown => "unknown-header",
+        _ if ask.kind == RequestKind::Unknown => "unknown-header",
         _ => "request",
     }
 }

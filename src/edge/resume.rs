@@ -320,7 +320,7 @@ mod tests {
             response.headers_mut().insert(*name, HeaderValue::from_static(value));
         }
         let tag = tag.map(HeaderValue::from_static);
-        let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
+        let (lifetime, validated) = (Lifetime::UntilEvicted { stated: None }, Validated::Never);
         let facts = Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
         let head = Head { facts, length, headers: HeaderMap::new(), upstream_status: None };
         let body = continuation(response, tag.as_ref(), 4, &head).ok()?;

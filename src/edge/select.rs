@@ -12,12 +12,12 @@ use crate::body::Body;
 use crate::edge::request_class::RequestClass;
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
-use crate::semantics::range::{self, Ranged, Span};
+use crate::semantics::range::{self, ByteRange, Ranged};
 
 /// How much of a response a request gets.
 pub(super) enum Selection {
     Whole,
-    Role(Span),
+    Role(ByteRange),
     /// As multipart/byteranges.
     Parts(Multipart),
     Nothing,

@@ -25,7 +25,7 @@ use crate::key::AssetKey;
 use crate::origin::Origin;
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::date;
-use crate::semantics::range::{self, Ranged, Span};
+use crate::semantics::range::{self, ByteRange, Ranged};
 use crate::site::rules::Rule;
 
 /// How much of a file is read at a time, in bytes.
@@ -190,7 +190,7 @@ fn extent(request: &HeaderMap, response: &mut Response<Body>, length: u64) -> Op
         Precondition::Proceed => match range::evaluate(request, response.headers(), length) {
             // The development origin sends no multipart; the edges do.
             Ranged::Whole | Ranged::Parts(_) => return Some((0, length)),
-            Ranged::Part(Span { first, end }) => {
+            Ranged::Part(ByteRange { first, end }) => {
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 response.headers_mut().insert(CONTENT_LENGTH, (end - first).into());
                 set_range(response, &format!("bytes {first}-{}/{length}", end - 1));

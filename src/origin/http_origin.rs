@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Response, Uri};
 use crate::body::Body;
 use crate::error::Error;
 use crate::origin::{Origin, Places};
-use crate::semantics::forward::MOST_FIELDS;
+use crate::semantics::forward::MAX_HEADERS;
 use crate::semantics::location;
 use crate::upstream::{Blame, Outgoing, Patience};
 
@@ -58,7 +58,7 @@ impl HttpOrigin {
         Ok(Self {
             authority,
             site: Arc::new(Site { host, prefix: url.path().trim_end_matches('/').to_owned() }),
-            outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS),
+            outgoing: Outgoing::new(patience, BLAME, MAX_HEADERS),
             places: Places::new(requests, first_byte),
             locations: Locations::AsSent,
         })

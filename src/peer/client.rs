@@ -8,7 +8,7 @@ use http::{Request, Response};
 use super::pipeline::{Pipelines, Question, Waits};
 use crate::body::Body;
 use crate::error::Error;
-use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
+use crate::semantics::forward::{MAX_ADDED_HEADERS, MAX_HEADERS};
 use crate::upstream::{Blame, Outgoing, Patience};
 
 const BLAME: Blame = Blame {
@@ -29,7 +29,7 @@ impl Peers {
     /// Waits for the first byte of an answer for the time of `first_byte`, and for that of
     /// an answer to a peek for the time of `quiet`.
     pub(crate) fn new(patience: Patience, first_byte: Duration, quiet: Duration) -> Self {
-        let outgoing = Outgoing::new(patience, BLAME, MOST_FIELDS + ADDED_FIELDS);
+        let outgoing = Outgoing::new(patience, BLAME, MAX_HEADERS + MAX_ADDED_HEADERS);
         Self { outgoing, first_byte, links: Pipelines::new(Waits { peer_timeout: patience.connect, quiet }) }
     }
 

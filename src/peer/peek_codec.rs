@@ -12,7 +12,7 @@ use http::header::{CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::semantics::content_length;
-use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
+use crate::semantics::forward::{MAX_ADDED_HEADERS, MAX_HEADERS};
 use crate::semantics::vary::Accepted;
 
 /// The field.
@@ -64,7 +64,7 @@ pub enum Came {
 /// come is no answer to a peek: it is longer than what was asked for, or there are two ways
 /// to see how long it is.
 pub fn answer(came: &mut BytesMut) -> Result<Came, String> {
-    let mut fields = [MaybeUninit::uninit(); MOST_FIELDS + ADDED_FIELDS];
+    let mut fields = [MaybeUninit::uninit(); MAX_HEADERS + MAX_ADDED_HEADERS];
     let mut head = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut head, came, &mut fields);
     let length = match parsed.map_err(|error| error.to_string())? {

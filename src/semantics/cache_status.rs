@@ -1,67 +1,76 @@
-//! Cache-Status: RFC 9211.
+//! Cache-Status (RFC 9211).
 
 use http::{HeaderName, HeaderValue};
 
-/// RFC 9211 §2.
+/// The Cache-Status header (RFC 9211 §2).
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// How one cache handled a request: a member of the field's list.
+/// The handling of a request by one cache: a member of the list in Cache-Status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheStatus {
-    /// Hit, or why the request went forward.
+    /// `hit`, or the reason why the request went forward.
     pub handled: Handled,
-    /// `fwd-status`, §2.3: what came back, where it is not what was given.
+    /// `fwd-status` (§2.3): the status of the next hop, if it differs from that of the response.
     pub fwd_status: Option<u16>,
-    /// `ttl`, §2.4: the seconds of freshness left, below zero for what is stale.
+    /// `ttl` (§2.4): remaining freshness in seconds, negative for a stale response.
     pub ttl: Option<i64>,
-    /// `collapsed`, §2.6: it shares a request that was under way.
+    /// `collapsed` (§2.6): the request was coalesced with another one.
     pub collapsed: bool,
-    /// `stored`, §2.5: the response was, or is being, stored here.
+    /// `stored` (§2.5): the response was or is being stored by this cache.
     pub stored: bool,
-    /// `detail`, §2.8.
+    /// `detail` (§2.8): a token.
     pub detail: Option<&'static str>,
 }
 
-/// `hit` (§2.1) or `fwd` (§2.2).
+/// `hit` (RFC 9211 §2.1) or the reason in `fwd` (§2.2).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Handled {
-    /// Answered from what is stored.
+    /// `hit`: answered by a stored response.
     Hit,
-    /// `fwd=uri-miss`: nothing was stored under the name.
+    /// `fwd=uri-miss`: no response was stored for the URI.
     #[default]
     UriMiss,
-    /// `fwd=vary-miss`: under the name, others were stored, or may be.
+    /// `fwd=vary-miss`: other variants are, or may be, stored for the URI.
     VaryMiss,
-    /// `fwd=stale`: what was stored had expired.
+    /// `fwd=stale`: the stored response was stale.
     Stale,
-    /// `fwd=method`: the method is not cached.
+    /// `fwd=method`: responses to the method are not cached.
     Method,
-    /// `fwd=request`: the request itself asks for the origin.
+    /// `fwd=request`: the request's own directives require the origin.
     Request,
-    /// `fwd=bypass`: this name is known not to be stored.
+    /// `fwd=bypass`: responses for this URI are known not to be stored.
     Bypass,
-    /// `fwd=bypass`: the request is of another scheme or host than what is stored.
+    /// `fwd=bypass`: the request has another scheme or host than stored responses.
     OtherSite,
-    /// Neither: this edge answered itself, with an error.
+    /// Neither: the edge itself answered with an error.
     Refused,
 }
 
-/// Whether the last of these members says that it had the response stored.
+/// Returns true if the last member, that of the nearest cache, reports a `hit` (RFC 9211
+/// §2.1).
 pub fn ends_with_a_hit(members: &HeaderValue) -> bool {
     let last = members.as_bytes().rsplit(|&byte| byte == b',').next().unwrap_or_default();
     last.split(|&byte| byte == b';').skip(1).any(|parameter| parameter.trim_ascii() == b"hit")
 }
 
 impl CacheStatus {
-    /// The field's value for a cache called `name`, which [`is_token`].
+    /// Returns the member for the cache `name` as the value of a header. `name` must be a token
+    /// (see [`is_token`]).
+    ///
+    /// ```
+    /// use peerage::semantics::cache_status::{CacheStatus, Handled};
+    ///
+    /// let hit = CacheStatus { handled: Handled::Hit, ttl: Some(60), ..CacheStatus::default() };
+    /// assert_eq!(hit.value("edge-1"), "edge-1;hit;ttl=60");
+    /// ```
     pub fn value(&self, name: &str) -> HeaderValue {
         let mut text = Vec::with_capacity(name.len() + 48);
         self.append(name, &mut text);
-        // A copy of just its length: made of these bytes, it would keep their slack.
+        // Copied to its exact length: built from the vector, it would keep the spare capacity.
         HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
     }
 
-    /// Appends the same to a head.
+    /// Appends the member for the cache `name` to the bytes of a response head.
     pub fn append(&self, name: &str, head: &mut Vec<u8>) {
         let mut add = |text: &str| head.extend_from_slice(text.as_bytes());
         add(name);
@@ -96,7 +105,7 @@ impl CacheStatus {
     }
 }
 
-/// sf-token, RFC 9651 §3.3.4.
+/// Returns true if `text` is a token of structured fields (RFC 9651 §3.3.4).
 pub fn is_token(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '*')
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte))
@@ -110,9 +119,9 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// What is written is a list of RFC 9651 with the same name and parameters.
+        /// The value parses as a list of RFC 9651 with the same name and parameters.
         #[test]
-        fn every_member_is_a_structured_field(
+        fn every_member_parses_as_a_structured_field(
             name in "[A-Za-z][A-Za-z0-9._-]{0,19}",
             handled in 0usize..8,
             (fwd_status, ttl) in any::<(Option<u8>, Option<i32>)>(),
@@ -149,12 +158,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_member_counts() {
+    fn ends_with_a_hit_considers_the_last_member_alone() {
         for (members, hit) in [
             ("edge-1;hit;ttl=5", true),
             ("cdn;hit, edge-1; hit", true),
             ("cdn;hit, edge-1;fwd=uri-miss;stored", false),
-            // A cache may well be called so.
+            // The name of a cache may be `hit`.
             ("hit;fwd=miss", false),
             ("", false),
         ] {
@@ -163,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn members() {
+    fn members_are_written_with_their_parameters() {
         let hit = CacheStatus { handled: Handled::Hit, ttl: Some(31_535_990), ..CacheStatus::default() };
         assert_eq!(hit.value("edge-1"), "edge-1;hit;ttl=31535990");
         let miss = CacheStatus { collapsed: true, stored: true, ..CacheStatus::default() };

@@ -1,34 +1,35 @@
-//! Conditional requests on a response that is at hand: RFC 9110 §13.
+//! Conditional requests (RFC 9110 §13), evaluated against a selected response.
 
 use http::HeaderMap;
 use http::header::{DATE, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED};
 
 use super::date;
 
-/// What the preconditions of a GET or HEAD come to.
+/// The result of the preconditions of a GET or HEAD (RFC 9110 §13.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precondition {
-    /// Answer as if there were none.
+    /// Answer as without preconditions.
     Proceed,
-    /// 304
+    /// Answer with 304.
     NotModified,
-    /// 412
+    /// Answer with 412.
     Failed,
 }
 
-/// Evaluates the preconditions of `request` against the selected response, in
-/// the order of RFC 9110 §13.2.2. An invalid date counts as no field at all.
-/// Where a response has no Last-Modified, If-Modified-Since is held against its
-/// Date (RFC 9111 §4.3.2).
+/// Evaluates the preconditions of `request` against the selected response, in the order of
+/// RFC 9110 §13.2.2.
+///
+/// A header with an invalid date counts as absent. If the response has no Last-Modified,
+/// If-Modified-Since is compared with its Date (RFC 9111 §4.3.2).
 pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
-    let fields = [IF_MATCH, IF_UNMODIFIED_SINCE, IF_NONE_MATCH, IF_MODIFIED_SINCE];
-    if !fields.iter().any(|field| request.contains_key(field)) {
+    let names = [IF_MATCH, IF_UNMODIFIED_SINCE, IF_NONE_MATCH, IF_MODIFIED_SINCE];
+    if !names.iter().any(|name| request.contains_key(name)) {
         return Precondition::Proceed;
     }
     let tag = response.get(ETAG).map(http::HeaderValue::as_bytes);
     let modified = date::read(response, &LAST_MODIFIED);
     if request.contains_key(IF_MATCH) {
-        if !lists(request, IF_MATCH, tag, Comparison::Strong) {
+        if !lists_tag(request, IF_MATCH, tag, Comparison::Strong) {
             return Precondition::Failed;
         }
     } else if let (Some(since), Some(modified)) = (date::read(request, &IF_UNMODIFIED_SINCE), modified)
@@ -37,7 +38,7 @@ pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
         return Precondition::Failed;
     }
     if request.contains_key(IF_NONE_MATCH) {
-        if lists(request, IF_NONE_MATCH, tag, Comparison::Weak) {
+        if lists_tag(request, IF_NONE_MATCH, tag, Comparison::Weak) {
             return Precondition::NotModified;
         }
     } else if let (Some(since), Some(modified)) =
@@ -49,24 +50,24 @@ pub fn evaluate(request: &HeaderMap, response: &HeaderMap) -> Precondition {
     Precondition::Proceed
 }
 
-/// How entity tags compare: RFC 9110 §8.8.3.2.
+/// The comparison of entity tags (RFC 9110 §8.8.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
-    /// Both strong, and the same.
+    /// Both tags are strong and equal.
     Strong,
-    /// The same but for weakness.
+    /// The opaque tags are equal, weak or not.
     Weak,
 }
 
-/// Whether two entity tags are the same under `how`.
-pub fn same_tag(a: &[u8], b: &[u8], how: Comparison) -> bool {
-    match how {
+/// Returns true if two entity tags match by the given comparison (RFC 9110 §8.8.3.2).
+pub fn same_tag(a: &[u8], b: &[u8], comparison: Comparison) -> bool {
+    match comparison {
         Comparison::Strong => a == b && is_strong(a),
         Comparison::Weak => opaque(a) == opaque(b),
     }
 }
 
-/// Whether a tag is a strong validator.
+/// Returns true if an entity tag is a strong validator (RFC 9110 §8.8.3).
 pub fn is_strong(tag: &[u8]) -> bool {
     tag.starts_with(b"\"")
 }
@@ -75,14 +76,15 @@ fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-fn lists(request: &HeaderMap, field: http::HeaderName, tag: Option<&[u8]>, how: Comparison) -> bool {
-    request.get_all(field).iter().any(|line| {
+/// Returns true if a header of the request lists `tag`, or is `*`.
+fn lists_tag(request: &HeaderMap, name: http::HeaderName, tag: Option<&[u8]>, comparison: Comparison) -> bool {
+    request.get_all(name).iter().any(|line| {
         let line = line.as_bytes().trim_ascii();
-        line == b"*" || tag.is_some_and(|tag| tags(line).any(|listed| same_tag(listed, tag, how)))
+        line == b"*" || tag.is_some_and(|tag| tags(line).any(|listed| same_tag(listed, tag, comparison)))
     })
 }
 
-/// The entity tags of a list. A comma may stand inside a tag, so the quotes lead.
+/// Splits a list into its entity tags. A tag may contain a comma, so quotes delimit tags.
 fn tags(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = line;
     std::iter::from_fn(move || {
@@ -98,12 +100,11 @@ fn tags(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::semantics::tests::headers;
 
     #[test]
-    fn preconditions_in_their_order() {
+    fn preconditions_are_evaluated_in_the_order_of_the_rfc() {
         use Precondition::{Failed, NotModified, Proceed};
         let early = "Sun, 06 Nov 1994 08:49:37 GMT";
         let late = "Mon, 07 Nov 1994 08:49:37 GMT";

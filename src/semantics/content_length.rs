@@ -1,18 +1,21 @@
-//! Content-Length: RFC 9110 §8.6, RFC 9112 §6.3.
+//! Content-Length (RFC 9110 §8.6, RFC 9112 §6.3).
 //!
-//! Servers read odd spellings differently (`0100` as octal, `+5`, `5, 5`). Where two of
-//! them delimit a message differently, the rest of it passes for another message. So odd
-//! spellings in requests are rejected, those in responses are parsed strictly, and the
-//! next hop gets neither: its Content-Length is written from the number.
+//! Servers read unusual spellings differently (`0100` as octal, `+5`, `5, 5`). If two servers
+//! delimit a message differently, one of them takes its rest for another message (request
+//! smuggling). So unusual spellings are rejected in requests and parsed strictly in responses.
+//! They never reach the next hop: its Content-Length is written from the parsed number.
 
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 
-/// A Content-Length that does not state one length.
+/// The error for a Content-Length that does not state exactly one length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Invalid;
 
-/// Returns the length that a request states: one line of digits without leading zeros.
+/// Returns the length that a request states, in bytes; `None` without a Content-Length.
+///
+/// # Errors
+/// [`Invalid`] unless it is one line of digits without leading zeros.
 pub fn of_request(headers: &HeaderMap) -> Result<Option<u64>, Invalid> {
     let mut lines = headers.get_all(CONTENT_LENGTH).iter();
     match (lines.next(), lines.next()) {
@@ -22,8 +25,12 @@ pub fn of_request(headers: &HeaderMap) -> Result<Option<u64>, Invalid> {
     }
 }
 
-/// Returns the length that a response states. Members of a list, and lines, state the same
-/// number; leading zeros are allowed, since the number is all that goes on.
+/// Returns the length that a response states, in bytes; `None` without a Content-Length.
+///
+/// Leading zeros and repetition are allowed, because only the number is forwarded.
+///
+/// # Errors
+/// [`Invalid`] unless all lines and all members of their lists are digits of the same number.
 pub fn of_response(headers: &HeaderMap) -> Result<Option<u64>, Invalid> {
     let mut length = None;
     let lines = headers.get_all(CONTENT_LENGTH).iter();
@@ -36,13 +43,14 @@ pub fn of_response(headers: &HeaderMap) -> Result<Option<u64>, Invalid> {
     Ok(length)
 }
 
-/// Returns the number that digits without leading zeros state.
+/// Parses digits without leading zeros; `None` for other input, and above `u64::MAX`.
 pub fn plain(value: &[u8]) -> Option<u64> {
     let has_leading_zero = value.len() > 1 && value[0] == b'0';
     if has_leading_zero { None } else { digits(value) }
 }
 
-/// Returns the number that digits state. (`parse` alone takes a plus sign.)
+/// Parses digits; `None` for other input, and above `u64::MAX`. (`parse` alone accepts a plus
+/// sign.)
 pub fn digits(value: &[u8]) -> Option<u64> {
     if !value.iter().all(u8::is_ascii_digit) {
         return None;
@@ -61,12 +69,12 @@ mod tests {
         lines.iter().map(|line| (CONTENT_LENGTH, HeaderValue::from_str(line).unwrap())).collect()
     }
 
-    /// Spellings that are not digits in any reading.
+    /// Spellings that no server reads as digits.
     const MALFORMED: &[&str] =
         &["", "+5", "-5", "5.", "5e1", "0x5", "5h", "5 5", "5;5", "5_0", "\"5\"", "५", "18446744073709551616"];
 
     #[test]
-    fn a_request_states_one_length_in_plain_digits() {
+    fn a_request_length_is_one_line_of_digits_without_leading_zeros() {
         for (stated, length) in [
             (&[][..], Ok(None)),
             (&["0"], Ok(Some(0))),
@@ -88,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_states_one_number_however_often() {
+    fn a_response_length_may_be_repeated_but_not_contradicted() {
         for (stated, length) in [
             (&[][..], Ok(None)),
             (&["5, 5"], Ok(Some(5))),
@@ -109,7 +117,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_request_is_read_as_its_length_is_written(value in "[ -~]{0,4}|[0-9]{0,21}") {
+        fn a_request_length_is_accepted_only_in_its_canonical_spelling(value in "[ -~]{0,4}|[0-9]{0,21}") {
             let read = of_request(&lines(&[&value]));
             prop_assert_eq!(read.is_ok(), read.is_ok_and(|read| read.is_some_and(|read| read.to_string() == value)));
         }

@@ -1,4 +1,4 @@
-//! Digests: what tells contents from all others, and how it is written.
+//! Digests of contents, and their encodings in names.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use xxhash_rust::xxh3::Xxh3Default;
 
-/// A function from contents to a digest.
+/// A hash function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Algorithm {
@@ -18,16 +18,16 @@ pub enum Algorithm {
     Sha1,
     Md5,
     Blake3,
-    /// XXH3-64, as 8 bytes with the most significant first.
+    /// XXH3-64, as 8 bytes in big-endian order.
     Xxh3,
 }
 
 impl Algorithm {
-    /// All of them.
+    /// All algorithms.
     pub const ALL: [Self; 7] =
         [Self::Sha256, Self::Sha512, Self::Sha224, Self::Sha1, Self::Md5, Self::Blake3, Self::Xxh3];
 
-    /// As the configuration calls it.
+    /// Returns the name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -40,7 +40,7 @@ impl Algorithm {
         }
     }
 
-    /// The length of a digest, in bytes.
+    /// Returns the length of a digest, in bytes.
     pub const fn bytes(self) -> usize {
         match self {
             Self::Sha512 => 64,
@@ -52,26 +52,26 @@ impl Algorithm {
         }
     }
 
-    /// A digest in the making.
+    /// Returns a new incremental computation.
     pub fn hashing(self) -> Hashing {
         Hashing(match self {
-            Self::Sha256 => State::Sha256(sha2::Sha256::new()),
-            Self::Sha512 => State::Sha512(Box::new(sha2::Sha512::new())),
-            Self::Sha224 => State::Sha224(sha2::Sha224::new()),
-            Self::Sha1 => State::Sha1(sha1::Sha1::new()),
-            Self::Md5 => State::Md5(md5::Md5::new()),
-            Self::Blake3 => State::Blake3(Box::new(blake3::Hasher::new())),
-            Self::Xxh3 => State::Xxh3(Box::new(Xxh3Default::new())),
+            Self::Sha256 => HashState::Sha256(sha2::Sha256::new()),
+            Self::Sha512 => HashState::Sha512(Box::new(sha2::Sha512::new())),
+            Self::Sha224 => HashState::Sha224(sha2::Sha224::new()),
+            Self::Sha1 => HashState::Sha1(sha1::Sha1::new()),
+            Self::Md5 => HashState::Md5(md5::Md5::new()),
+            Self::Blake3 => HashState::Blake3(Box::new(blake3::Hasher::new())),
+            Self::Xxh3 => HashState::Xxh3(Box::new(Xxh3Default::new())),
         })
     }
 }
 
-/// A digest in the making.
+/// An incremental computation of a digest.
 #[derive(Clone)]
-pub struct Hashing(State);
+pub struct Hashing(HashState);
 
 #[derive(Clone)]
-enum State {
+enum HashState {
     Sha256(sha2::Sha256),
     Sha512(Box<sha2::Sha512>),
     Sha224(sha2::Sha224),
@@ -82,29 +82,29 @@ enum State {
 }
 
 impl Hashing {
-    /// Takes the next bytes of the contents.
+    /// Adds the next bytes of the contents.
     pub fn update(&mut self, data: &[u8]) {
         match &mut self.0 {
-            State::Sha256(state) => state.update(data),
-            State::Sha512(state) => state.update(data),
-            State::Sha224(state) => state.update(data),
-            State::Sha1(state) => state.update(data),
-            State::Md5(state) => state.update(data),
-            State::Blake3(state) => drop(state.update(data)),
-            State::Xxh3(state) => state.update(data),
+            HashState::Sha256(state) => state.update(data),
+            HashState::Sha512(state) => state.update(data),
+            HashState::Sha224(state) => state.update(data),
+            HashState::Sha1(state) => state.update(data),
+            HashState::Md5(state) => state.update(data),
+            HashState::Blake3(state) => drop(state.update(data)),
+            HashState::Xxh3(state) => state.update(data),
         }
     }
 
-    /// The digest of all that was taken.
+    /// Returns the digest of the added bytes, [`Algorithm::bytes`] long.
     pub fn finish(self) -> Vec<u8> {
         match self.0 {
-            State::Sha256(state) => state.finalize().to_vec(),
-            State::Sha512(state) => state.finalize().to_vec(),
-            State::Sha224(state) => state.finalize().to_vec(),
-            State::Sha1(state) => state.finalize().to_vec(),
-            State::Md5(state) => state.finalize().to_vec(),
-            State::Blake3(state) => state.finalize().as_bytes().to_vec(),
-            State::Xxh3(state) => state.digest().to_be_bytes().to_vec(),
+            HashState::Sha256(state) => state.finalize().to_vec(),
+            HashState::Sha512(state) => state.finalize().to_vec(),
+            HashState::Sha224(state) => state.finalize().to_vec(),
+            HashState::Sha1(state) => state.finalize().to_vec(),
+            HashState::Md5(state) => state.finalize().to_vec(),
+            HashState::Blake3(state) => state.finalize().as_bytes().to_vec(),
+            HashState::Xxh3(state) => state.digest().to_be_bytes().to_vec(),
         }
     }
 }
@@ -115,29 +115,29 @@ impl fmt::Debug for Hashing {
     }
 }
 
-/// How a digest is written in a name.
+/// The encoding of a digest in a name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
-    /// In either case.
+    /// Hexadecimal digits in either case (RFC 4648 §8).
     #[default]
     Hex,
     /// RFC 4648 §6 without padding, in either case.
     Base32,
-    /// Nix's own: its alphabet, the last bits first.
+    /// Nix's base 32: an alphabet of its own, the last bits first.
     Nix32,
     /// RFC 4648 §5 without padding.
     Base64Url,
 }
 
-/// Nix leaves out e, o, t and u.
+/// Nix's alphabet, without e, o, t and u.
 const NIX32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 impl Encoding {
-    /// All of them.
+    /// All encodings.
     pub const ALL: [Self; 4] = [Self::Hex, Self::Base32, Self::Nix32, Self::Base64Url];
 
-    /// As the configuration calls it.
+    /// Returns the name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hex => "hex",
@@ -147,7 +147,7 @@ impl Encoding {
         }
     }
 
-    /// How many characters `bytes` bytes take.
+    /// Returns the length of `bytes` encoded bytes, in characters.
     pub const fn length(self, bytes: usize) -> usize {
         let bits = match self {
             Self::Hex => 4,
@@ -157,7 +157,7 @@ impl Encoding {
         (bytes * 8).div_ceil(bits)
     }
 
-    /// The characters, as they stand in a class of a regular expression.
+    /// Returns the alphabet as the content of a character class in a regular expression.
     pub(crate) fn class(self) -> &'static str {
         match self {
             Self::Hex => "0-9A-Fa-f",
@@ -167,7 +167,7 @@ impl Encoding {
         }
     }
 
-    /// The digest as it is written.
+    /// Encodes a digest. Letters are in lower case unless case is significant.
     pub fn encode(self, digest: &[u8]) -> String {
         match self {
             Self::Hex => HEXLOWER.encode(digest),
@@ -177,8 +177,8 @@ impl Encoding {
         }
     }
 
-    /// One of several ways to write the same.
-    fn normal(self, text: &str) -> Cow<'_, str> {
+    /// Returns the spelling that [`encode`](Self::encode) writes.
+    fn normalize(self, text: &str) -> Cow<'_, str> {
         match self {
             Self::Hex | Self::Base32 => text.to_ascii_lowercase().into(),
             Self::Nix32 | Self::Base64Url => text.into(),
@@ -186,8 +186,8 @@ impl Encoding {
     }
 }
 
-/// The digest is a number with the least significant byte first; it is written
-/// from its most significant digit of five bits on.
+/// Encodes a digest in Nix's base 32. The digest is a little-endian number; its digits of five
+/// bits are written from the most significant on.
 fn nix32(digest: &[u8]) -> String {
     let digit = |index: usize| {
         let (byte, shift) = (index * 5 / 8, index * 5 % 8);
@@ -198,34 +198,36 @@ fn nix32(digest: &[u8]) -> String {
     (0..Encoding::Nix32.length(digest.len())).rev().map(digit).collect()
 }
 
-/// What a digest must be: all of it, or its beginning as it is written.
+/// The digest that contents must have: the whole digest, or the beginning of its encoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// The function.
+    /// The hash function.
     pub algorithm: Algorithm,
-    /// How `text` is written.
+    /// The encoding of `text`.
     pub encoding: Encoding,
-    /// As much of the digest as is known.
+    /// The known part of the encoded digest, from its beginning.
     pub text: Box<str>,
 }
 
 impl Expected {
-    /// Whether `digest`, of the same function, is what is expected.
+    /// Returns true if `digest`, computed by the same hash function, begins with the expected
+    /// part.
     pub fn is_met_by(&self, digest: &[u8]) -> bool {
-        self.encoding.encode(digest).starts_with(&*self.encoding.normal(&self.text))
+        self.encoding.encode(digest).starts_with(&*self.encoding.normalize(&self.text))
     }
 
-    /// The digest itself, if all of it is known.
+    /// Returns the digest in bytes; `None` if only a part is known, if the text is malformed, and
+    /// for [`Encoding::Nix32`], which is not decoded.
     pub fn whole(&self) -> Option<Vec<u8>> {
         if self.text.len() != self.encoding.length(self.algorithm.bytes()) {
             return None;
         }
-        let text = self.encoding.normal(&self.text);
+        let text = self.encoding.normalize(&self.text);
         match self.encoding {
             Encoding::Hex => HEXLOWER.decode(text.as_bytes()).ok(),
             Encoding::Base32 => BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok(),
             Encoding::Base64Url => BASE64URL_NOPAD.decode(text.as_bytes()).ok(),
-            // It is compared as text alone.
+            // Compared as text only.
             Encoding::Nix32 => None,
         }
     }
@@ -245,16 +247,16 @@ mod tests {
 
     fn digest(algorithm: Algorithm, data: &[u8]) -> Vec<u8> {
         let mut hashing = algorithm.hashing();
-        for piece in data.chunks(3) {
-            hashing.update(piece);
+        for chunk in data.chunks(3) {
+            hashing.update(chunk);
         }
         hashing.finish()
     }
 
-    /// The values that each function's own documents give for "abc", and XXH3's
-    /// as the `xxhsum` of its authors prints it.
+    /// The values for "abc" in the specification of each function. That of XXH3 is printed by
+    /// its authors' `xxhsum`.
     #[test]
-    fn digests_are_those_that_others_compute() {
+    fn digests_agree_with_published_values() {
         for (algorithm, expected) in [
             (Algorithm::Sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
             (
@@ -274,11 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn encodings_are_those_that_others_write() {
+    fn encodings_agree_with_other_programs() {
         let sha256 = digest(Algorithm::Sha256, b"abc");
         for (encoding, expected) in [
             (Encoding::Base32, "xj4bnp4pahh6uqkbidpf3lrceoyagyndsylxvhfucd7wd4qacwwq"),
-            // As `nix-hash --to-base32` writes the above.
+            // The output of `nix-hash --to-base32`.
             (Encoding::Nix32, "1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s"),
             (Encoding::Base64Url, "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0"),
         ] {
@@ -288,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_digest_is_checked_as_far_as_it_goes() {
+    fn a_partial_digest_is_compared_with_the_beginning() {
         let sha256 = digest(Algorithm::Sha256, b"abc");
         let expected = |encoding, text: &str| Expected { algorithm: Algorithm::Sha256, encoding, text: text.into() };
         for (encoding, text, met) in [
@@ -309,7 +311,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_expected_and_no_other(digest in any::<[u8; 32]>(), bit in 0usize..256, at in 0usize..4) {
+        fn an_encoded_digest_matches_itself_and_no_other(digest in any::<[u8; 32]>(), bit in 0usize..256, at in 0usize..4) {
             let encoding = Encoding::ALL[at];
             let expected =
                 Expected { algorithm: Algorithm::Sha256, encoding, text: encoding.encode(&digest).into() };

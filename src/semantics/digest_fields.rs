@@ -1,33 +1,35 @@
-//! Digest fields: RFC 9530.
+//! Digest fields (RFC 9530).
 
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sfv::{BareItem, DictSerializer, Dictionary, ListEntry, Parser};
 
 use super::combined;
-use crate::semantics::digest::{Algorithm, Encoding, Expected};
+use super::digest::{Algorithm, Encoding, Expected};
 
-/// RFC 9530 §3: of the representation, whatever part of it a message holds.
+/// The Repr-Digest header (RFC 9530 §3): digests of the whole representation, even if the
+/// message contains a part.
 pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
-/// RFC 9530 §2: of the content of this message.
+/// The Content-Digest header (RFC 9530 §2): digests of the content of the message.
 pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
-/// RFC 9530 §4
+/// The Want-Repr-Digest header (RFC 9530 §4): the algorithms that the client prefers.
 pub const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest");
 
-/// The functions of RFC 9530 §7.2 that are not deprecated, as it calls them.
+/// The active algorithms of RFC 9530 §7.2, by their registered keys.
 const KNOWN: [(&str, Algorithm); 2] = [("sha-256", Algorithm::Sha256), ("sha-512", Algorithm::Sha512)];
 
-/// What a response to GET says of its own content. A field that is not well
-/// formed, or of another function, says nothing.
+/// Returns the digests that a response to GET states for its content (RFC 9530 §2, §3).
+///
+/// Malformed headers and other algorithms than SHA-256 and SHA-512 are ignored.
 pub fn expected(status: StatusCode, headers: &HeaderMap) -> Vec<Expected> {
     let mut expected = Vec::new();
-    for field in [REPR_DIGEST, CONTENT_DIGEST] {
-        // A part has a digest of its own; a 304 has no content at all.
-        let told = status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT && field == CONTENT_DIGEST;
-        if !told {
+    for header in [REPR_DIGEST, CONTENT_DIGEST] {
+        // Only Content-Digest covers the content of a 206. A 304 has no content.
+        let applies = status == StatusCode::OK || status == StatusCode::PARTIAL_CONTENT && header == CONTENT_DIGEST;
+        if !applies {
             continue;
         }
-        let Some(dictionary) = dictionary(headers, &field) else {
+        let Some(dictionary) = dictionary(headers, &header) else {
             continue;
         };
         for (name, algorithm) in KNOWN {
@@ -43,8 +45,8 @@ pub fn expected(status: StatusCode, headers: &HeaderMap) -> Vec<Expected> {
     expected
 }
 
-/// Repr-Digest for a digest of the representation; `None` for a function that
-/// the field has no name for.
+/// Returns a Repr-Digest for the digest of a representation (RFC 9530 §3); `None` for an
+/// algorithm other than SHA-256 and SHA-512.
 pub fn repr_digest(algorithm: Algorithm, digest: &[u8]) -> Option<HeaderValue> {
     let (name, _) = KNOWN.into_iter().find(|(_, known)| *known == algorithm)?;
     let mut field = DictSerializer::new();
@@ -52,20 +54,22 @@ pub fn repr_digest(algorithm: Algorithm, digest: &[u8]) -> Option<HeaderValue> {
     HeaderValue::try_from(field.finish()?).ok()
 }
 
-/// Whether a request wants a Repr-Digest (§4): if it does not say, yes; or else
-/// if it gives the function of `field` a weight. (It asks for nothing that is
-/// not there.)
-pub fn wants(request: &HeaderMap, field: &HeaderValue) -> bool {
+/// Returns true if the Repr-Digest `available` is sent in the response to a request (RFC 9530
+/// §4).
+///
+/// Without a well-formed Want-Repr-Digest it is sent. Otherwise it is sent if the request gives
+/// one of its algorithms a weight above zero.
+pub fn wants(request: &HeaderMap, available: &HeaderValue) -> bool {
     if !request.contains_key(WANT_REPR_DIGEST) {
         return true;
     }
     let Some(wanted) = dictionary(request, &WANT_REPR_DIGEST) else {
         return true;
     };
-    let Ok(told) = Parser::new(field.as_bytes()).parse::<Dictionary>() else {
+    let Ok(available) = Parser::new(available.as_bytes()).parse::<Dictionary>() else {
         return true;
     };
-    KNOWN.into_iter().filter(|(name, _)| told.contains_key(*name)).any(|(name, _)| {
+    KNOWN.into_iter().filter(|(name, _)| available.contains_key(*name)).any(|(name, _)| {
         let weight = match wanted.get(name) {
             Some(ListEntry::Item(item)) => item.bare_item.as_integer().map(i64::from),
             _ => None,
@@ -74,8 +78,9 @@ pub fn wants(request: &HeaderMap, field: &HeaderValue) -> bool {
     })
 }
 
-fn dictionary(headers: &HeaderMap, field: &HeaderName) -> Option<Dictionary> {
-    Parser::new(combined(headers.get_all(field))?.as_bytes()).parse().ok()
+/// Parses a header as a dictionary (RFC 9651 §3.2); `None` if it is absent or malformed.
+fn dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Dictionary> {
+    Parser::new(combined(headers.get_all(name))?.as_bytes()).parse().ok()
 }
 
 #[cfg(test)]
@@ -85,12 +90,12 @@ mod tests {
     use super::*;
     use crate::semantics::tests::headers;
 
-    /// RFC 9530 appendix B.1: `{"hello": "world"}` and a line feed.
+    /// The digest of `{"hello": "world"}` and a line feed (RFC 9530 appendix B.1).
     const HELLO: &str = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:";
     const HELLO_HEX: &str = "44aff4ab2d7c3250525675a08f0cfa9591168cffe51791c5f5bbc417c15a6c38";
 
     #[test]
-    fn what_a_response_says_of_its_content() {
+    fn well_formed_digests_of_a_response_are_expected() {
         let read = |status: u16, lines: &[(&str, &str)]| {
             let expected = expected(StatusCode::from_u16(status).unwrap(), &headers(lines));
             expected.into_iter().map(|expected| expected.text.to_string()).collect::<Vec<_>>()
@@ -111,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_for_a_digest() {
+    fn want_repr_digest_selects_algorithms_by_weight() {
         let field = HeaderValue::from_static(HELLO);
         for (wish, wanted) in [
             ("sha-256=1", true),
@@ -129,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(digest in any::<[u8; 32]>()) {
+        fn a_written_repr_digest_is_parsed_again(digest in any::<[u8; 32]>()) {
             let field = repr_digest(Algorithm::Sha256, &digest).unwrap();
             let mut headers = HeaderMap::new();
             headers.insert(REPR_DIGEST, field);
@@ -139,7 +144,7 @@ mod tests {
         }
 
         #[test]
-        fn any_field_parses(text in "[ -~]{0,60}") {
+        fn any_header_value_is_parsed_without_a_panic(text in "[ -~]{0,60}") {
             let headers = headers(&[("repr-digest", &text), ("want-repr-digest", &text)]);
             let _ = (expected(StatusCode::OK, &headers), wants(&headers, &HeaderValue::from_static(HELLO)));
         }

@@ -1,6 +1,4 @@
-//! Which fields cross the edge: RFC 9110 §7.6, RFC 8586.
-
-use std::net::Ipv6Addr;
+//! Headers that the edge forwards, adds and removes (RFC 9110 §7.6), and checks of requests.
 
 use http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
@@ -9,27 +7,25 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::members;
-use super::request_fields::{self, Also, Class, Coding, OwnHeaders, Underscores};
+use super::request_headers::{self, Coding, ExtraHeaders, HeaderClass, PersonalHeaders, Underscores};
 
-/// RFC 8586.
-pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+/// Maximum number of header lines in a message from a client or the origin.
+pub const MAX_HEADERS: usize = 100;
+/// Maximum number of header lines that an edge adds to a forwarded message. A peer accepts that
+/// many more.
+pub const MAX_ADDED_HEADERS: usize = 16;
 
-/// How many fields a message from a client or from the origin has at most.
-pub const MOST_FIELDS: usize = 100;
-/// How many an edge adds to what it hands on, at most: so much more a peer has to take.
-pub const ADDED_FIELDS: usize = 16;
-
-/// The fields that make a request conditional or partial: a fill wants the
-/// whole of the asset, whatever its first client has of it.
+/// The headers that make a request conditional or partial. A fill has none of them: it requests
+/// the whole asset.
 static SELECTIVE: [HeaderName; 6] = [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE];
 
-/// Returns true if a response can have been selected by this header of a client's request,
-/// as its Vary says. The edge itself writes the others.
+/// Returns true if an origin can select a response by this header of a client's request, when
+/// its Vary names the header (RFC 9110 §12.5.5). The edge itself writes or evaluates the others.
 pub fn may_select(name: &HeaderName) -> bool {
-    *name == ACCEPT_ENCODING || Class::of(name) != Class::Edge
+    *name == ACCEPT_ENCODING || HeaderClass::of(name) != HeaderClass::Edge
 }
 
-/// The fields that no sender's Connection may take away from the message.
+/// Returns true if a header stays in the message even if Connection lists it.
 fn is_essential(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -53,75 +49,29 @@ fn is_essential(name: &HeaderName) -> bool {
     )
 }
 
-/// Whether `value` is a host, and maybe a port, as Host says it (RFC 9110 §7.2, RFC 3986
-/// §3.2.2): no user is named, and nothing in it could end a URL's authority.
-pub fn is_host(value: &[u8]) -> bool {
-    let is_port = |port: &[u8]| port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit);
-    let name = value.iter().take_while(|byte| OF_NAME[usize::from(**byte)]).count();
-    match &value[name..] {
-        [b'[', ..] if name == 0 => {
-            let Some(end) = value.iter().position(|&byte| byte == b']') else {
-                return false;
-            };
-            let address = str::from_utf8(&value[1..end]).ok().and_then(|address| address.parse::<Ipv6Addr>().ok());
-            address.is_some() && is_port(&value[end + 1..])
-        }
-        rest @ [b':', ..] => is_port(rest),
-        rest => rest.is_empty(),
-    }
+/// Returns true if Connection lists anything but `keep-alive` and `close`: names of headers that
+/// belong to the connection (RFC 9110 §7.6.1).
+pub fn connection_lists_headers(headers: &HeaderMap) -> bool {
+    let is_persistence =
+        |member: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|word| member.eq_ignore_ascii_case(word));
+    headers.contains_key(CONNECTION) && !members(headers, &CONNECTION).all(is_persistence)
 }
 
-/// The bytes of a host's name (RFC 3986 §3.2.2, `reg-name`).
-static OF_NAME: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0u8;
-    loop {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'')
-            || matches!(byte, b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
-        if byte == u8::MAX {
-            break table;
-        }
-        byte += 1;
-    }
-};
-
-/// Whether Connection lists fields, and does not just say how long the connection lasts.
-pub fn nominates(headers: &HeaderMap) -> bool {
-    let lasts = |member: &[u8]| [&b"keep-alive"[..], b"close"].iter().any(|word| member.eq_ignore_ascii_case(word));
-    headers.contains_key(CONNECTION) && !members(headers, &CONNECTION).all(lasts)
-}
-
-/// Makes one line of the several that HTTP/2 may send of Cookie (RFC 9113 §8.2.3).
+/// Joins several lines of Cookie, which HTTP/2 allows, into one (RFC 9113 §8.2.3).
 pub fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
-    let crumbs: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+    let lines: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
         headers.insert(COOKIE, cookie);
     }
 }
 
-/// Whether a field belongs to one connection, as do those that Connection lists
-/// (RFC 9110 §7.6.1).
-pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
-/// Removes what belongs to the connection that the message came on.
+/// Removes the headers that belong to the connection of the message, including those that
+/// Connection lists (RFC 9110 §7.6.1).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let mut stripped: Vec<_> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    let mut stripped: Vec<_> = headers.keys().filter(|name| request_headers::is_hop_by_hop(name)).cloned().collect();
     if stripped.contains(&CONNECTION) {
         let listed = members(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok());
         stripped.extend(listed.filter(|name| !is_essential(name)));
@@ -131,9 +81,10 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Drops the request headers that a server behind the edge could take for others.
+/// Removes the request headers that a server behind the edge could mistake for others: names
+/// with `_`, and `Proxy`.
 pub fn drop_ambiguous(headers: &mut HeaderMap, underscores: Underscores) {
-    let dropped = |name: &&HeaderName| request_fields::is_dropped(name, underscores);
+    let dropped = |name: &&HeaderName| request_headers::is_dropped(name, underscores);
     if headers.keys().any(|name| dropped(&name)) {
         let names: Vec<_> = headers.keys().filter(dropped).cloned().collect();
         for name in names {
@@ -142,74 +93,77 @@ pub fn drop_ambiguous(headers: &mut HeaderMap, underscores: Underscores) {
     }
 }
 
-/// Returns the headers of a request that goes upstream as it came, with the edge's Via.
-/// `request` is already without the headers of its connection.
+/// Returns the headers of a request that is passed to the origin: those of `request`, without
+/// Host and Expect, with the edge's Via added.
+///
+/// `request` has no headers of its connection (see [`strip_hop_by_hop`]).
 pub fn verbatim(request: &HeaderMap, via: &HeaderValue) -> HeaderMap {
-    sent_by(request.clone(), via)
+    add_via(request.clone(), via)
 }
 
-/// Returns the headers of a fill: those of `request` that go with one, and the edge's Via.
-pub fn of_fill(request: &HeaderMap, also: &Also<'_>, own: OwnHeaders, coding: Coding, via: &HeaderValue) -> HeaderMap {
-    let mut fields = request_fields::of_fill(request, also, own, coding);
+/// Returns the headers of a fill: those of `request` that a fill sends (see
+/// [`request_headers::of_fill`]), with the edge's Via added. For If-Match and
+/// If-Unmodified-Since, which are omitted, `Cache-Control: no-cache` is added.
+pub fn of_fill(
+    request: &HeaderMap,
+    extra: &ExtraHeaders<'_>,
+    personal: PersonalHeaders,
+    coding: Coding,
+    via: &HeaderValue,
+) -> HeaderMap {
+    let mut headers = request_headers::of_fill(request, extra, personal, coding);
     if request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE) {
-        // The precondition stays behind, but no cache on the way may answer for the origin.
-        fields.append(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // The fill omits the precondition, but no cache on the way may answer instead of the
+        // origin.
+        headers.append(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     }
-    sent_by(fields, via)
+    add_via(headers, via)
 }
 
-fn sent_by(mut fields: HeaderMap, via: &HeaderValue) -> HeaderMap {
-    fields.remove(HOST);
-    // This edge has answered the expectation when it takes the content (RFC 9110 §10.1.1).
-    fields.remove(EXPECT);
-    fields.append(VIA, via.clone());
-    fields
+/// Removes Host and Expect, and adds a line of Via.
+fn add_via(mut headers: HeaderMap, via: &HeaderValue) -> HeaderMap {
+    headers.remove(HOST);
+    // The edge itself fulfills the expectation when it reads the content (RFC 9110 §10.1.1).
+    headers.remove(EXPECT);
+    headers.append(VIA, via.clone());
+    headers
 }
 
-/// Whether a request asks for something other than the whole of the asset, so
-/// that the answer to a fill is not the answer to it.
+/// Returns true if a request is conditional or has a Range, so that the response to a fill is not
+/// the response to the request (RFC 9110 §13.1, §14.2).
 pub fn is_selective(request: &HeaderMap) -> bool {
     SELECTIVE.iter().any(|name| request.contains_key(name))
 }
 
-/// Whether a request asks for something other than the whole of the asset, or for
-/// nothing if it is the same still.
+/// Returns true if a request has a Range or a precondition other than If-None-Match and
+/// If-Modified-Since (RFC 9110 §13.1, §14.2): it needs more than the whole asset or a 304.
 pub fn is_partial(request: &HeaderMap) -> bool {
     [IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE].iter().any(|name| request.contains_key(name))
 }
 
-/// How many hops an OPTIONS request may go still; `None` for as many as it takes
-/// (RFC 9110 §7.6.2).
+/// Parses Max-Forwards: the number of further hops of a request (RFC 9110 §7.6.2). `None` if it
+/// is absent or malformed, so that the number is not limited.
 pub fn max_forwards(request: &HeaderMap) -> Option<u64> {
     let hops = request.get(MAX_FORWARDS)?.to_str().ok()?.trim();
     let is_number = !hops.is_empty() && hops.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| hops.parse().unwrap_or(u64::MAX))
 }
 
-/// Whether a request expects something of which nobody has heard (RFC 9110
-/// §10.1.1).
-pub fn expects_the_unknown(request: &HeaderMap) -> bool {
+/// Returns true if Expect contains anything but `100-continue` (RFC 9110 §10.1.1).
+pub fn has_unknown_expectation(request: &HeaderMap) -> bool {
     members(request, &EXPECT).any(|member| !member.eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Whether a request's content is in no transfer coding but one: chunked. Others are not
-/// undone here, and their name goes no further than the connection (RFC 9112 §6.1).
-pub fn is_coded_at_most_once(request: &HeaderMap) -> bool {
+/// Returns true if the content of a request has no transfer coding, or `chunked` alone (RFC 9112
+/// §6.1). The edge does not decode others, and Transfer-Encoding is not forwarded.
+pub fn has_supported_transfer_coding(request: &HeaderMap) -> bool {
     let mut codings = request.get_all(TRANSFER_ENCODING).iter();
     let (coding, more) = (codings.next(), codings.next());
     more.is_none() && coding.is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
-/// Whether a line of CDN-Loop lists `id` (RFC 8586 §2).
-pub fn lists(line: &HeaderValue, id: &HeaderValue) -> bool {
-    line.as_bytes().split(|&byte| byte == b',').any(|member| {
-        let name = member.split(|&byte| byte == b';').next().unwrap_or_default();
-        name.trim_ascii() == id.as_bytes()
-    })
-}
-
-/// The value that an edge named `name` adds to Via (RFC 9110 §7.6.3) for a
-/// message that came over `version`.
+/// Returns the value that the edge `name` adds to Via for a message received over `version` (RFC
+/// 9110 §7.6.3); `None` if `name` contains characters that are invalid in a header.
 pub fn via(version: Version, name: &str) -> Option<HeaderValue> {
     let protocol = match version {
         Version::HTTP_10 => "1.0",
@@ -225,7 +179,7 @@ mod tests {
     use crate::semantics::tests::headers;
 
     #[test]
-    fn a_connections_fields_stay_on_it() {
+    fn headers_of_the_connection_are_removed() {
         let mut fields = headers(&[
             ("connection", "close, x-private, Via, cookie"),
             ("connection", "x-other"),
@@ -245,17 +199,17 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_takes_along_all_but_host() {
+    fn a_pass_forwards_all_headers_but_host() {
         let request = headers(&[("host", "h"), ("cookie", "a=b"), ("range", "bytes=0-1"), ("via", "1.1 x")]);
         let via = HeaderValue::from_static("1.1 edge-1");
         let expected = [("cookie", "a=b"), ("range", "bytes=0-1"), ("via", "1.1 x"), ("via", "1.1 edge-1")];
         assert_eq!(verbatim(&request, &via), headers(&expected));
-        let filled = of_fill(&request, &Also::default(), OwnHeaders::None, Coding::Identity, &via);
+        let filled = of_fill(&request, &ExtraHeaders::default(), PersonalHeaders::None, Coding::Identity, &via);
         assert!(is_selective(&request) && !is_selective(&filled));
     }
 
     #[test]
-    fn hops_are_counted_and_expectations_known() {
+    fn max_forwards_and_expectations_are_parsed() {
         for (value, hops) in [
             ("0", Some(0)),
             (" 7 ", Some(7)),
@@ -267,37 +221,24 @@ mod tests {
             assert_eq!(max_forwards(&headers(&[("max-forwards", value)])), hops, "{value}");
         }
         for (value, unknown) in [("100-Continue", false), ("", false), ("100-continue, x", true), ("200-ok", true)] {
-            assert_eq!(expects_the_unknown(&headers(&[("expect", value)])), unknown, "{value}");
+            assert_eq!(has_unknown_expectation(&headers(&[("expect", value)])), unknown, "{value}");
         }
     }
 
     #[test]
-    fn connection_nominates_fields_but_not_by_how_long_it_lasts() {
+    fn connection_lists_headers_unless_only_keep_alive_or_close() {
         for (lines, expected) in [
             (&[][..], false),
             (&[("connection", "Keep-Alive")], false),
             (&[("connection", "close"), ("connection", "")], false),
             (&[("connection", "keep-alive, x-a")], true),
         ] {
-            assert_eq!(nominates(&headers(lines)), expected, "{lines:?}");
+            assert_eq!(connection_lists_headers(&headers(lines)), expected, "{lines:?}");
         }
     }
 
     #[test]
-    fn a_host_is_a_host_and_maybe_a_port() {
-        for host in ["", "a", "a.example:80", "a_b:", "[::1]", "[::1]:8001", "10.0.0.1:1", "%41!$&'()*+,;=~-"] {
-            assert!(is_host(host.as_bytes()), "{host}");
-        }
-        for host in [
-            "a b", "a/b", "u@h", "u:p@h", "h:abc", "h#x", "h?x", "h\\x", "<x>", "[::1", "::1", "h:1:2", "[x]",
-            "[::1]x", "ü", "a\t",
-        ] {
-            assert!(!is_host(host.as_bytes()), "{host}");
-        }
-    }
-
-    #[test]
-    fn one_transfer_coding_is_known() {
+    fn only_the_transfer_coding_chunked_is_accepted() {
         for (lines, good) in [
             (&[][..], true),
             (&[("transfer-encoding", "Chunked ")], true),
@@ -306,12 +247,12 @@ mod tests {
             (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], false),
             (&[("transfer-encoding", "identity")], false),
         ] {
-            assert_eq!(is_coded_at_most_once(&headers(lines)), good, "{lines:?}");
+            assert_eq!(has_supported_transfer_coding(&headers(lines)), good, "{lines:?}");
         }
     }
 
     #[test]
-    fn crumbs_become_a_cookie() {
+    fn lines_of_cookie_are_joined() {
         for (lines, cookie) in [(&["a=1"][..], "a=1"), (&["a=1; b=2", "c=3"], "a=1; b=2; c=3")] {
             let mut fields: HeaderMap = lines.iter().map(|line| (COOKIE, HeaderValue::from_static(line))).collect();
             join_cookies(&mut fields);

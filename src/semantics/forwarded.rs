@@ -1,28 +1,29 @@
-//! What proxies tell of the client behind them: X-Forwarded-For, X-Forwarded-Proto and
+//! Headers by which proxies describe the client: X-Forwarded-For, X-Forwarded-Proto,
 //! X-Forwarded-Host, and Forwarded (RFC 7239).
 //!
-//! Only a proxy that the operator trusts is believed. From it, X-Forwarded-* goes before
-//! Forwarded, each field by itself.
+//! Only the headers of trusted proxies count. Each of the X-Forwarded headers takes precedence
+//! over the corresponding parameter of Forwarded.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{combined, forward};
+use super::authority::is_host;
+use super::combined;
 
-/// RFC 7239.
+/// The Forwarded header (RFC 7239 §4).
 pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-/// The addresses of the client and of the proxies behind it, the client's first.
+/// The X-Forwarded-For header: the address of the client, then those of the proxies in order.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// The host that the client asked for.
+/// The X-Forwarded-Host header: the host that the client requested.
 pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// The scheme that the client asked by.
+/// The X-Forwarded-Proto header: the scheme of the client's request.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What X-Forwarded-* says in a request, before anything of it is believed.
-/// A field that is not there is empty.
+/// The values of the X-Forwarded headers of a request, before any check. A missing header is
+/// empty.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Told<'a> {
+pub struct ForwardedHeaders<'a> {
     /// X-Forwarded-For.
     pub chain: &'a [u8],
     /// X-Forwarded-Proto.
@@ -31,54 +32,62 @@ pub struct Told<'a> {
     pub host: &'a [u8],
 }
 
-/// What is believed of the client of a request from a trusted proxy.
+/// The client, scheme and host of a request, as a trusted proxy states them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Believed {
-    /// The last address of the chain that is no trusted proxy's.
+pub struct ForwardedInfo {
+    /// The rightmost address of the chain that is not a trusted proxy's.
     pub client: IpAddr,
-    /// The scheme, if the proxy tells one.
+    /// The scheme, if stated and valid.
     pub scheme: Option<HeaderValue>,
-    /// The host, if the proxy tells one.
+    /// The host, if stated and valid.
     pub host: Option<HeaderValue>,
 }
 
-/// What a trusted proxy at `connection` tells by the fields of a request; several lines of
-/// a field are one list. `trusts` returns true for the address of a trusted proxy.
-pub fn of_request(connection: IpAddr, headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> Believed {
+/// Resolves the client, scheme and host of a request from the trusted proxy at `connection`
+/// (RFC 7239 §5, §8.1).
+///
+/// The client is the rightmost address of the chain that is not a trusted proxy's, or the
+/// leftmost if all are. Several lines of a header are one list. `trusts` returns true for the
+/// address of a trusted proxy.
+pub fn of_request(connection: IpAddr, headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> ForwardedInfo {
     let value = |name: HeaderName| combined(headers.get_all(name));
     let (chain, scheme, host) = (value(FORWARDED_FOR), value(FORWARDED_PROTO), value(FORWARDED_HOST));
-    let told = Told { chain: bytes(chain.as_ref()), scheme: bytes(scheme.as_ref()), host: bytes(host.as_ref()) };
-    believed(connection, told, value(FORWARDED).as_ref(), trusts)
+    let values =
+        ForwardedHeaders { chain: bytes(chain.as_ref()), scheme: bytes(scheme.as_ref()), host: bytes(host.as_ref()) };
+    resolve(connection, values, value(FORWARDED).as_ref(), trusts)
 }
 
-/// What a trusted proxy tells by X-Forwarded-* and Forwarded.
-pub fn believed(
+/// Resolves the client, scheme and host of a request from the trusted proxy at `connection`, as
+/// [`of_request`] does, from the values of the headers. Malformed values count as absent, and so
+/// do addresses to the left of a malformed one.
+pub fn resolve(
     connection: IpAddr,
-    told: Told<'_>,
+    headers: ForwardedHeaders<'_>,
     forwarded: Option<&HeaderValue>,
     trusts: impl Fn(IpAddr) -> bool,
-) -> Believed {
+) -> ForwardedInfo {
     let hops = forwarded.and_then(|value| elements(value.as_bytes())).unwrap_or_default();
     let addresses = hops.iter().rev().map(|hop| hop.client.as_deref().and_then(address));
-    let (named, passed) = behind(connection, addresses, &trusts);
-    let hop = hops.len().checked_sub(passed).and_then(|index| hops.get(index));
-    let client = if told.chain.is_empty() {
+    let (named, believed) = rightmost_untrusted(connection, addresses, &trusts);
+    let hop = hops.len().checked_sub(believed).and_then(|index| hops.get(index));
+    let client = if headers.chain.is_empty() {
         named
     } else {
-        behind(connection, told.chain.rsplit(|&byte| byte == b',').map(address), &trusts).0
+        rightmost_untrusted(connection, headers.chain.rsplit(|&byte| byte == b',').map(address), &trusts).0
     };
-    let scheme = scheme(told.scheme).or_else(|| scheme(hop?.scheme.as_deref()?));
-    let host = host(told.host).or_else(|| host(hop?.host.as_deref()?));
-    Believed { client, scheme, host }
+    let scheme = scheme(headers.scheme).or_else(|| scheme(hop?.scheme.as_deref()?));
+    let host = host(headers.host).or_else(|| host(hop?.host.as_deref()?));
+    ForwardedInfo { client, scheme, host }
 }
 
+/// Returns the bytes of a value; none for a missing one.
 fn bytes(value: Option<&HeaderValue>) -> &[u8] {
     value.map_or(&[], HeaderValue::as_bytes)
 }
 
-/// The first address of a chain, read from its right, that no trusted proxy has, and how
-/// many of the chain were believed. Where one cannot be read, none to its left is.
-fn behind(
+/// Returns the rightmost address of a chain that is not a trusted proxy's, and the number of
+/// addresses that were believed. Addresses to the left of an invalid one are not believed.
+fn rightmost_untrusted(
     connection: IpAddr,
     reversed: impl Iterator<Item = Option<IpAddr>>,
     trusts: impl Fn(IpAddr) -> bool,
@@ -93,8 +102,8 @@ fn behind(
     (client, believed)
 }
 
-/// An address as proxies write it: with a port or without, an IPv6 one in brackets or not.
-/// An IPv4 address that is mapped into IPv6 is an IPv4 address.
+/// Parses an address with or without a port, an IPv6 address with or without brackets. An IPv4
+/// address that is mapped into IPv6 becomes an IPv4 address.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(text).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -102,12 +111,12 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     bare.parse::<IpAddr>().ok().or_else(with_port).map(|address| address.to_canonical())
 }
 
-/// The first member of a list: the proxy that is nearest to the client has written it.
+/// Returns the first member of a list, which the proxy nearest to the client wrote.
 fn first(value: &[u8]) -> &[u8] {
     value.split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii()
 }
 
-/// RFC 3986 §3.1.
+/// Parses the first scheme of a list (RFC 3986 §3.1).
 fn scheme(value: &[u8]) -> Option<HeaderValue> {
     let scheme = first(value);
     match scheme {
@@ -115,32 +124,33 @@ fn scheme(value: &[u8]) -> Option<HeaderValue> {
         b"https" => return Some(HeaderValue::from_static("https")),
         _ => {}
     }
-    let is_good = scheme.first().is_some_and(u8::is_ascii_alphabetic)
+    let is_valid = scheme.first().is_some_and(u8::is_ascii_alphabetic)
         && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte));
-    HeaderValue::from_bytes(scheme).ok().filter(|_| is_good)
+    HeaderValue::from_bytes(scheme).ok().filter(|_| is_valid)
 }
 
+/// Parses the first host of a list.
 fn host(value: &[u8]) -> Option<HeaderValue> {
     let host = first(value);
-    let is_good = !host.is_empty() && forward::is_host(host);
-    HeaderValue::from_bytes(host).ok().filter(|_| is_good)
+    let is_valid = !host.is_empty() && is_host(host);
+    HeaderValue::from_bytes(host).ok().filter(|_| is_valid)
 }
 
-/// An element of Forwarded.
+/// An element of Forwarded: the parameters that one proxy added.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Hop {
+struct Element {
     client: Option<Vec<u8>>,
     scheme: Option<Vec<u8>>,
     host: Option<Vec<u8>>,
 }
 
-/// The elements of Forwarded (RFC 7239 §4); `None` if they are malformed.
-fn elements(value: &[u8]) -> Option<Vec<Hop>> {
-    let (mut hops, mut hop, mut rest) = (Vec::new(), Hop::default(), value.trim_ascii());
+/// Parses the elements of Forwarded (RFC 7239 §4); `None` if one of them is malformed.
+fn elements(value: &[u8]) -> Option<Vec<Element>> {
+    let (mut hops, mut hop, mut rest) = (Vec::new(), Element::default(), value.trim_ascii());
     while !rest.is_empty() {
         let equals = rest.iter().position(|&byte| byte == b'=')?;
         let name = rest[..equals].to_ascii_lowercase();
-        let (text, after) = parameter(&rest[equals + 1..])?;
+        let (text, after) = parameter_value(&rest[equals + 1..])?;
         match &*name {
             b"for" => hop.client = Some(text),
             b"proto" => hop.scheme = Some(text),
@@ -158,8 +168,8 @@ fn elements(value: &[u8]) -> Option<Vec<Hop>> {
     Some(hops)
 }
 
-/// A value at the front, a token or a quoted string, and what follows it.
-fn parameter(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+/// Parses a token or a quoted string at the front, and returns it with the remaining text.
+fn parameter_value(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let Some(quoted) = text.strip_prefix(b"\"") else {
         let end = text.iter().position(|byte| b",; \t".contains(byte)).unwrap_or(text.len());
         return Some((text[..end].to_vec(), &text[end..]));
@@ -175,8 +185,11 @@ fn parameter(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     None
 }
 
-/// Writes the fields that tell an origin of a client: for a request from `connection`, by
-/// `scheme`, for `host`. What is there already is appended to.
+/// Adds the client of a request to the forwarding headers: its address `connection`, `scheme` and
+/// `host`.
+///
+/// The address is appended to X-Forwarded-For. X-Forwarded-Proto and X-Forwarded-Host are
+/// replaced. Forwarded is appended to if it is present (RFC 7239 §4).
 pub fn append(headers: &mut HeaderMap, connection: IpAddr, scheme: &HeaderValue, host: Option<&HeaderValue>) {
     append_client(headers, connection);
     headers.insert(FORWARDED_PROTO, scheme.clone());
@@ -184,35 +197,35 @@ pub fn append(headers: &mut HeaderMap, connection: IpAddr, scheme: &HeaderValue,
         headers.insert(FORWARDED_HOST, host.clone());
     }
     if headers.contains_key(FORWARDED) {
-        let own = element(connection, scheme, host);
+        let own = own_element(connection, scheme, host);
         let all = combined(headers.get_all(FORWARDED).iter().chain(&own));
         all.map(|all| headers.insert(FORWARDED, all));
     }
 }
 
-/// Appends `connection` to X-Forwarded-For.
+/// Appends the address `connection` to X-Forwarded-For.
 pub fn append_client(headers: &mut HeaderMap, connection: IpAddr) {
     let own = HeaderValue::try_from(connection.to_string()).ok();
     let chain = combined(headers.get_all(FORWARDED_FOR).iter().chain(&own));
     chain.map(|chain| headers.insert(FORWARDED_FOR, chain));
 }
 
-/// As [`append`], in place of what is there: of all the fields that speak for a client,
-/// what an untrusted sender has said goes.
+/// Replaces the forwarding headers of an untrusted sender: removes all of them, then calls
+/// [`append`]. Forwarded is written only if it was present.
 pub fn replace(headers: &mut HeaderMap, connection: IpAddr, scheme: &HeaderValue, host: Option<&HeaderValue>) {
     let had_forwarded = headers.remove(FORWARDED).is_some();
-    let said: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("x-forwarded")).cloned().collect();
-    for name in said {
+    let untrusted: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("x-forwarded")).cloned().collect();
+    for name in untrusted {
         headers.remove(name);
     }
     append(headers, connection, scheme, host);
-    if let Some(own) = element(connection, scheme, host).filter(|_| had_forwarded) {
+    if let Some(own) = own_element(connection, scheme, host).filter(|_| had_forwarded) {
         headers.insert(FORWARDED, own);
     }
 }
 
-/// This edge's element of Forwarded (RFC 7239 §4).
-fn element(connection: IpAddr, scheme: &HeaderValue, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+/// Returns this edge's element of Forwarded (RFC 7239 §4).
+fn own_element(connection: IpAddr, scheme: &HeaderValue, host: Option<&HeaderValue>) -> Option<HeaderValue> {
     let node = match connection {
         IpAddr::V4(address) => format!("for={address}"),
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
@@ -221,9 +234,9 @@ fn element(connection: IpAddr, scheme: &HeaderValue, host: Option<&HeaderValue>)
     HeaderValue::from_bytes(&[node.as_bytes(), &host, b";proto=", scheme.as_bytes()].concat()).ok()
 }
 
-/// Returns true if a response that varies by the field cannot be shared: the field speaks
-/// for one client, and the key does not hold it. All requests that share a response are of
-/// one scheme, so X-Forwarded-Proto selects nothing among them.
+/// Returns true if a response that varies by this header cannot be shared: the header describes
+/// one client, and the cache key does not contain it. X-Forwarded-Proto is an exception, because
+/// all requests that share a response have the same scheme.
 pub fn is_of_one_client(name: &HeaderName) -> bool {
     *name == FORWARDED || name.as_str().starts_with("x-forwarded") && *name != FORWARDED_PROTO
 }
@@ -235,20 +248,21 @@ mod tests {
 
     const PROXY: [u8; 4] = [10, 0, 0, 1];
 
-    /// With `10.0.0.0/8` and `::1` trusted: the client, the scheme and the host.
-    fn believe(lines: &[(&str, &str)]) -> (String, String, String) {
+    /// Returns the client, the scheme and the host, with `10.0.0.0/8` and `::1` trusted.
+    fn resolved(lines: &[(&str, &str)]) -> (String, String, String) {
         let headers = headers(lines);
         let trusts = |address: IpAddr| match address {
             IpAddr::V4(address) => address.octets()[0] == 10,
             IpAddr::V6(address) => address.is_loopback(),
         };
-        let told = of_request(PROXY.into(), &headers, trusts);
-        let text = |value: Option<HeaderValue>| value.map_or_else(String::new, |it| it.to_str().unwrap().to_owned());
-        (told.client.to_string(), text(told.scheme), text(told.host))
+        let info = of_request(PROXY.into(), &headers, trusts);
+        let text =
+            |value: Option<HeaderValue>| value.map_or_else(String::new, |value| value.to_str().unwrap().to_owned());
+        (info.client.to_string(), text(info.scheme), text(info.host))
     }
 
     #[test]
-    fn the_client_is_the_rightmost_address_that_is_not_trusted() {
+    fn client_is_the_rightmost_untrusted_address() {
         for (chain, client) in [
             (&["1.2.3.4"][..], "1.2.3.4"),
             (&["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
@@ -265,25 +279,25 @@ mod tests {
             (&[], "10.0.0.1"),
         ] {
             let lines: Vec<_> = chain.iter().map(|line| ("x-forwarded-for", *line)).collect();
-            assert_eq!(believe(&lines).0, client, "{chain:?}");
+            assert_eq!(resolved(&lines).0, client, "{chain:?}");
         }
     }
 
     #[test]
-    fn scheme_and_host_are_those_nearest_to_the_client() {
+    fn scheme_and_host_are_the_first_members_if_valid() {
         for (scheme, expected) in
             [("https", "https"), ("HTTPS , http", "HTTPS"), ("", ""), ("ht tp", ""), ("1", ""), ("wss", "wss")]
         {
-            assert_eq!(believe(&[("x-forwarded-proto", scheme)]).1, expected, "{scheme}");
+            assert_eq!(resolved(&[("x-forwarded-proto", scheme)]).1, expected, "{scheme}");
         }
         for (host, expected) in [("a.example:8443, b", "a.example:8443"), ("a b", ""), ("a@b", ""), ("", "")] {
-            assert_eq!(believe(&[("x-forwarded-host", host)]).2, expected, "{host}");
+            assert_eq!(resolved(&[("x-forwarded-host", host)]).2, expected, "{host}");
         }
     }
 
     #[test]
-    fn forwarded_tells_what_the_other_fields_do_not() {
-        let told = |value: &'static str| believe(&[("forwarded", value)]);
+    fn forwarded_supplies_what_x_forwarded_headers_do_not() {
+        let from_forwarded = |value: &'static str| resolved(&[("forwarded", value)]);
         let all = |client: &str, scheme: &str, host: &str| (client.to_owned(), scheme.to_owned(), host.to_owned());
         for (value, expected) in [
             ("for=1.2.3.4;proto=https;host=a.example", all("1.2.3.4", "https", "a.example")),
@@ -295,22 +309,22 @@ mod tests {
             ("for", all("10.0.0.1", "", "")),
             ("", all("10.0.0.1", "", "")),
         ] {
-            assert_eq!(told(value), expected, "{value}");
+            assert_eq!(from_forwarded(value), expected, "{value}");
         }
         let both = [("forwarded", "for=1.1.1.1;proto=http;host=a"), ("x-forwarded-for", "2.2.2.2")];
-        assert_eq!(believe(&both), all("2.2.2.2", "http", "a"));
+        assert_eq!(resolved(&both), all("2.2.2.2", "http", "a"));
     }
 
     #[test]
-    fn a_trusted_chain_grows_and_another_is_replaced() {
-        let said = [
+    fn a_trusted_chain_is_appended_to_and_an_untrusted_one_replaced() {
+        let received = [
             ("x-forwarded-for", "10.0.0.2"),
             ("x-forwarded-for", "10.0.0.3"),
             ("x-forwarded-user", "root"),
             ("forwarded", "for=10.0.0.2"),
         ];
         let (scheme, host) = (HeaderValue::from_static("https"), HeaderValue::from_static("a:8443"));
-        let mut appended = headers(&said);
+        let mut appended = headers(&received);
         append(&mut appended, PROXY.into(), &scheme, Some(&host));
         let expected = [
             ("x-forwarded-for", "10.0.0.2, 10.0.0.3, 10.0.0.1"),
@@ -320,7 +334,7 @@ mod tests {
             ("x-forwarded-host", "a:8443"),
         ];
         assert_eq!(appended, headers(&expected));
-        let mut replaced = headers(&said);
+        let mut replaced = headers(&received);
         replace(&mut replaced, "::1".parse().unwrap(), &scheme, None);
         let expected =
             [("x-forwarded-for", "::1"), ("forwarded", "for=\"[::1]\";proto=https"), ("x-forwarded-proto", "https")];

@@ -1,7 +1,7 @@
-//! For how long a response is fresh, and what follows on it: RFC 9111 §4.2.
+//! Freshness, and the use of stale responses (RFC 9111 §4.2, RFC 5861).
 //!
-//! Where a response says nothing of its freshness, the operator must allow a
-//! guess; there the RFC would allow more.
+//! Heuristic freshness requires the operator's permission (`cache.heuristic`). This is stricter
+//! than the RFC.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,76 +11,80 @@ use http::{HeaderMap, StatusCode};
 use super::cache_control::{CacheControl, RequestControl, delta_seconds};
 use super::date;
 
-/// How long a stored response may be served.
+/// The time for which a stored response may be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lifetime {
-    /// Its name proves that it never changes; `said` is what the origin said.
+    /// Until eviction: the contents are verified against the digest in the name, and so never
+    /// change.
     UntilEvicted {
-        /// The explicit lifetime, if the response has one.
-        said: Option<Duration>,
+        /// The explicit freshness lifetime of the response, if it has one.
+        stated: Option<Duration>,
     },
-    /// As the response says.
+    /// By the terms of the response.
     For(Terms),
 }
 
 impl Lifetime {
-    /// For how long it is fresh, where that is stated.
+    /// Returns the freshness lifetime, if one is stated.
     pub fn stated(self) -> Option<Duration> {
         match self {
-            Self::UntilEvicted { said } => said,
+            Self::UntilEvicted { stated } => stated,
             Self::For(terms) => Some(terms.fresh),
         }
     }
 
-    /// The same, but fresh for so long where that is stated.
+    /// Returns the same lifetime with another freshness lifetime, if one is stated.
     pub fn lasting(self, fresh: Duration) -> Self {
         match self {
-            Self::UntilEvicted { said } => Self::UntilEvicted { said: said.map(|_| fresh) },
+            Self::UntilEvicted { stated } => Self::UntilEvicted { stated: stated.map(|_| fresh) },
             Self::For(terms) => Self::For(Terms { fresh, ..terms }),
         }
     }
 }
 
-/// What a response says of its freshness, and of what may follow on it.
+/// The freshness lifetime of a response, and the permitted use of the response when stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Terms {
-    /// Fresh while its age is below this (RFC 9111 §4.2).
+    /// The freshness lifetime: the response is fresh while its age is below this (RFC 9111
+    /// §4.2).
     pub fresh: Duration,
-    /// How long after that it may be served while it is validated (RFC 5861 §3).
+    /// The time after that for which it may be served while it is revalidated (RFC 5861 §3).
     pub while_revalidate: Duration,
-    /// How long after that it may be served when validation fails (RFC 5861 §4).
+    /// The time after [`fresh`](Self::fresh) for which it may be served if validation fails (RFC
+    /// 5861 §4).
     pub if_error: Duration,
-    /// Whether a stale response may be served at all (RFC 9111 §4.2.4).
+    /// The permission to serve it stale at all (RFC 9111 §4.2.4).
     pub stale: Stale,
-    /// Whether it may change while it is fresh.
+    /// The stability of the response while it is fresh.
     pub changes: Changes,
 }
 
-/// Whether a response may change while it is fresh.
+/// The stability of a response while it is fresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Changes {
-    /// As any response may.
+    /// It may change, as responses may by default.
     Possibly,
-    /// It says `immutable` (RFC 8246).
+    /// It is `immutable` (RFC 8246 §2).
     Never,
 }
 
-/// Whether a response may be served when it is stale.
+/// The permission to serve a stale response (RFC 9111 §4.2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stale {
-    /// If the client says so, or the response itself.
+    /// Allowed if the request or the response has a directive for it.
     Allowed,
-    /// `must-revalidate`, or a directive that holds it.
+    /// Forbidden by `must-revalidate` or a directive that implies it.
     Forbidden,
 }
 
 impl Terms {
-    /// Fresh for so long, and nothing after.
+    /// Returns terms with this freshness lifetime and no use of the response after it.
     pub fn only(fresh: Duration) -> Self {
         let none = Duration::ZERO;
         Self { fresh, while_revalidate: none, if_error: none, stale: Stale::Forbidden, changes: Changes::Possibly }
     }
 
+    /// Returns the terms of a response with these directives and this freshness lifetime.
     pub(super) fn of(fresh: Duration, control: CacheControl) -> Self {
         Self {
             fresh,
@@ -91,62 +95,76 @@ impl Terms {
         }
     }
 
-    /// Whether it may be served, stale as it is at `age`, when validation fails.
+    /// Returns true if the response may be served at `age` when validation fails (RFC 5861 §4).
     pub fn serves_on_error(&self, age: Duration) -> bool {
         self.stale == Stale::Allowed && age <= self.fresh.saturating_add(self.if_error)
     }
 }
 
-/// Whether a stored response answers a request.
+/// The use of a stored response for a request (RFC 9111 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {
-    /// It is fresh, and fresh enough for this request.
+    /// Serve it: it is fresh, and fresh enough for this request.
     Fresh,
-    /// It is stale, and the client says that it takes it so.
+    /// Serve it stale: the request has a sufficient `max-stale`.
     Stale,
-    /// It is stale, and may be served while it is validated in the background.
+    /// Serve it stale, and revalidate it in the background.
     WhileRevalidate,
-    /// It must be validated first.
+    /// Validate it first.
     Validate,
 }
 
-/// Decides whether a response whose age is `age` answers `request` (RFC 9111
-/// §4.2, §4.2.4, §5.2.1). A name that holds a hash is not validated, whatever
-/// the request says: there is nothing that it could have become. A response
-/// that says `immutable` is validated while it is fresh only if the request
-/// says `no-cache`; a reload's `max-age=0` does not count (RFC 8246 §2).
+/// Decides the use of a stored response at `age` for a request with these directives (RFC 9111
+/// §4.2, §4.2.4, §5.2.1).
+///
+/// A response under a verified name is never validated, regardless of the request's directives:
+/// its contents cannot change. An `immutable` response is validated while it is fresh only for
+/// `no-cache`; the `max-age=0` of a reload does not count (RFC 8246 §2).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use peerage::semantics::cache_control::RequestControl;
+/// use peerage::semantics::freshness::{Lifetime, Reuse, Terms, reuse};
+///
+/// let lifetime = Lifetime::For(Terms::only(Duration::from_secs(60)));
+/// let request = RequestControl::default();
+/// assert_eq!(reuse(lifetime, Duration::from_secs(59), &request), Reuse::Fresh);
+/// assert_eq!(reuse(lifetime, Duration::from_secs(60), &request), Reuse::Validate);
+/// ```
 pub fn reuse(lifetime: Lifetime, age: Duration, request: &RequestControl) -> Reuse {
     let Lifetime::For(terms) = lifetime else {
         return Reuse::Fresh;
     };
-    let settled = terms.changes == Changes::Never && age < terms.fresh;
-    if request.no_cache || !settled && request.max_age.is_some_and(|most| age > most) {
+    let immutable = terms.changes == Changes::Never && age < terms.fresh;
+    if request.no_cache || !immutable && request.max_age.is_some_and(|max| age > max) {
         return Reuse::Validate;
     }
-    let left = terms.fresh.saturating_sub(age);
+    let remaining = terms.fresh.saturating_sub(age);
     if age < terms.fresh {
-        let enough = request.min_fresh.is_none_or(|least| left >= least);
+        let enough = request.min_fresh.is_none_or(|min| remaining >= min);
         return if enough { Reuse::Fresh } else { Reuse::Validate };
     }
-    let over = age.saturating_sub(terms.fresh);
+    let staleness = age.saturating_sub(terms.fresh);
     if terms.stale == Stale::Forbidden || request.min_fresh.is_some() {
         Reuse::Validate
-    } else if request.max_stale.is_some_and(|most| over <= most) {
+    } else if request.max_stale.is_some_and(|max| staleness <= max) {
         Reuse::Stale
-    } else if over < terms.while_revalidate {
+    } else if staleness < terms.while_revalidate {
         Reuse::WhileRevalidate
     } else {
         Reuse::Validate
     }
 }
 
-/// Whether a response whose age is `age` answers no request but the one that it
-/// was asked for (§4): it is neither fresh nor may be served stale as it is.
+/// Returns true if a response at `age` must be validated before it answers another request than
+/// the one that it was fetched for (RFC 9111 §4): it is stale, and may not be served stale.
 pub fn must_be_validated(lifetime: Lifetime, age: Duration) -> bool {
     reuse(lifetime, age, &RequestControl::default()) == Reuse::Validate
 }
 
-/// The freshness lifetime that a response states, or else a guess of at most `heuristic`.
+/// Returns the explicit freshness lifetime of a response, or else a heuristic one of at most
+/// `heuristic` (RFC 9111 §4.2.1, §4.2.2). `None` if the response has neither.
 pub(super) fn lifetime(
     status: StatusCode,
     headers: &HeaderMap,
@@ -154,27 +172,28 @@ pub(super) fn lifetime(
     heuristic: Duration,
 ) -> Option<Duration> {
     explicit_lifetime(headers, control).or_else(|| {
-        let may_be_guessed = control.public || is_heuristically_cacheable(status);
-        let guess = guessed_lifetime(headers).filter(|_| may_be_guessed)?.min(heuristic);
-        (!guess.is_zero()).then_some(guess)
+        let allows_heuristic = control.public || is_heuristically_cacheable(status);
+        let lifetime = heuristic_lifetime(headers).filter(|_| allows_heuristic)?.min(heuristic);
+        (!lifetime.is_zero()).then_some(lifetime)
     })
 }
 
-/// A tenth of the time for which it had not changed when it was sent: what
-/// RFC 9111 §4.2.2 suggests.
-fn guessed_lifetime(headers: &HeaderMap) -> Option<Duration> {
+/// Returns a tenth of the time from Last-Modified to Date, as RFC 9111 §4.2.2 suggests.
+fn heuristic_lifetime(headers: &HeaderMap) -> Option<Duration> {
     let unchanged = date::read(headers, &DATE)?.duration_since(date::read(headers, &LAST_MODIFIED)?).ok()?;
     Some(Duration::from_secs(unchanged.as_secs() / 10))
 }
 
-/// RFC 9110 §15.1.
+/// Returns true for statuses that allow heuristic freshness (RFC 9110 §15.1).
 fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-/// The freshness lifetime that the response states itself, for a shared cache
-/// (RFC 9111 §4.2.1): s-maxage, then max-age, then Expires less Date. An
-/// Expires that is no date means "already expired" (§5.3).
+/// Returns the explicit freshness lifetime of a response in a shared cache (RFC 9111 §4.2.1):
+/// s-maxage, or max-age, or Expires minus Date.
+///
+/// An invalid Expires means "already expired" (§5.3), which is zero. `None` if the response
+/// states no lifetime.
 pub fn explicit_lifetime(headers: &HeaderMap, control: CacheControl) -> Option<Duration> {
     if let Some(lifetime) = control.s_maxage.or(control.max_age) {
         return Some(lifetime);
@@ -191,18 +210,18 @@ pub fn explicit_lifetime(headers: &HeaderMap, control: CacheControl) -> Option<D
     Some(expires.duration_since(sent).unwrap_or_default())
 }
 
-/// The age that a response has on arrival (RFC 9111 §4.2.3,
-/// `corrected_initial_age`); it was asked for at `asked` and came at `now`.
-pub fn initial_age(headers: &HeaderMap, asked: SystemTime, now: SystemTime) -> Duration {
+/// Returns the age of a response on arrival (RFC 9111 §4.2.3, `corrected_initial_age`). It was
+/// requested at `requested` and received at `now`.
+pub fn initial_age(headers: &HeaderMap, requested: SystemTime, now: SystemTime) -> Duration {
     let apparent = date::read(headers, &DATE).and_then(|sent| now.duration_since(sent).ok()).unwrap_or_default();
-    // Only whole seconds can be told from a Date: a fraction would make
-    // everything at least as old as the clock is past its second.
+    // Date has whole seconds. With the clock's fraction of a second, even a response of the
+    // current second would have an age.
     let apparent = Duration::from_secs(apparent.as_secs());
-    // §5.1: of a list, the first member counts.
-    let first = headers.get(AGE).and_then(|said| said.as_bytes().split(|&byte| byte == b',').next());
-    let said = first.and_then(|age| delta_seconds(age.trim_ascii())).unwrap_or_default();
-    let delay = now.duration_since(asked).unwrap_or_default();
-    apparent.max(said + delay)
+    // Of a list, the first member counts (§5.1).
+    let first = headers.get(AGE).and_then(|line| line.as_bytes().split(|&byte| byte == b',').next());
+    let stated = first.and_then(|age| delta_seconds(age.trim_ascii())).unwrap_or_default();
+    let delay = now.duration_since(requested).unwrap_or_default();
+    apparent.max(stated + delay)
 }
 
 #[cfg(test)]
@@ -211,8 +230,8 @@ mod tests {
     use crate::semantics::tests::headers;
 
     #[test]
-    fn when_a_stored_response_answers() {
-        use Reuse::{Fresh, Stale as Taken, Validate, WhileRevalidate};
+    fn reuse_depends_on_age_terms_and_request_directives() {
+        use Reuse::{Fresh, Stale as ServedStale, Validate, WhileRevalidate};
         let seconds = Duration::from_secs;
         let terms = Terms {
             while_revalidate: seconds(10),
@@ -220,7 +239,7 @@ mod tests {
             stale: Stale::Allowed,
             ..Terms::only(seconds(60))
         };
-        let settled = Terms { changes: Changes::Never, ..terms };
+        let immutable = Terms { changes: Changes::Never, ..terms };
         let strict = Terms { stale: Stale::Forbidden, ..terms };
         let none = RequestControl::default();
         for (terms, age, request, expected) in [
@@ -232,20 +251,20 @@ mod tests {
             (terms, 5, RequestControl { no_cache: true, ..none }, Validate),
             (terms, 5, RequestControl { max_age: Some(seconds(5)), ..none }, Fresh),
             (terms, 6, RequestControl { max_age: Some(seconds(5)), ..none }, Validate),
-            (settled, 6, RequestControl { max_age: Some(seconds(0)), ..none }, Fresh),
-            (settled, 6, RequestControl { no_cache: true, ..none }, Validate),
-            (settled, 66, RequestControl { max_age: Some(seconds(0)), ..none }, Validate),
+            (immutable, 6, RequestControl { max_age: Some(seconds(0)), ..none }, Fresh),
+            (immutable, 6, RequestControl { no_cache: true, ..none }, Validate),
+            (immutable, 66, RequestControl { max_age: Some(seconds(0)), ..none }, Validate),
             (terms, 50, RequestControl { min_fresh: Some(seconds(10)), ..none }, Fresh),
             (terms, 51, RequestControl { min_fresh: Some(seconds(10)), ..none }, Validate),
             (terms, 61, RequestControl { min_fresh: Some(seconds(0)), ..none }, Validate),
-            (terms, 90, RequestControl { max_stale: Some(seconds(30)), ..none }, Taken),
+            (terms, 90, RequestControl { max_stale: Some(seconds(30)), ..none }, ServedStale),
             (terms, 91, RequestControl { max_stale: Some(seconds(30)), ..none }, Validate),
             (strict, 61, RequestControl { max_stale: Some(seconds(30)), ..none }, Validate),
         ] {
             assert_eq!(reuse(Lifetime::For(terms), seconds(age), &request), expected, "{age} {request:?}");
         }
-        let immutable = Lifetime::UntilEvicted { said: Some(seconds(1)) };
-        assert_eq!(reuse(immutable, seconds(99), &RequestControl { no_cache: true, ..none }), Fresh);
+        let verified = Lifetime::UntilEvicted { stated: Some(seconds(1)) };
+        assert_eq!(reuse(verified, seconds(99), &RequestControl { no_cache: true, ..none }), Fresh);
         assert!(
             terms.serves_on_error(seconds(80))
                 && !terms.serves_on_error(seconds(81))
@@ -254,9 +273,9 @@ mod tests {
     }
 
     #[test]
-    fn age_on_arrival() {
-        let asked = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        let came = asked + Duration::from_millis(1500);
+    fn initial_age_is_that_of_date_or_of_age_with_the_delay() {
+        let requested = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let received = requested + Duration::from_millis(1500);
         for (lines, millis) in [
             (&[][..], 1500),
             (&[("date", "Sun, 06 Nov 1994 08:49:38 GMT")], 1500),
@@ -266,7 +285,7 @@ mod tests {
             (&[("age", "7, 9")], 8_500),
             (&[("age", "-7")], 1500),
         ] {
-            assert_eq!(initial_age(&headers(lines), asked, came), Duration::from_millis(millis), "{lines:?}");
+            assert_eq!(initial_age(&headers(lines), requested, received), Duration::from_millis(millis), "{lines:?}");
         }
     }
 }

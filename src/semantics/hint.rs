@@ -1,7 +1,7 @@
-//! Hints: freshness for a name that looks like one of a build's hashed files.
+//! Hints: freshness for names that look like the hashed files of a build tool.
 //!
-//! No digest proves such a name, so a hint counts only where the origin says nothing,
-//! and only for the kinds of files that build tools name so.
+//! Such a hash cannot be verified, so a hint applies only if the origin states nothing about
+//! freshness, and only to the file types of build tools.
 
 use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_TYPE, EXPIRES, HeaderName, ORIGIN, PRAGMA, SET_COOKIE};
 use http::{HeaderMap, StatusCode};
@@ -9,18 +9,18 @@ use http::{HeaderMap, StatusCode};
 use super::cache_control::CDN_CACHE_CONTROL;
 use super::vary::{self, Varies};
 
-/// A kind of static file, by its extension.
+/// A type of static files, by the extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileType {
     extension: &'static str,
-    /// The media types that servers give such a file.
+    /// The media types with which servers send such files.
     media: &'static [&'static str],
 }
 
 const JAVASCRIPT: &[&str] = &["text/javascript", "application/javascript", "application/x-javascript"];
 const BYTES: &str = "application/octet-stream";
 
-/// The kinds of files that build tools name by a hash.
+/// The types of files that build tools name by a hash.
 static FILE_TYPES: [FileType; 17] = {
     const fn of(extension: &'static str, media: &'static [&'static str]) -> FileType {
         FileType { extension, media }
@@ -47,39 +47,42 @@ static FILE_TYPES: [FileType; 17] = {
 };
 
 impl FileType {
-    /// Returns the kind of the file at `path` (canonical, without a query).
+    /// Returns the type of the file at `path` (canonical, without a query); `None` for other
+    /// extensions.
     pub fn of_path(path: &str) -> Option<Self> {
         let (_, extension) = path.rsplit('/').next()?.rsplit_once('.')?;
-        FILE_TYPES.iter().find(|kind| kind.extension.eq_ignore_ascii_case(extension)).copied()
+        FILE_TYPES.iter().find(|file_type| file_type.extension.eq_ignore_ascii_case(extension)).copied()
     }
 
-    /// Returns true if a Content-Type is one that servers give such a file: a page that is
-    /// served in place of a missing script has another.
-    fn agrees(self, headers: &HeaderMap) -> bool {
+    /// Returns true if Content-Type is a media type of such files. An error page that is served
+    /// in place of a missing script has another one.
+    fn has_media_type(self, headers: &HeaderMap) -> bool {
         let stated = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let essence = stated.split(';').next().unwrap_or_default().trim();
         self.media.iter().any(|media| media.eq_ignore_ascii_case(essence))
     }
 }
 
-/// The headers by which an origin speaks of freshness.
-static SPEAKS: [HeaderName; 4] = [CACHE_CONTROL, CDN_CACHE_CONTROL, PRAGMA, EXPIRES];
-/// The request headers that a hinted response may vary by.
+/// The headers by which an origin states freshness.
+static FRESHNESS_HEADERS: [HeaderName; 4] = [CACHE_CONTROL, CDN_CACHE_CONTROL, PRAGMA, EXPIRES];
+/// The request headers by which a hinted response may vary.
 static MAY_VARY_BY: [HeaderName; 2] = [ACCEPT_ENCODING, ORIGIN];
 
-/// Returns true if a response under a name that looks hashed may be taken for fresh.
-/// The fill had neither Cookie nor Authorization.
-pub fn holds(kind: FileType, status: StatusCode, headers: &HeaderMap) -> bool {
+/// Returns true if a hint applies to a response under a name that looks hashed, so that it counts
+/// as fresh for `cache.hint_ttl`.
+///
+/// The caller makes sure that no header of the fill identified a client.
+pub fn holds(file_type: FileType, status: StatusCode, headers: &HeaderMap) -> bool {
     let varies_by_known = match vary::varies(headers) {
         Varies::Not => true,
-        Varies::By(fields) => fields.iter().all(|field| MAY_VARY_BY.contains(field)),
-        Varies::Unknowably => false,
+        Varies::By(names) => names.iter().all(|name| MAY_VARY_BY.contains(name)),
+        Varies::Uncacheable => false,
     };
     status == StatusCode::OK
-        && !SPEAKS.iter().any(|name| headers.contains_key(name))
+        && !FRESHNESS_HEADERS.iter().any(|name| headers.contains_key(name))
         && !headers.contains_key(SET_COOKIE)
         && varies_by_known
-        && kind.agrees(headers)
+        && file_type.has_media_type(headers)
 }
 
 #[cfg(test)]
@@ -88,7 +91,7 @@ mod tests {
     use crate::semantics::tests::headers;
 
     #[test]
-    fn a_hint_counts_only_where_the_origin_says_nothing() {
+    fn a_hint_applies_only_if_the_origin_states_no_freshness() {
         let script = ("content-type", "text/javascript; charset=utf-8");
         for (path, lines, expected) in [
             ("/a-BxYz12Ab.js", &[script][..], true),
@@ -109,10 +112,10 @@ mod tests {
             ("/a.js", &[], false),
             ("/a.png", &[script], false),
         ] {
-            let kind = FileType::of_path(path).unwrap();
-            assert_eq!(holds(kind, StatusCode::OK, &headers(lines)), expected, "{path} {lines:?}");
+            let file_type = FileType::of_path(path).unwrap();
+            assert_eq!(holds(file_type, StatusCode::OK, &headers(lines)), expected, "{path} {lines:?}");
             for status in [203, 204, 206, 301, 404, 500] {
-                assert!(!holds(kind, StatusCode::from_u16(status).unwrap(), &headers(lines)));
+                assert!(!holds(file_type, StatusCode::from_u16(status).unwrap(), &headers(lines)));
             }
         }
         for path in ["/a.html", "/a.json", "/a.pdf", "/a.txt", "/a.xml", "/a.csv", "/a.zip", "/a.ts", "/a", "/a.js/b"] {

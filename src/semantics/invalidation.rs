@@ -1,37 +1,46 @@
-//! What an unsafe request makes invalid: RFC 9111 §4.4.
+//! Invalidation by unsafe requests (RFC 9111 §4.4).
 
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
-use super::without_default_port;
+use super::authority::without_default_port;
 
-/// Whether an answer to `method` with this status has changed something: an
-/// unsafe method, and no error.
+/// Returns true if a response with this status to `method` invalidates stored responses: the
+/// method is unsafe, and the status is not an error (RFC 9111 §4.4).
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
     !method.is_safe() && (status.is_success() || status.is_redirection())
 }
 
-/// The targets besides its own that an answer names, if they are of the same
-/// origin: `host` is that of the request, `path` its path.
+/// Returns the URIs in Location and Content-Location of a response that have the same origin as
+/// its request, for `path` at `host` (RFC 9111 §4.4).
+///
+/// References are resolved, and returned as path and query. The target of the request itself is
+/// not among them, unless a header names it by its path or query.
 pub fn named<'a>(
     host: Option<&'a HeaderValue>,
     path: &'a str,
-    answer: &'a HeaderMap,
+    response: &'a HeaderMap,
 ) -> impl Iterator<Item = Uri> + 'a {
-    let lines = [LOCATION, CONTENT_LOCATION].into_iter().filter_map(|name| answer.get(name));
+    let lines = [LOCATION, CONTENT_LOCATION].into_iter().filter_map(|name| response.get(name));
     lines.filter_map(move |line| same_origin(host, path, line.to_str().ok()?))
 }
 
-/// As [`named`], by a server whose own authority is `host`, and that was asked for `path`
-/// behind `prefix`: what it names there is ours without that.
-pub fn named_upstream(host: &HeaderValue, prefix: &str, path: &str, answer: &HeaderMap) -> Vec<Uri> {
+/// Returns the URIs that the response of the origin at `host` names by the origin's own
+/// authority, as [`named`] does.
+///
+/// The request to the origin was for `path` below the folder `prefix`. The returned paths are
+/// those of the site, without `prefix`; URIs outside that folder are omitted.
+pub fn named_upstream(host: &HeaderValue, prefix: &str, path: &str, response: &HeaderMap) -> Vec<Uri> {
     let path = format!("{prefix}{path}");
-    let ours = |target: Uri| target.path_and_query()?.as_str().strip_prefix(prefix)?.parse().ok();
-    named(Some(host), &path, answer).filter_map(ours).filter(|target: &Uri| target.path().starts_with('/')).collect()
+    let to_site = |target: Uri| target.path_and_query()?.as_str().strip_prefix(prefix)?.parse().ok();
+    named(Some(host), &path, response)
+        .filter_map(to_site)
+        .filter(|target: &Uri| target.path().starts_with('/'))
+        .collect()
 }
 
-/// `reference`, resolved against `path` (RFC 3986 §5.2.2), if it is of the same origin.
-/// One that says no more than a fragment names the request's own target: no other.
+/// Resolves `reference` against `path` (RFC 3986 §5.2.2); `None` if it has another origin than
+/// `host`, or is empty except for a fragment and so names the target of the request itself.
 fn same_origin(host: Option<&HeaderValue>, path: &str, reference: &str) -> Option<Uri> {
     let reference = reference.split('#').next()?;
     let (before, query) = reference.split_once('?').map_or((reference, None), |(before, query)| (before, Some(query)));
@@ -39,7 +48,7 @@ fn same_origin(host: Option<&HeaderValue>, path: &str, reference: &str) -> Optio
     let named = match rest.strip_prefix("//") {
         Some(rest) => {
             let (authority, named) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            if !is_host(host?, authority, default_port(scheme.unwrap_or("http"))?) {
+            if !is_same_host(host?, authority, default_port(scheme.unwrap_or("http"))?) {
                 return None;
             }
             if named.is_empty() { "/".to_owned() } else { named.to_owned() }
@@ -54,7 +63,7 @@ fn same_origin(host: Option<&HeaderValue>, path: &str, reference: &str) -> Optio
     query.map_or_else(|| named.clone(), |query| format!("{named}?{query}")).parse().ok()
 }
 
-/// The scheme of a reference (RFC 3986 §3.1), and what is behind its colon.
+/// Splits a reference into its scheme (RFC 3986 §3.1) and the rest after the colon.
 fn split_scheme(reference: &str) -> (Option<&str>, &str) {
     let is_scheme = |text: &str| {
         let all = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
@@ -66,7 +75,7 @@ fn split_scheme(reference: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// The port that a URL of this scheme need not say (RFC 9110 §4.2).
+/// Returns the default port of an HTTP scheme (RFC 9110 §4.2); `None` for other schemes.
 fn default_port(scheme: &str) -> Option<&'static str> {
     match scheme {
         http if http.eq_ignore_ascii_case("http") => Some("80"),
@@ -75,13 +84,13 @@ fn default_port(scheme: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether `authority` is that of `host`, where `port` may be said or not.
-fn is_host(host: &HeaderValue, authority: &str, port: &str) -> bool {
+/// Returns true if `authority` equals `host`, with or without the default port `port`.
+fn is_same_host(host: &HeaderValue, authority: &str, port: &str) -> bool {
     let bare = |name| without_default_port(name, port);
     bare(host.as_bytes()).eq_ignore_ascii_case(bare(authority.as_bytes()))
 }
 
-/// RFC 3986 §5.2.4, for a `path` that begins with a slash.
+/// Removes the dot segments of a path that begins with a slash (RFC 3986 §5.2.4).
 fn without_dot_segments(path: &str) -> String {
     let mut kept = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
@@ -106,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_unsafe_methods_that_succeed() {
+    fn only_successful_unsafe_methods_invalidate() {
         for (method, status, changes) in [
             (Method::POST, 200, true),
             (Method::PUT, 204, true),
@@ -122,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_origin() {
+    fn only_references_to_the_same_origin_are_named() {
         let host = HeaderValue::from_static("site.example");
         for (location, expected) in [
             ("/a?b", Some("/a?b")),
@@ -154,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_is_resolved() {
+    fn references_are_resolved_against_the_request_path() {
         let host = HeaderValue::from_static("site.example");
         for (location, expected) in [
             ("?p=2", Some("/x/y?p=2")),
@@ -177,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_origin_calls_its_own_is_ours() {
+    fn references_to_the_origin_itself_become_paths_of_the_site() {
         let host = HeaderValue::from_static("10.0.0.9:9000");
         for (prefix, location, expected) in [
             ("", "http://10.0.0.9:9000/a?b", Some("/a?b")),
@@ -192,19 +201,19 @@ mod tests {
             ("/site", "http://10.0.0.9:9000/sites/a", None),
             ("/site", "http://10.0.0.9:9000/site", None),
         ] {
-            let mut answer = HeaderMap::new();
-            answer.insert(LOCATION, HeaderValue::from_static(location));
-            let named = named_upstream(&host, prefix, "/x/y", &answer);
+            let mut response = HeaderMap::new();
+            response.insert(LOCATION, HeaderValue::from_static(location));
+            let named = named_upstream(&host, prefix, "/x/y", &response);
             let named: Vec<_> = named.iter().map(|target| target.path_and_query().unwrap().as_str()).collect();
             assert_eq!(named, expected.as_slice(), "{location} behind {prefix}");
         }
     }
 
-    /// What an answer to a request for `/x/y` names besides.
+    /// Returns the URI that Location names in a response to a request for `/x/y`.
     fn other_target(host: &HeaderValue, location: &'static str) -> Option<String> {
-        let mut answer = HeaderMap::new();
-        answer.insert(LOCATION, HeaderValue::from_static(location));
-        let target = named(Some(host), "/x/y", &answer).next()?;
+        let mut response = HeaderMap::new();
+        response.insert(LOCATION, HeaderValue::from_static(location));
+        let target = named(Some(host), "/x/y", &response).next()?;
         Some(target.path_and_query()?.as_str().to_owned())
     }
 }

@@ -1,18 +1,19 @@
-//! Location and Content-Location as an origin writes them, for clients that know the site
-//! under another name.
+//! Location and Content-Location (RFC 9110 §10.2.2, §8.7) of an origin, rewritten for clients
+//! that know the site by another authority.
 
 use std::borrow::Cow;
 
 use http::header::{CONTENT_LOCATION, Entry, LOCATION};
 use http::{HeaderMap, HeaderValue};
 
-use super::without_default_port;
+use super::authority::without_default_port;
 
-/// Rewrites what names the origin itself, by its own authority or below the folder that is
-/// the site's root there, to a path of the site. A path is right for every client, by
-/// whatever scheme and host it asks, so a stored response may have it. `authority` is that
-/// of the origin's URL, with the scheme `http`, and `prefix` its path without a slash at
-/// the end.
+/// Rewrites references to the origin itself, by its own authority or below its folder for the
+/// site, to paths of the site.
+///
+/// A path is valid for every client, regardless of its scheme and host, so that the response can
+/// be stored. `authority` is that of the origin's `http` URL, and `prefix` the path of that URL
+/// without a trailing slash. Other references stay unchanged.
 pub fn rewrite(authority: &HeaderValue, prefix: &str, headers: &mut HeaderMap) {
     for name in [LOCATION, CONTENT_LOCATION] {
         let Entry::Occupied(mut lines) = headers.entry(name) else {
@@ -27,8 +28,8 @@ pub fn rewrite(authority: &HeaderValue, prefix: &str, headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the path, query and fragment by which the site has what `reference` names at the
-/// origin; `None` if that is to stay as it is.
+/// Returns the path, query and fragment on the site for a `reference` of the origin; `None` if
+/// the reference stays unchanged.
 fn path(authority: &[u8], prefix: &[u8], reference: &[u8]) -> Option<Vec<u8>> {
     let is_http = |scheme: &&[u8]| scheme.eq_ignore_ascii_case(b"http:");
     let rest = if reference.get(..5).is_some_and(|scheme| is_http(&scheme)) { &reference[5..] } else { reference };
@@ -40,15 +41,16 @@ fn path(authority: &[u8], prefix: &[u8], reference: &[u8]) -> Option<Vec<u8>> {
             if !bare(named).eq_ignore_ascii_case(bare(authority)) {
                 return None;
             }
-            // No path is the same as `/` (RFC 3986 §6.2.3).
+            // An empty path is equivalent to `/` (RFC 3986 §6.2.3).
             if path.starts_with(b"/") { path.into() } else { [b"/", path].concat().into() }
         }
-        // A path names the same here and there, unless the site is a folder there.
+        // A path is the same for the site and the origin, unless the site is a folder of the
+        // origin.
         None if rest.len() == reference.len() && !prefix.is_empty() => Cow::from(reference),
         None => return None,
     };
     let path = at_origin.strip_prefix(prefix)?;
-    // Clients would take what begins with two slashes, as browsers write them, for a host.
+    // Clients take the text after two leading slashes for a host. Browsers read `\` as `/`.
     let is_path = path.first() == Some(&b'/') && !matches!(path.get(1), Some(b'/' | b'\\'));
     (is_path && path.iter().all(u8::is_ascii_graphic)).then(|| path.to_vec())
 }
@@ -59,7 +61,7 @@ mod tests {
     use crate::semantics::tests::headers;
 
     #[test]
-    fn what_names_the_origin_becomes_a_path() {
+    fn references_to_the_origin_become_paths() {
         for (authority, prefix, reference, expected) in [
             ("10.0.0.9:9000", "", "http://10.0.0.9:9000/a/?b=%2f#c", Some("/a/?b=%2f#c")),
             ("10.0.0.9:9000", "", "HTTP://10.0.0.9:9000/", Some("/")),
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_of_both_fields_is_rewritten() {
+    fn every_line_of_both_headers_is_rewritten() {
         let lines = |location: &'static str| {
             headers(&[("location", location), ("location", "http://b/"), ("content-location", location)])
         };

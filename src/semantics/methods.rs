@@ -1,35 +1,35 @@
-//! The methods that clients may use: RFC 9110 §9.
+//! Request methods that clients may use (RFC 9110 §9).
 
 use http::{HeaderValue, Method};
 
-/// The methods that clients may use, as `limits.methods` lists them.
+/// The list of allowed methods (`limits.methods`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Methods {
     listed: Box<[Method]>,
     allow: HeaderValue,
 }
 
-/// The reason why a method is refused.
+/// The reason why a method is rejected, as a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// 405: the method is known and not listed (RFC 9110 §15.5.6).
+pub enum MethodRejection {
+    /// 405: the edge knows the method, but it is not listed (RFC 9110 §15.5.6).
     NotAllowed,
-    /// 501: the method is not known to the edge (RFC 9110 §15.6.2).
+    /// 501: the edge does not know the method (RFC 9110 §15.6.2).
     NotImplemented,
 }
 
 impl Methods {
-    /// Takes names of methods in the order of `Allow`.
+    /// Builds the list from names of methods, in the order of Allow.
     ///
     /// # Errors
-    /// A text that names the method that is missing, malformed, repeated, or that a cache
-    /// cannot serve.
+    /// A text that names the method which is missing (GET, HEAD), malformed, repeated, or cannot
+    /// be served by a cache (CONNECT, TRACE), and the correction.
     pub fn new(names: &[String]) -> Result<Self, String> {
         let parsed = |name: &String| {
             let method = Method::from_bytes(name.as_bytes())
                 .map_err(|_| format!("`{name}` is not a method; methods are tokens such as GET or PROPFIND"))?;
             match method {
-                Method::CONNECT | Method::TRACE => Err(format!("{method} cannot be served; remove it")),
+                Method::CONNECT | Method::TRACE => Err(format!("{method} is not supported by a cache; remove it")),
                 method => Ok(method),
             }
         };
@@ -44,27 +44,27 @@ impl Methods {
         Ok(Self { listed, allow })
     }
 
-    /// Admits a method that is listed.
+    /// Accepts a listed method (RFC 9110 §9.1).
     ///
     /// # Errors
-    /// The status that tells the client why the method is refused.
-    pub fn admit(&self, method: &Method) -> Result<(), Refused> {
+    /// [`MethodRejection`] with the status for the client if the method is not listed.
+    pub fn admit(&self, method: &Method) -> Result<(), MethodRejection> {
         if self.listed.contains(method) {
             Ok(())
         } else if is_known(method) {
-            Err(Refused::NotAllowed)
+            Err(MethodRejection::NotAllowed)
         } else {
-            Err(Refused::NotImplemented)
+            Err(MethodRejection::NotImplemented)
         }
     }
 
-    /// Returns the value of `Allow`.
+    /// Returns the value of Allow (RFC 9110 §10.2.1).
     pub fn allow(&self) -> &HeaderValue {
         &self.allow
     }
 }
 
-/// Returns true for the methods of RFC 9110 and RFC 5789, and for PURGE, which edges send
+/// Returns true for the methods of RFC 9110 §9.3 and RFC 5789, and for PURGE, which edges send
 /// to each other.
 fn is_known(method: &Method) -> bool {
     let standard = [
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_methods_are_admitted_and_others_refused_by_what_is_known_of_them() {
+    fn unlisted_methods_are_rejected_with_405_if_known_and_501_otherwise() {
         let methods = methods(&["GET", "HEAD", "PROPFIND"]).unwrap();
         assert_eq!(methods.allow(), "GET, HEAD, PROPFIND");
         let admit = |name: &str| methods.admit(&name.parse().unwrap());
@@ -98,23 +98,23 @@ mod tests {
             assert_eq!(admit(name), Ok(()), "{name}");
         }
         for name in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PURGE"] {
-            assert_eq!(admit(name), Err(Refused::NotAllowed), "{name}");
+            assert_eq!(admit(name), Err(MethodRejection::NotAllowed), "{name}");
         }
         // Names are case-sensitive.
         for name in ["get", "Post", "MKCOL", "GETS"] {
-            assert_eq!(admit(name), Err(Refused::NotImplemented), "{name}");
+            assert_eq!(admit(name), Err(MethodRejection::NotImplemented), "{name}");
         }
     }
 
     #[test]
-    fn a_list_that_cannot_be_served_is_refused() {
+    fn lists_that_are_incomplete_malformed_or_unsupported_are_rejected() {
         for (names, part) in [
             (vec![], "GET is missing"),
             (vec!["GET"], "HEAD is missing"),
             (vec!["GET", "HEAD", "G T"], "`G T`"),
             (vec!["GET", "HEAD", ""], "``"),
-            (vec!["GET", "HEAD", "TRACE"], "TRACE cannot"),
-            (vec!["GET", "HEAD", "CONNECT"], "CONNECT cannot"),
+            (vec!["GET", "HEAD", "TRACE"], "TRACE is not supported"),
+            (vec!["GET", "HEAD", "CONNECT"], "CONNECT is not supported"),
             (vec!["GET", "HEAD", "GET"], "GET is listed twice"),
         ] {
             let error = methods(&names).unwrap_err();

@@ -1,9 +1,9 @@
-//! What may be stored, and who may have it: RFC 9111 §3.
+//! Storage of responses, and the requests that may share them (RFC 9111 §3).
 //!
-//! The origin's word holds. A name that is verified against its digest overrides
-//! freshness and validation, and nothing else. Where a response says nothing, a hashed
-//! name may hint at freshness, and the operator may allow a guess. A response with
-//! Set-Cookie is never stored; there the RFC would allow more.
+//! The origin's directives decide. A name with a verified digest overrides freshness and
+//! validation, and no other directive. If a response states no freshness, a name that looks
+//! hashed may hint at it, and the operator may allow a heuristic. A response with Set-Cookie is
+//! never stored, although the RFC allows it.
 
 use std::time::Duration;
 
@@ -14,88 +14,89 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::cache_control::{CacheControl, withheld};
 use super::freshness::{Lifetime, Stale, Terms, explicit_lifetime, lifetime};
 use super::hint::{self, FileType};
-use super::request_fields::Class;
+use super::request_headers::HeaderClass;
 use super::validation;
 use super::vary::{self, Varies};
 
-/// The kind of an asset's name, by the rules of `[[immutable]]`.
+/// The kind of an asset's name, by the rules in `[[immutable]]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name {
-    /// It tells a digest that the contents are verified against: they never change.
+    /// The name contains a digest, and the contents are verified against it: they never change.
     Proven,
-    /// It looks hashed, and is that of a static file of this kind.
+    /// The name looks hashed, and its extension is that of a static file.
     Hinted(FileType),
     /// Any other name.
     Plain,
 }
 
-/// The circumstances of a response, by which it is judged.
+/// The input of [`verdict`] besides the response: the name, the fill, and the operator's TTLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Case {
-    /// The kind of the name that was requested.
+    /// The kind of the requested name.
     pub name: Name,
-    /// Whether the fill had an Authorization.
+    /// The Authorization of the fill.
     pub credentials: Credentials,
-    /// Whether the fill had a Cookie, or another header that may identify its client.
+    /// The other headers of the fill that may identify its client.
     pub personal: Personal,
-    /// The operator's times.
-    pub times: Times,
+    /// The TTLs for responses that state no freshness.
+    pub ttls: FallbackTtls,
 }
 
-/// The times by which freshness is judged that a response does not state.
+/// The operator's TTLs for responses that state no freshness.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Times {
-    /// `cache.negative_ttl`: for a 404 of a proven name.
+pub struct FallbackTtls {
+    /// `cache.negative_ttl`: the freshness of a 404 under a verified name.
     pub negative: Duration,
-    /// `cache.heuristic`: the longest that is guessed from Last-Modified.
+    /// `cache.heuristic`: the limit of the heuristic freshness from Last-Modified (RFC 9111
+    /// §4.2.2).
     pub heuristic: Duration,
-    /// `cache.hint_ttl`: for a name that looks hashed.
+    /// `cache.hint_ttl`: the freshness under a name that looks hashed.
     pub hint: Duration,
 }
 
 impl Case {
-    /// Returns true if the fill had nothing that identifies a client.
+    /// Returns true if no header of the fill identifies a client.
     fn is_common(&self) -> bool {
         self.credentials == Credentials::None && self.personal == Personal::Absent
     }
 }
 
-/// Whether a fill had headers, besides Authorization, that may identify its client: a
-/// Cookie, or one that it sent only because a Vary had named it.
+/// The presence of headers in a fill, besides Authorization, that may identify its client:
+/// Cookie, or a header that was sent only because Vary had named it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Personal {
-    /// It had none.
+    /// None was sent.
     Absent,
-    /// It had one: the response is shared only if it states a freshness.
+    /// At least one was sent: the response is shared only if it states its freshness.
     Sent,
 }
 
 impl Personal {
-    /// Returns whether a fill with these headers has one. The operator takes the headers of
-    /// `forward` for common ones.
+    /// Classifies the headers of a fill. Those of `forward` (`origin.forward`) do not count: the
+    /// operator declares that they identify no client.
     pub fn of_fill(fill: &HeaderMap, forward: &[HeaderName]) -> Self {
-        let is_one = |name: &HeaderName| match Class::of(name) {
-            Class::Own => *name == COOKIE,
-            Class::Inert | Class::Unknown => !forward.contains(name),
-            Class::Sent | Class::Edge => false,
+        let is_personal = |name: &HeaderName| match HeaderClass::of(name) {
+            HeaderClass::Personal => *name == COOKIE,
+            HeaderClass::Inert | HeaderClass::Unknown => !forward.contains(name),
+            HeaderClass::Sent | HeaderClass::Edge => false,
         };
-        if fill.keys().any(is_one) { Self::Sent } else { Self::Absent }
+        if fill.keys().any(is_personal) { Self::Sent } else { Self::Absent }
     }
 }
 
-/// Whether a request had an Authorization field.
+/// The Authorization of a request (RFC 9111 §3.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Credentials {
-    /// It had none.
+    /// The request has none.
     None,
-    /// It had one, so that its response is shared only if it says so (RFC 9111
-    /// §3.5). The hash (XXH3-64) tells it from others: who has the same may wait
-    /// for the same, no more.
+    /// The request has one, so that its response is shared only if it permits that (RFC 9111
+    /// §3.5). The hash (XXH3-64) of the value distinguishes it from others: requests with the
+    /// same value may wait for the same fill, and the hash has no other use.
     Sent(u64),
 }
 
 impl Credentials {
-    /// Of a request with these fields.
+    /// Returns the credentials of a request.
     pub fn of(request: &HeaderMap) -> Self {
         let mut lines = request.get_all(AUTHORIZATION).iter().peekable();
         if lines.peek().is_none() {
@@ -105,56 +106,57 @@ impl Credentials {
     }
 }
 
-/// The use of a response to a GET.
+/// The decision about a response to a GET (RFC 9111 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is stored, and answers all requests that wait.
+    /// Store the response. It answers all waiting requests.
     Store(Lifetime),
-    /// It is not stored, and answers the requests that wait: an error or a redirect, where
-    /// nothing in the fill identified a client; or a stale response of a peer.
+    /// Do not store the response. It answers the waiting requests: it is an error or a redirect
+    /// to a fill that does not identify a client, or a stale response of a peer.
     Share(Refusal),
-    /// It answers the request that it was fetched for, and no other.
+    /// Do not store the response. It answers only the request that it was fetched for.
     Pass(Refusal),
 }
 
-/// The reason why a response is not stored.
+/// The reason why a response is not stored, or not shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// RFC 9111 §5.2.2.5
+    /// The response has `no-store` (RFC 9111 §5.2.2.5).
     NoStore,
-    /// RFC 9111 §5.2.2.7
+    /// The response has `private` (RFC 9111 §5.2.2.7).
     Private,
-    /// It would have to be validated each time, and there is nothing to do it by.
+    /// The response has `no-cache`, but no validator for the required validation.
     NoCache,
-    /// It is in a content coding, and its name promises what it is without one.
+    /// The response has a content coding, but the digest in the name is that of the content
+    /// without one.
     Coded,
-    /// It answers a request with Cookie or Authorization, and does not say that it may be
-    /// shared.
+    /// The request had Cookie or Authorization, and the response does not permit sharing.
     Credentials,
-    /// It is stale as soon as it comes, and each validation brings another.
+    /// The response is stale on arrival, and each validation returns another one.
     Changing,
-    /// It sets a cookie, so it is somebody's.
+    /// The response has Set-Cookie, so it is for one client.
     SetCookie,
-    /// It depends on request fields that the key does not hold.
+    /// The response varies by request headers that are not part of the key.
     Vary,
-    /// It states no freshness, and its name neither proves nor hints at one.
+    /// The response states no freshness, and the name is neither verified nor a hint.
     NotExplicit,
-    /// Already stale when it came.
+    /// The response is stale on arrival.
     Expired,
-    /// A status that is not stored.
+    /// Responses with this status are not stored.
     Status,
-    /// It ends where the connection ends, so its end proves nothing.
+    /// The end of the connection delimits the body, so that a truncated body looks complete.
     Unframed,
-    /// It may become larger than `cache.max_object`, and who falls behind could not go on.
+    /// The body may become larger than `cache.max_object`, and a reader that falls out of the
+    /// window could not resume.
     Unmeasured,
-    /// Larger than `cache.max_object`.
+    /// The body is larger than `cache.max_object`.
     TooLarge,
-    /// The memory for flights is used up.
+    /// No memory is left for flights.
     NoRoom,
 }
 
 impl Refusal {
-    /// The word for it in Cache-Status' `detail` (RFC 9211 §2.8) and in logs.
+    /// Returns the token for `detail` in Cache-Status (RFC 9211 §2.8) and for logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::NoStore => "no-store",
@@ -175,24 +177,40 @@ impl Refusal {
         }
     }
 
-    /// Whether the next response under this name will likely be refused too,
-    /// so that requests for it had better not wait for one another.
+    /// Returns true if the next response under the same name will probably be refused, too.
+    /// Requests for the name then do not wait for each other.
     pub fn will_recur(self) -> bool {
         !matches!(self, Self::NoRoom | Self::Credentials)
     }
 }
 
-/// Decides about a final response to a GET, whose age on arrival is `age`.
+/// Decides the use of a final response to a GET (RFC 9111 §3). `age` is its age on arrival.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use http::{HeaderMap, HeaderValue, StatusCode}; use peerage::semantics::storing::{Case,
+/// Credentials, FallbackTtls, Name, Personal, Refusal, Verdict, verdict};
+///
+/// let (credentials, personal) = (Credentials::None, Personal::Absent);
+/// let case = Case { name: Name::Plain, credentials, personal, ttls: FallbackTtls::default() };
+/// let mut headers = HeaderMap::new();
+/// headers.insert("cache-control", HeaderValue::from_static("max-age=60"));
+/// assert!(matches!(verdict(case, StatusCode::OK, &headers, Duration::ZERO), Verdict::Store(_)));
+/// headers.insert("set-cookie", HeaderValue::from_static("a=b"));
+/// let refused = Verdict::Pass(Refusal::SetCookie);
+/// assert_eq!(verdict(case, StatusCode::OK, &headers, Duration::ZERO), refused);
+/// ```
 pub fn verdict(case: Case, status: StatusCode, headers: &HeaderMap, age: Duration) -> Verdict {
     let mut control = CacheControl::of(headers);
     if control.must_understand {
-        // RFC 9111 §5.2.2.3: what is understood may be stored, `no-store` or not.
+        // `no-store` does not apply if the cache understands the status (RFC 9111 §5.2.2.3).
         if !is_understood(status) {
             return Verdict::Pass(Refusal::Status);
         }
         control.no_store = false;
     }
-    let verdict = match personal(case, headers, control) {
+    let verdict = match refusal_to_share(case, headers, control) {
         Some(refusal) => Verdict::Pass(refusal),
         None if matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) => {
             return Verdict::Pass(Refusal::Status);
@@ -200,63 +218,69 @@ pub fn verdict(case: Case, status: StatusCode, headers: &HeaderMap, age: Duratio
         None => by_name(case, status, headers, control, age),
     };
     match verdict {
-        Verdict::Pass(refusal) if case.is_common() && is_for_a_crowd(status, refusal) => Verdict::Share(refusal),
+        Verdict::Pass(refusal) if case.is_common() && answers_waiting_requests(status, refusal) => {
+            Verdict::Share(refusal)
+        }
         other => other,
     }
 }
 
-/// Returns true if an error or a redirect that is not stored answers all requests that
-/// wait for it, so that a failing origin is asked once and not once for each. Errors are
-/// shared also when they say `no-store`, as most do: nothing personal was in the fill.
-fn is_for_a_crowd(status: StatusCode, refusal: Refusal) -> bool {
+/// Returns true for an error or a redirect that is not stored and yet answers all waiting
+/// requests, so that a failing origin gets one request and not one for each of them. Errors are
+/// shared even with `no-store`, which most of them have, because the fill identified no client.
+fn answers_waiting_requests(status: StatusCode, refusal: Refusal) -> bool {
     use Refusal::{Expired, NoCache, NoStore, NotExplicit};
     let error = status.is_client_error() || status.is_server_error();
     matches!(refusal, NotExplicit | Expired | NoCache) && (error || status.is_redirection())
         || refusal == NoStore && error
 }
 
+/// Decides by the kind of the name, or else by the freshness of the response.
 fn by_name(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
     match (case.name, status) {
-        // The proof is of the bytes: headers may be those of one client.
+        // Only the content is verified: the headers may be those of one client.
         (Name::Proven, StatusCode::OK) if case.personal == Personal::Absent => {
-            Verdict::Store(Lifetime::UntilEvicted { said: explicit_lifetime(headers, control) })
+            Verdict::Store(Lifetime::UntilEvicted { stated: explicit_lifetime(headers, control) })
         }
-        (Name::Proven, StatusCode::NOT_FOUND) if may_be_remembered(case, headers, control) => {
-            Verdict::Store(Lifetime::For(Terms::only(case.times.negative.saturating_add(age))))
+        (Name::Proven, StatusCode::NOT_FOUND) if is_negatively_cacheable(case, headers, control) => {
+            Verdict::Store(Lifetime::For(Terms::only(case.ttls.negative.saturating_add(age))))
         }
-        (Name::Hinted(kind), _) if case.is_common() && age < case.times.hint && hint::holds(kind, status, headers) => {
-            Verdict::Store(Lifetime::For(Terms::of(case.times.hint, control)))
+        (Name::Hinted(file_type), _)
+            if case.is_common() && age < case.ttls.hint && hint::holds(file_type, status, headers) =>
+        {
+            Verdict::Store(Lifetime::For(Terms::of(case.ttls.hint, control)))
         }
-        _ => stated(case, status, headers, control, age),
+        _ => by_freshness(case, status, headers, control, age),
     }
 }
 
-/// Returns true if a 404 for a proven name is remembered for `cache.negative_ttl`.
-fn may_be_remembered(case: Case, headers: &HeaderMap, control: CacheControl) -> bool {
-    let silent = !control.no_cache && explicit_lifetime(headers, control).is_none();
-    silent && case.is_common() && !case.times.negative.is_zero()
+/// Returns true if a 404 under a verified name is stored for `cache.negative_ttl`.
+fn is_negatively_cacheable(case: Case, headers: &HeaderMap, control: CacheControl) -> bool {
+    let states_nothing = !control.no_cache && explicit_lifetime(headers, control).is_none();
+    states_nothing && case.is_common() && !case.ttls.negative.is_zero()
 }
 
-/// RFC 9111 §3 and §4.2, for a response of any final status: what says for how
-/// long it is fresh is stored, and what says that it is not, if it can be
-/// validated.
-fn stated(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
+/// Decides by freshness (RFC 9111 §3, §4.2), for any final status: a response that states a
+/// freshness lifetime is stored while fresh, and a stale response if it can be validated.
+fn by_freshness(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheControl, age: Duration) -> Verdict {
     let fresh =
-        if control.no_cache { Some(Duration::ZERO) } else { lifetime(status, headers, control, case.times.heuristic) };
+        if control.no_cache { Some(Duration::ZERO) } else { lifetime(status, headers, control, case.ttls.heuristic) };
     let Some(fresh) = fresh else {
         return Verdict::Pass(Refusal::NotExplicit);
     };
-    if case.personal == Personal::Sent && explicit_lifetime(headers, control).is_none_or(|said| age >= said.min(fresh))
+    if case.personal == Personal::Sent
+        && explicit_lifetime(headers, control).is_none_or(|stated| age >= stated.min(fresh))
     {
-        // One client's page: a validator would tell it from another's, but a date does not.
+        // The page of one client. An entity tag would distinguish it from that of another client,
+        // but a Last-Modified does not.
         return Verdict::Pass(Refusal::Credentials);
     }
     let terms = Terms::of(fresh, control);
-    let late = terms.while_revalidate.max(terms.if_error);
+    let usable_when_stale = terms.while_revalidate.max(terms.if_error);
     if age < fresh || status.is_success() && validation::has_validator(headers) {
         Verdict::Store(Lifetime::For(terms))
-    } else if terms.stale == Stale::Allowed && age < fresh.saturating_add(late) {
-        // A peer served it so, and it serves those who wait.
+    } else if terms.stale == Stale::Allowed && age < fresh.saturating_add(usable_when_stale) {
+        // A peer served it stale, and it answers the waiting requests.
         Verdict::Share(Refusal::Expired)
     } else if control.no_cache {
         Verdict::Pass(Refusal::NoCache)
@@ -265,20 +289,21 @@ fn stated(case: Case, status: StatusCode, headers: &HeaderMap, control: CacheCon
     }
 }
 
-/// Returns true if a response states that it is fresh for a time.
+/// Returns true if a response states a freshness lifetime above zero (RFC 9111 §4.2.1).
 pub fn states_freshness(headers: &HeaderMap) -> bool {
     let control = CacheControl::of(headers);
     !control.no_cache && explicit_lifetime(headers, control).is_some_and(|stated| !stated.is_zero())
 }
 
-/// The statuses whose caching rules this cache knows (RFC 9110 §15.1 lists
-/// those that are heuristically cacheable, and §15 tells of the redirects).
+/// Returns true for statuses with caching requirements that this cache implements (RFC 9111 §3):
+/// those with heuristic freshness (RFC 9110 §15.1), 302 and 307.
 fn is_understood(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 302 | 307 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
-/// Returns the reason why a response answers one request alone, whatever its name.
-fn personal(case: Case, headers: &HeaderMap, control: CacheControl) -> Option<Refusal> {
+/// Returns the reason why a response answers only the request that it was fetched for,
+/// regardless of its name; `None` if it may be shared.
+fn refusal_to_share(case: Case, headers: &HeaderMap, control: CacheControl) -> Option<Refusal> {
     if control.private {
         Some(Refusal::Private)
     } else if headers.contains_key(SET_COOKIE) && !withheld(headers).contains(&SET_COOKIE) {
@@ -287,7 +312,7 @@ fn personal(case: Case, headers: &HeaderMap, control: CacheControl) -> Option<Re
         Some(Refusal::NoStore)
     } else if case.credentials != Credentials::None && !control.shares_with_credentials() {
         Some(Refusal::Credentials)
-    } else if vary::varies(headers) == Varies::Unknowably {
+    } else if vary::varies(headers) == Varies::Uncacheable {
         Some(Refusal::Vary)
     } else {
         None
@@ -301,10 +326,11 @@ mod tests {
 
     const NEGATIVE: Duration = Duration::from_secs(1);
 
-    const TIMES: Times = Times { negative: NEGATIVE, heuristic: Duration::ZERO, hint: Duration::from_hours(24) };
+    const TTLS: FallbackTtls =
+        FallbackTtls { negative: NEGATIVE, heuristic: Duration::ZERO, hint: Duration::from_hours(24) };
 
     fn case(name: Name) -> Case {
-        Case { name, credentials: Credentials::None, personal: Personal::Absent, times: TIMES }
+        Case { name, credentials: Credentials::None, personal: Personal::Absent, ttls: TTLS }
     }
 
     fn judge_as(case: Case, status: u16, lines: &[(&str, &str)]) -> Verdict {
@@ -316,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_name_needs_explicit_freshness() {
+    fn a_plain_name_requires_explicit_freshness() {
         use Refusal::{Expired, NoCache, NoStore, NotExplicit, Private, SetCookie, Status, Vary};
         let terms = |seconds, stale| Terms { stale, ..Terms::only(Duration::from_secs(seconds)) };
         let stored = |seconds| Verdict::Store(Lifetime::For(terms(seconds, Stale::Allowed)));
@@ -378,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_shared_only_where_the_response_says_so() {
+    fn responses_to_credentials_are_shared_only_if_they_permit_it() {
         let judge = |control: &str| {
             let case = Case { credentials: Credentials::Sent(7), ..case(Name::Plain) };
             judge_as(case, 200, &[("cache-control", control)])
@@ -393,9 +419,10 @@ mod tests {
     }
 
     #[test]
-    fn freshness_is_guessed_within_what_the_operator_allows() {
-        let guess = |status: u16, cap: u64, lines: &[(&str, &str)]| {
-            let case = Case { times: Times { heuristic: Duration::from_secs(cap), ..TIMES }, ..case(Name::Plain) };
+    fn heuristic_freshness_is_limited_by_the_operator() {
+        let heuristic = |status: u16, limit: u64, lines: &[(&str, &str)]| {
+            let case =
+                Case { ttls: FallbackTtls { heuristic: Duration::from_secs(limit), ..TTLS }, ..case(Name::Plain) };
             let dated = [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("last-modified", "Sun, 06 Nov 1994 08:32:57 GMT")];
             let lines: Vec<_> = dated.iter().chain(lines).copied().collect();
             match verdict(case, StatusCode::from_u16(status).unwrap(), &headers(&lines), Duration::ZERO) {
@@ -403,19 +430,19 @@ mod tests {
                 _ => None,
             }
         };
-        assert_eq!(guess(200, 3600, &[]), Some(100));
-        assert_eq!(guess(200, 60, &[]), Some(60));
-        assert_eq!(guess(200, 0, &[]), None);
-        assert_eq!(guess(404, 3600, &[]), Some(100));
-        assert_eq!(guess(302, 3600, &[]), None);
-        assert_eq!(guess(302, 3600, &[("cache-control", "public")]), Some(100));
-        assert_eq!(guess(200, 3600, &[("cache-control", "max-age=7")]), Some(7));
-        assert_eq!(guess(200, 3600, &[("expires", "0")]), Some(0));
-        assert_eq!(guess(200, 3600, &[("cache-control", "no-store")]), None);
+        assert_eq!(heuristic(200, 3600, &[]), Some(100));
+        assert_eq!(heuristic(200, 60, &[]), Some(60));
+        assert_eq!(heuristic(200, 0, &[]), None);
+        assert_eq!(heuristic(404, 3600, &[]), Some(100));
+        assert_eq!(heuristic(302, 3600, &[]), None);
+        assert_eq!(heuristic(302, 3600, &[("cache-control", "public")]), Some(100));
+        assert_eq!(heuristic(200, 3600, &[("cache-control", "max-age=7")]), Some(7));
+        assert_eq!(heuristic(200, 3600, &[("expires", "0")]), Some(0));
+        assert_eq!(heuristic(200, 3600, &[("cache-control", "no-store")]), None);
     }
 
     #[test]
-    fn a_cookie_is_shared_only_where_the_response_states_a_freshness() {
+    fn responses_to_a_cookie_are_shared_only_with_stated_freshness() {
         let date = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
         for name in [Name::Plain, Name::Hinted(FileType::of_path("/a.js").unwrap())] {
             let judge = |status, lines: &[(&str, &str)]| {
@@ -437,37 +464,38 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_overrides_freshness_and_nothing_else() {
-        let kept = |said: Option<u64>| Verdict::Store(Lifetime::UntilEvicted { said: said.map(Duration::from_secs) });
-        let proven = |status, lines: &[(&str, &str)]| judge(Name::Proven, status, lines);
+    fn a_verified_name_overrides_freshness_and_nothing_else() {
+        let stored =
+            |stated: Option<u64>| Verdict::Store(Lifetime::UntilEvicted { stated: stated.map(Duration::from_secs) });
+        let verified = |status, lines: &[(&str, &str)]| judge(Name::Proven, status, lines);
         for (lines, expected) in [
-            (&[][..], kept(None)),
-            (&[("cache-control", "max-age=60")], kept(Some(60))),
-            (&[("cache-control", "no-cache")], kept(None)),
-            (&[("vary", "Accept-Encoding, Origin")], kept(None)),
+            (&[][..], stored(None)),
+            (&[("cache-control", "max-age=60")], stored(Some(60))),
+            (&[("cache-control", "no-cache")], stored(None)),
+            (&[("vary", "Accept-Encoding, Origin")], stored(None)),
             (&[("cache-control", "private")], Verdict::Pass(Refusal::Private)),
             (&[("cache-control", "no-store")], Verdict::Pass(Refusal::NoStore)),
             (&[("set-cookie", "a=b")], Verdict::Pass(Refusal::SetCookie)),
             (&[("vary", "*")], Verdict::Pass(Refusal::Vary)),
         ] {
-            assert_eq!(proven(200, lines), expected, "{lines:?}");
+            assert_eq!(verified(200, lines), expected, "{lines:?}");
         }
-        assert_eq!(proven(404, &[]), Verdict::Store(Lifetime::For(Terms::only(NEGATIVE))));
-        assert_eq!(proven(404, &[("cache-control", "no-cache")]), Verdict::Share(Refusal::NoCache));
-        assert_eq!(proven(404, &[("cache-control", "max-age=0")]), Verdict::Share(Refusal::Expired));
-        assert_eq!(proven(503, &[]), Verdict::Share(Refusal::NotExplicit));
-        assert_eq!(proven(302, &[]), Verdict::Share(Refusal::NotExplicit));
-        assert_eq!(proven(206, &[]), Verdict::Pass(Refusal::Status));
+        assert_eq!(verified(404, &[]), Verdict::Store(Lifetime::For(Terms::only(NEGATIVE))));
+        assert_eq!(verified(404, &[("cache-control", "no-cache")]), Verdict::Share(Refusal::NoCache));
+        assert_eq!(verified(404, &[("cache-control", "max-age=0")]), Verdict::Share(Refusal::Expired));
+        assert_eq!(verified(503, &[]), Verdict::Share(Refusal::NotExplicit));
+        assert_eq!(verified(302, &[]), Verdict::Share(Refusal::NotExplicit));
+        assert_eq!(verified(206, &[]), Verdict::Pass(Refusal::Status));
         let authorized = Case { credentials: Credentials::Sent(7), ..case(Name::Proven) };
         assert_eq!(judge_as(authorized, 200, &[]), Verdict::Pass(Refusal::Credentials));
-        assert_eq!(judge_as(authorized, 200, &[("cache-control", "public")]), kept(None));
+        assert_eq!(judge_as(authorized, 200, &[("cache-control", "public")]), stored(None));
     }
 
     #[test]
-    fn a_hint_gives_a_day_where_the_origin_is_silent() {
+    fn a_hint_gives_its_ttl_if_the_origin_states_no_freshness() {
         let hinted = Name::Hinted(FileType::of_path("/a.js").unwrap());
         let script = ("content-type", "text/javascript");
-        let day = Verdict::Store(Lifetime::For(Terms::of(TIMES.hint, CacheControl::default())));
+        let day = Verdict::Store(Lifetime::For(Terms::of(TTLS.hint, CacheControl::default())));
         assert_eq!(judge(hinted, 200, &[script]), day);
         for (status, control, expected) in [
             (200, "no-cache", Verdict::Pass(Refusal::NoCache)),

@@ -1,26 +1,28 @@
-//! Changing a connection's protocol: RFC 9110 §7.8. To WebSocket (RFC 6455),
-//! and to nothing else: whatever else a sender offers is ignored, as it may be.
+//! Upgrade (RFC 9110 §7.8) to WebSocket (RFC 6455). Other protocols are ignored, which the RFC
+//! permits.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue};
 
 use super::members;
 
-/// Whether a message is about WebSocket alone, on the connection that it came on.
-pub fn is_to_websocket(fields: &HeaderMap) -> bool {
-    let mut protocols = fields.get_all(UPGRADE).iter();
-    let (only, more) = (protocols.next(), protocols.next());
-    let websocket = only.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let here = members(fields, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
-    websocket && more.is_none() && here
+/// Returns true if the headers of a request or response upgrade its connection to WebSocket, and
+/// to no other protocol (RFC 9110 §7.8).
+pub fn is_to_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let (protocol, more) = (protocols.next(), protocols.next());
+    let is_websocket = protocol.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let is_listed = members(headers, &CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    is_websocket && more.is_none() && is_listed
 }
 
-/// Says on the next connection what [`is_to_websocket`] read on the one before.
-pub fn to_websocket(fields: &mut HeaderMap) {
-    fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    // What follows is no content (RFC 9110 §8.6).
-    fields.remove(CONTENT_LENGTH);
+/// Sets the headers of an upgrade to WebSocket on a message to the next hop, and removes
+/// Content-Length. Connection and Upgrade are not forwarded as such (RFC 9110 §7.6.1, §7.8).
+pub fn to_websocket(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    // The data after the upgrade is not content (RFC 9110 §8.6).
+    headers.remove(CONTENT_LENGTH);
 }
 
 #[cfg(test)]
@@ -29,7 +31,7 @@ mod tests {
     use crate::semantics::tests::headers;
 
     #[test]
-    fn websocket_alone_and_on_this_connection() {
+    fn only_an_upgrade_to_websocket_alone_is_recognized() {
         for (lines, expected) in [
             (&[("connection", "upgrade"), ("upgrade", "websocket")][..], true),
             (&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")], true),
@@ -47,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_what_is_read() {
+    fn a_written_upgrade_is_recognized() {
         let mut fields = headers(&[("content-length", "0"), ("sec-websocket-key", "x")]);
         to_websocket(&mut fields);
         assert!(is_to_websocket(&fields) && !fields.contains_key(CONTENT_LENGTH));

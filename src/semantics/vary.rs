@@ -1,4 +1,4 @@
-//! Variants of a resource: RFC 9111 §4.1, RFC 9110 §12.5.5.
+//! Variants of an asset, selected by request headers (RFC 9111 §4.1, RFC 9110 §12.5.5).
 
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, COOKIE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -7,61 +7,62 @@ use sha2::{Digest as _, Sha256};
 use super::forwarded::is_of_one_client;
 use super::members;
 
-/// What a response was selected by, besides its target.
+/// The request headers by which a response was selected, besides its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Varies {
-    /// By nothing.
+    /// No headers.
     Not,
-    /// By these request fields, in order.
+    /// These headers, sorted by name.
     By(Vec<HeaderName>),
-    /// By more than a key holds: `*`, or a field that speaks for one client.
-    Unknowably,
+    /// More than a key contains: `*`, or a header that describes one client.
+    Uncacheable,
 }
 
-/// What the response with these fields was selected by. A content coding that
-/// no Vary explains was selected by Accept-Encoding all the same.
+/// Returns the request headers by which a response was selected, according to its Vary (RFC 9110
+/// §12.5.5). A response in a content coding counts as selected by Accept-Encoding, even if Vary
+/// does not name it.
 pub fn varies(response: &HeaderMap) -> Varies {
-    let mut fields = Vec::new();
+    let mut names = Vec::new();
     for member in members(response, &VARY) {
         match HeaderName::from_bytes(member) {
-            _ if member == b"*" => return Varies::Unknowably,
-            Ok(name) if is_of_one_client(&name) => return Varies::Unknowably,
-            Ok(name) => fields.push(name),
-            Err(_) => return Varies::Unknowably,
+            _ if member == b"*" => return Varies::Uncacheable,
+            Ok(name) if is_of_one_client(&name) => return Varies::Uncacheable,
+            Ok(name) => names.push(name),
+            Err(_) => return Varies::Uncacheable,
         }
     }
     if response.contains_key(CONTENT_ENCODING) {
-        fields.push(ACCEPT_ENCODING);
+        names.push(ACCEPT_ENCODING);
     }
-    fields.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-    fields.dedup();
-    if fields.is_empty() { Varies::Not } else { Varies::By(fields) }
+    names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    if names.is_empty() { Varies::Not } else { Varies::By(names) }
 }
 
-/// Whether a response is in a content coding (RFC 9110 §8.4).
+/// Returns true if a response has a content coding other than `identity` (RFC 9110 §8.4).
 pub fn is_coded(response: &HeaderMap) -> bool {
     members(response, &CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// What tells a variant from the others under its name: a digest of what the requests
-/// that select it say, which may be long, and which clients are free to choose. The
-/// first half of a SHA-256, so that nobody finds a request that selects what another's
-/// does.
+/// The identifier of a variant among those of an asset: a digest of the headers that select it.
+///
+/// Clients choose the values of these headers, which may be long. The digest is the first half of
+/// a SHA-256, so that a client cannot find a request with the same identifier as another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Variant([u8; 16]);
 
 impl Variant {
-    /// The variant that `request` selects, where responses vary by `fields`: the same
-    /// for requests that mean the same.
-    pub fn of(fields: &[HeaderName], request: &HeaderMap) -> Self {
-        if *fields == [ACCEPT_ENCODING] {
+    /// Returns the variant that `request` selects if responses vary by these headers. Equivalent
+    /// values select the same variant (RFC 9111 §4.1).
+    pub fn of(names: &[HeaderName], request: &HeaderMap) -> Self {
+        if *names == [ACCEPT_ENCODING] {
             return Self::of_codings(Accepted::of(request));
         }
         let mut hashing = Sha256::new();
-        for name in fields {
+        for name in names {
             hashing.update(name);
             hashing.update(":");
-            hashing.update(normal(name, request));
+            hashing.update(normalized(name, request));
             hashing.update("\n");
         }
         let mut half = [0; 16];
@@ -69,21 +70,23 @@ impl Variant {
         Self(half)
     }
 
-    /// The variant that a request selects which accepts these codings, where responses
-    /// vary by Accept-Encoding alone: the commonest case, which takes no hashing.
+    /// Returns the variant for a request that accepts these codings, if responses vary by
+    /// Accept-Encoding alone. This is the most common case, and is not hashed.
     pub fn of_codings(accepted: Accepted) -> Self {
-        // Spread over all bits, for a table takes some of them: the golden ratio's digits.
+        // The digits of the golden ratio spread the value over all bits, because a hash table
+        // uses some of them.
         const SPREAD: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835;
         Self((u128::from(accepted.0) + 1).wrapping_mul(SPREAD).to_be_bytes())
     }
 
-    /// All of it.
+    /// Returns the whole identifier.
     pub fn bits(self) -> u128 {
         u128::from_be_bytes(self.0)
     }
 }
 
-fn normal(name: &HeaderName, request: &HeaderMap) -> String {
+/// Returns the value of a header, normalized so that equivalent values are equal (RFC 9111 §4.1).
+fn normalized(name: &HeaderName, request: &HeaderMap) -> String {
     if *name == ACCEPT_ENCODING {
         return Accepted::of(request).text().to_owned();
     }
@@ -103,35 +106,38 @@ fn normal(name: &HeaderName, request: &HeaderMap) -> String {
     text
 }
 
-/// The content codings that a request accepts, of those that are worth a variant
-/// (RFC 9110 §12.5.3): a bit for each of `CODINGS`. Weights other than zero are left
-/// out: few clients state one, and each would be a variant.
+/// The content codings that a request accepts, as a bit for each of `br`, `gzip` and `zstd` (RFC
+/// 9110 §12.5.3).
+///
+/// Other codings do not select a variant. Neither do weights other than zero: few clients send
+/// them, and each would be another variant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Accepted(u8);
 
-/// The content codings that are worth a variant, in the order in which they are
-/// told to the origin.
+/// The content codings that select variants, in the order of their bits and of the
+/// Accept-Encoding sent to the origin.
 const CODINGS: [&str; 3] = ["br", "gzip", "zstd"];
 
-/// What an origin is told, by the bits of [`Accepted`].
-const TOLD: [&str; 1 << CODINGS.len()] =
+/// The Accept-Encoding sent to the origin, by the bits of [`Accepted`].
+const ACCEPT_ENCODING_VALUES: [&str; 1 << CODINGS.len()] =
     ["identity", "br", "gzip", "br, gzip", "zstd", "br, zstd", "gzip, zstd", "br, gzip, zstd"];
 
 impl Accepted {
-    /// Returns the codings that the request with these headers accepts.
+    /// Returns the codings that a request accepts.
     pub fn of(request: &HeaderMap) -> Self {
         let lines = request.get_all(ACCEPT_ENCODING).iter();
         lines.fold(NamedCodings::default(), |named, line| named.and(line.as_bytes())).accepted()
     }
 
-    /// Returns the value of Accept-Encoding that tells an origin of these codings.
+    /// Returns the value of Accept-Encoding with these codings, or `identity` without any.
     pub fn text(self) -> &'static str {
-        TOLD[usize::from(self.0)]
+        ACCEPT_ENCODING_VALUES[usize::from(self.0)]
     }
 }
 
-/// The content codings that the lines of Accept-Encoding name, read line by line: a bit for
-/// each of `CODINGS`. Where members contradict each other, the lowest weight counts.
+/// The content codings that lines of Accept-Encoding name, as a bit for each of `br`, `gzip` and
+/// `zstd`. The lines are added one by one. If members contradict each other, the lowest weight
+/// counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NamedCodings {
     named: u8,
@@ -139,28 +145,28 @@ pub struct NamedCodings {
 }
 
 impl NamedCodings {
-    /// Returns these codings and those of another line of Accept-Encoding.
+    /// Adds the codings of another line of Accept-Encoding.
     #[must_use]
     pub fn and(self, line: &[u8]) -> Self {
         let members = str::from_utf8(line).unwrap_or_default().split(',');
         members.fold(self, |Self { named, refused }, member| {
             let mut parts = member.split(';');
             let coding = parts.next().unwrap_or_default().trim();
-            let place = CODINGS.iter().position(|known| known.eq_ignore_ascii_case(coding));
-            let bit = place.map_or(0, |place| 1 << place);
-            Self { named: named | bit, refused: if parts.any(refuses) { refused | bit } else { refused } }
+            let index = CODINGS.iter().position(|known| known.eq_ignore_ascii_case(coding));
+            let bit = index.map_or(0, |index| 1 << index);
+            Self { named: named | bit, refused: if parts.any(is_zero_weight) { refused | bit } else { refused } }
         })
     }
 
-    /// Returns those that are acceptable.
+    /// Returns the named codings that are acceptable.
     pub fn accepted(self) -> Accepted {
         Accepted(self.named & !self.refused)
     }
 }
 
-/// Returns true if a parameter is a weight of zero, or one that is malformed (RFC 9110
-/// §12.4.2): the client may have meant zero.
-fn refuses(parameter: &str) -> bool {
+/// Returns true if a parameter is a weight of zero, or a malformed weight, which may have been
+/// meant as zero (RFC 9110 §12.4.2).
+fn is_zero_weight(parameter: &str) -> bool {
     let (name, weight) = parameter.split_once('=').unwrap_or((parameter, ""));
     if !name.trim().eq_ignore_ascii_case("q") {
         return false;
@@ -171,7 +177,8 @@ fn refuses(parameter: &str) -> bool {
     !is_weight || whole == "0" && fraction.bytes().all(|digit| digit == b'0')
 }
 
-/// The Accept-Encoding that tells an origin what a [`Variant`] tells apart.
+/// Returns the normalized Accept-Encoding of a request for the origin. It distinguishes the same
+/// codings as [`Variant`].
 pub fn accept_encoding(request: &HeaderMap) -> HeaderValue {
     HeaderValue::from_static(Accepted::of(request).text())
 }
@@ -184,17 +191,17 @@ mod tests {
     use crate::semantics::tests::headers;
 
     #[test]
-    fn what_a_response_varies_by() {
+    fn vary_and_content_coding_determine_the_selecting_headers() {
         let by = |names: &[&str]| Varies::By(names.iter().map(|name| name.parse().unwrap()).collect());
         for (lines, expected) in [
             (&[][..], Varies::Not),
             (&[("vary", "")], Varies::Not),
             (&[("vary", "Cookie, ACCEPT-language"), ("vary", "cookie")], by(&["accept-language", "cookie"])),
-            (&[("vary", "cookie, *")], Varies::Unknowably),
-            (&[("vary", "not a name")], Varies::Unknowably),
-            (&[("vary", "accept, X-Forwarded-For")], Varies::Unknowably),
-            (&[("vary", "x-forwarded-host")], Varies::Unknowably),
-            (&[("vary", "Forwarded")], Varies::Unknowably),
+            (&[("vary", "cookie, *")], Varies::Uncacheable),
+            (&[("vary", "not a name")], Varies::Uncacheable),
+            (&[("vary", "accept, X-Forwarded-For")], Varies::Uncacheable),
+            (&[("vary", "x-forwarded-host")], Varies::Uncacheable),
+            (&[("vary", "Forwarded")], Varies::Uncacheable),
             (&[("vary", "x-forwarded-proto")], by(&["x-forwarded-proto"])),
             (&[("content-encoding", "gzip")], by(&["accept-encoding"])),
             (&[("content-encoding", "gzip"), ("vary", "Accept-Encoding")], by(&["accept-encoding"])),
@@ -204,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_mean_the_same_select_the_same() {
-        let fields: Vec<HeaderName> = vec![ACCEPT_ENCODING, ACCEPT_LANGUAGE, "x-a".parse().unwrap()];
-        let variant = |lines: &[(&str, &str)]| Variant::of(&fields, &headers(lines));
+    fn equivalent_requests_select_the_same_variant() {
+        let names: Vec<HeaderName> = vec![ACCEPT_ENCODING, ACCEPT_LANGUAGE, "x-a".parse().unwrap()];
+        let variant = |lines: &[(&str, &str)]| Variant::of(&names, &headers(lines));
         for (a, b) in [
             (&[("accept-encoding", "gzip, deflate, br")][..], &[("accept-encoding", "BR;q=0.5,gzip")][..]),
             (&[("accept-encoding", "gzip;q=0, deflate")], &[]),
@@ -280,11 +287,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_told_to_the_origin_selects_the_same(line in "[a-z0-9;=., *]{0,30}") {
+        fn the_normalized_accept_encoding_selects_the_same_variant(line in "[a-z0-9;=., *]{0,30}") {
             let request = headers(&[("accept-encoding", &line)]);
-            let mut told = HeaderMap::new();
-            told.insert(ACCEPT_ENCODING, accept_encoding(&request));
-            prop_assert_eq!(Variant::of(&[ACCEPT_ENCODING], &request), Variant::of(&[ACCEPT_ENCODING], &told));
+            let mut normalized = HeaderMap::new();
+            normalized.insert(ACCEPT_ENCODING, accept_encoding(&request));
+            prop_assert_eq!(Variant::of(&[ACCEPT_ENCODING], &request), Variant::of(&[ACCEPT_ENCODING], &normalized));
         }
     }
 }

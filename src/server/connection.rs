@@ -22,7 +22,7 @@ use crate::http1::fast_path::FastPath;
 use crate::http1::informational::InformationalWriter;
 use crate::observe::activity::News;
 use crate::observe::metrics::Source;
-use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
+use crate::semantics::forward::{MAX_ADDED_HEADERS, MAX_HEADERS};
 
 /// How long an idle connection over HTTP/1 is still open when the edge drains: a
 /// request that is on its way then is answered, with the word that it is the last.
@@ -159,7 +159,7 @@ fn builder(limits: &LimitsConfig, source: Source) -> auto::Builder<TokioExecutor
         .keep_alive_timeout(limits.send_timeout.0);
     // Clients may send as many as hyper takes by default.
     if source == Source::Peer {
-        builder.http1().max_headers(MOST_FIELDS + ADDED_FIELDS);
+        builder.http1().max_headers(MAX_HEADERS + MAX_ADDED_HEADERS);
     }
     builder
 }

@@ -19,8 +19,8 @@ use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
 use crate::peer::client::Peers;
 use crate::random::random;
-use crate::semantics::request_fields::Underscores;
-use crate::semantics::storing::Times;
+use crate::semantics::request_headers::Underscores;
+use crate::semantics::storing::FallbackTtls;
 use crate::server::gossip::{Ear, Gossip};
 use crate::upstream::{LIFETIME, Patience};
 
@@ -243,7 +243,7 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
             config.edge.told_host().map_err(StartError::Config)?,
         ),
         forward: config.origin.forwarded().map_err(StartError::Config)?,
-        times: Times {
+        times: FallbackTtls {
             negative: config.cache.negative_ttl.0,
             heuristic: config.cache.heuristic.0,
             hint: config.cache.hint_ttl.0,

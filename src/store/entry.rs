@@ -308,7 +308,7 @@ pub(crate) mod tests {
     }
 
     fn head(budget: &Arc<Budget>, tag: &'static str, len: u64) -> Packed {
-        let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
+        let (lifetime, validated) = (Lifetime::UntilEvicted { stated: None }, Validated::Never);
         let facts = Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
         let fields = [
             (ETAG, HeaderValue::from_static(tag)),

@@ -152,7 +152,7 @@ mod tests {
             ..Terms::only(fresh)
         });
         prop_oneof![
-            proptest::option::of(span()).prop_map(|said| Lifetime::UntilEvicted { said }),
+            proptest::option::of(span()).prop_map(|stated| Lifetime::UntilEvicted { stated }),
             terms.prop_map(Lifetime::For),
         ]
     }
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_ago_or_lasts_too_long_is_the_nearest_that_is_not() {
-        let lifetime = Lifetime::UntilEvicted { said: Some(Duration::MAX) };
+        let lifetime = Lifetime::UntilEvicted { stated: Some(Duration::MAX) };
         let born = UNIX_EPOCH - Duration::from_secs(1);
         let facts = Metadata { status: StatusCode::OK, born, lifetime, validated: Validated::Never };
         let again = facts.at(facts.times());

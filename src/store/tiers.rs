@@ -489,7 +489,7 @@ mod tests {
         Stored::new(key, head, Content::Small(b"x"), budget.charge(len + 600).unwrap())
     }
 
-    const FOREVER: Lifetime = Lifetime::UntilEvicted { said: None };
+    const FOREVER: Lifetime = Lifetime::UntilEvicted { stated: None };
 
     #[test]
     fn the_largest_object_fits_and_one_more_byte_is_known_not_to() {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{MOST, Settings, checked};
 use crate::body::Body;
 use crate::error::Error;
-use crate::semantics::forward::MOST_FIELDS;
+use crate::semantics::forward::MAX_HEADERS;
 use crate::upstream::{Blame, LIFETIME, Outgoing, Patience};
 
 /// The largest answer: so many members, with the longest keys, take less.
@@ -86,7 +86,7 @@ impl Etcd {
         let term = settings.lease;
         let patience = Patience { connect: settings.connect, idle: term * (LEASES_WATCHED + 1), lifetime: LIFETIME };
         Self {
-            outgoing: Outgoing::new(patience, BLAME, MOST_FIELDS),
+            outgoing: Outgoing::new(patience, BLAME, MAX_HEADERS),
             endpoints: endpoints.to_vec(),
             at: 0,
             prefix: format!("{prefix}/"),

@@ -6,7 +6,7 @@ use super::MOST;
 use crate::edge::FastRequest;
 use crate::edge::request_class::{LONGEST, RequestClass, in_lower_case};
 use crate::peer::peek_codec;
-use crate::semantics::forwarded::Told;
+use crate::semantics::forwarded::ForwardedHeaders;
 use crate::semantics::vary::NamedCodings;
 
 /// How many fields a request may have here. Browsers send a dozen.
@@ -41,7 +41,7 @@ struct Said<'a> {
     /// The longest body that is of use to who peeks, in bytes.
     most: Option<u64>,
     codings: NamedCodings,
-    told: Told<'a>,
+    told: ForwardedHeaders<'a>,
 }
 
 impl<'a> Said<'a> {
@@ -57,7 +57,7 @@ impl<'a> Said<'a> {
             only_if_cached: false,
             most: None,
             codings: NamedCodings::default(),
-            told: Told::default(),
+            told: ForwardedHeaders::default(),
         };
         for field in fields {
             said.size += field.name.len() + field.value.len() + 4;

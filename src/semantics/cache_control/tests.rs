@@ -12,7 +12,7 @@ fn parse(lines: &[&str]) -> CacheControl {
 }
 
 #[test]
-fn directives_in_every_spelling() {
+fn directives_are_parsed_in_every_spelling() {
     let seconds = |n| Some(Duration::from_secs(n));
     assert_eq!(parse(&["max-age=60"]).max_age, seconds(60));
     assert_eq!(
@@ -31,7 +31,7 @@ fn directives_in_every_spelling() {
 }
 
 #[test]
-fn a_list_of_fields_holds_back_only_those() {
+fn headers_listed_by_private_and_no_cache_are_withheld() {
     for (line, expected) in [
         ("private=\"Set-Cookie\"", &["set-cookie"][..]),
         (",, no-cache=\"x , y,\", s-maxage=5", &["x", "y"]),
@@ -44,7 +44,7 @@ fn a_list_of_fields_holds_back_only_those() {
     }
     let headers = crate::semantics::tests::headers(&[("proxy-authenticate", "Basic"), ("proxy-status", "a")]);
     assert_eq!(withheld(&headers), ["proxy-authenticate"]);
-    // What is no list of fields is no list.
+    // These are not lists of headers.
     for line in [
         "private",
         "private=\"x, vary\"",
@@ -60,7 +60,7 @@ fn a_list_of_fields_holds_back_only_those() {
 }
 
 #[test]
-fn a_targeted_field_goes_first_where_it_is_well_formed() {
+fn well_formed_cdn_cache_control_takes_precedence() {
     let both = |targeted: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
@@ -81,7 +81,7 @@ fn a_targeted_field_goes_first_where_it_is_well_formed() {
 }
 
 #[test]
-fn what_a_request_wishes() {
+fn request_directives_are_parsed() {
     let of = |name: &'static str, line: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_bytes(line.as_bytes()).unwrap());
@@ -111,8 +111,7 @@ fn what_a_request_wishes() {
     assert!(!RequestControl::of(&headers).no_cache);
 }
 
-/// A directive as it may be written: its name in any case, its argument bare
-/// or quoted, with the space that lists allow.
+/// Writes a directive: its name in lower or upper case, its argument bare or quoted.
 fn written(name: &str, seconds: Option<u64>, style: usize) -> String {
     let name = if style & 1 == 0 { name.to_owned() } else { name.to_ascii_uppercase() };
     match seconds {
@@ -124,7 +123,7 @@ fn written(name: &str, seconds: Option<u64>, style: usize) -> String {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(
+    fn generated_directives_are_parsed_as_written(
         flags in any::<[bool; 8]>(),
         times in any::<[Option<u32>; 4]>(),
         style in 0usize..4,
@@ -154,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn any_fields_parse(line in "[ -~]{0,80}") {
+    fn any_header_value_is_parsed_without_a_panic(line in "[ -~]{0,80}") {
         if let Ok(value) = HeaderValue::from_str(&line) {
             let mut headers = HeaderMap::new();
             headers.insert(CACHE_CONTROL, value.clone());
@@ -164,7 +163,7 @@ proptest! {
     }
 
     #[test]
-    fn any_line_parses(line in proptest::collection::vec(any::<u8>(), 0..100)) {
+    fn any_bytes_are_split_without_a_panic(line in proptest::collection::vec(any::<u8>(), 0..100)) {
         let _ = directives(&line).count();
     }
 }

@@ -1,34 +1,33 @@
-//! The file names that build tools and frameworks make of a hash of the contents.
+//! File names that build tools and frameworks derive from a hash of the contents.
 //!
-//! Nothing proves such a hash, so a name counts only where the tools' formats leave
-//! little doubt. Digits alone, dates, UUIDs and words are never taken for a hash: a
-//! name that is missed costs a validation, a name that is taken wrongly serves a stale
-//! file.
+//! Such a hash cannot be verified, so a name counts only if it clearly has the format of a
+//! tool. Digits alone, dates, UUIDs and words never count as a hash: a missed name costs a
+//! validation, a false match serves a stale file.
 //!
-//! | hash | made by |
+//! | hash | tools |
 //! |---|---|
 //! | 8 to 128 hexadecimal digits of a common length | webpack, Parcel, Next.js, Rails, Django, Hugo, Phoenix, Laravel Mix, older Vite and Angular |
 //! | 8 characters of base64url | Vite, Rollup, Nuxt, `SvelteKit`, Laravel Vite |
 //! | 8 characters of upper-case base32 | esbuild, Angular |
 
-use super::is_day;
+use super::date::is_day;
 
-/// The lengths that tools cut a hexadecimal hash to, or that a whole digest has. 24 is
-/// left out: it is the length of a database's object identifier.
+/// Lengths of hexadecimal hashes: whole digests, or cut by the tools. 24 is excluded because
+/// it is the length of `MongoDB` object identifiers.
 const HEX_LENGTHS: [usize; 10] = [8, 10, 12, 16, 20, 32, 40, 64, 96, 128];
-/// The length of a hash in base64url or base32.
+/// Length of a hash in base64url or base32.
 const SHORT: usize = 8;
-/// The length of a bare hexadecimal name that only webpack makes.
+/// Length of a hexadecimal hash that is the whole file name; only webpack writes these.
 const WEBPACK: usize = 20;
 
-/// The words that tools put between the hash and the extension.
+/// Words that tools put between the hash and the extension.
 const MARKS: [&str; 12] =
     ["async", "bundle", "chunk", "client", "css", "es5", "iframe", "js", "legacy", "min", "module", "worker"];
 
-/// The folders in which frameworks put files that have a hash for their whole name.
+/// Folders in which frameworks put files that are named by a hash alone.
 const FOLDERS: [&str; 4] = ["/_next/static/", "/_nuxt/", "/_app/immutable/", "/_astro/"];
 
-/// The end of the four first groups of a UUID, which a `-` separates from the last.
+/// Lengths of the first four groups of a UUID; a `-` separates them and the last group.
 const UUID_GROUPS: [usize; 4] = [8, 4, 4, 4];
 
 /// Returns the hash in the name of the file at `path` (canonical, without a query).
@@ -39,7 +38,7 @@ pub(super) fn hash_in(path: &str) -> Option<&str> {
     separated.into_iter().next().or_else(|| bare(folder, stem))
 }
 
-/// The name without its extension and the marks before it: `main.0a1b2c3d` of
+/// Returns the name without its extension and the marks before it: `main.0a1b2c3d` of
 /// `main.0a1b2c3d.chunk.js`. `None` without an extension.
 fn stem(file: &str) -> Option<&str> {
     let (mut stem, _) = file.rsplit_once('.')?;
@@ -52,27 +51,29 @@ fn stem(file: &str) -> Option<&str> {
     Some(stem)
 }
 
-/// A hexadecimal hash behind the last `-` or `.`.
+/// Returns a hexadecimal hash after the last `-` or `.`.
 fn hex_tail(stem: &str) -> Option<&str> {
     let (name, hash) = stem.rsplit_once(['-', '.'])?;
     let uuid = is_uuid_head(name) && hash.len() == 12;
     (!name.is_empty() && !uuid && is_hex_hash(hash)).then_some(hash)
 }
 
-/// A short hash behind `-` or `.`; it may hold `-` itself.
+/// Returns a short hash after `-` or `.`. The hash itself may contain `-`.
 fn short_tail(stem: &str) -> Option<&str> {
     let (name, hash) = stem.split_at_checked(stem.len().checked_sub(SHORT)?)?;
     let name = name.strip_suffix(['-', '.'])?;
     (!name.is_empty() && is_short_hash(hash)).then_some(hash)
 }
 
-/// A hash that is the whole of the name.
+/// Returns a hash that is the whole file name.
 fn bare<'a>(folder: &str, stem: &'a str) -> Option<&'a str> {
     let inside = |framework: &&str| format!("{folder}/").contains(*framework);
     let known = FOLDERS.iter().any(inside) && (is_hex_hash(stem) || stem.len() == SHORT && is_short_hash(stem));
     (known || stem.len() == WEBPACK && is_hex_hash(stem)).then_some(stem)
 }
 
+/// Returns true if `text` is a hexadecimal hash: a common length, digits and letters of one
+/// case, and neither a date nor a UUID.
 fn is_hex_hash(text: &str) -> bool {
     let bytes = text.as_bytes();
     if !HEX_LENGTHS.contains(&bytes.len()) {
@@ -81,7 +82,7 @@ fn is_hex_hash(text: &str) -> bool {
     let digits = bytes.iter().filter(|byte| byte.is_ascii_digit()).count();
     let all_of = |letters: fn(&u8) -> bool| bytes.iter().all(|byte| byte.is_ascii_digit() || letters(byte));
     let hex = all_of(|byte| matches!(byte, b'a'..=b'f')) || all_of(|byte| matches!(byte, b'A'..=b'F'));
-    // `1700000e` is a number with a letter behind it: a version or an identifier.
+    // `1700000e` is a number followed by a letter: a version or an identifier.
     let letter_at_end = !bytes[0].is_ascii_digit() || !bytes[bytes.len() - 1].is_ascii_digit();
     let mixed = digits > 0 && digits < bytes.len() && !(bytes.len() - digits == 1 && letter_at_end);
     hex && mixed && !is_day(&bytes[..8]) && !is_uuid(bytes)
@@ -100,7 +101,7 @@ fn is_uuid_head(name: &str) -> bool {
     let mut groups = name.rsplit('-');
     UUID_GROUPS.iter().rev().enumerate().all(|(place, &length)| {
         groups.next().is_some_and(|group| {
-            // The first group may stand behind a prefix.
+            // A prefix may precede the first group.
             let group = group.as_bytes();
             let fits = if place == 3 { group.len() >= length } else { group.len() == length };
             fits && group[group.len().saturating_sub(length)..].iter().all(u8::is_ascii_hexdigit)
@@ -108,49 +109,50 @@ fn is_uuid_head(name: &str) -> bool {
     })
 }
 
-/// Returns true if eight characters are a hash in base64url or in upper-case base32, and
-/// do not read as words and numbers.
+/// Returns true if eight characters are a hash in base64url or upper-case base32, and do not
+/// look like words and numbers.
 fn is_short_hash(text: &str) -> bool {
     let bytes = text.as_bytes();
-    if bytes.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7')) && reads_digit_then_letter(bytes) {
+    if bytes.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7')) && has_digit_before_letter(bytes) {
         return true;
     }
     let (upper, lower) = (bytes.iter().any(u8::is_ascii_uppercase), bytes.iter().any(u8::is_ascii_lowercase));
     let separated = bytes.iter().any(|byte| matches!(byte, b'-' | b'_'));
     let alphabet = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    alphabet && upper && (lower || !separated) && pieces(bytes) >= 4
+    alphabet && upper && (lower || !separated) && token_count(bytes) >= 4
 }
 
-fn reads_digit_then_letter(bytes: &[u8]) -> bool {
+fn has_digit_before_letter(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| pair[0].is_ascii_digit() && pair[1].is_ascii_alphabetic())
 }
 
-/// The number of words, acronyms, numbers and separators that a text reads as: `iPhone15`
-/// is three, `BxYz12Ab` four.
-fn pieces(bytes: &[u8]) -> usize {
+/// Counts the words, acronyms, numbers and separators of a text: three in `iPhone15`, four in
+/// `BxYz12Ab`.
+fn token_count(bytes: &[u8]) -> usize {
     let class = |byte: u8| match byte {
         b'A'..=b'Z' => 0,
         b'a'..=b'z' => 1,
         b'0'..=b'9' => 2,
         _ => 3,
     };
-    let mut pieces = 1;
+    let mut count = 1;
     for (at, pair) in bytes.windows(2).enumerate() {
         let begins = match (class(pair[0]), class(pair[1])) {
-            // A capital belongs to the word that it begins; of an acronym, the last one does.
+            // A capital belongs to the word that it starts. The last capital of an acronym does,
+            // too.
             (0, 1) => at > 0 && bytes[at - 1].is_ascii_uppercase(),
             (before, after) => before != after,
         };
-        pieces += usize::from(begins);
+        count += usize::from(begins);
     }
-    pieces
+    count
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// From the documentation of each tool, or made by its format.
+    /// From the documentation of each tool, or generated by its format.
     const HASHED: &[(&str, &str)] = &[
         // Vite, Rollup, Laravel
         ("/assets/index-BxYz12Ab.js", "BxYz12Ab"),
@@ -284,7 +286,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_names_of_build_tools_are_told_from_others() {
+    fn build_tool_names_have_a_hash_and_others_do_not() {
         for (path, hash) in HASHED {
             assert_eq!(hash_in(path), Some(*hash), "{path}");
         }
@@ -295,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn most_hashes_of_each_alphabet_are_recognised() {
+    fn most_hashes_of_each_alphabet_are_recognized() {
         // A linear congruential generator: the same names in each run.
         let mut state = 7_u64;
         let mut random = |below: usize| {

@@ -150,7 +150,7 @@ mod tests {
 
     /// Metadata of no importance.
     pub(super) fn facts() -> Metadata {
-        let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
+        let (lifetime, validated) = (Lifetime::UntilEvicted { stated: None }, Validated::Never);
         Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated }
     }
 
