@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A Debian repository behind three edges, and apt that takes an update and a
-# package through them. docs/uses/content-store.md tells the story.
+# A Debian repository behind three edges, and apt that gets an update and a package
+# through them. docs/uses/content-store.md explains it.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need apt-ftparchive apt-get curl dpkg dpkg-deb python3 gzip sha256sum
 cd "$stage"
 
-say "A repository with one package. Its indexes are there by hash too: apt, when the Release says so, asks for those."
+say "A repository with one package. Its indexes also have names by hash; apt requests these if the Release says so."
 arch=$(dpkg --print-architecture)
-# add VERSION: builds a package, and adds it to the pool.
+# add VERSION: builds a package and adds it to the pool.
 add() {
     mkdir -p package/DEBIAN package/usr/share/hello-edge repository/pool/main/h/hello-edge
     head -c 1000000 /dev/urandom >package/usr/share/hello-edge/data
@@ -20,7 +20,7 @@ Description: a package to fetch
 CONTROL
     dpkg-deb --build --root-owner-group package "repository/pool/main/h/hello-edge/hello-edge_$1_all.deb" >dpkg.out
 }
-# index: writes the indexes, and the Release last, which names them by hash.
+# index: writes the indexes, and last the Release, which lists their hashes.
 index() {
     local dist=repository/dists/stable binary file
     binary=$dist/main/binary-$arch
@@ -41,11 +41,11 @@ index() {
 }
 try 'add 1.0'
 try 'index'
-# Validation goes by the time of a file, of which this origin tells whole seconds.
+# Validation uses the file's modification time, which this origin states in whole seconds.
 touch -d yesterday repository/dists/stable/Release
 try 'cat repository/dists/stable/Release'
 
-say "The web server says what may be kept: a package for ever, for another one has another version; all else only with a question each time. But what goes by hash needs none, and the three edges before it know that."
+say "The web server allows a package to be stored for ever, because a changed package has another version. Everything else must be revalidated each time. Indexes by hash need no revalidation, and the three edges in front have a rule for them."
 serve_files "$stage/repository" \
     '/pool/*=public, max-age=31536000, immutable' \
     '/dists/*=no-cache'
@@ -55,8 +55,8 @@ wrong_content_ttl = "1s"
 immutable_sets = ["by-hash"]
 '
 
-# machine NAME: a machine that has never heard of any package, as far as apt
-# knows: it reads and writes nothing outside this folder.
+# machine NAME: sets up apt as on a fresh machine. It reads and writes nothing outside
+# this folder.
 machine() {
     local root=$stage/$1
     mkdir -p "$root"/{none.d,etc/preferences.d,lists/partial,archives/partial}
@@ -83,7 +83,7 @@ CONF
     export APT_CONFIG=$root/apt.conf
 }
 
-# install VERSION: what each machine does that wants the package.
+# install VERSION: updates and downloads the package on a fresh machine.
 machines=0
 install() {
     machine "machine-$((machines += 1))"
@@ -92,28 +92,28 @@ install() {
     cmp "hello-edge_$1_all.deb" "$stage/repository/pool/main/h/hello-edge/hello-edge_$1_all.deb"
 }
 counts() {
-    is "indexes by hash that the origin was asked for" "$(asked '/.*/by-hash/.*')" "$1"
-    is "packages that it was asked for" "$(asked '/pool/.*')" "$2"
-    is "indexes by name" "$(asked '/.*/Packages.*')" 0
+    is "requests at the origin for indexes by hash" "$(asked '/.*/by-hash/.*')" "$1"
+    is "requests at the origin for packages" "$(asked '/pool/.*')" "$2"
+    is "requests at the origin for indexes by name" "$(asked '/.*/Packages.*')" 0
 }
 
-say "A machine at each edge. The first needs the origin, for one index and one package."
+say "One machine at each edge. The first causes requests to the origin, for one index and one package."
 for edge in "${edges[@]}"; do
     install 1.0
     counts 1 1
 done
 
-say "New machines, once more at each: nothing of it is asked for at the origin."
+say "Another fresh machine at each edge: the origin gets no request for an index or a package."
 for edge in "${edges[@]}"; do
     install 1.0
 done
 counts 1 1
 try 'grep -h "by-hash\|pool" "$stage/files.err"'
 releases=$(asked '/dists/stable/Release')
-is "questions whether the Release is still the same, one for each machine" "$releases" 6
-is "answers that it is" "$(grep -c '"GET /dists/stable/Release HTTP/1.1" 304' "$stage/files.err")" 5
+is "requests at the origin for the Release, one for each machine" "$releases" 6
+is "304 responses to them" "$(grep -c '"GET /dists/stable/Release HTTP/1.1" 304' "$stage/files.err")" 5
 
-say "A new version; but first, a bit of the new index is wrong on the disk."
+say "A new version. At first one bit of the new index is wrong on the disk."
 cd "$stage"
 try 'add 1.1'
 try 'index'
@@ -127,7 +127,7 @@ done
 cp right "repository/$fresh"
 until_so all_give "$fresh" right
 
-say "It is mended, and every machine hears of the new version with its next update, by whichever edge."
+say "Once the index is repaired, every machine gets the new version with its next update, through any edge."
 before=$(asked '/.*/by-hash/.*')
 for edge in "${edges[@]}"; do
     install 1.1
@@ -135,13 +135,13 @@ for edge in "${edges[@]}"; do
 done
 counts "$before" 2
 
-say "What the web server says nothing of passes: no name of a package holds a hash, so nothing tells an edge that it may keep it."
+say "A package without Cache-Control passes: its name has no hash, so nothing permits an edge to store it."
 cd "$stage"
 mkdir repository/unsaid
 cp repository/pool/main/h/hello-edge/hello-edge_1.1_all.deb repository/unsaid/
 for edge in "${edges[@]}"; do
     try 'curl -sS -o got -w "%header{cache-status}\n" "$edge/unsaid/hello-edge_1.1_all.deb"'
 done
-is "requests at the origin for it" "$(asked '/unsaid/.*')" 3
+is "requests at the origin for this package" "$(asked '/unsaid/.*')" 3
 
-say "All of it was so."
+say "All checks passed."

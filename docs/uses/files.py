@@ -1,8 +1,8 @@
-"""A folder over HTTP, as any plain web server has it: no ETag, no digests.
+"""Serves a folder over HTTP like a plain web server, without ETag and digests.
 
-files.py FOLDER [GLOB=CACHE-CONTROL...]: what is found under a path like GLOB has
-this Cache-Control, as after `add_header` in nginx. It prints where it listens,
-and a line for each request on standard error.
+files.py FOLDER [GLOB=CACHE-CONTROL...]: responses for paths that match GLOB have this
+Cache-Control, as with `add_header` in nginx. Prints its URL on standard output, and a
+line for each request on standard error.
 """
 
 import fnmatch

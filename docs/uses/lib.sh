@@ -1,14 +1,14 @@
-# What the scripts of this folder share: a stage that cleans up after itself,
-# three edges on loopback, a plain file server, and the words to tell of it all.
+# Shared by the scripts of this folder: a stage that cleans up after itself, three
+# edges on loopback, a plain file server, and checks that print their results.
 # shellcheck shell=bash
 set -euo pipefail
 shopt -s inherit_errexit
-# What is asked of 127.0.0.1 is asked there.
+# Requests to 127.0.0.1 must not go through a proxy.
 unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
-# The stage: a folder and processes that end with the script, however it ends.
+# The stage: a folder and processes that are removed when the script ends, also after an error.
 
 stage=$(mktemp -d "${TMPDIR:-/tmp}/peerage-uses-XXXXXX")
 children=()
@@ -17,7 +17,7 @@ finish() {
     local code=$?
     trap - EXIT
     if ((code)) && ((code < 128)); then
-        printf '\nit failed; what the processes said last:\n' >&2
+        printf '\nfailed; the last log lines of the processes:\n' >&2
         tail -n 5 "$stage"/*.err >&2 || true
     fi
     end_children
@@ -36,7 +36,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# What the scripts say.
+# Output and checks.
 
 say() { printf '\n%s\n' "$*" | fmt -w 80; }
 
@@ -47,32 +47,32 @@ try() {
 }
 
 fail() {
-    printf 'NOT SO: %s\n' "$*" >&2
+    printf 'FAILED: %s\n' "$*" >&2
     exit 1
 }
 
-# is WHAT VALUE EXPECTED: fails unless they are the same.
+# is NAME VALUE EXPECTED: fails unless the value is the expected one.
 is() {
-    [[ $2 == "$3" ]] || fail "$1: $2, not $3"
-    printf '  so it is: %s: %s\n' "$1" "$2"
+    [[ $2 == "$3" ]] || fail "$1: $2, expected $3"
+    printf '  ok: %s: %s\n' "$1" "$2"
 }
 
-# has WHAT TEXT PATTERN: fails unless a line of the text matches.
+# has NAME TEXT PATTERN: fails unless a line of the text matches.
 has() {
-    grep -Eqi -- "$3" <<<"$2" || fail "$1: nothing like \"$3\" in: $2"
-    printf '  so it is: %s\n' "$1"
+    grep -Eqi -- "$3" <<<"$2" || fail "$1: no line matches \"$3\" in: $2"
+    printf '  ok: %s\n' "$1"
 }
 
-# until_so COMMAND...: waits until it succeeds.
+# until_so COMMAND...: repeats the command until it succeeds, for 60 seconds at most.
 until_so() {
     local deadline=$((SECONDS + 60))
     until "$@"; do
-        ((SECONDS < deadline)) || fail "it has been waited for in vain: $*"
+        ((SECONDS < deadline)) || fail "timeout: $*"
         sleep 0.05
     done
 }
 
-# flip FILE PLACE: changes one bit of the byte there.
+# flip FILE OFFSET: changes one bit of the byte at the offset.
 flip() {
     local byte
     byte=$(od -An -tu1 -j "$2" -N 1 "$1")
@@ -82,13 +82,13 @@ flip() {
 need() {
     local program
     for program in "$@"; do
-        command -v "$program" >/dev/null || fail "$program is needed"
+        command -v "$program" >/dev/null || fail "$program is required"
     done
 }
 
 # Three edges that act as one cache.
 
-# PEERAGE names the binary; without it, this folder's is built.
+# PEERAGE names the binary. Without it, this repository's is built.
 if [[ -z ${PEERAGE:-} ]]; then
     PEERAGE=$repository/target/release/peerage
     (cd "$repository" && cargo build --release --quiet)
@@ -96,8 +96,8 @@ fi
 
 peerage() { "$PEERAGE" "$@"; }
 
-# start_edges ORIGIN [MORE]: starts three edges in front of the URL; MORE is
-# added to their configuration. Sets edge1, edge2, edge3, to their URLs.
+# start_edges ORIGIN [MORE]: starts three edges in front of the URL ORIGIN, with MORE
+# added to their configuration. Sets edge1, edge2 and edge3 to their URLs.
 start_edges() {
     local try
     for try in 1 2 3 4 5; do
@@ -112,8 +112,8 @@ start_edges() {
     fail "no free ports"
 }
 
-# Clients' and operator's ports are any; only peers have to know the others' before
-# they start. All lie below those that the system gives out.
+# The system chooses the clients' and the operator's ports. The peers' ports must be known
+# before the edges start; they are below the range from which the system chooses.
 listen() {
     local number first=$((RANDOM % 20000 + 10000)) pids=()
     edges=() operators=()
@@ -168,10 +168,10 @@ is_taken() {
     ((code == 69))
 }
 
-# said NUMBER FIELD: what the edge said of itself when it began.
+# said NUMBER FIELD: prints a field of the line that the edge logged when it started.
 said() { grep '"serving"' "$stage/edge-$1.err" | grep -o "\"$2\":\"[^\"]*" | cut -d'"' -f4; }
 
-# metric NAME: the sum of a figure over the edges.
+# metric NAME: prints the sum of a metric over the edges.
 metric() {
     local operator
     for operator in "${operators[@]}"; do
@@ -179,14 +179,14 @@ metric() {
     done | awk -v name="$1" 'index($0, name) == 1 { sum += $NF } END { print sum + 0 }'
 }
 
-# settles WHAT NAME EXPECTED: fails unless the figure comes to be that.
+# settles NAME METRIC EXPECTED: fails unless the metric reaches the expected value.
 settles() {
     is_there() { [[ $(metric "$1") == "$2" ]]; }
     until_so is_there "$2" "$3"
     is "$1" "$(metric "$2")" "$3"
 }
 
-# all_give PATH FILE: whether every edge has just this under that path.
+# all_give PATH FILE: succeeds if every edge serves the contents of FILE under PATH.
 all_give() {
     local edge
     for edge in "${edges[@]}"; do
@@ -196,8 +196,8 @@ all_give() {
 
 # A plain file server.
 
-# serve_files FOLDER [GLOB=CACHE-CONTROL...]: serves a folder as any web server
-# does, with this Cache-Control for paths like that. Sets files_url.
+# serve_files FOLDER [GLOB=CACHE-CONTROL...]: serves a folder like any web server, with
+# this Cache-Control for paths that match the glob. Sets files_url.
 serve_files() {
     python3 -u "$repository/docs/uses/files.py" "$@" >"$stage/files.out" 2>"$stage/files.err" &
     children+=($!)
@@ -205,5 +205,5 @@ serve_files() {
     files_url=$(cat "$stage/files.out")
 }
 
-# asked PATTERN: how many GETs for such a path have reached the file server.
+# asked PATTERN: prints the number of GETs that reached the file server for matching paths.
 asked() { grep -Ec "\"GET $1 HTTP" "$stage/files.err" || true; }
