@@ -1,35 +1,36 @@
-//! `[[query]]`: which part of a query belongs to a name.
+//! `[[query]]`: the part of a query that belongs to the cache key.
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds::invalid;
 use crate::site::rules::{Keep, QueryRule};
 
-/// `[[query]]`
+/// One rule of `[[query]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QueryConfig {
-    /// See [`QueryRule`].
+    /// Pattern of the paths, as in [`QueryRule`].
     pub path: String,
-    /// See [`Keep`].
+    /// The part of the query that belongs to the key, as in [`Keep`].
     pub keep: KeepConfig,
 }
 
-/// `"all"`, `"none"`, or a list of names.
+/// The serialized form of [`Keep`]: `"all"`, `"none"`, or a list of names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "\"all\", \"none\" or a list of names such as [\"w\", \"h\"] is needed")]
+#[serde(untagged, expecting = "expected \"all\", \"none\" or a list of names such as [\"w\", \"h\"]")]
 pub enum KeepConfig {
-    /// All or none of it.
+    /// All or nothing.
     Word(KeepWord),
-    /// The parameters of these names.
+    /// The parameters with these names.
     Names(Vec<String>),
 }
 
-/// How much of a query is kept, in a word.
+/// The words for a whole query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeepWord {
-    /// As it came.
+    /// The query as the client sent it.
     All,
-    /// Nothing of it.
+    /// No query.
     None,
 }
 
@@ -40,6 +41,6 @@ impl QueryConfig {
             KeepConfig::Word(KeepWord::None) => Keep::None,
             KeepConfig::Names(names) => Keep::Only(names.clone()),
         };
-        QueryRule::parse(&self.path, keep).map_err(|error| format!("query.path: {error}"))
+        QueryRule::parse(&self.path, keep).map_err(|error| invalid("query.path", error))
     }
 }
