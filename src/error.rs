@@ -7,6 +7,7 @@ use http::StatusCode;
 
 /// The party at fault for an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// The client: its request is invalid, too large or too slow, or it left.
     Client,
@@ -21,6 +22,7 @@ pub enum Fault {
 /// The failure of a request. Cheap to clone: every request that waits for a flight gets a
 /// copy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The request target, or its framing, is malformed; the text says in which way.
     #[error("{0}")]
@@ -265,6 +267,7 @@ impl Error {
 
 /// The reason for which an edge did not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The configuration is invalid; the text names the key.
     #[error("{0}")]
@@ -285,6 +288,7 @@ pub enum StartError {
 /// the edge has ended, by a bug of the edge. Restart the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("bug: the task of {task} ended; restart the edge")]
+#[non_exhaustive]
 pub struct RunError {
     /// The task: the configuration key of a listener, or a name such as `gossip`.
     pub task: &'static str,

@@ -9,6 +9,7 @@ use super::values::{self, loopback};
 /// The table `[admin]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct AdminConfig {
     /// Listening address of `/metrics`, `/healthz`, `/readyz` and `/peers`.
     #[serde(with = "values::address")]

@@ -13,6 +13,7 @@ const MAX_OBJECT: Size = mib(64);
 /// The table `[cache]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct CacheConfig {
     /// Memory for the main tier, the hot tier and flights together.
     pub memory: Size,

@@ -12,6 +12,7 @@ use crate::cluster::is_address;
 /// The table `[cluster]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct ClusterConfig {
     /// Listening address for peers: HTTP over TCP, gossip over UDP.
     #[serde(with = "values::address")]

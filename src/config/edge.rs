@@ -12,6 +12,7 @@ use crate::semantics::{cache_status, forward};
 /// The table `[edge]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct EdgeConfig {
     /// Name in Via and Cache-Status; unique in the cluster.
     #[serde(deserialize_with = "values::text")]
@@ -40,6 +41,7 @@ pub struct EdgeConfig {
 /// Selects the connections on which large bodies are sent without a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "ZeroCopyValue", into = "ZeroCopyValue")]
+#[non_exhaustive]
 pub enum ZeroCopy {
     /// Where that takes less CPU time: always, except under BBR, where both ways are measured.
     Auto,

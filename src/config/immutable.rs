@@ -10,6 +10,7 @@ use crate::site::rules::{Form, Rule};
 /// One rule of `[[immutable]]`, besides the sets of `cache.immutable_sets`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct ImmutableConfig {
     /// Pattern of the paths, with `{hash}` in place of the hash, as in [`Rule`].
     pub path: Option<String>,

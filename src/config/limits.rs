@@ -9,6 +9,7 @@ use crate::semantics::methods::Methods;
 /// The table `[limits]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct LimitsConfig {
     /// Open connections on each listener.
     pub connections: usize,

@@ -12,6 +12,7 @@ use crate::upstream::LIFETIME;
 /// The table `[origin]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct OriginConfig {
     /// URL of the origin: `http://host[:port][/folder]`.
     #[serde(with = "values::url")]

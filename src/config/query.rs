@@ -7,6 +7,7 @@ use crate::site::rules::{Keep, QueryRule};
 
 /// One rule of `[[query]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct QueryConfig {
     /// Pattern of the paths, as in [`QueryRule`].
     pub path: String,
@@ -17,6 +18,7 @@ pub struct QueryConfig {
 /// The serialized form of [`Keep`]: `"all"`, `"none"`, or a list of names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected \"all\", \"none\" or a list of names such as [\"w\", \"h\"]")]
+#[non_exhaustive]
 pub enum KeepConfig {
     /// All or nothing.
     Word(KeepWord),
@@ -27,6 +29,7 @@ pub enum KeepConfig {
 /// The words for a whole query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum KeepWord {
     /// The query as the client sent it.
     All,
@@ -35,6 +38,11 @@ pub enum KeepWord {
 }
 
 impl QueryConfig {
+    /// Returns a rule for the paths that match a pattern.
+    pub fn new(path: &str, keep: KeepConfig) -> Self {
+        Self { path: path.to_owned(), keep }
+    }
+
     pub(super) fn rule(&self) -> Result<QueryRule, String> {
         let keep = match &self.keep {
             KeepConfig::Word(KeepWord::All) => Keep::All,

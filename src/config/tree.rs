@@ -19,6 +19,7 @@ use crate::store::tiers::Plan;
 /// default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Config {
     /// This edge: its name, its listener, its site.
     pub edge: EdgeConfig,
@@ -52,7 +53,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             log: LogConfig::default(),
             immutable: Vec::new(),
-            query: vec![QueryConfig { path: "/**".to_owned(), keep: KeepConfig::Word(KeepWord::All) }],
+            query: vec![QueryConfig::new("/**", KeepConfig::Word(KeepWord::All))],
         }
     }
 }

@@ -165,6 +165,7 @@ impl<'de> Deserialize<'de> for Network {
 /// The scheme of a site's URLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Scheme {
     /// Cleartext.
     Http,

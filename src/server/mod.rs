@@ -71,6 +71,7 @@ enum Start {
 
 /// Where a [`Server`] listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Addresses {
     /// For clients.
     pub clients: SocketAddr,
