@@ -61,6 +61,19 @@
 //! # }
 //! ```
 //!
+//! # Features
+//!
+//! All are on by default. A configuration that needs a missing one is rejected with its name.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `cli` | the `peerage` program; `Config::load` from a file, the environment and `--set`; the logs |
+//! | `digests` | SHA-1, MD5 and BLAKE3 in names, besides SHA-2 and XXH3 |
+//! | `dns`, `etcd` | member lists from DNS or etcd (`cluster.discover`) |
+//! | `gossip` | failure detection among edges (`cluster.gossip`) |
+//! | `observe` | `/metrics` and `/peers` on the admin listener |
+//! | `zero-copy` | large bodies sent without a copy (`edge.zero_copy`) |
+//!
 //! # How it works
 //!
 //! 1. The server accepts a request on the listener for clients or on the listener for peers.
@@ -76,8 +89,12 @@
 //!
 //! `ARCHITECTURE.md` in the repository describes the modules and their invariants.
 
+// Each feature uses some items that are dead without it; the default build checks them all.
+#![cfg_attr(not(feature = "default"), allow(dead_code))]
+
 mod admin;
 mod body;
+#[cfg(feature = "cli")]
 pub mod cli;
 mod clients;
 pub mod cluster;

@@ -11,6 +11,11 @@ pub(super) fn invalid(key: &str, problem: impl Display) -> String {
     format!("invalid value for {key}: {problem}")
 }
 
+/// Returns the error for a value that needs a feature of this crate.
+pub(super) fn needs_feature(key: &str, value: &str, feature: &str) -> String {
+    invalid(key, format_args!("{value} needs the feature `{feature}` of peerage, and this build lacks it"))
+}
+
 /// Rejects a value outside `bounds`.
 pub(super) fn check_range<T: Copy + PartialOrd + Display>(
     key: &str,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::bounds::{check_nonzero, check_range, invalid};
+use super::bounds::{check_nonzero, check_range, invalid, needs_feature};
 use super::values::{self, Period, Secret, loopback, millis, secs};
 use crate::cluster::discovery::Registry;
 use crate::cluster::is_address;
@@ -42,7 +42,7 @@ pub struct ClusterConfig {
     /// Number of peers that a fill tries, in order of rank, before it asks the origin.
     pub attempts: usize,
     /// Whether edges detect failures by gossip (SWIM); if false, every listed member counts
-    /// as alive.
+    /// as alive. By default true with the feature `gossip`.
     pub gossip: bool,
     /// Secret that authenticates gossip; an edge that knows it may join without being listed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +77,7 @@ impl Default for ClusterConfig {
             first_byte_timeout: secs(35),
             idle_timeout: secs(30),
             attempts: 3,
-            gossip: true,
+            gossip: cfg!(feature = "gossip"),
             secret: None,
             probe_interval: millis(250),
             probe_timeout: millis(100),
@@ -139,6 +139,9 @@ impl ClusterConfig {
     }
 
     fn check_gossip(&self) -> Result<(), String> {
+        if self.gossip && !cfg!(feature = "gossip") {
+            return Err(needs_feature("cluster.gossip", "true", "gossip"));
+        }
         if self.secret.as_ref().is_some_and(|secret| secret.0.len() < Secret::SHORTEST) {
             return Err(invalid(
                 "cluster.secret",

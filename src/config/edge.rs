@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-use super::bounds::{check_range, invalid};
+use super::bounds::{check_range, invalid, needs_feature};
 use super::values::{self, Network, Period, Scheme, loopback, secs};
 use crate::semantics::{cache_status, forward};
 
@@ -112,6 +112,9 @@ impl EdgeConfig {
             ));
         }
         self.told_host()?;
+        if self.zero_copy == ZeroCopy::On && !cfg!(feature = "zero-copy") {
+            return Err(needs_feature("edge.zero_copy", "true", "zero-copy"));
+        }
         check_range("edge.threads", self.threads, 0..=1024)
     }
 

@@ -14,6 +14,7 @@ mod edge;
 mod immutable;
 mod keys;
 mod limits;
+#[cfg(feature = "cli")]
 mod load;
 mod log;
 mod origin;
@@ -28,7 +29,9 @@ pub use edge::{EdgeConfig, ZeroCopy};
 pub use immutable::ImmutableConfig;
 pub use keys::KEYS;
 pub use limits::LimitsConfig;
+#[cfg(feature = "cli")]
 pub use load::ENV_PREFIX;
+#[cfg(feature = "cli")]
 pub(crate) use load::Layers;
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use origin::OriginConfig;
@@ -36,5 +39,5 @@ pub use query::{KeepConfig, KeepWord, QueryConfig};
 pub use tree::Config;
 pub use values::{Network, Period, Scheme, Secret, Size};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 mod tests;

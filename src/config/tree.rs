@@ -113,3 +113,40 @@ impl Config {
         self.query.iter().map(QueryConfig::rule).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ZeroCopy;
+
+    #[test]
+    fn a_value_that_needs_a_missing_feature_is_rejected_with_its_name() {
+        let cluster = |change: fn(&mut ClusterConfig)| {
+            let mut cluster = ClusterConfig { gossip: false, ..ClusterConfig::default() };
+            change(&mut cluster);
+            Config { cluster: Some(cluster), ..Config::default() }
+        };
+        let discover = |source: &str| {
+            let mut config = cluster(|_| {});
+            config.cluster.as_mut().unwrap().discover = Some(source.to_owned());
+            config
+        };
+        let mut zero_copy = Config::default();
+        zero_copy.edge.zero_copy = ZeroCopy::On;
+        for (feature, is_built_in, config) in [
+            ("dns", cfg!(feature = "dns"), discover("dns:edges.example.net:7001")),
+            ("dns", cfg!(feature = "dns"), discover("srv:_peerage._tcp.example.net")),
+            ("etcd", cfg!(feature = "etcd"), discover("etcd:10.0.0.1:2379/peerage/members")),
+            ("gossip", cfg!(feature = "gossip"), cluster(|cluster| cluster.gossip = true)),
+            ("zero-copy", cfg!(feature = "zero-copy"), zero_copy),
+        ] {
+            match config.check() {
+                Ok(()) => assert!(is_built_in, "{feature}"),
+                Err(error) => {
+                    assert!(!is_built_in && error.contains(&format!("needs the feature `{feature}`")), "{error}");
+                }
+            }
+        }
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+}

@@ -17,15 +17,44 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let size: bytesize::ByteSize = text.trim().parse().map_err(|_| format!("{text:?} (expected {SIZE})"))?;
-        Ok(Self(size.as_u64()))
+        parse_bytes(text).map(Self).ok_or_else(|| format!("{text:?} (expected {SIZE})"))
     }
 }
 
 const SIZE: &str = "a size such as 512MiB, 64MB or a number of bytes";
 
+/// Units in which a size is displayed, largest first.
 const UNITS: [(u64, &str); 6] =
     [(1 << 30, "GiB"), (1_000_000_000, "GB"), (1 << 20, "MiB"), (1_000_000, "MB"), (1 << 10, "KiB"), (1000, "kB")];
+
+/// Parses a number, maybe with a fraction, and a unit in any case; without a unit it counts
+/// bytes. Returns `None` for other text, and for a size that overflows.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // a fraction of a unit
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "p" | "pb" => 1_000_000_000_000_000,
+        "e" | "eb" => 1_000_000_000_000_000_000,
+        "ki" | "kib" => 1 << 10,
+        "mi" | "mib" => 1 << 20,
+        "gi" | "gib" => 1 << 30,
+        "ti" | "tib" => 1 << 40,
+        "pi" | "pib" => 1 << 50,
+        "ei" | "eib" => 1 << 60,
+        _ => return None,
+    };
+    if !number.contains('.') {
+        return number.parse::<u64>().ok()?.checked_mul(factor);
+    }
+    let bytes = number.parse::<f64>().ok()? * factor as f64;
+    (bytes < u64::MAX as f64).then_some(bytes as u64)
+}
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -258,9 +287,13 @@ pub(super) mod digest {
         if name == "none" {
             return Ok(None);
         }
-        let known = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
-        known.map(Some).ok_or_else(|| {
-            let names = Algorithm::ALL.map(Algorithm::name).join(", ");
+        if !cfg!(feature = "digests") && matches!(&*name, "sha1" | "md5" | "blake3") {
+            let lacking = format!("{name:?} needs the feature `digests` of peerage, and this build lacks it");
+            return Err(D::Error::custom(lacking));
+        }
+        let known = Algorithm::ALL.iter().find(|algorithm| algorithm.name() == name);
+        known.map(|algorithm| Some(*algorithm)).ok_or_else(|| {
+            let names = Algorithm::ALL.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>().join(", ");
             D::Error::custom(format!("{name:?} is not a digest algorithm (expected one of none, {names})"))
         })
     }
@@ -308,12 +341,17 @@ mod tests {
 
     #[test]
     fn sizes_with_and_without_a_unit_are_parsed() {
-        for (text, bytes) in
-            [("512MiB", 512 << 20), ("64MB", 64_000_000), ("1024", 1024), ("1 KiB", 1024), ("1.5GiB", 3 << 29)]
-        {
+        for (text, bytes) in [
+            ("512MiB", 512 << 20),
+            ("64MB", 64_000_000),
+            ("1024", 1024),
+            ("1 KiB", 1024),
+            ("1.5GiB", 3 << 29),
+            ("2tb", 2_000_000_000_000),
+        ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
-        for text in ["", "x", "-1", "12 parsecs", "MiB"] {
+        for text in ["", "x", "-1", "12 parsecs", "MiB", "1.5.5MB", ".", "99999999999999999999", "16EiB", "20.5EiB"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }

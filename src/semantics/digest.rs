@@ -15,8 +15,11 @@ pub enum Algorithm {
     Sha256,
     Sha512,
     Sha224,
+    #[cfg(feature = "digests")]
     Sha1,
+    #[cfg(feature = "digests")]
     Md5,
+    #[cfg(feature = "digests")]
     Blake3,
     /// XXH3-64, as 8 bytes with the most significant first.
     Xxh3,
@@ -24,8 +27,18 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Sha256, Self::Sha512, Self::Sha224, Self::Sha1, Self::Md5, Self::Blake3, Self::Xxh3];
+    pub const ALL: &[Self] = &[
+        Self::Sha256,
+        Self::Sha512,
+        Self::Sha224,
+        #[cfg(feature = "digests")]
+        Self::Sha1,
+        #[cfg(feature = "digests")]
+        Self::Md5,
+        #[cfg(feature = "digests")]
+        Self::Blake3,
+        Self::Xxh3,
+    ];
 
     /// As the configuration calls it.
     pub fn name(self) -> &'static str {
@@ -33,8 +46,11 @@ impl Algorithm {
             Self::Sha256 => "sha256",
             Self::Sha512 => "sha512",
             Self::Sha224 => "sha224",
+            #[cfg(feature = "digests")]
             Self::Sha1 => "sha1",
+            #[cfg(feature = "digests")]
             Self::Md5 => "md5",
+            #[cfg(feature = "digests")]
             Self::Blake3 => "blake3",
             Self::Xxh3 => "xxh3",
         }
@@ -44,9 +60,13 @@ impl Algorithm {
     pub const fn bytes(self) -> usize {
         match self {
             Self::Sha512 => 64,
-            Self::Sha256 | Self::Blake3 => 32,
+            Self::Sha256 => 32,
+            #[cfg(feature = "digests")]
+            Self::Blake3 => 32,
             Self::Sha224 => 28,
+            #[cfg(feature = "digests")]
             Self::Sha1 => 20,
+            #[cfg(feature = "digests")]
             Self::Md5 => 16,
             Self::Xxh3 => 8,
         }
@@ -58,8 +78,11 @@ impl Algorithm {
             Self::Sha256 => State::Sha256(sha2::Sha256::new()),
             Self::Sha512 => State::Sha512(Box::new(sha2::Sha512::new())),
             Self::Sha224 => State::Sha224(sha2::Sha224::new()),
+            #[cfg(feature = "digests")]
             Self::Sha1 => State::Sha1(sha1::Sha1::new()),
+            #[cfg(feature = "digests")]
             Self::Md5 => State::Md5(md5::Md5::new()),
+            #[cfg(feature = "digests")]
             Self::Blake3 => State::Blake3(Box::new(blake3::Hasher::new())),
             Self::Xxh3 => State::Xxh3(Box::new(Xxh3Default::new())),
         })
@@ -75,8 +98,11 @@ enum State {
     Sha256(sha2::Sha256),
     Sha512(Box<sha2::Sha512>),
     Sha224(sha2::Sha224),
+    #[cfg(feature = "digests")]
     Sha1(sha1::Sha1),
+    #[cfg(feature = "digests")]
     Md5(md5::Md5),
+    #[cfg(feature = "digests")]
     Blake3(Box<blake3::Hasher>),
     Xxh3(Box<Xxh3Default>),
 }
@@ -88,8 +114,11 @@ impl Hashing {
             State::Sha256(state) => state.update(data),
             State::Sha512(state) => state.update(data),
             State::Sha224(state) => state.update(data),
+            #[cfg(feature = "digests")]
             State::Sha1(state) => state.update(data),
+            #[cfg(feature = "digests")]
             State::Md5(state) => state.update(data),
+            #[cfg(feature = "digests")]
             State::Blake3(state) => drop(state.update(data)),
             State::Xxh3(state) => state.update(data),
         }
@@ -101,8 +130,11 @@ impl Hashing {
             State::Sha256(state) => state.finalize().to_vec(),
             State::Sha512(state) => state.finalize().to_vec(),
             State::Sha224(state) => state.finalize().to_vec(),
+            #[cfg(feature = "digests")]
             State::Sha1(state) => state.finalize().to_vec(),
+            #[cfg(feature = "digests")]
             State::Md5(state) => state.finalize().to_vec(),
+            #[cfg(feature = "digests")]
             State::Blake3(state) => state.finalize().as_bytes().to_vec(),
             State::Xxh3(state) => state.digest().to_be_bytes().to_vec(),
         }

@@ -70,7 +70,14 @@ pub const SETS: [(&str, &[(&str, Form)]); 7] = {
     const NIX: Form = Form::whole(Algorithm::Sha256, Encoding::Nix32);
     [
         (ASSETS, &[]),
-        ("blobref", &[("/**/sha224-{hash}", hex(Algorithm::Sha224)), ("/**/sha1-{hash}", hex(Algorithm::Sha1))]),
+        (
+            "blobref",
+            &[
+                ("/**/sha224-{hash}", hex(Algorithm::Sha224)),
+                #[cfg(feature = "digests")]
+                ("/**/sha1-{hash}", hex(Algorithm::Sha1)),
+            ],
+        ),
         (
             "oci",
             &[
@@ -83,7 +90,9 @@ pub const SETS: [(&str, &[(&str, Form)]); 7] = {
             &[
                 ("/**/by-hash/SHA256/{hash}", hex(Algorithm::Sha256)),
                 ("/**/by-hash/SHA512/{hash}", hex(Algorithm::Sha512)),
+                #[cfg(feature = "digests")]
                 ("/**/by-hash/SHA1/{hash}", hex(Algorithm::Sha1)),
+                #[cfg(feature = "digests")]
                 ("/**/by-hash/MD5Sum/{hash}", hex(Algorithm::Md5)),
             ],
         ),
