@@ -40,6 +40,7 @@ impl Gossip {
         Self
     }
 
+    #[allow(clippy::unused_async)] // as with the feature
     pub(crate) async fn run(self, ear: Ear, _intent: watch::Receiver<Intent>) {
         drop(ear);
     }
