@@ -182,7 +182,7 @@ fn digests(criterion: &mut Criterion) {
     let data = vec![7; 256 * 1024];
     let mut group = criterion.benchmark_group("digest");
     group.throughput(Throughput::Bytes(data.len() as u64));
-    for algorithm in Algorithm::ALL {
+    for &algorithm in Algorithm::ALL {
         group.bench_function(algorithm.name(), |bencher| {
             bencher.iter(|| {
                 let mut hashing = algorithm.hashing();

@@ -1,128 +1,133 @@
-//! What can go wrong with a request, and whose fault it is.
+//! Errors of requests, of starting and of running an edge. Each request error has one
+//! [`Fault`]: the client, a peer, the origin, or this edge.
 
 use std::io;
 
 use http::StatusCode;
 
-/// Who is to blame for an [`Error`].
+/// The party at fault for an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
-    /// The request cannot be served as it stands.
+    /// The client: its request is invalid, too large or too slow, or it left.
     Client,
-    /// Another edge failed; the next in rank is asked.
+    /// A peer: the fill asks the next in rank.
     Peer,
-    /// The origin failed, or could not be reached.
+    /// The origin: it failed, or is unreachable.
     Origin,
-    /// This edge is full, going down, or wrong.
+    /// This edge: it is overloaded, or has a bug.
     Own,
 }
 
-/// A request's failure. Cheap to clone: everyone who waits for a flight gets it.
+/// The failure of a request. Cheap to clone: every request that waits for a flight gets a
+/// copy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The target is refused rather than guessed at.
+    /// The request target, or its framing, is malformed; the text says in which way.
     #[error("{0}")]
     BadRequest(&'static str),
     /// The target is longer than `limits.uri`.
-    #[error("the request target is too long")]
+    #[error("the request target is longer than limits.uri")]
     UriTooLong,
-    /// The fields of the request are larger than `limits.header`.
-    #[error("the request's fields are too large")]
+    /// The headers of the request are larger than `limits.header`.
+    #[error("the request headers are larger than limits.header")]
     HeaderTooLarge,
-    /// The content of the request is larger than `limits.body`.
-    #[error("the request's content is too large")]
+    /// The request body is larger than `limits.body`.
+    #[error("the request body is larger than limits.body")]
     ContentTooLarge,
-    /// The content of the request came more slowly than `limits.body_timeout` and
-    /// `limits.body_rate` allow.
-    #[error("the request's content came too slowly")]
+    /// The request body came more slowly than `limits.body_timeout` and `limits.body_rate`
+    /// allow.
+    #[error("the request body came too slowly (limits.body_timeout, limits.body_rate)")]
     ContentTooSlow,
     /// The request expects something other than `100-continue` (RFC 9110 §10.1.1).
-    #[error("the request's expectation is unknown")]
+    #[error("the request expects something other than 100-continue")]
     Expectation,
-    /// The request's content is in a transfer coding other than `chunked` (RFC 9112 §6.1).
-    #[error("the request is in a transfer coding other than chunked")]
+    /// The request body is in a transfer coding other than `chunked` (RFC 9112 §6.1).
+    #[error("the request body is in a transfer coding other than chunked")]
     TransferCoding,
-    /// A method that a cache in front of a site has no business with.
-    #[error("the method is not allowed here")]
+    /// The method is not in `limits.methods`, or is one that a cache does not serve (CONNECT,
+    /// TRACE).
+    #[error("the method is not allowed (limits.methods)")]
     MethodNotAllowed,
-    /// A method that the edge does not know.
-    #[error("the method is not known here")]
+    /// The edge does not know the method.
+    #[error("the method is unknown")]
     MethodNotImplemented,
-    /// HTTP/1.1 needs one Host field (RFC 9112 §3.2), and what it says is a host.
-    #[error("a request needs exactly one Host field, which says a host and maybe a port")]
+    /// The request does not have exactly one valid Host header (RFC 9112 §3.2).
+    #[error("a request needs exactly one Host header with a valid host")]
     BadHost,
     /// The request's Content-Length is not one number in plain digits (RFC 9112 §6.3).
     #[error("Content-Length must be one number in decimal digits without leading zeros")]
     BadLength,
-    /// The request says only-if-cached, and nothing that answers it is stored
+    /// The request says only-if-cached, and no stored response satisfies it
     /// (RFC 9111 §5.2.1.7).
-    #[error("only-if-cached, and nothing is")]
+    #[error("no stored response satisfies a request with only-if-cached")]
     NotCached,
-    /// The request has passed this edge before (RFC 8586): the origin, or what
-    /// stands before it, sends it back.
-    #[error("the request has been here before: is origin.url an edge's own address?")]
+    /// The request has passed this edge before (RFC 8586): the origin, or a proxy in front of
+    /// it, sends requests back to the edge.
+    #[error("request loop: the request has passed this edge before; check that origin.url does not lead to an edge")]
     Loop,
     /// The client has `limits.requests_per_client` requests at the origin.
-    #[error("the client has too many requests at the origin")]
+    #[error("the client has reached limits.requests_per_client")]
     ClientLimit,
-    /// The client went away, or its request body broke off.
-    #[error("the request body broke off: {0}")]
+    /// The client disconnected before the end of its request body.
+    #[error("the client broke off its request body: {0}")]
     ClientBroke(String),
-    /// The client went away before there was an answer: only the log tells.
-    #[error("the client left before its answer began")]
+    /// The client disconnected before its response began; only the log shows it.
+    #[error("the client disconnected before its response began")]
     ClientLeft,
 
-    /// No connection to the peer could be had.
-    #[error("cannot reach the peer: {0}")]
+    /// No connection to the peer could be opened.
+    #[error("cannot connect to the peer: {0}")]
     PeerUnreachable(String),
-    /// The peer took longer than `cluster.first_byte_timeout` to begin.
-    #[error("the peer did not answer in time")]
+    /// The peer's response did not begin within `cluster.first_byte_timeout`.
+    #[error("timeout: the peer's response did not begin within cluster.first_byte_timeout")]
     PeerTimeout,
-    /// The peer may be frozen or gone, and is not waited for any longer.
-    #[error("the peer is in doubt, and not waited for any longer")]
+    /// The peer may be frozen or gone, so the request stopped waiting for it.
+    #[error("the peer is suspected to be down; the request no longer waits for it")]
     PeerInDoubt,
-    /// What the peer sent is not what the name, or the peer itself, promises.
-    #[error("the peer's content is wrong: {0}")]
+    /// The peer's content does not match the digest in its name, or in the response.
+    #[error("the peer sent wrong content: {0}")]
     PeerWrong(String),
     /// The peer's response broke off.
-    #[error("the peer's response broke off: {0}")]
+    #[error("the peer broke off its response: {0}")]
     PeerBroke(String),
 
-    /// No connection to the origin could be had.
-    #[error("cannot reach the origin: {0}")]
+    /// No connection to the origin could be opened.
+    #[error("cannot connect to the origin: {0}")]
     OriginUnreachable(String),
-    /// The origin took longer than `origin.first_byte_timeout` to begin.
-    #[error("the origin did not answer in time: {0}")]
+    /// The origin's response did not begin within `origin.first_byte_timeout`.
+    #[error("timeout: the origin's response did not begin in time: {0}")]
     OriginTimeout(String),
-    /// What the origin sent is no response.
-    #[error("the origin's answer is not HTTP: {0}")]
+    /// The origin's response is not valid HTTP.
+    #[error("the origin's response is not valid HTTP: {0}")]
     OriginGarbage(String),
-    /// The origin's response broke off, stalled, or had another length than it said.
-    #[error("the origin's response broke off: {0}")]
+    /// The origin's response broke off, stalled, or did not match its Content-Length.
+    #[error("the origin broke off its response: {0}")]
     OriginBroke(String),
-    /// What the origin sent is not what the name, or the origin itself, promises.
-    #[error("the origin's content is wrong: {0}")]
+    /// The origin's content does not match the digest in its name, or in the response.
+    #[error("the origin sent wrong content: {0}")]
     OriginWrong(String),
     /// An embedded origin (a closure) returned an error.
-    #[error("the origin failed: {0}")]
+    #[error("origin error: {0}")]
     OriginFailed(String),
 
-    /// `origin.requests` are under way already, and none ended in time.
-    #[error("too many requests to the origin are under way")]
+    /// `origin.requests` requests wait for the origin, and none ended in time.
+    #[error("the edge has reached origin.requests, and no request ended in time")]
     Overloaded,
-    /// A fill or a write panicked; its clients are told, and the edge goes on.
-    #[error("what was done for this request panicked")]
+    /// A fill or a write panicked, by a bug of the edge; other requests go on.
+    #[error("bug: the task of this request panicked")]
     Panicked,
-    /// Nobody waited for the fill any more, and it was given up.
-    #[error("the fill was given up")]
+    /// The fill was cancelled, for no request waited for it any more.
+    #[error("the fill was cancelled")]
     Abandoned,
-    /// The flight outgrew what may be held; who reads it goes on alone.
-    #[error("the response outgrew the memory for flights")]
+    /// The response exceeds the memory for flights; each reader sends its own request.
+    #[error("the response exceeds the memory for flights (cache.flight_share)")]
     Outgrown,
 }
 
 impl Error {
-    /// Whose fault it is.
+    /// Returns the party at fault.
     pub fn fault(&self) -> Fault {
         match self {
             Self::BadRequest(_)
@@ -156,12 +161,12 @@ impl Error {
         }
     }
 
-    /// Whether whole contents came, and the wrong ones.
+    /// Returns true if a complete body arrived and is the wrong one.
     pub(crate) fn is_of_contents(&self) -> bool {
         matches!(self, Self::OriginWrong(_) | Self::PeerWrong(_))
     }
 
-    /// The status that tells a client of it (RFC 9110 §15).
+    /// Returns the status of the error response (RFC 9110 §15).
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::BadHost | Self::BadLength | Self::ClientBroke(_) | Self::ClientLeft => {
@@ -193,7 +198,7 @@ impl Error {
         }
     }
 
-    /// A short name for logs and for Cache-Status' `detail` (RFC 9211 §2.8).
+    /// Returns a short name for logs and for `detail` of Cache-Status (RFC 9211 §2.8).
     pub fn name(&self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad-request",
@@ -230,59 +235,61 @@ impl Error {
         }
     }
 
-    /// What the client reads: what happened, without names or addresses of
-    /// what stands behind this edge.
+    /// Returns the text of the error response. It names no host or address behind the edge.
     pub fn public(&self) -> &'static str {
         match self {
             Self::BadRequest(why) => why,
-            Self::BadHost => "a request needs exactly one Host field, which says a host and maybe a port",
+            Self::BadHost => "a request needs exactly one Host header with a valid host",
             Self::BadLength => "Content-Length must be one number in decimal digits without leading zeros",
-            Self::Loop => "the request has been here before",
-            Self::NotCached => "nothing that answers this request is stored here",
-            Self::ClientLimit => "too many requests of this client are under way; try again",
+            Self::Loop => "request loop: the request has passed this edge before",
+            Self::NotCached => "no stored response satisfies this request (only-if-cached)",
+            Self::ClientLimit => "this client has too many concurrent requests; try again later",
             Self::UriTooLong => "the request target is too long",
-            Self::HeaderTooLarge => "the request's fields are too large",
-            Self::ContentTooLarge => "the request's content is too large",
-            Self::ContentTooSlow => "the request's content came too slowly",
-            Self::Expectation => "only 100-continue can be expected",
-            Self::TransferCoding => "the only transfer coding here is chunked",
-            Self::MethodNotAllowed | Self::MethodNotImplemented => "this method is not served here",
+            Self::HeaderTooLarge => "the request headers are too large",
+            Self::ContentTooLarge => "the request body is too large",
+            Self::ContentTooSlow => "the request body came too slowly",
+            Self::Expectation => "the only supported expectation is 100-continue",
+            Self::TransferCoding => "the only supported transfer coding of requests is chunked",
+            Self::MethodNotAllowed => "the method is not allowed",
+            Self::MethodNotImplemented => "the method is not supported",
             Self::ClientBroke(_) => "the request body broke off",
-            Self::ClientLeft => "the client left",
-            Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout(_) => "the origin did not answer in time",
-            Self::PeerUnreachable(_) | Self::OriginUnreachable(_) => "the origin cannot be reached",
-            Self::PeerWrong(_) | Self::OriginWrong(_) => "the origin's content is not what its name promises",
-            Self::OriginGarbage(_) => "the origin's answer cannot be understood",
-            Self::PeerBroke(_) | Self::OriginBroke(_) | Self::OriginFailed(_) => "the origin's answer broke off",
-            Self::Overloaded | Self::Abandoned | Self::Outgrown => "too busy; try again",
-            Self::Panicked => "a fault of this edge; it is logged",
+            Self::ClientLeft => "the client disconnected",
+            Self::PeerTimeout | Self::PeerInDoubt | Self::OriginTimeout(_) => "the origin did not respond in time",
+            Self::PeerUnreachable(_) | Self::OriginUnreachable(_) => "the origin is unreachable",
+            Self::PeerWrong(_) | Self::OriginWrong(_) => "the origin's content does not match its digest",
+            Self::OriginGarbage(_) => "the origin's response is not valid HTTP",
+            Self::PeerBroke(_) | Self::OriginBroke(_) | Self::OriginFailed(_) => "the origin's response broke off",
+            Self::Overloaded | Self::Abandoned | Self::Outgrown => "the edge is overloaded; try again later",
+            Self::Panicked => "internal error of the edge; its log has the details",
         }
     }
 }
 
-/// Why an edge did not start.
+/// The reason for which an edge did not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
-    /// The configuration is not usable; the text names the key.
+    /// The configuration is invalid; the text names the key.
     #[error("{0}")]
     Config(String),
-    /// An address cannot be listened on.
-    #[error("{key}: cannot listen on {addr}: {source}")]
+    /// A listener cannot be bound.
+    #[error("cannot listen on {addr} ({key}): {source}")]
     Listen {
-        /// The configuration key that names the address.
+        /// The configuration key of the address.
         key: &'static str,
         /// The address.
         addr: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Why an edge ended that nobody had told to: a task that must last as long as it had
-/// ended, by a fault of the edge's own. Only a new process makes that good.
+/// The reason for which an edge ended without a shutdown: a task that must live as long as
+/// the edge has ended, by a bug of the edge. Restart the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the task of {task} ended by itself")]
+#[error("bug: the task of {task} ended; restart the edge")]
+#[non_exhaustive]
 pub struct RunError {
-    /// What it did: the configuration key of a listener, or a room of the edge.
+    /// The task: the configuration key of a listener, or a name such as `gossip`.
     pub task: &'static str,
 }

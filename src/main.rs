@@ -1,4 +1,4 @@
-//! The `peerage` binary: arguments in, an exit code out.
+//! The `peerage` binary; [`peerage::cli`] holds the commands.
 
 use std::process::ExitCode;
 

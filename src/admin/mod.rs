@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,13 +19,11 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
-use crate::cluster::view::Seen;
 use crate::config::{LimitsConfig, Period};
 use crate::conn::accept::{LogLatch, accepted};
 use crate::conn::{Splicer, TimeoutIo};
 use crate::edge::Edge;
 use crate::observe::activity::Activity;
-use crate::observe::metrics;
 
 /// How many operators can be connected at a time.
 const CONNECTIONS: usize = 64;
@@ -156,9 +154,11 @@ fn answer(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Re
         return response;
     }
     match request.uri().path() {
+        #[cfg(feature = "observe")]
         "/metrics" => {
+            use crate::observe::metrics;
             let exposed = metrics::exposition(edge.metrics(), edge.gauges(), Arc::clone(&edge.membership().view()));
-            let accept = request.headers().get_all(ACCEPT).iter();
+            let accept = request.headers().get_all(http::header::ACCEPT).iter();
             if accept.filter_map(|line| line.to_str().ok()).any(|line| line.contains("application/openmetrics-text")) {
                 text(StatusCode::OK, metrics::OPEN_METRICS, exposed)
             } else {
@@ -174,21 +174,23 @@ fn answer(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Re
         }
         "/readyz" if readiness.is_warming() => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "warming\n".into()),
         "/readyz" => text(StatusCode::OK, "text/plain", "ready\n".into()),
+        #[cfg(feature = "observe")]
         "/peers" => text(StatusCode::OK, "application/json", peers(edge)),
         _ => text(StatusCode::NOT_FOUND, "text/plain", "here are /metrics, /healthz, /readyz and /peers\n".into()),
     }
 }
 
+#[cfg(feature = "observe")]
 fn peers(edge: &Edge) -> String {
     let membership = edge.membership();
     let view = membership.view();
-    let peer = |seen: &Seen| {
+    let peer = |seen: &crate::cluster::view::Seen| {
         let health = view.peer(&seen.address);
         Peer {
             name: Some(&*seen.edge).filter(|name| !name.is_empty()).map(str::to_owned),
             address: seen.address.to_string(),
             state: seen.state.name().to_owned(),
-            since: rfc3339(SystemTime::now() - seen.since.elapsed()),
+            since: rfc3339(std::time::SystemTime::now() - seen.since.elapsed()),
             share: view.share(&seen.address),
             up: health.is_none_or(|peer| peer.is_up()),
             latency_ms: health.and_then(|peer| peer.latency()).map(|latency| latency.as_secs_f64() * 1000.0),
@@ -200,7 +202,8 @@ fn peers(edge: &Edge) -> String {
     serde_json::to_string_pretty(&peers).unwrap_or_default() + "\n"
 }
 
-fn rfc3339(time: SystemTime) -> String {
+#[cfg(feature = "observe")]
+fn rfc3339(time: std::time::SystemTime) -> String {
     let time = jiff::Timestamp::try_from(time).unwrap_or_default();
     time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }

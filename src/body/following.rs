@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body::{Body as _, Frame};
+use hyper::body::{Body as _, Frame};
 
 use super::growing::{Next, Reader};
 use super::skipping::{Given, Place};

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::BoxStream;
-use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::error::Error;
 use crate::store::budget::Charge;
@@ -27,6 +27,7 @@ mod received;
 mod room;
 mod run;
 mod skipping;
+#[cfg_attr(not(feature = "zero-copy"), path = "zero_copy/disabled.rs")]
 pub(crate) mod zero_copy;
 
 use following::Follower;
@@ -228,7 +229,7 @@ impl fmt::Debug for Body {
     }
 }
 
-impl http_body::Body for Body {
+impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = Error;
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame};
+use hyper::body::{Body as _, Frame};
 use tokio::time::Instant;
 
 use super::Body;

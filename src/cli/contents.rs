@@ -1,4 +1,4 @@
-//! Contents, block by block: files of any size, in little memory.
+//! Reads contents block by block, so that files of any size take little memory.
 
 use std::io;
 
@@ -8,10 +8,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::semantics::digest::{Algorithm, Hashing};
 
-/// How much is read at a time, in bytes.
+/// Size of a read, in bytes.
 const BLOCK: usize = 128 * 1024;
 
-/// What `reader` has, up to its end.
+/// Returns the contents of `reader` up to its end, in blocks.
 pub(super) fn blocks(reader: impl AsyncRead + Unpin + Send) -> impl Stream<Item = io::Result<Bytes>> + Send {
     stream::try_unfold(reader, |mut reader| async move {
         let mut block = BytesMut::with_capacity(BLOCK);
@@ -20,7 +20,7 @@ pub(super) fn blocks(reader: impl AsyncRead + Unpin + Send) -> impl Stream<Item 
     })
 }
 
-/// The digest of all blocks, and how many bytes they are.
+/// Returns the digest of all blocks, and their size in bytes.
 pub(super) async fn digest<E>(
     blocks: impl Stream<Item = Result<Bytes, E>>,
     algorithm: Algorithm,

@@ -1,4 +1,4 @@
-//! `peerage demo`: a slow origin and three edges, as child processes.
+//! `peerage demo`: a slow origin and three edges as child processes.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,32 +11,34 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use super::{Failure, UNAVAILABLE, input_ends, print, runtime};
+use super::failure::{Failure, UNAVAILABLE};
+use super::process::{input_ends, print, runtime};
 
 #[derive(clap::Args)]
 pub(super) struct Demo {
-    /// Added to every port, when the usual ones are taken
+    /// Number added to every port, if the default ports are taken
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=50_000))]
     shift: u16,
-    /// How long the origin takes for every answer
+    /// Delay of each response of the origin
     #[arg(long, value_name = "TIME", default_value = "300ms")]
     delay: crate::config::Period,
-    /// Ends when standard input does
+    /// Ends when standard input ends
     #[arg(long, hide = true)]
     while_input: bool,
 }
 
+/// Number of edges.
 const EDGES: u16 = 3;
-/// How long a child may take to listen.
-const START: Duration = Duration::from_secs(10);
-/// How long a child may take to end before it is killed.
-const END: Duration = Duration::from_secs(5);
+/// Time in which a child must listen.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time in which a child must end before it is killed.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 macro_rules! site {
     ($($name:literal)*) => { [$(($name, include_bytes!(concat!("../../static-origin/", $name)).as_slice())),*] };
 }
 
-/// The site that the demo's origin serves: `static-origin` of the repository.
+/// The site of the demo's origin: `static-origin` of the repository.
 static SITE: [(&str, &[u8]); 5] = site![
     "logo-3c90fca58bac4755.png"
     "index.html"
@@ -45,18 +47,19 @@ static SITE: [(&str, &[u8]); 5] = site![
     "app-f50dc1ea7277871b.js"
 ];
 
-/// The names in the site are those that `peerage publish` gives: the edges check
-/// that what the origin has is what they say. Other hashes cannot be checked.
+/// The rule for the site's names, which `peerage publish` has made: the edges verify the
+/// origin's contents against them.
 const RULES: &str = "[[immutable]]\npath = \"/**/*-{hash}.*\"\ndigest = \"sha256\"\nlength = 16\n";
 
+/// A child process.
 struct Process {
     name: String,
     child: Child,
-    /// How to start it again.
+    /// Command that starts the process again.
     command: String,
-    /// Holds its process id once it listens.
+    /// Contains the process id once the child listens.
     pid_file: PathBuf,
-    /// Copies what it writes to standard error, each line with its name.
+    /// Copies the child's standard error, each line with its name.
     errors: JoinHandle<()>,
     ended: bool,
 }
@@ -69,6 +72,7 @@ impl Demo {
         ended
     }
 
+    /// Runs the demo until a signal, or the end of standard input.
     async fn play(&self) -> Result<(), Failure> {
         let program = std::env::current_exe()?;
         let folder = tempfile::Builder::new().prefix("peerage-demo-").tempdir()?;
@@ -95,7 +99,7 @@ impl Demo {
         outcome
     }
 
-    /// Waits until all listen, says what there is, and then what happens.
+    /// Waits until all children listen, prints the overview, then reports children that end.
     async fn watch(&self, processes: &mut [Process], folder: &Path) -> Result<(), Failure> {
         self.all_listen(processes).await?;
         print(&self.welcome(processes, folder))?;
@@ -104,14 +108,15 @@ impl Demo {
                 if let Some(status) = process.child.try_wait()? {
                     process.ended = true;
                     let (name, command) = (&process.name, &process.command);
-                    print(&format!("{name} has ended ({status}); start it again with:\n  {command}\n"))?;
+                    print(&format!("{name} ended ({status}); start it again with:\n  {command}\n"))?;
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// Waits until each child has written its id: another process may have its ports.
+    /// Waits until each child has written its pid file: an open port alone could belong to
+    /// another process.
     async fn all_listen(&self, processes: &mut [Process]) -> Result<(), Failure> {
         let listening = async {
             for process in processes {
@@ -124,12 +129,14 @@ impl Demo {
             }
             Ok(())
         };
-        let late = || Failure::Unavailable(format!("the demo's processes did not listen within {START:?}"));
-        tokio::time::timeout(START, listening).await.map_err(|_| late())?
+        let late =
+            || Failure::Unavailable(format!("timeout: the demo's processes did not listen within {START_TIMEOUT:?}"));
+        tokio::time::timeout(START_TIMEOUT, listening).await.map_err(|_| late())?
     }
 
-    fn port(&self, usual: u16) -> u16 {
-        usual + self.shift
+    /// Returns the shifted port.
+    fn port(&self, default: u16) -> u16 {
+        default + self.shift
     }
 
     fn start_origin(&self, program: &Path, folder: &Path, site: &Path) -> Result<Process, Failure> {
@@ -166,7 +173,7 @@ impl Demo {
         let pid = |process: &Process| process.child.id().map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let _ = writeln!(
             text,
-            "origin  http://127.0.0.1:{}  takes {} for every answer  pid {}",
+            "origin  http://127.0.0.1:{}  delays each response by {}  pid {}",
             self.port(9000),
             self.delay,
             pid(&processes[0])
@@ -189,7 +196,7 @@ impl Demo {
         }
         let _ = writeln!(
             text,
-            "Which edge owns it:\n  {} owner --config {} /{asset}",
+            "Find the edge that owns it:\n  {} owner --config {} /{asset}",
             shown(&program()),
             folder.join("edge-1.toml").display()
         );
@@ -199,7 +206,7 @@ impl Demo {
             pid(&processes[1]),
             processes[1].command
         );
-        let _ = writeln!(text, "Ctrl-C ends all. What follows is a line for each request, from whoever answered it.\n");
+        let _ = writeln!(text, "Ctrl-C ends all processes. Below, each process prints a line for each request.\n");
         text
     }
 }
@@ -208,7 +215,7 @@ impl Process {
     fn start(name: &str, program: &Path, folder: &Path, arguments: &[String]) -> Result<Self, Failure> {
         let pid_file = folder.join(format!("{name}.pid"));
         let mut command = Command::new(program);
-        // The pipe ends with this process, however it ends; so do its children.
+        // The pipe closes when this process ends, in any way, and the child ends with it.
         command.args(arguments).arg("--pid-file").arg(&pid_file).arg("--while-input");
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
         let errors = child.stderr.take().expect("standard error is piped");
@@ -217,27 +224,28 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, command, pid_file, errors, ended: false })
     }
 
-    /// Returns true if this child, and not a stranger on its ports, listens.
+    /// Returns true if this child listens (and not another process on its ports).
     fn listens(&self) -> bool {
-        let written = std::fs::read_to_string(&self.pid_file).ok().and_then(|pid| pid.trim().parse().ok());
-        written.is_some() && written == self.child.id()
+        let pid = std::fs::read_to_string(&self.pid_file).ok().and_then(|pid| pid.trim().parse().ok());
+        pid.is_some() && pid == self.child.id()
     }
 
-    /// Says why it has ended before it listened, below its own words.
+    /// Returns the error for a child that ended before it listened; its own error is printed
+    /// above.
     async fn did_not_start(&mut self, status: ExitStatus) -> Failure {
         let _ = (&mut self.errors).await;
-        let text = format!("{} did not start ({status}); its own words are above", self.name);
+        let text = format!("{} did not start ({status}); its error is above", self.name);
         if status.code() == Some(i32::from(UNAVAILABLE)) {
             return Failure::Unavailable(format!(
-                "{text}. Is another demo running? `peerage demo --shift 100` takes other ports"
+                "{text}. If another demo is running, `peerage demo --shift 100` uses other ports"
             ));
         }
-        Failure::Own(std::io::Error::other(text))
+        Failure::Internal(std::io::Error::other(text))
     }
 
     async fn end(&mut self) {
         drop(self.child.stdin.take());
-        if tokio::time::timeout(END, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(END_TIMEOUT, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
     }
@@ -247,13 +255,13 @@ fn program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("peerage"))
 }
 
-/// A path as one would type it here.
+/// Returns a path relative to the current folder, if it lies there.
 fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }
 
-/// Copies lines to standard error, each behind `name`.
+/// Copies lines to standard error, each after `name`.
 async fn prefix(lines: impl AsyncRead + Unpin, name: String) {
     let mut lines = BufReader::new(lines).lines();
     while let Ok(Some(line)) = lines.next_line().await {

@@ -1,11 +1,11 @@
-//! The program's log on standard error: which lines are written, and how often.
+//! The log on standard error: its format, its levels, and the limit on repeated lines.
 //!
-//! Clients, origins and strangers can cause most lines, as often as they like. One line
-//! of a kind is written in each `log.repeat`; the others are counted, and the count is
-//! written once the time is over.
+//! Clients and origins can cause most lines, at any rate. In each `log.repeat` one line of a
+//! kind is written; the others are counted, and the count is written when the time is over.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,27 +13,62 @@ use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::Layer;
-use tracing_subscriber::layer::Context;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{LogConfig, LogLevel};
+use crate::config::{LogConfig, LogFormat, LogLevel};
 
-/// The module whose lines `log.level` is for; others are libraries'.
+/// The module to which `log.level` applies; `log.libraries` applies to the others.
 const OWN: &str = "peerage";
-/// Modules whose lines neither a client nor an origin can cause: an operator's signals,
-/// and what becomes of members. Each line of theirs is written.
+/// Modules whose lines neither clients nor origins can cause: signals of an operator, and
+/// changes of the cluster. All their lines are written.
 const UNLIMITED: [&str; 6] = [
     "peerage::cli",
     "peerage::cluster::view",
     "peerage::cluster::discovery",
     "peerage::edge::probe",
     "peerage::edge::warm",
-    "peerage::server::running",
+    "peerage::server::run",
 ];
-/// The most of a line's text that stands with a count, in characters.
-const TEXT: usize = 100;
+/// Length of a line's text in the report of suppressed lines, in characters.
+const TEXT_LENGTH: usize = 100;
 
-/// The filter before the log.
+/// Number of lines that wait to be written. If the reader stalls or has gone, lines are lost,
+/// and the edge is not delayed.
+pub(super) const LINES: usize = 8192;
+
+/// Starts the log on standard error, written by a thread of its own. Returns the counter of
+/// lost lines, the filter for repeated lines, and a guard that writes the last lines when it
+/// is dropped.
+pub(super) fn init_log(config: &LogConfig) -> (ErrorCounter, Throttle, WorkerGuard) {
+    let throttle = Throttle::new(config);
+    let (lines, guard) = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(io::stderr());
+    let lost = lines.error_counter();
+    let log = tracing_subscriber::fmt::layer().with_writer(lines).with_target(false);
+    // An internal error would be written to standard error, and panic if that fails.
+    let log = log.log_internal_errors(false);
+    // `try_init` fails only where a test runs two commands in one process.
+    let filtered = tracing_subscriber::registry().with(throttle.clone());
+    let _ = if is_text(config.format, &io::stderr()) {
+        filtered.with(log.with_ansi(io::stderr().is_terminal())).try_init()
+    } else {
+        filtered.with(log.json().flatten_event(true)).try_init()
+    };
+    (lost, throttle, guard)
+}
+
+/// Returns true if `stream` gets text for people, not JSON.
+pub(super) fn is_text(format: LogFormat, stream: &impl IsTerminal) -> bool {
+    match format {
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => stream.is_terminal(),
+    }
+}
+
+/// The filter in front of the log.
 #[derive(Clone)]
 pub(super) struct Throttle(Arc<Shared>);
 
@@ -41,20 +76,20 @@ struct Shared {
     own: LevelFilter,
     libraries: LevelFilter,
     period: Duration,
-    /// By the place in the source that writes the line: as many as the program has.
+    /// By call site; the program's source bounds their number.
     kinds: Mutex<HashMap<Identifier, Kind>>,
 }
 
-/// Lines that one place in the source writes.
+/// The lines of one call site.
 struct Kind {
     level: Level,
-    /// The text of the last line that was written.
+    /// Text of the last written line.
     text: String,
     written: Instant,
     suppressed: u64,
 }
 
-/// Lines of one kind that were not written.
+/// The suppressed lines of one kind.
 #[derive(Debug, PartialEq, Eq)]
 struct Suppressed {
     level: Level,
@@ -68,8 +103,8 @@ impl Throttle {
         Self(Arc::new(Shared { own, libraries, period: config.repeat.0, kinds: Mutex::default() }))
     }
 
-    /// Writes how many lines were suppressed, once in each period.
-    pub(super) async fn report_always(self) {
+    /// Reports the suppressed lines, once in each period.
+    pub(super) async fn report_periodically(self) {
         if self.0.period.is_zero() {
             return;
         }
@@ -79,9 +114,9 @@ impl Throttle {
         }
     }
 
-    /// Writes how many lines were suppressed since the last report.
+    /// Writes the number of lines suppressed since the last report.
     pub(super) fn report(&self) {
-        // The lock is free again when the lines are written.
+        // The lock is released before the lines are written.
         for Suppressed { level, text, count } in self.take_suppressed() {
             match level {
                 Level::ERROR => tracing::error!(line = text, count, "log lines suppressed"),
@@ -99,7 +134,7 @@ impl Throttle {
         self.kinds().values_mut().filter_map(take).collect()
     }
 
-    /// Returns true if the line is to be written at `now`; else it is counted.
+    /// Returns true if the line is written at `now`; otherwise counts it.
     fn admits(&self, event: &Event<'_>, now: Instant) -> bool {
         let metadata = event.metadata();
         if self.0.period.is_zero() || UNLIMITED.iter().any(|module| is_in(metadata.target(), module)) {
@@ -158,30 +193,28 @@ fn filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// The beginning of a line's text.
+/// The message of a line, cut to [`TEXT_LENGTH`].
 #[derive(Default)]
 struct Text(String);
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            self.0 = format!("{value:?}").chars().take(TEXT).collect();
+            self.0 = format!("{value:?}").chars().take(TEXT_LENGTH).collect();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tracing_subscriber::layer::SubscriberExt;
-
     use super::*;
     use crate::config::Period;
 
-    /// Keeps the target and text of each line.
+    /// Records the text of each line.
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<String>>>);
+    struct Recorder(Arc<Mutex<Vec<String>>>);
 
-    impl<S: Subscriber> Layer<S> for Kept {
+    impl<S: Subscriber> Layer<S> for Recorder {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
             let mut text = Text::default();
             event.record(&mut text);
@@ -190,23 +223,23 @@ mod tests {
     }
 
     fn written(config: &LogConfig, lines: impl FnOnce(&Throttle)) -> Vec<String> {
-        let (throttle, kept) = (Throttle::new(config), Kept::default());
-        let subscriber = tracing_subscriber::registry().with(kept.clone()).with(throttle.clone());
+        let (throttle, recorder) = (Throttle::new(config), Recorder::default());
+        let subscriber = tracing_subscriber::registry().with(recorder.clone()).with(throttle.clone());
         tracing::subscriber::with_default(subscriber, || lines(&throttle));
-        let kept = kept.0.lock().unwrap();
-        kept.clone()
+        let lines = recorder.0.lock().unwrap();
+        lines.clone()
     }
 
     #[test]
-    fn one_line_of_a_kind_is_written_in_a_period_and_the_others_are_counted() {
+    fn repeated_lines_are_suppressed_and_counted() {
         let config = LogConfig { repeat: Period(Duration::from_hours(1)), ..LogConfig::default() };
         let lines =
             written(&config, |throttle| {
                 for path in 0..1000 {
-                    tracing::warn!(target: "peerage::edge::intake", path, "fill failed");
+                    tracing::warn!(target: "peerage::edge::ingest", path, "fill failed");
                     tracing::error!(target: "h2::proto", path, "ping");
                 }
-                tracing::warn!(target: "peerage::edge::intake", "another");
+                tracing::warn!(target: "peerage::edge::ingest", "another");
                 let mut suppressed = throttle.take_suppressed();
                 suppressed.sort_by(|a, b| a.text.cmp(&b.text));
                 let [fill, ping] = [(Level::WARN, "fill failed"), (Level::ERROR, "ping")]
@@ -218,10 +251,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_operators_and_members_are_all_written() {
+    fn lines_about_members_are_never_suppressed() {
         let lines = written(&LogConfig::default(), |_| {
             for _ in 0..3 {
-                tracing::info!(target: "peerage::cluster::view", "the peer is back");
+                tracing::info!(target: "peerage::cluster::view", "peer is back");
             }
         });
         assert_eq!(lines.len(), 3);
@@ -232,7 +265,7 @@ mod tests {
         let config = LogConfig { repeat: Period(Duration::ZERO), ..LogConfig::default() };
         let lines = written(&config, |_| {
             for _ in 0..3 {
-                tracing::warn!(target: "peerage::edge::intake", "fill failed");
+                tracing::warn!(target: "peerage::edge::ingest", "fill failed");
             }
         });
         assert_eq!(lines.len(), 3);

@@ -1,5 +1,4 @@
-//! Names that hold a hash of what they name: how they are made, and what is
-//! written down of them.
+//! Names that hold a hash of their contents: how they are made, and their manifest.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -12,14 +11,14 @@ use serde::Serialize;
 use crate::semantics::digest::{Algorithm, Encoding};
 use crate::site::rules::{HashFormat, Rule};
 
-/// The digest that names and manifests hold.
+/// The digest algorithm of names and manifests.
 pub(crate) const DIGEST: Algorithm = Algorithm::Sha256;
-/// How many of its hexadecimal digits a name shows.
+/// Number of hexadecimal digits of the digest in a name.
 const LENGTH: usize = 16;
-/// Where a name shows them: before its extension, or at its end if it has none.
+/// Place of the digits: before the extension, or at the end of a name without one.
 const PATTERNS: [&str; 2] = ["/**/*-{hash}.*", "/**/*-{hash}"];
 
-/// What a path has to escape: all that RFC 3986 §3.3 does not let stand bare.
+/// Characters that a path must escape (RFC 3986 §3.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -39,32 +38,32 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// A file that has a name by its contents.
+/// A file named by its contents.
 #[derive(Debug, Clone)]
 pub(crate) struct Asset {
-    /// Where it lies.
+    /// Path in the file system.
     pub(crate) path: PathBuf,
-    /// Its own name, below the folder that is published.
+    /// Original name, relative to the published folder.
     pub(crate) given: String,
-    /// The name that holds the hash.
+    /// Published name, which holds the hash.
     pub(crate) name: String,
-    /// Of the contents, when it was named.
+    /// Digest of the contents when the file was named.
     pub(crate) digest: Vec<u8>,
-    /// In bytes, then.
+    /// Size in bytes when the file was named.
     pub(crate) size: u64,
 }
 
-/// The rules that published names obey.
+/// Returns the rules that match published names.
 ///
 /// # Errors
-/// None, as long as the patterns above are good.
+/// None, as long as the patterns above are valid.
 pub(crate) fn rules() -> Result<Vec<Rule>, String> {
     let form = HashFormat { digest: Some(DIGEST), encoding: Encoding::Hex, length: Some(LENGTH) };
     PATTERNS.iter().map(|pattern| Rule::new(pattern, form)).collect()
 }
 
-/// The path by which a server, and so a rule, knows the file: canonical, as
-/// that of an [`AssetKey`](crate::AssetKey).
+/// Returns the path of the file on a server, to which rules apply: canonical, as in an
+/// [`AssetKey`](crate::AssetKey).
 pub(crate) fn target(file: &Path) -> String {
     let segments = file.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.as_bytes()),
@@ -73,13 +72,12 @@ pub(crate) fn target(file: &Path) -> String {
     segments.map(|name| format!("/{}", percent_encode(name, ESCAPED))).collect()
 }
 
-/// The name under which `given` is published: with the hash, if it does not
-/// hold it yet.
+/// Returns the published name of `given`: with the hash, unless the name already holds it.
 ///
 /// # Errors
-/// A text that says why no name can be made.
+/// The reason for which no name can be made.
 pub(crate) fn published_name(given: &str, digest: &[u8], rules: &[Rule]) -> Result<String, String> {
-    if agrees(given, digest, rules) {
+    if matches_digest(given, digest, rules) {
         return Ok(given.to_owned());
     }
     let hash = &Encoding::Hex.encode(digest)[..LENGTH];
@@ -88,32 +86,32 @@ pub(crate) fn published_name(given: &str, digest: &[u8], rules: &[Rule]) -> Resu
         Some((stem, extension)) => format!("{folder}{stem}-{hash}.{extension}"),
         None => format!("{folder}{file}-{hash}"),
     };
-    // In `a-<another hash>.tar.gz` the rules would go on reading the other.
-    if agrees(&name, digest, rules) {
+    // In `a-<another hash>.tar.gz` the rules would still match the other hash.
+    if matches_digest(&name, digest, rules) {
         Ok(name)
     } else {
-        Err(format!("{given}: its name holds the hash of something else; give it another"))
+        Err(format!("{given}: the name holds the hash of other contents; rename the file"))
     }
 }
 
-/// Whether a rule tells what `name` holds, and all that do tell this digest.
-fn agrees(name: &str, digest: &[u8], rules: &[Rule]) -> bool {
+/// Returns true if a rule matches `name`, and all matching rules expect this digest.
+fn matches_digest(name: &str, digest: &[u8], rules: &[Rule]) -> bool {
     let path = target(Path::new(name));
-    let told = rules.iter().filter_map(|rule| rule.expected(&path)).map(|expected| expected.is_met_by(digest));
-    told.reduce(|all, met| all && met).unwrap_or(false)
+    let matches = rules.iter().filter_map(|rule| rule.expected(&path)).map(|expected| expected.is_met_by(digest));
+    matches.reduce(|all, met| all && met).unwrap_or(false)
 }
 
-/// One asset for each published name: files with the same contents may share one.
+/// Returns one asset for each published name: files with the same contents may share a name.
 ///
 /// # Errors
-/// A text that names two files with different contents that would share one.
+/// Names two files with different contents that would share a published name.
 pub(crate) fn distinct(assets: &[Asset]) -> Result<Vec<&Asset>, String> {
     let mut names: BTreeMap<&str, &Asset> = BTreeMap::new();
     for asset in assets {
         match names.insert(&asset.name, asset) {
             Some(other) if other.digest != asset.digest => {
                 return Err(format!(
-                    "{} and {} differ, and would both be {}; give one of them another name",
+                    "{} and {} differ, and would both be published as {}; rename one of them",
                     other.given, asset.given, asset.name
                 ));
             }
@@ -123,7 +121,7 @@ pub(crate) fn distinct(assets: &[Asset]) -> Result<Vec<&Asset>, String> {
     Ok(names.into_values().collect())
 }
 
-/// What the manifest says of one file.
+/// The manifest's entry for one file.
 #[derive(Serialize)]
 struct Entry<'a> {
     name: &'a str,
@@ -143,11 +141,11 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The manifest: JSON, from each given name to what it was published as.
+/// Returns the manifest: JSON, from original names to entries.
 ///
-/// Its `integrity` is for HTML's attribute of this name. SHA-384 is what most
-/// write there, but browsers take SHA-256 as well, and so one digest, which
-/// takes one pass over the contents, serves the name, the manifest and the page.
+/// `integrity` is for the HTML attribute of this name. SHA-384 is common there, but browsers
+/// accept SHA-256 too, so one digest (one pass over the contents) serves the name, the
+/// manifest and the page.
 ///
 /// # Errors
 /// Those of the serializer.
@@ -188,16 +186,16 @@ mod tests {
             ("v1.2/LICENSE", Some("v1.2/LICENSE-#")),
             ("a b/ü%.txt", Some("a b/ü%-#.txt")),
             ("ends.", Some("ends-#.")),
-            // What holds its hash keeps its name.
+            // A name with its own hash is unchanged.
             ("logo-#.png", Some("logo-#.png")),
             ("logo-#.tar.gz", Some("logo-#.tar.gz")),
             ("LICENSE-#", Some("LICENSE-#")),
             ("logo-BA7816BF8F01CFEA.png", Some("logo-BA7816BF8F01CFEA.png")),
-            // The hash of something else is a part of the name as any other.
+            // The hash of other contents is an ordinary part of the name.
             ("logo-0123456789abcdef.png", Some("logo-0123456789abcdef-#.png")),
             ("LICENSE-0123456789abcdef", Some("LICENSE-0123456789abcdef-#")),
             ("logo-ba7816bf.png", Some("logo-ba7816bf-#.png")),
-            // But where it would be read in place of the right one.
+            // Except where the rules would match it in place of the right one.
             ("logo-0123456789abcdef.tar.gz", None),
             ("logo.x-0123456789abcdef", None),
         ] {
@@ -208,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn two_contents_never_share_a_name() {
+    fn different_contents_never_share_a_name() {
         let (one, same, other) = (asset("a", "x", b"1"), asset("b", "x", b"1"), asset("c", "x", b"2"));
         assert_eq!(distinct(&[one.clone(), same.clone()]).unwrap().len(), 1);
         let error = distinct(&[one, same, other]).unwrap_err();
@@ -222,12 +220,12 @@ mod tests {
             text.starts_with("{\n  \"a/\\\"c\\\"\": {\n    \"name\": \"a/c-1\"") && text.ends_with("}\n"),
             "{text}"
         );
-        // As `openssl dgst -sha256 -binary | base64` has it.
+        // Output of `openssl dgst -sha256 -binary | base64`.
         assert!(text.contains("\"integrity\": \"sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=\""), "{text}");
     }
 
     #[test]
-    fn only_the_names_in_a_path_count() {
+    fn target_keeps_only_the_names_of_a_path() {
         for (file, path) in [("./a/../b.png", "/a/b.png"), ("/srv/a b?", "/srv/a%20b%3F"), ("sha256:00", "/sha256:00")]
         {
             assert_eq!(target(Path::new(file)), path);
@@ -236,12 +234,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_published_name_agrees_and_is_published_as_itself(
+        fn a_published_name_matches_and_is_published_unchanged(
             given in "([a-z%ü ]{1,3}/)?[^./\0\\p{Cc}][^/\0]{0,12}(-[0-9a-f]{16})?(\\.[a-z]{0,3})?", contents in any::<[u8; 4]>(),
         ) {
             let (rules, digest) = (rules().unwrap(), digest(&contents));
             if let Ok(name) = published_name(&given, &digest, &rules) {
-                prop_assert!(agrees(&name, &digest, &rules));
+                prop_assert!(matches_digest(&name, &digest, &rules));
                 prop_assert_eq!(published_name(&name, &digest, &rules).unwrap(), name.clone());
                 let target = target(Path::new(&name));
                 if let Ok(key) = AssetKey::parse(&target, usize::MAX) {

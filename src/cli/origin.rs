@@ -1,4 +1,4 @@
-//! `peerage origin`: a folder as a development origin.
+//! `peerage origin`: serves a folder as a development origin.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -15,7 +15,9 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, init_log, input_ends, runtime, write_pid};
+use super::failure::Failure;
+use super::log::init_log;
+use super::process::{input_ends, runtime, write_pid};
 use crate::body::Body;
 use crate::config::{LogConfig, Period};
 use crate::conn::accept::{LogLatch, accepted};
@@ -26,44 +28,45 @@ use crate::site::rules::Rule;
 
 #[derive(clap::Args)]
 pub(super) struct OriginCommand {
-    /// The folder
+    /// Folder to serve
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// Where to listen
+    /// Listening address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
     listen: SocketAddr,
-    /// How long every answer waits, such as 300ms
+    /// Delay of each response, such as 300ms
     #[arg(long, value_name = "TIME", default_value = "0s")]
     delay: Period,
-    /// Lets PUT make and replace files
+    /// Allows PUT to create and replace files
     #[arg(long)]
     writable: bool,
-    /// Writes its process id to FILE once it listens
+    /// Writes the process id to FILE once the origin listens
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Ends when standard input does
+    /// Ends when standard input ends
     #[arg(long, hide = true)]
     while_input: bool,
 }
 
-/// The names to which the development origin gives a lifetime of a year: those of the
-/// walk-through, such as `logo-0492830483.png`, and of most build tools.
-const LASTING: [&str; 2] = ["/**/*-{hash}.*", "/**/*.{hash}.*"];
+/// Names that get a lifetime of a year: those of the walk-through, such as
+/// `logo-0492830483.png`, and of most build tools.
+const IMMUTABLE: [&str; 2] = ["/**/*-{hash}.*", "/**/*.{hash}.*"];
 
 impl OriginCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let rules = LASTING.map(Rule::parse).into_iter().collect::<Result<_, _>>().map_err(Failure::Usage)?;
+        let rules = IMMUTABLE.map(Rule::parse).into_iter().collect::<Result<_, _>>().map_err(Failure::Usage)?;
         let writes = if self.writable { Writes::Allowed } else { Writes::Refused };
-        let files = FileOrigin::new(&self.folder, self.delay.0, writes, rules)
-            .map_err(|error| Failure::Usage(format!("{}: {error}; a folder is needed", self.folder.display())))?;
+        let files = FileOrigin::new(&self.folder, self.delay.0, writes, rules).map_err(|error| {
+            Failure::Usage(format!("cannot serve {}: {error}; name a folder", self.folder.display()))
+        })?;
         let (_lost, _throttle, _log) = init_log(&LogConfig::default());
         let runtime = runtime(0)?;
         let ended = runtime.block_on(async {
             let listener = TcpListener::bind(self.listen).await.map_err(|error| {
-                Failure::Unavailable(format!("--listen: cannot listen on {}: {error}", self.listen))
+                Failure::Unavailable(format!("cannot listen on {} (--listen): {error}", self.listen))
             })?;
             write_pid(self.pid_file.as_deref())?;
-            say(&format!("origin serves {} at http://{}", self.folder.display(), listener.local_addr()?));
+            print_line(&format!("origin serves {} at http://{}", self.folder.display(), listener.local_addr()?));
             let mut terminate = signal(SignalKind::terminate())?;
             let mut interrupt = signal(SignalKind::interrupt())?;
             tokio::select! {
@@ -88,15 +91,15 @@ async fn serve(listener: TcpListener, files: Arc<FileOrigin>) {
         let files = Arc::clone(&files);
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            let service = service_fn(move |request| answer(Arc::clone(&files), request));
-            // A client that breaks off harms nobody else.
+            let service = service_fn(move |request| respond(Arc::clone(&files), request));
+            // A failed connection does not affect the others.
             let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-/// Answers, and prints who asked for what.
-async fn answer(files: Arc<FileOrigin>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+/// Responds to a request, and prints a line for it.
+async fn respond(files: Arc<FileOrigin>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let began = Instant::now();
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let via = request.headers().get(http::header::VIA).and_then(|via| via.to_str().ok()).unwrap_or("-").to_owned();
@@ -108,11 +111,11 @@ async fn answer(files: Arc<FileOrigin>, request: Request<Incoming>) -> Result<Re
     });
     let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
     let (status, took) = (response.status().as_u16(), began.elapsed().as_millis());
-    say(&format!("{time} origin {method} {uri} {status} via=\"{via}\" {took}ms"));
+    print_line(&format!("{time} origin {method} {uri} {status} via=\"{via}\" {took}ms"));
     Ok(response)
 }
 
-/// Prints a line; the origin goes on where nobody reads it any more.
-fn say(line: &str) {
+/// Prints a line. A closed standard output does not end the origin.
+fn print_line(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -1,6 +1,8 @@
-//! `peerage owner`: who owns a path, and who comes next.
+//! `peerage owner`: the owner of a path, and its successors.
 
-use super::{ConfigArguments, Failure, print, runtime};
+use super::arguments::ConfigArguments;
+use super::failure::Failure;
+use super::process::{print, runtime};
 use crate::cluster::ring::Ring;
 use crate::config::{ClusterConfig, Config};
 use crate::key::AssetKey;
@@ -8,7 +10,7 @@ use crate::server;
 
 #[derive(clap::Args)]
 pub(super) struct Owner {
-    /// Paths as clients ask for them, such as /logo-0492830483.png
+    /// Paths as clients request them, such as /logo-0492830483.png
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
     #[command(flatten)]
@@ -16,12 +18,12 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// A line for each path: its canonical form, then the peers in rank.
+    /// Prints a line for each path: its canonical form, then the peers in order of rank.
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.config.load()?;
         let Some(cluster) = &config.cluster else {
             return Err(Failure::Usage(
-                "cluster.peers: there is no [cluster] in the configuration; an edge alone owns everything".to_owned(),
+                "no [cluster] in the configuration: an edge without peers owns every path".to_owned(),
             ));
         };
         let members = members(&config, cluster)?;
@@ -37,7 +39,7 @@ impl Owner {
     }
 }
 
-/// The members that are configured, or found now.
+/// Returns the members in `cluster.peers`, or those that discovery finds now.
 pub(super) fn members(config: &Config, cluster: &ClusterConfig) -> Result<Vec<String>, Failure> {
     let Some(discovery) = server::discovery(config, &cluster.own(cluster.listen))? else {
         return Ok(cluster.peers.clone());

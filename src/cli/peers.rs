@@ -1,4 +1,4 @@
-//! `peerage peers`: the cluster, as an edge that runs sees it.
+//! `peerage peers`: the members of the cluster as a running edge sees them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,19 +6,22 @@ use bytes::Bytes;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 
-use super::{ConfigArguments, FIRST_BYTE, Failure, PATIENCE, print, runtime};
+use super::arguments::ConfigArguments;
+use super::client::{FIRST_BYTE, PATIENCE};
+use super::failure::Failure;
+use super::process::{print, runtime};
 use crate::admin;
 use crate::body::Body;
 use crate::error::Error;
 use crate::origin::Origin;
 use crate::origin::http_origin::HttpOrigin;
 
-/// More is no answer of an edge's.
+/// Size limit of a response, in bytes; an edge's is smaller.
 const LARGEST: usize = 16 * 1024 * 1024;
 
 #[derive(clap::Args)]
 pub(super) struct Peers {
-    /// Prints what the edge's /peers says, as JSON
+    /// Prints the response of the edge's /peers, as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -27,19 +30,21 @@ pub(super) struct Peers {
 
 impl Peers {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let operators = reachable(self.config.load()?.admin.listen);
-        let answer = runtime(1)?.block_on(ask(operators))?;
+        let admin = reachable(self.config.load()?.admin.listen);
+        let response = runtime(1)?.block_on(fetch_peers(admin))?;
         if self.json {
-            return print(&String::from_utf8_lossy(&answer));
+            return print(&String::from_utf8_lossy(&response));
         }
-        let peers: admin::Peers = serde_json::from_slice(&answer).map_err(|error| {
-            Failure::Unavailable(format!("admin.listen: what {operators} says is not an edge's: {error}"))
+        let peers: crate::admin::Peers = serde_json::from_slice(&response).map_err(|error| {
+            Failure::Unavailable(format!(
+                "{admin} (admin.listen) did not respond like an edge: {error}; check the address"
+            ))
         })?;
         print(&table(&peers))
     }
 }
 
-/// What listens everywhere listens on loopback too.
+/// Returns the address to connect to: a wildcard address is reached on loopback.
 fn reachable(listening: SocketAddr) -> SocketAddr {
     let ip = match listening.ip() {
         ip if !ip.is_unspecified() => ip,
@@ -49,13 +54,14 @@ fn reachable(listening: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listening.port())
 }
 
-async fn ask(operators: SocketAddr) -> Result<Bytes, Failure> {
+/// Requests `/peers` from the admin listener.
+async fn fetch_peers(admin: SocketAddr) -> Result<Bytes, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!(
-            "admin.listen: {operators} does not say who its peers are: {error}; is the edge running?"
+            "cannot read the members from {admin} (admin.listen): {error}; check that the edge is running"
         ))
     };
-    let url: Uri = format!("http://{operators}").parse().map_err(|error| failed(&error))?;
+    let url: Uri = format!("http://{admin}").parse().map_err(|error| failed(&error))?;
     let edge = HttpOrigin::new(&url, PATIENCE, FIRST_BYTE, 1).map_err(|error| failed(&error))?;
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = Uri::from_static("/peers");
@@ -67,11 +73,11 @@ async fn ask(operators: SocketAddr) -> Result<Bytes, Failure> {
     body.map(http_body_util::Collected::to_bytes).map_err(|error| failed(&error))
 }
 
-/// Says what went wrong with the edge: for its client, an edge is an origin.
+/// Returns the cause of a failure, without the word "origin": here the server is an edge.
 fn reason(error: &Error) -> String {
     match error {
         Error::OriginUnreachable(why) | Error::OriginGarbage(why) | Error::OriginBroke(why) => why.clone(),
-        Error::OriginTimeout(_) => "no answer in time".to_owned(),
+        Error::OriginTimeout(_) => "timeout".to_owned(),
         other => other.to_string(),
     }
 }
@@ -108,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_for_each() {
+    fn table_has_a_line_for_each_member() {
         let peer = |name: Option<&str>, own, share| admin::Peer {
             name: name.map(str::to_owned),
             address: "10.0.0.5:7001".to_owned(),
@@ -132,9 +138,10 @@ epoch 7
     }
 
     #[test]
-    fn what_listens_everywhere_is_asked_here() {
-        for (listening, asked) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.5:1", "10.0.0.5:1")] {
-            assert_eq!(reachable(listening.parse().unwrap()), asked.parse().unwrap());
+    fn a_wildcard_address_is_reached_on_loopback() {
+        for (listening, expected) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.5:1", "10.0.0.5:1")]
+        {
+            assert_eq!(reachable(listening.parse().unwrap()), expected.parse().unwrap());
         }
     }
 }

@@ -1,9 +1,11 @@
-//! `peerage route`: the rules that a URL meets, its key, its owner and its origin.
+//! `peerage route`: the matching rules, the key, the owner and the origin of a URL.
 
 use std::fmt::Write;
 
+use super::arguments::ConfigArguments;
+use super::failure::Failure;
 use super::owner::members;
-use super::{ConfigArguments, Failure, print};
+use super::process::print;
 use crate::cluster::ring::Ring;
 use crate::config::{Config, Period};
 use crate::edge::Policy;
@@ -14,7 +16,7 @@ use crate::site::rules::Rule;
 
 #[derive(clap::Args)]
 pub(super) struct Route {
-    /// URLs or paths as clients ask for them, such as /assets/index-BxYz12Ab.js
+    /// URLs or paths as clients request them, such as /assets/index-BxYz12Ab.js
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
     #[command(flatten)]
@@ -34,21 +36,21 @@ impl Route {
         let limit = usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX);
         let mut blocks = Vec::new();
         for url in &self.urls {
-            let asked = AssetKey::parse(url, limit).map_err(|error| Failure::Usage(format!("{url}: {error}")))?;
-            blocks.push(block(url, &asked, &config, &policy, &ring));
+            let requested = AssetKey::parse(url, limit).map_err(|error| Failure::Usage(format!("{url}: {error}")))?;
+            blocks.push(block(url, &requested, &config, &policy, &ring));
         }
         print(&blocks.join("\n"))
     }
 }
 
-/// The lines for one URL.
-fn block(url: &str, asked: &AssetKey, config: &Config, policy: &Policy, ring: &Ring) -> String {
-    let key = policy.trim(asked.clone());
+/// Returns the lines for one URL.
+fn block(url: &str, requested: &AssetKey, config: &Config, policy: &Policy, ring: &Ring) -> String {
+    let key = policy.trim(requested.clone());
     let ranked: Vec<_> = ring.rank(key.hash()).into_iter().map(|member| &**member.name()).collect();
-    let owner = if ranked.is_empty() { "this edge, which is alone".to_owned() } else { ranked.join(", then ") };
-    let query = match (asked.query(), key.query()) {
+    let owner = if ranked.is_empty() { "this edge, which has no peers".to_owned() } else { ranked.join(", then ") };
+    let query = match (requested.query(), key.query()) {
         (None, _) => "none",
-        (asked, kept) if asked == kept => "all of it is part of the key",
+        (requested, kept) if requested == kept => "all of it is part of the key",
         (_, None) => "dropped by a [[query]] rule",
         _ => "cut by a [[query]] rule",
     };
@@ -61,15 +63,15 @@ fn block(url: &str, asked: &AssetKey, config: &Config, policy: &Policy, ring: &R
         ("owner", &owner),
         ("origin", &config.origin.url.to_string()),
     ] {
-        writeln!(text, "  {label:<7} {value}").expect("a string takes what is written to it");
+        writeln!(text, "  {label:<7} {value}").expect("writing to a String cannot fail");
     }
     text
 }
 
-/// The rule that matches a key, and its effect.
+/// Returns the rule that matches a key, and its effect.
 fn rule(key: &AssetKey, config: &Config, policy: &Policy) -> String {
     let Some((rule, hash)) = policy.rules.iter().find_map(|rule| Some((rule, rule.hash_in(key.path())?))) else {
-        return "none matches: the response's own Cache-Control and Expires decide".to_owned();
+        return "none matches: Cache-Control and Expires of the response decide".to_owned();
     };
     let effect = match policy.name(key) {
         Name::Proven => format!(
@@ -80,13 +82,13 @@ fn rule(key: &AssetKey, config: &Config, policy: &Policy) -> String {
             "not verified: a hint, fresh for {} (cache.hint_ttl) where the response states no lifetime",
             Period(policy.times.hint)
         ),
-        Name::Plain => "not verified, and the extension is not that of a static file: no hint".to_owned(),
+        Name::Plain => "not verified, and no hint: the extension is not that of a static file".to_owned(),
     };
-    format!("{}, hash {hash}: {effect}", origin_of(rule, config))
+    format!("{}, hash {hash}: {effect}", source_of(rule, config))
 }
 
-/// The place in the configuration that a rule comes from.
-fn origin_of(rule: &Rule, config: &Config) -> String {
-    let own = config.immutable.iter().any(|own| own.path.as_deref() == Some(rule.pattern()));
-    if own { format!("[[immutable]] {rule}") } else { format!("cache.immutable_sets: {rule}") }
+/// Returns a rule with the part of the configuration that contains it.
+fn source_of(rule: &Rule, config: &Config) -> String {
+    let is_own = config.immutable.iter().any(|own| own.path.as_deref() == Some(rule.pattern()));
+    if is_own { format!("[[immutable]] {rule}") } else { format!("cache.immutable_sets: {rule}") }
 }

@@ -1,4 +1,4 @@
-//! `peerage run`: one edge.
+//! `peerage run`: runs one edge.
 
 use std::io::{self, BufWriter};
 use std::net::TcpListener;
@@ -10,28 +10,31 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
-use super::{ConfigArguments, Failure, LINES, init_log, input_ends, is_text, runtime, write_pid};
+use super::arguments::ConfigArguments;
+use super::failure::Failure;
+use super::log::{LINES, init_log, is_text};
+use super::process::{input_ends, runtime, write_pid};
 use crate::config::{Config, LimitsConfig, LogConfig};
 use crate::error::StartError;
 use crate::observe::access::Format;
 use crate::server::{Reloading, Server};
 
-/// Files for what is asked of peers, for answers of the origin that are streaming, for
-/// operators and for the process itself.
-const FILES: u64 = 1536;
+/// Open files for requests to peers, for streaming responses of the origin, for the admin
+/// listener and for the process itself.
+const RESERVED_FILES: u64 = 1536;
 
 #[derive(clap::Args)]
 pub(super) struct Run {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Pulls the most wanted keys that this edge now owns from its peers, before it
+    /// Pulls the most requested keys that this edge owns from its peers, before it
     /// reports ready
     #[arg(long)]
     warm: bool,
-    /// Writes its process id to FILE once it listens
+    /// Writes the process id to FILE once the edge listens
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Ends when standard input does
+    /// Ends when standard input ends
     #[arg(long, hide = true)]
     while_input: bool,
 }
@@ -40,36 +43,36 @@ impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
         let mut config = self.config.load_edge()?;
         let (lost, throttle, _log) = init_log(&config.log);
-        fit(&mut config, most_files());
+        limit_connections(&mut config, raise_file_limit());
         let runtime = runtime(config.edge.threads)?;
-        drop(runtime.spawn(throttle.clone().report_always()));
+        drop(runtime.spawn(throttle.clone().report_periodically()));
         let ended = runtime.block_on(async {
             let (name, origin, log) = (config.edge.name.clone(), config.origin.url.clone(), config.log.clone());
-            // Before anybody can know that it is there.
+            // Installed before the listeners exist.
             let signals = Signals::new()?;
-            let mut server = Server::bind_on(config, inherited()?).await?;
+            let mut server = Server::bind_on(config, inherited_sockets()?).await?;
             server.count_lost(lost);
-            let _lines = write_lines(&mut server, &log);
+            let _access_log = start_access_log(&mut server, &log);
             if self.warm {
                 server.start_warm();
             }
             write_pid(self.pid_file.as_deref())?;
-            let at = server.addresses();
-            let peers = at.peers.map(|address| address.to_string());
-            tracing::info!(%name, clients = %at.clients, peers, admin = %at.admin, %origin, "serving");
+            let addresses = server.addresses();
+            let peers = addresses.peers.map(|address| address.to_string());
+            tracing::info!(%name, clients = %addresses.clients, peers, admin = %addresses.admin, %origin, "serving");
             let reloading = server.reloading();
-            server.run(self.until_told(signals, reloading)).await?;
+            server.run(self.until_shutdown(signals, reloading)).await?;
             throttle.report();
             tracing::info!("ended");
             Ok(())
         });
-        // A blocked read of standard input must not hold the process up.
+        // A blocked read of standard input must not delay the exit.
         runtime.shutdown_background();
         ended
     }
 
-    /// Resolves when it is time to drain; reloads when told to.
-    async fn until_told(&self, mut signals: Signals, mut reloading: Reloading) {
+    /// Resolves on the first SIGTERM or SIGINT; reloads the configuration on SIGHUP.
+    async fn until_shutdown(&self, mut signals: Signals, mut reloading: Reloading) {
         let mut input = pin!(async {
             if self.while_input {
                 input_ends().await;
@@ -96,11 +99,11 @@ impl Run {
     }
 
     fn reload(&self, reloading: &mut Reloading) {
-        let fitting = |mut config| {
-            fit(&mut config, most_files());
+        let limited = |mut config| {
+            limit_connections(&mut config, raise_file_limit());
             config
         };
-        match self.config.load_edge().map(fitting).and_then(|config| reloading.reload(config)) {
+        match self.config.load_edge().map(limited).and_then(|config| reloading.reload(config)) {
             Ok(restart) if restart.is_empty() => tracing::info!("configuration reloaded"),
             Ok(restart) => tracing::warn!(
                 changed = restart.join(", "),
@@ -111,9 +114,9 @@ impl Run {
     }
 }
 
-/// Has the system give this process as many files as it may have; each connection is
-/// one. Returns how many that are.
-fn most_files() -> u64 {
+/// Raises this process's limit of open files to its maximum, for each connection is an open
+/// file. Returns the limit.
+fn raise_file_limit() -> u64 {
     let mut files = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: files.maximum, ..files };
     if setrlimit(Resource::Nofile, raised).is_ok() {
@@ -122,40 +125,42 @@ fn most_files() -> u64 {
     files.current.unwrap_or(u64::MAX)
 }
 
-/// Leaves some of the `files` for what is not a client's: or clients could keep this
-/// edge from its origin, its peers and its operators. Each listener may have all of
-/// `limits.connections`, and `origin.requests` holds for uploads once more.
-fn fit(config: &mut Config, files: u64) {
+/// Lowers `limits.connections` so that clients leave files for the origin, the peers and the
+/// admin listener, out of `files`. Each listener may have `limits.connections` connections, and
+/// `origin.requests` applies twice: to requests that wait, and to uploads.
+fn limit_connections(config: &mut Config, files: u64) {
     let listeners = 1 + u64::from(config.cluster.is_some());
-    let others = (config.origin.requests as u64).saturating_mul(2).saturating_add(FILES).min(files / 2);
-    let places = usize::try_from((files - others) / listeners).unwrap_or(usize::MAX);
-    let asked = config.limits.connections;
-    if asked <= places {
+    let reserved = (config.origin.requests as u64).saturating_mul(2).saturating_add(RESERVED_FILES).min(files / 2);
+    let available = usize::try_from((files - reserved) / listeners).unwrap_or(usize::MAX);
+    let configured = config.limits.connections;
+    if configured <= available {
         return;
     }
-    config.limits.connections = places;
-    // The default asks for nothing: it is the most that an edge takes by itself.
-    if asked == LimitsConfig::default().connections {
-        tracing::info!(files, connections = places, "limits.connections follows the open file limit");
+    config.limits.connections = available;
+    // The default is an upper bound, not a request of the operator.
+    if configured == LimitsConfig::default().connections {
+        tracing::info!(files, connections = available, "limits.connections lowered to the open file limit");
     } else {
         tracing::warn!(
             files,
-            asked,
-            connections = places,
-            "limits.connections is lowered: the system gives this process too few files; raise its limit (LimitNOFILE= of systemd, ulimit -n)"
+            configured,
+            connections = available,
+            "limits.connections lowered: open file limit too low, raise it (LimitNOFILE= in systemd, ulimit -n)"
         );
     }
 }
 
-/// The listening sockets that whoever started this process has opened for it, as
-/// systemd does (`sd_listen_fds(3)`).
-fn inherited() -> Result<Vec<TcpListener>, StartError> {
-    let mut handed = ListenFd::from_env();
-    let sockets = (0..handed.len()).filter_map(|at| handed.take_tcp_listener(at).transpose());
-    let refused = |error| StartError::Config(format!("LISTEN_FDS: {error}; only TCP sockets can be handed in"));
-    sockets.collect::<io::Result<_>>().map_err(refused)
+/// Returns the listening sockets that the parent process passed on, as systemd does
+/// (`sd_listen_fds(3)`).
+fn inherited_sockets() -> Result<Vec<TcpListener>, StartError> {
+    let mut inherited = ListenFd::from_env();
+    let sockets = (0..inherited.len()).filter_map(|at| inherited.take_tcp_listener(at).transpose());
+    let invalid =
+        |error| StartError::Config(format!("invalid socket in LISTEN_FDS: {error} (expected listening TCP sockets)"));
+    sockets.collect::<io::Result<_>>().map_err(invalid)
 }
 
+/// The signals that an edge handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -172,9 +177,9 @@ impl Signals {
     }
 }
 
-/// Access lines go to standard output, from a thread of their own; what is
-/// returned writes the last of them when it is dropped.
-fn write_lines(server: &mut Server, log: &LogConfig) -> Option<WorkerGuard> {
+/// Writes the access log to standard output, from a thread of its own. The returned guard
+/// writes the last lines when it is dropped.
+fn start_access_log(server: &mut Server, log: &LogConfig) -> Option<WorkerGuard> {
     if !log.access {
         return None;
     }
@@ -193,8 +198,8 @@ mod tests {
     use crate::config::ClusterConfig;
 
     #[test]
-    fn clients_leave_files_to_others() {
-        for (files, connections, requests, [alone, in_a_cluster]) in [
+    fn connections_are_limited_by_open_files() {
+        for (files, connections, requests, [single, clustered]) in [
             (1 << 20, 16_384, 1024, [16_384, 16_384]),
             (u64::MAX, 16_384, 1024, [16_384, 16_384]),
             (36_352, 16_384, 1024, [16_384, 16_384]),
@@ -205,11 +210,11 @@ mod tests {
             (64, 16_384, usize::MAX, [32, 16]),
             (1024, 100, 1024, [100, 100]),
         ] {
-            for (cluster, fitting) in [(None, alone), (Some(ClusterConfig::default()), in_a_cluster)] {
+            for (cluster, expected) in [(None, single), (Some(ClusterConfig::default()), clustered)] {
                 let mut config = Config { cluster, ..Config::default() };
                 (config.limits.connections, config.origin.requests) = (connections, requests);
-                fit(&mut config, files);
-                assert_eq!(config.limits.connections, fitting, "of {files}");
+                limit_connections(&mut config, files);
+                assert_eq!(config.limits.connections, expected, "of {files}");
             }
         }
     }

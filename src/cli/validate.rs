@@ -6,8 +6,10 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use http::uri::Authority;
 
-use super::{ConfigArguments, Failure, print};
-use crate::config::{ClusterConfig, Config, Given, Size};
+use super::arguments::ConfigArguments;
+use super::failure::Failure;
+use super::process::print;
+use crate::config::{ClusterConfig, Config, Layers, Size};
 
 #[derive(clap::Args)]
 pub(super) struct Validate {
@@ -17,14 +19,14 @@ pub(super) struct Validate {
 
 impl Validate {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let given = self.config.read()?;
-        let config = given.edge_config()?;
+        let layers = self.config.read()?;
+        let config = layers.edge_config()?;
         let peers = match &config.cluster {
             Some(ClusterConfig { discover: Some(source), .. }) => format!("peers by {source}"),
             Some(cluster) => format!("{} peers", cluster.peers.len()),
             None => "0 peers".to_owned(),
         };
-        for warning in warnings(&given, &config, machine_memory()) {
+        for warning in warnings(&layers, &config, machine_memory()) {
             let _ = writeln!(io::stderr(), "warning: {warning}");
         }
         print(&format!(
@@ -38,7 +40,7 @@ impl Validate {
     }
 }
 
-/// The rules of `[[immutable]]` in a line: sets by name, others by path.
+/// Returns the rules for names in one line: those of `[[immutable]]` by path, sets by name.
 fn rules(config: &Config) -> String {
     let names = config
         .immutable
@@ -49,12 +51,12 @@ fn rules(config: &Config) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// The faults that do not keep an edge from running, each with its key and a way out.
-fn warnings(given: &Given, config: &Config, machine: Option<u64>) -> Vec<String> {
+/// Returns the faults that do not keep an edge from running, each with its key and a remedy.
+fn warnings(layers: &Layers, config: &Config, machine: Option<u64>) -> Vec<String> {
     let mut found = Vec::new();
-    if config.cluster.is_some() && !given.sets("edge.name") {
+    if config.cluster.is_some() && !layers.sets("edge.name") {
         found.push(format!(
-            "edge.name: not set, so this edge is `{}`; peers refuse the second edge with a name",
+            "edge.name is not set, so this edge is named {:?}; set it, for peers refuse a second edge with the same name",
             config.edge.name
         ));
     }
@@ -70,40 +72,45 @@ fn warnings(given: &Given, config: &Config, machine: Option<u64>) -> Vec<String>
         found.extend(list_warnings(cluster));
         let names: BTreeSet<_> = cluster.peers.iter().chain(&cluster.advertise).collect();
         let unresolved = names.into_iter().filter_map(|name| Some((name, resolve(name).err()?)));
-        found.extend(unresolved.map(|(name, error)| format!("cluster.peers: `{name}` does not resolve here: {error}")));
+        found.extend(
+            unresolved
+                .map(|(name, error)| format!("cluster.peers: {name:?} does not resolve on this machine: {error}")),
+        );
     }
     found
 }
 
-/// Says that the origin does not resolve, or is a listener of this edge.
+/// Returns a warning if the origin does not resolve, or is a listener of this edge.
 fn origin_warning(config: &Config) -> Option<String> {
     let authority = config.origin.url.authority().map(Authority::as_str)?;
     let with_port = if config.origin.url.port().is_some() { authority.to_owned() } else { format!("{authority}:80") };
     let addresses = match resolve(&with_port) {
         Ok(addresses) => addresses,
-        Err(error) => return Some(format!("origin.url: `{authority}` does not resolve here: {error}")),
+        Err(error) => return Some(format!("origin.url: {authority:?} does not resolve on this machine: {error}")),
     };
     let peers = config.cluster.as_ref().map(|cluster| ("cluster.listen", cluster.listen));
     let listeners = [("edge.listen", config.edge.listen), ("admin.listen", config.admin.listen)];
-    let (key, _) = listeners.into_iter().chain(peers).find(|(_, own)| addresses.iter().any(|at| reaches(*at, *own)))?;
-    Some(format!("origin.url: {} is this edge itself ({key}); name the server behind it", config.origin.url))
+    let is_origin = |listener| addresses.iter().any(|address| reaches(*address, listener));
+    let (key, _) = listeners.into_iter().chain(peers).find(|(_, listener)| is_origin(*listener))?;
+    Some(format!("origin.url: {} is this edge itself ({key}); name the server behind the edge", config.origin.url))
 }
 
-/// Returns true if a connection to `at` from this machine arrives at the listener `own`.
-fn reaches(at: SocketAddr, own: SocketAddr) -> bool {
-    at.port() == own.port() && (at.ip() == own.ip() || own.ip().is_unspecified() && is_here(at.ip()))
+/// Returns true if a connection to `address` from this machine arrives at `listener`.
+fn reaches(address: SocketAddr, listener: SocketAddr) -> bool {
+    address.port() == listener.port()
+        && (address.ip() == listener.ip() || listener.ip().is_unspecified() && is_local(address.ip()))
 }
 
-fn is_here(ip: IpAddr) -> bool {
+fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified()
 }
 
-/// Faults of the member list: an address twice, or a list without this edge.
+/// Returns the faults of the member list: a duplicate address, or a list without this edge.
 fn list_warnings(cluster: &ClusterConfig) -> Vec<String> {
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
     for peer in cluster.peers.iter().filter(|peer| !seen.insert(*peer)) {
-        found.push(format!("cluster.peers: `{peer}` is listed twice"));
+        found.push(format!("cluster.peers: {peer:?} is listed twice; remove one"));
     }
     let own = cluster.own(cluster.listen);
     let joins = cluster.gossip && cluster.secret.is_some();
@@ -119,8 +126,8 @@ fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
     name.to_socket_addrs().map(Iterator::collect)
 }
 
-/// The memory that this process may use at most, in bytes: the machine's, or its control
-/// group's if that is less. `None` where the system does not tell.
+/// Returns the memory available to this process in bytes: the machine's, or the control
+/// group's limit if that is less. `None` if the system does not report it.
 fn machine_memory() -> Option<u64> {
     let read = |path| std::fs::read_to_string(path).ok();
     let installed = read("/proc/meminfo").and_then(|text| {
@@ -138,12 +145,12 @@ mod tests {
     fn found(sets: &[&str], machine: u64) -> Vec<String> {
         let base = ["edge.name=edge-5", "origin.url=http://10.0.0.9"].map(str::to_owned);
         let sets: Vec<_> = base.into_iter().chain(sets.iter().map(|set| (*set).to_owned())).collect();
-        let given = Given::read(None, &sets).unwrap();
-        warnings(&given, &given.edge_config().unwrap(), Some(machine))
+        let layers = Layers::read(None, &sets).unwrap();
+        warnings(&layers, &layers.edge_config().unwrap(), Some(machine))
     }
 
     #[test]
-    fn each_fault_that_does_not_keep_an_edge_from_running_is_a_warning() {
+    fn faults_that_do_not_prevent_a_start_are_warnings() {
         let machine = 1 << 34;
         assert_eq!(found(&[], machine), [""; 0]);
         assert_eq!(found(&["cluster.gossip=true"], machine), [""; 0]);
@@ -156,17 +163,17 @@ mod tests {
             (&["origin.url=http://localhost", "edge.listen=0.0.0.0:80"], "itself (edge.listen)"),
             (&["origin.url=http://127.0.0.1:9901"], "itself (admin.listen)"),
             (&["origin.url=http://127.0.0.1:7001", "cluster.gossip=true"], "itself (cluster.listen)"),
-            (&["origin.url=http://name.invalid"], "origin.url: `name.invalid` does not resolve"),
+            (&["origin.url=http://name.invalid"], "origin.url: \"name.invalid\" does not resolve"),
             (&["cluster.peers=[\"10.0.0.1:1\"]"], "cluster.peers: this edge (127.0.0.1:7001) is not listed"),
-            (&["cluster.peers=[\"127.0.0.1:7001\", \"127.0.0.1:7001\"]"], "`127.0.0.1:7001` is listed twice"),
-            (&["cluster.peers=[\"127.0.0.1:7001\", \"name.invalid:1\"]"], "`name.invalid:1` does not resolve"),
+            (&["cluster.peers=[\"127.0.0.1:7001\", \"127.0.0.1:7001\"]"], "\"127.0.0.1:7001\" is listed twice"),
+            (&["cluster.peers=[\"127.0.0.1:7001\", \"name.invalid:1\"]"], "\"name.invalid:1\" does not resolve"),
         ] {
             let found = found(sets, machine);
             assert!(found.len() == 1 && found[0].contains(part), "{sets:?}: {found:?}");
         }
         let unnamed =
-            Given::read(None, &["origin.url=http://10.0.0.9", "cluster.gossip=true"].map(str::to_owned)).unwrap();
+            Layers::read(None, &["origin.url=http://10.0.0.9", "cluster.gossip=true"].map(str::to_owned)).unwrap();
         let found = warnings(&unnamed, &unnamed.edge_config().unwrap(), None);
-        assert!(found.len() == 1 && found[0].starts_with("edge.name: not set"), "{found:?}");
+        assert!(found.len() == 1 && found[0].starts_with("edge.name is not set"), "{found:?}");
     }
 }

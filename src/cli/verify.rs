@@ -1,4 +1,4 @@
-//! `peerage verify`: do names and contents agree?
+//! `peerage verify`: checks contents against the digests in their names.
 
 use std::path::Path;
 
@@ -8,10 +8,13 @@ use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::BodyExt;
 use tokio::fs::File;
 
+use super::arguments::ConfigArguments;
+use super::client::{FIRST_BYTE, PATIENCE};
 use super::contents::{blocks, digest};
-use super::{ConfigArguments, FIRST_BYTE, Failure, PATIENCE, print, runtime};
+use super::failure::Failure;
+use super::manifest;
+use super::process::{print, runtime};
 use crate::body::Body;
-use crate::cli::manifest;
 use crate::config::Config;
 use crate::key::AssetKey;
 use crate::origin::Origin;
@@ -20,8 +23,8 @@ use crate::semantics::digest::Expected;
 use crate::site::rules::Rule;
 use crate::upstream::Unframed;
 
-/// How many are read at a time.
-const AT_A_TIME: usize = 8;
+/// Number of targets read at a time.
+const CONCURRENCY: usize = 8;
 
 #[derive(clap::Args)]
 pub(super) struct Verify {
@@ -32,15 +35,15 @@ pub(super) struct Verify {
     config: ConfigArguments,
 }
 
-/// What is to be said of one target.
+/// The result for one target.
 enum Verdict {
-    Agrees(Expected),
-    /// And as much of the digest that was found.
+    Match(Expected),
+    /// The expected digest, and the found one in the same length.
     Wrong(Expected, String),
     Unknown,
 }
 
-/// How many targets there were of each kind.
+/// The number of targets of each kind.
 #[derive(Default)]
 struct Tally {
     ok: usize,
@@ -64,7 +67,7 @@ impl Verify {
 
     async fn verify(&self, rules: &[Rule]) -> Result<(), Failure> {
         let verdicts = stream::iter(&self.targets).map(async |target| (target, verdict(target, rules).await));
-        let mut verdicts = Box::pin(verdicts.buffered(AT_A_TIME));
+        let mut verdicts = Box::pin(verdicts.buffered(CONCURRENCY));
         let mut tally = Tally::default();
         while let Some((target, verdict)) = verdicts.next().await {
             print(&tally.line(target, verdict))?;
@@ -74,10 +77,10 @@ impl Verify {
 }
 
 impl Tally {
-    /// Counts a verdict, and writes it out.
+    /// Counts a verdict, and returns its line.
     fn line(&mut self, target: &str, verdict: Result<Verdict, Failure>) -> String {
         match verdict {
-            Ok(Verdict::Agrees(expected)) => {
+            Ok(Verdict::Match(expected)) => {
                 self.ok += 1;
                 format!("ok      {target}  {expected}\n")
             }
@@ -85,7 +88,7 @@ impl Tally {
                 self.wrong += 1;
                 format!("WRONG   {target}  expected {expected}, found {found}\n")
             }
-            Ok(Verdict::Unknown) => format!("unknown {target}  no rule tells\n"),
+            Ok(Verdict::Unknown) => format!("unknown {target}  no rule matches\n"),
             Err(failure) => {
                 let line = format!("failed  {target}  {failure}\n");
                 self.failed.push(failure);
@@ -97,12 +100,16 @@ impl Tally {
     fn outcome(self, targets: usize) -> Result<(), Failure> {
         let failed = self.failed.len();
         if self.wrong > 0 {
-            return Err(Failure::Disagrees(format!("{} of {targets} are wrong", self.wrong)));
+            return Err(Failure::Difference(format!("{} of {targets} targets are wrong", self.wrong)));
         }
         match self.failed.into_iter().next() {
-            Some(Failure::Unavailable(_)) => Err(Failure::Unavailable(format!("{failed} of {targets} cannot be had"))),
-            Some(_) => Err(Failure::Usage(format!("{failed} of {targets} cannot be read"))),
-            None if self.ok == 0 => Err(Failure::Disagrees("no rule tells what these names hold".to_owned())),
+            Some(Failure::Unavailable(_)) => {
+                Err(Failure::Unavailable(format!("{failed} of {targets} targets are unavailable")))
+            }
+            Some(_) => Err(Failure::Usage(format!("{failed} of {targets} targets cannot be read"))),
+            None if self.ok == 0 => Err(Failure::Difference(
+                "no rule matches these names; add [[immutable]] rules to the configuration".to_owned(),
+            )),
             None => Ok(()),
         }
     }
@@ -123,7 +130,7 @@ async fn verdict_on_file(file: &str, rules: &[Rule]) -> Result<Verdict, Failure>
 }
 
 async fn verdict_on_url(url: &str, rules: &[Rule]) -> Result<Verdict, Failure> {
-    let uri: Uri = url.parse().map_err(|error| Failure::Usage(format!("no URL: {error}")))?;
+    let uri: Uri = url.parse().map_err(|error| Failure::Usage(format!("invalid URL: {error}")))?;
     let key = AssetKey::from_uri(&uri, usize::MAX).map_err(|error| Failure::Usage(error.to_string()))?;
     let response = get(&uri).await?;
     let Some(expected) = expected(key.path(), rules) else {
@@ -134,41 +141,41 @@ async fn verdict_on_url(url: &str, rules: &[Rule]) -> Result<Verdict, Failure> {
     let unavailable = |error: crate::error::Error| Failure::Unavailable(error.to_string());
     let (digest, _) = digest(blocks, expected.algorithm).await.map_err(unavailable)?;
     match compare(expected, &digest) {
-        Verdict::Wrong(..) if unframed => {
-            Err(Failure::Unavailable("it ended where its connection did: wrong, or not whole".to_owned()))
-        }
+        Verdict::Wrong(..) if unframed => Err(Failure::Unavailable(
+            "the body differs, and may be incomplete: it has no length and ended with its connection".to_owned(),
+        )),
         verdict => Ok(verdict),
     }
 }
 
-/// The answer to a GET, in no coding.
+/// Sends a GET that accepts no content coding.
 async fn get(uri: &Uri) -> Result<http::Response<Body>, Failure> {
     let server = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |at| at.as_str()));
-    let server = server.parse().map_err(|error| Failure::Usage(format!("no URL: {error}")))?;
+    let server = server.parse().map_err(|error| Failure::Usage(format!("invalid URL: {error}")))?;
     let origin = HttpOrigin::new(&server, PATIENCE, FIRST_BYTE, 1).map_err(Failure::Usage)?;
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = uri.path_and_query().map_or("/", |target| target.as_str()).parse().unwrap_or_default();
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let response = origin.fetch(request).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
     if response.status() != StatusCode::OK {
-        return Err(Failure::Unavailable(format!("it answers {}", response.status())));
+        return Err(Failure::Unavailable(format!("the server answered {}", response.status())));
     }
     match response.headers().get(CONTENT_ENCODING) {
         Some(coding) if coding != "identity" => {
-            Err(Failure::Unavailable("it comes in a coding that was not asked for".to_owned()))
+            Err(Failure::Unavailable("the response has a content coding that was not requested".to_owned()))
         }
         _ => Ok(response),
     }
 }
 
-/// What the first rule that can tell says of the contents.
+/// Returns the digest that the first matching rule expects.
 fn expected(path: &str, rules: &[Rule]) -> Option<Expected> {
     rules.iter().find_map(|rule| rule.expected(path))
 }
 
 fn compare(expected: Expected, digest: &[u8]) -> Verdict {
     if expected.is_met_by(digest) {
-        return Verdict::Agrees(expected);
+        return Verdict::Match(expected);
     }
     let mut found = expected.encoding.encode(digest);
     found.truncate(expected.text.len());

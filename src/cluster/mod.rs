@@ -8,7 +8,9 @@ pub(crate) mod discovery;
 pub mod health;
 pub mod membership;
 pub mod ring;
+#[cfg(feature = "gossip")]
 pub(crate) mod seal;
+#[cfg(feature = "gossip")]
 pub(crate) mod swim;
 pub mod view;
 

@@ -1,4 +1,4 @@
-//! `[admin]`: where operators ask.
+//! `[admin]`: the listener for operators.
 
 use std::net::SocketAddr;
 
@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::values::{self, loopback};
 
-/// `[admin]`
+/// The table `[admin]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct AdminConfig {
-    /// `/metrics`, `/healthz`, `/readyz`, `/peers`.
+    /// Listening address of `/metrics`, `/healthz`, `/readyz` and `/peers`.
     #[serde(with = "values::address")]
     pub listen: SocketAddr,
 }

@@ -1,12 +1,23 @@
-//! Between what a value must lie.
+//! Checks of ranges, and the form of their errors.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::Period;
+use super::values::Period;
 
-/// Refuses what is out of `bounds`.
-pub(super) fn within<T: Copy + PartialOrd + Display>(
+/// Returns the error for a bad value of `key`; `problem` quotes the value and names the
+/// accepted values.
+pub(super) fn invalid(key: &str, problem: impl Display) -> String {
+    format!("invalid value for {key}: {problem}")
+}
+
+/// Returns the error for a value that needs a feature of this crate.
+pub(super) fn needs_feature(key: &str, value: &str, feature: &str) -> String {
+    invalid(key, format_args!("{value} needs the feature `{feature}` of peerage, and this build lacks it"))
+}
+
+/// Rejects a value outside `bounds`.
+pub(super) fn check_range<T: Copy + PartialOrd + Display>(
     key: &str,
     value: T,
     bounds: RangeInclusive<T>,
@@ -15,13 +26,13 @@ pub(super) fn within<T: Copy + PartialOrd + Display>(
         return Ok(());
     }
     let (least, most) = bounds.into_inner();
-    Err(format!("{key}: {value} is out of bounds; it must lie between {least} and {most}"))
+    Err(invalid(key, format_args!("{value} is out of range (expected {least} to {most})")))
 }
 
-/// Refuses a wait of no time.
-pub(super) fn some_time(key: &str, period: Period) -> Result<(), String> {
+/// Rejects a timeout of zero.
+pub(super) fn check_nonzero(key: &str, period: Period) -> Result<(), String> {
     if period.0.is_zero() {
-        return Err(format!("{key}: no time at all would fail everything; a duration such as `30s` is needed"));
+        return Err(invalid(key, "0s would fail every request (expected a duration such as 30s)"));
     }
     Ok(())
 }

@@ -1,53 +1,54 @@
-//! `[cache]`: what is kept.
+//! `[cache]`: memory, lifetimes, and rules of storing.
 
 use serde::{Deserialize, Serialize};
 
-use super::bounds::within;
+use super::bounds::{check_range, invalid};
 use super::values::{Period, Size, mib, secs};
 use crate::site::rules;
 use crate::store::tiers::Plan;
 
-/// The largest body that is kept where the configuration sets no size and memory allows it.
+/// The default of `max_object`, if `memory` allows it.
 const MAX_OBJECT: Size = mib(64);
 
-/// `[cache]`
+/// The table `[cache]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct CacheConfig {
-    /// Main, hot and flights together.
+    /// Memory for the main tier, the hot tier and flights together.
     pub memory: Size,
-    /// Of memory, for copies of what peers own, if there are any.
+    /// Share of `memory` for copies of entries that peers own; 0 for an edge without peers.
     pub hot_share: f64,
-    /// Of memory, for flights and for bodies that are read after they left a tier.
+    /// Share of `memory` for flights, and for bodies still being read after eviction.
     pub flight_share: f64,
-    /// The largest body that is kept; without one, it follows `memory`.
+    /// Size of the largest body that is stored; `None` derives it from `memory`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_object: Option<Size>,
-    /// How long a 404 for a proven name is remembered, where it states no lifetime.
+    /// TTL of a 404 for a name with a verified digest, if the response states no lifetime.
     pub negative_ttl: Period,
-    /// How long an uncacheable name bypasses request collapsing.
+    /// Time in which requests for an uncacheable name are not collapsed.
     pub hit_for_miss: Period,
-    /// How long a fill goes on when everybody who wanted it has left.
+    /// Time that a fill continues after its last reader has left.
     pub detached_fill_timeout: Period,
-    /// How many variants (by Vary) of one asset are kept.
+    /// Largest number of stored variants (by Vary) of one asset.
     pub variants: usize,
-    /// What a name proves is sent when all of it is right, up to this length;
-    /// of a longer body the last bytes wait for the proof.
+    /// A body with a digest in its name is verified completely before its first byte is sent
+    /// up to this size; of a larger body, only the last bytes wait for the verification.
     pub verify_first: Size,
-    /// After the origin fails a name's digest check: how long to answer 502 without
-    /// asking again.
+    /// Time in which requests for a name get 502, without a new fill, after the origin's
+    /// content did not match the digest in the name.
     pub wrong_content_ttl: Period,
-    /// The longest freshness that is guessed from Last-Modified where a
-    /// response states none; 0 guesses nothing.
+    /// Largest heuristic freshness, from Last-Modified, of a response that states no
+    /// lifetime (RFC 9111 §4.2.2); 0 disables it.
     pub heuristic: Period,
-    /// The freshness of a static file whose name looks hashed, where its response states
-    /// none; 0 gives none.
+    /// Freshness of a static file whose name looks hashed, if its response states no
+    /// lifetime; 0 disables it.
     pub hint_ttl: Period,
     /// Whether a response without an error to an unsafe method (POST, PUT, PATCH, DELETE)
     /// invalidates the stored responses of its target (RFC 9111 §4.4).
     pub invalidate_on_write: bool,
-    /// The names of sets of rules for names that hold a hash, of
-    /// [`SETS`](crate::site::rules::SETS).
+    /// Names of rule sets for names that hold a hash; [`SETS`](crate::site::rules::SETS) lists
+    /// them.
     pub immutable_sets: Vec<String>,
 }
 
@@ -74,26 +75,32 @@ impl Default for CacheConfig {
 
 impl CacheConfig {
     pub(super) fn check(&self) -> Result<(), String> {
-        within("cache.hot_share", self.hot_share, 0.01..=0.5)?;
-        within("cache.flight_share", self.flight_share, 0.01..=0.5)?;
+        check_range("cache.hot_share", self.hot_share, 0.01..=0.5)?;
+        check_range("cache.flight_share", self.flight_share, 0.01..=0.5)?;
         if self.hot_share + self.flight_share > 0.9 {
-            return Err("cache.hot_share and cache.flight_share: a tenth at the least has to be left for what this edge owns; together 0.9 or less is needed".to_owned());
+            return Err(invalid(
+                "cache.hot_share and cache.flight_share",
+                format_args!(
+                    "{} and {} leave too little for the main tier (expected a sum of 0.9 or less)",
+                    self.hot_share, self.flight_share
+                ),
+            ));
         }
-        within("cache.variants", self.variants, 0..=1000)?;
-        within("cache.verify_first", self.verify_first, Size(0)..=Size(512 * 1024))?;
+        check_range("cache.variants", self.variants, 0..=1000)?;
+        check_range("cache.verify_first", self.verify_first, Size(0)..=Size(512 * 1024))?;
         if self.memory.0 < mib(4).0 {
-            return Err(format!("cache.memory: {} is too little; at least 4MiB is needed", self.memory));
+            return Err(invalid("cache.memory", format_args!("{} is too little (expected 4MiB or more)", self.memory)));
         }
         Ok(())
     }
 
-    /// The largest body that is kept when `memory` takes bodies up to `largest` bytes.
+    /// Returns the size of the largest body that is stored, if `memory` allows bodies of up to
+    /// `largest` bytes.
     pub(super) fn max_object(&self, largest: u64) -> u64 {
         self.max_object.map_or_else(|| largest.min(MAX_OBJECT.0), |max_object| max_object.0)
     }
 
-    /// Checks that `memory`, divided by `plan`, can store what `max_object` allows, if the
-    /// configuration sets it.
+    /// Checks that a body of `max_object` bytes fits into `memory` as `plan` divides it.
     pub(super) fn check_max_object(&self, plan: &Plan) -> Result<(), String> {
         let Some(max_object) = self.max_object else {
             return Ok(());
@@ -101,13 +108,16 @@ impl CacheConfig {
         let largest = plan.largest();
         if max_object.0 > largest {
             let fits = Size(largest / 1024 * 1024);
-            return Err(format!(
-                "cache.max_object: {max_object} does not fit into cache.memory = {}: two such objects must fit into its flight_share and one into a shard; set max_object to {fits} or less, leave it out, or raise memory",
-                self.memory
+            return Err(invalid(
+                "cache.max_object",
+                format_args!(
+                    "{max_object} does not fit into cache.memory = {}: two such objects must fit into its flight_share, and one into a shard; set max_object to {fits} or less, omit it, or raise cache.memory",
+                    self.memory
+                ),
             ));
         }
         if max_object.0 == 0 {
-            return Err("cache.max_object: 0 would store nothing; a size such as 64MiB is needed".to_owned());
+            return Err(invalid("cache.max_object", "0 would store nothing (expected a size such as 64MiB)"));
         }
         Ok(())
     }

@@ -1,64 +1,65 @@
-//! `[cluster]`: the other edges.
+//! `[cluster]`: the edges that act as one cache.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::bounds::{some_time, within};
+use super::bounds::{check_nonzero, check_range, invalid, needs_feature};
 use super::values::{self, Period, Secret, loopback, millis, secs};
 use crate::cluster::discovery::Registry;
 use crate::cluster::is_address;
 
-/// `[cluster]`
+/// The table `[cluster]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct ClusterConfig {
-    /// For peers.
+    /// Listening address for peers: HTTP over TCP, gossip over UDP.
     #[serde(with = "values::address")]
     pub listen: SocketAddr,
-    /// All members, this edge among them, as `host:port`.
+    /// All members as `host:port`, this edge included.
     pub peers: Vec<String>,
-    /// Where the members are found instead: `file:…`, `dns:…`, `srv:…`, `etcd:…`.
+    /// Source of the member list in place of `peers`: `file:…`, `dns:…`, `srv:…`, `etcd:…`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discover: Option<String>,
-    /// Between two looks at a file or at DNS.
+    /// Interval at which a file or DNS is read again.
     pub refresh: Period,
-    /// Of DNS, as `ip:port`, when it is not the system's.
+    /// DNS server as `ip:port`; `None` uses the system's resolver configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nameserver: Option<String>,
-    /// How long an etcd remembers an edge that says nothing.
+    /// Lease of this edge's key in etcd: a dead edge leaves the list after this time.
     pub lease: Period,
-    /// How peers reach this edge, when it is not `listen`.
+    /// Address at which peers reach this edge, if it is not `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise: Option<String>,
-    /// To have a connection to a peer.
+    /// Timeout for a connection to a peer.
     pub connect_timeout: Period,
-    /// From a request to the first byte of a peer's answer; it includes the
-    /// origin's time.
+    /// Timeout from a request to the first byte of a peer's response, including the time
+    /// that the origin takes.
     pub first_byte_timeout: Period,
-    /// Between two pieces of a body.
+    /// Timeout between two chunks of a body.
     pub idle_timeout: Period,
-    /// How many peers are asked, in order of rank, before the origin is.
+    /// Number of peers that a fill tries, in order of rank, before it asks the origin.
     pub attempts: usize,
-    /// Whether edges find out among themselves who is alive; without, everybody
-    /// on the list is taken to be.
+    /// Whether edges detect failures by gossip (SWIM); if false, every listed member counts
+    /// as alive. By default true with the feature `gossip`.
     pub gossip: bool,
-    /// What those know who may join, though they are not on the list.
+    /// Secret that authenticates gossip; an edge that knows it may join without being listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<Secret>,
-    /// Between two probes by one edge.
+    /// Interval between two probes by one edge.
     pub probe_interval: Period,
-    /// How long the answer to a probe may take, before others are asked to probe; and that
-    /// of an owner to whether it has something at hand, before it is asked otherwise.
+    /// Timeout of a probe, after which other edges are asked to probe; also of a peek at the
+    /// owner, after which an ordinary request is sent.
     pub probe_timeout: Period,
-    /// How long a peer that did not answer may take to object.
+    /// Time that a suspect has to refute the suspicion before it is declared down.
     pub suspicion: Period,
-    /// For how long after the ring has changed an owner looks for what it misses at
-    /// those who may have it from before; 0 looks nowhere.
+    /// Time after a ring change in which an owner that misses a key asks the previous owners
+    /// before the origin; 0 never asks them.
     pub warm_window: Period,
-    /// The longest that `peerage run --warm` pulls keys before it is ready.
+    /// Longest time that `peerage run --warm` pulls keys before it reports ready.
     pub warm_time: Period,
-    /// How many keys it pulls at most.
+    /// Largest number of keys that it pulls.
     pub warm_keys: usize,
 }
 
@@ -76,7 +77,7 @@ impl Default for ClusterConfig {
             first_byte_timeout: secs(35),
             idle_timeout: secs(30),
             attempts: 3,
-            gossip: true,
+            gossip: cfg!(feature = "gossip"),
             secret: None,
             probe_interval: millis(250),
             probe_timeout: millis(100),
@@ -93,66 +94,73 @@ impl ClusterConfig {
         for peer in self.peers.iter().chain(&self.advertise) {
             let key = if Some(peer) == self.advertise.as_ref() { "cluster.advertise" } else { "cluster.peers" };
             if !is_address(peer) {
-                return Err(format!(
-                    "{key}: `{peer}` is not an address; `host:port` is needed, such as `10.0.0.5:7001`"
-                ));
+                return Err(invalid(key, format_args!("{peer:?} (expected host:port, such as 10.0.0.5:7001)")));
             }
         }
         if self.advertise.is_none() && self.listen.ip().is_unspecified() {
             return Err(format!(
-                "cluster.advertise: needed, for nobody can reach {}; set it to the address that peers know this edge by, such as `10.0.0.5:7001`",
+                "missing value for cluster.advertise: peers cannot connect to {}; set the address at which they reach this edge, such as 10.0.0.5:7001",
                 self.listen
             ));
         }
         self.registry()?;
         self.nameserver()?;
-        within("cluster.refresh", self.refresh, millis(100)..=secs(3600))?;
-        within("cluster.lease", self.lease, secs(2)..=secs(600))?;
-        self.check_asking()?;
+        check_range("cluster.refresh", self.refresh, millis(100)..=secs(3600))?;
+        check_range("cluster.lease", self.lease, secs(2)..=secs(600))?;
+        self.check_requests()?;
         self.check_gossip()
     }
 
-    /// Where the members are found, if not in `peers`.
+    /// Returns the source of the member list; `None` if `peers` is the list.
     pub(crate) fn registry(&self) -> Result<Option<Registry>, String> {
         let registry = self.discover.as_deref().map(str::parse).transpose();
-        registry.map_err(|error| format!("cluster.discover: {error}"))
+        registry.map_err(|error| invalid("cluster.discover", error))
     }
 
-    /// The nameserver to ask, if not the system's.
+    /// Returns the DNS server; `None` for the system's resolver configuration.
     pub(crate) fn nameserver(&self) -> Result<Option<SocketAddr>, String> {
         let parse = |text: &str| {
             text.parse().map_err(|_| {
-                format!("cluster.nameserver: `{text}` cannot be asked; an IP address with a port is needed, such as `127.0.0.1:8600`")
+                invalid(
+                    "cluster.nameserver",
+                    format_args!("{text:?} (expected an IP address with a port, such as 127.0.0.1:8600)"),
+                )
             })
         };
         self.nameserver.as_deref().map(parse).transpose()
     }
 
-    fn check_asking(&self) -> Result<(), String> {
-        within("cluster.attempts", self.attempts, 1..=1000)?;
-        within("cluster.warm_keys", self.warm_keys, 1..=100_000)?;
-        some_time("cluster.connect_timeout", self.connect_timeout)?;
-        some_time("cluster.first_byte_timeout", self.first_byte_timeout)?;
-        some_time("cluster.idle_timeout", self.idle_timeout)
+    fn check_requests(&self) -> Result<(), String> {
+        check_range("cluster.attempts", self.attempts, 1..=1000)?;
+        check_range("cluster.warm_keys", self.warm_keys, 1..=100_000)?;
+        check_nonzero("cluster.connect_timeout", self.connect_timeout)?;
+        check_nonzero("cluster.first_byte_timeout", self.first_byte_timeout)?;
+        check_nonzero("cluster.idle_timeout", self.idle_timeout)
     }
 
     fn check_gossip(&self) -> Result<(), String> {
+        if self.gossip && !cfg!(feature = "gossip") {
+            return Err(needs_feature("cluster.gossip", "true", "gossip"));
+        }
         if self.secret.as_ref().is_some_and(|secret| secret.0.len() < Secret::SHORTEST) {
-            return Err(format!(
-                "cluster.secret: it can be guessed; {} characters or more are needed, such as `openssl rand -hex 16` gives",
-                Secret::SHORTEST
+            return Err(invalid(
+                "cluster.secret",
+                format_args!(
+                    "the secret is too short (expected {} characters or more, such as the output of `openssl rand -hex 16`)",
+                    Secret::SHORTEST
+                ),
             ));
         }
-        within("cluster.probe_interval", self.probe_interval, millis(50)..=secs(60))?;
-        // Those who are asked to probe need as long again.
+        check_range("cluster.probe_interval", self.probe_interval, millis(50)..=secs(60))?;
+        // An indirect probe takes as long again.
         let round = Period(self.probe_interval.0 / 2);
-        within("cluster.probe_timeout", self.probe_timeout, millis(10)..=round)?;
-        // A suspect is told so each probe_timeout: it must be able to miss most of it.
+        check_range("cluster.probe_timeout", self.probe_timeout, millis(10)..=round)?;
+        // The suspect is notified each probe_timeout, and may miss most of these datagrams.
         let several = Period(self.probe_timeout.0 * 5);
-        within("cluster.suspicion", self.suspicion, several..=secs(600))
+        check_range("cluster.suspicion", self.suspicion, several..=secs(600))
     }
 
-    /// The name of this edge on the ring, when its listener is at `listening`.
+    /// Returns the name of this edge on the ring if its listener is bound to `listening`.
     pub fn own(&self, listening: SocketAddr) -> String {
         self.advertise.clone().unwrap_or_else(|| listening.to_string())
     }

@@ -1,81 +1,84 @@
-//! `[edge]`: this edge itself.
+//! `[edge]`: the edge itself.
 
 use std::net::SocketAddr;
 
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-use super::bounds::within;
+use super::bounds::{check_range, invalid, needs_feature};
 use super::values::{self, Network, Period, Scheme, loopback, secs};
 use crate::semantics::{authority, cache_status};
 
-/// `[edge]`
+/// The table `[edge]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct EdgeConfig {
-    /// In Via and Cache-Status; unique in the cluster.
+    /// Name in Via and Cache-Status; unique in the cluster.
     #[serde(deserialize_with = "values::text")]
     pub name: String,
-    /// For clients: HTTP/1.1 and cleartext HTTP/2.
+    /// Listening address for clients: HTTP/1.1 and cleartext HTTP/2.
     #[serde(with = "values::address")]
     pub listen: SocketAddr,
-    /// How long requests may take to end after SIGTERM.
+    /// Time that requests have to end after SIGTERM.
     pub drain: Period,
-    /// Worker threads; 0 is one for each core.
+    /// Number of worker threads; 0 starts one for each core.
     pub threads: usize,
-    /// When sockets are lent the memory of large bodies, where the system can do that.
+    /// Whether large bodies are sent without a copy, where the system supports it.
     pub zero_copy: ZeroCopy,
-    /// The proxies in front, whose X-Forwarded-* and Forwarded are believed.
+    /// Networks of the proxies whose X-Forwarded-* and Forwarded headers are trusted.
     pub trusted_proxies: Vec<Network>,
-    /// The scheme by which clients reach the site: fills tell it, and a request by another
-    /// passes.
+    /// Scheme of the site: fills send it to the origin, and a request with another scheme
+    /// is passed to the origin uncached.
     pub scheme: Scheme,
-    /// The host of the site: fills tell it, and a request for another passes. If it is
-    /// empty, fills tell none, and all hosts share what is stored.
+    /// Host of the site: fills send it to the origin, and a request for another host is
+    /// passed to the origin uncached. If it is empty, fills name no host, and all hosts share
+    /// the stored responses.
     #[serde(deserialize_with = "values::text")]
     pub host: String,
 }
 
-/// When a socket is lent the memory of large bodies; otherwise the bodies are copied to it.
+/// Selects the connections on which large bodies are sent without a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Written")]
+#[serde(from = "ZeroCopyValue", into = "ZeroCopyValue")]
+#[non_exhaustive]
 pub enum ZeroCopy {
-    /// Where lending costs less under the socket's congestion control: unless that is BBR.
+    /// Where that takes less CPU time: always, except under BBR, where both ways are measured.
     Auto,
-    /// Always.
+    /// All connections.
     On,
-    /// Never.
+    /// No connection.
     Off,
 }
 
-/// The form of [`ZeroCopy`] in a file.
+/// The serialized form of [`ZeroCopy`].
 #[derive(Serialize, Deserialize)]
-#[serde(untagged, expecting = "\"auto\", true or false is needed")]
-enum Written {
+#[serde(untagged, expecting = "expected \"auto\", true or false")]
+enum ZeroCopyValue {
     Switch(bool),
-    Word(Word),
+    Word(ZeroCopyWord),
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+enum ZeroCopyWord {
     Auto,
 }
 
-impl From<Written> for ZeroCopy {
-    fn from(written: Written) -> Self {
-        match written {
-            Written::Word(Word::Auto) => Self::Auto,
-            Written::Switch(true) => Self::On,
-            Written::Switch(false) => Self::Off,
+impl From<ZeroCopyValue> for ZeroCopy {
+    fn from(value: ZeroCopyValue) -> Self {
+        match value {
+            ZeroCopyValue::Word(ZeroCopyWord::Auto) => Self::Auto,
+            ZeroCopyValue::Switch(true) => Self::On,
+            ZeroCopyValue::Switch(false) => Self::Off,
         }
     }
 }
 
-impl From<ZeroCopy> for Written {
+impl From<ZeroCopy> for ZeroCopyValue {
     fn from(zero_copy: ZeroCopy) -> Self {
         match zero_copy {
-            ZeroCopy::Auto => Self::Word(Word::Auto),
+            ZeroCopy::Auto => Self::Word(ZeroCopyWord::Auto),
             ZeroCopy::On => Self::Switch(true),
             ZeroCopy::Off => Self::Switch(false),
         }
@@ -100,25 +103,34 @@ impl Default for EdgeConfig {
 impl EdgeConfig {
     pub(super) fn check(&self) -> Result<(), String> {
         if !cache_status::is_token(&self.name) || self.name.contains(['/', ':']) {
-            return Err(format!(
-                "edge.name: `{}` cannot stand in Via and Cache-Status; a letter, then letters, digits, `-`, `.` or `_` are needed, such as `edge-1`",
-                self.name
+            return Err(invalid(
+                "edge.name",
+                format_args!(
+                    "{:?} is not a token for Via and Cache-Status (expected a letter, then letters, digits, -, . or _, such as edge-1)",
+                    self.name
+                ),
             ));
         }
         self.told_host()?;
-        within("edge.threads", self.threads, 0..=1024)
+        if self.zero_copy == ZeroCopy::On && !cfg!(feature = "zero-copy") {
+            return Err(needs_feature("edge.zero_copy", "true", "zero-copy"));
+        }
+        check_range("edge.threads", self.threads, 0..=1024)
     }
 
-    /// The host that fills tell, if they tell one.
+    /// Returns the Host that fills send to the origin; `None` if `host` is empty.
     pub(crate) fn told_host(&self) -> Result<Option<HeaderValue>, String> {
         if self.host.is_empty() {
             return Ok(None);
         }
         let host = HeaderValue::from_str(&self.host).ok().filter(|host| authority::is_host(host.as_bytes()));
         host.map(Some).ok_or_else(|| {
-            format!(
-                "edge.host: `{}` is not a host; one such as `www.example.com` is needed, with its port if that is not the scheme's own",
-                self.host
+            invalid(
+                "edge.host",
+                format_args!(
+                    "{:?} (expected a host such as www.example.com, with a port unless it is the scheme's default)",
+                    self.host
+                ),
             )
         })
     }

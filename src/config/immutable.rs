@@ -1,28 +1,30 @@
-//! `[[immutable]]`: names that hold a hash.
+//! `[[immutable]]`: rules for names that hold a hash.
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds::invalid;
 use super::values;
 use crate::semantics::digest::{Algorithm, Encoding};
 use crate::site::rules::{HashFormat, Rule};
 
-/// `[[immutable]]`: a rule of the operator, beside those of `cache.immutable_sets`.
+/// One rule of `[[immutable]]`, besides the sets of `cache.immutable_sets`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct ImmutableConfig {
-    /// See [`Rule`].
+    /// Pattern of the paths, with `{hash}` in place of the hash, as in [`Rule`].
     pub path: Option<String>,
-    /// The digest that the hash is; by default none that can be checked.
+    /// Digest algorithm of the hash; `None` if contents cannot be verified.
     #[serde(with = "values::digest")]
     pub digest: Option<Algorithm>,
-    /// How it is written.
+    /// Encoding of the hash.
     pub encoding: Encoding,
-    /// How many characters of it the name shows.
+    /// Number of characters of the hash in the name; `None` for 8 or more.
     pub length: Option<usize>,
 }
 
 impl ImmutableConfig {
-    /// A rule for the paths that match a pattern.
+    /// Returns a rule for the paths that match a pattern.
     pub fn path(path: &str, digest: Option<Algorithm>) -> Self {
         Self { path: Some(path.to_owned()), digest, ..Self::default() }
     }
@@ -30,8 +32,8 @@ impl ImmutableConfig {
     pub(super) fn rule(&self) -> Result<Rule, String> {
         let form = HashFormat { digest: self.digest, encoding: self.encoding, length: self.length };
         let Some(path) = &self.path else {
-            return Err("immutable.path: missing; each [[immutable]] rule needs a path such as \"/**/*-{hash}.*\"; sets of rules are named in cache.immutable_sets".to_owned());
+            return Err("missing value for immutable.path: each [[immutable]] rule needs a path such as \"/**/*-{hash}.*\"; rule sets go into cache.immutable_sets".to_owned());
         };
-        Rule::new(path, form).map_err(|error| format!("immutable.path: {error}"))
+        Rule::new(path, form).map_err(|error| invalid("immutable.path", error))
     }
 }

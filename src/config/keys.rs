@@ -1,7 +1,6 @@
-//! The names of all keys.
+//! The list of all keys.
 
-/// Every key, as it is written with dots. `immutable` and `query` are lists of
-/// tables.
+/// Every key, in dotted form. `immutable` and `query` are lists of tables.
 pub const KEYS: &[&str] = &[
     "edge.name",
     "edge.listen",

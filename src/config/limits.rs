@@ -1,51 +1,53 @@
-//! `[limits]`: what a client may ask of this edge.
+//! `[limits]`: bounds on the connections and requests of clients.
 
 use serde::{Deserialize, Serialize};
 
-use super::bounds::{some_time, within};
+use super::bounds::{check_nonzero, check_range, invalid};
 use super::values::{Period, Size, mib, secs};
 use crate::semantics::methods::Methods;
 
-/// `[limits]`
+/// The table `[limits]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct LimitsConfig {
-    /// Connections at a time, on each listener.
+    /// Open connections on each listener.
     pub connections: usize,
-    /// Connections at a time that one client may have; 0 is a quarter of `connections`.
+    /// Open connections of one client; 0 is a quarter of `connections`.
     pub connections_per_client: usize,
-    /// Requests at the origin at a time that one client may have; 0 is a quarter of
-    /// `origin.requests`.
+    /// Concurrent requests of one client at the origin; 0 is a quarter of `origin.requests`.
     pub requests_per_client: usize,
-    /// Requests at a time on one HTTP/2 connection.
+    /// Concurrent requests on one HTTP/2 connection.
     pub streams: u32,
-    /// HTTP/2 control frames (SETTINGS, PING, PRIORITY, `WINDOW_UPDATE`, unknown ones) in a
-    /// second on one connection, beside those that its requests and answers call for.
+    /// HTTP/2 control frames (SETTINGS, PING, PRIORITY, `WINDOW_UPDATE`, unknown frames) per
+    /// second on one connection, besides the frames that its requests and responses need.
     pub control_frames: u32,
-    /// The head of a request.
+    /// Size of a request's head.
     pub header: Size,
-    /// The target of a request.
+    /// Size of a request's target.
     pub uri: Size,
-    /// The content of a request.
+    /// Size of a request's body.
     pub body: Size,
-    /// For a request's head to come; also how long an idle connection is kept.
+    /// Timeout for a request's head; also for an idle connection.
     pub header_timeout: Period,
-    /// How long a client may take nothing of what it asked for.
+    /// Time in which a client must read at least one byte of its response.
     pub send_timeout: Period,
-    /// How many bytes of it must be taken in a second, on average and beside that time.
+    /// Least average rate at which it must read, in bytes per second; `send_timeout` is the
+    /// time by which it may lag behind.
     pub send_rate: Size,
-    /// How much each socket may hold of it (`SO_SNDBUF`); 0 is the system's choice.
+    /// Size of each socket's send buffer (`SO_SNDBUF`); 0 leaves it to the system.
     pub send_buffer: Size,
-    /// How long a client may send nothing of the body that it announced.
+    /// Time in which a client must send at least one byte of its request body.
     pub body_timeout: Period,
-    /// How many bytes of it must come in a second, on average and beside that time.
+    /// Least average rate at which it must send, in bytes per second; `body_timeout` is the
+    /// time by which it may lag behind.
     pub body_rate: Size,
-    /// How long an upgraded connection may carry nothing, in either direction.
+    /// Idle timeout of an upgraded connection, for both directions together.
     pub tunnel_timeout: Period,
     /// The methods that clients may use.
     pub methods: Vec<String>,
-    /// Whether request headers with `_` in their names are kept. CGI, WSGI and Rack read
-    /// `_` as `-`, so such a header can pass for another.
+    /// Whether request headers with `_` in their names are kept. CGI, WSGI and Rack read `_`
+    /// as `-`, so such a header can pose as another.
     pub underscore_headers: bool,
 }
 
@@ -74,7 +76,7 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// Returns how many connections one client may have.
+    /// Returns the number of connections that one client may have open.
     pub(crate) fn most_per_client(&self) -> usize {
         quarter_unless_set(self.connections_per_client, self.connections)
     }
@@ -84,10 +86,10 @@ impl LimitsConfig {
     /// # Errors
     /// A text that names the key.
     pub(crate) fn methods(&self) -> Result<Methods, String> {
-        Methods::new(&self.methods).map_err(|error| format!("limits.methods: {error}"))
+        Methods::new(&self.methods).map_err(|error| invalid("limits.methods", error))
     }
 
-    /// Returns how many requests one client may have at the origin, which takes
+    /// Returns the number of requests that one client may have at an origin that takes
     /// `requests` at a time.
     pub(crate) fn most_requests_per_client(&self, requests: usize) -> usize {
         quarter_unless_set(self.requests_per_client, requests)
@@ -95,24 +97,24 @@ impl LimitsConfig {
 
     pub(super) fn check(&self) -> Result<(), String> {
         self.methods()?;
-        within("limits.connections", self.connections, 1..=10_000_000)?;
-        within("limits.connections_per_client", self.connections_per_client, 0..=10_000_000)?;
-        within("limits.requests_per_client", self.requests_per_client, 0..=1_000_000)?;
-        within("limits.streams", self.streams, 1..=100_000)?;
-        within("limits.control_frames", self.control_frames, 100..=1_000_000)?;
-        within("limits.header", self.header, Size(8 * 1024)..=mib(1))?;
-        within("limits.uri", self.uri, Size(256)..=Size(60 * 1024))?;
-        within("limits.send_rate", self.send_rate, Size(1)..=mib(1024))?;
-        within("limits.send_buffer", self.send_buffer, Size(0)..=mib(1024))?;
-        within("limits.body_rate", self.body_rate, Size(1)..=mib(1024))?;
-        some_time("limits.header_timeout", self.header_timeout)?;
-        some_time("limits.send_timeout", self.send_timeout)?;
-        some_time("limits.body_timeout", self.body_timeout)?;
-        some_time("limits.tunnel_timeout", self.tunnel_timeout)
+        check_range("limits.connections", self.connections, 1..=10_000_000)?;
+        check_range("limits.connections_per_client", self.connections_per_client, 0..=10_000_000)?;
+        check_range("limits.requests_per_client", self.requests_per_client, 0..=1_000_000)?;
+        check_range("limits.streams", self.streams, 1..=100_000)?;
+        check_range("limits.control_frames", self.control_frames, 100..=1_000_000)?;
+        check_range("limits.header", self.header, Size(8 * 1024)..=mib(1))?;
+        check_range("limits.uri", self.uri, Size(256)..=Size(60 * 1024))?;
+        check_range("limits.send_rate", self.send_rate, Size(1)..=mib(1024))?;
+        check_range("limits.send_buffer", self.send_buffer, Size(0)..=mib(1024))?;
+        check_range("limits.body_rate", self.body_rate, Size(1)..=mib(1024))?;
+        check_nonzero("limits.header_timeout", self.header_timeout)?;
+        check_nonzero("limits.send_timeout", self.send_timeout)?;
+        check_nonzero("limits.body_timeout", self.body_timeout)?;
+        check_nonzero("limits.tunnel_timeout", self.tunnel_timeout)
     }
 }
 
-/// Returns the share of one client in `all`: `set`, or a quarter where that is 0.
-fn quarter_unless_set(set: usize, all: usize) -> usize {
-    if set == 0 { (all / 4).max(1) } else { set }
+/// Returns `configured`, or a quarter of `all` if that is 0.
+fn quarter_unless_set(configured: usize, all: usize) -> usize {
+    if configured == 0 { (all / 4).max(1) } else { configured }
 }

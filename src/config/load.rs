@@ -1,5 +1,4 @@
-//! Where values come from: a file, the environment, `--set`; and what is said
-//! when one of them cannot be used.
+//! Reads the configuration from a file, the environment and `--set`, and explains errors.
 
 use std::path::Path;
 
@@ -7,38 +6,44 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, UncasedStr, Value};
 use figment::{Figment, Metadata, Profile, Source};
 
-use super::{Config, ENV_PREFIX, KEYS};
+use super::bounds::invalid;
+use super::keys::KEYS;
+use super::tree::Config;
 use crate::error::StartError;
 
-/// The values that a configuration sets, before the defaults of all others.
-pub(crate) struct Given(Figment);
+/// The prefix of environment variables: `PEERAGE_ORIGIN__URL` is `origin.url`.
+pub const ENV_PREFIX: &str = "PEERAGE_";
 
-impl Given {
+/// The values that the file, the environment and `--set` give, without defaults.
+pub(crate) struct Layers(Figment);
+
+impl Layers {
     /// Reads `file`, then the environment, then `sets` (`key=value`, in order); each
     /// overrides the values before it.
     pub(crate) fn read(file: Option<&Path>, sets: &[String]) -> Result<Self, StartError> {
         let mut figment = Figment::new();
         if let Some(file) = file {
             let text = std::fs::read_to_string(file).map_err(|error| {
-                bad(format!("{}: cannot be read: {error}; name another file with --config", file.display()))
+                bad(format!("cannot read {}: {error}; name another file with --config", file.display()))
             })?;
-            // Parsed here first: its own errors show the line, but not one with a secret.
+            // Parsed here first, because toml's own errors show the line. A line with a secret
+            // is not shown.
             Toml::from_str::<Dict>(&text).map_err(|error| {
-                let told = error.to_string();
-                let told = if told.contains("secret") { error.message() } else { &told };
-                bad(format!("{}: {}", file.display(), one_line(told)))
+                let shown = error.to_string();
+                let shown = if shown.contains("secret") { error.message() } else { &shown };
+                bad(format!("invalid TOML in {}: {}", file.display(), one_line(shown)))
             })?;
             figment = figment.merge(Toml::file_exact(file));
         }
-        // Others set variables with this prefix too: Kubernetes does, for a
-        // service of this name. Every key but the lists of rules has a table.
-        let ours = |name: &UncasedStr| name.as_str().contains("__") || name == "immutable" || name == "query";
-        figment = figment.merge(Env::prefixed(ENV_PREFIX).filter(ours).split("__"));
+        // Kubernetes sets variables with this prefix for a service named peerage. Every key but
+        // the lists of rules has a table, so it contains two underscores.
+        let is_key = |name: &UncasedStr| name.as_str().contains("__") || name == "immutable" || name == "query";
+        figment = figment.merge(Env::prefixed(ENV_PREFIX).filter(is_key).split("__"));
         for (name, _) in std::env::vars_os() {
-            refuse_misspelt(&name.to_string_lossy())?;
+            reject_single_underscore(&name.to_string_lossy())?;
         }
-        for key in TEXT {
-            // As it stands: a number's zeros would not come back.
+        for key in TEXT_KEYS {
+            // Read as text: parsed as a number, it would lose its leading zeros.
             if let Ok(value) = std::env::var(variable(key)) {
                 figment = figment.merge(text_of(key, &value));
             }
@@ -49,25 +54,25 @@ impl Given {
         Ok(Self(figment))
     }
 
-    /// Returns true if the configuration sets `key` itself.
+    /// Returns true if a layer sets `key`.
     pub(crate) fn sets(&self, key: &str) -> bool {
         self.0.contains(key)
     }
 
-    /// The checked configuration, for a program that needs no origin.
+    /// Returns the checked configuration, for a command that needs no origin.
     pub(crate) fn config(&self) -> Result<Config, StartError> {
         Config::extract(&self.0).map_err(bad)
     }
 
-    /// The checked configuration of an edge, which has to name its origin: the default is
-    /// for an embedded edge, and a wrong origin is worse than none.
+    /// Returns the checked configuration of an edge, which must name its origin: the default
+    /// is for an embedded edge, and a wrong origin is worse than an error.
     pub(crate) fn edge_config(&self) -> Result<Config, StartError> {
         let config = self.config()?;
         if self.sets("origin.url") {
             return Ok(config);
         }
         Err(bad(format!(
-            "origin.url: missing in the file, in the environment ({}) and in --set; name the origin, such as `http://127.0.0.1:9000`",
+            "missing value for origin.url: set it in the file, as {} or with --set, such as http://127.0.0.1:9000",
             variable("origin.url")
         )))
     }
@@ -75,66 +80,67 @@ impl Given {
 
 impl Config {
     /// Loads and checks the configuration of an edge: defaults, then `file`, then the
-    /// environment, then `sets` (`key=value`, in order). One of the three has to set
+    /// environment, then `sets` (`key=value`, in order). One of these three must set
     /// `origin.url`.
     ///
     /// # Errors
-    /// [`StartError::Config`], with one line that names the key.
+    /// [`StartError::Config`] with one line that names the key.
     pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Self, StartError> {
-        Given::read(file, sets)?.edge_config()
+        Layers::read(file, sets)?.edge_config()
     }
 
-    /// As [`load`](Self::load), for a program that embeds an edge and gives it its origin
-    /// ([`Server::bind_with`](crate::Server::bind_with)): `origin.url` may be missing.
+    /// As [`load`](Self::load), for a program that passes its own origin to
+    /// [`Server::bind_with`](crate::Server::bind_with): `origin.url` may be missing.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_embedded(file: Option<&Path>, sets: &[String]) -> Result<Self, StartError> {
-        Given::read(file, sets)?.config()
+        Layers::read(file, sets)?.config()
     }
 
     pub(super) fn extract(figment: &Figment) -> Result<Self, String> {
-        let given: Dict = figment.extract().map_err(|error| one_line(&error.to_string()))?;
-        refuse_unknown(figment, &given, "")?;
+        let values: Dict = figment.extract().map_err(|error| one_line(&error.to_string()))?;
+        reject_unknown(figment, &values, "")?;
         let config: Self = figment.extract().map_err(|error| explain(&error))?;
         config.check()?;
         Ok(config)
     }
 }
 
-/// Keys of earlier versions, with their names of today.
+/// Keys of earlier versions, with their present names.
 const RENAMED: [(&str, &str); 3] = [
     ("cache.negative", "cache.negative_ttl"),
     ("cache.wrong", "cache.wrong_content_ttl"),
     ("cache.fill_alone", "cache.detached_fill_timeout"),
 ];
 
-/// Keys that are text, also where they look like numbers.
-const TEXT: [&str; 2] = ["edge.name", "cluster.secret"];
+/// Keys whose values are text even if they look like numbers.
+const TEXT_KEYS: [&str; 2] = ["edge.name", "cluster.secret"];
 
-/// The variable of the environment that sets `key`.
+/// Returns the environment variable that sets `key`.
 fn variable(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 
-/// A value of one of [`TEXT`], in quotes or not.
+/// Returns the value of one of [`TEXT_KEYS`], with or without quotes, as a layer.
 fn text_of(key: &str, value: &str) -> Serialized<Value> {
     let Ok(parsed) = value.parse::<Value>();
     let value = if let Value::String(..) = parsed { parsed } else { Value::from(value) };
     Serialized::from(figment::util::nest(key, value), Profile::Default)
 }
 
-/// With one underscore between table and key, a variable would go unheard.
-fn refuse_misspelt(name: &str) -> Result<(), StartError> {
+/// Rejects a variable with a single underscore between table and key: it would be ignored.
+fn reject_single_underscore(name: &str) -> Result<(), StartError> {
     let upper = name.to_uppercase();
     if !upper.starts_with(ENV_PREFIX) {
         return Ok(());
     }
-    let meant = KEYS.iter().find(|key| key.contains('.') && variable(key).replace("__", "_") == upper);
-    match meant {
-        Some(key) => {
-            Err(bad(format!("{name}: between table and key stand two underscores; did you mean `{}`?", variable(key))))
-        }
+    let intended = KEYS.iter().find(|key| key.contains('.') && variable(key).replace("__", "_") == upper);
+    match intended {
+        Some(key) => Err(bad(format!(
+            "unknown variable {name}: table and key are separated by two underscores; did you mean {}?",
+            variable(key)
+        ))),
         None => Ok(()),
     }
 }
@@ -150,21 +156,23 @@ fn one_line(text: &str) -> String {
 pub(super) fn parse_set(set: &str) -> Result<Serialized<Value>, StartError> {
     let Some((key, value)) = set.split_once('=') else {
         return Err(bad(format!(
-            "--set {set}: `key=value` is needed, such as `--set origin.url=http://127.0.0.1:9000`"
+            "invalid value for --set: {set:?} (expected key=value, such as --set origin.url=http://127.0.0.1:9000)"
         )));
     };
     let key = key.trim();
     if key.split('.').any(str::is_empty) {
-        return Err(bad(format!("--set {set}: the name of a key is needed before `=`, such as `origin.url`")));
+        return Err(bad(format!(
+            "invalid value for --set: {set:?} (expected a key before the `=`, such as origin.url)"
+        )));
     }
-    if TEXT.contains(&key) {
+    if TEXT_KEYS.contains(&key) {
         return Ok(text_of(key, value));
     }
     let Ok(value) = value.parse::<Value>();
     Ok(Serialized::from(figment::util::nest(key, value), Profile::Default))
 }
 
-/// Says what an extraction failed on, with the key first.
+/// Returns the message for a failed extraction: key, value, accepted values, source.
 fn explain(error: &figment::Error) -> String {
     use figment::error::Kind;
     let mut path = error.path.join(".");
@@ -173,34 +181,35 @@ fn explain(error: &figment::Error) -> String {
     if !list.is_empty() {
         path = format!("{list}.{}", path.split('.').nth(2).unwrap_or("path"));
     }
-    let source = origin_of(error.metadata.as_ref());
-    let what = match &error.kind {
-        Kind::InvalidType(found, wanted) => {
-            let wanted = match wanted.as_str() {
+    let source = source_of(error.metadata.as_ref());
+    let problem = match &error.kind {
+        Kind::InvalidType(found, expected) => {
+            let expected = match expected.as_str() {
                 "usize" | "u32" | "u64" => "a whole number",
                 "a string" => "text in quotes",
                 "f64" => "a number",
-                wanted if wanted.starts_with("struct ") => "a table",
-                "a sequence" => "a list, such as [\"10.0.0.5:7001\"],",
-                wanted => wanted,
+                expected if expected.starts_with("struct ") => "a table",
+                "a sequence" => "a list such as [\"10.0.0.5:7001\"]",
+                expected => expected,
             };
-            format!("{} is of the wrong type; {wanted} is needed", found_type(found))
+            format!("{} has the wrong type (expected {expected})", found_type(found))
         }
-        Kind::UnknownVariant(found, known) => format!("`{found}` is unknown; one of {} is needed", known.join(", ")),
+        Kind::UnknownVariant(found, known) => format!("{found:?} (expected one of {})", known.join(", ")),
         Kind::MissingField(field) => {
-            path = format!("{list}.{field}");
             let example = match (&*list, &**field) {
                 ("query", "keep") => "keep = \"all\", \"none\" or a list of names",
                 _ => "path = \"/**\"",
             };
-            format!("is missing; each [[{list}]] rule needs one, such as {example}")
+            return format!(
+                "missing value for {list}.{field}: each [[{list}]] rule needs one, such as {example}{source}"
+            );
         }
         other => other.to_string(),
     };
-    format!("{path}: {}{source}", one_line(&what))
+    invalid(&path, format_args!("{}{source}", one_line(&problem)))
 }
 
-/// A value of the wrong type, in the words of TOML.
+/// Returns a description of a value of the wrong type, in TOML's terms.
 fn found_type(found: &figment::error::Actual) -> String {
     use figment::error::Actual;
     match found {
@@ -215,25 +224,28 @@ fn found_type(found: &figment::error::Actual) -> String {
     }
 }
 
-fn refuse_unknown(figment: &Figment, given: &Dict, table: &str) -> Result<(), String> {
-    for (name, value) in given {
+/// Rejects keys that do not exist, and names the key that was probably meant.
+fn reject_unknown(figment: &Figment, values: &Dict, table: &str) -> Result<(), String> {
+    for (name, value) in values {
         let path = if table.is_empty() { name.clone() } else { format!("{table}.{name}") };
         if KEYS.contains(&path.as_str()) {
             continue;
         }
         if path == "immutable.set" {
             return Err(
-                "immutable.set: sets have a list of their own now; cache.immutable_sets = [\"assets\", …] is needed"
-                    .to_owned(),
+                "unknown key immutable.set: rule sets are listed in cache.immutable_sets = [\"assets\", …]".to_owned()
             );
         }
         if let Some((_, new)) = RENAMED.iter().find(|(old, _)| *old == path) {
-            return Err(format!("{path}: renamed to `{new}`{}", origin_of(figment.get_metadata(value.tag()))));
+            return Err(format!(
+                "unknown key {path}: it was renamed to {new}{}",
+                source_of(figment.get_metadata(value.tag()))
+            ));
         }
-        let inside = format!("{path}.");
-        if !KEYS.iter().any(|key| key.starts_with(&inside)) {
+        let prefix = format!("{path}.");
+        if !KEYS.iter().any(|key| key.starts_with(&prefix)) {
             let advice = advice(&path, value);
-            return Err(format!("{path}: unknown key{}; {advice}", origin_of(figment.get_metadata(value.tag()))));
+            return Err(format!("unknown key {path}{}; {advice}", source_of(figment.get_metadata(value.tag()))));
         }
         let tables = match value {
             Value::Dict(_, dict) => vec![dict],
@@ -241,29 +253,28 @@ fn refuse_unknown(figment: &Figment, given: &Dict, table: &str) -> Result<(), St
             _ => Vec::new(),
         };
         for table in tables {
-            refuse_unknown(figment, table, &path)?;
+            reject_unknown(figment, table, &path)?;
         }
     }
     Ok(())
 }
 
-/// Where a value came from, for an error.
-fn origin_of(metadata: Option<&Metadata>) -> String {
+/// Returns the source of a value, for an error.
+fn source_of(metadata: Option<&Metadata>) -> String {
     let Some(metadata) = metadata else {
         return String::new();
     };
     match &metadata.source {
         Some(Source::File(file)) => format!(" (from {})", file.display()),
-        // What is merged as a value has the name of the type.
+        // figment names a layer merged as a value after its type.
         _ if metadata.name.contains("figment::") => " (from --set)".to_owned(),
         _ => format!(" (from {})", metadata.name.replace('`', "")),
     }
 }
 
-/// Returns what to do about an unknown key: the known name that is most like it. If none is
-/// near, the names that are known where it stands.
-fn advice(path: &str, given: &Value) -> String {
-    let known = candidates(path, given.as_dict().is_some());
+/// Returns the advice for an unknown key: the nearest known name, or all names of its table.
+fn advice(path: &str, value: &Value) -> String {
+    let known = candidates(path, value.as_dict().is_some());
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let distance = |key: &&str| {
         let whole = strsim::damerau_levenshtein(path, key);
@@ -271,7 +282,7 @@ fn advice(path: &str, given: &Value) -> String {
     };
     let nearest = known.iter().copied().min_by_key(distance).unwrap_or_default();
     if distance(&nearest) <= last(path).len().max(last(nearest).len()) / 2 {
-        return format!("did you mean `{nearest}`?");
+        return format!("did you mean {nearest}?");
     }
     match path.split_once('.') {
         Some((table, _)) => {
@@ -282,8 +293,8 @@ fn advice(path: &str, given: &Value) -> String {
     }
 }
 
-/// Returns the names that may stand where `path` does: the keys of its table, or the tables,
-/// or every key if the table was forgotten.
+/// Returns the names to compare `path` with: the keys of its table, or the tables, or every
+/// key if the table was omitted.
 fn candidates(path: &str, is_table: bool) -> Vec<&'static str> {
     match path.split_once('.') {
         Some((table, _)) => KEYS.iter().copied().filter(|key| table_of(key) == table).collect(),

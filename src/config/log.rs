@@ -1,42 +1,45 @@
-//! `[log]`: what is written down.
+//! `[log]`: the log on standard error and the access log on standard output.
 
 use serde::{Deserialize, Serialize};
 
 use super::values::{Period, secs};
 
-/// `[log]`
+/// The table `[log]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct LogConfig {
-    /// `auto` is text on a terminal and JSON elsewhere.
+    /// Format of both logs.
     pub format: LogFormat,
-    /// What happens to the edge itself, on standard error.
+    /// Level of the edge's own lines.
     pub level: LogLevel,
-    /// What libraries (h2, hyper) say, on standard error.
+    /// Level of the lines of libraries (h2, hyper).
     pub libraries: LogLevel,
-    /// How long the same kind of line is not written again, but counted, where a client
-    /// or an origin can cause it; zero writes every line.
+    /// Time in which further lines of the same kind are counted instead of written, if
+    /// clients or origins can cause them; 0 writes every line.
     pub repeat: Period,
-    /// A line for each request, on standard output.
+    /// Whether each request gets a line on standard output.
     pub access: bool,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     Auto,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
-/// What is logged: this, and all that is worse.
+/// The least severity of the lines that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum LogLevel {
     Off,
     Error,

@@ -1,34 +1,35 @@
-//! `[origin]`: where assets come from.
+//! `[origin]`: the server that assets are fetched from.
 
 use http::{HeaderName, Uri};
 use serde::{Deserialize, Serialize};
 
-use super::bounds::{some_time, within};
+use super::bounds::{check_nonzero, check_range, invalid};
 use super::values::{self, Period, secs};
 use crate::origin::http_origin;
 use crate::semantics::request_headers::HeaderClass;
 use crate::upstream::LIFETIME;
 
-/// `[origin]`
+/// The table `[origin]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct OriginConfig {
-    /// `http://host[:port][/folder]`
+    /// URL of the origin: `http://host[:port][/folder]`.
     #[serde(with = "values::url")]
     pub url: Uri,
-    /// To have a connection.
+    /// Timeout for a connection, including the resolution of its name.
     pub connect_timeout: Period,
-    /// From a request to the first byte of its answer.
+    /// Timeout from a request to the first byte of its response.
     pub first_byte_timeout: Period,
-    /// Between two pieces of a body.
+    /// Timeout between two chunks of a body.
     pub idle_timeout: Period,
-    /// For how long a connection takes new requests: the next resolves the name anew.
+    /// Time in which a connection takes new requests; its successor resolves the name again.
     pub connection_lifetime: Period,
-    /// How many requests may wait for its answers at a time, and as many uploads.
+    /// Largest number of requests waiting for a response at a time, and of uploads.
     pub requests: usize,
-    /// Request headers that go with a fill, besides those that always do.
+    /// Request headers that a fill sends, besides the ones that it always sends.
     pub forward: Vec<String>,
-    /// Whether Location and Content-Location that name the origin are rewritten to paths.
+    /// Whether Location and Content-Location that point at the origin are rewritten to paths.
     pub rewrite_location: bool,
 }
 
@@ -49,13 +50,13 @@ impl Default for OriginConfig {
 
 impl OriginConfig {
     pub(super) fn check(&self) -> Result<(), String> {
-        http_origin::check_url(&self.url).map_err(|error| format!("origin.url: {error}"))?;
-        within("origin.requests", self.requests, 1..=1_000_000)?;
+        http_origin::check_url(&self.url).map_err(|error| invalid("origin.url", error))?;
+        check_range("origin.requests", self.requests, 1..=1_000_000)?;
         self.forwarded()?;
-        some_time("origin.connect_timeout", self.connect_timeout)?;
-        some_time("origin.connection_lifetime", self.connection_lifetime)?;
-        some_time("origin.first_byte_timeout", self.first_byte_timeout)?;
-        some_time("origin.idle_timeout", self.idle_timeout)
+        check_nonzero("origin.connect_timeout", self.connect_timeout)?;
+        check_nonzero("origin.connection_lifetime", self.connection_lifetime)?;
+        check_nonzero("origin.first_byte_timeout", self.first_byte_timeout)?;
+        check_nonzero("origin.idle_timeout", self.idle_timeout)
     }
 
     /// Returns the headers of `origin.forward`.
@@ -63,14 +64,18 @@ impl OriginConfig {
         let name = |text: &String| {
             let name = HeaderName::from_bytes(text.as_bytes());
             let name = name.map_err(|_| {
-                format!("origin.forward: `{text}` is not the name of a header; a name such as \"X-Tenant\" is needed")
+                invalid("origin.forward", format_args!("{text:?} (expected the name of a header, such as X-Tenant)"))
             })?;
             match HeaderClass::of(&name) {
-                HeaderClass::Edge => Err(format!(
-                    "origin.forward: {text} is read or written by the edge itself, and cannot be forwarded; remove it"
+                HeaderClass::Edge => Err(invalid(
+                    "origin.forward",
+                    format_args!("{text:?} is set by the edge itself and cannot be forwarded; remove it"),
                 )),
-                HeaderClass::Personal => Err(format!(
-                    "origin.forward: {text} identifies a client; it goes along where its response is not stored for others; remove it"
+                HeaderClass::Personal => Err(invalid(
+                    "origin.forward",
+                    format_args!(
+                        "{text:?} identifies a client and is sent only where the response is not stored for others; remove it"
+                    ),
                 )),
                 HeaderClass::Sent | HeaderClass::Inert | HeaderClass::Unknown => Ok(name),
             }

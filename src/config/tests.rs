@@ -18,7 +18,7 @@ fn repository_file() -> String {
 }
 
 #[test]
-fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
+fn config_toml_holds_every_key_with_its_default_and_a_comment() {
     let text = repository_file();
     let defaults = Config { cluster: Some(ClusterConfig::default()), ..Config::default() };
     assert_eq!(load(&text).unwrap(), defaults);
@@ -27,13 +27,13 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
     let mut commented = false;
     let mut seen = Vec::new();
     for line in text.lines().map(str::trim) {
-        // A table without a default stands there as a comment.
+        // A table without a default is a comment.
         if let Some(header) = line.strip_prefix("# [[").or_else(|| line.strip_prefix('[')) {
             table = header.split(']').next().unwrap().trim_start_matches('[').to_owned();
             commented = false;
             continue;
         }
-        // A key without a default stands there as a comment.
+        // A key without a default is a comment.
         let shown = line.strip_prefix("# ").filter(|rest| is_shown(rest)).unwrap_or(line);
         let Some((key, value)) = shown.split_once('=').filter(|_| !shown.starts_with('#')) else {
             commented = line.starts_with('#');
@@ -49,7 +49,7 @@ fn the_repositorys_file_holds_every_key_with_its_default_and_a_comment() {
     assert_eq!(seen, keys);
 }
 
-/// Whether a comment shows a key that has no default.
+/// Returns true if a comment shows a key without a default.
 fn is_shown(comment: &str) -> bool {
     let key = comment.split_once('=').map(|(key, _)| key.trim());
     key.is_some_and(|key| {
@@ -69,7 +69,7 @@ fn is_shown(comment: &str) -> bool {
 }
 
 #[test]
-fn the_list_of_keys_is_that_of_the_structs() {
+fn keys_lists_the_fields_of_all_tables() {
     let secret = Some(Secret("0123456789abcdef".to_owned()));
     let text = Some("a:1".to_owned());
     let (discover, nameserver, advertise) = (text.clone(), text.clone(), text);
@@ -88,8 +88,8 @@ fn the_list_of_keys_is_that_of_the_structs() {
     assert_eq!(keys, listed);
 }
 
-/// A value for every key that is not its default.
-const OTHERS: [(&str, &str); 74] = [
+/// A value for every key, different from its default.
+const OVERRIDES: [(&str, &str); 74] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -167,10 +167,10 @@ const OTHERS: [(&str, &str); 74] = [
 ];
 
 #[test]
-#[allow(clippy::result_large_err)] // figment's own
+#[allow(clippy::result_large_err)] // figment's error type
 fn every_key_is_overridden_by_set_and_by_the_environment() {
     let defaults = Value::serialize(Config { cluster: Some(ClusterConfig::default()), ..Config::default() }).unwrap();
-    for (key, value) in OTHERS {
+    for (key, value) in OVERRIDES {
         let by_set = Config::extract(&Figment::new().merge(parse_set(&format!("{key}={value}")).unwrap())).unwrap();
         figment::Jail::expect_with(|jail| {
             jail.clear_env();
@@ -186,25 +186,25 @@ fn every_key_is_overridden_by_set_and_by_the_environment() {
         assert_ne!(set.find_ref(key), defaults.find_ref(key), "{key}");
     }
     let overridden =
-        |key: &&&str| !OTHERS.iter().any(|(other, _)| *other == **key || key.starts_with(&format!("{other}.")));
+        |key: &&&str| !OVERRIDES.iter().any(|(other, _)| *other == **key || key.starts_with(&format!("{other}.")));
     assert_eq!(KEYS.iter().filter(overridden).count(), 0);
 }
 
 #[test]
-fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
+fn errors_name_the_key_the_fault_and_the_accepted_values() {
     for (text, parts) in [
         ("[cache]\nmemroy = 1", &["cache.memroy", "cache.memory"][..]),
-        ("[cash]\nmemory = 1", &["cash", "`cache`"]),
+        ("[cash]\nmemory = 1", &["cash", "did you mean cache?"]),
         ("memory = 1", &["memory", "cache.memory"]),
         ("xyzzy = 1", &["xyzzy", "the tables are edge, origin, cache"]),
         ("[xyzzy]\nmemory = 1", &["xyzzy", "the tables are edge, origin, cache"]),
         ("[edge]\nmemory = 1", &["edge.memory", "the keys of edge are name, listen"]),
-        ("[edge]\ndrain = 30", &["edge.drain", "no unit", "`30s`"]),
-        ("[edge]\ndrain = \"30\"", &["edge.drain", "`30s`"]),
-        ("[edge]\ntrusted_proxies = [\"10.0.0.0/33\"]", &["edge.trusted_proxies", "10.0.0.0/33", "`10.0.0.0/8`"]),
+        ("[edge]\ndrain = 30", &["edge.drain", "30 has no unit", "30s"]),
+        ("[edge]\ndrain = \"30\"", &["edge.drain", "\"30\" (expected", "30s"]),
+        ("[edge]\ntrusted_proxies = [\"10.0.0.0/33\"]", &["edge.trusted_proxies", "10.0.0.0/33", "such as 10.0.0.0/8"]),
         ("[edge]\nscheme = \"ftp\"", &["edge.scheme", "ftp", "https"]),
-        ("[edge]\nhost = \"a/b\"", &["edge.host", "`a/b`", "www.example.com"]),
-        ("[edge]\nname = \"a b\"", &["edge.name", "`a b`"]),
+        ("[edge]\nhost = \"a/b\"", &["edge.host", "\"a/b\"", "www.example.com"]),
+        ("[edge]\nname = \"a b\"", &["edge.name", "\"a b\""]),
         ("[edge]\nlisten = \"8001\"", &["edge.listen", "127.0.0.1:8001"]),
         ("[edge]\nthreads = \"many\"", &["edge.threads"]),
         ("[edge]\nzero_copy = \"bbr\"", &["edge.zero_copy", "\"auto\", true or false"]),
@@ -217,20 +217,20 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[limits]\nsend_timeout = \"0s\"", &["limits.send_timeout"]),
         ("[limits]\nmethods = [\"GET\"]", &["limits.methods", "HEAD"]),
         ("[limits]\nmethods = [\"GET\", \"HEAD\", \"TRACE\"]", &["limits.methods", "TRACE", "remove"]),
-        ("[cache]\nmemory = \"lots\"", &["cache.memory", "`512MiB`"]),
+        ("[cache]\nmemory = \"lots\"", &["cache.memory", "\"lots\" (expected a size such as 512MiB"]),
         ("[cache]\nmemory = -1", &["cache.memory", "negative"]),
         ("[cache]\nmemory = \"64MiB\"\nmax_object = \"64MiB\"", &["cache.max_object", "64MiB", "set max_object to"]),
         ("[cache]\nhot_share = 2.0", &["cache.hot_share"]),
-        ("[cache]\nnegative = \"1s\"", &["cache.negative", "renamed to `cache.negative_ttl`"]),
-        ("[cache]\nwrong = \"1s\"", &["cache.wrong", "renamed to `cache.wrong_content_ttl`"]),
-        ("[cache]\nfill_alone = \"1s\"", &["cache.fill_alone", "renamed to `cache.detached_fill_timeout`"]),
-        ("[cluster]\npeers = [\"nowhere\"]", &["cluster.peers", "`nowhere`", "host:port"]),
+        ("[cache]\nnegative = \"1s\"", &["cache.negative", "renamed to cache.negative_ttl"]),
+        ("[cache]\nwrong = \"1s\"", &["cache.wrong", "renamed to cache.wrong_content_ttl"]),
+        ("[cache]\nfill_alone = \"1s\"", &["cache.fill_alone", "renamed to cache.detached_fill_timeout"]),
+        ("[cluster]\npeers = [\"nowhere\"]", &["cluster.peers", "\"nowhere\"", "host:port"]),
         ("[cluster]\nlisten = \"0.0.0.0:7001\"", &["cluster.advertise"]),
         ("[cluster]\ndiscover = \"/etc/peers\"", &["cluster.discover", "`/etc/peers`", "file:"]),
         ("[cluster]\ndiscover = \"dns:edges\"", &["cluster.discover", "`edges`", "edges.example.net:7001"]),
         ("[cluster]\ndiscover = \"etcd:10.0.0.1/p\"", &["cluster.discover", "`10.0.0.1`", "10.0.0.1:2379"]),
         ("[cluster]\nrefresh = \"1ms\"", &["cluster.refresh", "100ms", "3600s"]),
-        ("[cluster]\nnameserver = \"127.0.0.1\"", &["cluster.nameserver", "`127.0.0.1`", "127.0.0.1:8600"]),
+        ("[cluster]\nnameserver = \"127.0.0.1\"", &["cluster.nameserver", "\"127.0.0.1\"", "127.0.0.1:8600"]),
         ("[cluster]\nlease = \"1s\"", &["cluster.lease", "2s", "600s"]),
         ("[cluster]\nsecret = \"guess me\"", &["cluster.secret", "16 characters"]),
         ("[cluster]\nprobe_interval = \"1ms\"", &["cluster.probe_interval", "50ms"]),
@@ -246,7 +246,7 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
         ("[[immutable]]\n", &["immutable.path", "missing", "cache.immutable_sets"]),
         ("[cache]\nimmutable_sets = [\"bundles\"]", &["cache.immutable_sets", "`bundles`", "by-hash"]),
         ("[[immutable]]\nset = \"oci\"", &["immutable.set", "cache.immutable_sets"]),
-        ("[origin]\nforward = [\"x y\"]", &["origin.forward", "`x y`", "X-Tenant"]),
+        ("[origin]\nforward = [\"x y\"]", &["origin.forward", "\"x y\"", "X-Tenant"]),
         ("[origin]\nforward = [\"Host\"]", &["origin.forward", "Host", "edge itself"]),
         ("[origin]\nforward = [\"Cookie\"]", &["origin.forward", "Cookie", "remove"]),
         ("[[immutable]]\npath = \"/{hash}\"\ndigest = \"sha257\"", &["immutable.digest", "sha257", "sha256"]),
@@ -268,8 +268,8 @@ fn what_is_wrong_is_told_with_the_key_and_what_would_be_right() {
 }
 
 #[test]
-#[allow(clippy::result_large_err)] // figment's own
-fn variables_of_others_are_let_be_and_unknown_ones_are_named() {
+#[allow(clippy::result_large_err)] // figment's error type
+fn variables_of_other_programs_are_ignored_and_unknown_keys_are_rejected() {
     figment::Jail::expect_with(|jail| {
         jail.clear_env();
         jail.set_env("PEERAGE_PORT", "tcp://10.0.0.1:80");
@@ -278,7 +278,7 @@ fn variables_of_others_are_let_be_and_unknown_ones_are_named() {
         for misspelt in ["PEERAGE_CLUSTER_SECRET", "PEERAGE_ORIGIN_URL", "PEERAGE_CACHE_HOT_SHARE"] {
             jail.set_env(misspelt, "0123456789abcdef");
             let error = Config::load_embedded(None, &[]).unwrap_err().to_string();
-            assert!(error.starts_with(misspelt) && error.contains("__"), "{error}");
+            assert!(error.contains(misspelt) && error.contains("__"), "{error}");
             jail.clear_env();
         }
         jail.set_env("PEERAGE_CACHE__MEMROY", "1");
@@ -289,8 +289,8 @@ fn variables_of_others_are_let_be_and_unknown_ones_are_named() {
 }
 
 #[test]
-#[allow(clippy::result_large_err)] // figment's own
-fn a_secret_is_what_it_says_wherever_it_comes_from() {
+#[allow(clippy::result_large_err)] // figment's error type
+fn a_secret_is_read_as_text_from_every_source() {
     figment::Jail::expect_with(|jail| {
         jail.clear_env();
         for secret in ["01234567890123456789", "1e999999999999999", "0123456789abcdef"] {
@@ -306,20 +306,20 @@ fn a_secret_is_what_it_says_wherever_it_comes_from() {
         jail.clear_env();
         jail.create_file("config.toml", "[cluster]\nsecret = \"0123456789abcdef")?;
         let error = Config::load_embedded(Some(std::path::Path::new("config.toml")), &[]).unwrap_err().to_string();
-        assert!(error.starts_with("config.toml") && !error.contains("0123456789abcdef"), "{error}");
+        assert!(error.contains("in config.toml") && !error.contains("0123456789abcdef"), "{error}");
         Ok(())
     });
 }
 
 #[test]
-fn a_proposed_max_object_is_accepted() {
+fn the_max_object_that_an_error_proposes_is_accepted() {
     let error = load("[cache]\nmemory = \"100MB\"\nmax_object = \"64MiB\"").unwrap_err();
     let proposed = error.split("set max_object to ").nth(1).unwrap().split(' ').next().unwrap();
     assert!(load(&format!("[cache]\nmemory = \"100MB\"\nmax_object = \"{proposed}\"")).is_ok());
 }
 
 #[test]
-fn max_object_is_derived_from_memory_unless_it_is_written() {
+fn max_object_is_derived_from_memory_unless_it_is_set() {
     let max_object = |text: &str| load(text).unwrap().plan().max_object;
     for cluster in ["", "[cluster]\npeers = [\"a:1\"]\n"] {
         assert_eq!(max_object(cluster), 64 << 20);
@@ -335,7 +335,7 @@ fn max_object_is_derived_from_memory_unless_it_is_written() {
 }
 
 #[test]
-fn one_client_has_a_quarter_of_the_requests_at_the_origin_unless_it_is_written() {
+fn one_client_gets_a_quarter_of_the_origin_requests_by_default() {
     for (requests, per_client, most) in [(1024, 0, 256), (7, 0, 1), (1, 0, 1), (1024, 1, 1), (2, 100, 100)] {
         let limits = LimitsConfig { requests_per_client: per_client, ..LimitsConfig::default() };
         assert_eq!(limits.most_requests_per_client(requests), most, "{per_client} of {requests}");
@@ -343,7 +343,7 @@ fn one_client_has_a_quarter_of_the_requests_at_the_origin_unless_it_is_written()
 }
 
 #[test]
-fn zero_copy_is_automatic_unless_a_switch_is_written() {
+fn zero_copy_defaults_to_auto() {
     for (text, zero_copy) in [
         ("", ZeroCopy::Auto),
         ("[edge]\nzero_copy = \"auto\"", ZeroCopy::Auto),
@@ -355,16 +355,16 @@ fn zero_copy_is_automatic_unless_a_switch_is_written() {
 }
 
 #[test]
-fn an_edge_alone_keeps_no_memory_for_copies() {
+fn an_edge_without_peers_has_no_hot_tier() {
     let plan = |text: &str| load(text).unwrap().plan();
-    let (alone, with_peers) = (plan(""), plan("[cluster]\npeers = [\"a:1\"]"));
-    assert_eq!((alone.hot, with_peers.hot), (0, alone.memory / 8));
-    assert_eq!(alone.main, with_peers.main + with_peers.hot);
+    let (single, with_peers) = (plan(""), plan("[cluster]\npeers = [\"a:1\"]"));
+    assert_eq!((single.hot, with_peers.hot), (0, single.memory / 8));
+    assert_eq!(single.main, with_peers.main + with_peers.hot);
 }
 
 proptest! {
     #[test]
-    fn no_file_panics(text in "(\\[{1,2}(edge|cache|cluster|immutable|query)\\]{1,2}\n)?[a-z_]{1,9} = [\"0-9a-zA-Z.\\[\\]{}=-]{0,12}") {
+    fn no_input_panics(text in "(\\[{1,2}(edge|cache|cluster|immutable|query)\\]{1,2}\n)?[a-z_]{1,9} = [\"0-9a-zA-Z.\\[\\]{}=-]{0,12}") {
         let _ = load(&text);
     }
 }

@@ -1,13 +1,12 @@
-//! The forms of single values: sizes, durations, addresses, URLs.
+//! Types of single values: sizes, durations, addresses, URLs.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use figment::value::Value;
 use ipnet::IpNet;
-use serde::de::{Deserializer, Error as _, Unexpected, Visitor};
+use serde::de::{Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// A number of bytes: `512MiB`, `64MB` (1000s), or a bare number.
@@ -18,20 +17,48 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let size: bytesize::ByteSize =
-            text.trim().parse().map_err(|_| format!("`{text}` is not a size; {SIZE_EXAMPLE}"))?;
-        Ok(Self(size.as_u64()))
+        parse_bytes(text).map(Self).ok_or_else(|| format!("{text:?} (expected {SIZE})"))
     }
 }
 
-const SIZE_EXAMPLE: &str = "a size such as `512MiB`, `64MB` or a number of bytes is needed";
+const SIZE: &str = "a size such as 512MiB, 64MB or a number of bytes";
 
+/// Units in which a size is displayed, largest first.
 const UNITS: [(u64, &str); 6] =
     [(1 << 30, "GiB"), (1_000_000_000, "GB"), (1 << 20, "MiB"), (1_000_000, "MB"), (1 << 10, "KiB"), (1000, "kB")];
 
+/// Parses a number, maybe with a fraction, and a unit in any case; without a unit it counts
+/// bytes. Returns `None` for other text, and for a size that overflows.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // a fraction of a unit
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "p" | "pb" => 1_000_000_000_000_000,
+        "e" | "eb" => 1_000_000_000_000_000_000,
+        "ki" | "kib" => 1 << 10,
+        "mi" | "mib" => 1 << 20,
+        "gi" | "gib" => 1 << 30,
+        "ti" | "tib" => 1 << 40,
+        "pi" | "pib" => 1 << 50,
+        "ei" | "eib" => 1 << 60,
+        _ => return None,
+    };
+    if !number.contains('.') {
+        return number.parse::<u64>().ok()?.checked_mul(factor);
+    }
+    let bytes = number.parse::<f64>().ok()? * factor as f64;
+    (bytes < u64::MAX as f64).then_some(bytes as u64)
+}
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The unit that leaves the shortest number is the one that the size was written in.
+        // The unit that leaves the shortest number is the one in which the size was written.
         let is_whole = |(factor, _): &(u64, &str)| self.0 >= *factor && self.0.is_multiple_of(*factor);
         match UNITS.into_iter().filter(is_whole).min_by_key(|(factor, _)| self.0 / factor) {
             Some((factor, unit)) => write!(f, "{}{unit}", self.0 / factor),
@@ -48,44 +75,44 @@ impl Serialize for Size {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Sizes;
-        impl Visitor<'_> for Sizes {
+        struct SizeVisitor;
+        impl Visitor<'_> for SizeVisitor {
             type Value = Size;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(SIZE_EXAMPLE)
+                f.write_str(SIZE)
             }
             fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<Size, E> {
                 Ok(Size(bytes))
             }
             fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<Size, E> {
-                u64::try_from(bytes).map(Size).map_err(|_| E::custom(format!("{bytes} is negative; {SIZE_EXAMPLE}")))
+                u64::try_from(bytes).map(Size).map_err(|_| E::custom(format!("{bytes} is negative (expected {SIZE})")))
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
                 text.parse().map_err(E::custom)
             }
         }
-        deserializer.deserialize_any(Sizes)
+        deserializer.deserialize_any(SizeVisitor)
     }
 }
 
-/// A length of time: `300ms`, `30s`, `1h30m`, `1d`. A day has 24 hours. A bare number has
-/// no unit, and is refused.
+/// A duration: `300ms`, `30s`, `1h30m`, `1d`. A day has 24 hours. A number without a unit
+/// is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub struct Period(pub Duration);
 
-const PERIOD_EXAMPLE: &str = "a duration with its unit, such as `300ms`, `30s`, `1h30m` or `1d`, is needed";
+const PERIOD: &str = "a duration such as 300ms, 30s, 1h30m, 1d";
 
 impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refused = || format!("`{text}` is not a duration; {PERIOD_EXAMPLE}");
-        let span: jiff::Span = text.trim().parse().map_err(|_| refused())?;
-        let parsed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| refused())?;
-        let duration = Duration::try_from(parsed).map_err(|_| refused())?;
-        // Longer than a century is a slip of the pen, and overflows clocks.
+        let rejected = || format!("{text:?} (expected {PERIOD})");
+        let span: jiff::Span = text.trim().parse().map_err(|_| rejected())?;
+        let parsed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| rejected())?;
+        let duration = Duration::try_from(parsed).map_err(|_| rejected())?;
+        // More than a century is a typing error, and overflows clocks.
         if duration > Duration::from_hours(24 * 366 * 100) {
-            return Err(refused());
+            return Err(rejected());
         }
         Ok(Self(duration))
     }
@@ -113,30 +140,30 @@ impl Serialize for Period {
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Periods;
-        impl Visitor<'_> for Periods {
+        struct PeriodVisitor;
+        impl Visitor<'_> for PeriodVisitor {
             type Value = Period;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(PERIOD_EXAMPLE)
+                f.write_str(PERIOD)
             }
             fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Period, E> {
-                Err(E::custom(format!("{number} has no unit; {PERIOD_EXAMPLE}")))
+                Err(E::custom(format!("{number} has no unit (expected {PERIOD})")))
             }
             fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Period, E> {
-                Err(E::custom(format!("{number} has no unit; {PERIOD_EXAMPLE}")))
+                Err(E::custom(format!("{number} has no unit (expected {PERIOD})")))
             }
             fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Period, E> {
-                Err(E::custom(format!("{number} has no unit; {PERIOD_EXAMPLE}")))
+                Err(E::custom(format!("{number} has no unit (expected {PERIOD})")))
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Period, E> {
                 text.parse().map_err(E::custom)
             }
         }
-        deserializer.deserialize_any(Periods)
+        deserializer.deserialize_any(PeriodVisitor)
     }
 }
 
-/// Addresses in CIDR notation, such as `10.0.0.0/8`; a single address is a network of one.
+/// A network in CIDR notation, such as `10.0.0.0/8`, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(pub IpNet);
 
@@ -145,9 +172,10 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let address = || text.parse::<IpAddr>().map(IpNet::from);
-        text.parse().or_else(|_| address()).map(Self).map_err(|_| {
-            format!("`{text}` is not a network; one such as `10.0.0.0/8` or `2001:db8::/32`, or an address, is needed")
-        })
+        text.parse()
+            .or_else(|_| address())
+            .map(Self)
+            .map_err(|_| format!("{text:?} (expected an address, or a network such as 10.0.0.0/8 or 2001:db8::/32)"))
     }
 }
 
@@ -163,13 +191,14 @@ impl<'de> Deserialize<'de> for Network {
     }
 }
 
-/// How clients reach a site.
+/// The scheme of a site's URLs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Scheme {
-    /// In the clear.
+    /// Cleartext.
     Http,
-    /// Over TLS, which a proxy in front ends.
+    /// TLS, which a proxy in front of the edge terminates.
     Https,
 }
 
@@ -198,13 +227,13 @@ pub(super) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// What must not be shown.
+/// A secret: its `Debug` form does not show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(#[serde(deserialize_with = "text")] pub String);
 
 impl Secret {
-    /// A shorter one can be guessed.
+    /// The least length in bytes; a shorter secret can be guessed.
     pub const SHORTEST: usize = 16;
 }
 
@@ -214,18 +243,34 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Text, also where the environment's value looks like a number.
+/// Reads text; a number, as the environment gives one, becomes text too.
 pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    match <Value as Deserialize>::deserialize(deserializer)? {
-        Value::String(_, text) => Ok(text),
-        Value::Num(_, number) => {
-            Ok(number.to_u128().map_or_else(|| format!("{number:?}"), |number| number.to_string()))
+    struct TextVisitor;
+    impl Visitor<'_> for TextVisitor {
+        type Value = String;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("text")
         }
-        _ => Err(D::Error::invalid_type(Unexpected::Other("a table or list"), &"text")),
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+        fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+        fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+        fn visit_u128<E: serde::de::Error>(self, number: u128) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+        fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
     }
+    deserializer.deserialize_any(TextVisitor)
 }
 
-/// A digest by its name; `none` where it cannot be checked.
+/// The name of a digest algorithm; `none` where contents cannot be verified.
 pub(super) mod digest {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -242,15 +287,19 @@ pub(super) mod digest {
         if name == "none" {
             return Ok(None);
         }
-        let known = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
-        known.map(Some).ok_or_else(|| {
-            let names = Algorithm::ALL.map(Algorithm::name).join(", ");
-            D::Error::custom(format!("`{name}` is unknown; one of none, {names} is needed"))
+        if !cfg!(feature = "digests") && matches!(&*name, "sha1" | "md5" | "blake3") {
+            let lacking = format!("{name:?} needs the feature `digests` of peerage, and this build lacks it");
+            return Err(D::Error::custom(lacking));
+        }
+        let known = Algorithm::ALL.iter().find(|algorithm| algorithm.name() == name);
+        known.map(|algorithm| Some(*algorithm)).ok_or_else(|| {
+            let names = Algorithm::ALL.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>().join(", ");
+            D::Error::custom(format!("{name:?} is not a digest algorithm (expected one of none, {names})"))
         })
     }
 }
 
-/// An address with its port.
+/// An IP address with its port.
 pub(super) mod address {
     use super::{Deserialize, Deserializer, Serializer};
     use serde::de::Error as _;
@@ -262,12 +311,12 @@ pub(super) mod address {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let needed = "an IP address with a port is needed, such as `127.0.0.1:8001`";
-        text.parse().map_err(|_| D::Error::custom(format!("`{text}` cannot be listened on; {needed}")))
+        let expected = "expected an IP address with a port, such as 127.0.0.1:8001";
+        text.parse().map_err(|_| D::Error::custom(format!("{text:?} ({expected})")))
     }
 }
 
-/// A URL; what kind of URL is checked where it is used.
+/// A URL; the table that holds it checks its scheme and parts.
 pub(super) mod url {
     use super::{Deserialize, Deserializer, Serializer};
     use http::Uri;
@@ -279,8 +328,8 @@ pub(super) mod url {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uri, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let needed = "a URL is needed, such as `http://127.0.0.1:9000`";
-        text.parse().map_err(|_| D::Error::custom(format!("`{text}` is not a URL; {needed}")))
+        let expected = "expected a URL such as http://127.0.0.1:9000";
+        text.parse().map_err(|_| D::Error::custom(format!("{text:?} ({expected})")))
     }
 }
 
@@ -291,19 +340,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
-        for (text, bytes) in
-            [("512MiB", 512 << 20), ("64MB", 64_000_000), ("1024", 1024), ("1 KiB", 1024), ("1.5GiB", 3 << 29)]
-        {
+    fn sizes_with_and_without_a_unit_are_parsed() {
+        for (text, bytes) in [
+            ("512MiB", 512 << 20),
+            ("64MB", 64_000_000),
+            ("1024", 1024),
+            ("1 KiB", 1024),
+            ("1.5GiB", 3 << 29),
+            ("2tb", 2_000_000_000_000),
+        ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
-        for text in ["", "x", "-1", "12 parsecs", "MiB"] {
+        for text in ["", "x", "-1", "12 parsecs", "MiB", "1.5.5MB", ".", "99999999999999999999", "16EiB", "20.5EiB"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }
 
     #[test]
-    fn size_is_shown_in_the_unit_that_it_was_written_in() {
+    fn size_is_displayed_in_the_unit_in_which_it_was_written() {
         for text in ["512MiB", "64MB", "2GB", "1GiB", "100kB", "16KiB", "1000001", "1536MiB", "8TiB"] {
             let shown = text.parse::<Size>().unwrap().to_string();
             assert_eq!(shown, if text == "8TiB" { "8192GiB" } else { text });
@@ -311,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn periods() {
+    fn durations_with_a_unit_are_parsed() {
         for (text, millis) in [
             ("300ms", 300),
             ("30s", 30_000),
@@ -331,7 +385,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_displayed_parses(bytes: u64, nanos in 0u64..u64::from(u32::MAX) * 1_000_000) {
+        fn displayed_values_parse_to_the_same_value(bytes: u64, nanos in 0u64..u64::from(u32::MAX) * 1_000_000) {
             prop_assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)));
             let period = Period(Duration::from_nanos(nanos));
             prop_assert_eq!(period.to_string().parse(), Ok(period));

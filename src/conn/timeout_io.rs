@@ -315,6 +315,7 @@ mod tests {
         (client, TimeoutIo::new(stream, &limits, requests.clone(), splicing), requests)
     }
 
+    #[cfg(feature = "zero-copy")]
     #[tokio::test]
     async fn what_goes_with_what_is_lent_is_lent_in_its_turn() {
         let arena = Arena::reserve(2 * CHUNK as u64).unwrap();

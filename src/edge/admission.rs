@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, ORIGIN, REFERER, USER_AGENT};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
-use http_body::Body as _;
+use hyper::body::Body as _;
 
 use super::fetch::{Arrival, asked};
 use super::fill::{First, Leading, Order, tier};

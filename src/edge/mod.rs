@@ -27,7 +27,9 @@ use crate::error::Error;
 use crate::flight::{Flights, Provider};
 use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
-use crate::observe::metrics::{Gauges, Metrics, Served, Source};
+#[cfg(feature = "observe")]
+use crate::observe::metrics::Gauges;
+use crate::observe::metrics::{Metrics, Served, Source};
 use crate::origin::Origin;
 use crate::peer::client::Peers;
 use crate::semantics::cache_control::{CacheControl, RequestControl};
@@ -40,7 +42,7 @@ use crate::semantics::storing::{Case, Credentials, Name, Personal};
 use crate::semantics::{authority, cdn_loop, content_length};
 use crate::store::budget::Budget;
 use crate::store::entry::Stored;
-use crate::store::tiers::{Found, Plan, Store, Tier};
+use crate::store::tiers::{Found, Plan, Store};
 
 mod admission;
 mod coalesce;
@@ -273,7 +275,9 @@ impl Edge {
         &self.metrics
     }
 
+    #[cfg(feature = "observe")]
     pub(crate) fn gauges(&self) -> Gauges {
+        use crate::store::tiers::Tier;
         let tier = |tier: Tier| {
             let (bytes, objects, evictions) = self.store.figures(tier);
             (tier.name(), bytes, objects, evictions)
@@ -521,7 +525,7 @@ impl Edge {
         }
         // A request with `no-store` wants nothing kept, and content in a GET has no
         // meaning that a key could hold (RFC 9110 §9.3.1).
-        if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
+        if wish.no_store || !hyper::body::Body::is_end_stream(&ask.body) {
             return Err(Onward::Pass(handled));
         }
         // HEAD fetches the body only for names that prove it, which will be wanted.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::StatusCode;
-use http_body::Body as _;
+use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::Edge;

@@ -180,7 +180,7 @@ impl Edge {
         let age = freshness::initial_age(response.headers(), ask.now, SystemTime::now());
         let verdict = storing::verdict(self.case(ask), response.status(), response.headers(), age);
         let fresh = matches!(verdict, Verdict::Store(lifetime) if !freshness::must_be_validated(lifetime, age));
-        let length = http_body::Body::size_hint(response.body()).exact();
+        let length = hyper::body::Body::size_hint(response.body()).exact();
         if fresh && length.is_some_and(|length| length <= self.plan.max_object) {
             self.store.unmark(&ask.key);
         }

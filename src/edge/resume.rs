@@ -270,7 +270,7 @@ fn is_same(head: &Head, tag: Option<&HeaderValue>, headers: &HeaderMap, total: O
 /// The length of the whole that a 200 or a 206 is, or is a part of.
 fn total(response: &Response<Body>) -> Option<u64> {
     if response.status() == StatusCode::OK {
-        return http_body::Body::size_hint(response.body()).exact();
+        return hyper::body::Body::size_hint(response.body()).exact();
     }
     response.headers().get(CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.parse().ok()
 }

@@ -18,7 +18,7 @@ pub(super) fn wanted(source: Source, request: &mut Parts, body: &Body) -> Option
     let client = request.extensions.remove::<OnUpgrade>()?;
     let wanted = source == Source::Client
         && request.method == Method::GET
-        && http_body::Body::is_end_stream(body)
+        && hyper::body::Body::is_end_stream(body)
         && upgrade::is_to_websocket(&request.headers);
     wanted.then_some(client)
 }

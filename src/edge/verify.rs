@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::header::ETAG;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use http_body::Body as _;
+use hyper::body::Body as _;
 
 use super::Edge;
 use super::fetch::asked;

@@ -1,7 +1,5 @@
 //! The access log: one line for each request, written when its answer ends.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use serde::Serialize;
+#[cfg(not(feature = "cli"))]
+use std::convert::Infallible as NonBlocking;
+#[cfg(feature = "cli")]
 use tracing_appender::non_blocking::NonBlocking;
 
 use crate::body::{Body, RUN};
@@ -215,7 +216,14 @@ impl Access {
         });
     }
 
+    /// Writes nothing: only the `peerage` program has an access log.
+    #[cfg(not(feature = "cli"))]
+    #[allow(clippy::unused_self)] // as with the feature
+    fn write(&self, _: &Line<'_>) {}
+
+    #[cfg(feature = "cli")]
     fn write(&self, line: &Line<'_>) {
+        use std::io::Write as _;
         let Some((format, out)) = &self.lines else {
             return;
         };
@@ -273,8 +281,10 @@ struct Line<'a> {
     error: Option<String>,
 }
 
+#[cfg(feature = "cli")]
 impl Line<'_> {
     fn text(&self) -> String {
+        use std::fmt::Write as _;
         let mut text = String::with_capacity(160);
         let _ = write!(
             text,
@@ -368,7 +378,7 @@ pub(crate) struct Watched {
     way: Way,
 }
 
-impl http_body::Body for Watched {
+impl hyper::body::Body for Watched {
     type Data = Piece;
     type Error = Error;
 

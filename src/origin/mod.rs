@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body::Body as _;
+use hyper::body::Body as _;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use crate::body::Body;
 use crate::error::Error;
 use crate::key::AssetKey;
 
+#[cfg(feature = "cli")]
 pub mod files;
 pub mod http_origin;
 

@@ -15,8 +15,11 @@ pub enum Algorithm {
     Sha256,
     Sha512,
     Sha224,
+    #[cfg(feature = "digests")]
     Sha1,
+    #[cfg(feature = "digests")]
     Md5,
+    #[cfg(feature = "digests")]
     Blake3,
     /// XXH3-64, as 8 bytes in big-endian order.
     Xxh3,
@@ -24,8 +27,18 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// All algorithms.
-    pub const ALL: [Self; 7] =
-        [Self::Sha256, Self::Sha512, Self::Sha224, Self::Sha1, Self::Md5, Self::Blake3, Self::Xxh3];
+    pub const ALL: &[Self] = &[
+        Self::Sha256,
+        Self::Sha512,
+        Self::Sha224,
+        #[cfg(feature = "digests")]
+        Self::Sha1,
+        #[cfg(feature = "digests")]
+        Self::Md5,
+        #[cfg(feature = "digests")]
+        Self::Blake3,
+        Self::Xxh3,
+    ];
 
     /// Returns the name in the configuration.
     pub fn name(self) -> &'static str {
@@ -33,8 +46,11 @@ impl Algorithm {
             Self::Sha256 => "sha256",
             Self::Sha512 => "sha512",
             Self::Sha224 => "sha224",
+            #[cfg(feature = "digests")]
             Self::Sha1 => "sha1",
+            #[cfg(feature = "digests")]
             Self::Md5 => "md5",
+            #[cfg(feature = "digests")]
             Self::Blake3 => "blake3",
             Self::Xxh3 => "xxh3",
         }
@@ -44,9 +60,13 @@ impl Algorithm {
     pub const fn bytes(self) -> usize {
         match self {
             Self::Sha512 => 64,
-            Self::Sha256 | Self::Blake3 => 32,
+            Self::Sha256 => 32,
+            #[cfg(feature = "digests")]
+            Self::Blake3 => 32,
             Self::Sha224 => 28,
+            #[cfg(feature = "digests")]
             Self::Sha1 => 20,
+            #[cfg(feature = "digests")]
             Self::Md5 => 16,
             Self::Xxh3 => 8,
         }
@@ -58,8 +78,11 @@ impl Algorithm {
             Self::Sha256 => HashState::Sha256(sha2::Sha256::new()),
             Self::Sha512 => HashState::Sha512(Box::new(sha2::Sha512::new())),
             Self::Sha224 => HashState::Sha224(sha2::Sha224::new()),
+            #[cfg(feature = "digests")]
             Self::Sha1 => HashState::Sha1(sha1::Sha1::new()),
+            #[cfg(feature = "digests")]
             Self::Md5 => HashState::Md5(md5::Md5::new()),
+            #[cfg(feature = "digests")]
             Self::Blake3 => HashState::Blake3(Box::new(blake3::Hasher::new())),
             Self::Xxh3 => HashState::Xxh3(Box::new(Xxh3Default::new())),
         })
@@ -75,8 +98,11 @@ enum HashState {
     Sha256(sha2::Sha256),
     Sha512(Box<sha2::Sha512>),
     Sha224(sha2::Sha224),
+    #[cfg(feature = "digests")]
     Sha1(sha1::Sha1),
+    #[cfg(feature = "digests")]
     Md5(md5::Md5),
+    #[cfg(feature = "digests")]
     Blake3(Box<blake3::Hasher>),
     Xxh3(Box<Xxh3Default>),
 }
@@ -88,8 +114,11 @@ impl Hashing {
             HashState::Sha256(state) => state.update(data),
             HashState::Sha512(state) => state.update(data),
             HashState::Sha224(state) => state.update(data),
+            #[cfg(feature = "digests")]
             HashState::Sha1(state) => state.update(data),
+            #[cfg(feature = "digests")]
             HashState::Md5(state) => state.update(data),
+            #[cfg(feature = "digests")]
             HashState::Blake3(state) => drop(state.update(data)),
             HashState::Xxh3(state) => state.update(data),
         }
@@ -101,8 +130,11 @@ impl Hashing {
             HashState::Sha256(state) => state.finalize().to_vec(),
             HashState::Sha512(state) => state.finalize().to_vec(),
             HashState::Sha224(state) => state.finalize().to_vec(),
+            #[cfg(feature = "digests")]
             HashState::Sha1(state) => state.finalize().to_vec(),
+            #[cfg(feature = "digests")]
             HashState::Md5(state) => state.finalize().to_vec(),
+            #[cfg(feature = "digests")]
             HashState::Blake3(state) => state.finalize().as_bytes().to_vec(),
             HashState::Xxh3(state) => state.digest().to_be_bytes().to_vec(),
         }
@@ -264,8 +296,11 @@ mod tests {
                 "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
             ),
             (Algorithm::Sha224, "23097d223405d8228642a477bda255b32aadbce4bda0b3f7e36c9da7"),
+            #[cfg(feature = "digests")]
             (Algorithm::Sha1, "a9993e364706816aba3e25717850c26c9cd0d89d"),
+            #[cfg(feature = "digests")]
             (Algorithm::Md5, "900150983cd24fb0d6963f7d28e17f72"),
+            #[cfg(feature = "digests")]
             (Algorithm::Blake3, "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"),
             (Algorithm::Xxh3, "78af5f94892f3950"),
         ] {

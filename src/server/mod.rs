@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
+#[cfg(feature = "cli")]
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
 use crate::body::zero_copy::Arena;
@@ -13,7 +14,9 @@ use crate::cluster::membership::Membership;
 use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
 use crate::edge::{Edge, Forwarding, Limits, Parts, Policy, Writes};
 use crate::error::{RunError, StartError};
-use crate::observe::access::{Access, Format};
+use crate::observe::access::Access;
+#[cfg(feature = "cli")]
+use crate::observe::access::Format;
 use crate::observe::metrics::{Fetched, Metrics};
 use crate::origin::http_origin::HttpOrigin;
 use crate::origin::{Bounded, Origin};
@@ -26,6 +29,7 @@ use crate::upstream::{LIFETIME, Patience};
 
 mod acceptor;
 mod connection;
+#[cfg_attr(not(feature = "gossip"), path = "gossip/disabled.rs")]
 mod gossip;
 mod listeners;
 mod reload;
@@ -71,6 +75,7 @@ enum Start {
 
 /// Where a [`Server`] listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Addresses {
     /// For clients.
     pub clients: SocketAddr,
@@ -181,11 +186,13 @@ impl Server {
     }
 
     /// Has `lost` counted among the lines that could not be written.
+    #[cfg(feature = "cli")]
     pub(crate) fn count_lost(&self, lost: ErrorCounter) {
         self.access.metrics.count_lost_lines(lost);
     }
 
     /// Writes a line for each request.
+    #[cfg(feature = "cli")]
     pub(crate) fn log_to(&mut self, format: Format, out: NonBlocking) {
         let Access { edge, membership, metrics, .. } = &*self.access;
         metrics.count_lost_lines(out.error_counter());

@@ -8,9 +8,10 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Scheme;
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::service::Service as _;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::service::TowerToHyperService;
 use tokio::time::Instant;
-use tower_service::Service as _;
 
 use crate::body::{Body, describe};
 
@@ -31,7 +32,7 @@ pub(super) struct Connection {
 
 /// The connections of a client.
 pub(super) struct Pool {
-    connector: HttpConnector,
+    connector: TowerToHyperService<HttpConnector>,
     connect: Duration,
     http: http1::Builder,
     resting: Arc<Resting>,
@@ -50,7 +51,7 @@ impl Pool {
         // error (§5.2): that is a 502.
         http.allow_spaces_after_header_name_in_responses(true);
         let resting = Arc::new(Resting { lifetime, hosts: Mutex::default() });
-        Self { connector, connect, http, resting }
+        Self { connector: TowerToHyperService::new(connector), connect, http, resting }
     }
 
     /// A connection to `host` that has brought an answer before.
@@ -62,8 +63,7 @@ impl Pool {
     pub(super) async fn open(&self, host: &str) -> Result<Connection, String> {
         let uri = Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query("/").build();
         let uri = uri.map_err(|error| error.to_string())?;
-        let mut connector = self.connector.clone();
-        let connecting = within(self.connect, connector.call(uri)).await;
+        let connecting = within(self.connect, self.connector.call(uri)).await;
         let stream = connecting.map_err(|error| format!("{host}: {error}"))?;
         let (sender, driver) = self.http.handshake(stream).await.map_err(|error| describe(&error))?;
         // How it ends is told to the request that is under way then.

@@ -67,7 +67,7 @@ fn configuration_without_an_origin_is_refused_and_the_environment_can_name_it() 
         let refused = peerage(folder.path(), &[command]);
         let told = String::from_utf8(refused.stderr).unwrap();
         assert_eq!(refused.status.code(), Some(64), "{told}");
-        assert!(told.contains("origin.url: missing") && told.contains("PEERAGE_ORIGIN__URL"), "{told}");
+        assert!(told.contains("missing value for origin.url") && told.contains("PEERAGE_ORIGIN__URL"), "{told}");
     }
     let mut named = Command::new(BINARY);
     named.arg("validate").current_dir(folder.path()).env("PEERAGE_ORIGIN__URL", "http://127.0.0.1:9");
@@ -340,7 +340,7 @@ async fn sighup_reloads_and_a_bad_file_changes_nothing() {
     assert_eq!(edge.get("/a").await.text(), "first");
     std::fs::write(&file, "").unwrap();
     edge.signal("HUP");
-    line_with(&folder.path().join("err"), "origin.url: missing").await;
+    line_with(&folder.path().join("err"), "missing value for origin.url").await;
     assert_eq!(edge.get("/b").await.text(), "first");
     let changed = good.replace(&first.url().to_string(), &second.url().to_string());
     std::fs::write(&file, changed + "[limits]\nstreams = 7\n").unwrap();

@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 use peerage::Server;
 use peerage::config::{ClusterConfig, Period};
 
-use crate::harness::{Running, config, run, within};
+use crate::harness::{Running, cluster_of, config, run, within};
 use crate::origin::{Gate, Origin, Script};
 use crate::process::Process;
 
@@ -20,13 +20,18 @@ const FAILED: &str = "peerage_discoveries_total{outcome=\"error\"}";
 
 /// Looks often, and is forgotten soon.
 fn cluster(discover: &str) -> ClusterConfig {
-    ClusterConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        discover: Some(discover.to_owned()),
-        refresh: Period(Duration::from_millis(100)),
-        lease: Period(Duration::from_secs(2)),
-        ..ClusterConfig::default()
-    }
+    let mut cluster = cluster_of(ClusterConfig::default().peers);
+    cluster.discover = Some(discover.to_owned());
+    cluster.refresh = Period(Duration::from_millis(100));
+    cluster.lease = Period(Duration::from_secs(2));
+    cluster
+}
+
+/// As [`cluster`], for an edge that peers reach at `own`.
+fn advertised(discover: &str, own: &str) -> ClusterConfig {
+    let mut cluster = cluster(discover);
+    cluster.advertise = Some(own.to_owned());
+    cluster
 }
 
 async fn edge(name: &str, cluster: ClusterConfig) -> Running {
@@ -156,7 +161,7 @@ async fn a_reload_leaves_what_was_found() {
 /// Without any of these sources: the program itself knows who its members are.
 #[tokio::test]
 async fn a_program_hands_in_its_own_list() {
-    let own = ClusterConfig { discover: None, peers: Vec::new(), ..cluster("") };
+    let own = cluster_of(Vec::new());
     let (first, second) = (edge("edge-1", own.clone()).await, edge("edge-2", own).await);
     let names = [first.name(), second.name()];
     for edge in [&first, &second] {
@@ -169,8 +174,9 @@ async fn a_program_hands_in_its_own_list() {
 }
 
 fn asks(nameserver: &Nameserver, source: &str, own: &str) -> ClusterConfig {
-    let (nameserver, advertise) = (Some(nameserver.address()), Some(own.to_owned()));
-    ClusterConfig { nameserver, advertise, ..cluster(source) }
+    let mut cluster = advertised(source, own);
+    cluster.nameserver = Some(nameserver.address());
+    cluster
 }
 
 #[tokio::test]
@@ -324,7 +330,7 @@ async fn who_is_missing_after_a_failure_stays_for_a_lease() {
     let gate = Gate::closed();
     etcd.scripts("/v3/watch", [Script::ok("").chunked(), Script::ok("{}\n{}\n").chunked().gate(&gate)]);
     let source = format!("etcd:{}/p", etcd.address);
-    let edge = edge("edge-1", ClusterConfig { advertise: Some(members[0].clone()), ..cluster(&source) }).await;
+    let edge = edge("edge-1", advertised(&source, &members[0])).await;
     edge.metric_becomes(OK, 2.0).await;
     let began = Instant::now();
     assert_eq!((listed(&edge), etcd.count("/v3/kv/range")), (members.to_vec(), 2));
@@ -377,7 +383,7 @@ async fn an_etcd_that_talks_nonsense_harms_nobody() {
     let mut config = config("edge-1");
     config.origin.url = origin.url();
     let source = format!("etcd:{}/p", etcd.address);
-    config.cluster = Some(ClusterConfig { advertise: Some(members[0].clone()), ..cluster(&source) });
+    config.cluster = Some(advertised(&source, &members[0]));
     let mut edge = run(Server::bind(config).await.unwrap());
     lists(&edge, &members).await;
     let epoch = edge.edge.membership().view().epoch;

@@ -6,12 +6,12 @@ use std::time::Duration;
 use http::Method;
 use peerage::cluster::ring::Ring;
 use peerage::cluster::view::State;
-use peerage::config::{ClusterConfig, Period, Secret};
+use peerage::config::{Period, Secret};
 use peerage::{AssetKey, Server};
 use tokio::net::UdpSocket;
 
 use crate::client::ask;
-use crate::harness::{Cluster, Running, config, run, within};
+use crate::harness::{Cluster, Running, cluster_of, config, run, within};
 use crate::origin::{Gate, Origin, Script};
 use crate::process::{BINARY, Process, free_ports};
 
@@ -36,8 +36,9 @@ pub fn secret(text: &str) -> Secret {
 /// An edge that knows `secret`, and of `peers`.
 pub async fn joins(name: &str, secret: Option<Secret>, peers: Vec<String>) -> Running {
     let mut config = config(name);
-    let listen = "127.0.0.1:0".parse().unwrap();
-    config.cluster = Some(ClusterConfig { listen, peers, secret, ..ClusterConfig::default() });
+    let mut cluster = cluster_of(peers);
+    cluster.secret = secret;
+    config.cluster = Some(cluster);
     run(Server::bind(config).await.unwrap())
 }
 
@@ -67,8 +68,9 @@ async fn who_stops_is_out_and_who_comes_back_is_in() {
 
     let mut again = config("edge-3");
     again.origin.url = origin.url();
-    let listen = names[2].parse().unwrap();
-    again.cluster = Some(ClusterConfig { listen, peers: names.clone(), ..ClusterConfig::default() });
+    let mut rejoining = cluster_of(names.clone());
+    rejoining.listen = names[2].parse().unwrap();
+    again.cluster = Some(rejoining);
     let again = run(Server::bind(again).await.unwrap());
     for edge in &cluster.edges[..2] {
         sees(edge, &names[2], Some(State::Alive)).await;

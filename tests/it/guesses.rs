@@ -387,7 +387,8 @@ async fn a_changed_rule_changes_the_worth_of_stored_responses_at_once() {
     let mut rule = ImmutableConfig::path("/cas/{hash}", Some(Algorithm::Sha256));
     rule.length = Some(64);
     first.immutable = vec![rule];
-    let without = peerage::Config { immutable: Vec::new(), ..first.clone() };
+    let mut without = first.clone();
+    without.immutable.clear();
     let server = Server::bind(first.clone()).await.unwrap();
     let mut reloading = server.reloading();
     let edge = run(server);
@@ -421,8 +422,8 @@ async fn contents_that_were_wrong_are_fetched_again_once_no_rule_verifies_them()
     verified.origin.url = origin.url();
     verified.cache.wrong_content_ttl = Period(Duration::from_hours(1));
     verified.immutable = vec![ImmutableConfig::path("/cas/{hash}", Some(Algorithm::Sha256))];
-    let unverified =
-        peerage::Config { immutable: vec![ImmutableConfig::path("/cas/{hash}", None)], ..verified.clone() };
+    let mut unverified = verified.clone();
+    unverified.immutable = vec![ImmutableConfig::path("/cas/{hash}", None)];
     let server = Server::bind(verified.clone()).await.unwrap();
     let mut reloading = server.reloading();
     let edge = run(server);

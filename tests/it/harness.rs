@@ -95,6 +95,13 @@ pub fn config(name: &str) -> Config {
     config
 }
 
+/// The `[cluster]` of an edge on a port that the system chooses.
+pub fn cluster_of(peers: Vec<String>) -> ClusterConfig {
+    let mut cluster = ClusterConfig::default();
+    (cluster.listen, cluster.peers) = (loopback(), peers);
+    cluster
+}
+
 pub fn run(server: Server) -> Running {
     let addresses = server.addresses();
     let edge = Arc::clone(server.edge());
@@ -142,7 +149,7 @@ impl Cluster {
         for number in 1..=count {
             let mut config = config(&format!("edge-{number}"));
             config.origin.url = origin.clone();
-            config.cluster = Some(ClusterConfig { listen: loopback(), peers: Vec::new(), ..ClusterConfig::default() });
+            config.cluster = Some(cluster_of(Vec::new()));
             change(&mut config);
             edges.push(run(Server::bind(config).await.unwrap()));
         }

@@ -171,7 +171,7 @@ async fn hints_that_come_too_late_are_dropped() {
     let mut late = accept(&listener).await;
     late.head().await;
     assert!(client.head().await.starts_with("HTTP/1.1 504 "));
-    client.hears("the origin did not answer in time\n").await;
+    client.hears("the origin did not respond in time\n").await;
     // The edge may have hung up already.
     let _ = late.0.write_all(format!("{EARLY}{FINAL}").as_bytes()).await;
     client.say(&get("/page")).await;

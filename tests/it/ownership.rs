@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use peerage::config::{ClusterConfig, Period};
+use peerage::config::Period;
 use tokio::net::TcpListener;
 
 use crate::client::Ask;
-use crate::harness::{Cluster, Running, all, config, run, within};
+use crate::harness::{Cluster, Running, all, cluster_of, config, run, within};
 use crate::origin::{Gate, Origin, Script};
 use crate::proving::is_owned_by;
 
@@ -291,11 +291,7 @@ async fn an_edge_that_is_not_in_its_own_list_owns_nothing() {
     let cluster = Cluster::start(1, &origin, |_| {}).await;
     let mut guest = config("guest");
     guest.origin.url = origin.url();
-    guest.cluster = Some(ClusterConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        peers: cluster.names(),
-        ..ClusterConfig::default()
-    });
+    guest.cluster = Some(cluster_of(cluster.names()));
     let guest = run(peerage::Server::bind(guest).await.unwrap());
     for i in 0..5 {
         let got = guest.get(&format!("/a-{i:016x}.bin")).get().await;

@@ -13,7 +13,7 @@ use proptest::test_runner::TestRunner;
 use sha2::{Digest, Sha256};
 
 use crate::client::Got;
-use crate::harness::{Cluster, Running, alone, pattern, within};
+use crate::harness::{Cluster, Running, alone, cluster_of, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 
 const SMALL: usize = 1000;
@@ -218,17 +218,14 @@ async fn a_range_of_a_right_body_comes_when_it_has_proven_to_be() {
 pub async fn with_scripted_peer(origin: &Origin, change: impl FnOnce(&mut peerage::Config)) -> (Running, Origin) {
     let peer = Origin::start().await;
     let edge = alone(origin, |config| {
-        config.cluster = Some(peerage::config::ClusterConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            peers: Vec::new(),
-            // The scripted one speaks HTTP alone.
-            gossip: false,
-            connect_timeout: Period(Duration::from_mins(1)),
-            probe_interval: Period(Duration::from_mins(1)),
-            probe_timeout: Period(Duration::from_secs(30)),
-            suspicion: Period(Duration::from_secs(150)),
-            ..peerage::config::ClusterConfig::default()
-        });
+        let mut cluster = cluster_of(Vec::new());
+        // The scripted peer speaks only HTTP.
+        cluster.gossip = false;
+        cluster.connect_timeout = Period(Duration::from_mins(1));
+        cluster.probe_interval = Period(Duration::from_mins(1));
+        cluster.probe_timeout = Period(Duration::from_secs(30));
+        cluster.suspicion = Period(Duration::from_secs(150));
+        config.cluster = Some(cluster);
         change(config);
     })
     .await;

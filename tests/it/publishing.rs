@@ -246,14 +246,14 @@ fn what_cannot_be_published_is_told() {
     std::fs::write(folder.path().join("stale/x-0123456789abcdef.tar.gz"), "x").unwrap();
     for (arguments, code, told) in [
         (&["nowhere", "--into", "out"][..], 64, "nowhere"),
-        (&["secret", "--into", "out"], 64, "secret: a folder is needed"),
+        (&["secret", "--into", "out"], 64, "secret: not a folder"),
         (&["site"], 64, "--into"),
-        (&["site", "--into", "nowhere"], 64, "`nowhere` is neither a folder nor a URL"),
+        (&["site", "--into", "nowhere"], 64, "--into: \"nowhere\" (expected an existing folder"),
         (&["site", "--into", "https://example.org"], 64, "--into: `https://example.org/`: TLS"),
         (&["site", "--into", "ftp://example.org"], 64, "--into: `ftp://example.org/` is not a URL"),
         (&["site", "--into", "site/img"], 64, "--into: it lies in site"),
         (&["site", "--into", "out", "--manifest", "site/m.json"], 64, "--manifest: it lies in site"),
-        (&["stale", "--into", "out"], 64, "x-0123456789abcdef.tar.gz: its name holds the hash of something else"),
+        (&["stale", "--into", "out"], 64, "x-0123456789abcdef.tar.gz: the name holds the hash of other contents"),
         (&["site", "--into", "taken"], 69, "taken/img/"),
         (&["site", "--into", nobody], 69, nobody),
         (&["site", "--into", &origin.url], 69, "PUT"),
@@ -277,7 +277,7 @@ async fn a_put_that_failed_is_sent_once_more() {
     let url = origin.url().to_string();
     let said = peerage_asks(folder.path(), &["publish", ".", "--into", &url]).await;
     assert_eq!(said.code, Some(69), "{said:?}");
-    assert!(said.err.contains("/a-ba7816bf8f01cfea.txt: it answers PUT with 503"), "{said:?}");
+    assert!(said.err.contains("/a-ba7816bf8f01cfea.txt: the server answered PUT with 503"), "{said:?}");
     let puts: Vec<_> = origin.seen().into_iter().filter(|seen| seen.method == "PUT").collect();
     assert_eq!(puts.len(), 2);
     for put in puts {
@@ -314,7 +314,7 @@ fn what_changes_while_it_is_published_never_arrives() {
 
     let said: Said = publishing.wait_with_output().unwrap().into();
     assert_eq!((said.code, said.out.as_str()), (Some(64), ""), "{said:?}");
-    assert!(said.err.contains("big.bin: it changed while it was published"), "{said:?}");
+    assert!(said.err.contains("big.bin: the file changed while it was published"), "{said:?}");
 }
 
 /// The head of the next request.
@@ -347,9 +347,9 @@ fn files_are_verified_by_their_names() {
         good.out,
         "ok      ./a-ba7816bf8f01cfea.txt  sha256 ba7816bf8f01cfea\n\
          ok      A-ba7816bf8f01cfea  sha256 ba7816bf8f01cfea\n\
-         unknown c.txt  no rule tells\n\
+         unknown c.txt  no rule matches\n\
          ok      by-hash/MD5Sum/900150983cd24fb0d6963f7d28e17f72  md5 900150983cd24fb0d6963f7d28e17f72\n\
-         unknown d-ba7816bf.txt  no rule tells\n"
+         unknown d-ba7816bf.txt  no rule matches\n"
     );
     assert_eq!((good.code, good.err.as_str()), (Some(0), ""));
 
@@ -360,7 +360,7 @@ fn files_are_verified_by_their_names() {
     let found = hash(b"abd");
     assert_eq!(lines[1], format!("WRONG   b-ba7816bf8f01cfea.txt  expected sha256 ba7816bf8f01cfea, found {found}"));
     assert!(lines[2].starts_with("ok"));
-    assert_eq!(bad.err, "peerage: 1 of 3 are wrong\n");
+    assert_eq!(bad.err, "peerage: 1 of 3 targets are wrong\n");
 
     assert_eq!(verify(&["c.txt"]).code, Some(1));
     assert_eq!(verify(&["a-ba7816bf8f01cfea.txt", "none.txt"]).code, Some(64));
@@ -399,14 +399,14 @@ async fn urls_are_verified_and_what_is_cut_short_is_not_called_wrong() {
     assert_eq!((all.code, kinds), (Some(1), vec!["ok", "ok", "WRONG", "unknown"]), "{all:?}");
     for (path, why) in [
         (name(&cut), "broke off"),
-        (name(&close), "wrong, or not whole"),
-        (name(&coded), "a coding that was not asked for"),
+        (name(&close), "may be incomplete"),
+        (name(&coded), "a content coding that was not requested"),
         ("/none-0123456789abcdef.png".to_owned(), "404"),
     ] {
         let said = verify(&[&path, &name(&good)]).await;
         assert_eq!(said.code, Some(69), "{said:?}");
         assert!(said.out.starts_with("failed") && said.out.lines().next().unwrap().contains(why), "{said:?}");
-        assert_eq!(said.err, "peerage: 1 of 2 cannot be had\n");
+        assert_eq!(said.err, "peerage: 1 of 2 targets are unavailable\n");
     }
     let secure = peerage_asks(folder.path(), &["verify", "https://example.org/a-0123456789abcdef.png"]).await;
     assert_eq!((secure.code, secure.out.contains("TLS")), (Some(64), true), "{secure:?}");

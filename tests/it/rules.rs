@@ -237,9 +237,9 @@ async fn freshness_is_guessed_only_where_it_may_be() {
 #[tokio::test]
 async fn a_query_belongs_to_the_name_as_far_as_a_rule_says() {
     let origin = Origin::start().await;
-    let rule = |path: &str, keep| QueryConfig { path: path.to_owned(), keep };
     let names = || KeepConfig::Names(vec!["w".to_owned(), "h".to_owned()]);
-    let rules = || vec![rule("/img/**", names()), rule("/static/**", KeepConfig::Word(KeepWord::None))];
+    let rules =
+        || vec![QueryConfig::new("/img/**", names()), QueryConfig::new("/static/**", KeepConfig::Word(KeepWord::None))];
     for count in [1, 3] {
         let cluster = Cluster::start(count, &origin, |config| config.query = rules()).await;
         origin.script("*", Script::ok("x").field("cache-control", "max-age=60"));

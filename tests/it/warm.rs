@@ -3,14 +3,13 @@
 
 use http::Method;
 use peerage::cluster::view::State;
-use peerage::config::ClusterConfig;
 use peerage::{AssetKey, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::client::ask;
 use crate::gossip::{secret, sees};
-use crate::harness::{Cluster, Running, config, run, within};
+use crate::harness::{Cluster, Running, cluster_of, config, run, within};
 use crate::origin::{Gate, Origin, Script};
 
 const SECRET: &str = "one secret of ours";
@@ -23,8 +22,9 @@ fn paths(count: usize) -> Vec<String> {
 async fn bind(name: &str, origin: &Origin, peers: Vec<String>) -> Server {
     let mut config = config(name);
     config.origin.url = origin.url();
-    let (listen, secret) = ("127.0.0.1:0".parse().unwrap(), Some(secret(SECRET)));
-    config.cluster = Some(ClusterConfig { listen, peers, secret, ..ClusterConfig::default() });
+    let mut cluster = cluster_of(peers);
+    cluster.secret = Some(secret(SECRET));
+    config.cluster = Some(cluster);
     Server::bind(config).await.unwrap()
 }
 

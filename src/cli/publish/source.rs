@@ -1,4 +1,4 @@
-//! What there is to publish: the files of a folder.
+//! The files of the published folder.
 
 use std::fs::DirEntry;
 use std::io;
@@ -9,48 +9,48 @@ use futures_util::stream::{self, Stream, TryStreamExt};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
-use super::Progress;
+use super::progress::Progress;
 use crate::body::Body;
-use crate::cli::Failure;
 use crate::cli::contents::{blocks, digest};
+use crate::cli::failure::Failure;
 use crate::cli::manifest::{self, Asset, DIGEST};
 use crate::error::Error;
 use crate::site::rules::Rule;
 
-/// A file that has no name by its contents yet.
+/// A file that is not read yet.
 pub(super) struct SourceFile {
     path: PathBuf,
-    /// Below the folder that is published.
+    /// Path below the published folder.
     given: String,
-    /// As the folder says; it is for the bar alone.
+    /// Size in the folder's listing, for the progress bar only.
     pub(super) size: u64,
 }
 
-/// All that a folder holds.
+/// The contents of a folder.
 #[derive(Default)]
 pub(super) struct Listing {
     pub(super) sources: Vec<SourceFile>,
-    /// Names, and why nothing is published of them.
+    /// Names that are not published, with the reason.
     pub(super) skipped: Vec<(String, &'static str)>,
 }
 
-/// The folder that is published, by its canonical path.
+/// Returns the canonical path of the published folder.
 pub(super) fn root(folder: &Path) -> Result<PathBuf, Failure> {
     match folder.canonicalize() {
         Ok(root) if root.is_dir() => Ok(root),
-        Ok(_) => Err(Failure::Usage(format!("{}: a folder is needed", folder.display()))),
+        Ok(_) => Err(Failure::Usage(format!("{}: not a folder", folder.display()))),
         Err(error) => Err(unreadable(folder, &error)),
     }
 }
 
-/// The files below `root`, in the order of their names.
+/// Returns the files below `root`, sorted by name.
 pub(super) fn find(root: &Path) -> Result<Listing, Failure> {
-    let mut found = Listing::default();
-    walk(root, root, &mut found)?;
-    Ok(found)
+    let mut listing = Listing::default();
+    walk(root, root, &mut listing)?;
+    Ok(listing)
 }
 
-fn walk(root: &Path, folder: &Path, found: &mut Listing) -> Result<(), Failure> {
+fn walk(root: &Path, folder: &Path, listing: &mut Listing) -> Result<(), Failure> {
     let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = entries.map_err(|error| unreadable(folder, &error))?;
     entries.sort_by_key(DirEntry::file_name);
@@ -58,26 +58,30 @@ fn walk(root: &Path, folder: &Path, found: &mut Listing) -> Result<(), Failure> 
         let path = entry.path();
         let below = path.strip_prefix(root).unwrap_or(&path);
         match kind(root, &entry).map_err(|error| unreadable(&path, &error))? {
-            Kind::Folder => walk(root, &path, found)?,
-            Kind::Other(why) => found.skipped.push((below.display().to_string(), why)),
+            Kind::Folder => walk(root, &path, listing)?,
+            Kind::Other(why) => listing.skipped.push((below.display().to_string(), why)),
             Kind::File { path: file, size } => {
                 let given = below.to_str().ok_or_else(|| {
-                    Failure::Usage(format!("{}: its name is not UTF-8, as a manifest's must be", path.display()))
+                    Failure::Usage(format!(
+                        "{}: the name is not UTF-8, so the manifest cannot list it; rename the file",
+                        path.display()
+                    ))
                 })?;
-                found.sources.push(SourceFile { given: given.to_owned(), path: file, size });
+                listing.sources.push(SourceFile { given: given.to_owned(), path: file, size });
             }
         }
     }
     Ok(())
 }
 
+/// The kind of a folder entry.
 enum Kind {
     Folder,
     File {
         path: PathBuf,
         size: u64,
     },
-    /// What is not published, and why.
+    /// Not published, with the reason.
     Other(&'static str),
 }
 
@@ -98,8 +102,8 @@ fn kind(root: &Path, entry: &DirEntry) -> io::Result<Kind> {
     })
 }
 
-/// A link is what it leads to. A folder below `root` is published by its own
-/// name; by that of a link, it might have no end.
+/// Returns the kind of a link's target. A link to a folder is skipped: a folder below `root` is
+/// published under its own name, and the link could form a loop.
 fn linked(root: &Path, link: &Path) -> Kind {
     let Ok(path) = link.canonicalize() else {
         return Kind::Other("it is a link to nothing");
@@ -112,7 +116,7 @@ fn linked(root: &Path, link: &Path) -> Kind {
 }
 
 impl SourceFile {
-    /// Reads it, and names it by what it holds.
+    /// Reads the file, and names it by its contents.
     pub(super) async fn name(self, rules: &[Rule], progress: &Progress) -> Result<Asset, Failure> {
         let file = File::open(&self.path).await.map_err(|error| unreadable(&self.path, &error))?;
         let blocks = blocks(file).inspect_ok(|block| progress.bar.inc(block.len() as u64));
@@ -123,22 +127,22 @@ impl SourceFile {
     }
 }
 
-/// The contents that `asset` is named by. If the file holds others by now, they
-/// end with an error, which is in place of the last block: so nobody has had
-/// all that was announced.
+/// Returns the contents of `asset`. If the file has changed since it was named, an error takes
+/// the place of the last block, so that the receiver never gets the announced length.
 pub(super) fn contents(asset: &Asset, progress: &Progress) -> Result<Body, Failure> {
     let file = std::fs::File::open(&asset.path).map_err(|error| unreadable(&asset.path, &error))?;
-    // What is sent a second time counts a second time.
+    // A retry counts its bytes again.
     let bar = progress.bar.clone();
-    let named = named(File::from_std(file), asset).inspect_ok(move |block| bar.inc(block.len() as u64));
-    Ok(Body::from_stream(named))
+    let blocks = unchanged(File::from_std(file), asset).inspect_ok(move |block| bar.inc(block.len() as u64));
+    Ok(Body::from_stream(blocks))
 }
 
-fn named(file: File, asset: &Asset) -> impl Stream<Item = Result<Bytes, Error>> + Send + use<> {
+/// Returns the blocks of `file`, or an error if they do not match the digest of `asset`.
+fn unchanged(file: File, asset: &Asset) -> impl Stream<Item = Result<Bytes, Error>> + Send + use<> {
     let blocks = Box::pin(blocks(file.take(asset.size)));
     let (given, digest) = (asset.given.clone(), asset.digest.clone());
     let broke = move |why: &str| Error::ClientBroke(format!("{given}: {why}"));
-    let changed = "it changed while it was published; publish it again";
+    let changed = "the file changed while it was published; publish again";
     stream::try_unfold((blocks, DIGEST.hashing(), asset.size), move |(mut blocks, mut hashing, left)| {
         let (broke, digest) = (broke.clone(), digest.clone());
         async move {
@@ -161,10 +165,10 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::store::Store;
     use super::*;
-    use crate::cli::publish::store::Store;
 
-    /// Stores a file that is changed after it was named.
+    /// Stores a file whose contents change after it was named.
     async fn stored(before: &[u8], after: &[u8]) -> (Result<(), Failure>, Vec<PathBuf>) {
         let (site, into) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let file = site.path().join("a.bin");
@@ -179,18 +183,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_changed_is_not_stored_under_the_name_of_what_it_was() {
+    async fn a_file_changed_after_naming_is_not_stored() {
         let (long, other) = (vec![7; 300_000], vec![8; 300_000]);
         for after in [&b""[..], b"shorter", &other, &long[1..]] {
             let (outcome, files) = stored(&long, after).await;
             let error = outcome.unwrap_err().to_string();
-            assert!(error.starts_with("a.bin: it changed"), "{error}");
+            assert!(error.starts_with("a.bin: the file changed"), "{error}");
             assert_eq!(files, [] as [PathBuf; 0]);
         }
     }
 
     #[tokio::test]
-    async fn what_only_grew_is_stored_as_it_was() {
+    async fn a_file_that_grew_is_stored_with_its_old_contents() {
         for before in [&b""[..], b"abc"] {
             let (outcome, files) = stored(before, &[before, &vec![9; 200_000]].concat()).await;
             assert!(outcome.is_ok() && files.len() == 1);

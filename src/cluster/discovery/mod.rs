@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+#[cfg(feature = "dns")]
+use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::str::FromStr;
@@ -15,9 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::is_address;
+#[cfg(feature = "etcd")]
 use etcd::Etcd;
 
+#[cfg(feature = "dns")]
 mod dns;
+#[cfg(feature = "etcd")]
 mod etcd;
 mod file;
 
@@ -33,14 +38,17 @@ pub(crate) enum Registry {
     /// A file with a `host:port` on each line.
     File(PathBuf),
     /// The addresses of a name, each with the same port.
+    #[cfg(feature = "dns")]
     Addresses {
         /// A name in DNS.
         name: String,
         port: u16,
     },
     /// The targets of a service (RFC 2782), each with its port.
+    #[cfg(feature = "dns")]
     Service(String),
     /// The keys of an etcd that begin with a prefix.
+    #[cfg(feature = "etcd")]
     Etcd {
         /// Each as `host:port`.
         endpoints: Vec<String>,
@@ -63,17 +71,26 @@ impl FromStr for Registry {
         match kind {
             "file" if !rest.is_empty() => Ok(Self::File(rest.into())),
             "file" => Err("a path is needed, such as `file:/etc/peerage/peers`".to_owned()),
+            #[cfg(feature = "dns")]
             "dns" => addresses(rest),
+            #[cfg(feature = "dns")]
             "srv" if is_name(rest) => Ok(Self::Service(rest.to_owned())),
+            #[cfg(feature = "dns")]
             "srv" => Err(format!(
                 "`{rest}` is not the name of a service; one without a port, such as `srv:_peerage._tcp.example.net`, is needed"
             )),
+            #[cfg(not(feature = "dns"))]
+            "dns" | "srv" => Err(format!("`{text}` needs the feature `dns` of peerage, and this build lacks it")),
+            #[cfg(feature = "etcd")]
             "etcd" => endpoints(rest),
+            #[cfg(not(feature = "etcd"))]
+            "etcd" => Err(format!("`{text}` needs the feature `etcd` of peerage, and this build lacks it")),
             _ => Err(format!("`{kind}` is not known; {FORMS}")),
         }
     }
 }
 
+#[cfg(feature = "dns")]
 fn addresses(text: &str) -> Result<Registry, String> {
     let parsed = text.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse().ok()?)));
     match parsed.filter(|(name, port)| is_name(name) && *port > 0) {
@@ -82,6 +99,7 @@ fn addresses(text: &str) -> Result<Registry, String> {
     }
 }
 
+#[cfg(feature = "etcd")]
 fn endpoints(text: &str) -> Result<Registry, String> {
     let example = "such as `etcd:10.0.0.1:2379,10.0.0.2:2379/peerage/members`";
     let (endpoints, prefix) = text.split_once('/').unwrap_or((text, ""));
@@ -99,6 +117,7 @@ fn endpoints(text: &str) -> Result<Registry, String> {
 }
 
 /// Whether `text` can be asked for in DNS (RFC 1035 §2.3.4; `_` by RFC 2782).
+#[cfg(feature = "dns")]
 fn is_name(text: &str) -> bool {
     let bare = text.strip_suffix('.').unwrap_or(text);
     let is_label = |label: &str| {
@@ -112,8 +131,11 @@ impl fmt::Display for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "file:{}", path.display()),
+            #[cfg(feature = "dns")]
             Self::Addresses { name, port } => write!(f, "dns:{name}:{port}"),
+            #[cfg(feature = "dns")]
             Self::Service(name) => write!(f, "srv:{name}"),
+            #[cfg(feature = "etcd")]
             Self::Etcd { endpoints, prefix } => write!(f, "etcd:{}{prefix}", endpoints.join(",")),
         }
     }
@@ -163,12 +185,15 @@ impl Discovery {
     /// # Errors
     /// Why there is no such list.
     pub(crate) async fn find(&self) -> Result<Vec<String>, String> {
-        let Settings { nameserver, refresh, .. } = &self.settings;
-        let patience = (*refresh).max(LEAST_PATIENCE);
+        #[cfg(feature = "dns")]
+        let (nameserver, patience) = (self.settings.nameserver, self.settings.refresh.max(LEAST_PATIENCE));
         let found = match &self.registry {
             Registry::File(path) => file::read(path).await?,
-            Registry::Addresses { name, port } => dns::addresses(name, *port, *nameserver, patience).await?,
-            Registry::Service(name) => dns::service(name, *nameserver, patience).await?,
+            #[cfg(feature = "dns")]
+            Registry::Addresses { name, port } => dns::addresses(name, *port, nameserver, patience).await?,
+            #[cfg(feature = "dns")]
+            Registry::Service(name) => dns::service(name, nameserver, patience).await?,
+            #[cfg(feature = "etcd")]
             Registry::Etcd { endpoints, prefix } => Etcd::new(endpoints, prefix, &self.settings).list().await?,
         };
         checked(found)
@@ -179,6 +204,7 @@ impl Discovery {
     pub(crate) async fn run(self, tell: impl FnMut(Finding<'_>) + Send, leave: impl Future<Output = ()>) {
         let mut told = Told { source: self.registry.to_string(), list: Vec::new(), failing: Failing::No, tell };
         let mut leave = pin!(leave);
+        #[cfg(feature = "etcd")]
         if let Registry::Etcd { endpoints, prefix } = &self.registry {
             let mut etcd = Etcd::new(endpoints, prefix, &self.settings);
             tokio::select! {

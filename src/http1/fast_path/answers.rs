@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
-use http_body::Body as _;
+use hyper::body::Body as _;
 use tokio::io::AsyncWrite as _;
 
 use super::MOST;

@@ -1,17 +1,23 @@
 //! What this edge counts.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(feature = "cli")]
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "cli")]
 use tracing_appender::non_blocking::ErrorCounter;
 
 mod counting;
+#[cfg(feature = "observe")]
 mod exposition;
+#[cfg(feature = "observe")]
 mod process;
 
 use counting::{Count, Times};
+#[cfg(feature = "observe")]
 pub(crate) use exposition::{Gauges, OPEN_METRICS, PLAIN, exposition, plain};
 
 /// Which listener a request came in by: a fact, not a field of the request.
@@ -185,6 +191,7 @@ pub(crate) struct Metrics {
     malformed_requests: Count,
     refused_datagrams: [Count; Refused::ALL.len()],
     discoveries: [Count; Fetched::ALL.len()],
+    #[cfg(feature = "cli")]
     log_lines_lost: Mutex<Vec<ErrorCounter>>,
 }
 
@@ -307,10 +314,18 @@ impl Metrics {
     }
 
     /// From now on, this counter too tells of log lines that were lost.
+    #[cfg(feature = "cli")]
     pub(crate) fn count_lost_lines(&self, counter: ErrorCounter) {
         self.log_lines_lost.lock().unwrap_or_else(PoisonError::into_inner).push(counter);
     }
 
+    #[cfg(all(feature = "observe", not(feature = "cli")))]
+    #[allow(clippy::unused_self)] // as with the feature
+    fn log_lines_lost(&self) -> u64 {
+        0
+    }
+
+    #[cfg(feature = "cli")]
     fn log_lines_lost(&self) -> u64 {
         let counters = self.log_lines_lost.lock().unwrap_or_else(PoisonError::into_inner);
         counters.iter().map(|counter| counter.dropped_lines() as u64).sum()

@@ -72,7 +72,14 @@ pub const SETS: [(&str, &[(&str, HashFormat)]); 7] = {
     const NIX: HashFormat = HashFormat::whole(Algorithm::Sha256, Encoding::Nix32);
     [
         (ASSETS, &[]),
-        ("blobref", &[("/**/sha224-{hash}", hex(Algorithm::Sha224)), ("/**/sha1-{hash}", hex(Algorithm::Sha1))]),
+        (
+            "blobref",
+            &[
+                ("/**/sha224-{hash}", hex(Algorithm::Sha224)),
+                #[cfg(feature = "digests")]
+                ("/**/sha1-{hash}", hex(Algorithm::Sha1)),
+            ],
+        ),
         (
             "oci",
             &[
@@ -85,7 +92,9 @@ pub const SETS: [(&str, &[(&str, HashFormat)]); 7] = {
             &[
                 ("/**/by-hash/SHA256/{hash}", hex(Algorithm::Sha256)),
                 ("/**/by-hash/SHA512/{hash}", hex(Algorithm::Sha512)),
+                #[cfg(feature = "digests")]
                 ("/**/by-hash/SHA1/{hash}", hex(Algorithm::Sha1)),
+                #[cfg(feature = "digests")]
                 ("/**/by-hash/MD5Sum/{hash}", hex(Algorithm::Md5)),
             ],
         ),
@@ -370,6 +379,7 @@ mod tests {
             ("assets", "/assets/index-BxYz12Ab.js".to_owned(), None),
             ("assets", "/js/app.0123abcd.js".to_owned(), None),
             ("blobref", format!("/camli/sha224-{}", digits(56)), Some(Algorithm::Sha224)),
+            #[cfg(feature = "digests")]
             ("blobref", format!("/sha1-{}", digits(40)), Some(Algorithm::Sha1)),
             ("oci", format!("/v2/library/debian/blobs/sha256:{}", digits(64)), Some(Algorithm::Sha256)),
             ("oci", format!("/v2/x/blobs/sha512:{}", digits(128)), Some(Algorithm::Sha512)),
@@ -378,6 +388,7 @@ mod tests {
                 format!("/debian/dists/stable/main/binary-amd64/by-hash/SHA256/{}", digits(64)),
                 Some(Algorithm::Sha256),
             ),
+            #[cfg(feature = "digests")]
             ("by-hash", format!("/dists/by-hash/MD5Sum/{}", digits(32)), Some(Algorithm::Md5)),
             ("git-lfs", format!("/me/repo.git/info/lfs/objects/{}", digits(64)), Some(Algorithm::Sha256)),
             ("git-lfs", format!("/lfs/objects/01/23/{}", digits(64)), Some(Algorithm::Sha256)),

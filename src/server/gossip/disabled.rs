@@ -1,0 +1,47 @@
+//! Gossip without the feature `gossip`: the configuration rejects `cluster.gossip = true`, so
+//! that no [`Ear`] is made.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+
+use crate::cluster::membership::Membership;
+use crate::config::ClusterConfig;
+use crate::observe::metrics::Metrics;
+
+/// The state of this edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    Serve,
+    Drain,
+    Leave,
+}
+
+/// The socket of gossip, or the address at which it will be.
+#[allow(dead_code)] // its fields are for gossip
+pub(crate) enum Ear {
+    Open(UdpSocket),
+    Awaited(SocketAddr),
+}
+
+/// This edge's part in gossip.
+pub(crate) struct Gossip;
+
+impl Gossip {
+    pub(crate) fn new(
+        _config: &ClusterConfig,
+        _edge: &str,
+        _seed: u64,
+        _membership: Arc<Membership>,
+        _metrics: Arc<Metrics>,
+    ) -> Self {
+        Self
+    }
+
+    #[allow(clippy::unused_async)] // as with the feature
+    pub(crate) async fn run(self, ear: Ear, _intent: watch::Receiver<Intent>) {
+        drop(ear);
+    }
+}
