@@ -28,7 +28,7 @@ const UNLIMITED: [&str; 6] = [
     "peerage::cluster::discovery",
     "peerage::edge::probe",
     "peerage::edge::warm",
-    "peerage::server::running",
+    "peerage::server::run",
 ];
 /// The most of a line's text that stands with a count, in characters.
 const TEXT: usize = 100;

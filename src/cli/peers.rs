@@ -32,7 +32,7 @@ impl Peers {
         if self.json {
             return print(&String::from_utf8_lossy(&answer));
         }
-        let peers: admin::Peers = serde_json::from_slice(&answer).map_err(|error| {
+        let peers: admin::PeersReport = serde_json::from_slice(&answer).map_err(|error| {
             Failure::Unavailable(format!("admin.listen: what {operators} says is not an edge's: {error}"))
         })?;
         print(&table(&peers))
@@ -76,7 +76,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
-fn table(peers: &admin::Peers) -> String {
+fn table(peers: &admin::PeersReport) -> String {
     let head = ["NAME", "ADDRESS", "STATE", "SINCE", "SHARE", "LATENCY", "ERRORS"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(head).chain(peers.members.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
@@ -90,7 +90,7 @@ fn table(peers: &admin::Peers) -> String {
     text + &format!("epoch {}\n", peers.epoch)
 }
 
-fn row(peer: &admin::Peer) -> [String; 7] {
+fn row(peer: &admin::MemberReport) -> [String; 7] {
     let own = if peer.own { " (asked)" } else { "" };
     [
         format!("{}{own}", peer.name.as_deref().unwrap_or("-")),
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_line_for_each() {
-        let peer = |name: Option<&str>, own, share| admin::Peer {
+        let peer = |name: Option<&str>, own, share| admin::MemberReport {
             name: name.map(str::to_owned),
             address: "10.0.0.5:7001".to_owned(),
             state: "alive".to_owned(),
@@ -120,8 +120,10 @@ mod tests {
             errors: 3,
             own,
         };
-        let peers =
-            admin::Peers { epoch: 7, members: vec![peer(Some("edge-1"), true, 1.0 / 3.0), peer(None, false, 0.0)] };
+        let peers = admin::PeersReport {
+            epoch: 7,
+            members: vec![peer(Some("edge-1"), true, 1.0 / 3.0), peer(None, false, 0.0)],
+        };
         let expected = "\
 NAME            ADDRESS        STATE  SINCE                     SHARE  LATENCY  ERRORS
 edge-1 (asked)  10.0.0.5:7001  alive  2026-11-22T19:00:00.000Z  33.3%  1.2ms    3

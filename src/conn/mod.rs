@@ -1,9 +1,10 @@
-//! One connection: its acceptance, its timeouts, its requests, and how large bodies are sent on it.
+//! Connections: accepting them, their timeouts, their requests, and sending large bodies.
 
 pub(crate) mod accept;
-pub(crate) mod costs;
+mod costs;
 mod frames;
-pub(crate) mod serving;
+pub(crate) mod handler;
+mod sniff;
 mod timeout_io;
 mod zero_copy;
 
