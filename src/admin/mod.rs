@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use crate::cluster::view::Seen;
 use crate::config::{LimitsConfig, Period};
 use crate::conn::accept::{LogLatch, accepted};
-use crate::conn::{Splicer, TimeoutIo};
+use crate::conn::{Io, Splicer, TimeoutIo};
 use crate::edge::Edge;
 use crate::observe::activity::Activity;
 use crate::observe::metrics;
@@ -110,7 +110,7 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc
         };
         let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
         let requests = Activity::default();
-        let timeout_io = TimeoutIo::new(stream, &limits, requests.clone(), Splicer::none());
+        let timeout_io = TimeoutIo::new(Io::new(stream), &limits, requests.clone(), Splicer::none());
         open.admit(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let _active = requests.begin();

@@ -4,9 +4,11 @@ pub(crate) mod accept;
 mod costs;
 mod frames;
 pub(crate) mod handler;
+mod io;
 mod sniff;
 mod timeout_io;
 mod zero_copy;
 
+pub(crate) use io::Io;
 pub(crate) use timeout_io::TimeoutIo;
 pub(crate) use zero_copy::{Splicer, Splicers};

@@ -7,15 +7,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::config::LimitsConfig;
+use crate::conn::frames::{Flood, Frames};
+use crate::conn::io::Io;
+use crate::conn::sniff::Protocol;
+use crate::conn::zero_copy::Splicer;
 use crate::observe::activity::Activity;
-
-use super::frames::{Flood, Frames};
-use super::sniff::Protocol;
-use super::zero_copy::Splicer;
 
 /// A connection that limits the time for which a client may be idle or slow.
 ///
@@ -24,7 +23,7 @@ use super::zero_copy::Splicer;
 ///   `limits.send_rate`.
 /// - A read fails if the client exceeds `limits.control_frames`.
 pub(crate) struct TimeoutIo {
-    stream: TcpStream,
+    io: Io,
     /// True once the writing side was shut down, after all responses were sent.
     is_shut_down: bool,
     protocol: Protocol,
@@ -87,12 +86,12 @@ impl IdleTimer {
 }
 
 impl TimeoutIo {
-    /// Wraps `stream`. `splicer` sends the large chunks of bodies.
-    pub(crate) fn new(stream: TcpStream, limits: &LimitsConfig, requests: Activity, splicer: Splicer) -> Self {
+    /// Wraps `io`. `splicer` sends the large chunks of bodies.
+    pub(crate) fn new(io: Io, limits: &LimitsConfig, requests: Activity, splicer: Splicer) -> Self {
         let timeout = limits.header_timeout.0;
         let idle = IdleTimer { requests, since: None, timeout, timer: Box::pin(tokio::time::sleep(timeout)) };
         Self {
-            stream,
+            io,
             is_shut_down: false,
             protocol: Protocol::Unknown(0),
             max_control_frames: limits.control_frames,
@@ -119,7 +118,7 @@ impl TimeoutIo {
             self.idle.requests.mark_flooded();
             // After a partial write, the GOAWAY would become a part of another frame.
             if self.last_write == LastWrite::Complete {
-                let _ = self.stream.try_write(&frames.go_away());
+                let _ = self.io.try_write(&frames.go_away());
             }
             io::Error::other("too many HTTP/2 control frames")
         })
@@ -191,7 +190,7 @@ impl WriteStall {
 impl AsyncRead for TimeoutIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if read.is_pending() {
             // A stalled write has a timer of its own.
             return match self.stall {
@@ -206,7 +205,7 @@ impl AsyncRead for TimeoutIo {
 
 impl AsyncWrite for TimeoutIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.note_written(&written, || buf.len());
         self.check_stall(cx, written)
     }
@@ -216,14 +215,14 @@ impl AsyncWrite for TimeoutIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, splicer, .. } = &mut *self;
-        let written = splicer.poll_write(cx, stream, bufs);
+        let Self { io, splicer, .. } = &mut *self;
+        let written = splicer.poll_write(cx, io, bufs);
         self.note_written(&written, || bufs.iter().map(|buf| buf.len()).sum());
         self.check_stall(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -232,11 +231,11 @@ impl AsyncWrite for TimeoutIo {
         if self.poll_idle(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
         self.is_shut_down = true;
         Poll::Ready(Ok(()))
     }
@@ -247,7 +246,7 @@ impl Drop for TimeoutIo {
     /// response look complete.
     fn drop(&mut self) {
         if !self.is_shut_down && self.idle.requests.is_unframed() {
-            let _ = self.stream.set_zero_linger();
+            self.io.abort();
         }
     }
 }
@@ -260,7 +259,7 @@ mod tests {
 
     use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::body::zero_copy::Arena;
@@ -281,7 +280,7 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         let limits = LimitsConfig { header_timeout: Period(TIMEOUT), ..LimitsConfig::default() };
         let requests = Activity::default();
-        (client, TimeoutIo::new(stream, &limits, requests.clone(), splicer), requests)
+        (client, TimeoutIo::new(Io::new(stream), &limits, requests.clone(), splicer), requests)
     }
 
     #[tokio::test]
@@ -389,7 +388,7 @@ mod tests {
             send_rate: crate::config::Size(send_rate),
             ..LimitsConfig::default()
         };
-        let mut timeout_io = TimeoutIo::new(stream, &limits, Activity::default(), Splicer::none());
+        let mut timeout_io = TimeoutIo::new(Io::new(stream), &limits, Activity::default(), Splicer::none());
         let writing = tokio::spawn(async move {
             let data = vec![0; CHUNK];
             while timeout_io.write_all(&data).await.is_ok() {}

@@ -1,17 +1,15 @@
 //! Sends large chunks of bodies without a copy, on the connections where that is cheaper.
 
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use rustix::net::sockopt::tcp_congestion;
-use tokio::io::{AsyncWrite, Interest};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWrite as _;
 
 use crate::body::zero_copy::{self, Arena, Taken};
 use crate::config::ZeroCopy;
+use crate::conn::Io;
 use crate::conn::costs::{Costs, Measured, SendMethod, thread_time};
 use crate::store::chunks::CHUNK;
 
@@ -85,19 +83,20 @@ impl Splicer {
         Self::new(Arena::none(), Arc::default(), ZeroCopy::Off)
     }
 
-    /// Writes as `poll_write_vectored` of the stream does, by the cheaper method.
+    /// Writes as `poll_write_vectored` of the transport does, by the cheaper method.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
-        bufs: &[io::IoSlice<'_>],
+        io: &mut Io,
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let (method, measured) =
-            if self.arena.lends_any(bufs) { self.next_method(stream) } else { (SendMethod::Copy, Measured::No) };
+            if self.arena.lends_any(bufs) { self.next_method(io) } else { (SendMethod::Copy, Measured::No) };
         let before = (measured == Measured::Yes).then(thread_time);
-        let written = match method {
-            SendMethod::Splice => self.poll_splice(cx, stream, bufs),
-            SendMethod::Copy => Pin::new(stream).poll_write_vectored(cx, bufs),
+        let spliced = if method == SendMethod::Splice { self.try_splice(cx, io, bufs) } else { None };
+        let (method, written) = match spliced {
+            Some(written) => (SendMethod::Splice, written),
+            None => (SendMethod::Copy, Pin::new(io).poll_write_vectored(cx, bufs)),
         };
         if let Poll::Ready(Ok(bytes)) = written {
             self.arena.note_sent(bufs, bytes);
@@ -109,11 +108,10 @@ impl Splicer {
         written
     }
 
-    fn next_method(&mut self, stream: &TcpStream) -> (SendMethod, Measured) {
+    fn next_method(&mut self, io: &Io) -> (SendMethod, Measured) {
         if self.choice == Choice::ByCongestionControl {
             // If the control is unknown, a copy is the safe choice: all other servers copy.
-            self.choice =
-                tcp_congestion(stream).map_or(Choice::Fixed(SendMethod::Copy), |control| Choice::under(&control));
+            self.choice = io.congestion().map_or(Choice::Fixed(SendMethod::Copy), |control| Choice::under(&control));
         }
         match self.choice {
             Choice::Fixed(method) => (method, Measured::No),
@@ -122,45 +120,29 @@ impl Splicer {
     }
 
     /// Writes as `poll_write_vectored` does, but splices the chunks that are in the arena.
-    fn poll_splice(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &TcpStream,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            let mut bytes = 0;
-            let spliced = stream.try_io(Interest::WRITABLE, || {
-                let taken = self.arena.lend(stream.as_fd(), bufs, self.splice_size)?;
-                let (Taken::All(count) | Taken::Part(count)) = taken;
-                bytes = count;
-                match taken {
-                    Taken::All(_) => Ok(()),
-                    // The socket is full. `WouldBlock` makes the runtime wait until it is writable.
-                    Taken::Part(_) => Err(io::ErrorKind::WouldBlock.into()),
-                }
-            });
-            match spliced {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                Err(_) => self.splice_size = (2 * bytes).clamp(zero_copy::LEAST, MAX_SPLICE),
-                Ok(()) => self.splice_size = (2 * self.splice_size).min(MAX_SPLICE),
-            }
-            if bytes > 0 {
-                return Poll::Ready(Ok(bytes));
-            }
-        }
+    /// Returns `None` if the transport cannot splice.
+    fn try_splice(&mut self, cx: &mut Context<'_>, io: &Io, bufs: &[IoSlice<'_>]) -> Option<Poll<io::Result<usize>>> {
+        let Self { arena, splice_size, .. } = self;
+        io.try_splice(cx, |socket| {
+            let taken = arena.lend(socket, bufs, *splice_size);
+            *splice_size = match &taken {
+                Ok(Taken::All(_)) => (2 * *splice_size).min(MAX_SPLICE),
+                Ok(Taken::Part(bytes)) => (2 * bytes).clamp(zero_copy::LEAST, MAX_SPLICE),
+                Err(_) => zero_copy::LEAST,
+            };
+            taken
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::io::IoSlice;
+    use std::os::fd::AsFd as _;
 
     use bytes::Bytes;
     use rustix::net::sockopt::set_tcp_congestion;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -201,6 +183,7 @@ mod tests {
         let mut tried = Vec::new();
         for control in ["reno", "cubic", "bbr"] {
             let Some((_client, server)) = connected_under(control).await else { continue };
+            let io = Io::new(server);
             tried.push(control);
             // The first measured send is a copy.
             let automatic =
@@ -211,7 +194,7 @@ mod tests {
                 (ZeroCopy::Off, (SendMethod::Copy, Measured::No)),
             ] {
                 let mut splicer = Splicer::new(Arc::clone(&arena), Arc::default(), zero_copy);
-                assert_eq!(splicer.next_method(&server), next, "{control} {zero_copy:?}");
+                assert_eq!(splicer.next_method(&io), next, "{control} {zero_copy:?}");
             }
         }
         // reno is built into the kernel, and every user may choose it.
@@ -222,30 +205,33 @@ mod tests {
     async fn the_congestion_control_is_read_once_per_connection() {
         let arena = Arena::reserve(CHUNK as u64).unwrap();
         let (_client, server) = connected_under("reno").await.unwrap();
+        let socket = server.as_fd().try_clone_to_owned().unwrap();
+        let io = Io::new(server);
         let mut splicer = Splicer::new(arena, Arc::default(), ZeroCopy::Auto);
-        assert_eq!(splicer.next_method(&server), (SendMethod::Splice, Measured::No));
+        assert_eq!(splicer.next_method(&io), (SendMethod::Splice, Measured::No));
         // Without BBR on this system, the control stays as it is.
-        let _ = set_tcp_congestion(&server, "bbr");
-        assert_eq!(splicer.next_method(&server), (SendMethod::Splice, Measured::No));
+        let _ = set_tcp_congestion(&socket, "bbr");
+        assert_eq!(splicer.next_method(&io), (SendMethod::Splice, Measured::No));
     }
 
     #[tokio::test]
     async fn a_measured_connection_tries_both_methods_then_settles() {
         let arena = Arena::reserve(CHUNK as u64).unwrap();
         let large = popular_chunk(&arena);
-        let (mut client, mut server) = connected_under("reno").await.unwrap();
+        let (mut client, server) = connected_under("reno").await.unwrap();
+        let mut io = Io::new(server);
         let reader = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap() });
         let mut splicer =
             Splicer { choice: Choice::ByCost, ..Splicer::new(Arc::clone(&arena), Arc::default(), ZeroCopy::Auto) };
         let mut sent = 0;
-        while splicer.next_method(&server).1 == Measured::Yes {
+        while splicer.next_method(&io).1 == Measured::Yes {
             let bufs = [IoSlice::new(&large)];
-            sent += poll_fn(|cx| splicer.poll_write(cx, &mut server, &bufs)).await.unwrap();
+            sent += poll_fn(|cx| splicer.poll_write(cx, &mut io, &bufs)).await.unwrap();
         }
         let spliced = arena.lent();
         assert!(spliced > 0 && spliced < sent as u64, "{spliced} of {sent}");
 
-        drop(server);
+        drop(io);
         assert_eq!(reader.await.unwrap(), sent as u64);
     }
 }

@@ -135,7 +135,6 @@ impl Access {
     }
 
     /// Wraps `body`, as [`log_response`](Self::log_response) does, for a response with `status`.
-
     pub(crate) fn log_body(
         self: &Arc<Self>,
         client: IpAddr,

@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -13,9 +12,9 @@ use super::listeners::Listener;
 use super::supervisor::Supervisor;
 use crate::clients::{Clients, Counted};
 use crate::config::LimitsConfig;
-use crate::conn::Splicers;
 use crate::conn::accept::{LogLatch, accepted};
 use crate::conn::handler::{ListenerContext, Phase, draining};
+use crate::conn::{Io, Splicers};
 use crate::edge::Edge;
 use crate::observe::access::Access;
 use crate::observe::metrics::Source;
@@ -98,17 +97,17 @@ impl Acceptor {
                 Some(()) = open.next_end() => continue,
                 () = draining(&mut self.context.phase) => break,
             };
-            if let Some((stream, client)) = accepted(self.context.source.listener(), result, &mut failing).await {
-                self.admit(&mut open.lock(), &mut full, stream, client.ip());
+            if let Some((io, client)) = accepted(self.context.source.listener(), result, &mut failing).await {
+                self.admit(&mut open.lock(), &mut full, io, client.ip());
             }
         }
-        for (stream, client) in listener.close(self.context.limits.connections) {
-            self.admit(&mut open.lock(), &mut full, stream, client.ip());
+        for (io, client) in listener.close(self.context.limits.connections) {
+            self.admit(&mut open.lock(), &mut full, io, client.ip());
         }
     }
 
     /// Serves a connection, or drops it if a limit is reached.
-    fn admit(&self, open: &mut JoinSet<()>, full: &mut LogLatch, stream: TcpStream, client: IpAddr) {
+    fn admit(&self, open: &mut JoinSet<()>, full: &mut LogLatch, io: Io, client: IpAddr) {
         // A listener on `[::]` maps IPv4 addresses into IPv6.
         let client = client.to_canonical();
         let (listener, limit) = (self.context.source.listener(), self.context.limits.connections);
@@ -127,7 +126,7 @@ impl Acceptor {
             tracing::warn!(listener, %client, limit, "limits.connections_per_client reached, rejecting connections of this client");
             return self.context.access.metrics.refused_client_connection();
         };
-        let connection = connection::serve(self.context.clone(), stream, client);
+        let connection = connection::serve(self.context.clone(), io, client);
         open.spawn(async move {
             connection.await;
             drop(permit);

@@ -8,15 +8,13 @@ use std::sync::Arc;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustix::net::sockopt::set_socket_send_buffer_size;
-use tokio::net::TcpStream;
 
 use super::parts::bytes;
 use crate::body::describe;
 use crate::body::informational::Informational;
 use crate::config::LimitsConfig;
-use crate::conn::TimeoutIo;
 use crate::conn::handler::{ConnectionState, Handler, LINGER, ListenerContext, draining};
+use crate::conn::{Io, TimeoutIo};
 use crate::http1::fast_path::FastPath;
 use crate::http1::informational::InformationalWriter;
 use crate::observe::activity::ActivityEvent;
@@ -25,19 +23,19 @@ use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
 
 /// Serves one connection to its end. A tunnel is a part of it, so that the connection limit
 /// and the drain apply to tunnels, too.
-pub(super) async fn serve(context: ListenerContext, stream: TcpStream, address: IpAddr) {
+pub(super) async fn serve(context: ListenerContext, io: Io, address: IpAddr) {
     let _open = context.access.metrics.connected(context.source);
     // A hit is one write, which Nagle's algorithm could only delay.
-    let _ = stream.set_nodelay(true);
+    let _ = io.set_nodelay();
     if context.limits.send_buffer.0 > 0 {
         // If that fails, the system's default size applies.
-        let _ = set_socket_send_buffer_size(&stream, bytes(context.limits.send_buffer));
+        let _ = io.set_send_buffer(bytes(context.limits.send_buffer));
     }
     let informational = Informational::new(context.edge.via().clone());
     let connection = ConnectionState::new(address, context.source, informational);
     let handler = Arc::new(Handler { context, connection });
     let tunnel_timeout = handler.context.limits.tunnel_timeout.0;
-    let ended = match (serve_http(stream, &handler).await, handler.connection.take_tunnel()) {
+    let ended = match (serve_http(io, &handler).await, handler.connection.take_tunnel()) {
         (Ok(()), Some((tunnel, _active))) => tunnel.carry(tunnel_timeout).await,
         (ended, _) => ended,
     };
@@ -55,10 +53,10 @@ pub(super) async fn serve(context: ListenerContext, stream: TcpStream, address: 
 }
 
 /// Serves HTTP requests until the connection ends or is upgraded.
-async fn serve_http(stream: TcpStream, handler: &Arc<Handler>) -> Result<(), String> {
+async fn serve_http(io: Io, handler: &Arc<Handler>) -> Result<(), String> {
     let Handler { context, connection: state } = &**handler;
     let (mut phase, access) = (context.phase.clone(), &context.access);
-    let timeout_io = TimeoutIo::new(stream, &context.limits, state.requests.clone(), context.splicers.splicer());
+    let timeout_io = TimeoutIo::new(io, &context.limits, state.requests.clone(), context.splicers.splicer());
     let mut fast = FastPath::new(timeout_io, Arc::clone(handler));
     // Most connections need only hits, so hyper's state is created only after this.
     tokio::select! {
@@ -155,7 +153,6 @@ fn builder(limits: &LimitsConfig, source: Source) -> auto::Builder<TokioExecutor
         .keep_alive_interval(limits.header_timeout.0)
         .keep_alive_timeout(limits.send_timeout.0);
     // hyper's default limit applies to clients.
-
     if source == Source::Peer {
         builder.http1().max_headers(MOST_FIELDS + ADDED_FIELDS);
     }

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use super::gossip::GossipSocket;
 use crate::config::ClusterConfig;
+use crate::conn::Io;
 use crate::error::StartError;
 
 /// The maximum number of attempts to find a port that is free for both TCP and UDP.
@@ -48,8 +49,10 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.socket.accept().await
+    /// Returns the next connection, and the address of its client.
+    pub(super) async fn accept(&self) -> io::Result<(Io, SocketAddr)> {
+        let (stream, client) = self.socket.accept().await?;
+        Ok((Io::new(stream), client))
     }
 
     /// Returns true if another process may accept the connections that wait in this socket.
@@ -64,7 +67,7 @@ impl Listener {
 
     /// Closes the socket. Returns at most `limit` waiting connections, which the system would
     /// reset. The connections in a shared socket are left to the other process.
-    pub(super) fn close(self, limit: usize) -> Vec<(TcpStream, SocketAddr)> {
+    pub(super) fn close(self, limit: usize) -> Vec<(Io, SocketAddr)> {
         let mut waiting = Vec::new();
         if self.is_shared() {
             return waiting;
@@ -77,7 +80,7 @@ impl Listener {
             match socket.accept() {
                 Ok((stream, client)) => {
                     let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-                    waiting.extend(stream.ok().map(|stream| (stream, client)));
+                    waiting.extend(stream.ok().map(|stream| (Io::new(stream), client)));
                 }
                 // The client has closed this connection already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

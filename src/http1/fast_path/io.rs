@@ -47,7 +47,6 @@ enum HyperState {
 
 /// A request that waits for a peek at its owner. If the owner has no response in memory, hyper
 /// gets the request.
-
 struct PendingPeek {
     response: PeekFuture,
     /// The length of the request, in bytes.

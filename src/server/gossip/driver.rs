@@ -176,7 +176,7 @@ impl Gossip {
         }
         match rejection {
             Rejection::Seal => {
-                tracing::warn!(%from, "gossip rejected: the sender has no cluster.secret, or a different one")
+                tracing::warn!(%from, "gossip rejected: the sender has no cluster.secret, or a different one");
             }
             Rejection::Version { protocol, placement } => tracing::error!(
                 %from, protocol, placement, own_protocol = PROTOCOL,

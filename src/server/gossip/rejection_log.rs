@@ -55,7 +55,6 @@ mod tests {
         assert!(!log.admit(INTERVAL, sender(0)));
         assert_eq!((log.logged.len(), log.order.len()), (MAX_SENDERS, MAX_SENDERS));
         // All others expire after another second.
-
         assert!(log.admit(INTERVAL + second, sender(0)));
         assert_eq!((log.logged.len(), log.order.len()), (2, 2));
     }
