@@ -45,7 +45,8 @@ pub(super) struct Frames {
 pub(super) struct Flood;
 
 impl Frames {
-    /// Begins after the connection preface; `limit` is the number of control frames a second.
+    /// Creates a counter for the bytes after the connection preface; `limit` is the number of
+    /// control frames a second.
     pub(super) fn new(limit: u32) -> Self {
         Self {
             limit,

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::body::Body;
 use crate::body::informational::Informational;
 use crate::config::LimitsConfig;
-use crate::conn::Splicers;
+use crate::conn::zero_copy::Splicers;
 use crate::edge::{Edge, FastRequest, NotFastHit, Peeked};
 use crate::error::Error;
 use crate::key::AssetKey;

@@ -18,7 +18,7 @@ use crate::observe::activity::Activity;
 
 /// A connection that limits the time for which a client may be idle or slow.
 ///
-/// - A read fails if no request head arrives within `limits.header_timeout`.
+/// - A read fails if no request is active and no head arrives within `limits.header_timeout`.
 /// - A write fails if the client reads nothing for `limits.send_timeout`, or reads slower than
 ///   `limits.send_rate`.
 /// - A read fails if the client exceeds `limits.control_frames`.

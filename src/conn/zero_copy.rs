@@ -9,8 +9,8 @@ use tokio::io::AsyncWrite as _;
 
 use crate::body::zero_copy::{self, Arena, Taken};
 use crate::config::ZeroCopy;
-use crate::conn::Io;
 use crate::conn::costs::{Costs, Measured, SendMethod, thread_time};
+use crate::conn::io::Io;
 use crate::store::chunks::CHUNK;
 
 /// The maximum size of one splice, in bytes. More at a time takes the same CPU time but adds

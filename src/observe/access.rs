@@ -38,9 +38,9 @@ pub enum ServedFrom {
 /// The facts about a request that are known when its response begins.
 #[derive(Debug)]
 pub struct Record {
-    /// The listener.
+    /// The listener that received the request.
     pub source: Source,
-    /// The method.
+    /// The method of the request.
     pub method: Method,
     /// The key, or the request target if it has no valid key.
     pub key: Result<AssetKey, Box<str>>,
@@ -328,8 +328,8 @@ pub(crate) struct PendingRequest {
 }
 
 impl PendingRequest {
-    /// Notes that the response has begun, which is logged by itself. Returns the details for
-    /// its line.
+    /// Notes that the response has begun; its [`LoggedBody`] writes the line. Returns the
+    /// details for that line.
     pub(crate) fn answered(mut self) -> Option<Box<Details>> {
         self.access = None;
         self.details.take()

@@ -137,7 +137,8 @@ fn stalled(state: &ConnectionState) -> Result<(), String> {
 
 /// Returns hyper's settings for a connection.
 fn builder(limits: &LimitsConfig, source: Source) -> auto::Builder<TokioExecutor> {
-    // Greater than the edge's limits: its error responses say more than hyper's.
+    // Greater than the edge's own limits, so that the edge rejects most requests that exceed
+    // them: its error responses say more than hyper's.
     let header = bytes(limits.header).saturating_mul(2).saturating_add(bytes(limits.uri));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
