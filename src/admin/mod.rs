@@ -21,16 +21,16 @@ use tokio::task::AbortHandle;
 
 use crate::config::{LimitsConfig, Period};
 use crate::conn::accept::{LogLatch, accepted};
-use crate::conn::{Splicer, TimeoutIo};
+use crate::conn::{Io, Splicer, TimeoutIo};
 use crate::edge::Edge;
 use crate::observe::activity::Activity;
 
-/// How many operators can be connected at a time.
+/// The maximum number of connections.
 const CONNECTIONS: usize = 64;
-/// The longest that one may ask for nothing.
-const SILENCE: Duration = Duration::from_secs(5);
+/// The maximum idle time of a connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether this edge should be sent new clients.
+/// The readiness of this edge for new clients.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     warming: AtomicBool,
@@ -38,16 +38,17 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    /// It is not ready before what is returned is dropped.
-    pub(crate) fn warming(self: &Arc<Self>) -> Warming {
+    /// Begins the warm-up. The edge is not ready until the returned guard is dropped.
+    pub(crate) fn begin_warm_up(self: &Arc<Self>) -> WarmUpGuard {
         self.warming.store(true, Ordering::Relaxed);
-        Warming(Arc::clone(self))
+        WarmUpGuard(Arc::clone(self))
     }
 
     fn is_warming(&self) -> bool {
         self.warming.load(Ordering::Relaxed)
     }
 
+    /// Notes that the edge drains: it is not ready from now on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -57,49 +58,49 @@ impl Readiness {
     }
 }
 
-/// An edge is warming for as long as this is there.
-pub(crate) struct Warming(Arc<Readiness>);
+/// Ends the warm-up of an edge when it is dropped.
+pub(crate) struct WarmUpGuard(Arc<Readiness>);
 
-impl Drop for Warming {
+impl Drop for WarmUpGuard {
     fn drop(&mut self) {
         self.0.warming.store(false, Ordering::Relaxed);
     }
 }
 
-/// What `/peers` says: the cluster, as this edge sees it.
+/// The response to `/peers`: the cluster, as this edge sees it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Peers {
-    /// Grows with each change.
+pub(crate) struct PeersReport {
+    /// The number of the view, which grows with each change.
     pub(crate) epoch: u64,
-    pub(crate) members: Vec<Peer>,
+    pub(crate) members: Vec<MemberReport>,
 }
 
-/// One member.
+/// The state of one member.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Peer {
-    /// Its `edge.name`, if it has been heard.
+pub(crate) struct MemberReport {
+    /// The `edge.name` of the member; `None` until a datagram of it was received.
     pub(crate) name: Option<String>,
-    /// Its name on the ring.
+    /// The address of the member, which is its name on the ring.
     pub(crate) address: String,
     pub(crate) state: String,
-    /// RFC 3339.
+    /// The time of the last change of state (RFC 3339).
     pub(crate) since: String,
-    /// The part of all keys that it owns.
+    /// The share of all keys that the member owns, from 0 to 1.
     pub(crate) share: f64,
-    /// Whether the last request to it was answered, and it is not down.
+    /// True if the member responded to the last request, and is not down.
     pub(crate) up: bool,
-    /// How long an answer of its takes to begin, in milliseconds: a moving mean.
+    /// The moving mean of the time to the first byte of a response, in milliseconds.
     pub(crate) latency_ms: Option<f64>,
-    /// Activity to it that failed.
+    /// The number of requests to the member that failed.
     pub(crate) errors: u64,
-    /// Whether it is the edge that says so.
+    /// True for the edge that sends this report.
     pub(crate) own: bool,
 }
 
-/// Serves until it is aborted.
+/// Serves the endpoints for operators until it is aborted.
 pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc<Readiness>, mut limits: LimitsConfig) {
-    limits.header_timeout = Period(limits.header_timeout.0.min(SILENCE));
-    let mut open = Open::default();
+    limits.header_timeout = Period(limits.header_timeout.0.min(IDLE_TIMEOUT));
+    let mut open = AdminConnections::default();
     let mut failing = LogLatch::default();
     loop {
         let Some((stream, _)) = accepted("admin.listen", listener.accept().await, &mut failing).await else {
@@ -107,30 +108,30 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc
         };
         let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
         let requests = Activity::default();
-        let patient = TimeoutIo::new(stream, &limits, requests.clone(), Splicer::none());
+        let timeout_io = TimeoutIo::new(Io::new(stream), &limits, requests.clone(), Splicer::none());
         open.admit(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let _under_way = requests.begin();
-                let answer = answer(&request, &edge, &readiness);
-                async move { Ok::<_, Infallible>(answer) }
+                let _active = requests.begin();
+                let response = respond(&request, &edge, &readiness);
+                async move { Ok::<_, Infallible>(response) }
             });
-            // TimeoutIo has an eye on the time that a head takes.
+            // TimeoutIo enforces the timeout of a request head.
             let mut builder = http1::Builder::new();
             builder.header_read_timeout(None);
-            if let Err(error) = builder.serve_connection(TokioIo::new(patient), service).await {
+            if let Err(error) = builder.serve_connection(TokioIo::new(timeout_io), service).await {
                 tracing::debug!(%error, "admin connection failed");
             }
         });
     }
 }
 
-/// The connections that are open, oldest first.
+/// The tasks of the open connections, the oldest first.
 #[derive(Default)]
-struct Open(VecDeque<AbortHandle>);
+struct AdminConnections(VecDeque<AbortHandle>);
 
-impl Open {
-    /// Serves one more. Where that is one too many, the oldest is closed: an operator's
-    /// request is answered at once, so the oldest is the one that holds its place longest.
+impl AdminConnections {
+    /// Serves a connection. At the limit, the oldest one is closed: requests here take no
+    /// time, so the oldest connection is the one that has been kept open the longest.
     fn admit(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
         self.0.retain(|connection| !connection.is_finished());
         if self.0.len() >= CONNECTIONS
@@ -147,7 +148,7 @@ impl Open {
     }
 }
 
-fn answer(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Response<Full<Bytes>> {
+fn respond(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n".into());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -176,7 +177,11 @@ fn answer(request: &Request<Incoming>, edge: &Edge, readiness: &Readiness) -> Re
         "/readyz" => text(StatusCode::OK, "text/plain", "ready\n".into()),
         #[cfg(feature = "observe")]
         "/peers" => text(StatusCode::OK, "application/json", peers(edge)),
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "here are /metrics, /healthz, /readyz and /peers\n".into()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "not found; the endpoints are /metrics, /healthz, /readyz and /peers\n".into(),
+        ),
     }
 }
 
@@ -186,7 +191,7 @@ fn peers(edge: &Edge) -> String {
     let view = membership.view();
     let peer = |seen: &crate::cluster::view::Seen| {
         let health = view.peer(&seen.address);
-        Peer {
+        MemberReport {
             name: Some(&*seen.edge).filter(|name| !name.is_empty()).map(str::to_owned),
             address: seen.address.to_string(),
             state: seen.state.name().to_owned(),
@@ -198,7 +203,7 @@ fn peers(edge: &Edge) -> String {
             own: seen.address == *membership.own(),
         }
     };
-    let peers = Peers { epoch: view.epoch, members: view.members().iter().map(peer).collect() };
+    let peers = PeersReport { epoch: view.epoch, members: view.members().iter().map(peer).collect() };
     serde_json::to_string_pretty(&peers).unwrap_or_default() + "\n"
 }
 

@@ -35,7 +35,7 @@ impl Peers {
         if self.json {
             return print(&String::from_utf8_lossy(&response));
         }
-        let peers: crate::admin::Peers = serde_json::from_slice(&response).map_err(|error| {
+        let peers: crate::admin::PeersReport = serde_json::from_slice(&response).map_err(|error| {
             Failure::Unavailable(format!(
                 "{admin} (admin.listen) did not respond like an edge: {error}; check the address"
             ))
@@ -82,7 +82,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
-fn table(peers: &admin::Peers) -> String {
+fn table(peers: &admin::PeersReport) -> String {
     let head = ["NAME", "ADDRESS", "STATE", "SINCE", "SHARE", "LATENCY", "ERRORS"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(head).chain(peers.members.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
@@ -96,7 +96,7 @@ fn table(peers: &admin::Peers) -> String {
     text + &format!("epoch {}\n", peers.epoch)
 }
 
-fn row(peer: &admin::Peer) -> [String; 7] {
+fn row(peer: &admin::MemberReport) -> [String; 7] {
     let own = if peer.own { " (asked)" } else { "" };
     [
         format!("{}{own}", peer.name.as_deref().unwrap_or("-")),
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn table_has_a_line_for_each_member() {
-        let peer = |name: Option<&str>, own, share| admin::Peer {
+        let peer = |name: Option<&str>, own, share| admin::MemberReport {
             name: name.map(str::to_owned),
             address: "10.0.0.5:7001".to_owned(),
             state: "alive".to_owned(),
@@ -126,8 +126,10 @@ mod tests {
             errors: 3,
             own,
         };
-        let peers =
-            admin::Peers { epoch: 7, members: vec![peer(Some("edge-1"), true, 1.0 / 3.0), peer(None, false, 0.0)] };
+        let peers = admin::PeersReport {
+            epoch: 7,
+            members: vec![peer(Some("edge-1"), true, 1.0 / 3.0), peer(None, false, 0.0)],
+        };
         let expected = "\
 NAME            ADDRESS        STATE  SINCE                     SHARE  LATENCY  ERRORS
 edge-1 (asked)  10.0.0.5:7001  alive  2026-11-22T19:00:00.000Z  33.3%  1.2ms    3

@@ -1,29 +1,30 @@
-//! What operators are told of a listener: when something begins, and when it is over.
+//! Accepting connections after failures, with one log line when they begin and one when they end.
 
 use std::io;
 use std::time::Duration;
 
-/// How long nothing is accepted after a failure: a loop would spin.
+/// The pause after a failed accept, without which the accept loop would spin.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What is told when it begins and when it is over, and not each time in between.
+/// Limits a log to the first and the last occurrence of a condition that persists.
 #[derive(Debug, Default)]
 pub(crate) struct LogLatch(bool);
 
 impl LogLatch {
-    /// Whether that is news.
+    /// Notes that the condition holds. Returns true if it did not hold before.
     pub(crate) fn begins(&mut self) -> bool {
         !std::mem::replace(&mut self.0, true)
     }
 
-    /// Whether that is news.
+    /// Notes that the condition does not hold. Returns true if it held before.
     pub(crate) fn ends(&mut self) -> bool {
         std::mem::take(&mut self.0)
     }
 }
 
-/// What has been accepted at the listener of the key `listener`. A failure (out of
-/// files, or the like) is told once in `failing`, and makes a pause.
+/// Returns the accepted connection, or pauses after a failure such as a lack of file
+/// descriptors. `listener` is the listener's configuration key. `failing` limits the log to
+/// the first failure and the recovery.
 pub(crate) async fn accepted<T>(listener: &'static str, accepted: io::Result<T>, failing: &mut LogLatch) -> Option<T> {
     match accepted {
         Ok(connection) => {
@@ -34,7 +35,8 @@ pub(crate) async fn accepted<T>(listener: &'static str, accepted: io::Result<T>,
         }
         Err(error) => {
             if failing.begins() {
-                tracing::error!(listener, %error, "accepting a connection failed, open connections continue");
+                tracing::error!(listener, %error, "accept failed, open connections continue"
+                );
             }
             tokio::time::sleep(PAUSE).await;
             None
@@ -47,12 +49,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_lasts_is_told_once() {
+    async fn a_lasting_accept_failure_is_logged_once() {
         let mut failing = LogLatch::default();
         for _ in 0..3 {
             let error = io::Error::from_raw_os_error(24);
             assert_eq!(accepted::<()>("edge.listen", Err(error), &mut failing).await, None);
-            assert!(!failing.begins(), "it has begun, and been told");
+            assert!(!failing.begins(), "the failure is not logged");
         }
         assert_eq!(accepted("edge.listen", Ok(1), &mut failing).await, Some(1));
         assert!(!failing.ends() && failing.begins());

@@ -1,55 +1,57 @@
-//! The frames that a client sends over HTTP/2, counted by their headers (RFC 9113 §4.1).
+//! A rate limit for the HTTP/2 control frames of a client, counted by their frame headers
+//! (RFC 9113 §4.1).
 //!
-//! h2 bounds resets, empty DATA and CONTINUATION frames; SETTINGS, PING, PRIORITY,
-//! `WINDOW_UPDATE` and unknown frames it takes without end.
+//! h2 limits resets, empty DATA frames and CONTINUATION frames. It accepts any number of
+//! SETTINGS, PING, PRIORITY, `WINDOW_UPDATE` and unknown frames.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The bytes of a frame's header.
+/// The length of a frame header, in bytes.
 const HEADER: usize = 9;
-/// The length of time that the limit is for.
+/// The period of the limit.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The control frames that a request may bring with it: a priority, windows.
+/// The control frames that each request allows in addition: PRIORITY, `WINDOW_UPDATE`.
 const PER_REQUEST: u32 = 4;
-/// A control frame is free for so many bytes that the client was sent: it opens windows
-/// for more of them, and measures its bandwidth by PING.
-const BYTES_SENT: usize = 1024;
+/// The bytes sent to the client that allow one more control frame: the client answers data
+/// with `WINDOW_UPDATE`, and measures its bandwidth by PING.
+const BYTES_PER_FRAME: usize = 1024;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 
-/// Counts control frames, and finds the one that is too many.
+/// Parses the frame headers of a connection, and counts its control frames.
 pub(super) struct Frames {
     limit: u32,
-    /// The header of the frame that is coming, and how much of it has come.
+    /// The header of the current frame; its first `received` bytes are valid.
     header: [u8; HEADER],
-    came: usize,
-    /// How much of the frame's payload has still to come, in bytes.
+    received: usize,
+    /// Bytes of the frame's payload that are still to be received.
     payload: usize,
     /// The highest stream that the client has opened.
     last_stream: u32,
-    /// Control frames since the period began, less those that were free.
+    /// Control frames since the period began, less those that requests and sent bytes allow.
     count: u32,
     began: Instant,
-    /// Bytes that were sent, and that no frame was free for.
+    /// Bytes sent to the client that have not been converted into an allowed frame.
     sent: usize,
 }
 
-/// There were more control frames than the limit allows.
+/// The client sent more control frames than the limit allows.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Flood;
 
 impl Frames {
-    /// Counts what follows the preface; `limit` is for a second.
+    /// Creates a counter for the bytes after the connection preface; `limit` is the number of
+    /// control frames a second.
     pub(super) fn new(limit: u32) -> Self {
         Self {
             limit,
             header: [0; HEADER],
-            came: 0,
+            received: 0,
             payload: 0,
             last_stream: 0,
             count: 0,
@@ -58,7 +60,7 @@ impl Frames {
         }
     }
 
-    /// Takes bytes that have come.
+    /// Counts the frames in the next received bytes.
     pub(super) fn take(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
         if self.began.elapsed() >= PERIOD {
             (self.began, self.count) = (Instant::now(), 0);
@@ -67,12 +69,12 @@ impl Frames {
             let skipped = self.payload.min(bytes.len());
             self.payload -= skipped;
             bytes = &bytes[skipped..];
-            let part = (HEADER - self.came).min(bytes.len());
-            self.header[self.came..self.came + part].copy_from_slice(&bytes[..part]);
-            self.came += part;
+            let part = (HEADER - self.received).min(bytes.len());
+            self.header[self.received..self.received + part].copy_from_slice(&bytes[..part]);
+            self.received += part;
             bytes = &bytes[part..];
-            if self.came == HEADER {
-                self.came = 0;
+            if self.received == HEADER {
+                self.received = 0;
                 self.take_frame()?;
             }
         }
@@ -94,15 +96,15 @@ impl Frames {
         Ok(())
     }
 
-    /// Notes that the client was sent so many bytes.
+    /// Notes that `bytes` bytes were sent to the client.
     pub(super) fn note_sent(&mut self, bytes: usize) {
         self.sent = self.sent.saturating_add(bytes);
-        let free = self.sent / BYTES_SENT;
-        self.sent %= BYTES_SENT;
-        self.count = self.count.saturating_sub(u32::try_from(free).unwrap_or(u32::MAX));
+        let allowed = self.sent / BYTES_PER_FRAME;
+        self.sent %= BYTES_PER_FRAME;
+        self.count = self.count.saturating_sub(u32::try_from(allowed).unwrap_or(u32::MAX));
     }
 
-    /// The frame that ends a connection: GOAWAY with `ENHANCE_YOUR_CALM`.
+    /// Returns the frame that ends the connection: GOAWAY with `ENHANCE_YOUR_CALM`.
     pub(super) fn go_away(&self) -> [u8; HEADER + 8] {
         let mut frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b];
         frame[HEADER..HEADER + 4].copy_from_slice(&self.last_stream.to_be_bytes());
@@ -125,13 +127,13 @@ mod tests {
         frame
     }
 
-    /// How many of `frame` are taken, up to a thousand.
-    fn taken(frames: &mut Frames, frame: &[u8]) -> usize {
+    /// Sends up to 1000 copies of `frame`. Returns the number below the limit.
+    fn accepted(frames: &mut Frames, frame: &[u8]) -> usize {
         (0..1000).take_while(|_| frames.take(frame).is_ok()).count()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn control_frames_are_limited_by_the_second() {
+    async fn control_frames_are_limited_per_second() {
         for kind in [2, SETTINGS, PING, 8, 0x10, 0xff] {
             let mut frames = Frames::new(LIMIT);
             for _ in 0..3 {
@@ -140,18 +142,18 @@ mod tests {
                 }
                 tokio::time::advance(PERIOD).await;
             }
-            assert_eq!(taken(&mut frames, &frame(kind, 0, 8)), LIMIT as usize, "type {kind}");
+            assert_eq!(accepted(&mut frames, &frame(kind, 0, 8)), LIMIT as usize, "type {kind}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_contents_and_what_answers_call_for_are_free() {
+    async fn requests_and_the_frames_that_responses_cause_are_not_limited() {
         let mut frames = Frames::new(LIMIT);
         for kind in [DATA, HEADERS, RST_STREAM, CONTINUATION] {
-            assert_eq!(taken(&mut frames, &frame(kind, 1, 100)), 1000, "type {kind}");
+            assert_eq!(accepted(&mut frames, &frame(kind, 1, 100)), 1000, "type {kind}");
         }
         let request = [frame(HEADERS, 1, 30), frame(2, 1, 5), frame(8, 1, 4), frame(8, 0, 4)].concat();
-        assert_eq!(taken(&mut frames, &request), 1000);
+        assert_eq!(accepted(&mut frames, &request), 1000);
         for _ in 0..1000 {
             frames.note_sent(16 * 1024);
             assert_eq!(frames.take(&[frame(8, 0, 4), frame(8, 1, 4), frame(PING, 0, 8)].concat()), Ok(()));
@@ -159,14 +161,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn frames_are_found_however_they_are_cut() {
+    async fn frames_are_parsed_from_chunks_of_any_size() {
         let bytes = [frame(HEADERS, 7, 20), frame(PING, 0, 8), frame(SETTINGS, 0, 0), frame(DATA, 7, 300)].concat();
         for size in 1..bytes.len() {
             let mut frames = Frames::new(LIMIT);
             for chunk in bytes.chunks(size) {
                 assert_eq!(frames.take(chunk), Ok(()));
             }
-            assert_eq!((frames.count, frames.payload, frames.came), (2, 0, 0), "in chunks of {size}");
+            assert_eq!((frames.count, frames.payload, frames.received), (2, 0, 0), "in chunks of {size}");
             assert_eq!(frames.go_away()[HEADER..], [0, 0, 0, 7, 0, 0, 0, 0x0b]);
         }
     }

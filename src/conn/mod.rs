@@ -1,13 +1,16 @@
-//! One connection: its acceptance, its timeouts, its requests, and how large bodies are sent on it.
+//! Connections: accepting them, their timeouts, their requests, and sending large bodies.
 
 pub(crate) mod accept;
 #[cfg(feature = "zero-copy")]
-pub(crate) mod costs;
+mod costs;
 mod frames;
-pub(crate) mod serving;
+pub(crate) mod handler;
+mod io;
+mod sniff;
 mod timeout_io;
 #[cfg_attr(not(feature = "zero-copy"), path = "zero_copy/disabled.rs")]
 mod zero_copy;
 
+pub(crate) use io::Io;
 pub(crate) use timeout_io::TimeoutIo;
 pub(crate) use zero_copy::{Splicer, Splicers};

@@ -1,25 +1,23 @@
-//! Sends large pieces of bodies without a copy, on the sockets where that is the cheaper way.
+//! Sends large chunks of bodies without a copy, on the connections where that is cheaper.
 
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use rustix::net::sockopt::tcp_congestion;
-use tokio::io::{AsyncWrite, Interest};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWrite as _;
 
 use crate::body::zero_copy::{self, Arena, Taken};
 use crate::config::ZeroCopy;
 use crate::conn::costs::{Costs, Measured, SendMethod, thread_time};
+use crate::conn::io::Io;
 use crate::store::chunks::CHUNK;
 
-/// The most that a socket is lent at a time, in bytes. By more at a time it is sent with
-/// the same CPU, but later: the pages are looked up before the first of them goes.
-const MOST: usize = CHUNK;
+/// The maximum size of one splice, in bytes. More at a time takes the same CPU time but adds
+/// latency: the kernel looks up all pages before it sends the first.
+const MAX_SPLICE: usize = CHUNK;
 
-/// Gives each new connection its way to send pieces that are in [`Arena`].
+/// Creates the splicers of an edge's connections.
 pub(crate) struct Splicers {
     arena: Arc<Arena>,
     costs: Arc<Costs>,
@@ -31,152 +29,138 @@ impl Splicers {
         Self { arena, costs: Arc::default(), zero_copy }
     }
 
-    pub(crate) fn splicing(&self) -> Splicer {
+    /// Returns a splicer for a new connection.
+    pub(crate) fn splicer(&self) -> Splicer {
         Splicer::new(Arc::clone(&self.arena), Arc::clone(&self.costs), self.zero_copy)
     }
 }
 
-/// How one connection sends pieces that are in [`Arena`].
+/// Sends the bodies of one connection: chunks that are in an [`Arena`] by splice, if that is
+/// cheaper, and all else by copy.
 pub(crate) struct Splicer {
     arena: Arc<Arena>,
-    /// Those of all connections of the edge.
+    /// Shared by all connections of the edge.
     costs: Arc<Costs>,
     choice: Choice,
-    /// How much the socket is lent at a time, in bytes: a few times what it took before,
-    /// for what it does not take is offered again.
-    most: usize,
+    /// The size of the next splice, in bytes. It follows the number of bytes that the socket
+    /// accepts at a time, since the rest has to be offered again.
+    splice_size: usize,
 }
 
-/// How a connection comes to the way in which it sends large pieces.
+/// The rule by which a connection chooses the method for large chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
-    /// By the socket's congestion control, which is read when the first large piece is to
-    /// be sent: most connections never send one.
-    Open,
-    /// By what the edge has measured so far.
-    Measured,
+    /// By the socket's congestion control. It is read before the first large chunk, since
+    /// most connections never send one.
+    ByCongestionControl,
+    /// By the costs that the edge has measured.
+    ByCost,
     Fixed(SendMethod),
 }
 
 impl Choice {
-    /// Returns the choice for a socket with that congestion control. Under BBR, lending
-    /// costs twice the CPU of a copy on some machines and half of it on others; under
+    /// Returns the choice for a socket with that congestion control. Under BBR, a splice
+    /// costs twice the CPU time of a copy on some machines and half of it on others. Under
     /// other controls it cost less on every machine that was measured.
     fn under(control: &str) -> Self {
-        // Its versions are called bbr2 and the like.
-        if control.starts_with("bbr") { Self::Measured } else { Self::Fixed(SendMethod::Lend) }
+        // The versions of BBR are called bbr2 and the like.
+        if control.starts_with("bbr") { Self::ByCost } else { Self::Fixed(SendMethod::Splice) }
     }
 }
 
 impl Splicer {
     pub(crate) fn new(arena: Arc<Arena>, costs: Arc<Costs>, zero_copy: ZeroCopy) -> Self {
         let choice = match zero_copy {
-            ZeroCopy::Auto => Choice::Open,
-            ZeroCopy::On => Choice::Fixed(SendMethod::Lend),
+            ZeroCopy::Auto => Choice::ByCongestionControl,
+            ZeroCopy::On => Choice::Fixed(SendMethod::Splice),
             ZeroCopy::Off => Choice::Fixed(SendMethod::Copy),
         };
-        Self { arena, costs, choice, most: MOST }
+        Self { arena, costs, choice, splice_size: MAX_SPLICE }
     }
 
-    /// Copies everything.
+    /// Returns a splicer that copies all bytes.
     pub(crate) fn none() -> Self {
         Self::new(Arena::none(), Arc::default(), ZeroCopy::Off)
     }
 
-    /// As `poll_write_vectored` of the stream, by the way that is cheaper.
+    /// Writes as `poll_write_vectored` of the transport does, by the cheaper method.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
-        bufs: &[io::IoSlice<'_>],
+        io: &mut Io,
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let (way, measured) =
-            if self.arena.lends_any(bufs) { self.next_way(stream) } else { (SendMethod::Copy, Measured::No) };
+        let (method, measured) =
+            if self.arena.lends_any(bufs) { self.next_method(io) } else { (SendMethod::Copy, Measured::No) };
         let before = (measured == Measured::Yes).then(thread_time);
-        let written = match way {
-            SendMethod::Lend => self.poll_lend(cx, stream, bufs),
-            SendMethod::Copy => Pin::new(stream).poll_write_vectored(cx, bufs),
+        let spliced = if method == SendMethod::Splice { self.try_splice(cx, io, bufs) } else { None };
+        let (method, written) = match spliced {
+            Some(written) => (SendMethod::Splice, written),
+            None => (SendMethod::Copy, Pin::new(io).poll_write_vectored(cx, bufs)),
         };
         if let Poll::Ready(Ok(bytes)) = written {
             self.arena.note_sent(bufs, bytes);
             if let Some(before) = before {
                 let spent = thread_time().checked_sub(before).expect("a thread's CPU time only grows");
-                self.costs.add(way, bytes, spent);
+                self.costs.add(method, bytes, spent);
             }
         }
         written
     }
 
-    fn next_way(&mut self, stream: &TcpStream) -> (SendMethod, Measured) {
-        if self.choice == Choice::Open {
-            // A copy is what every other server makes.
-            self.choice =
-                tcp_congestion(stream).map_or(Choice::Fixed(SendMethod::Copy), |control| Choice::under(&control));
+    fn next_method(&mut self, io: &Io) -> (SendMethod, Measured) {
+        if self.choice == Choice::ByCongestionControl {
+            // If the control is unknown, a copy is the safe choice: all other servers copy.
+            self.choice = io.congestion().map_or(Choice::Fixed(SendMethod::Copy), |control| Choice::under(&control));
         }
         match self.choice {
-            Choice::Fixed(way) => (way, Measured::No),
-            Choice::Open | Choice::Measured => self.costs.next(),
+            Choice::Fixed(method) => (method, Measured::No),
+            Choice::ByCongestionControl | Choice::ByCost => self.costs.next(),
         }
     }
 
-    /// As `poll_write_vectored`, but the socket is lent the pieces that it can be lent.
-    fn poll_lend(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &TcpStream,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            let mut bytes = 0;
-            let lent = stream.try_io(Interest::WRITABLE, || {
-                let taken = self.arena.lend(stream.as_fd(), bufs, self.most)?;
-                let (Taken::All(all) | Taken::Part(all)) = taken;
-                bytes = all;
-                match taken {
-                    Taken::All(_) => Ok(()),
-                    // That it takes no more has to be known here: then it is waited for.
-                    Taken::Part(_) => Err(io::ErrorKind::WouldBlock.into()),
-                }
-            });
-            match lent {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                Err(_) => self.most = (2 * bytes).clamp(zero_copy::LEAST, MOST),
-                Ok(()) => self.most = (2 * self.most).min(MOST),
-            }
-            if bytes > 0 {
-                return Poll::Ready(Ok(bytes));
-            }
-        }
+    /// Writes as `poll_write_vectored` does, but splices the chunks that are in the arena.
+    /// Returns `None` if the transport cannot splice.
+    fn try_splice(&mut self, cx: &mut Context<'_>, io: &Io, bufs: &[IoSlice<'_>]) -> Option<Poll<io::Result<usize>>> {
+        let Self { arena, splice_size, .. } = self;
+        io.try_splice(cx, |socket| {
+            let taken = arena.lend(socket, bufs, *splice_size);
+            *splice_size = match &taken {
+                Ok(Taken::All(_)) => (2 * *splice_size).min(MAX_SPLICE),
+                Ok(Taken::Part(bytes)) => (2 * bytes).clamp(zero_copy::LEAST, MAX_SPLICE),
+                Err(_) => zero_copy::LEAST,
+            };
+            taken
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::io::IoSlice;
+    use std::os::fd::AsFd as _;
 
     use bytes::Bytes;
     use rustix::net::sockopt::set_tcp_congestion;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
     #[test]
-    fn the_way_is_measured_under_bbr_and_fixed_under_other_controls() {
+    fn the_method_is_measured_under_bbr_and_fixed_under_other_controls() {
         for (control, choice) in [
-            ("bbr", Choice::Measured),
-            ("bbr2", Choice::Measured),
-            ("cubic", Choice::Fixed(SendMethod::Lend)),
-            ("reno", Choice::Fixed(SendMethod::Lend)),
-            ("dctcp", Choice::Fixed(SendMethod::Lend)),
-            ("", Choice::Fixed(SendMethod::Lend)),
+            ("bbr", Choice::ByCost),
+            ("bbr2", Choice::ByCost),
+            ("cubic", Choice::Fixed(SendMethod::Splice)),
+            ("reno", Choice::Fixed(SendMethod::Splice)),
+            ("dctcp", Choice::Fixed(SendMethod::Splice)),
+            ("", Choice::Fixed(SendMethod::Splice)),
         ] {
             assert_eq!(Choice::under(control), choice, "{control}");
         }
     }
 
-    /// A connection whose sockets have `control`, if the system lets them.
+    /// Returns a connection with the congestion control `control`, if the system allows it.
     async fn connected_under(control: &str) -> Option<(TcpStream, TcpStream)> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         set_tcp_congestion(&listener, control).ok()?;
@@ -184,7 +168,8 @@ mod tests {
         Some((client, listener.accept().await.unwrap().0))
     }
 
-    fn asked_often(arena: &Arc<Arena>) -> Bytes {
+    /// Returns a chunk that was sent often enough to be spliced.
+    fn popular_chunk(arena: &Arc<Arena>) -> Bytes {
         let bytes = arena.gather([Bytes::from(vec![7; CHUNK])].iter(), CHUNK);
         while !arena.lends_any(&[IoSlice::new(&bytes)]) {
             arena.note_sent(&[IoSlice::new(&bytes)], CHUNK);
@@ -198,50 +183,55 @@ mod tests {
         let mut tried = Vec::new();
         for control in ["reno", "cubic", "bbr"] {
             let Some((_client, server)) = connected_under(control).await else { continue };
+            let io = Io::new(server);
             tried.push(control);
-            // The first send that is measured is a copy.
+            // The first measured send is a copy.
             let automatic =
-                if control == "bbr" { (SendMethod::Copy, Measured::Yes) } else { (SendMethod::Lend, Measured::No) };
+                if control == "bbr" { (SendMethod::Copy, Measured::Yes) } else { (SendMethod::Splice, Measured::No) };
             for (zero_copy, next) in [
                 (ZeroCopy::Auto, automatic),
-                (ZeroCopy::On, (SendMethod::Lend, Measured::No)),
+                (ZeroCopy::On, (SendMethod::Splice, Measured::No)),
                 (ZeroCopy::Off, (SendMethod::Copy, Measured::No)),
             ] {
-                let mut splicing = Splicer::new(Arc::clone(&arena), Arc::default(), zero_copy);
-                assert_eq!(splicing.next_way(&server), next, "{control} {zero_copy:?}");
+                let mut splicer = Splicer::new(Arc::clone(&arena), Arc::default(), zero_copy);
+                assert_eq!(splicer.next_method(&io), next, "{control} {zero_copy:?}");
             }
         }
-        // The kernel has it built in, and lets every user choose it.
+        // reno is built into the kernel, and every user may choose it.
         assert!(tried.contains(&"reno"), "{tried:?}");
     }
 
     #[tokio::test]
-    async fn a_control_holds_for_the_whole_connection() {
+    async fn the_congestion_control_is_read_once_per_connection() {
         let arena = Arena::reserve(CHUNK as u64).unwrap();
         let (_client, server) = connected_under("reno").await.unwrap();
-        let mut splicing = Splicer::new(arena, Arc::default(), ZeroCopy::Auto);
-        assert_eq!(splicing.next_way(&server), (SendMethod::Lend, Measured::No));
-        // Where there is no BBR, the control stays as it is.
-        let _ = set_tcp_congestion(&server, "bbr");
-        assert_eq!(splicing.next_way(&server), (SendMethod::Lend, Measured::No));
+        let socket = server.as_fd().try_clone_to_owned().unwrap();
+        let io = Io::new(server);
+        let mut splicer = Splicer::new(arena, Arc::default(), ZeroCopy::Auto);
+        assert_eq!(splicer.next_method(&io), (SendMethod::Splice, Measured::No));
+        // Without BBR on this system, the control stays as it is.
+        let _ = set_tcp_congestion(&socket, "bbr");
+        assert_eq!(splicer.next_method(&io), (SendMethod::Splice, Measured::No));
     }
 
     #[tokio::test]
-    async fn a_measured_connection_sends_both_ways_then_settles() {
+    async fn a_measured_connection_tries_both_methods_then_settles() {
         let arena = Arena::reserve(CHUNK as u64).unwrap();
-        let large = asked_often(&arena);
-        let (mut client, mut server) = connected_under("reno").await.unwrap();
+        let large = popular_chunk(&arena);
+        let (mut client, server) = connected_under("reno").await.unwrap();
+        let mut io = Io::new(server);
         let reader = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap() });
-        let mut splicing =
-            Splicer { choice: Choice::Measured, ..Splicer::new(Arc::clone(&arena), Arc::default(), ZeroCopy::Auto) };
+        let mut splicer =
+            Splicer { choice: Choice::ByCost, ..Splicer::new(Arc::clone(&arena), Arc::default(), ZeroCopy::Auto) };
         let mut sent = 0;
-        while splicing.next_way(&server).1 == Measured::Yes {
+        while splicer.next_method(&io).1 == Measured::Yes {
             let bufs = [IoSlice::new(&large)];
-            sent += poll_fn(|cx| splicing.poll_write(cx, &mut server, &bufs)).await.unwrap();
+            sent += poll_fn(|cx| splicer.poll_write(cx, &mut io, &bufs)).await.unwrap();
         }
-        let lent = arena.lent();
-        assert!(lent > 0 && lent < sent as u64, "{lent} of {sent}");
-        drop(server);
+        let spliced = arena.lent();
+        assert!(spliced > 0 && spliced < sent as u64, "{spliced} of {sent}");
+
+        drop(io);
         assert_eq!(reader.await.unwrap(), sent as u64);
     }
 }

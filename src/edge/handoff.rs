@@ -20,7 +20,7 @@ use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::flight::Outcome;
 use crate::key::AssetKey;
-use crate::observe::metrics::{Sought, Source};
+use crate::observe::metrics::{PeerLookup, Source};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward;
 use crate::semantics::storing::Credentials;
@@ -65,12 +65,12 @@ impl Edge {
         request.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
         let arrival = self.ask_peer_promptly(peer, request).await;
         let outcome = match &arrival {
-            Some(arrival) if is_held(&arrival.response) => Sought::Chunks,
-            Some(_) => Sought::Missing,
-            None => Sought::Error,
+            Some(arrival) if is_held(&arrival.response) => PeerLookup::Found,
+            Some(_) => PeerLookup::Missing,
+            None => PeerLookup::Error,
         };
         self.metrics.taken_over(outcome);
-        arrival.filter(|_| outcome == Sought::Chunks)
+        arrival.filter(|_| outcome == PeerLookup::Found)
     }
 
     /// Answers a peer's `only-if-cached` request from a flight that is streaming, which

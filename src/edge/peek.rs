@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
-use crate::observe::metrics::{Asked, Fetched, Sought, Source};
+use crate::observe::metrics::{Asked, Fetched, PeerLookup, Source};
 use crate::peer::peek_codec;
 use crate::peer::pipeline::Question;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
@@ -168,10 +168,10 @@ impl Peeking {
         edge.hedges.earn();
         edge.hears(&self.owner, Heard::Answer(took));
         let Some(response) = response else {
-            edge.metrics.peeked(Sought::Missing);
+            edge.metrics.peeked(PeerLookup::Missing);
             return edge.go_the_long_way(lead);
         };
-        edge.metrics.peeked(Sought::Chunks);
+        edge.metrics.peeked(PeerLookup::Found);
         let provider = Provider::Peer(Arc::clone(&self.owner));
         let (lead, fetched) = match edge.take_whole(lead, &self.order, &provider, response, self.asked) {
             Ok(()) => (None, Fetched::Ok),
@@ -191,7 +191,7 @@ impl Peeking {
 impl Drop for Peeking {
     fn drop(&mut self) {
         if let Some(lead) = self.lead.take() {
-            self.edge.metrics.peeked(Sought::Error);
+            self.edge.metrics.peeked(PeerLookup::Error);
             self.edge.go_the_long_way(lead);
         }
     }

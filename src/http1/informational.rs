@@ -1,4 +1,5 @@
-//! A connection with interim responses between what hyper writes.
+//! [`InformationalWriter`]: a connection that writes informational responses (RFC 9110 §15.2)
+//! between the responses of hyper.
 
 use std::io;
 use std::pin::Pin;
@@ -9,28 +10,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::body::informational::Informational;
 
-/// Writes interim responses where hyper asks for a flush. It does so whenever
-/// its task is polled, but only when its own buffer is empty: then all that was
-/// begun is written, and while a request has its turn nothing is half begun.
+/// Writes informational responses when hyper flushes. hyper flushes whenever its task is
+/// polled, but only with an empty write buffer. All earlier responses are written then, and
+/// the response of the current request has not begun.
 pub(crate) struct InformationalWriter<IO> {
     io: IO,
     informational: Informational,
-    /// What has been begun of an interim response goes before all else.
-    begun: Bytes,
+    /// The rest of an informational response. It is written before anything else.
+    partial: Bytes,
 }
 
 impl<IO: AsyncWrite + Unpin> InformationalWriter<IO> {
     pub(crate) fn new(io: IO, informational: Informational) -> Self {
-        Self { io, informational, begun: Bytes::new() }
+        Self { io, informational, partial: Bytes::new() }
     }
 
-    fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.begun.is_empty() {
-            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.begun))?;
+    fn poll_partial(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.partial.is_empty() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.partial))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.begun.advance(written);
+            self.partial.advance(written);
         }
         Poll::Ready(Ok(()))
     }
@@ -44,7 +45,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for InformationalWriter<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for InformationalWriter<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_begun(cx))?;
+        ready!(self.poll_partial(cx))?;
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -53,7 +54,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for InformationalWriter<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_begun(cx))?;
+        ready!(self.poll_partial(cx))?;
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -63,9 +64,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for InformationalWriter<IO> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.poll_begun(cx))?;
+            ready!(self.poll_partial(cx))?;
             match self.informational.next(cx.waker()) {
-                Some(next) => self.begun = next,
+                Some(next) => self.partial = next,
                 None => return Pin::new(&mut self.io).poll_flush(cx),
             }
         }
@@ -92,18 +93,18 @@ mod tests {
     use super::*;
     use crate::body::informational::Relay;
 
-    /// Takes as many bytes as it has room for.
+    /// A writer that accepts `room` more bytes.
     #[derive(Default)]
-    struct Narrow {
-        taken: Vec<u8>,
+    struct LimitedWriter {
+        written: Vec<u8>,
         room: usize,
     }
 
-    impl AsyncWrite for Narrow {
+    impl AsyncWrite for LimitedWriter {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
             let fits = buf.len().min(self.room);
             self.room -= fits;
-            self.taken.extend_from_slice(&buf[..fits]);
+            self.written.extend_from_slice(&buf[..fits]);
             if fits == 0 { Poll::Pending } else { Poll::Ready(Ok(fits)) }
         }
 
@@ -127,46 +128,48 @@ mod tests {
     const HINT: &str = "HTTP/1.1 103 Early Hints\r\nvia: 1.1 edge-1\r\n\r\n";
 
     #[test]
-    fn only_where_there_is_nothing_else_to_write() {
+    fn an_informational_response_is_written_at_a_flush() {
         let mut cx = Context::from_waker(Waker::noop());
         let informational = informational();
-        let mut io = InformationalWriter::new(Narrow { room: 1000, ..Narrow::default() }, informational.clone());
+        let mut io =
+            InformationalWriter::new(LimitedWriter { room: 1000, ..LimitedWriter::default() }, informational.clone());
         hint(&informational.open());
         let write = Pin::new(&mut io).poll_write(&mut cx, b"the end of a body");
         assert!(matches!(write, Poll::Ready(Ok(17))));
         assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready());
-        assert_eq!(String::from_utf8_lossy(&io.io.taken), format!("the end of a body{HINT}"));
+        assert_eq!(String::from_utf8_lossy(&io.io.written), format!("the end of a body{HINT}"));
     }
 
     #[test]
-    fn what_is_begun_is_carried_on_before_all_else() {
+    fn a_partial_informational_response_is_completed_before_other_writes() {
         let mut cx = Context::from_waker(Waker::noop());
         let informational = informational();
-        let mut io = InformationalWriter::new(Narrow { room: 10, ..Narrow::default() }, informational.clone());
+        let mut io =
+            InformationalWriter::new(LimitedWriter { room: 10, ..LimitedWriter::default() }, informational.clone());
         hint(&informational.open());
         assert!(Pin::new(&mut io).poll_flush(&mut cx).is_pending());
         io.io.room = 5;
         assert!(Pin::new(&mut io).poll_write(&mut cx, b"a message").is_pending());
-        assert_eq!(io.io.taken, HINT.as_bytes()[..15]);
+        assert_eq!(io.io.written, HINT.as_bytes()[..15]);
         io.io.room = 1000;
         assert!(Pin::new(&mut io).poll_write(&mut cx, b"a message").is_ready());
-        assert_eq!(String::from_utf8_lossy(&io.io.taken), format!("{HINT}a message"));
+        assert_eq!(String::from_utf8_lossy(&io.io.written), format!("{HINT}a message"));
     }
 
-    /// When a request's content is read. Where the answer is first, hyper begins
-    /// with the next request before it has written all of that answer. (But not
-    /// with vectored writes: it then waits, and may do so for ever.)
+    /// The time at which a request's content is read. If the response comes first, hyper
+    /// reads the next request before it has written the whole response. (With vectored writes
+    /// it does not: it waits, possibly forever.)
     #[derive(Clone, Copy, PartialEq, Eq)]
-    enum Reading {
-        BeforeTheAnswer,
+    enum ContentRead {
+        BeforeResponse,
         Anytime,
     }
 
-    /// Answers in pieces, while hints come at all times, the wrong ones too.
-    async fn answer(
+    /// Responds in chunks, while hints are offered at all times, invalid times included.
+    async fn respond(
         request: Request<Incoming>,
         informational: Informational,
-        reading: Reading,
+        read: ContentRead,
     ) -> Result<Response<Chunks>, Infallible> {
         let number: usize = request.uri().path()[1..].parse().unwrap();
         let relay = informational.open();
@@ -181,7 +184,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let content = tokio::spawn(request.into_body().collect());
-        if reading == Reading::BeforeTheAnswer {
+        if read == ContentRead::BeforeResponse {
             content.await.unwrap().unwrap();
         }
         relay.close().await;
@@ -195,42 +198,43 @@ mod tests {
 
     type Chunks = StreamBody<Pin<Box<dyn futures_util::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
 
-    /// The head at the beginning of `bytes`, and what follows it.
-    fn head(bytes: &str) -> (&str, &str) {
+    /// Splits a head off `bytes`. Returns its status, and the rest.
+    fn split_head(bytes: &str) -> (&str, &str) {
         let (head, rest) = bytes.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 ") && !head[1..].contains("HTTP/1.1 "), "{head}");
         (&head[9..12], rest)
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn hyper_asks_for_a_flush_between_messages_only() {
-        for (room, reading) in [1, 7, 64, 1000]
+    async fn hyper_flushes_only_between_messages() {
+        for (room, read) in [1, 7, 64, 1000]
             .into_iter()
-            .flat_map(|room| [Reading::BeforeTheAnswer, Reading::Anytime].map(|reading| (room, reading)))
+            .flat_map(|room| [ContentRead::BeforeResponse, ContentRead::Anytime].map(|read| (room, read)))
         {
             let informational = informational();
             let (client, server) = tokio::io::duplex(room);
             let io = TokioIo::new(InformationalWriter::new(server, informational.clone()));
-            let service = service_fn(move |request| answer(request, informational.clone(), reading));
+            let service = service_fn(move |request| respond(request, informational.clone(), read));
             let mut builder = http1::Builder::new();
-            builder.writev(reading == Reading::BeforeTheAnswer);
+            builder.writev(read == ContentRead::BeforeResponse);
             tokio::spawn(builder.serve_connection(io, service));
             let (mut from, mut to) = tokio::io::split(client);
             tokio::spawn(async move {
                 for number in 0..30 {
-                    // All at once, some with content, for which hyper has a 100.
+                    // All requests are sent at once. hyper sends 100 (Continue) to some.
                     let expects = if number % 2 == 0 { "expect: 100-continue\r\n" } else { "" };
                     let close = if number == 29 { "connection: close\r\n" } else { "" };
                     let request = format!("PUT /{number} HTTP/1.1\r\n{expects}{close}content-length: 7\r\n\r\ncontent");
                     to.write_all(request.as_bytes()).await.unwrap();
                 }
             });
-            let mut came = String::new();
-            from.read_to_string(&mut came).await.unwrap();
-            let (mut rest, mut hints) = (came.as_str(), 0);
+            let mut received = String::new();
+            from.read_to_string(&mut received).await.unwrap();
+            let (mut rest, mut hints) = (received.as_str(), 0);
             for number in 0..30 {
                 let status = loop {
-                    let (status, after) = head(rest);
+                    let (status, after) = split_head(rest);
+
                     rest = after;
                     match status {
                         "100" => {}

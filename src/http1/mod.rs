@@ -1,4 +1,4 @@
-//! HTTP/1.1 where hyper is passed by: hits, and informational responses.
+//! HTTP/1.1 beside hyper: the fast path for hits, and informational responses.
 
 pub(crate) mod fast_path;
 pub(crate) mod informational;

@@ -1,4 +1,4 @@
-//! The access log: one line for each request, written when its answer ends.
+//! The access log: one line for each request, written when its response ends.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -19,11 +19,11 @@ use crate::body::{Body, RUN};
 use crate::cluster::membership::Membership;
 use crate::error::Error;
 use crate::key::AssetKey;
-use crate::observe::activity::{Piece, Way};
+use crate::observe::activity::{Delivery, TrackedBuf};
 use crate::observe::metrics::{Metrics, Served, Source};
 use crate::store::chunks::CHUNK;
 
-/// The source of the bytes that a client got.
+/// The source of the bytes of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServedFrom {
     /// The store of this edge.
@@ -36,35 +36,35 @@ pub enum ServedFrom {
     Edge,
 }
 
-/// What is known of a request when its answer begins.
+/// The facts about a request that are known when its response begins.
 #[derive(Debug)]
 pub struct Record {
-    /// Which listener it came in by.
+    /// The listener that received the request.
     pub source: Source,
-    /// Its method.
+    /// The method of the request.
     pub method: Method,
-    /// Its canonical name, or the target that has none.
+    /// The key, or the request target if it has no valid key.
     pub key: Result<AssetKey, Box<str>>,
-    /// What became of it.
+    /// The cache result.
     pub served: Served,
-    /// Whose bytes the client gets.
+    /// The source of the response.
     pub from: ServedFrom,
-    /// Why the response was not stored, a stale one was served, or the request passed: a
-    /// word for each reason. Those of Cache-Status' `detail` are the same.
+    /// The reason for which the response was not stored, was served stale, or passed the
+    /// cache: one word, the same as in the `detail` parameter of Cache-Status.
     pub reason: Option<&'static str>,
-    /// What went wrong.
+    /// The error, if the request failed.
     pub error: Option<Error>,
 }
 
 impl Record {
-    /// Returns true for a peer's question to this edge itself, asked several times a second:
-    /// it is counted, and has no line.
+    /// Returns true if the request is a health check by a peer. There are several a second,
+    /// so they are counted but not logged.
     fn is_probe(&self) -> bool {
         self.source == Source::Peer && self.method == Method::OPTIONS && self.from == ServedFrom::Edge
     }
 }
 
-/// The parts of a request's head that only its line tells. Made where lines are written.
+/// The parts of a request head that only the log line needs; kept only if lines are written.
 #[derive(Debug)]
 pub(crate) struct Details {
     protocol: &'static str,
@@ -74,9 +74,9 @@ pub(crate) struct Details {
 }
 
 impl Details {
-    /// Copies the beginnings of what was sent: lines wait in memory.
+    /// Copies at most [`MAX_HEADER`] bytes of each value, since lines wait in memory.
     pub(crate) fn new(version: Version, [host, user_agent, request_id]: [Option<&[u8]>; 3]) -> Self {
-        let short = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST_FIELD)]).into();
+        let short = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_HEADER)]).into();
         let protocol = match version {
             Version::HTTP_10 => "HTTP/1.0",
             Version::HTTP_2 => "HTTP/2",
@@ -87,60 +87,65 @@ impl Details {
     }
 
     fn of<B>(request: &Request<B>) -> Self {
-        let field = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+        let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
         let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
-        Self::new(request.version(), [authority.or_else(|| field("host")), field("user-agent"), field("x-request-id")])
+        Self::new(
+            request.version(),
+            [authority.or_else(|| header("host")), header("user-agent"), header("x-request-id")],
+        )
     }
 }
 
-/// How much of a field goes into a line, in bytes.
-const LONGEST_FIELD: usize = 256;
+/// The maximum length of a header value in a line, in bytes.
+const MAX_HEADER: usize = 256;
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
     Text,
 }
 
-/// Where requests are written down, and counted.
+/// Counts requests in the metrics, and writes the access log.
 pub(crate) struct Access {
     pub(crate) edge: String,
     pub(crate) membership: Arc<Membership>,
     pub(crate) metrics: Arc<Metrics>,
+    /// The format and writer of the access log; `None` if it is off.
     pub(crate) lines: Option<(Format, NonBlocking)>,
 }
 
 impl Access {
-    /// The parts of `request` that its line tells, if lines are written.
+    /// Returns the details of `request` for its line; `None` if no lines are written.
     pub(crate) fn details<B>(&self, request: &Request<B>) -> Option<Box<Details>> {
         self.lines.is_some().then(|| Box::new(Details::of(request)))
     }
 
-    /// Counts and logs the request when `response` has ended, or was dropped.
-    pub(crate) fn watch(
+    /// Wraps `response` so that the request is counted and logged when the body ends or is
+    /// dropped.
+    pub(crate) fn log_response(
         self: &Arc<Self>,
         client: IpAddr,
         (record, details): (Record, Option<Box<Details>>),
         response: Response<Body>,
         began: Instant,
-        way: Way,
-    ) -> Response<Watched> {
+        delivery: Delivery,
+    ) -> Response<LoggedBody> {
         let status = response.status();
-        response.map(|body| self.watch_body(client, (record, details), status, body, began, way))
+        response.map(|body| self.log_body(client, (record, details), status, body, began, delivery))
     }
 
-    /// As [`watch`](Self::watch), of a response with this status and body.
-    pub(crate) fn watch_body(
+    /// Wraps `body`, as [`log_response`](Self::log_response) does, for a response with `status`.
+    pub(crate) fn log_body(
         self: &Arc<Self>,
         client: IpAddr,
         (record, details): (Record, Option<Box<Details>>),
         status: StatusCode,
         body: Body,
         began: Instant,
-        way: Way,
-    ) -> Watched {
-        Watched {
+        delivery: Delivery,
+    ) -> LoggedBody {
+        LoggedBody {
             unsent: body.size_hint().lower(),
             ended: body.is_end_stream(),
             body,
@@ -152,21 +157,21 @@ impl Access {
             began,
             first: None,
             bytes: 0,
-            broke: false,
-            way,
+            failed: false,
+            delivery,
         }
     }
 
-    /// Counts and logs the request if its client leaves before it is answered.
-    pub(crate) fn expect<B>(
+    /// Counts and logs the request if the client disconnects before the response begins.
+    pub(crate) fn begin_request<B>(
         self: &Arc<Self>,
         client: IpAddr,
         source: Source,
         request: &Request<B>,
         began: Instant,
-    ) -> Unanswered {
+    ) -> PendingRequest {
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        Unanswered {
+        PendingRequest {
             access: Some(Arc::clone(self)),
             client,
             source,
@@ -177,10 +182,10 @@ impl Access {
         }
     }
 
-    fn note(&self, client: IpAddr, (record, details): (&Record, Option<&Details>), sent: &Sent) {
+    fn note(&self, client: IpAddr, (record, details): (&Record, Option<&Details>), stats: &ResponseStats) {
         let served = if record.error.is_some() { Served::Error } else { record.served };
-        self.metrics.request(record.source, served, sent.status, sent.total);
-        self.metrics.sent(record.source, sent.bytes);
+        self.metrics.request(record.source, served, stats.status, stats.total);
+        self.metrics.sent(record.source, stats.bytes);
         if self.lines.is_none() || record.is_probe() {
             return;
         }
@@ -194,9 +199,9 @@ impl Access {
             client,
             method: record.method.as_str(),
             host: details.and_then(|details| details.host.as_deref()),
-            path: in_short(record.key.as_ref().map_or_else(|target| &**target, AssetKey::as_str)),
+            path: shorten(record.key.as_ref().map_or_else(|target| &**target, AssetKey::as_str)),
             protocol: details.map(|details| details.protocol),
-            status: sent.status,
+            status: stats.status,
             result: served.name(),
             from: match &record.from {
                 ServedFrom::Store => "memory",
@@ -205,10 +210,10 @@ impl Access {
                 ServedFrom::Edge => "-",
             },
             owner: owner.map(|owner| &**owner.name()),
-            bytes: sent.bytes,
-            first_byte_ms: millis(sent.first.unwrap_or(sent.total)),
-            total_ms: millis(sent.total),
-            complete: sent.complete,
+            bytes: stats.bytes,
+            first_byte_ms: millis(stats.first.unwrap_or(stats.total)),
+            total_ms: millis(stats.total),
+            complete: stats.complete,
             user_agent: details.and_then(|details| details.user_agent.as_deref()),
             request_id: details.and_then(|details| details.request_id.as_deref()),
             reason: record.reason,
@@ -232,17 +237,18 @@ impl Access {
             Format::Text => line.text(),
         };
         text.push('\n');
-        // The appender takes lines off this thread; when its queue is full it
-        // drops them, and counts.
+        // Another thread writes the lines. When its queue is full, the appender drops lines
+        // and counts them.
         let _ = out.clone().write_all(text.as_bytes());
     }
 }
 
-/// How an answer went.
-struct Sent {
+/// The size, times and outcome of a response.
+struct ResponseStats {
     status: u16,
-    /// Of its body.
+    /// Bytes of the body that were sent.
     bytes: u64,
+    /// The time until the first byte of the body.
     first: Option<Duration>,
     total: Duration,
     complete: bool,
@@ -253,7 +259,8 @@ struct Line<'a> {
     timestamp: String,
     edge: &'a str,
     source: &'static str,
-    /// Who is at the connection's other end.
+    /// The address at the other end of the connection, or the address that a trusted proxy
+    /// forwards.
     client: IpAddr,
     method: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -269,7 +276,7 @@ struct Line<'a> {
     bytes: u64,
     first_byte_ms: f64,
     total_ms: f64,
-    /// Whether the answer ended as it should.
+    /// True if the response ended without an error.
     complete: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_agent: Option<&'a str>,
@@ -302,7 +309,7 @@ impl Line<'_> {
         for (name, value) in [("protocol", self.protocol), ("reason", self.reason)] {
             let _ = value.map(|value| write!(text, " {name}={value}"));
         }
-        // A client's words, so quoted.
+        // The client chooses these values, so they are quoted.
         for (name, value) in [("host", self.host), ("agent", self.user_agent), ("id", self.request_id)] {
             let _ = value.map(|value| write!(text, " {name}={value:?}"));
         }
@@ -313,13 +320,14 @@ impl Line<'_> {
     }
 }
 
-/// The status in the log of a request whose client left before it was answered: nginx's,
-/// for none is sent.
-const LEFT: u16 = 499;
+/// The logged status of a request that its client abandoned before the response began. No
+/// status is sent; nginx logs the same number.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// A request that has not been answered yet.
-pub(crate) struct Unanswered {
-    /// Nothing once it is answered.
+/// A request until its response begins. It is counted and logged if it is dropped in this
+/// state.
+pub(crate) struct PendingRequest {
+    /// `None` once the response has begun.
     access: Option<Arc<Access>>,
     client: IpAddr,
     source: Source,
@@ -329,22 +337,23 @@ pub(crate) struct Unanswered {
     began: Instant,
 }
 
-impl Unanswered {
-    /// There is an answer, which tells of itself; returns what its line tells of the request.
+impl PendingRequest {
+    /// Notes that the response has begun; its [`LoggedBody`] writes the line. Returns the
+    /// details for that line.
     pub(crate) fn answered(mut self) -> Option<Box<Details>> {
         self.access = None;
         self.details.take()
     }
 }
 
-impl Drop for Unanswered {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         let Some(access) = self.access.take() else { return };
         let target = self.uri.path_and_query().map_or("-", |target| target.as_str());
         let record = Record {
             source: self.source,
             method: self.method.clone(),
-            key: Err(in_short(target).into()),
+            key: Err(shorten(target).into()),
             served: Served::Error,
             from: ServedFrom::Edge,
             reason: None,
@@ -355,13 +364,13 @@ impl Drop for Unanswered {
         access.note(
             self.client,
             (&record, details),
-            &Sent { status: LEFT, bytes: 0, first: None, total, complete: false },
+            &ResponseStats { status: CLIENT_CLOSED_REQUEST, bytes: 0, first: None, total, complete: false },
         );
     }
 }
 
-/// A body that knows what it is the answer to.
-pub(crate) struct Watched {
+/// A response body that counts and logs its request when it is dropped.
+pub(crate) struct LoggedBody {
     body: Body,
     access: Arc<Access>,
     client: IpAddr,
@@ -371,27 +380,27 @@ pub(crate) struct Watched {
     began: Instant,
     first: Option<Duration>,
     bytes: u64,
-    /// How much has to be sent still, as far as the body knows.
+    /// Bytes that are still to be sent, as far as the body knows its length.
     unsent: u64,
     ended: bool,
-    broke: bool,
-    way: Way,
+    failed: bool,
+    delivery: Delivery,
 }
 
-impl hyper::body::Body for Watched {
-    type Data = Piece;
+impl hyper::body::Body for LoggedBody {
+    type Data = TrackedBuf;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<TrackedBuf>, Error>>> {
         let this = &mut *self;
-        let polled = match &this.way {
-            Way::Connection { .. } => this.body.poll_run(RUN, cx).map_ok(|frame| frame.map_data(Piece::from)),
-            Way::Stream(stream) => {
+        let polled = match &this.delivery {
+            Delivery::Connection { .. } => this.body.poll_run(RUN, cx).map_ok(|frame| frame.map_data(TrackedBuf::from)),
+            Delivery::Stream(stream) => {
                 let polled = this.body.poll_run(CHUNK as u64, cx);
                 if polled.is_pending() {
-                    stream.has_nothing();
+                    stream.note_no_data();
                 }
-                polled.map_ok(|frame| frame.map_data(|run| stream.hand(run)))
+                polled.map_ok(|frame| frame.map_data(|run| stream.buffer(run)))
             }
         };
         match &polled {
@@ -406,7 +415,7 @@ impl hyper::body::Body for Watched {
                 self.unsent = self.unsent.saturating_sub(len);
             }
             Poll::Ready(Some(Err(error))) => {
-                self.broke = true;
+                self.failed = true;
                 self.record.error = Some(error.clone());
             }
         }
@@ -422,25 +431,24 @@ impl hyper::body::Body for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for LoggedBody {
     fn drop(&mut self) {
-        // hyper drops a body of known length once it has all of it, without
-        // asking for its end.
-        let complete = !self.broke && (self.ended || self.unsent == 0 && self.body.is_end_stream());
+        // hyper drops a body of known length after the last byte, without polling for its end.
+        let complete = !self.failed && (self.ended || self.unsent == 0 && self.body.is_end_stream());
         let (status, total) = (self.status.as_u16(), self.began.elapsed());
-        let sent = Sent { status, bytes: self.bytes, first: self.first, total, complete };
-        self.access.note(self.client, (&self.record, self.details.as_deref()), &sent);
+        let stats = ResponseStats { status, bytes: self.bytes, first: self.first, total, complete };
+        self.access.note(self.client, (&self.record, self.details.as_deref()), &stats);
     }
 }
 
-/// How much of a path goes into a line, in bytes: lines wait in memory.
-const LONGEST: usize = 2048;
+/// The maximum length of a path in a line, in bytes, since lines wait in memory.
+const MAX_PATH: usize = 2048;
 
-fn in_short(path: &str) -> &str {
-    &path[..path.floor_char_boundary(LONGEST)]
+fn shorten(path: &str) -> &str {
+    &path[..path.floor_char_boundary(MAX_PATH)]
 }
 
-/// To a hundredth of a millisecond.
+/// Returns `time` in milliseconds, rounded to a hundredth.
 fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 100_000.0).round() / 100.0
 }

@@ -1,5 +1,4 @@
-//! The requests of one connection: how many there are, and whether what they are
-//! answered with is taken.
+//! [`Activity`]: the active requests of one connection, and the progress of their responses.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,213 +10,218 @@ use tokio::time::Instant;
 
 use crate::body::Run;
 
-/// The requests of one connection, by their number.
+/// Counts the requests of one connection, and notes the reason for which it is closed.
 #[derive(Clone, Default)]
-pub(crate) struct Activity(Arc<Counts>);
+pub(crate) struct Activity(Arc<Shared>);
 
 #[derive(Default)]
-struct Counts {
+struct Shared {
+    /// Requests that have begun. It wraps around, as `completed` does.
     begun: AtomicU32,
-    ended: AtomicU32,
-    /// Whether the end of the connection tells that of an answer.
+    completed: AtomicU32,
+    /// True if the end of a response is the end of the connection (RFC 9112 §6.3).
     unframed: AtomicBool,
-    /// Whether the connection has been ended for what was not taken.
+    /// True if the connection is closed because the client did not read a response.
     stalled: AtomicBool,
-    /// Whether the connection has been ended for a flood of control frames.
+    /// True if the connection is closed for a flood of control frames.
     flooded: AtomicBool,
-    /// Tells that none has been under way for a time.
-    rests: Notify,
-    /// Answers over HTTP/2, some of which may have ended.
-    streams: Mutex<Vec<Weak<Stream>>>,
-    /// Tells that there is one more.
-    opened: Notify,
+    /// Notified when the connection has been idle for the idle timeout.
+    idle: Notify,
+    /// Responses over HTTP/2; some of them may have ended.
+    streams: Mutex<Vec<Weak<StreamProgress>>>,
+    /// Notified when `streams` has one more.
+    stream_opened: Notify,
 }
 
 impl Activity {
-    /// One begins; it ends when what is returned is dropped.
+    /// Begins a request. It is active until the returned guard is dropped.
     pub(crate) fn begin(&self) -> ActiveRequest {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
         ActiveRequest(self.clone())
     }
 
-    /// From now on, only an orderly end of the connection may look like one: it tells
-    /// that an answer is whole (RFC 9112 §6.3).
-    pub(crate) fn end_with_connection(&self) {
+    /// Notes that a response ends with its connection (RFC 9112 §6.3). From now on the
+    /// connection must be reset if a response breaks off: a FIN would make it look complete.
+    pub(crate) fn mark_unframed(&self) {
         self.0.unframed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the end of the connection tells the end of an answer.
-    pub(crate) fn are_unframed(&self) -> bool {
+    /// Returns true if the end of a response is the end of the connection.
+    pub(crate) fn is_unframed(&self) -> bool {
         self.0.unframed.load(Ordering::Relaxed)
     }
 
-    /// The connection is ended, for an answer is not taken.
-    pub(crate) fn stall(&self) {
+    /// Notes that the connection is closed because the client did not read a response.
+    pub(crate) fn mark_stalled(&self) {
         self.0.stalled.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was.
-    pub(crate) fn have_stalled(&self) -> bool {
+    /// Returns true after [`mark_stalled`](Self::mark_stalled).
+    pub(crate) fn is_stalled(&self) -> bool {
         self.0.stalled.load(Ordering::Relaxed)
     }
 
-    /// Notes that the connection is ended for a flood of control frames.
-    pub(crate) fn flood(&self) {
+    /// Notes that the connection is closed for a flood of control frames.
+    pub(crate) fn mark_flooded(&self) {
         self.0.flooded.store(true, Ordering::Relaxed);
     }
 
-    /// Returns true if it was.
-    pub(crate) fn have_flooded(&self) -> bool {
+    /// Returns true after [`mark_flooded`](Self::mark_flooded).
+    pub(crate) fn is_flooded(&self) -> bool {
         self.0.flooded.load(Ordering::Relaxed)
     }
 
-    /// Tells who serves the connection that none has been under way for long enough.
-    pub(crate) fn rest(&self) {
-        self.0.rests.notify_one();
+    /// Reports that no request has been active for the idle timeout.
+    pub(crate) fn report_idle(&self) {
+        self.0.idle.notify_one();
     }
 
-    /// How many there were (it wraps around), if none is under way.
-    pub(crate) fn all_ended(&self) -> Option<u32> {
-        let ended = self.0.ended.load(Ordering::Relaxed);
-        (self.0.begun.load(Ordering::Relaxed) == ended).then_some(ended)
+    /// Returns the number of completed requests (it wraps around); `None` while a request
+    /// is active.
+    pub(crate) fn completed_if_idle(&self) -> Option<u32> {
+        let completed = self.0.completed.load(Ordering::Relaxed);
+        (self.0.begun.load(Ordering::Relaxed) == completed).then_some(completed)
     }
 
-    /// From now on, has an eye on how an answer over HTTP/2 is taken: that the
-    /// connection takes something says nothing of each of its streams.
-    pub(crate) fn watch(&self, stream: &Arc<Stream>) {
+    /// Watches a response over HTTP/2 for a stall. Writes to the connection do not suffice
+    /// for that: they say nothing about a single stream.
+    pub(crate) fn track(&self, stream: &Arc<StreamProgress>) {
         let mut streams = self.streams();
         if streams.len() == streams.capacity() {
             streams.retain(|stream| stream.strong_count() > 0);
         }
         streams.push(Arc::downgrade(stream));
-        self.0.opened.notify_one();
+        self.0.stream_opened.notify_one();
     }
 
-    fn streams(&self) -> MutexGuard<'_, Vec<Weak<Stream>>> {
+    fn streams(&self) -> MutexGuard<'_, Vec<Weak<StreamProgress>>> {
         // Nothing in a critical section can leave it half changed.
         self.0.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when there is something to say of them; an answer is not taken when
-    /// nothing of it was for the time of `patience`.
-    pub(crate) async fn news(&self, patience: Duration) -> News {
+    /// Resolves at the next event. A stream is stalled when the client has read nothing of
+    /// it for `timeout`.
+    pub(crate) async fn next_event(&self, timeout: Duration) -> ActivityEvent {
         tokio::select! {
-            () = self.0.rests.notified() => News::Idle,
-            news = self.stalls(patience) => news,
+            () = self.0.idle.notified() => ActivityEvent::Idle,
+            event = self.next_stall(timeout) => event,
         }
     }
 
-    async fn stalls(&self, patience: Duration) -> News {
+    async fn next_stall(&self, timeout: Duration) -> ActivityEvent {
         loop {
             if self.streams().is_empty() {
-                self.0.opened.notified().await;
+                self.0.stream_opened.notified().await;
             }
-            tokio::time::sleep(patience / 4).await;
+            tokio::time::sleep(timeout / 4).await;
             let mut streams = self.streams();
             streams.retain(|stream| stream.strong_count() > 0);
-            let waits = streams.iter().filter_map(Weak::upgrade).map(|stream| stream.waits_for());
-            match waits.filter(|time| *time > patience).count() {
+            let waits = streams.iter().filter_map(Weak::upgrade).map(|stream| stream.waiting_time());
+            match waits.filter(|time| *time > timeout).count() {
                 0 => {}
-                all if all == streams.len() => return News::Stalled,
-                _ => return News::Stalls,
+                all if all == streams.len() => return ActivityEvent::AllStalled,
+                _ => return ActivityEvent::SomeStalled,
             }
         }
     }
 }
 
-/// What there is to say of the requests of a connection.
+/// An event of a connection that its server must act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum News {
-    /// None has been under way for a time.
+pub(crate) enum ActivityEvent {
+    /// No request has been active for the idle timeout.
     Idle,
-    /// Some answers are not taken, others are.
-    Stalls,
-    /// None of the answers is taken.
-    Stalled,
+    /// The client reads some of the responses, but not all.
+    SomeStalled,
+    /// The client reads none of the responses.
+    AllStalled,
 }
 
-/// A request that has not been answered to its end.
+/// A request until the end of its response. Dropping it completes the request.
 pub(crate) struct ActiveRequest(Activity);
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.0.0.completed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// What an answer goes by.
-pub(crate) enum Way {
-    /// All of a connection over HTTP/1.
-    Connection { _under_way: ActiveRequest },
-    /// A stream of one over HTTP/2.
-    Stream(Arc<Stream>),
+/// The part of a connection that delivers a response.
+pub(crate) enum Delivery {
+    /// An HTTP/1 connection, which delivers one response at a time.
+    Connection { _active: ActiveRequest },
+    /// One stream of an HTTP/2 connection.
+    Stream(Arc<StreamProgress>),
 }
 
-/// How the client takes an answer over HTTP/2. It lasts until the last of it has gone.
-pub(crate) struct Stream {
-    turn: Mutex<Turn>,
-    _under_way: ActiveRequest,
+impl Delivery {
+    pub(crate) fn connection(active: ActiveRequest) -> Self {
+        Self::Connection { _active: active }
+    }
 }
 
-struct Turn {
-    /// How many pieces the connection has.
-    out: usize,
-    /// Since when it has been the client's turn: it has to let something through.
-    since: Option<Instant>,
+/// The progress of one response over HTTP/2. It lives until the last buffer of the response
+/// is written.
+pub(crate) struct StreamProgress {
+    state: Mutex<ProgressState>,
+    _active: ActiveRequest,
 }
 
-impl Stream {
-    pub(crate) fn new(under_way: ActiveRequest) -> Arc<Self> {
-        Arc::new(Self { turn: Mutex::new(Turn { out: 0, since: Some(Instant::now()) }), _under_way: under_way })
+struct ProgressState {
+    /// Buffers that the connection holds.
+    buffered: usize,
+    /// The time since which the response waits for the client to open its windows; `None`
+    /// while it waits for its body.
+    waiting_since: Option<Instant>,
+}
+
+impl StreamProgress {
+    pub(crate) fn new(active: ActiveRequest) -> Arc<Self> {
+        let state = ProgressState { buffered: 0, waiting_since: Some(Instant::now()) };
+        Arc::new(Self { state: Mutex::new(state), _active: active })
     }
 
-    fn turn(&self) -> MutexGuard<'_, Turn> {
+    fn state(&self) -> MutexGuard<'_, ProgressState> {
         // Nothing in a critical section can leave it half changed.
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long nothing of it has been taken.
-    fn waits_for(&self) -> Duration {
-        self.turn().since.map(|since| since.elapsed()).unwrap_or_default()
+    /// Returns the time for which the client has read nothing of the response.
+    fn waiting_time(&self) -> Duration {
+        self.state().waiting_since.map(|since| since.elapsed()).unwrap_or_default()
     }
 
-    /// It is not the client who is waited for, but for what there may be in the
-    /// connection still.
-    pub(crate) fn has_nothing(&self) {
-        let mut turn = self.turn();
-        turn.since = turn.since.filter(|_| turn.out > 0);
+    /// Notes that the body has no data yet: the client is waited for only if the connection
+    /// still holds buffers.
+    pub(crate) fn note_no_data(&self) {
+        let mut state = self.state();
+        state.waiting_since = state.waiting_since.filter(|_| state.buffered > 0);
     }
 
-    /// The connection has one more piece of it.
-    pub(crate) fn hand(self: &Arc<Self>, run: Run) -> Piece {
-        let mut turn = self.turn();
-        turn.out += 1;
-        turn.since = Some(Instant::now());
-        drop(turn);
-        Piece { run, stream: Some(Arc::clone(self)) }
+    /// Wraps a run that the connection takes next.
+    pub(crate) fn buffer(self: &Arc<Self>, run: Run) -> TrackedBuf {
+        let mut state = self.state();
+        state.buffered += 1;
+        state.waiting_since = Some(Instant::now());
+        drop(state);
+        TrackedBuf { run, stream: Some(Arc::clone(self)) }
     }
 }
 
-/// A part of an answer, as a connection has it until it is written.
-pub(crate) struct Piece {
+/// A buffer of a response body that the connection holds until it is written.
+pub(crate) struct TrackedBuf {
     run: Run,
-    /// Over HTTP/2, what it is a part of.
-    stream: Option<Arc<Stream>>,
+    /// The stream that the buffer belongs to; only over HTTP/2.
+    stream: Option<Arc<StreamProgress>>,
 }
 
-impl Way {
-    pub(crate) fn connection(under_way: ActiveRequest) -> Self {
-        Self::Connection { _under_way: under_way }
-    }
-}
-
-impl From<Run> for Piece {
+impl From<Run> for TrackedBuf {
     fn from(run: Run) -> Self {
         Self { run, stream: None }
     }
 }
 
-impl Buf for Piece {
+impl Buf for TrackedBuf {
     fn remaining(&self) -> usize {
         self.run.remaining()
     }
@@ -233,17 +237,17 @@ impl Buf for Piece {
     fn advance(&mut self, bytes: usize) {
         self.run.advance(bytes);
         if let Some(stream) = &self.stream {
-            stream.turn().since = Some(Instant::now());
+            stream.state().waiting_since = Some(Instant::now());
         }
     }
 }
 
-impl Drop for Piece {
+impl Drop for TrackedBuf {
     fn drop(&mut self) {
         if let Some(stream) = &self.stream {
-            let mut turn = stream.turn();
-            turn.out -= 1;
-            turn.since = Some(Instant::now());
+            let mut state = stream.state();
+            state.buffered -= 1;
+            state.waiting_since = Some(Instant::now());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What operators see: metrics, the access log, and the requests under way.
+//! Observability: metrics, the access log, and the active requests of a connection.
 
 pub(crate) mod access;
 pub(crate) mod activity;

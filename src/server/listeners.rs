@@ -1,27 +1,27 @@
-//! The sockets of an edge: its own, or those that whoever started it has opened.
+//! The listening sockets of an edge: its own, or inherited from the process that started it.
 //!
-//! A socket that is handed in outlives the process. What connects between two
-//! processes waits in it, and two of them that overlap share it, so a restart
-//! refuses nobody.
+//! An inherited socket outlives the process. Connections wait in it between two processes, and
+//! overlapping processes share it, so a restart rejects no connection.
 
 use std::io;
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
+use super::gossip::GossipSocket;
 use crate::config::ClusterConfig;
+use crate::conn::Io;
 use crate::error::StartError;
-use crate::server::gossip::Ear;
 
-/// How often a port is sought that is free for TCP and UDP.
+/// The maximum number of attempts to find a port that is free for both TCP and UDP.
 const ATTEMPTS: usize = 16;
 
-/// The keys of the addresses to listen at.
+/// The configuration keys of the listeners.
 const KEYS: &str = "edge.listen, cluster.listen or admin.listen";
 
-/// How many connections may wait to be accepted, as far as the system allows it
-/// (`net.core.somaxconn`): what comes while it is full is dropped, and tries again after
-/// a second.
+/// The maximum number of connections that wait to be accepted; the system may limit it further
+/// (`net.core.somaxconn`). Beyond it, the system drops connection attempts, and the client
+/// retries after a second.
 const BACKLOG: u32 = 4096;
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {
@@ -31,55 +31,58 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Who opened a listener.
+/// The origin of a listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opened {
-    Here,
-    /// Before this process: others may accept from it too.
-    Before,
+enum SocketOrigin {
+    /// This process opened it.
+    Own,
+    /// It was open before this process; other processes may accept from it, too.
+    Inherited,
 }
 
-/// A socket on which connections are accepted.
+/// A socket that accepts connections.
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: TcpListener,
-    opened: Opened,
+    origin: SocketOrigin,
     pub(super) address: SocketAddr,
 }
 
 impl Listener {
-    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.socket.accept().await
+    /// Returns the next connection, and the address of its client.
+    pub(super) async fn accept(&self) -> io::Result<(Io, SocketAddr)> {
+        let (stream, client) = self.socket.accept().await?;
+        Ok((Io::new(stream), client))
     }
 
-    /// Whether another process may accept what this one does not.
+    /// Returns true if another process may accept the connections that wait in this socket.
     pub(super) fn is_shared(&self) -> bool {
-        self.opened == Opened::Before
+        self.origin == SocketOrigin::Inherited
     }
 
-    /// For whoever accepts by other rules.
+    /// Returns the socket, for an accept loop of its own.
     pub(super) fn into_socket(self) -> TcpListener {
         self.socket
     }
 
-    /// Closes it; returns the connections that would be reset with it, `most` at the
-    /// most. What waits in one that is shared is left to whoever shares it.
-    pub(super) fn close(self, most: usize) -> Vec<(TcpStream, SocketAddr)> {
+    /// Closes the socket. Returns at most `limit` waiting connections, which the system would
+    /// reset. The connections in a shared socket are left to the other process.
+    pub(super) fn close(self, limit: usize) -> Vec<(Io, SocketAddr)> {
         let mut waiting = Vec::new();
         if self.is_shared() {
             return waiting;
         }
-        // This asks the system, for the runtime looks only when it has been notified.
+        // The runtime accepts only after a notification, so the system is asked directly.
         let Ok(socket) = self.socket.into_std() else {
             return waiting;
         };
-        while waiting.len() < most {
+        while waiting.len() < limit {
             match socket.accept() {
                 Ok((stream, client)) => {
                     let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-                    waiting.extend(stream.ok().map(|stream| (stream, client)));
+                    waiting.extend(stream.ok().map(|stream| (Io::new(stream), client)));
                 }
-                // That client has gone already.
+                // The client has closed this connection already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(_) => break,
             }
@@ -88,36 +91,36 @@ impl Listener {
     }
 }
 
-/// Listeners that were handed to this process.
+/// Listening sockets that this process inherited and has not used yet.
 #[derive(Debug, Default)]
-pub(super) struct Inherited(Vec<std::net::TcpListener>);
+pub(super) struct InheritedSockets(Vec<std::net::TcpListener>);
 
-impl Inherited {
+impl InheritedSockets {
     pub(super) fn new(sockets: Vec<std::net::TcpListener>) -> Self {
         Self(sockets)
     }
 
-    /// The one at `address`, or a new one.
+    /// Returns the inherited socket at `address`, or binds a new one.
     pub(super) fn listen(&mut self, key: &'static str, address: SocketAddr) -> Result<Listener, StartError> {
         let failed = |source| StartError::Listen { key, addr: address.to_string(), source };
-        let (socket, opened) = match self.0.iter().position(|socket| socket.local_addr().is_ok_and(|at| at == address))
-        {
-            Some(at) => {
-                let socket = self.0.swap_remove(at);
+        let is_at_address = |socket: &std::net::TcpListener| socket.local_addr().is_ok_and(|at| at == address);
+        let (socket, origin) = match self.0.iter().position(is_at_address) {
+            Some(index) => {
+                let socket = self.0.swap_remove(index);
                 socket.set_nonblocking(true).map_err(failed)?;
-                (TcpListener::from_std(socket).map_err(failed)?, Opened::Before)
+                (TcpListener::from_std(socket).map_err(failed)?, SocketOrigin::Inherited)
             }
-            None => (open(address).map_err(failed)?, Opened::Here),
+            None => (open(address).map_err(failed)?, SocketOrigin::Own),
         };
         let address = socket.local_addr().map_err(failed)?;
-        Ok(Listener { socket, opened, address })
+        Ok(Listener { socket, origin, address })
     }
 
-    /// Where peers' requests come in, and gossip: one port, over TCP and over UDP.
+    /// Binds the port for peers: TCP for requests, and UDP for gossip if that is enabled.
     pub(super) async fn listen_to_peers(
         &mut self,
         cluster: &ClusterConfig,
-    ) -> Result<(Listener, Option<Ear>), StartError> {
+    ) -> Result<(Listener, Option<GossipSocket>), StartError> {
         let key = "cluster.listen";
         let mut attempts = 1;
         loop {
@@ -129,30 +132,31 @@ impl Inherited {
             match UdpSocket::bind(address).await {
                 Ok(socket) => {
                     if cluster.secret.is_none() && !address.ip().is_loopback() {
-                        tracing::warn!(%address, "no cluster.secret: whoever reaches this port over UDP is believed about who is alive");
+                        tracing::warn!(%address, "no cluster.secret: any host that reaches this UDP port can forge gossip about members"
+                        );
                     }
-                    return Ok((listener, Some(Ear::Open(socket))));
+                    return Ok((listener, Some(GossipSocket::Bound(socket))));
                 }
-                // The process that this one follows still has it.
+                // The previous process still holds the UDP port.
                 Err(error) if listener.is_shared() && error.kind() == io::ErrorKind::AddrInUse => {
                     tracing::info!(%address, "gossip port in use, waiting for the previous process to end");
-                    return Ok((listener, Some(Ear::Awaited(address))));
+                    return Ok((listener, Some(GossipSocket::InUse(address))));
                 }
-                // The system chose a port that is free for TCP only; it may do better.
+                // The system chose a port that is free for TCP only; another one may be free for both.
                 Err(_) if cluster.listen.port() == 0 && attempts < ATTEMPTS => attempts += 1,
                 Err(source) => return Err(StartError::Listen { key, addr: format!("{address} (UDP)"), source }),
             }
         }
     }
 
-    /// Nobody listens to what is left.
-    pub(super) fn check_nothing_is_left(&self) -> Result<(), StartError> {
+    /// Fails if an inherited socket is not used.
+    pub(super) fn check_all_used(&self) -> Result<(), StartError> {
         let Some(socket) = self.0.first() else {
             return Ok(());
         };
         let at = socket.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string());
         Err(StartError::Config(format!(
-            "LISTEN_FDS: a socket at {at} was handed in, where this edge does not listen; set {KEYS} to it, or do not open it"
+            "LISTEN_FDS: the inherited socket at {at} matches no listener; set {KEYS} to its address, or do not pass it"
         )))
     }
 }

@@ -1,97 +1,97 @@
-//! What of the configuration changes while an edge runs.
+//! [`Reloading`]: changes the configuration of a running edge.
 
 use std::sync::Arc;
 
-use super::{Supply, http_origin, policy, warn_if_guest};
+use super::parts::{OriginSource, http_origin, policy, warn_if_guest};
 use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig, LimitsConfig};
 use crate::edge::Edge;
 use crate::error::StartError;
 
-/// Changes what can change without a restart.
+/// Changes the configuration of a running edge, as far as no restart is needed.
 pub struct Reloading {
     pub(super) edge: Arc<Edge>,
-    pub(super) supply: Supply,
+    pub(super) origin_source: OriginSource,
     pub(super) running: Config,
 }
 
 impl Reloading {
-    /// Takes over the origin, the peers, the rules, the methods and the cache's times from
-    /// `config`. Returns the tables where a change needs a restart; `[origin]` is one of
-    /// them where the edge was given its origin by the program that embeds it.
+    /// Applies the origin, the peers, the rules, the methods and the cache's times of `config`.
+    /// Returns the tables with changes that need a restart. `[origin]` is one of them if the
+    /// origin comes from the program that embeds the edge.
     ///
     /// # Errors
-    /// [`StartError`]; the edge then goes on as it was.
+    /// [`StartError`]; the configuration of the edge then stays as it was.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
         config.check().map_err(StartError::Config)?;
-        let next = next(&self.running, &config, self.supply);
+        let next = next(&self.running, &config, self.origin_source);
         let policy = policy(&next)?;
         if next.origin != self.running.origin {
             self.edge.set_origin(Box::new(http_origin(&next)?));
         }
         self.edge.set_policy(policy);
-        self.relist(&config);
+        self.replace_peers(&config);
         let restart = differing(&next, config);
         self.running = next;
         Ok(restart)
     }
 
-    /// Takes over the peers, where this edge has its address from before, and neither
-    /// list is discovered.
-    fn relist(&self, config: &Config) {
-        let (Some(running), Some(told)) = (&self.running.cluster, &config.cluster) else {
+    /// Applies the list of peers, if the address of this edge has not changed and neither
+    /// configuration uses discovery.
+    fn replace_peers(&self, config: &Config) {
+        let (Some(running), Some(new)) = (&self.running.cluster, &config.cluster) else {
             return;
         };
-        let called = |cluster: &ClusterConfig| (cluster.listen, cluster.advertise.clone());
-        let discovers = running.discover.is_some() || told.discover.is_some();
-        if !discovers && called(running) == called(told) {
-            warn_if_guest(told, self.edge.membership().own(), &told.peers);
-            self.edge.membership().replace(told.peers.iter().map(String::as_str));
+        let addresses = |cluster: &ClusterConfig| (cluster.listen, cluster.advertise.clone());
+        let discovers = running.discover.is_some() || new.discover.is_some();
+        if !discovers && addresses(running) == addresses(new) {
+            warn_if_guest(new, self.edge.membership().own(), &new.peers);
+            self.edge.membership().replace(new.peers.iter().map(String::as_str));
         }
     }
 }
 
-/// What an edge that is `running` goes by when it has been `told` another configuration.
-/// A key that is not named here waits for a restart.
-fn next(running: &Config, told: &Config, supply: Supply) -> Config {
+/// Returns the configuration of a `running` edge after a reload of `new`. A change of a key
+/// that is not named here needs a restart.
+fn next(running: &Config, new: &Config, origin_source: OriginSource) -> Config {
     let next_cluster = |running: &ClusterConfig| {
-        let peers = told.cluster.as_ref().map_or_else(|| running.peers.clone(), |told| told.peers.clone());
+        let peers = new.cluster.as_ref().map_or_else(|| running.peers.clone(), |new| new.peers.clone());
         ClusterConfig { peers, ..running.clone() }
     };
     Config {
         edge: EdgeConfig {
-            trusted_proxies: told.edge.trusted_proxies.clone(),
-            scheme: told.edge.scheme,
-            host: told.edge.host.clone(),
+            trusted_proxies: new.edge.trusted_proxies.clone(),
+            scheme: new.edge.scheme,
+            host: new.edge.host.clone(),
             ..running.edge.clone()
         },
-        origin: match supply {
-            Supply::Configured => told.origin.clone(),
-            Supply::Embedded => running.origin.clone(),
+        origin: match origin_source {
+            OriginSource::Configured => new.origin.clone(),
+            OriginSource::Embedded => running.origin.clone(),
         },
         cluster: running.cluster.as_ref().map(next_cluster),
         cache: CacheConfig {
-            negative_ttl: told.cache.negative_ttl,
-            hit_for_miss: told.cache.hit_for_miss,
-            detached_fill_timeout: told.cache.detached_fill_timeout,
-            variants: told.cache.variants,
-            verify_first: told.cache.verify_first,
-            wrong_content_ttl: told.cache.wrong_content_ttl,
-            heuristic: told.cache.heuristic,
-            hint_ttl: told.cache.hint_ttl,
-            invalidate_on_write: told.cache.invalidate_on_write,
-            immutable_sets: told.cache.immutable_sets.clone(),
+            negative_ttl: new.cache.negative_ttl,
+            hit_for_miss: new.cache.hit_for_miss,
+            detached_fill_timeout: new.cache.detached_fill_timeout,
+            variants: new.cache.variants,
+            verify_first: new.cache.verify_first,
+            wrong_content_ttl: new.cache.wrong_content_ttl,
+            heuristic: new.cache.heuristic,
+            hint_ttl: new.cache.hint_ttl,
+            invalidate_on_write: new.cache.invalidate_on_write,
+            immutable_sets: new.cache.immutable_sets.clone(),
             ..running.cache.clone()
         },
-        limits: LimitsConfig { methods: told.limits.methods.clone(), ..running.limits.clone() },
-        immutable: told.immutable.clone(),
-        query: told.query.clone(),
+        limits: LimitsConfig { methods: new.limits.methods.clone(), ..running.limits.clone() },
+        immutable: new.immutable.clone(),
+        query: new.query.clone(),
         ..running.clone()
     }
 }
 
-/// The tables of `told` by which an edge that is `running` does not go.
-fn differing(running: &Config, told: Config) -> Vec<&'static str> {
-    let Config { edge, origin, cache, cluster, admin, limits, log, immutable, query } = told;
+/// Returns the names of the tables that differ between the two configurations.
+fn differing(running: &Config, new: Config) -> Vec<&'static str> {
+    let Config { edge, origin, cache, cluster, admin, limits, log, immutable, query } = new;
     let tables = [
         ("[edge]", edge != running.edge),
         ("[origin]", origin != running.origin),
@@ -113,43 +113,43 @@ mod tests {
     use super::*;
     use crate::config::{Period, Size};
 
-    fn waiting(running: &Config, told: &Config, supply: Supply) -> Vec<&'static str> {
-        differing(&next(running, told, supply), told.clone())
+    fn needing_restart(running: &Config, new: &Config, origin_source: OriginSource) -> Vec<&'static str> {
+        differing(&next(running, new, origin_source), new.clone())
     }
 
     #[test]
-    fn what_a_reload_takes_needs_no_restart() {
+    fn keys_that_a_reload_applies_need_no_restart() {
         let running = Config { cluster: Some(ClusterConfig::default()), ..Config::default() };
-        let mut told = running.clone();
-        told.origin.url = Uri::from_static("http://127.0.0.1:1");
-        told.cluster.as_mut().unwrap().peers.clear();
-        told.cache.negative_ttl = Period(std::time::Duration::ZERO);
-        told.immutable.clear();
-        told.query = Vec::new();
-        told.edge.trusted_proxies.push("10.0.0.0/8".parse().unwrap());
-        told.edge.host.push('a');
-        told.limits.methods.pop();
-        told.cache.invalidate_on_write = false;
-        assert_eq!(waiting(&running, &told, Supply::Configured), [""; 0]);
-        assert_eq!(waiting(&running, &told, Supply::Embedded), ["[origin]"]);
-        assert_eq!(next(&running, &told, Supply::Configured), told);
+        let mut new = running.clone();
+        new.origin.url = Uri::from_static("http://127.0.0.1:1");
+        new.cluster.as_mut().unwrap().peers.clear();
+        new.cache.negative_ttl = Period(std::time::Duration::ZERO);
+        new.immutable.clear();
+        new.query = Vec::new();
+        new.edge.trusted_proxies.push("10.0.0.0/8".parse().unwrap());
+        new.edge.host.push('a');
+        new.limits.methods.pop();
+        new.cache.invalidate_on_write = false;
+        assert_eq!(needing_restart(&running, &new, OriginSource::Configured), [""; 0]);
+        assert_eq!(needing_restart(&running, &new, OriginSource::Embedded), ["[origin]"]);
+        assert_eq!(next(&running, &new, OriginSource::Configured), new);
     }
 
     #[test]
-    fn what_else_differs_waits_for_one_and_is_not_taken() {
+    fn other_keys_need_a_restart_and_are_not_applied() {
         let running = Config { cluster: Some(ClusterConfig::default()), ..Config::default() };
-        let mut told = running.clone();
-        told.edge.threads += 1;
-        told.cluster.as_mut().unwrap().attempts += 1;
-        told.admin.listen.set_port(1);
-        told.limits.streams += 1;
-        told.log.access = !told.log.access;
-        told.cache.memory = Size(told.cache.memory.0 * 2);
+        let mut new = running.clone();
+        new.edge.threads += 1;
+        new.cluster.as_mut().unwrap().attempts += 1;
+        new.admin.listen.set_port(1);
+        new.limits.streams += 1;
+        new.log.access = !new.log.access;
+        new.cache.memory = Size(new.cache.memory.0 * 2);
         let tables = ["[edge]", "[cluster]", "[admin]", "[limits]", "[log]", "[cache] sizes"];
-        assert_eq!(waiting(&running, &told, Supply::Configured), tables);
-        assert_eq!(next(&running, &told, Supply::Configured), running);
+        assert_eq!(needing_restart(&running, &new, OriginSource::Configured), tables);
+        assert_eq!(next(&running, &new, OriginSource::Configured), running);
         let alone = Config { cluster: None, ..running.clone() };
-        assert_eq!(waiting(&running, &alone, Supply::Configured), ["[cluster]"]);
-        assert_eq!(waiting(&alone, &running, Supply::Configured), ["[cluster]"]);
+        assert_eq!(needing_restart(&running, &alone, OriginSource::Configured), ["[cluster]"]);
+        assert_eq!(needing_restart(&alone, &running, OriginSource::Configured), ["[cluster]"]);
     }
 }

@@ -1,4 +1,4 @@
-//! An edge at work: its tasks, and how it drains.
+//! [`Running`]: the tasks of a running edge, and its drain.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,9 +7,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::acceptor::{Accepting, Shared};
-use super::supervisor::Watch;
-use super::{Server, Start, follow_finding};
+use super::acceptor::{RunningListener, SharedContext};
+use super::bind::{Server, StartMode};
+use super::gossip::Intent;
+use super::parts::follow_finding;
+use super::supervisor::Supervisor;
 use crate::admin::{self, Readiness};
 use crate::cluster::membership::Membership;
 use crate::cluster::view::State;
@@ -18,63 +20,80 @@ use crate::conn::Splicers;
 use crate::edge::Edge;
 use crate::error::RunError;
 use crate::observe::metrics::Source;
-use crate::server::gossip::Intent;
 
-/// The tasks of an edge. They end with this, however it ends.
+impl Server {
+    /// Serves until `shutdown` resolves, then drains: lets active requests end, for at most
+    /// `edge.drain`. Returns the number of connections that were cut short.
+    ///
+    /// The edge announces the drain to its peers first. Peers may send requests until they
+    /// have received that, so the listener for peers closes last.
+    ///
+    /// # Errors
+    /// [`RunError`] if a task that must last as long as the edge has ended, as by a panic.
+    /// The edge has drained in this case, too: without the task it would be up but not
+    /// respond to clients or learn of peers.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<usize, RunError> {
+        Running::begin(self).until(shutdown).await
+    }
+}
+
+/// The tasks of a running edge. They end when this is dropped.
 pub(super) struct Running {
     edge: Arc<Edge>,
     config: Config,
-    clients: Accepting,
-    peers: Option<Accepting>,
+    clients: RunningListener,
+    peers: Option<RunningListener>,
     intent: watch::Sender<Intent>,
     gossip: Option<JoinHandle<()>>,
     discovery: Option<JoinHandle<()>>,
     readiness: Arc<Readiness>,
-    behind: JoinSet<()>,
-    watch: Watch,
+    /// Health checks of peers, the admin listener, and the warm-up.
+    background: JoinSet<()>,
+    supervisor: Supervisor,
 }
 
 impl Running {
     pub(super) fn begin(server: Server) -> Self {
-        let Server { edge, access, config, clients, peers, gossip, discovery, admin, start, .. } = server;
-        let watch = Watch::new();
-        let shared = Shared {
+        let Server { edge, access, config, clients, peers, gossip, discovery, admin, start_mode, .. } = server;
+        let supervisor = Supervisor::new();
+        let shared = SharedContext {
             edge: Arc::clone(&edge),
             access: Arc::clone(&access),
             limits: Arc::new(config.limits.clone()),
-            lender: Arc::new(Splicers::new(Arc::clone(edge.arena()), config.edge.zero_copy)),
+            splicers: Arc::new(Splicers::new(Arc::clone(edge.arena()), config.edge.zero_copy)),
         };
-        let accept = |listener, source| Accepting::begin(listener, source, &shared, &watch);
+        let accept = |listener, source| RunningListener::begin(listener, source, &shared, &supervisor);
         let clients = accept(clients, Source::Client);
         let peers = peers.map(|listener| accept(listener, Source::Peer));
-        let (intent, intended) = watch::channel(Intent::Serve);
+        let (intent, intents) = watch::channel(Intent::Serve);
         let discovery = discovery.map(|discovery| {
-            let tell = follow_finding(&access, config.cluster.as_ref());
-            tokio::spawn(watch.over("cluster.discover", discovery.run(tell, leaving(intended.clone()))))
+            let follow = follow_finding(&access, config.cluster.as_ref());
+            tokio::spawn(supervisor.watch("cluster.discover", discovery.run(follow, leaving(intents.clone()))))
         });
-        let gossip = gossip.map(|(gossip, ear)| tokio::spawn(watch.over("gossip", gossip.run(ear, intended))));
+        let gossip =
+            gossip.map(|(gossip, socket)| tokio::spawn(supervisor.watch("gossip", gossip.run(socket, intents))));
         let readiness = Arc::new(Readiness::default());
-        let mut behind = JoinSet::new();
-        behind.spawn(watch.over("probes", Arc::clone(&edge).look_after_peers()));
+        let mut background = JoinSet::new();
+        background.spawn(supervisor.watch("probes", Arc::clone(&edge).look_after_peers()));
         let operators =
             admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness), config.limits.clone());
-        behind.spawn(watch.over("admin.listen", operators));
-        if start == Start::Warm {
-            let patience = config.cluster.as_ref().map_or(Duration::ZERO, |cluster| cluster.warm_time.0);
-            let (edge, warming) = (Arc::clone(&edge), readiness.warming());
-            behind.spawn(async move {
-                edge.warm_up(patience).await;
-                drop(warming);
+        background.spawn(supervisor.watch("admin.listen", operators));
+        if start_mode == StartMode::Warm {
+            let time = config.cluster.as_ref().map_or(Duration::ZERO, |cluster| cluster.warm_time.0);
+            let (edge, guard) = (Arc::clone(&edge), readiness.begin_warm_up());
+            background.spawn(async move {
+                edge.warm_up(time).await;
+                drop(guard);
             });
         }
-        Self { edge, config, clients, peers, intent, gossip, discovery, readiness, behind, watch }
+        Self { edge, config, clients, peers, intent, gossip, discovery, readiness, background, supervisor }
     }
 
-    /// See [`Server::run`].
+    /// Serves until `shutdown` resolves; see [`Server::run`].
     pub(super) async fn until(mut self, shutdown: impl Future<Output = ()>) -> Result<usize, RunError> {
         let fault = tokio::select! {
             () = shutdown => None,
-            fault = self.watch.fault() => Some(fault),
+            fault = self.supervisor.fault() => Some(fault),
         };
         if let Some(RunError { task }) = fault {
             tracing::error!(task, "background task ended unexpectedly, draining");
@@ -86,22 +105,24 @@ impl Running {
         fault.map_or(Ok(cut), Err)
     }
 
-    /// Lets what is under way end, for `edge.drain` at most. Returns how many
-    /// connections had to be cut short.
+    /// Lets active requests end, for at most `edge.drain`. Returns the number of connections
+    /// that were cut short.
     async fn drain(self) -> usize {
-        let Self { edge, config, clients, peers, intent, gossip, discovery, readiness, behind: _behind, .. } = self;
+        let Self {
+            edge, config, clients, peers, intent, gossip, discovery, readiness, background: _background, ..
+        } = self;
         let deadline = tokio::time::Instant::now() + config.edge.drain.0;
         intent.send_replace(Intent::Drain);
         readiness.drain();
         let mut open = vec![clients.drain().await];
         let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
         if let Some(peers) = peers {
-            let told = told_within(&config, edge.membership());
-            let _ = tokio::time::timeout_at(deadline, tokio::time::sleep(told)).await;
+            let notice = notice_time(&config, edge.membership());
+            let _ = tokio::time::timeout_at(deadline, tokio::time::sleep(notice)).await;
             open.push(peers.drain().await);
-            // Those that are idle end at once; they are not to be cut short
-            // because clients took all of the time.
-            let deadline = deadline.max(tokio::time::Instant::now() + told);
+            // Idle connections of peers end at once. They get this time even if clients'
+            // requests have used all of the drain time.
+            let deadline = deadline.max(tokio::time::Instant::now() + notice);
             let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
         }
         intent.send_replace(Intent::Leave);
@@ -110,7 +131,7 @@ impl Running {
         }
         let cut = open.iter().map(JoinSet::len).sum();
         for mut connections in open {
-            // Each has its line written before this returns.
+            // The requests of cut connections are logged before this returns.
             connections.shutdown().await;
         }
         cut
@@ -123,18 +144,18 @@ async fn all_end(open: &mut [JoinSet<()>]) {
     }
 }
 
-/// How long it takes until all have heard that this edge drains, if there is
-/// anybody to hear it: it is told several times meanwhile.
-fn told_within(config: &Config, membership: &Membership) -> Duration {
+/// Returns the time within which all peers learn that this edge drains: gossip announces it
+/// several times in one probe interval. Zero without gossip, or without another live member.
+fn notice_time(config: &Config, membership: &Membership) -> Duration {
     let own = membership.own();
     let others = membership.view().members().iter().any(|member| member.address != *own && member.state != State::Down);
-    let told = config.cluster.as_ref().filter(|cluster| cluster.gossip && others);
-    told.map_or(Duration::ZERO, |cluster| cluster.probe_interval.0)
+    let gossiping = config.cluster.as_ref().filter(|cluster| cluster.gossip && others);
+    gossiping.map_or(Duration::ZERO, |cluster| cluster.probe_interval.0)
 }
 
-/// Resolves when the edge leaves, or whoever would say so is gone.
-async fn leaving(mut intended: watch::Receiver<Intent>) {
-    let _ = intended.wait_for(|intent| *intent == Intent::Leave).await;
+/// Resolves when the intent is to leave, or its sender was dropped.
+async fn leaving(mut intents: watch::Receiver<Intent>) {
+    let _ = intents.wait_for(|intent| *intent == Intent::Leave).await;
 }
 
 #[cfg(test)]
@@ -160,14 +181,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_edge_without_one_of_its_tasks_ends_and_says_which() {
+    async fn an_edge_drains_when_a_task_ends_and_names_the_task() {
         type Kill = fn(&mut Running);
         let tasks: [(Kill, &[&str]); 5] = [
             (|running| running.clients.task.abort(), &["edge.listen"]),
             (|running| running.peers.as_ref().unwrap().task.abort(), &["cluster.listen"]),
             (|running| running.gossip.as_ref().unwrap().abort(), &["gossip"]),
             (|running| running.discovery.as_ref().unwrap().abort(), &["cluster.discover"]),
-            (|running| running.behind.abort_all(), &["probes", "admin.listen"]),
+            (|running| running.background.abort_all(), &["probes", "admin.listen"]),
         ];
         for (kill, names) in tasks {
             let mut running = Running::begin(Server::bind(config()).await.unwrap());
@@ -178,12 +199,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_end_although_nobody_accepts_any_more() {
-        let (asked, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let (asking, gated) = (Arc::clone(&asked), Arc::clone(&gate));
+    async fn active_requests_complete_after_the_accept_task_has_ended() {
+        let (requested, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (requesting, gated) = (Arc::clone(&requested), Arc::clone(&gate));
         let origin = move |_: AssetKey| {
             let gate = Arc::clone(&gated);
-            asking.add_permits(1);
+            requesting.add_permits(1);
             async move {
                 let _open = gate.acquire().await.unwrap();
                 Ok::<_, std::io::Error>(Some("all of it".into()))
@@ -193,14 +214,15 @@ mod tests {
         let mut client = TcpStream::connect(server.addresses().clients).await.unwrap();
         let running = Running::begin(server);
         client.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        let _asked = asked.acquire().await.unwrap();
+        let _requested = requested.acquire().await.unwrap();
 
         running.clients.task.abort();
         let ended = tokio::spawn(running.until(pending()));
         gate.add_permits(1);
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.ends_with("all of it"), "{answer}");
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert!(response.ends_with("all of it"), "{response}");
+
         assert_eq!(ended.await.unwrap(), Err(RunError { task: "edge.listen" }));
     }
 }

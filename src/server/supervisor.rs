@@ -1,5 +1,6 @@
-//! Tasks that last as long as an edge: one that ends before leaves an edge that is up,
-//! and does not what it is there for.
+//! [`Supervisor`]: detects the end of a task that must last as long as the edge.
+//!
+//! Without such a task the edge would be up but not do its work.
 
 use std::future::Future;
 
@@ -7,51 +8,51 @@ use tokio::sync::mpsc;
 
 use crate::error::RunError;
 
-/// Where the first task is told of that ended.
-pub(super) struct Watch {
-    tell: mpsc::Sender<&'static str>,
-    told: mpsc::Receiver<&'static str>,
+/// Reports the first supervised task that ends.
+pub(super) struct Supervisor {
+    ended: mpsc::Sender<&'static str>,
+    reports: mpsc::Receiver<&'static str>,
 }
 
-impl Watch {
+impl Supervisor {
     pub(super) fn new() -> Self {
-        let (tell, told) = mpsc::channel(1);
-        Self { tell, told }
+        let (ended, reports) = mpsc::channel(1);
+        Self { ended, reports }
     }
 
-    /// `task`, whose end is told of, whichever way it comes: it returns, it panics, or it
-    /// is dropped. `name` says for operators what it does.
-    pub(super) fn over<T: Future<Output = ()>>(
+    /// Wraps `task` so that its end is reported, whether it returns, panics or is dropped.
+    /// `name` identifies the task to operators.
+    pub(super) fn watch<T: Future<Output = ()>>(
         &self,
         name: &'static str,
         task: T,
     ) -> impl Future<Output = ()> + use<T> {
-        let end = End { name, tell: self.tell.clone() };
+        let report = ReportOnDrop { name, ended: self.ended.clone() };
         async move {
             task.await;
-            drop(end);
+            drop(report);
         }
     }
 
     /// Resolves when a task has ended.
     pub(super) async fn fault(&mut self) -> RunError {
-        match self.told.recv().await {
+        match self.reports.recv().await {
             Some(task) => RunError { task },
-            // This holds a sender itself.
+            // The supervisor holds a sender itself, so the channel is never closed.
             None => std::future::pending().await,
         }
     }
 }
 
-struct End {
+struct ReportOnDrop {
     name: &'static str,
-    tell: mpsc::Sender<&'static str>,
+    ended: mpsc::Sender<&'static str>,
 }
 
-impl Drop for End {
+impl Drop for ReportOnDrop {
     fn drop(&mut self) {
-        // The others end because of the first.
-        let _ = self.tell.try_send(self.name);
+        // If the channel is full, another task ended first, and caused this end.
+        let _ = self.ended.try_send(self.name);
     }
 }
 
@@ -62,22 +63,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn any_end_is_told_and_the_first_is_to_blame() {
-        let mut watch = Watch::new();
+    async fn the_first_task_to_end_is_reported_however_it_ends() {
+        let mut supervisor = Supervisor::new();
         let fault = |task| RunError { task };
-        let lasts = tokio::spawn(watch.over("lasts", pending()));
+        let lasts = tokio::spawn(supervisor.watch("lasts", pending()));
 
-        tokio::spawn(watch.over("returns", ready(())));
-        assert_eq!(watch.fault().await, fault("returns"));
+        tokio::spawn(supervisor.watch("returns", ready(())));
+        assert_eq!(supervisor.fault().await, fault("returns"));
 
-        tokio::spawn(watch.over("panics", async { panic!("as a test wants it") }));
-        assert_eq!(watch.fault().await, fault("panics"));
+        tokio::spawn(supervisor.watch("panics", async { panic!("the test expects this") }));
+        assert_eq!(supervisor.fault().await, fault("panics"));
 
         lasts.abort();
-        assert_eq!(watch.fault().await, fault("lasts"));
+        assert_eq!(supervisor.fault().await, fault("lasts"));
 
-        drop((watch.over("first", pending()), watch.over("second", pending())));
-        assert!(["first", "second"].map(fault).contains(&watch.fault().await));
-        assert!(watch.told.try_recv().is_err(), "one is enough");
+        drop((supervisor.watch("first", pending()), supervisor.watch("second", pending())));
+        assert!(["first", "second"].map(fault).contains(&supervisor.fault().await));
+        assert!(supervisor.reports.try_recv().is_err(), "only one end is reported");
     }
 }

@@ -312,14 +312,14 @@ async fn tls_on_the_cleartext_port_is_logged_once_in_a_period_and_counted() {
         let _ = within(20, client.read_to_end(&mut answer)).await;
     }
     let err = folder.path().join("err");
-    line_with(&err, "TLS spoken to the cleartext port").await;
+    line_with(&err, "TLS handshake on a cleartext port").await;
     edge.signal("TERM");
     edge.ends().await;
     let told = std::fs::read_to_string(&err).unwrap();
-    let written = told.lines().filter(|line| line.contains("\"message\":\"TLS spoken")).count();
+    let written = told.lines().filter(|line| line.contains("\"message\":\"TLS handshake")).count();
     assert_eq!(written, 1, "{told}");
     let counted = told.lines().find(|line| line.contains("log lines suppressed")).expect(&told);
-    assert!(counted.contains("TLS spoken") && counted.contains("\"count\":4"), "{counted}");
+    assert!(counted.contains("TLS handshake") && counted.contains("\"count\":4"), "{counted}");
 }
 
 #[tokio::test]

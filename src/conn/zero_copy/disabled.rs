@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
+use super::Io;
 use crate::body::zero_copy::Arena;
 use crate::config::ZeroCopy;
 
@@ -20,7 +20,7 @@ impl Splicers {
     }
 
     #[allow(clippy::unused_self)] // as with the feature
-    pub(crate) fn splicing(&self) -> Splicer {
+    pub(crate) fn splicer(&self) -> Splicer {
         Splicer
     }
 }
@@ -34,12 +34,12 @@ impl Splicer {
     }
 
     #[allow(clippy::unused_self)] // as with the feature
-    pub(super) fn poll_write(
+    pub(in crate::conn) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
+        io: &mut Io,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(stream).poll_write_vectored(cx, bufs)
+        Pin::new(io).poll_write_vectored(cx, bufs)
     }
 }

@@ -1,17 +1,18 @@
-//! [`Trailers`]: the line ends of trailer sections, which hyper does not check.
+//! [`TrailerCheck`]: rejects bare LFs in trailer sections, which hyper does not check.
 //!
-//! hyper looks for CRLF alone there, and takes everything before it for the trailer
-//! section: after a line that ends in a bare LF, the next request on the connection is
-//! swallowed. A sender that ends lines so sees two requests where hyper sees one.
+//! hyper looks only for an empty line with CRLF there, and takes everything before that line
+//! for the trailer section. After a trailer line that ends in a bare LF, hyper swallows the
+//! next request on the connection: a proxy in front that accepts bare LFs sees two requests
+//! where hyper sees one.
 
 use crate::semantics::content_length;
 
-/// Follows the requests of a connection as far as finding trailer sections needs it. All
-/// that is malformed otherwise is rejected by hyper, which ends the connection.
+/// Parses the requests of a connection as far as is needed to find trailer sections. hyper
+/// rejects all other malformed input, and closes the connection.
 #[derive(Debug, Default)]
-pub(super) struct Trailers {
+pub(super) struct TrailerCheck {
     state: State,
-    /// The bytes of the line that has not ended yet.
+    /// The bytes of the current line, which has not ended yet.
     line: Vec<u8>,
 }
 
@@ -19,53 +20,53 @@ pub(super) struct Trailers {
 enum State {
     Head {
         started: bool,
-        body: Content,
+        framing: RequestFraming,
     },
-    /// So many bytes of content, and what follows them.
-    Content(u64, Next),
+    /// Content: the number of bytes left, and the state after them.
+    Content(u64, AfterContent),
     ChunkSize,
     Trailer,
     /// A trailer line has ended in a bare LF.
     Malformed,
-    /// Not HTTP/1.
-    Other,
+    /// HTTP/2: nothing is checked.
+    Http2,
 }
 
-/// How a head says that the content is delimited.
+/// The framing of a request's content (RFC 9112 §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Content {
+enum RequestFraming {
     Length(u64),
     Chunked,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
+enum AfterContent {
     Request,
     Chunk,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self::Head { started: false, body: Content::Length(0) }
+        Self::Head { started: false, framing: RequestFraming::Length(0) }
     }
 }
 
-impl Trailers {
-    /// Takes the next bytes of a connection. Returns how many of them hyper may have: all,
-    /// or those before a bare LF in a trailer section.
+impl TrailerCheck {
+    /// Takes the next bytes of a connection. Returns the number of bytes that may be passed to
+    /// hyper: all, or those before a bare LF in a trailer section.
     pub(super) fn accept(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         while !rest.is_empty() {
             let taken = match &mut self.state {
-                State::Other => rest.len(),
+                State::Http2 => rest.len(),
                 State::Malformed => break,
                 State::Content(left, next) => {
                     let taken = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= taken as u64;
                     if *left == 0 {
                         self.state = match next {
-                            Next::Request => State::default(),
-                            Next::Chunk => State::ChunkSize,
+                            AfterContent::Request => State::default(),
+                            AfterContent::Chunk => State::ChunkSize,
                         };
                     }
                     taken
@@ -77,7 +78,7 @@ impl Trailers {
         bytes.len() - rest.len()
     }
 
-    /// Takes a line, or what has come of it. Returns how many bytes hyper may have.
+    /// Takes a line or a part of one. Returns the number of bytes that may be passed to hyper.
     fn accept_line(&mut self, rest: &[u8]) -> usize {
         let Some(end) = rest.iter().position(|&byte| byte == b'\n') else {
             self.line.extend_from_slice(rest);
@@ -99,22 +100,22 @@ impl Trailers {
 }
 
 impl State {
-    /// The state after a line, which is given without its LF.
+    /// Returns the state after a line, which is passed without its LF.
     fn after(self, line: &[u8]) -> Self {
         let text = line.strip_suffix(b"\r").unwrap_or(line);
         match self {
-            Self::Head { started: false, .. } if text.starts_with(b"PRI * HTTP/2") => Self::Other,
-            Self::Head { started: false, body } => Self::Head { started: !text.is_empty(), body },
-            Self::Head { body, .. } if text.is_empty() => match body {
-                Content::Length(0) => Self::default(),
-                Content::Length(length) => Self::Content(length, Next::Request),
-                Content::Chunked => Self::ChunkSize,
+            Self::Head { started: false, .. } if text.starts_with(b"PRI * HTTP/2") => Self::Http2,
+            Self::Head { started: false, framing } => Self::Head { started: !text.is_empty(), framing },
+            Self::Head { framing, .. } if text.is_empty() => match framing {
+                RequestFraming::Length(0) => Self::default(),
+                RequestFraming::Length(length) => Self::Content(length, AfterContent::Request),
+                RequestFraming::Chunked => Self::ChunkSize,
             },
-            Self::Head { body, .. } => Self::Head { started: true, body: body.after(text) },
+            Self::Head { framing, .. } => Self::Head { started: true, framing: framing.after(text) },
             Self::ChunkSize => match chunk_size(text) {
                 0 => Self::Trailer,
-                // With the CRLF behind it.
-                size => Self::Content(size.saturating_add(2), Next::Chunk),
+                // The chunk and the CRLF after it.
+                size => Self::Content(size.saturating_add(2), AfterContent::Chunk),
             },
             Self::Trailer if text.len() == line.len() => Self::Malformed,
             Self::Trailer if text.is_empty() => Self::default(),
@@ -123,8 +124,9 @@ impl State {
     }
 }
 
-impl Content {
-    /// As known after one more line of a head. Chunks override a length (RFC 9112 §6.3).
+impl RequestFraming {
+    /// Returns the framing after one more line of a head. Transfer-Encoding overrides
+    /// Content-Length (RFC 9112 §6.3).
     fn after(self, line: &[u8]) -> Self {
         let mut parts = line.splitn(2, |&byte| byte == b':');
         let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -139,7 +141,7 @@ impl Content {
     }
 }
 
-/// The number at the beginning of a chunk's line.
+/// Returns the chunk size at the start of a chunk line; the maximum if it is malformed.
 fn chunk_size(line: &[u8]) -> u64 {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let size = str::from_utf8(&line[..digits]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
@@ -154,13 +156,13 @@ mod tests {
     const GET: &str = "GET /b HTTP/1.1\r\nHost: h\r\n\r\n";
 
     #[test]
-    fn a_trailer_line_that_ends_in_a_bare_lf_is_malformed_in_pieces_of_any_size() {
+    fn a_trailer_line_that_ends_in_a_bare_lf_is_malformed_in_reads_of_any_size() {
         let whole = |before: &str, after: &str, good: bool| (before.to_owned(), after.to_owned(), good);
         for (before, after, good) in [
             whole(&format!("{HEAD}3\r\nabc\r\n0\r\nX: y"), &format!("\n\n{GET}"), false),
             whole(&format!("{HEAD}0\r\nX: y\r\nZ: z"), &format!("\n\r\n{GET}"), false),
             whole(&format!("{HEAD}0;ext=1\r\n"), &format!("\n{GET}"), false),
-            // Content, sizes and other requests do not count.
+            // Bare LFs outside of trailer sections are not checked.
             whole(&format!("{GET}\r\n{HEAD}4;a=\"b\"\r\n\n\n\n\n\r\n000\r\nX: y\r\n\r\n{GET}"), "", true),
             whole(&format!("POST / HTTP/1.1\r\ncontent-LENGTH:\t 0009 \r\n\r\n0\r\nX: y\n\n{HEAD}0\r\nX"), "\n", false),
             whole(&format!("POST / HTTP/1.1\ncontent-length: 9\n\n0\r\nX: y\n\n{GET}"), "", true),
@@ -176,9 +178,9 @@ mod tests {
         ] {
             let text = format!("{before}{after}");
             for size in [1, 2, 3, 7, 50, text.len()] {
-                let mut trailers = Trailers::default();
-                let accepted: usize = text.as_bytes().chunks(size).map(|piece| trailers.accept(piece)).sum();
-                assert_eq!((accepted, trailers.is_malformed()), (before.len(), !good), "{text:?} by {size}");
+                let mut check = TrailerCheck::default();
+                let accepted: usize = text.as_bytes().chunks(size).map(|bytes| check.accept(bytes)).sum();
+                assert_eq!((accepted, check.is_malformed()), (before.len(), !good), "{text:?} by {size}");
             }
         }
     }

@@ -1,40 +1,43 @@
-//! How Prometheus reads what is counted.
+//! The exposition of all metrics, as `OpenMetrics` text or Prometheus text.
 
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::counting::{BOUNDS, Count, Times};
+use super::encoding::{begin_family, encode_histogram};
+use super::labels::{Asked, Fetched, PeerLookup, Refused, Served, Source};
 use super::process::Process;
-use super::{Asked, Fetched, Metrics, Refused, STATUSES, Served, Sought, Source};
+use super::registry::{Metrics, STATUSES};
 use crate::cluster::view::{State, View};
 
-/// What is read off, rather than counted.
+/// Values that are read at the time of the exposition.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Gauges {
     pub(crate) flights: u64,
     pub(crate) readers: u64,
-    /// Tier, bytes, objects, evictions.
+    /// The name, bytes, objects and evictions of each tier.
     pub(crate) tiers: Vec<(&'static str, u64, u64, u64)>,
+    /// Bytes of the memory budget that are in use.
     pub(crate) memory_used: u64,
+    /// Bytes of response bodies that were sent without a copy.
     pub(crate) lent: u64,
+    /// The address of each peer, and true if it is up.
     pub(crate) peers: Vec<(Arc<str>, bool)>,
 }
 
-/// All of it as Prometheus reads it (`OpenMetrics` text).
+/// Returns all metrics as `OpenMetrics` text.
 pub(crate) fn exposition(metrics: &Arc<Metrics>, gauges: Gauges, view: Arc<View>) -> String {
     let mut registry = Registry::default();
     let own = registry.sub_registry_with_prefix("peerage");
-    own.register_collector(Box::new(Exposed { metrics: Arc::clone(metrics), gauges, view }));
+    own.register_collector(Box::new(EdgeCollector { metrics: Arc::clone(metrics), gauges, view }));
     registry.register_collector(Box::new(Process));
     let mut text = String::with_capacity(8 * 1024);
     match prometheus_client::encoding::text::encode(&mut text, &registry) {
@@ -48,8 +51,8 @@ pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0
 /// The media type of [`plain`].
 pub(crate) const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// An exposition for who reads Prometheus' own text format: there a counter is called
-/// what its sample is, and nothing says the end.
+/// Converts an exposition to Prometheus' own text format. There, the metadata of a counter
+/// has the name of its sample (with `_total`), and there is no end marker.
 pub(crate) fn plain(exposed: &str) -> String {
     let type_of = |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
     let counters: HashSet<_> = exposed.lines().filter_map(type_of).collect();
@@ -57,8 +60,8 @@ pub(crate) fn plain(exposed: &str) -> String {
     for line in exposed.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
         let mut words = line.splitn(4, ' ');
         match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some(what), Some(name), Some(rest)) if counters.contains(name) => {
-                let _ = writeln!(text, "# {what} {name}_total {rest}");
+            (Some("#"), Some(keyword), Some(name), Some(rest)) if counters.contains(name) => {
+                let _ = writeln!(text, "# {keyword} {name}_total {rest}");
             }
             _ => {
                 let _ = writeln!(text, "{line}");
@@ -69,24 +72,25 @@ pub(crate) fn plain(exposed: &str) -> String {
 }
 
 #[derive(Debug)]
-struct Exposed {
+struct EdgeCollector {
     metrics: Arc<Metrics>,
     gauges: Gauges,
     view: Arc<View>,
 }
 
-impl Collector for Exposed {
+impl Collector for EdgeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let build = [("version", env!("CARGO_PKG_VERSION"))];
-        let mut family = begin(&mut encoder, MetricType::Gauge, "build_info", "The version that runs; the value is 1")?;
+        let mut family =
+            begin_family(&mut encoder, MetricType::Gauge, "build_info", "The version of this edge; the value is 1")?;
         ConstGauge::new(1_i64).encode(family.encode_family(&build)?)?;
         self.requests(&mut encoder)?;
         self.fetches(&mut encoder)?;
-        let mut family = begin(
+        let mut family = begin_family(
             &mut encoder,
             MetricType::Counter,
             "wrong_contents",
-            "Bodies that were not what their name or their sender promised, by whom they came from",
+            "Bodies that failed verification against their digest, by upstream",
         )?;
         for asked in Asked::ALL {
             let count = ConstCounter::new(self.metrics.wrong_contents[asked as usize].total());
@@ -97,56 +101,60 @@ impl Collector for Exposed {
         for (name, help, count) in [
             (
                 "refused_connections",
-                "Connections closed at once, for limits.connections were open",
+                "Connections rejected because limits.connections was reached",
                 self.metrics.refused_connections.total(),
             ),
             (
                 "refused_client_connections",
-                "Connections closed at once, for their client had limits.connections_per_client open",
+                "Connections rejected because their client had reached limits.connections_per_client",
                 self.metrics.refused_client_connections.total(),
             ),
             (
                 "refused_client_requests",
-                "Requests to the origin rejected, for their client had limits.requests_per_client there",
+                "Requests rejected because their client had reached limits.requests_per_client at the origin",
                 self.metrics.refused_client_requests.total(),
             ),
             (
                 "stalled_connections",
-                "Connections ended for nothing of what was asked for was taken in limits.send_timeout",
+                "Connections closed because the client read nothing for limits.send_timeout, or read slower than limits.send_rate",
                 self.metrics.stalled_connections.total(),
             ),
             (
                 "flooded_connections",
-                "Connections ended with ENHANCE_YOUR_CALM, for limits.control_frames was exceeded",
+                "HTTP/2 connections closed with ENHANCE_YOUR_CALM because limits.control_frames was exceeded",
                 self.metrics.flooded_connections.total(),
             ),
             (
                 "overflowed_invalidations",
-                "Lists of invalidations for an unreachable peer that became full; it drops all unverified responses",
+                "Overflows of the list of invalidations for an unreachable peer; the peer then drops all unverified responses",
                 self.metrics.overflowed_invalidations.total(),
             ),
             (
                 "malformed_requests",
-                "Connections ended for what came on them is not HTTP, or larger than it may be",
+                "Connections closed because a request was malformed, or its head exceeded a limit",
                 self.metrics.malformed_requests.total(),
             ),
             (
                 "log_lines_lost",
-                "Lines of the logs that were dropped, for their reader was too slow",
+                "Log lines dropped because the log could not be written fast enough",
                 self.metrics.log_lines_lost(),
             ),
         ] {
             let counter = ConstCounter::new(count);
-            counter.encode(begin(&mut encoder, MetricType::Counter, name, help)?)?;
+            counter.encode(begin_family(&mut encoder, MetricType::Counter, name, help)?)?;
         }
         Ok(())
     }
 }
 
-impl Exposed {
+impl EdgeCollector {
     fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family =
-            begin(encoder, MetricType::Counter, "requests", "Requests, by listener and by what became of them")?;
+        let mut family = begin_family(
+            encoder,
+            MetricType::Counter,
+            "requests",
+            "Requests, by listener, cache result and status class",
+        )?;
         for source in Source::ALL {
             for served in Served::ALL {
                 for (class, count) in STATUSES.into_iter().zip(&self.metrics.requests[source as usize][served as usize])
@@ -157,30 +165,38 @@ impl Exposed {
             }
         }
         let bytes = [
-            ("received_bytes", "Bytes of requests' contents, by listener", &self.metrics.received_bytes),
-            ("sent_bytes", "Bytes of responses' bodies, by listener", &self.metrics.sent_bytes),
+            ("received_bytes", "Bytes of request bodies, by listener", &self.metrics.received_bytes),
+            ("sent_bytes", "Bytes of response bodies, by listener", &self.metrics.sent_bytes),
         ];
         for (name, help, counts) in bytes {
-            let mut family = begin(encoder, MetricType::Counter, name, help)?;
+            let mut family = begin_family(encoder, MetricType::Counter, name, help)?;
             for source in Source::ALL {
                 let count = ConstCounter::new(counts[source as usize].total());
                 count.encode(family.encode_family(&[("source", source.name())])?)?;
             }
         }
-        let mut family =
-            begin(encoder, MetricType::Gauge, "open_connections", "Connections that are open, by listener")?;
+        let mut family = begin_family(encoder, MetricType::Gauge, "open_connections", "Open connections, by listener")?;
         for source in Source::ALL {
             let open = self.metrics.open_connections[source as usize].load(Ordering::Relaxed);
             let open = ConstGauge::new(i64::try_from(open).unwrap_or(i64::MAX));
             open.encode(family.encode_family(&[("source", source.name())])?)?;
         }
-        let mut family =
-            begin(encoder, MetricType::Histogram, "request_seconds", "From a request's head to the end of its answer")?;
-        encode_times(&self.metrics.request_times, &mut family)
+        let mut family = begin_family(
+            encoder,
+            MetricType::Histogram,
+            "request_seconds",
+            "Time from a request's head to the end of its response",
+        )?;
+        encode_histogram(&self.metrics.request_times, &mut family)
     }
 
     fn fetches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = begin(encoder, MetricType::Counter, "fetches", "Requests to peers and to the origin")?;
+        let mut family = begin_family(
+            encoder,
+            MetricType::Counter,
+            "fetches",
+            "Requests to peers and to the origin, by upstream and outcome",
+        )?;
         for asked in Asked::ALL {
             for fetched in Fetched::ALL {
                 let labels = [("from", asked.name()), ("outcome", fetched.name())];
@@ -188,22 +204,23 @@ impl Exposed {
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
             }
         }
-        let mut family = begin(encoder, MetricType::Histogram, "fetch_seconds", "From a fetch's start to its end")?;
+        let mut family = begin_family(
+            encoder,
+            MetricType::Histogram,
+            "fetch_seconds",
+            "Time from the start of a fetch to its end, by upstream",
+        )?;
         for asked in Asked::ALL {
             let labels = [("from", asked.name())];
-            encode_times(&self.metrics.fetch_times[asked as usize], &mut family.encode_family(&labels)?)?;
+            encode_histogram(&self.metrics.fetch_times[asked as usize], &mut family.encode_family(&labels)?)?;
         }
-        let sought = [
-            (
-                "takeovers",
-                "Peers asked for what they may have owned before, by whether they hold it",
-                &self.metrics.takeovers,
-            ),
-            ("peeks", "Questions whether owners have something at hand, by what came of them", &self.metrics.peeks),
+        let lookups = [
+            ("takeovers", "Requests to peers that may have owned a key before, by outcome", &self.metrics.takeovers),
+            ("peeks", "Requests that ask an owner for a response in its memory, by outcome", &self.metrics.peeks),
         ];
-        for (name, help, counts) in sought {
-            let mut family = begin(encoder, MetricType::Counter, name, help)?;
-            for outcome in Sought::ALL {
+        for (name, help, counts) in lookups {
+            let mut family = begin_family(encoder, MetricType::Counter, name, help)?;
+            for outcome in PeerLookup::ALL {
                 let count = ConstCounter::new(counts[outcome as usize].total());
                 count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
             }
@@ -212,37 +229,33 @@ impl Exposed {
     }
 
     fn members(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = begin(
+        let mut family = begin_family(
             encoder,
             MetricType::Gauge,
             "peer_up",
-            "Whether the last request to the peer was answered, and it is not down",
+            "1 if the peer responded to the last request and is not down, else 0",
         )?;
         for (peer, up) in &self.gauges.peers {
             let labels = [("peer", &**peer)];
             ConstGauge::new(i64::from(*up)).encode(family.encode_family(&labels)?)?;
         }
-        let mut family = begin(encoder, MetricType::Gauge, "members", "Members of the cluster, by how they are")?;
+        let mut family = begin_family(encoder, MetricType::Gauge, "members", "Members of the cluster, by state")?;
         for state in State::ALL {
             let count = self.view.members().iter().filter(|member| member.state == state).count();
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             ConstGauge::new(count).encode(family.encode_family(&[("state", state.name())])?)?;
         }
-        let mut family = begin(
-            encoder,
-            MetricType::Counter,
-            "refused_datagrams",
-            "Datagrams of gossip that were not taken, by what was wrong with them",
-        )?;
-        for why in Refused::ALL {
-            let count = ConstCounter::new(self.metrics.refused_datagrams[why as usize].total());
-            count.encode(family.encode_family(&[("reason", why.name())])?)?;
+        let mut family =
+            begin_family(encoder, MetricType::Counter, "refused_datagrams", "Gossip datagrams rejected, by reason")?;
+        for reason in Refused::ALL {
+            let count = ConstCounter::new(self.metrics.refused_datagrams[reason as usize].total());
+            count.encode(family.encode_family(&[("reason", reason.name())])?)?;
         }
-        let mut family = begin(
+        let mut family = begin_family(
             encoder,
             MetricType::Counter,
             "discoveries",
-            "Looks at who might be a member (cluster.discover), by whether a list was found",
+            "Lookups of the member list (cluster.discover), by outcome",
         )?;
         for outcome in Fetched::ALL {
             let count = ConstCounter::new(self.metrics.discoveries[outcome as usize].total());
@@ -253,27 +266,42 @@ impl Exposed {
 
     fn memory(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let gauge = |count: u64| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
-        gauge(self.gauges.flights).encode(begin(encoder, MetricType::Gauge, "flights", "Fills under way")?)?;
-        let readers = begin(encoder, MetricType::Gauge, "flight_readers", "Requests that wait for a fill, or read it")?;
+        gauge(self.gauges.flights).encode(begin_family(encoder, MetricType::Gauge, "flights", "Fills in progress")?)?;
+        let readers = begin_family(
+            encoder,
+            MetricType::Gauge,
+            "flight_readers",
+            "Requests that wait for a fill or read its body",
+        )?;
         gauge(self.gauges.readers).encode(readers)?;
-        gauge(self.gauges.memory_used).encode(begin(
+        gauge(self.gauges.memory_used).encode(begin_family(
             encoder,
             MetricType::Gauge,
             "memory_used_bytes",
-            "Of cache.memory: stored, in flight, or being read",
+            "Bytes of cache.memory in use: stored, in flight, or being read",
         )?)?;
-        let lent = begin(encoder, MetricType::Counter, "lent_bytes", "Of bodies, sent without a copy")?;
+        let lent =
+            begin_family(encoder, MetricType::Counter, "lent_bytes", "Bytes of response bodies sent without a copy")?;
         ConstCounter::new(self.gauges.lent).encode(lent)?;
-        let mut family = begin(encoder, MetricType::Gauge, "cache_bytes", "Weight of what is stored")?;
+        let mut family = begin_family(
+            encoder,
+            MetricType::Gauge,
+            "cache_bytes",
+            "Bytes of memory that stored responses take, by tier",
+        )?;
         for (tier, bytes, _, _) in &self.gauges.tiers {
             gauge(*bytes).encode(family.encode_family(&[("tier", *tier)])?)?;
         }
-        let mut family = begin(encoder, MetricType::Gauge, "cache_objects", "Stored responses")?;
+        let mut family = begin_family(encoder, MetricType::Gauge, "cache_objects", "Stored responses, by tier")?;
         for (tier, _, objects, _) in &self.gauges.tiers {
             gauge(*objects).encode(family.encode_family(&[("tier", *tier)])?)?;
         }
-        let mut family =
-            begin(encoder, MetricType::Counter, "evictions", "Stored responses that made room for others")?;
+        let mut family = begin_family(
+            encoder,
+            MetricType::Counter,
+            "evictions",
+            "Stored responses evicted to free memory, by tier",
+        )?;
         for (tier, _, _, evictions) in &self.gauges.tiers {
             ConstCounter::new(*evictions).encode(family.encode_family(&[("tier", *tier)])?)?;
         }
@@ -281,30 +309,15 @@ impl Exposed {
     }
 }
 
-/// Begins a family of metrics.
-pub(super) fn begin<'a>(
-    encoder: &'a mut DescriptorEncoder<'_>,
-    kind: MetricType,
-    name: &'a str,
-    help: &'a str,
-) -> Result<MetricEncoder<'a>, fmt::Error> {
-    encoder.encode_descriptor(name, help, None, kind)
-}
-
-fn encode_times(times: &Times, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
-    let counts = times.buckets.each_ref().map(Count::total);
-    let buckets: Vec<_> = BOUNDS.into_iter().zip(counts).collect();
-    let sum = Duration::from_nanos(times.nanos.total()).as_secs_f64();
-    encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cluster::membership::Membership;
 
     #[test]
-    fn names_are_those_of_the_contract() {
+    fn metric_names_and_labels_do_not_change() {
         let metrics = Arc::new(Metrics::default());
         metrics.request(Source::Client, Served::HotHit, 200, Duration::from_millis(3));
         metrics.request(Source::Peer, Served::Error, 502, Duration::ZERO);

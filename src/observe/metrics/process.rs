@@ -1,4 +1,4 @@
-//! Figures of the process, under the names that Prometheus' own clients use.
+//! Metrics of the process, under the standard names of Prometheus client libraries.
 
 use std::fmt;
 
@@ -10,21 +10,26 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-use super::exposition::begin;
+use super::encoding::begin_family;
 
-/// Reads `/proc` whenever it is asked; a fact that cannot be read is left out.
+/// Reads `/proc` for each exposition; a value that cannot be read is left out.
 #[derive(Debug)]
 pub(super) struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        if let Some(Figures { cpu, started, resident }) = Figures::read() {
+        if let Some(ProcessStat { cpu, started, resident }) = ProcessStat::read() {
             let help = "User and system CPU time";
-            ConstCounter::new(cpu).encode(begin(&mut encoder, MetricType::Counter, "process_cpu_seconds", help)?)?;
+            ConstCounter::new(cpu).encode(begin_family(
+                &mut encoder,
+                MetricType::Counter,
+                "process_cpu_seconds",
+                help,
+            )?)?;
             let (name, help) = ("process_start_time_seconds", "Start time since the epoch");
-            ConstGauge::new(started).encode(begin(&mut encoder, MetricType::Gauge, name, help)?)?;
+            ConstGauge::new(started).encode(begin_family(&mut encoder, MetricType::Gauge, name, help)?)?;
             let (name, help) = ("process_resident_memory_bytes", "Resident memory size");
-            ConstGauge::new(resident).encode(begin(&mut encoder, MetricType::Gauge, name, help)?)?;
+            ConstGauge::new(resident).encode(begin_family(&mut encoder, MetricType::Gauge, name, help)?)?;
         }
         let open = std::fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as u64);
         let most = getrlimit(Resource::Nofile).current;
@@ -33,16 +38,16 @@ impl Collector for Process {
             ("process_max_fds", "Maximum number of open file descriptors", most),
         ] {
             if let Some(files) = files.and_then(|files| i64::try_from(files).ok()) {
-                ConstGauge::new(files).encode(begin(&mut encoder, MetricType::Gauge, name, help)?)?;
+                ConstGauge::new(files).encode(begin_family(&mut encoder, MetricType::Gauge, name, help)?)?;
             }
         }
         Ok(())
     }
 }
 
-/// Figures of `/proc/self/stat`.
+/// Values from `/proc/self/stat`.
 #[derive(Debug, PartialEq)]
-struct Figures {
+struct ProcessStat {
     /// In seconds.
     cpu: f64,
     /// In seconds since the epoch.
@@ -51,7 +56,7 @@ struct Figures {
     resident: i64,
 }
 
-impl Figures {
+impl ProcessStat {
     fn read() -> Option<Self> {
         let read = |path| std::fs::read_to_string(path).ok();
         let system = read("/proc/stat")?;
@@ -59,10 +64,10 @@ impl Figures {
         Self::parse(&read("/proc/self/stat")?, boot)
     }
 
-    /// See proc(5); `boot` is in seconds since the epoch.
+    /// Parses a line of `/proc/self/stat` (proc(5)); `boot` is in seconds since the epoch.
     #[allow(clippy::cast_precision_loss)] // seconds
     fn parse(stat: &str, boot: f64) -> Option<Self> {
-        // The second field is the name of the program, in parentheses.
+        // The second field is the program's name in parentheses. It may contain spaces and parentheses.
         let (_, rest) = stat.rsplit_once(')')?;
         let fields: Vec<_> = rest.split_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
@@ -80,13 +85,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn facts_are_read_whatever_the_program_is_called() {
+    fn a_program_name_with_parentheses_and_spaces_is_parsed() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 150 50 0 0 20 0 4 0 1000 9999 3 18446744073709551615";
-        let facts = Figures::parse(stat, 1e9).unwrap();
-        // Five times as many ticks since boot as on the CPU.
-        assert!(facts.cpu > 0.0 && ((facts.started - 1e9) / facts.cpu - 5.0).abs() < 1e-3);
-        assert_eq!(usize::try_from(facts.resident), Ok(3 * page_size()));
-        assert!(Figures::read().is_some_and(|facts| facts.resident > 0 && facts.started > 1e9));
-        assert_eq!(Figures::parse("7 (a", 0.0), None);
+        let parsed = ProcessStat::parse(stat, 1e9).unwrap();
+        // The start is 1000 ticks after boot, the CPU time 200 ticks: a ratio of five.
+        assert!(parsed.cpu > 0.0 && ((parsed.started - 1e9) / parsed.cpu - 5.0).abs() < 1e-3);
+        assert_eq!(usize::try_from(parsed.resident), Ok(3 * page_size()));
+        assert!(ProcessStat::read().is_some_and(|parsed| parsed.resident > 0 && parsed.started > 1e9));
+        assert_eq!(ProcessStat::parse("7 (a", 0.0), None);
     }
 }

@@ -1,5 +1,5 @@
 //! Gossip without the feature `gossip`: the configuration rejects `cluster.gossip = true`, so
-//! that no [`Ear`] is made.
+//! that no [`GossipSocket`] is made.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ pub(crate) enum Intent {
 
 /// The socket of gossip, or the address at which it will be.
 #[allow(dead_code)] // its fields are for gossip
-pub(crate) enum Ear {
-    Open(UdpSocket),
-    Awaited(SocketAddr),
+pub(crate) enum GossipSocket {
+    Bound(UdpSocket),
+    InUse(SocketAddr),
 }
 
 /// This edge's part in gossip.
@@ -41,7 +41,7 @@ impl Gossip {
     }
 
     #[allow(clippy::unused_async)] // as with the feature
-    pub(crate) async fn run(self, ear: Ear, _intent: watch::Receiver<Intent>) {
+    pub(crate) async fn run(self, ear: GossipSocket, _intent: watch::Receiver<Intent>) {
         drop(ear);
     }
 }

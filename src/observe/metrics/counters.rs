@@ -1,22 +1,23 @@
-//! Counters that many threads turn.
+//! Counters and histograms for updates from many threads.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Threads spread over this many cells, each on cache lines of its own.
+/// The number of cells of a counter. Each thread updates one cell, and each cell has cache
+/// lines of its own.
 const CELLS: usize = 16;
 
 #[derive(Default)]
 #[repr(align(128))]
 struct Cell(AtomicU64);
 
-/// A counter that threads do not fight over.
+/// A sharded counter: threads rarely contend for a cache line.
 #[derive(Default)]
-pub(super) struct Count([Cell; CELLS]);
+pub(super) struct Counter([Cell; CELLS]);
 
-impl Count {
-    pub(super) fn add(&self, more: u64) {
-        self.0[cell()].0.fetch_add(more, Ordering::Relaxed);
+impl Counter {
+    pub(super) fn add(&self, amount: u64) {
+        self.0[cell_index()].0.fetch_add(amount, Ordering::Relaxed);
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -24,7 +25,8 @@ impl Count {
     }
 }
 
-fn cell() -> usize {
+/// Returns the cell of the calling thread.
+fn cell_index() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static CELL: usize = NEXT.fetch_add(1, Ordering::Relaxed) % CELLS;
@@ -52,14 +54,14 @@ pub(super) const BOUNDS: [f64; 16] = [
     f64::INFINITY,
 ];
 
-/// A histogram of times.
+/// A histogram of durations.
 #[derive(Default)]
-pub(super) struct Times {
-    pub(super) buckets: [Count; BOUNDS.len()],
-    pub(super) nanos: Count,
+pub(super) struct Histogram {
+    pub(super) buckets: [Counter; BOUNDS.len()],
+    pub(super) nanos: Counter,
 }
 
-impl Times {
+impl Histogram {
     pub(super) fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         let bucket = BOUNDS.iter().position(|&bound| seconds <= bound).unwrap_or(BOUNDS.len() - 1);

@@ -1,0 +1,237 @@
+//! [`Handler`]: passes the requests of one connection to the edge, and logs the responses.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::watch;
+
+use crate::body::Body;
+use crate::body::informational::Informational;
+use crate::config::LimitsConfig;
+use crate::conn::zero_copy::Splicers;
+use crate::edge::{Edge, FastRequest, NotFastHit, Peeked};
+use crate::error::Error;
+use crate::key::AssetKey;
+use crate::observe::access::{Access, Details, LoggedBody, Record};
+use crate::observe::activity::{ActiveRequest, Activity, Delivery, StreamProgress};
+use crate::observe::metrics::Source;
+use crate::upstream::tunnel::Tunnel;
+
+/// The time for which an idle HTTP/1 connection of a client stays open when the edge drains.
+/// A request that the client sends meanwhile gets a response with `Connection: close`.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+
+/// The phase of a listener and its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Serving,
+    Draining,
+}
+
+/// Resolves when the server drains, or was dropped.
+pub(crate) async fn draining(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+}
+
+/// The state that all connections of one listener share.
+#[derive(Clone)]
+pub(crate) struct ListenerContext {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) limits: Arc<LimitsConfig>,
+    pub(crate) splicers: Arc<Splicers>,
+    pub(crate) source: Source,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+/// The state that the requests of one connection share.
+pub(crate) struct ConnectionState {
+    /// The address at the other end.
+    pub(crate) address: IpAddr,
+    /// Informational responses to send before the final response.
+    pub(crate) informational: Informational,
+    pub(crate) requests: Activity,
+    /// The tunnel that replaces HTTP after an upgrade. Its request stays active until the
+    /// tunnel ends.
+    tunnel: Mutex<Option<(Tunnel, ActiveRequest)>>,
+    source: Source,
+    is_http2: AtomicBool,
+    /// True once a request is answered with an upgrade: the bytes that follow are not HTTP.
+    is_upgraded: AtomicBool,
+}
+
+impl ConnectionState {
+    pub(crate) fn new(address: IpAddr, source: Source, informational: Informational) -> Self {
+        Self {
+            address,
+            informational,
+            requests: Activity::default(),
+            tunnel: Mutex::default(),
+            source,
+            is_http2: AtomicBool::new(false),
+            is_upgraded: AtomicBool::new(false),
+        }
+    }
+
+    fn note_version(&self, version: Version) {
+        if version == Version::HTTP_2 {
+            self.is_http2.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns true if closing the idle connection could lose a request that the client has
+    /// just sent. Over HTTP/2, GOAWAY names the requests that were not processed, and peers
+    /// retry.
+    pub(crate) fn lingers(&self) -> bool {
+        self.source == Source::Client && !self.is_http2.load(Ordering::Relaxed)
+    }
+
+    fn upgrade(&self, tunnel: Tunnel) {
+        self.is_upgraded.store(true, Ordering::Relaxed);
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, self.requests.begin()));
+    }
+
+    /// Returns the tunnel after an upgrade, and its active request.
+    pub(crate) fn take_tunnel(&self) -> Option<(Tunnel, ActiveRequest)> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A pending peek at the owner of a key. Resolves to the header lines and the body of the
+/// response; to `None` if the owner has none in memory.
+pub(crate) type PeekFuture = BoxFuture<'static, Option<(Vec<u8>, LoggedBody)>>;
+
+/// The handler of one connection's requests.
+pub(crate) struct Handler {
+    pub(crate) context: ListenerContext,
+    pub(crate) connection: ConnectionState,
+}
+
+impl Handler {
+    pub(crate) fn requests(&self) -> &Activity {
+        &self.connection.requests
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.context.phase.borrow() == Phase::Draining
+    }
+
+    /// Returns true if the connection is a tunnel, or is about to become one.
+    pub(crate) fn is_upgraded(&self) -> bool {
+        self.connection.is_upgraded.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if the connection may send peeks: it is on the listener for peers.
+    pub(crate) fn answers_peeks(&self) -> bool {
+        self.context.source == Source::Peer
+    }
+
+    /// Responds to a plain request with a hit; see [`Edge::answer_fast`].
+    pub(crate) fn answer_fast(&self, request: &FastRequest<'_>, head: &mut Vec<u8>) -> Result<LoggedBody, NotFastHit> {
+        let began = Instant::now();
+        let (source, address) = (self.context.source, self.connection.address);
+        let (body, record, client) = self.context.edge.answer_fast(source, address, request, head)?;
+        let details = self.details(request);
+        let delivery = Delivery::connection(self.connection.requests.begin());
+        Ok(self.log_body(client, (record, details), body, began, delivery))
+    }
+
+    /// Begins a peek at the owner of `key`; see [`Edge::peek_fast`]. Returns `None` if the
+    /// owner is not to be asked, as for a request from a peer.
+    pub(crate) fn peek(
+        this: &Arc<Self>,
+        key: AssetKey,
+        client: IpAddr,
+        request: &FastRequest<'_>,
+    ) -> Option<PeekFuture> {
+        if this.context.source == Source::Peer {
+            return None;
+        }
+        let began = Instant::now();
+        let peek = this.context.edge.peek_fast(key, request.accepted)?;
+        let (handler, active, details) = (Arc::clone(this), this.connection.requests.begin(), this.details(request));
+        Some(Box::pin(async move {
+            let Peeked { lines, body, record } = peek.await?;
+            Some((lines, handler.log_body(client, (record, details), body, began, Delivery::connection(active))))
+        }))
+    }
+
+    fn log_body(
+        &self,
+        client: IpAddr,
+        record: (Record, Option<Box<Details>>),
+        body: Body,
+        began: Instant,
+        delivery: Delivery,
+    ) -> LoggedBody {
+        self.context.access.log_body(client, record, StatusCode::OK, body, began, delivery)
+    }
+
+    /// Returns the details of a plain request for its log line; `None` if no lines are written.
+    fn details(&self, request: &FastRequest<'_>) -> Option<Box<Details>> {
+        self.context.access.lines.as_ref()?;
+        Some(Box::new(Details::new(Version::HTTP_11, [Some(request.host), request.user_agent, request.request_id])))
+    }
+
+    /// Responds to a request that hyper has parsed.
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Result<Response<LoggedBody>, Infallible> {
+        let Self { context, connection } = self;
+        let (began, active) = (Instant::now(), connection.requests.begin());
+        let requester = context.edge.requester(context.source, connection.address, request.headers());
+        let client = requester.client;
+        let pending = context.access.begin_request(client, context.source, &request, began);
+        let version = request.version();
+        connection.note_version(version);
+        let has_content = !request.body().is_end_stream();
+        let (timeout, rate) = (context.limits.body_timeout.0, context.limits.body_rate.0);
+        let request = request.map(|body| Body::received(body, Some(timeout), Error::ClientBroke).no_slower_than(rate));
+        let request = if has_content { request.map(|body| self.count_content(body)) } else { request };
+        // HTTP/1.0 has no informational responses, and hyper's HTTP/2 server cannot send them.
+        let relay = (version == Version::HTTP_11).then(|| connection.informational.open());
+        let mut answer = context.edge.respond(context.source, requester, relay.clone(), request).await;
+        if let Some(relay) = relay {
+            relay.close().await;
+        }
+        if has_content {
+            // Lets hyper handle a request body that was not read: hyper discards the rest if
+            // it has arrived, or adds `Connection: close` to the response.
+            tokio::task::yield_now().await;
+        }
+        if let Some(tunnel) = answer.response.extensions_mut().remove::<Tunnel>() {
+            connection.upgrade(tunnel);
+        }
+        let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if version != Version::HTTP_2 && !switches && self.is_draining() {
+            answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let may_be_unframed = version == Version::HTTP_10 || answer.response.version() == Version::HTTP_10;
+        if may_be_unframed && version != Version::HTTP_2 && has_unknown_length(&answer.response) {
+            connection.requests.mark_unframed();
+        }
+        let details = pending.answered();
+        let delivery = if version == Version::HTTP_2 {
+            let stream = StreamProgress::new(active);
+            connection.requests.track(&stream);
+            Delivery::Stream(stream)
+        } else {
+            Delivery::connection(active)
+        };
+        Ok(context.access.log_response(client, (answer.record, details), answer.response, began, delivery))
+    }
+
+    fn count_content(&self, content: Body) -> Body {
+        let (metrics, source) = (Arc::clone(&self.context.access.metrics), self.context.source);
+        content.counted(move |bytes| metrics.received(source, bytes))
+    }
+}
+
+fn has_unknown_length(response: &Response<Body>) -> bool {
+    !response.headers().contains_key(CONTENT_LENGTH) && response.body().size_hint().exact().is_none()
+}

@@ -1,0 +1,147 @@
+//! The label values of the metrics.
+
+/// The listener of a request. It is known from the connection, never from a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// `edge.listen`, for clients.
+    Client,
+    /// `cluster.listen`, for peers.
+    Peer,
+}
+
+impl Source {
+    pub(super) const ALL: [Self; 2] = [Self::Client, Self::Peer];
+
+    /// Returns the label value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Peer => "peer",
+        }
+    }
+
+    /// Returns the configuration key of the listener.
+    pub(crate) fn listener(self) -> &'static str {
+        match self {
+            Self::Client => "edge.listen",
+            Self::Peer => "cluster.listen",
+        }
+    }
+}
+
+/// The cache result of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Served {
+    Hit,
+    HotHit,
+    Miss,
+    Collapsed,
+    Stale,
+    Pass,
+    Error,
+}
+
+impl Served {
+    pub(super) const ALL: [Self; 7] =
+        [Self::Hit, Self::HotHit, Self::Miss, Self::Collapsed, Self::Stale, Self::Pass, Self::Error];
+
+    /// Returns the label value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::HotHit => "hot_hit",
+            Self::Miss => "miss",
+            Self::Collapsed => "collapsed",
+            Self::Stale => "stale",
+            Self::Pass => "pass",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// The upstream of a fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Asked {
+    Peer,
+    Origin,
+}
+
+impl Asked {
+    pub(super) const ALL: [Self; 2] = [Self::Peer, Self::Origin];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// The outcome of a fetch. `Ok` is any response that arrived completely, whatever its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Fetched {
+    Ok,
+    Error,
+}
+
+impl Fetched {
+    pub(super) const ALL: [Self; 2] = [Self::Ok, Self::Error];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// The outcome of a lookup at a peer that owns the key, or owned it before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PeerLookup {
+    /// The peer sent its stored response.
+    Found,
+    /// The peer has no usable response.
+    Missing,
+    /// The peer did not respond.
+    Error,
+}
+
+impl PeerLookup {
+    pub(super) const ALL: [Self; 3] = [Self::Found, Self::Missing, Self::Error];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Found => "held",
+            Self::Missing => "missing",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// The reason for which a gossip datagram was rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Refused {
+    Seal,
+    Version,
+    Stranger,
+    Guest,
+    Garbage,
+}
+
+impl Refused {
+    pub(super) const ALL: [Self; 5] = [Self::Seal, Self::Version, Self::Stranger, Self::Guest, Self::Garbage];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Seal => "seal",
+            Self::Version => "version",
+            Self::Stranger => "stranger",
+            Self::Guest => "guest",
+            Self::Garbage => "garbage",
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! [`Gossip`]: the task that passes datagrams, time and doubts to [`Swim`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::hosts::HostResolver;
+use super::rejection_log::RejectionLog;
+use super::socket::GossipSocket;
+use crate::cluster::membership::{Admission, Following, List, Membership};
+use crate::cluster::seal::Seal;
+use crate::cluster::swim::wire::{PROTOCOL, Rejection};
+use crate::cluster::swim::{Parameters, Swim};
+use crate::config::ClusterConfig;
+use crate::observe::metrics::{Metrics, Refused};
+
+/// The size of the receive buffer, in bytes; greater than any datagram of this protocol.
+const BUFFER: usize = 2048;
+/// The maximum number of datagrams to read before other events are handled.
+const BATCH: usize = 64;
+/// The longest sleep if `Swim` has no timer.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
+
+/// The state that this edge announces to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    Serve,
+    /// The edge is going to leave, and owns no keys from now on.
+    Drain,
+    Leave,
+}
+
+/// The gossip of this edge.
+pub(crate) struct Gossip {
+    seal: Seal,
+    swim: Swim,
+    began: Instant,
+    membership: Arc<Membership>,
+    following: Following,
+    list: List,
+    metrics: Arc<Metrics>,
+    hosts: HostResolver,
+    rejection_log: RejectionLog,
+}
+
+impl Gossip {
+    /// Creates the gossip of the edge named `edge`, as `config` says. `seed` seeds the random
+    /// choices, such as the members to probe.
+    pub(crate) fn new(
+        config: &ClusterConfig,
+        edge: &str,
+        seed: u64,
+        membership: Arc<Membership>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let secret = config.secret.as_ref().map(|secret| secret.0.as_str());
+        let admission = if secret.is_some() { Admission::Heard } else { Admission::Listed };
+        let parameters = Parameters {
+            probe_interval: config.probe_interval.0,
+            probe_timeout: config.probe_timeout.0,
+            suspicion: config.suspicion.0,
+            admission,
+        };
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let started = u64::try_from(started).unwrap_or_default();
+        Self {
+            seal: Seal::new(secret),
+            swim: Swim::new(parameters, membership.own(), edge, started, seed),
+            began: Instant::now(),
+            following: membership.follow(admission, config.suspicion.0),
+            list: List::default(),
+            membership,
+            metrics,
+            hosts: HostResolver::new(),
+            rejection_log: RejectionLog::default(),
+        }
+    }
+
+    /// Runs until the intent is to leave, or its sender is dropped.
+    pub(crate) async fn run(mut self, socket: GossipSocket, mut intent: watch::Receiver<Intent>) {
+        let socket = tokio::select! {
+            socket = socket.bind() => socket,
+            // No member knows of this edge yet, so there is no leave to announce.
+            _ = intent.changed() => return,
+        };
+        self.take_list();
+        self.settle(&socket).await;
+        loop {
+            let wakes_at = self.swim.wakes_at().unwrap_or_else(|| self.now() + MAX_SLEEP);
+            tokio::select! {
+                readable = socket.readable() => match readable {
+                    Ok(()) => self.read(&socket),
+                    Err(error) => tracing::debug!(%error, "gossip receive failed"),
+                },
+                () = tokio::time::sleep_until(self.began + wakes_at) => self.swim.wake(self.now()),
+                Ok(()) = self.following.listed.changed() => self.take_list(),
+                Some(peer) = self.following.doubts.recv() => self.swim.doubt(self.now(), &peer),
+                changed = intent.changed() => {
+                    let intent = if changed.is_ok() { *intent.borrow_and_update() } else { Intent::Leave };
+                    match intent {
+                        Intent::Serve => {}
+                        Intent::Drain => self.swim.drain(self.now()),
+                        Intent::Leave => break,
+                    }
+                }
+            }
+            self.membership.note_awake(Instant::now().into_std());
+            self.settle(&socket).await;
+        }
+        self.swim.leave(self.now());
+        self.send(&socket).await;
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn take_list(&mut self) {
+        self.list = Arc::clone(&self.following.listed.borrow_and_update());
+        self.swim.list(self.now(), self.list.iter().cloned());
+    }
+
+    /// Publishes the news of `Swim`, then sends its datagrams. In this order, the edge acts on
+    /// its announcements before other members receive them.
+    async fn settle(&mut self, socket: &UdpSocket) {
+        if self.swim.take_returned() {
+            self.membership.came_back(Instant::now().into_std());
+        }
+        if let Some(known) = self.swim.take_news() {
+            self.membership.learn(&self.list, known, Instant::now().into_std());
+        }
+        if !self.membership.has_joined() && self.swim.has_joined() {
+            self.membership.set_joined(&self.list);
+        }
+        self.send(socket).await;
+    }
+
+    async fn send(&mut self, socket: &UdpSocket) {
+        let outgoing: Vec<_> = self.swim.take_outgoing().collect();
+        for datagram in outgoing {
+            let Some(to) = self.hosts.find(&datagram.to, socket) else {
+                continue;
+            };
+            if let Err(error) = socket.send_to(&self.seal.close(datagram.bytes), to).await {
+                tracing::debug!(peer = %datagram.to, %error, "gossip send failed");
+            }
+        }
+    }
+
+    fn read(&mut self, socket: &UdpSocket) {
+        let mut buffer = [0; BUFFER];
+        for _ in 0..BATCH {
+            let Ok((length, from)) = socket.try_recv_from(&mut buffer) else {
+                return;
+            };
+            let now = self.now();
+            let received = match self.seal.open(&buffer[..length]) {
+                Some(datagram) => self.swim.receive(now, datagram),
+                None => Err(Rejection::Seal),
+            };
+            if let Err(rejection) = received {
+                self.metrics.refused_datagram(reason(&rejection));
+                self.log_rejection(from, &rejection);
+            }
+        }
+    }
+
+    /// Logs a rejection, but not for each datagram of a sender.
+    fn log_rejection(&mut self, from: SocketAddr, rejection: &Rejection) {
+        if !self.rejection_log.admit(self.now(), from) {
+            return;
+        }
+        match rejection {
+            Rejection::Seal => {
+                tracing::warn!(%from, "gossip rejected: the sender has no cluster.secret, or a different one");
+            }
+            Rejection::Version { protocol, placement } => tracing::error!(
+                %from, protocol, placement, own_protocol = PROTOCOL,
+                "gossip rejected: the protocol or placement version of this peer is incompatible; it is not a member"
+            ),
+            Rejection::Stranger(peer) => tracing::warn!(
+                %from, %peer,
+                "gossip rejected: this peer is not listed in cluster.peers or by cluster.discover, which is required without a cluster.secret"
+            ),
+            Rejection::Guest => tracing::warn!(
+                %from, own = %self.membership.own(),
+                "gossip rejected: other members list this edge but its own list does not; to make it a member, add its cluster.advertise (or cluster.listen) address to cluster.peers or to the source of cluster.discover"
+            ),
+            Rejection::Garbage => tracing::warn!(
+                %from,
+                "gossip rejected: malformed datagram; a cluster.secret that is set on one side only causes this, too"
+            ),
+        }
+    }
+}
+
+/// Returns the label of a rejection in the metrics.
+fn reason(rejection: &Rejection) -> Refused {
+    match rejection {
+        Rejection::Seal => Refused::Seal,
+        Rejection::Version { .. } => Refused::Version,
+        Rejection::Stranger(_) => Refused::Stranger,
+        Rejection::Guest => Refused::Guest,
+        Rejection::Garbage => Refused::Garbage,
+    }
+}

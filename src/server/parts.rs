@@ -1,0 +1,168 @@
+//! Builds the parts of an edge from its configuration.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::body::zero_copy::Arena;
+use crate::cluster::discovery::{Discovery, Finding, Settings};
+use crate::cluster::membership::Membership;
+use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
+use crate::conn::handler::LINGER;
+use crate::edge::{Forwarding, Policy, Writes};
+use crate::error::StartError;
+use crate::observe::access::Access;
+use crate::observe::metrics::Fetched;
+use crate::origin::http_origin::HttpOrigin;
+use crate::peer::client::Peers;
+use crate::random::random;
+use crate::semantics::storing::FallbackTtls;
+use crate::upstream::{LIFETIME, Patience};
+
+/// The source of an edge's origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OriginSource {
+    /// The `[origin]` table.
+    Configured,
+    /// The program that embeds the edge. A reload does not replace it.
+    Embedded,
+}
+
+/// Returns the rules and times of a configuration, which a reload can change.
+pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
+    Ok(Policy {
+        rules: config.rules().map_err(StartError::Config)?,
+        queries: config.queries().map_err(StartError::Config)?,
+        forwarding: Forwarding::new(
+            config.edge.trusted_proxies.iter().map(|network| network.0).collect(),
+            HeaderValue::from_static(config.edge.scheme.name()),
+            config.edge.told_host().map_err(StartError::Config)?,
+        ),
+        forward: config.origin.forwarded().map_err(StartError::Config)?,
+        times: FallbackTtls {
+            negative: config.cache.negative_ttl.0,
+            heuristic: config.cache.heuristic.0,
+            hint: config.cache.hint_ttl.0,
+        },
+        verify_first: config.cache.verify_first.0,
+        wrong_content_ttl: config.cache.wrong_content_ttl.0,
+        hit_for_miss: config.cache.hit_for_miss.0,
+        detached_fill_timeout: config.cache.detached_fill_timeout.0,
+        methods: config.limits.methods().map_err(StartError::Config)?,
+        writes: if config.cache.invalidate_on_write { Writes::Invalidate } else { Writes::Ignored },
+        requests_per_client: config.limits.most_requests_per_client(config.origin.requests),
+        variants: config.cache.variants,
+    })
+}
+
+/// Returns the client for the origin that `origin.url` names.
+pub(super) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
+    let origin = &config.origin;
+    let patience = Patience {
+        connect: origin.connect_timeout.0,
+        idle: origin.idle_timeout.0,
+        lifetime: origin.connection_lifetime.0,
+    };
+    let http = HttpOrigin::new(&origin.url, patience, origin.first_byte_timeout.0, origin.requests)
+        .map_err(|error| StartError::Config(format!("origin.url: {error}")))?;
+    Ok(if origin.rewrite_location { http.rewriting_locations() } else { http })
+}
+
+/// Returns the client for requests to peers.
+pub(super) fn peers_client(config: &Config) -> Peers {
+    let cluster = config.cluster.clone().unwrap_or_default();
+    if config.cluster.is_some() && cluster.first_byte_timeout.0 <= config.origin.first_byte_timeout.0 {
+        tracing::warn!(
+            "cluster.first_byte_timeout should be greater than origin.first_byte_timeout: a slow origin will look like a failed peer"
+        );
+    }
+    let (connect, idle, lifetime) = (cluster.connect_timeout.0, cluster.idle_timeout.0, LIFETIME);
+    let patience = Patience { connect, idle, lifetime };
+    // A connection whose request waits for a peek looks idle to hyper, which closes it at the
+    // end of LINGER when this edge drains. The peek has to end before that.
+    let peek_timeout = cluster.probe_timeout.0.min(LINGER / 2);
+    Peers::new(patience, cluster.first_byte_timeout.0, peek_timeout)
+}
+
+/// Returns the arena for large chunks of bodies.
+pub(super) fn arena(config: &Config) -> Arc<Arena> {
+    if config.edge.zero_copy == ZeroCopy::Off {
+        return Arena::none();
+    }
+    Arena::reserve(config.plan().bodies()).unwrap_or_else(|error| {
+        tracing::info!(%error, "zero-copy unavailable on this system, copying large bodies");
+        Arena::none()
+    })
+}
+
+/// Returns a CDN-Loop identifier that no other process has.
+pub(super) fn loop_id() -> HeaderValue {
+    HeaderValue::try_from(format!("peerage-{:016x}", random())).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
+}
+
+/// Returns the membership, from the configured list or for discovery to fill.
+pub(super) fn membership(config: &Config, listening: Option<SocketAddr>) -> Membership {
+    let (Some(cluster), Some(listening)) = (&config.cluster, listening) else {
+        return Membership::alone();
+    };
+    let own = cluster.own(listening);
+    if cluster.discover.is_some() {
+        return Membership::seeking(&own).remembering(cluster.warm_window.0);
+    }
+    warn_if_guest(cluster, &own, &cluster.peers);
+    Membership::new(&own, cluster.peers.iter().map(String::as_str)).remembering(cluster.warm_window.0)
+}
+
+/// Warns if the member list does not name this edge.
+pub(super) fn warn_if_guest(cluster: &ClusterConfig, own: &str, list: &[String]) {
+    let joins = cluster.gossip && cluster.secret.is_some();
+    if !list.is_empty() && !list.iter().any(|name| name == own) && !joins {
+        tracing::warn!(%own, "this edge is not in the member list: it responds to peers but owns no keys");
+    }
+}
+
+/// Returns the discovery that `cluster.discover` names, if that is set.
+pub(crate) fn discovery(config: &Config, own: &str) -> Result<Option<Discovery>, StartError> {
+    let Some(cluster) = &config.cluster else {
+        return Ok(None);
+    };
+    let registry = cluster.registry().map_err(StartError::Config)?;
+    let nameserver = cluster.nameserver().map_err(StartError::Config)?;
+    let settings = Settings {
+        refresh: cluster.refresh.0,
+        nameserver,
+        lease: cluster.lease.0,
+        connect: cluster.connect_timeout.0,
+        own: own.into(),
+        edge: config.edge.name.clone(),
+    };
+    Ok(registry.map(|registry| Discovery::new(registry, settings)))
+}
+
+/// Returns a closure that counts each finding of discovery, and passes its list to the
+/// membership.
+pub(super) fn follow_finding(
+    access: &Access,
+    cluster: Option<&ClusterConfig>,
+) -> impl FnMut(Finding<'_>) + Send + use<> {
+    let (membership, metrics) = (Arc::clone(&access.membership), Arc::clone(&access.metrics));
+    let cluster = cluster.cloned().unwrap_or_default();
+    move |finding| match finding {
+        Finding::Changed(list) => {
+            metrics.discovery(Fetched::Ok);
+            warn_if_guest(&cluster, membership.own(), list);
+            membership.replace(list.iter().map(String::as_str));
+        }
+        Finding::Same => metrics.discovery(Fetched::Ok),
+        Finding::Failed => {
+            metrics.discovery(Fetched::Error);
+            membership.make_do();
+        }
+    }
+}
+
+/// Returns a size as a number of bytes in memory.
+pub(super) fn bytes(size: Size) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
