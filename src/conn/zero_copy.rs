@@ -10,7 +10,7 @@ use rustix::net::sockopt::tcp_congestion;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
-use crate::body::zero_copy::{self, Arena, Taken};
+use crate::body::zero_copy::{self, Arena, Sent};
 use crate::config::ZeroCopy;
 use crate::conn::costs::{Costs, Measured, SendMethod, thread_time};
 use crate::store::chunks::CHUNK;
@@ -91,7 +91,7 @@ impl Splicer {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let (way, measured) =
-            if self.arena.lends_any(bufs) { self.next_way(stream) } else { (SendMethod::Copy, Measured::No) };
+            if self.arena.prefers_splice(bufs) { self.next_way(stream) } else { (SendMethod::Copy, Measured::No) };
         let before = (measured == Measured::Yes).then(thread_time);
         let written = match way {
             SendMethod::Lend => self.poll_lend(cx, stream, bufs),
@@ -130,18 +130,18 @@ impl Splicer {
             ready!(stream.poll_write_ready(cx))?;
             let mut bytes = 0;
             let lent = stream.try_io(Interest::WRITABLE, || {
-                let taken = self.arena.lend(stream.as_fd(), bufs, self.most)?;
-                let (Taken::All(all) | Taken::Part(all)) = taken;
+                let taken = self.arena.send(stream.as_fd(), bufs, self.most)?;
+                let (Sent::All(all) | Sent::Part(all)) = taken;
                 bytes = all;
                 match taken {
-                    Taken::All(_) => Ok(()),
+                    Sent::All(_) => Ok(()),
                     // That it takes no more has to be known here: then it is waited for.
-                    Taken::Part(_) => Err(io::ErrorKind::WouldBlock.into()),
+                    Sent::Part(_) => Err(io::ErrorKind::WouldBlock.into()),
                 }
             });
             match lent {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
-                Err(_) => self.most = (2 * bytes).clamp(zero_copy::LEAST, MOST),
+                Err(_) => self.most = (2 * bytes).clamp(zero_copy::MIN_SPLICE, MOST),
                 Ok(()) => self.most = (2 * self.most).min(MOST),
             }
             if bytes > 0 {
@@ -186,7 +186,7 @@ mod tests {
 
     fn asked_often(arena: &Arc<Arena>) -> Bytes {
         let bytes = arena.gather([Bytes::from(vec![7; CHUNK])].iter(), CHUNK);
-        while !arena.lends_any(&[IoSlice::new(&bytes)]) {
+        while !arena.prefers_splice(&[IoSlice::new(&bytes)]) {
             arena.note_sent(&[IoSlice::new(&bytes)], CHUNK);
         }
         bytes
@@ -239,7 +239,7 @@ mod tests {
             let bufs = [IoSlice::new(&large)];
             sent += poll_fn(|cx| splicing.poll_write(cx, &mut server, &bufs)).await.unwrap();
         }
-        let lent = arena.lent();
+        let lent = arena.spliced();
         assert!(lent > 0 && lent < sent as u64, "{lent} of {sent}");
         drop(server);
         assert_eq!(reader.await.unwrap(), sent as u64);

@@ -23,7 +23,7 @@ use crate::semantics::forwarded::Told;
 use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::vary::Accepted;
 use crate::store::entry::Stored;
-use crate::store::headers::Anew;
+use crate::store::headers::PerResponse;
 
 /// A GET over HTTP/1.1 that asks [plainly](crate::edge::request_class::RequestClass::Plain), and
 /// wants nothing of the connection.
@@ -96,9 +96,9 @@ impl Edge {
         if facts.status != StatusCode::OK || reuse != Reuse::Fresh || stored.len() > most {
             return false;
         }
-        stored.uses.one_more();
+        stored.uses.increment();
         let status = CacheStatus { handled: Handled::Hit, ttl: facts.ttl(age), ..CacheStatus::default() };
-        fields.write(&Anew { age: age.as_secs(), status, name: &self.name }, head);
+        fields.write(&PerResponse { age: age.as_secs(), status, name: &self.name }, head);
         true
     }
 }

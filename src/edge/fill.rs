@@ -88,7 +88,7 @@ impl Edge {
         match lead.reach() {
             Reach::Origin => self.fill_from_origin(Leading { lead, first }, &order).await,
             Reach::Peers => self.fill_from_peers(Leading { lead, first }, &order).await,
-            Reach::Holder => unreachable!("it is taken over where it is joined"),
+            Reach::Handoff => unreachable!("it is taken over where it is joined"),
         }
     }
 
@@ -168,7 +168,7 @@ impl Edge {
         tokio::select! {
             biased;
             answer = answer.as_mut() => return Ok(answer),
-            () = poll_fn(|cx| body.poll_deserted(cx)) => {}
+            () = poll_fn(|cx| body.poll_no_readers(cx)) => {}
         }
         let Ok(_alone) = self.detached_fills.try_acquire() else {
             return Err(Error::Abandoned);
@@ -202,7 +202,7 @@ impl Edge {
 /// keys that are taken over.
 pub(super) fn tier(lead: &Lead) -> Tier {
     match lead.reach() {
-        Reach::Origin | Reach::Holder => Tier::Main,
+        Reach::Origin | Reach::Handoff => Tier::Main,
         Reach::Peers => Tier::Hot,
     }
 }

@@ -248,7 +248,7 @@ impl Edge {
         let policy = Arc::new(policy);
         let before = self.policy.swap(Arc::clone(&policy));
         if !policy.names_as(&before) {
-            self.flights.overtake_all();
+            self.flights.invalidate_all();
             self.store.retain(|asset| policy.judges_as(&before, asset));
             self.store.unmark_all();
         }
@@ -284,7 +284,7 @@ impl Edge {
             readers: self.flights.readers(),
             tiers: Tier::ALL.map(tier).to_vec(),
             memory_used: self.budget.used(),
-            lent: self.arena.lent(),
+            lent: self.arena.spliced(),
             peers: view.peers().iter().map(|peer| (Arc::clone(&peer.name), peer.is_up())).collect(),
         }
     }

@@ -16,7 +16,7 @@ use super::fill::Order;
 use super::ingest::Ingest;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
-use crate::body::{Body, Place, Resume};
+use crate::body::{Body, Position, Resume};
 use crate::error::Error;
 use crate::flight::{Extent, Flight, Lead, Outcome, Provider, Reach, Streaming, Verification};
 use crate::key::AssetKey;
@@ -57,7 +57,7 @@ impl Edge {
         head: &Head,
         order: &Order,
         client: Option<IpAddr>,
-        place: Place,
+        place: Position,
     ) -> Result<Body, Error> {
         if !Self::can_follow(order, &head.headers) {
             return Err(Error::Outgrown);
@@ -71,7 +71,7 @@ impl Edge {
         let response = self.ask_origin(request).await?.map(|body| self.counted(&Provider::Origin, began, quota, body));
         match proof {
             // The proof is of all of the new copy: it has to begin as the old one did.
-            Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),
+            Some(proof) if place.delivered.is_some() => whole(response, proof).map(|body| Body::resumed(body, place)),
             Some(_) => Err(Error::Outgrown),
             None => continuation(response, tag, place.at, head),
         }
@@ -99,7 +99,7 @@ impl Edge {
             Reach::Peers => std::iter::once(first.clone()).chain(rank()).chain([Provider::Origin]).collect(),
             // A peer's request may be waiting for it: it waits for no peer.
             Reach::Origin => VecDeque::from([Provider::Origin]),
-            Reach::Holder => VecDeque::new(),
+            Reach::Handoff => VecDeque::new(),
         })
     }
 

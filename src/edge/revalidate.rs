@@ -9,7 +9,7 @@ use super::Edge;
 use super::fill::{Order, tier};
 use super::ingest::withhold;
 use crate::error::Error;
-use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
+use crate::flight::{Joining, Lead, Outcome, Provider, Reach, ReuseReason, Reused};
 use crate::key::AssetKey;
 use crate::semantics::cache_control::CacheControl;
 use crate::semantics::storing::{self, Case, Credentials, Name, Personal, Refusal, Verdict};
@@ -40,7 +40,7 @@ impl Edge {
         }
         let failed = matches!(parts.status.as_u16(), 500 | 502 | 503 | 504);
         let fallback = order.fallback().filter(|_| failed)?;
-        Some(reused(fallback, Why::FailedWith(parts.status)))
+        Some(reused(fallback, ReuseReason::FailedWith(parts.status)))
     }
 
     /// Takes a 304's fields over into what is stored (RFC 9111 §3.2, §4.3.4).
@@ -53,7 +53,7 @@ impl Edge {
         parts: &http::response::Parts,
         asked: SystemTime,
     ) -> Outcome {
-        let why = Why::Validated(provider.clone());
+        let why = ReuseReason::Validated(provider.clone());
         let for_credentials =
             order.credentials != Credentials::None && !CacheControl::of(&parts.headers).shares_with_credentials();
         if for_credentials || order.personal == Personal::Sent && !storing::states_freshness(&parts.headers) {
@@ -162,11 +162,11 @@ pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
         tracing::warn!(path = %lead.key(), %error, "origin request failed");
     }
     match order.fallback() {
-        Some(stored) => lead.settle(reused(stored, Why::Failed(error))),
+        Some(stored) => lead.settle(reused(stored, ReuseReason::Failed(error))),
         None => lead.fail(error),
     }
 }
 
-fn reused(stored: &Stored, why: Why) -> Outcome {
-    Outcome::Reused(Reused { stored: stored.clone(), why })
+fn reused(stored: &Stored, reason: ReuseReason) -> Outcome {
+    Outcome::Reused(Reused { stored: stored.clone(), reason })
 }

@@ -1,4 +1,4 @@
-//! [`Metadata`]: what is known of a response that may be reused, besides its fields.
+//! [`Metadata`]: status, age and freshness of a response that may be reused.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,44 +7,44 @@ use http::StatusCode;
 use crate::semantics::freshness::{self, Lifetime};
 use crate::store::varint;
 
-/// What is known of a response that may be reused, besides its fields.
+/// The status, age and freshness of a response that may be reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Metadata {
     pub(crate) status: StatusCode,
-    /// When its age was zero.
+    /// Time at which the age was zero.
     pub(crate) born: SystemTime,
     pub(crate) lifetime: Lifetime,
     pub(crate) validated: Validated,
 }
 
-/// Whether a stored response was ever found to be the same still.
+/// Number of successful revalidations of an entry, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Validated {
     Never,
     Once,
 }
 
-/// The facts that are each response's own.
+/// The metadata that differ between responses of one template.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Times {
-    /// Since the epoch: nothing is born before.
+    /// Since the Unix epoch; an earlier time counts as the epoch.
     pub(crate) born: Span,
-    /// None where no lifetime is stated.
+    /// Zero if no lifetime is stated.
     pub(crate) fresh: Span,
 }
 
-/// A time of up to 136 years, in parts of a second.
+/// A duration of up to 136 years, in 65,536ths of a second.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Span(u64);
 
-/// How many parts a second has: each is some 15 µs.
+/// Parts of a second, of about 15 µs each.
 const PARTS: u64 = 1 << 16;
 const NANOS: u64 = 1_000_000_000;
-/// Says, instead of a number of seconds, that parts follow.
+/// Stands for the number of seconds where a duration in parts follows.
 const IN_PARTS: u32 = u32::MAX;
 
 impl From<Duration> for Span {
-    /// The nearest that is not later.
+    /// Rounds down, and limits to the longest span.
     fn from(time: Duration) -> Self {
         Self(match u32::try_from(time.as_secs()) {
             Ok(seconds) => u64::from(seconds) * PARTS + u64::from(time.subsec_nanos()) * PARTS / NANOS,
@@ -56,13 +56,13 @@ impl From<Duration> for Span {
 impl From<Span> for Duration {
     #[allow(clippy::cast_possible_truncation)] // below a second
     fn from(Span(parts): Span) -> Self {
-        // Up, so that the way back is the same.
+        // Rounds up, so that the conversion back yields the same span.
         Self::new(parts / PARTS, (parts % PARTS * NANOS).div_ceil(PARTS) as u32)
     }
 }
 
 impl Span {
-    /// In as few bytes as any takes.
+    /// Returns the six bytes of a span.
     pub(crate) fn to_bytes(self) -> [u8; 6] {
         let [b0, b1, b2, b3, b4, b5, ..] = self.0.to_le_bytes();
         [b0, b1, b2, b3, b4, b5]
@@ -72,7 +72,7 @@ impl Span {
         Self(u64::from_le_bytes([b0, b1, b2, b3, b4, b5, 0, 0]))
     }
 
-    /// Appends it: whole seconds, as most are, in four bytes.
+    /// Appends the span: four bytes for whole seconds, as most are, else ten.
     pub(crate) fn pack(self, packed: &mut Vec<u8>) {
         match u32::try_from(self.0 / PARTS) {
             Ok(seconds) if seconds != IN_PARTS && self.0.is_multiple_of(PARTS) => packed.extend(seconds.to_le_bytes()),
@@ -83,7 +83,7 @@ impl Span {
         }
     }
 
-    /// Takes one from the front.
+    /// Reads a span from the front.
     pub(crate) fn unpack(packed: &mut &[u8]) -> Self {
         match u32::from_le_bytes(varint::take_chunk(packed)) {
             IN_PARTS => Self::from_bytes(varint::take_chunk(packed)),
@@ -93,12 +93,12 @@ impl Span {
 }
 
 impl Metadata {
-    /// RFC 9111 §4.2.3, `current_age`.
+    /// Returns the `current_age` (RFC 9111 §4.2.3).
     pub(crate) fn age(&self, now: SystemTime) -> Duration {
         now.duration_since(self.born).unwrap_or_default()
     }
 
-    /// RFC 9111 §4.2.
+    /// Returns true if the response is fresh (RFC 9111 §4.2).
     pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
         match self.lifetime {
             Lifetime::UntilEvicted { .. } => true,
@@ -106,13 +106,14 @@ impl Metadata {
         }
     }
 
-    /// See [`freshness::must_be_validated`].
+    /// Returns true if the response must be validated before it is used, see
+    /// [`freshness::must_be_validated`].
     pub(crate) fn must_be_validated(&self, now: SystemTime) -> bool {
         freshness::must_be_validated(self.lifetime, self.age(now))
     }
 
-    /// The seconds of freshness left at `age`, where the response states any; below zero
-    /// for what is stale (RFC 9211 §2.4).
+    /// Returns the seconds of freshness left at `age`, negative for a stale response (RFC 9211
+    /// §2.4), or `None` if no lifetime is stated.
     pub(crate) fn ttl(&self, age: Duration) -> Option<i64> {
         let fresh = self.lifetime.stated()?;
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
@@ -122,6 +123,7 @@ impl Metadata {
         })
     }
 
+    /// Returns the times, which [`at`](Self::at) sets.
     pub(crate) fn times(&self) -> Times {
         Times {
             born: self.born.duration_since(UNIX_EPOCH).unwrap_or_default().into(),
@@ -129,7 +131,7 @@ impl Metadata {
         }
     }
 
-    /// The same, at other times.
+    /// Returns the metadata with other times.
     pub(crate) fn at(self, Times { born, fresh }: Times) -> Self {
         Self { born: UNIX_EPOCH + Duration::from(born), lifetime: self.lifetime.lasting(fresh.into()), ..self }
     }
@@ -159,38 +161,37 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_common_and_the_times_make_the_facts_again(born in any::<u32>(), nanos in 0..1_000_000_000_u32, lifetime in lifetime()) {
+        fn metadata_are_restored_from_their_times(born in any::<u32>(), nanos in 0..1_000_000_000_u32, lifetime in lifetime()) {
             let born = UNIX_EPOCH + Duration::new(born.into(), nanos);
             let facts = Metadata { status: StatusCode::NOT_FOUND, born, lifetime, validated: Validated::Once };
             let common = facts.at(Times::default());
             let again = common.at(facts.times());
-            // By less than a part.
-            let is_a_little_below = |before: Duration, after: Duration| {
+            let is_less_by_under_a_part = |before: Duration, after: Duration| {
                 before.checked_sub(after).is_some_and(|lost| lost < Duration::from_nanos(NANOS.div_ceil(PARTS)))
             };
             let since_epoch = |facts: &Metadata| facts.born.duration_since(UNIX_EPOCH).unwrap();
-            prop_assert!(is_a_little_below(since_epoch(&facts), since_epoch(&again)));
+            prop_assert!(is_less_by_under_a_part(since_epoch(&facts), since_epoch(&again)));
             let fresh = |facts: &Metadata| facts.lifetime.stated().unwrap_or_default();
-            prop_assert!(is_a_little_below(fresh(&facts), fresh(&again)));
+            prop_assert!(is_less_by_under_a_part(fresh(&facts), fresh(&again)));
             prop_assert_eq!(Metadata { born, lifetime: lifetime.lasting(fresh(&facts)), ..again }, facts);
-            // Once is enough, and whole seconds are kept as they are.
+            // Restored metadata are restored exactly, and whole seconds too.
             prop_assert_eq!(common.at(again.times()), again);
             let whole = common.at(Times { born: Duration::from_secs(7).into(), fresh: Duration::from_secs(9).into() });
             prop_assert_eq!(common.at(whole.times()), whole);
-            // As they are kept.
+            // The packed form.
             let (times, mut packed) = (again.times(), Vec::new());
             times.fresh.pack(&mut packed);
-            let kept = Times { born: Span::from_bytes(times.born.to_bytes()), fresh: Span::unpack(&mut &*packed) };
-            prop_assert_eq!(common.at(kept), again);
+            let packed_times = Times { born: Span::from_bytes(times.born.to_bytes()), fresh: Span::unpack(&mut &*packed) };
+            prop_assert_eq!(common.at(packed_times), again);
             prop_assert!(packed.len() == 4 || lifetime.stated().unwrap().subsec_nanos() > 0);
-            // Nothing of the times is left in what is common.
+            // The shared metadata do not depend on the times.
             let other = Metadata { born: born + Duration::from_secs(1), lifetime: lifetime.lasting(Duration::from_secs(7)), ..facts };
             prop_assert_eq!(other.at(Times::default()), common);
         }
     }
 
     #[test]
-    fn what_is_too_long_ago_or_lasts_too_long_is_the_nearest_that_is_not() {
+    fn times_out_of_range_are_limited() {
         let lifetime = Lifetime::UntilEvicted { said: Some(Duration::MAX) };
         let born = UNIX_EPOCH - Duration::from_secs(1);
         let facts = Metadata { status: StatusCode::OK, born, lifetime, validated: Validated::Never };

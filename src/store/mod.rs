@@ -1,4 +1,4 @@
-//! Complete responses, in two tiers of memory.
+//! The store: complete responses in two tiers of memory, and the memory budget of all bodies.
 
 pub(crate) mod budget;
 pub(crate) mod chunks;

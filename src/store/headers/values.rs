@@ -1,7 +1,7 @@
-//! The values of fields that are a response's own, as bytes.
+//! The header values of an entry, packed.
 //!
-//! A form says of which kind each is, so that only what the kind leaves open is written:
-//! of a time four bytes, and of what most servers have for an `ETag`, half of its length.
+//! The template knows the kind of each value, so a value takes only the bytes that its kind
+//! leaves open: four for a date, and half of its length for the `ETag` of most servers.
 
 use data_encoding::HEXLOWER;
 use http::header::{CONTENT_LENGTH, DATE, EXPIRES, LAST_MODIFIED};
@@ -10,21 +10,21 @@ use http::{HeaderName, HeaderValue};
 use crate::semantics::date;
 use crate::store::varint;
 
-/// A value that is a response's own.
-pub(super) enum Own<'a> {
-    /// After its length.
+/// A header value of an entry, as it is packed.
+pub(super) enum OwnValue<'a> {
+    /// Any text: a varint of its length, then its bytes.
     Text(&'a [u8]),
-    /// Hexadecimal digits in quotation marks: how many, and two to a byte.
+    /// Hexadecimal digits in quotation marks: a varint of their number, then two to a byte.
     Hex(&'a [u8]),
-    /// As above, with a hyphen between the first and the rest.
+    /// The same with a hyphen between two numbers.
     HexPair(&'a [u8], &'a [u8]),
-    /// A time as it is written today, in seconds since the epoch: in four bytes.
+    /// A date in the preferred format (RFC 9110 §5.6.7): seconds since the epoch, in four bytes.
     Date(u32),
-    /// The length of the response's body: in none.
+    /// The length of the body: no bytes.
     Length,
 }
 
-/// What a form tells of a value that is a response's own.
+/// The kind of an entry's header value.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Text,
@@ -34,8 +34,8 @@ pub(super) enum Kind {
     Length,
 }
 
-impl<'a> Own<'a> {
-    /// A value of this field, of a response whose body has so many bytes.
+impl<'a> OwnValue<'a> {
+    /// Returns the packed form of a value, of a response with a body of `body` bytes.
     pub(super) fn of(name: &HeaderName, value: &'a HeaderValue, body: u64) -> Self {
         let value = value.as_bytes();
         let date = || date::seconds(value).filter(|_| [DATE, EXPIRES, LAST_MODIFIED].contains(name));
@@ -48,7 +48,7 @@ impl<'a> Own<'a> {
         }
     }
 
-    /// Hexadecimal digits, as they are written again.
+    /// Returns the packed form of a value in lower-case hexadecimal digits.
     fn hex(value: &'a [u8]) -> Option<Self> {
         let quoted = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
         let is_hex = |digits: &[u8]| digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
@@ -71,7 +71,7 @@ impl<'a> Own<'a> {
         }
     }
 
-    /// Appends what a form with its kind leaves open.
+    /// Appends the bytes that the kind leaves open.
     pub(super) fn pack(&self, packed: &mut Vec<u8>) {
         match self {
             Self::Text(text) => varint::put_bytes(text, packed),
@@ -86,26 +86,26 @@ impl<'a> Own<'a> {
     }
 }
 
-/// Appends how many they are, and two to a byte: the first is the upper half.
+/// Appends the number of digits, then two digits to a byte, the first in the upper half.
 fn pack_digits(digits: &[u8], packed: &mut Vec<u8>) {
     let value = |digit: u8| if digit < b'a' { digit - b'0' } else { digit - b'a' + 10 };
     varint::put(digits.len() as u64, packed);
     packed.extend(digits.chunks(2).map(|two| value(two[0]) << 4 | two.get(1).copied().map_or(0, value)));
 }
 
-/// The values that are a response's own, one after another.
+/// Reads the packed values of an entry, one after the other.
 pub(super) struct Values<'a> {
     packed: &'a [u8],
     body: u64,
 }
 
 impl<'a> Values<'a> {
-    /// Those that are packed so, of a response whose body has so many bytes.
+    /// `body` is the length of the body in bytes.
     pub(super) fn new(packed: &'a [u8], body: u64) -> Self {
         Self { packed, body }
     }
 
-    /// Appends the next one, which is of this kind.
+    /// Appends the text of the next value, which is of this kind.
     pub(super) fn next(&mut self, kind: Kind, to: &mut Vec<u8>) {
         match kind {
             Kind::Text => to.extend_from_slice(varint::take_bytes(&mut self.packed)),
@@ -129,7 +129,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// Appends the next digits.
+    /// Appends hexadecimal digits.
     fn digits(&mut self, to: &mut Vec<u8>) {
         let count = usize::try_from(varint::take(&mut self.packed)).unwrap_or(usize::MAX);
         let (packed, others) = self.packed.split_at_checked(count.div_ceil(2)).unwrap_or_default();
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_takes_what_its_kind_leaves_open() {
+    fn a_value_takes_the_bytes_that_its_kind_leaves_open() {
         let (time, other) = ("Sun, 22 Nov 2026 12:00:00 GMT", "Sun, 22 Nov 2026 12:00:00 CET");
         for (name, value, bytes) in [
             (DATE, time, 4),
@@ -177,18 +177,18 @@ mod tests {
             (CONTENT_LENGTH, "1025", 5),
         ] {
             let (parsed, mut packed) = (HeaderValue::from_static(value), Vec::new());
-            let own = Own::of(&name, &parsed, 1024);
+            let own = OwnValue::of(&name, &parsed, 1024);
             own.pack(&mut packed);
             assert_eq!(packed.len(), bytes, "{name}: {value}");
-            let mut again = Vec::new();
-            Values::new(&packed, 1024).next(own.kind(), &mut again);
-            assert_eq!(again, value.as_bytes());
+            let mut unpacked = Vec::new();
+            Values::new(&packed, 1024).next(own.kind(), &mut unpacked);
+            assert_eq!(unpacked, value.as_bytes());
         }
     }
 
     proptest! {
         #[test]
-        fn whatever_the_bytes_are_they_are_read_to_the_end(packed in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn arbitrary_bytes_are_read_to_the_end_without_a_panic(packed in proptest::collection::vec(any::<u8>(), 0..40)) {
             for kind in [Kind::Text, Kind::Hex, Kind::HexPair, Kind::Date, Kind::Length] {
                 let (mut values, mut text) = (Values::new(&packed, 7), Vec::new());
                 for _ in 0..50 {
