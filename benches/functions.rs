@@ -29,7 +29,7 @@ use store::budget::Budget;
 use store::entry::{Content, Stored};
 use store::headers::{PackedHeaders, Templates};
 use store::metadata::{Metadata, Validated};
-use store::tiers::{Found, Plan, Store, Tier};
+use store::tiers::{Lookup, Plan, Store, Tier};
 
 #[allow(dead_code, unused_imports)]
 #[path = "../src/body"]
@@ -103,8 +103,8 @@ fn memory(criterion: &mut Criterion) {
         criterion.bench_function(&format!("memory/find/{objects}"), |bencher| {
             bencher.iter(|| {
                 at = (at + 7919) % keys.len();
-                let found = tiers.find(black_box(&keys[at]));
-                assert!(matches!(found, Found::Here(Tier::Main, _)));
+                let found = tiers.lookup(black_box(&keys[at]));
+                assert!(matches!(found, Lookup::Memory(Tier::Main, _)));
             });
         });
     }

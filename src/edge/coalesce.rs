@@ -27,7 +27,6 @@ use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::semantics::vary::{self, Accepted, Variant, Varies};
 use crate::store::entry::Stored;
 use crate::store::metadata::Metadata;
-use crate::store::tiers::Found;
 
 impl Edge {
     /// Validates a response in the background: one flight at a time for a key. A client
@@ -88,10 +87,10 @@ impl Edge {
                     }
                     Otherwise::Pass
                 }
-                Outcome::Landed => match self.store.find(&ask.key) {
-                    Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
+                Outcome::Landed => match self.store.get(&ask.key) {
+                    Some((tier, stored)) => return self.answer_stored(&ask, tier, &stored),
                     // It landed, and was evicted already: no use in queueing again.
-                    _ => Otherwise::Pass,
+                    None => Otherwise::Pass,
                 },
                 Outcome::Pass(refusal) => match response(first).await {
                     Some((provider, response)) if Self::answers(&ask, &order, response.headers()) => {

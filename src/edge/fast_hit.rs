@@ -62,7 +62,7 @@ impl Edge {
         head: &mut Vec<u8>,
     ) -> Result<(Body, Record, IpAddr), NotFastHit> {
         let (key, client) = self.plain_key(source, connection, ask).ok_or(NotFastHit::Involved)?;
-        let Some((tier, stored)) = self.store.held(&key) else {
+        let Some((tier, stored)) = self.store.get(&key) else {
             return Err(NotFastHit::Missing(key, client));
         };
         if !self.append_hit(&stored, ask.most, head) {

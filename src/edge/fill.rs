@@ -20,7 +20,7 @@ use crate::key::AssetKey;
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::store::entry::Stored;
-use crate::store::tiers::{Found, Tier};
+use crate::store::tiers::Tier;
 
 /// What a fill asks for.
 pub(super) struct Order {
@@ -93,7 +93,7 @@ impl Edge {
     }
 
     pub(super) fn has_landed(&self, key: &AssetKey, order: &Order) -> bool {
-        matches!(self.store.find(key), Found::Here(_, stored) if order.is_met_by(&stored))
+        self.store.get(key).is_some_and(|(_, stored)| order.is_met_by(&stored))
     }
 
     async fn fill_from_origin(self: &Arc<Self>, leading: Leading, order: &Order) {

@@ -24,7 +24,6 @@ use crate::observe::metrics::Fetched;
 use crate::semantics::conditional::is_strong;
 use crate::semantics::storing::{self, Name, Personal, Refusal, Verdict};
 use crate::store::entry::Head;
-use crate::store::tiers::Found;
 use crate::upstream::Unframed;
 
 impl Edge {
@@ -160,7 +159,7 @@ impl Edge {
     /// The rest, from this edge itself: it is next in rank, so others may have asked it
     /// for the same meanwhile.
     async fn rest_from_here(&self, lead: &mut Lead, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
-        if let Found::Here(_, stored) = self.store.find(lead.key())
+        if let Some((_, stored)) = self.store.get(lead.key())
             && is_same(&intake.head, tag, &stored.fields().unpack(), Some(stored.len()))
         {
             let len = stored.len();

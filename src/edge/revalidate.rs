@@ -16,7 +16,6 @@ use crate::semantics::storing::{self, Case, Credentials, Name, Personal, Refusal
 use crate::semantics::{date, freshness, validation, vary};
 use crate::store::entry::Stored;
 use crate::store::metadata::{Metadata, Validated};
-use crate::store::tiers::Found;
 
 impl Edge {
     /// Whether this is a 304 that does not match what is stored.
@@ -88,7 +87,7 @@ impl Edge {
 
     fn learn_of(&self, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
         let key = lead.key();
-        let Found::Here(tier, stored) = self.store.find(key) else {
+        let Some((tier, stored)) = self.store.get(key) else {
             return;
         };
         let known = stored.fields().unpack();

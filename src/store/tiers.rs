@@ -93,15 +93,16 @@ impl Tier {
     }
 }
 
-/// The result of a lookup.
-pub(crate) enum Found {
-    /// A stored response, fresh or stale.
-    Here(Tier, Stored),
-    /// The response was not storable lately: do not coalesce.
-    Marked,
-    /// The content failed verification lately.
-    Wrong,
-    Nothing,
+/// The result of a [lookup](Store::lookup).
+pub(crate) enum Lookup {
+    /// A response in memory, fresh or stale.
+    Memory(Tier, Stored),
+    /// No response; the last ones were not storable, so the request is not coalesced.
+    HitForMiss,
+    /// No response; the content of the last one failed verification, so the key is not fetched.
+    WrongContent,
+    /// No response.
+    Absent,
 }
 
 /// Entries by the hash of their key. An entry has the key itself, so of two keys with the same hash,
@@ -194,19 +195,20 @@ impl Store {
     }
 
     /// Returns the response of `key`, fresh or stale, and its tier.
-    pub(crate) fn held(&self, key: &AssetKey) -> Option<(Tier, Stored)> {
+    pub(crate) fn get(&self, key: &AssetKey) -> Option<(Tier, Stored)> {
         Tier::ALL.into_iter().find_map(|tier| Some((tier, self.shelf(tier).get(key)?)))
     }
 
-    pub(crate) fn find(&self, key: &AssetKey) -> Found {
-        if let Some((tier, stored)) = self.held(key) {
-            Found::Here(tier, stored)
+    /// Returns the response of `key`, or the reason to treat its request differently.
+    pub(crate) fn lookup(&self, key: &AssetKey) -> Lookup {
+        if let Some((tier, stored)) = self.get(key) {
+            Lookup::Memory(tier, stored)
         } else if self.wrong.contains(key.variant_hash()) {
-            Found::Wrong
+            Lookup::WrongContent
         } else if self.markers.contains(key.hash()) {
-            Found::Marked
+            Lookup::HitForMiss
         } else {
-            Found::Nothing
+            Lookup::Absent
         }
     }
 
@@ -506,7 +508,7 @@ mod tests {
             assert!(tiers.takes(Tier::Main, largest));
             let entry = stored(&key("/a"), &budget, largest - 600, FOREVER, SystemTime::now());
             tiers.store(Tier::Main, &key("/a"), entry);
-            assert!(matches!(tiers.find(&key("/a")), Found::Here(Tier::Main, _)), "{memory}");
+            assert!(matches!(tiers.lookup(&key("/a")), Lookup::Memory(Tier::Main, _)), "{memory}");
         }
     }
 
@@ -536,7 +538,7 @@ mod tests {
                 let (key, weight) = (key(&format!("/{part}")), plan.max_object / 16 * part);
                 assert!(tiers.takes(Tier::Hot, weight));
                 tiers.store(Tier::Hot, &key, stored(&key, &budget, weight - 600, FOREVER, SystemTime::now()));
-                assert!(matches!(tiers.find(&key), Found::Here(..)), "{weight} of {memory}");
+                assert!(matches!(tiers.lookup(&key), Lookup::Memory(..)), "{weight} of {memory}");
                 tiers.remove(&key);
             }
             assert!(!tiers.takes(Tier::Hot, plan.main));
@@ -549,7 +551,7 @@ mod tests {
         let budget = Budget::new(plan.memory);
         let tiers = Store::new(&plan, Arc::clone(&budget));
         tiers.store(Tier::Hot, &key("/a"), stored(&key("/a"), &budget, 1, FOREVER, SystemTime::now()));
-        assert!(matches!(tiers.find(&key("/a")), Found::Here(Tier::Main, _)));
+        assert!(matches!(tiers.lookup(&key("/a")), Lookup::Memory(Tier::Main, _)));
         assert_eq!(tiers.figures(Tier::Hot).0, 0);
     }
 
@@ -585,7 +587,7 @@ mod tests {
         }
 
         fn has(&self, key: &AssetKey) -> bool {
-            matches!(self.tiers.find(key), Found::Here(..))
+            matches!(self.tiers.lookup(key), Lookup::Memory(..))
         }
     }
 
@@ -650,8 +652,8 @@ mod tests {
         let keys = [key("/a"), key("/b").colliding_with(&key("/a"))];
         for (key, other) in [(&keys[0], &keys[1]), (&keys[1], &keys[0])] {
             tiers.store(Tier::Main, key, stored(key, &budget, 10, FOREVER, SystemTime::now()));
-            assert!(matches!(tiers.find(key), Found::Here(_, stored) if stored.name() == Some(key.as_str())));
-            assert!(matches!(tiers.find(other), Found::Nothing));
+            assert!(matches!(tiers.lookup(key), Lookup::Memory(_, stored) if stored.name() == Some(key.as_str())));
+            assert!(matches!(tiers.lookup(other), Lookup::Absent));
         }
         assert_eq!(tiers.figures(Tier::Main).1, 1);
         // An invalidation covers all spellings of a query, which share a hash.
@@ -667,17 +669,17 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let second = Duration::from_secs(1);
         tiers.mark(&key("/a"), second);
-        assert!(matches!(tiers.find(&key("/a")), Found::Marked));
+        assert!(matches!(tiers.lookup(&key("/a")), Lookup::HitForMiss));
         tokio::time::advance(second).await;
-        assert!(matches!(tiers.find(&key("/a")), Found::Nothing));
+        assert!(matches!(tiers.lookup(&key("/a")), Lookup::Absent));
         tiers.mark(&key("/a"), second);
         for tier in [Tier::Hot, Tier::Main, Tier::Hot] {
             tiers.store(tier, &key("/a"), stored(&key("/a"), &budget, 10, FOREVER, now));
-            assert!(matches!(tiers.find(&key("/a")), Found::Here(found, _) if found == tier));
+            assert!(matches!(tiers.lookup(&key("/a")), Lookup::Memory(found, _) if found == tier));
             assert_eq!(tiers.figures(Tier::Main).1 + tiers.figures(Tier::Hot).1, 1);
         }
         tiers.remove(&key("/a"));
-        assert!(matches!(tiers.find(&key("/a")), Found::Nothing));
+        assert!(matches!(tiers.lookup(&key("/a")), Lookup::Absent));
         assert_eq!(budget.used(), 0);
     }
 
@@ -689,10 +691,10 @@ mod tests {
         tiers.doubt("peer", &a, second);
         tiers.note_changed(&a, 2 * second);
         tokio::time::advance(second / 2).await;
-        assert!(matches!(tiers.find(&a), Found::Wrong));
+        assert!(matches!(tiers.lookup(&a), Lookup::WrongContent));
         assert!(tiers.doubts("peer", &a) && !tiers.doubts("other", &a));
         tokio::time::advance(second / 2).await;
-        assert!(matches!(tiers.find(&a), Found::Nothing));
+        assert!(matches!(tiers.lookup(&a), Lookup::Absent));
         assert!(!tiers.doubts("peer", &a));
         assert_eq!(tiers.changed_for(&a), Some(second));
         tokio::time::advance(second).await;
