@@ -79,7 +79,7 @@ fn fields(criterion: &mut Criterion) {
     let forms = Templates::new(Budget::new(0));
     let packed = forms.pack(facts, &headers, 1024);
     criterion.bench_function("fields/pack", |bencher| bencher.iter(|| forms.pack(facts, black_box(&headers), 1024)));
-    let fields = PackedHeaders::new(&packed.template, packed.born, &packed.values, 1024);
+    let fields = PackedHeaders::new(&packed.template, packed.times, &packed.values, 1024);
     criterion.bench_function("fields/unpack", |bencher| bencher.iter(|| black_box(fields).unpack()));
 }
 

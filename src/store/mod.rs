@@ -7,5 +7,6 @@ pub(crate) mod headers;
 pub(crate) mod metadata;
 mod sharding;
 pub(crate) mod tiers;
+mod ttl_set;
 mod variants;
 mod varint;

@@ -21,12 +21,11 @@ use crate::store::entry::Stored;
 use crate::store::headers::{PackedHead, Templates};
 use crate::store::metadata::Metadata;
 use crate::store::sharding::{KeyHash, ReturnRemoved, largest_entry, options};
+use crate::store::ttl_set::TtlSet;
 use crate::store::variants::Variants;
 
 /// Bytes reserved for the headers of an object of the largest size.
 const HEADERS: u64 = 64 * 1024;
-/// The most markers of each kind.
-const MARKERS: usize = 16 * 1024;
 
 /// The division of `cache.memory`, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -290,7 +289,7 @@ impl Store {
             let is_proven = |stored: &Stored| matches!(stored.facts().lifetime, Lifetime::UntilEvicted { .. });
             self.shelf(tier).responses.retain(|_, stored| is_proven(stored));
         }
-        self.wrong.0.clear();
+        self.wrong.clear();
     }
 
     fn remove_all(&self, keys: &[AssetKey]) {
@@ -392,7 +391,7 @@ impl Store {
     /// Removes the markers and the notes on wrong content, after a change of the rules.
     pub(crate) fn unmark_all(&self) {
         for notes in [&self.markers, &self.own_markers, &self.wrong, &self.doubted] {
-            notes.0.clear();
+            notes.clear();
         }
     }
 
@@ -426,41 +425,6 @@ impl Store {
     pub(crate) fn figures(&self, tier: Tier) -> (u64, u64, u64) {
         let shelf = self.shelf(tier);
         (shelf.responses.weight(), shelf.responses.len() as u64, shelf.evictions.load(Ordering::Relaxed))
-    }
-}
-
-/// A set of key hashes, each until a time; keys with the same hash share an entry. It uses the
-/// monotonic clock: a step of the wall clock could turn seconds into hours.
-struct TtlSet(Cache<u64, Instant>);
-
-impl TtlSet {
-    fn new() -> Self {
-        Self(Cache::new(MARKERS))
-    }
-
-    /// Adds `hash` for `period`.
-    fn insert(&self, hash: u64, period: Duration) {
-        self.0.insert(hash, Instant::now() + period);
-    }
-
-    fn remove(&self, hash: u64) {
-        self.0.remove(&hash);
-    }
-
-    /// Returns the time for which `hash` is still in the set, if it is.
-    fn left(&self, hash: u64) -> Option<Duration> {
-        let until = self.0.get(&hash)?;
-        let now = Instant::now();
-        if now < until {
-            return Some(until - now);
-        }
-        // Conditional: another thread may have extended it in between.
-        self.0.remove_if(&hash, |until| now >= *until);
-        None
-    }
-
-    fn contains(&self, hash: u64) -> bool {
-        self.left(hash).is_some()
     }
 }
 

@@ -7,7 +7,7 @@ use super::template::{Gap, Lines, Template};
 use super::values::Values;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::date;
-use crate::store::metadata::{Metadata, Span, Times};
+use crate::store::metadata::{Metadata, Times};
 
 /// The headers and the metadata of a stored response.
 #[derive(Clone, Copy)]
@@ -31,8 +31,7 @@ pub(crate) struct PerResponse<'a> {
 impl<'a> PackedHeaders<'a> {
     /// The headers of a response of `template`, with these
     /// [values](super::PackedHead::values) and a body of `body` bytes.
-    pub(crate) fn new(template: &'a Template, born: Span, mut values: &'a [u8], body: u64) -> Self {
-        let times = Times { born, fresh: Span::unpack(&mut values) };
+    pub(crate) fn new(template: &'a Template, times: Times, values: &'a [u8], body: u64) -> Self {
         Self { template, times, values, body }
     }
 
@@ -43,8 +42,8 @@ impl<'a> PackedHeaders<'a> {
     /// Returns the headers as a map, in their order.
     pub(crate) fn unpack(self) -> HeaderMap {
         let mut headers = self.template.headers().clone();
-        // Up to three values are dates, and packed hexadecimal digits take half of their length.
-        let mut text = Vec::with_capacity(2 * self.values.len() + 3 * date::LENGTH);
+        // Up to three values are dates.
+        let mut text = Vec::with_capacity(self.values.len() + 3 * date::LENGTH);
         let mut values = Values::new(self.values, self.body);
         let lengths = self.template.lines().kinds().map(|kind| {
             let before = text.len();
@@ -156,7 +155,7 @@ pub(crate) mod tests {
             let responses: Vec<_> = responses.iter().map(|(lines, body)| (headers(lines), *body)).collect();
             let packed: Vec<_> = responses.iter().map(|(headers, body)| templates.pack(facts(), headers, *body)).collect();
             for (packed, (response, body)) in packed.iter().zip(&responses) {
-                let headers = PackedHeaders::new(&packed.template, packed.born, &packed.values, *body);
+                let headers = PackedHeaders::new(&packed.template, packed.times, &packed.values, *body);
                 let mut unpacked = headers.unpack();
                 prop_assert_eq!(lines(&unpacked), lines(response));
                 let mut written = Vec::new();

@@ -10,7 +10,7 @@ use triomphe::Arc;
 use super::values::{Kind, OwnValue};
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::store::budget::Budget;
-use crate::store::metadata::{Metadata, Span, Times};
+use crate::store::metadata::{Metadata, Times};
 
 /// The most shared templates.
 const MOST: usize = 1024;
@@ -19,7 +19,7 @@ const LONGEST: usize = 4 * 1024;
 
 /// The headers and metadata that many responses share.
 pub(crate) struct Template {
-    /// With [times](Times) of zero.
+    /// With the default [times](Times).
     facts: Metadata,
     /// With empty values where each response has its own.
     headers: HeaderMap,
@@ -166,8 +166,8 @@ fn shared_headers(headers: &HeaderMap) -> HeaderMap {
 /// The head of a response, to be stored.
 pub(crate) struct PackedHead {
     pub(crate) template: Arc<Template>,
-    pub(crate) born: Span,
-    /// The freshness lifetime, then the values of this entry in their order.
+    pub(crate) times: Times,
+    /// The packed values of this entry, in their order.
     pub(crate) values: Vec<u8>,
 }
 
@@ -201,14 +201,13 @@ impl Templates {
 
     /// Packs the head of a response with a body of `body` bytes.
     pub(crate) fn pack(&self, facts: Metadata, headers: &HeaderMap, body: u64) -> PackedHead {
-        let (mut text, mut packed, times) = (Vec::new(), Vec::new(), facts.times());
-        times.fresh.pack(&mut packed);
+        let (mut text, mut values) = (Vec::new(), Vec::new());
         for (name, value) in headers {
             text.extend_from_slice(name.as_str().as_bytes());
             text.push(b':');
             if is_own(name, value) {
                 let own = OwnValue::of(name, value, body);
-                own.pack(&mut packed);
+                own.pack(&mut values);
                 // A control character, so the text differs from that of any shared value.
                 text.push(own.kind() as u8);
             } else {
@@ -217,7 +216,7 @@ impl Templates {
             text.push(b'\n');
         }
         let template = self.template(facts.at(Times::default()), text.into(), headers, body);
-        PackedHead { template, born: times.born, values: packed }
+        PackedHead { template, times: facts.times(), values }
     }
 
     /// Returns the template of these metadata and `text`, its key, or makes it from the headers
@@ -288,7 +287,7 @@ mod tests {
             Metadata { lifetime: Lifetime::For(Terms::only(Duration::from_millis(1500))), ..later };
         let all = [facts(), later, missing, of_another_template];
         let packed = all.map(|facts| templates.pack(facts, &HeaderMap::new(), 1));
-        let facts = |packed: &PackedHead| PackedHeaders::new(&packed.template, packed.born, &packed.values, 1).facts();
+        let facts = |packed: &PackedHead| PackedHeaders::new(&packed.template, packed.times, &packed.values, 1).facts();
         assert_eq!(packed.each_ref().map(facts), all);
         assert_eq!(templates.listed.lock().unwrap().len(), 3);
     }
@@ -302,7 +301,7 @@ mod tests {
         assert!(shared.iter().all(|head| head.weight() < 20));
         assert!(single.iter().all(|head| head.weight() > 300));
         assert_eq!(
-            lines(&PackedHeaders::new(&single[9].template, single[9].born, &single[9].values, 1 << 20).unpack()),
+            lines(&PackedHeaders::new(&single[9].template, single[9].times, &single[9].values, 1 << 20).unpack()),
             lines(&asset(1, MOST + 9))
         );
         // Unused templates make room.
