@@ -45,7 +45,7 @@ impl Order {
     /// Whether `stored` is an answer to this order: fresh, and not the one that
     /// is to be validated.
     fn is_met_by(&self, stored: &Stored) -> bool {
-        let same = self.stale.as_ref().is_some_and(|stale| stale.is(stored));
+        let same = self.stale.as_ref().is_some_and(|stale| stale.is_same(stored));
         !same && stored.facts().is_fresh(SystemTime::now())
     }
 

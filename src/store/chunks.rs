@@ -10,7 +10,7 @@ pub(crate) const CHUNK: usize = 256 * 1024;
 
 /// A whole body in memory with its share of the budget.
 pub(crate) struct Chunks {
-    chunks: Box<[Bytes]>,
+    parts: Box<[Bytes]>,
     len: u64,
     charge: Charge,
 }
@@ -19,7 +19,7 @@ impl Chunks {
     /// Each of `chunks` but the last has [`CHUNK`] bytes.
     pub(crate) fn new(chunks: Vec<Bytes>, charge: Charge) -> Self {
         let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { chunks: chunks.into(), len, charge }
+        Self { parts: chunks.into(), len, charge }
     }
 
     /// Returns the length in bytes.
@@ -34,14 +34,14 @@ impl Chunks {
 
     /// Returns the bytes from `at` to `end`, as far as they are in one chunk.
     pub(crate) fn chunk(&self, at: u64, end: u64) -> &[u8] {
-        let bytes = self.chunks.get(to_usize(at) / CHUNK).map_or(&[][..], |chunk| &chunk[to_usize(at) % CHUNK..]);
+        let bytes = self.parts.get(to_usize(at) / CHUNK).map_or(&[][..], |chunk| &chunk[to_usize(at) % CHUNK..]);
         &bytes[..bytes.len().min(to_usize(end - at))]
     }
 
     /// Returns the bytes of [`chunk`](Self::chunk) without a borrow of this body.
     pub(crate) fn shared_chunk(&self, at: u64, end: u64) -> Bytes {
         let bytes = self.chunk(at, end);
-        self.chunks.get(to_usize(at) / CHUNK).map_or_else(Bytes::new, |chunk| chunk.slice_ref(bytes))
+        self.parts.get(to_usize(at) / CHUNK).map_or_else(Bytes::new, |chunk| chunk.slice_ref(bytes))
     }
 }
 

@@ -45,8 +45,8 @@ pub(crate) struct Head {
 impl Head {
     /// Returns the bytes charged for a flight with this head, without the body.
     pub(crate) fn weight(&self, key: &AssetKey) -> u64 {
-        let fields: usize = self.headers.iter().map(field_weight).sum();
-        FLIGHT + (key.packed_len() + fields) as u64
+        let headers: usize = self.headers.iter().map(field_weight).sum();
+        FLIGHT + (key.packed_len() + headers) as u64
     }
 }
 
@@ -57,10 +57,8 @@ pub(crate) fn detached(headers: &HeaderMap) -> HeaderMap {
     let mut detached = HeaderMap::with_capacity(headers.len() + 4);
     for (name, value) in headers {
         all.extend_from_slice(value.as_bytes());
-        // Always valid: the bytes were a header value before.
-        if let Ok(value) = HeaderValue::from_maybe_shared(all.split().freeze()) {
-            detached.append(name.clone(), value);
-        }
+        let value = HeaderValue::from_maybe_shared(all.split().freeze());
+        detached.append(name.clone(), value.expect("the bytes were a header value before"));
     }
     detached
 }
@@ -157,7 +155,7 @@ impl Stored {
     }
 
     /// Returns true if both are handles of the same entry.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.0.ptr() == other.0.ptr()
     }
 
@@ -288,12 +286,12 @@ pub(crate) mod tests {
     fn head(budget: &Arc<Budget>, tag: &'static str, len: u64) -> PackedHead {
         let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
         let facts = Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
-        let fields = [
+        let headers = [
             (ETAG, HeaderValue::from_static(tag)),
             (CONTENT_TYPE, HeaderValue::from_static("text/css")),
             (CONTENT_LENGTH, len.into()),
         ];
-        Templates::new(Arc::clone(budget)).pack(facts, &HeaderMap::from_iter(fields), len)
+        Templates::new(Arc::clone(budget)).pack(facts, &HeaderMap::from_iter(headers), len)
     }
 
     #[test]
@@ -337,7 +335,9 @@ pub(crate) mod tests {
                 (&"one".parse().unwrap(), &"two".parse().unwrap())
             );
             assert_eq!(new.fields().unpack()[CONTENT_LENGTH], HeaderValue::from(len));
-            assert!(new.has_key(&key("/a")) && !new.has_key(&key("/ab")) && !new.is(&old) && new.is(&new.clone()));
+            assert!(
+                new.has_key(&key("/a")) && !new.has_key(&key("/ab")) && !new.is_same(&old) && new.is_same(&new.clone())
+            );
             // A large body is not charged again.
             let body = old.chunks.as_ref().map_or(0, |chunks| chunks.charged());
             assert_eq!((new.weight(), budget.used()), (weight + body, weight));

@@ -108,14 +108,15 @@ pub(crate) enum Lookup {
 /// one at a time is stored.
 type Responses = Cache<u64, Stored, ByWeight, KeyHash, ReturnRemoved>;
 
-struct Shelf {
+/// The responses of one tier.
+struct TierCache {
     responses: Responses,
     /// Weight in bytes of the largest entry that fits.
     largest: u64,
     evictions: AtomicU64,
 }
 
-impl Shelf {
+impl TierCache {
     fn new(bytes: u64, max_object: u64) -> Self {
         let options = options(bytes, max_object + HEADERS, 16 * 1024);
         let responses = Cache::with_options(options, ByWeight, KeyHash, ReturnRemoved);
@@ -145,8 +146,8 @@ impl Shelf {
 
 /// The stored responses of an edge, and its notes on keys.
 pub(crate) struct Store {
-    main: Shelf,
-    hot: Shelf,
+    main: TierCache,
+    hot: TierCache,
     templates: Templates,
     variants: Variants,
     /// Requests for these keys are not coalesced.
@@ -170,10 +171,10 @@ impl Store {
     /// `budget` is charged for the entries.
     pub(crate) fn new(plan: &Plan, budget: Arc<Budget>) -> Self {
         Self {
-            main: Shelf::new(plan.main, plan.max_object),
+            main: TierCache::new(plan.main, plan.max_object),
             // Shards for the largest objects would leave this tier few shards, so copies of such
             // objects are in the main tier.
-            hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
+            hot: TierCache::new(plan.hot, plan.max_object.min(plan.hot / 8)),
             templates: Templates::new(budget),
             variants: Variants::new(plan.variants),
             markers: TtlSet::new(),
@@ -186,7 +187,7 @@ impl Store {
         }
     }
 
-    fn shelf(&self, tier: Tier) -> &Shelf {
+    fn cache(&self, tier: Tier) -> &TierCache {
         match tier {
             Tier::Main => &self.main,
             Tier::Hot => &self.hot,
@@ -195,7 +196,7 @@ impl Store {
 
     /// Returns the response of `key`, fresh or stale, and its tier.
     pub(crate) fn get(&self, key: &AssetKey) -> Option<(Tier, Stored)> {
-        Tier::ALL.into_iter().find_map(|tier| Some((tier, self.shelf(tier).get(key)?)))
+        Tier::ALL.into_iter().find_map(|tier| Some((tier, self.cache(tier).get(key)?)))
     }
 
     /// Returns the response of `key`, or the reason to treat its request differently.
@@ -226,13 +227,13 @@ impl Store {
 
     /// Returns true if an entry of this weight for `tier` fits into the store.
     pub(crate) fn takes(&self, tier: Tier, weight: u64) -> bool {
-        weight <= self.shelf(self.fitting(tier, weight)).largest
+        weight <= self.cache(self.fitting(tier, weight)).largest
     }
 
     /// Returns the tier for an entry of this weight. A copy that is too heavy for a shard of the hot
     /// tier goes to the main tier; the shards of that tier take every body up to `max_object`.
     fn fitting(&self, tier: Tier, weight: u64) -> Tier {
-        if weight <= self.shelf(tier).largest { tier } else { Tier::Main }
+        if weight <= self.cache(tier).largest { tier } else { Tier::Main }
     }
 
     /// Packs the head of a response with a body of `body` bytes.
@@ -256,15 +257,15 @@ impl Store {
         self.markers.remove(key.hash());
         self.wrong.remove(key.variant_hash());
         let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
-        self.shelf(other).remove(key);
-        self.shelf(tier).insert(key, stored);
+        self.cache(other).remove(key);
+        self.cache(tier).insert(key, stored);
     }
 
     /// Removes the response of `key`.
     pub(crate) fn remove(&self, key: &AssetKey) {
         self.wrong.remove(key.variant_hash());
         for tier in Tier::ALL {
-            self.shelf(tier).remove(key);
+            self.cache(tier).remove(key);
         }
     }
 
@@ -279,7 +280,7 @@ impl Store {
     /// `keeps`.
     pub(crate) fn retain(&self, keeps: impl Fn(&str) -> bool) {
         for tier in Tier::ALL {
-            self.shelf(tier).responses.retain(|_, stored| keeps(stored.asset_name()));
+            self.cache(tier).responses.retain(|_, stored| keeps(stored.asset_name()));
         }
     }
 
@@ -287,7 +288,7 @@ impl Store {
     pub(crate) fn forget_unproven(&self) {
         for tier in Tier::ALL {
             let is_proven = |stored: &Stored| matches!(stored.facts().lifetime, Lifetime::UntilEvicted { .. });
-            self.shelf(tier).responses.retain(|_, stored| is_proven(stored));
+            self.cache(tier).responses.retain(|_, stored| is_proven(stored));
         }
         self.wrong.clear();
     }
@@ -405,7 +406,7 @@ impl Store {
     /// a name does not identify them.
     pub(crate) fn most_used(&self, most: usize, wanted: impl Fn(u64) -> bool) -> Vec<(u32, String)> {
         let now = SystemTime::now();
-        let all = Tier::ALL.into_iter().flat_map(|tier| self.shelf(tier).responses.iter());
+        let all = Tier::ALL.into_iter().flat_map(|tier| self.cache(tier).responses.iter());
         let eligible = all.filter(|(hash, stored)| {
             let facts = stored.facts();
             facts.status == StatusCode::OK && facts.is_fresh(now) && stored.name().is_some() && wanted(*hash)
@@ -423,8 +424,8 @@ impl Store {
 
     /// Returns the bytes, objects and evictions of a tier.
     pub(crate) fn figures(&self, tier: Tier) -> (u64, u64, u64) {
-        let shelf = self.shelf(tier);
-        (shelf.responses.weight(), shelf.responses.len() as u64, shelf.evictions.load(Ordering::Relaxed))
+        let cache = self.cache(tier);
+        (cache.responses.weight(), cache.responses.len() as u64, cache.evictions.load(Ordering::Relaxed))
     }
 }
 

@@ -53,10 +53,8 @@ impl<'a> PackedHeaders<'a> {
         let lengths: Vec<_> = lengths.collect();
         let mut text = Bytes::from(text);
         for (gap, length) in headers.values_mut().filter(|value| value.is_empty()).zip(lengths) {
-            // Always valid: the bytes were a header value before.
-            if let Ok(value) = HeaderValue::from_maybe_shared(text.split_to(length)) {
-                *gap = value;
-            }
+            let value = HeaderValue::from_maybe_shared(text.split_to(length));
+            *gap = value.expect("the bytes were a header value before");
         }
         headers
     }
