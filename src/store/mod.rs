@@ -2,6 +2,8 @@
 
 pub(crate) mod budget;
 pub(crate) mod chunks;
+#[cfg(test)]
+mod codec;
 pub(crate) mod entry;
 pub(crate) mod headers;
 pub(crate) mod metadata;
