@@ -53,9 +53,9 @@ impl Provider {
 #[derive(Clone)]
 pub(crate) enum Outcome {
     Streaming(Streaming),
-    /// The key was stored before the flight asked a source.
+    /// The response is in the store already.
     Landed,
-    /// The stale entry is the answer.
+    /// The entry that was to be revalidated is the answer.
     Reused(Reused),
     /// The response is for the leader's client alone; the followers start again.
     Pass(Refusal),
@@ -106,14 +106,14 @@ pub(crate) struct Selected {
     pub(crate) variant: Variant,
 }
 
-/// A stale entry that is the answer after an attempt to revalidate it.
+/// An entry that is the answer after an attempt to revalidate it.
 #[derive(Clone)]
 pub(crate) struct Reused {
     pub(crate) stored: Stored,
     pub(crate) reason: ReuseReason,
 }
 
-/// The reason why a stale entry may be used.
+/// The reason why an entry may be used after the attempt.
 #[derive(Clone)]
 pub(crate) enum ReuseReason {
     /// The provider confirmed that the entry is current.

@@ -40,7 +40,7 @@ impl Variation {
     }
 }
 
-/// The assets with responses that vary, limited by weight. The least recently used are evicted.
+/// The assets with responses that vary, limited by weight. Assets not requested lately are evicted.
 pub(crate) struct Variants {
     /// By the hash of the asset's key, so spellings of a query share an entry.
     known: Cache<u64, Arc<Variation>, ByWeight, KeyHash, ReturnRemoved>,
