@@ -27,9 +27,9 @@ use body::zero_copy::Arena;
 use key::AssetKey;
 use store::budget::Budget;
 use store::entry::{Content, Stored};
-use store::headers::{Fields, Templates};
+use store::headers::{PackedHeaders, Templates};
 use store::metadata::{Metadata, Validated};
-use store::tiers::{Found, Plan, Store, Tier};
+use store::tiers::{Lookup, Plan, Store, Tier};
 
 #[allow(dead_code, unused_imports)]
 #[path = "../src/body"]
@@ -79,7 +79,7 @@ fn fields(criterion: &mut Criterion) {
     let forms = Templates::new(Budget::new(0));
     let packed = forms.pack(facts, &headers, 1024);
     criterion.bench_function("fields/pack", |bencher| bencher.iter(|| forms.pack(facts, black_box(&headers), 1024)));
-    let fields = Fields::new(&packed.form, packed.born, &packed.own, 1024);
+    let fields = PackedHeaders::new(&packed.template, packed.times, &packed.values, 1024);
     criterion.bench_function("fields/unpack", |bencher| bencher.iter(|| black_box(fields).unpack()));
 }
 
@@ -103,8 +103,8 @@ fn memory(criterion: &mut Criterion) {
         criterion.bench_function(&format!("memory/find/{objects}"), |bencher| {
             bencher.iter(|| {
                 at = (at + 7919) % keys.len();
-                let found = tiers.find(black_box(&keys[at]));
-                assert!(matches!(found, Found::Here(Tier::Main, _)));
+                let found = tiers.lookup(black_box(&keys[at]));
+                assert!(matches!(found, Lookup::Memory(Tier::Main, _)));
             });
         });
     }

@@ -1,21 +1,21 @@
-//! Counts by client, with a limit for each: of connections, and of requests at the origin.
+//! Counts per client with a limit, of connections and of requests at the origin.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many of one thing each client has, for those that are counted.
+/// Counts per client. Clients without a count are not in the map.
 #[derive(Clone, Default)]
 pub(crate) struct Clients(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// One that counts for its client until this is dropped.
+/// One unit of a client's count, until it is dropped.
 pub(crate) struct Counted {
     clients: Clients,
     client: IpAddr,
 }
 
 impl Clients {
-    /// Counts one more for the client at `address`; `None` if that client has `most`.
+    /// Counts one more for the client at `address`. Returns `None` at the limit, `most`.
     pub(crate) fn count(&self, address: IpAddr, most: usize) -> Option<Counted> {
         let client = client_of(address);
         let mut clients = self.lock();
@@ -29,7 +29,7 @@ impl Clients {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // Nothing in a critical section can leave it half changed.
+        // No critical section can panic half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -46,8 +46,8 @@ impl Drop for Counted {
     }
 }
 
-/// The client that an address belongs to: of IPv6 the network of 64 bits, for one host
-/// may have all of that.
+/// Returns the address that identifies a client: the /64 network of an IPv6 address, since one
+/// host may have all of that network.
 fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn each_client_has_its_own_count_and_none_is_remembered_without() {
+    fn each_client_has_its_own_limit_and_idle_clients_are_removed() {
         let clients = Clients::default();
         let first = [(); 3].map(|()| clients.count(address("192.0.2.1"), 3));
         assert!(first.iter().all(Option::is_some));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_is_counted_by_its_network_and_mapped_ipv4_as_ipv4() {
+    fn ipv6_is_counted_by_network_and_mapped_ipv4_as_ipv4() {
         for (one, other, same) in [
             ("2001:db8::1", "2001:db8::ffff:1", true),
             ("2001:db8::1", "2001:db8:0:1::1", false),

@@ -1,4 +1,4 @@
-//! Single flight: one fill of one key at a time, which everybody shares.
+//! Request coalescing: one fill of a key at a time, shared by all requests for the key.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -22,17 +22,17 @@ use crate::store::entry::{Head, Stored};
 
 const SHARDS: usize = 64;
 
-/// Where a flight may go. A request from a peer joins only those that go
-/// straight to the origin, so no two edges can wait for one another.
+/// The sources that a flight may ask. A request from a peer joins only flights that go straight
+/// to the origin, so two edges cannot wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Reach {
     Origin,
     Peers,
-    /// To one peer that holds it: nobody waits for that.
-    Holder,
+    /// One peer that has the entry, before any request needs it. No request joins.
+    Handoff,
 }
 
-/// Who gave a response.
+/// The source of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Provider {
     Origin,
@@ -40,7 +40,7 @@ pub(crate) enum Provider {
 }
 
 impl Provider {
-    /// As logs call it.
+    /// Returns the name used in logs.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Origin => "origin",
@@ -49,105 +49,105 @@ impl Provider {
     }
 }
 
-/// What has become of a flight, once its head is known.
+/// The result of a flight: its head, or the reason why there is none.
 #[derive(Clone)]
 pub(crate) enum Outcome {
     Streaming(Streaming),
-    /// It was in memory after all.
+    /// The response is in the store already.
     Landed,
-    /// What was stored, and stale, is the answer.
+    /// The entry that was to be revalidated is the answer.
     Reused(Reused),
-    /// It belongs to the leader's client alone: everybody else asks anew.
+    /// The response is for the leader's client alone; the followers start again.
     Pass(Refusal),
-    /// This edge is next in rank: another flight, to the origin, goes on.
+    /// This edge is next in rank: the flight continues as this one, to the origin.
     Joined(Arc<Flight>),
-    /// The owner does not have it at hand: who waits asks for it the long way.
-    NotAtHand,
+    /// The owner could not answer a peek from memory; the followers start again without it.
+    PeekMiss,
     Failed(Error),
 }
 
-/// The head of a flight whose body is growing, or is there.
+/// The head of a flight, with a body that is being received or complete.
 #[derive(Clone)]
 pub(crate) struct Streaming {
     pub(crate) head: Arc<Head>,
     pub(crate) provider: Provider,
     pub(crate) kept: Kept,
-    /// How much of it is held, as far as is known when it begins.
+    /// The part of the body that is kept, as far as known at its start.
     pub(crate) extent: Extent,
-    /// What its variant was selected by, and how: it is for those alone whose
-    /// requests select the same.
+    /// The variant, if the response varies: only requests that select it may use it.
     pub(crate) selected: Option<Selected>,
     /// The flight's share of the budget.
     pub(crate) room: Arc<Room>,
     pub(crate) proof: Verification,
-    /// When the head came.
+    /// Time at which the head was received.
     pub(crate) came: SystemTime,
 }
 
-/// How much of what came is held.
+/// The part of a flight's body that is kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
     Whole,
     Window,
 }
 
-/// What a flight's body has to prove before it is given out.
+/// The verification that a flight's body still needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verification {
-    /// Nothing, or nothing any more.
+    /// None, or it is done.
     None,
-    /// That it is what its name says: its end tells.
+    /// The digests are verified at the end of the body.
     AtEnd,
 }
 
-/// A variant, and the request fields that select it.
+/// A variant, and the request headers that select it.
 #[derive(Clone)]
 pub(crate) struct Selected {
     pub(crate) fields: Arc<[HeaderName]>,
     pub(crate) variant: Variant,
 }
 
-/// A stored response that was to be validated.
+/// An entry that is the answer after an attempt to revalidate it.
 #[derive(Clone)]
 pub(crate) struct Reused {
     pub(crate) stored: Stored,
-    pub(crate) why: Why,
+    pub(crate) reason: ReuseReason,
 }
 
-/// Why it is the answer.
+/// The reason why an entry may be used after the attempt.
 #[derive(Clone)]
-pub(crate) enum Why {
-    /// The provider says that it is still the same.
+pub(crate) enum ReuseReason {
+    /// The provider confirmed that the entry is current.
     Validated(Provider),
-    /// The provider fails with this status, and it may be used then (RFC 5861 §4).
+    /// The provider failed with this status (stale-if-error, RFC 5861 §4).
     FailedWith(StatusCode),
-    /// There was no answer, and it may be used then.
+    /// The provider did not answer (stale-if-error).
     Failed(Error),
 }
 
-/// Whether a flight's response will be stored here.
+/// The use of a flight's response: stored here, or only shared by the requests that wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kept {
     Stored,
     Shared(Refusal),
 }
 
+/// One fill of one key in progress.
 pub(crate) struct Flight {
     id: Id,
     outcome: SetOnce<Outcome>,
     pub(crate) body: Arc<Growing>,
-    /// What it brings was overtaken by a write: it is for those who wait, and
-    /// for nobody after them.
-    overtaken: AtomicBool,
+    /// True after a write invalidated the key: the requests that wait get the response, later
+    /// ones do not, and it is not stored.
+    invalidated: AtomicBool,
 }
 
 impl Flight {
-    /// What it has come to, if it has by now.
+    /// Returns the outcome, if there is one yet.
     pub(crate) fn look(&self) -> Option<&Outcome> {
         self.outcome.get()
     }
 
-    /// Waits for the head, or for whatever comes instead.
+    /// Waits for the outcome.
     pub(crate) async fn outcome(&self) -> &Outcome {
         self.outcome.wait().await
     }
@@ -157,7 +157,7 @@ impl Flight {
 struct Id {
     key: AssetKey,
     reach: Reach,
-    /// The credentials of the fill: requests with others do not join it.
+    /// The credentials of the fill. A request with other credentials does not join.
     credentials: Credentials,
 }
 
@@ -167,22 +167,24 @@ impl Id {
     }
 }
 
-type Table = HashMap<Id, Arc<Flight>, BuildHasherDefault<Mixed>>;
+type Table = HashMap<Id, Arc<Flight>, BuildHasherDefault<IdHasher>>;
 
 /// The flights of an edge.
 pub(crate) struct Flights {
     shards: Box<[Mutex<Table>]>,
+    /// The number of flights; one that is listed under two ids counts once.
     under_way: AtomicU64,
     arena: Arc<Arena>,
 }
 
+/// The role of a request in a flight.
 pub(crate) enum Joining {
     Lead(Lead),
     Follow(Arc<Flight>),
 }
 
 impl Flights {
-    /// What they bring is held in `pages`.
+    /// The chunks of the bodies are allocated in `arena`.
     pub(crate) fn new(arena: Arc<Arena>) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Arc::new(Self { shards, under_way: AtomicU64::new(0), arena })
@@ -194,7 +196,7 @@ impl Flights {
         lock(&self.shards[index])
     }
 
-    /// Leads a new flight, or follows the one that is under way.
+    /// Follows the flight of `key` with this reach and these credentials, or leads a new one.
     pub(crate) fn join(self: &Arc<Self>, key: &AssetKey, reach: Reach, credentials: Credentials) -> Joining {
         let id = Id { key: key.clone(), reach, credentials };
         let mut table = self.shard(key);
@@ -205,61 +207,61 @@ impl Flights {
             id: id.clone(),
             outcome: SetOnce::new(),
             body: Growing::new(Arc::clone(&self.arena)),
-            overtaken: AtomicBool::new(false),
+            invalidated: AtomicBool::new(false),
         });
         table.insert(id, Arc::clone(&flight));
         self.under_way.fetch_add(1, Ordering::Relaxed);
         Joining::Lead(Lead { flights: Arc::clone(self), flight, reach, listed: true, quota: None })
     }
 
-    /// Lets nobody join the flights of an asset any more, whatever the variant,
-    /// and has nothing of what they bring kept.
-    pub(crate) fn overtake(&self, key: &AssetKey) {
+    /// Removes the flights of all variants of an asset from the table. No request joins them
+    /// any more, and their responses are not stored.
+    pub(crate) fn invalidate(&self, key: &AssetKey) {
         self.shard(key).retain(|id, flight| {
-            let overtaken = id.key.is_of(key);
-            if overtaken {
-                flight.overtaken.store(true, Ordering::SeqCst);
-                self.count_out(id, flight);
+            let invalidated = id.key.is_same_asset(key);
+            if invalidated {
+                flight.invalidated.store(true, Ordering::SeqCst);
+                self.discount(id, flight);
             }
-            !overtaken
+            !invalidated
         });
     }
 
-    /// As [`overtake`](Self::overtake), of all assets.
-    pub(crate) fn overtake_all(&self) {
+    /// Invalidates the flights of all assets.
+    pub(crate) fn invalidate_all(&self) {
         for shard in &self.shards {
             for (id, flight) in lock(shard).drain() {
-                flight.overtaken.store(true, Ordering::SeqCst);
-                self.count_out(&id, &flight);
+                flight.invalidated.store(true, Ordering::SeqCst);
+                self.discount(&id, &flight);
             }
         }
     }
 
-    /// Lets nobody join `flight` any more, and has what it brings not kept: what
-    /// comes in its place is younger.
+    /// Invalidates one flight: a newer one replaces it.
     pub(crate) fn retire(&self, flight: &Arc<Flight>) {
-        flight.overtaken.store(true, Ordering::SeqCst);
+        flight.invalidated.store(true, Ordering::SeqCst);
         self.unlist(flight);
     }
 
-    /// A flight that is listed twice counts once.
-    fn count_out(&self, id: &Id, flight: &Flight) {
+    /// Counts one flight less, unless `id` is its second id.
+    fn discount(&self, id: &Id, flight: &Flight) {
         if *id == flight.id {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
+    /// Removes a flight from the table.
     fn unlist(&self, flight: &Arc<Flight>) {
         let mut table = self.shard(&flight.id.key);
         for id in [flight.id.clone(), flight.id.to_origin()] {
             if table.get(&id).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
                 table.remove(&id);
-                self.count_out(&id, flight);
+                self.discount(&id, flight);
             }
         }
     }
 
-    /// The flight of `key` that goes straight to the origin, if there is one.
+    /// Returns the flight of `key` that goes straight to the origin, if there is one.
     pub(crate) fn to_origin(&self, key: &AssetKey, credentials: Credentials) -> Option<Arc<Flight>> {
         let table = self.shard(key);
         if table.is_empty() {
@@ -268,15 +270,17 @@ impl Flights {
         table.get(&Id { key: key.clone(), reach: Reach::Origin, credentials }).cloned()
     }
 
+    /// Returns the number of flights.
     pub(crate) fn under_way(&self) -> u64 {
         self.under_way.load(Ordering::Relaxed)
     }
 
-    /// How many wait for what they bring, or read it.
+    /// Returns the number of readers of all flights, those that wait for a head included.
     pub(crate) fn readers(&self) -> u64 {
         let mut readers = 0;
         for shard in &self.shards {
-            // A flight that is listed twice counts once; and a body has a lock of its own.
+            // A flight with two ids counts once. The lock of a body is taken after the table's is
+            // released.
             let table = lock(shard);
             let flights = table.iter().filter(|(id, flight)| **id == flight.id);
             let flights: Vec<_> = flights.map(|(_, flight)| Arc::clone(flight)).collect();
@@ -288,19 +292,19 @@ impl Flights {
 }
 
 fn lock(shard: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    // Nothing in a critical section can leave it half changed.
+    // No critical section can panic half-way.
     shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The duty to bring a flight to its end. Dropped before that, as by a panic,
-/// it tells everybody who waits, and the next request tries afresh.
+/// The handle of a flight's leader. Dropped without an outcome, as by a panic, it fails the
+/// flight: the followers get the error, and the next request leads a new flight.
 pub(crate) struct Lead {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
-    /// Where it goes now.
+    /// The reach now, which [`go_to_origin`](Self::go_to_origin) may have changed.
     reach: Reach,
     listed: bool,
-    /// It counts for the client that leads it, until the outcome is known.
+    /// The request counts for the leader's client until the outcome is known.
     pub(crate) quota: Option<Counted>,
 }
 
@@ -321,21 +325,21 @@ impl Lead {
         &self.flight
     }
 
-    /// Publishes the head; the body follows by [`Lead::append`].
+    /// Publishes the head. The body follows with [`Lead::append`].
     pub(crate) fn stream(&mut self, streaming: Streaming) {
-        self.come_to(Outcome::Streaming(streaming));
+        self.publish(Outcome::Streaming(streaming));
     }
 
-    /// From now on it is filled by the origin, and peers may join it as well; unless
-    /// there is a flight to the origin already, which is returned.
+    /// Turns the flight into one that goes straight to the origin, which requests from peers may
+    /// join too. Changes nothing and returns the other flight if there is one already.
     pub(crate) fn go_to_origin(&mut self) -> Option<Arc<Flight>> {
         let id = self.flight.id.to_origin();
         if id == self.flight.id || !self.listed {
             return None;
         }
         let mut table = self.flights.shard(&id.key);
-        // Whoever overtakes it holds the table, too.
-        if self.is_overtaken() {
+        // Checked under the table's lock, which an invalidation holds as well.
+        if self.is_invalidated() {
             return None;
         }
         if let Some(other) = table.get(&id).filter(|other| !Arc::ptr_eq(other, &self.flight)) {
@@ -346,48 +350,48 @@ impl Lead {
         None
     }
 
-    /// Whether a write has overtaken what it brings.
-    pub(crate) fn is_overtaken(&self) -> bool {
-        self.flight.overtaken.load(Ordering::SeqCst)
+    /// Returns true if a write invalidated the key after the flight began.
+    pub(crate) fn is_invalidated(&self) -> bool {
+        self.flight.invalidated.load(Ordering::SeqCst)
     }
 
     pub(crate) fn append(&self, data: Bytes) {
         self.flight.body.append(data);
     }
 
-    /// Ends a flight that has no body of its own.
+    /// Ends a flight without a body.
     pub(crate) fn settle(mut self, outcome: Outcome) {
-        // Who is told to ask again must not find this one.
+        // A follower that starts again must not find this flight.
         self.unlist();
-        self.come_to(outcome);
+        self.publish(outcome);
     }
 
-    /// What a flight has come to first is what it has come to.
-    fn come_to(&mut self, outcome: Outcome) {
-        // Before the client can send another request.
+    /// Publishes the outcome, unless there is one.
+    fn publish(&mut self, outcome: Outcome) {
+        // Released before the client can send another request.
         self.quota = None;
         let _ = self.flight.outcome.set(outcome);
     }
 
-    /// Fails the flight: those who wait for the head get `error`, those who
-    /// read the body get it behind what has come.
+    /// Fails the flight. Followers that wait for the head get `error`; readers of the body get
+    /// it after the bytes received so far.
     pub(crate) fn fail(mut self, error: Error) {
-        // As above.
+        // As in `settle`.
         self.unlist();
-        self.break_off(error);
+        self.end_with(error);
     }
 
-    /// Does nothing to a flight that has come to its end.
-    fn break_off(&mut self, error: Error) {
+    /// Fails the body and the outcome, as far as they have not ended.
+    fn end_with(&mut self, error: Error) {
         self.flight.body.fail(error.clone());
-        self.come_to(Outcome::Failed(error));
+        self.publish(Outcome::Failed(error));
     }
 
-    /// Lets nobody join any more; those who did go on.
+    /// Removes the flight from the table. No request joins any more; the followers continue.
     pub(crate) fn unlist(&mut self) {
         if self.listed {
             self.listed = false;
-            // Overtaken, it is not listed, but another may be under its name.
+            // An invalidated flight is not in the table; another may have its id, and stays.
             self.flights.unlist(&self.flight);
         }
     }
@@ -396,15 +400,15 @@ impl Lead {
 impl Drop for Lead {
     fn drop(&mut self) {
         self.unlist();
-        self.break_off(Error::Panicked);
+        self.end_with(Error::Panicked);
     }
 }
 
-/// A key's hash, mixed with what else an [`Id`] holds.
+/// Hasher of an [`Id`]: mixes the hash that the key carries with the other parts.
 #[derive(Default)]
-struct Mixed(u64);
+struct IdHasher(u64);
 
-impl Hasher for Mixed {
+impl Hasher for IdHasher {
     fn write_u64(&mut self, hash: u64) {
         self.0 = self.0.rotate_left(5) ^ hash;
     }
@@ -435,19 +439,19 @@ mod tests {
     fn lead(flights: &Arc<Flights>, reach: Reach) -> Lead {
         match flights.join(&key(), reach, Credentials::None) {
             Joining::Lead(lead) => lead,
-            Joining::Follow(_) => panic!("someone leads already"),
+            Joining::Follow(_) => panic!("there is a leader already"),
         }
     }
 
     fn follow(flights: &Arc<Flights>, reach: Reach) -> Arc<Flight> {
         match flights.join(&key(), reach, Credentials::None) {
             Joining::Follow(flight) => flight,
-            Joining::Lead(_) => panic!("nobody leads"),
+            Joining::Lead(_) => panic!("there is no leader"),
         }
     }
 
     #[tokio::test]
-    async fn a_dropped_lead_strands_nobody() {
+    async fn a_dropped_lead_fails_its_followers() {
         let flights = Flights::new(Arena::none());
         let leading = lead(&flights, Reach::Origin);
         let following = follow(&flights, Reach::Origin);
@@ -458,13 +462,13 @@ mod tests {
         drop(lead(&flights, Reach::Origin));
     }
 
-    /// Looks for a flight as soon as it is woken.
-    struct Again {
+    /// A waker that leads a new flight.
+    struct LeadOnWake {
         flights: Arc<Flights>,
         leads: AtomicBool,
     }
 
-    impl Wake for Again {
+    impl Wake for LeadOnWake {
         fn wake(self: Arc<Self>) {
             drop(lead(&self.flights, Reach::Origin));
             self.leads.store(true, Ordering::Relaxed);
@@ -472,13 +476,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_told_to_ask_again_finds_it_no_more() {
-        let end: [fn(Lead); 2] = [|lead| lead.settle(Outcome::NotAtHand), |lead| lead.fail(Error::Abandoned)];
+    fn a_follower_that_starts_again_does_not_find_the_ended_flight() {
+        let end: [fn(Lead); 2] = [|lead| lead.settle(Outcome::PeekMiss), |lead| lead.fail(Error::Abandoned)];
         for end in end {
             let flights = Flights::new(Arena::none());
             let leading = lead(&flights, Reach::Origin);
             let following = follow(&flights, Reach::Origin);
-            let again = Arc::new(Again { flights, leads: AtomicBool::new(false) });
+            let again = Arc::new(LeadOnWake { flights, leads: AtomicBool::new(false) });
             let waker = Arc::clone(&again).into();
             let mut waiting = pin!(following.outcome());
             assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
@@ -488,7 +492,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reaches_are_apart() {
+    async fn flights_of_different_reaches_are_separate() {
         let flights = Flights::new(Arena::none());
         let to_peers = lead(&flights, Reach::Peers);
         assert!(flights.to_origin(&key(), Credentials::None).is_none());
@@ -503,14 +507,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_overtaken_flight_is_followed_by_another() {
+    async fn a_request_after_an_invalidation_leads_a_new_flight() {
         let flights = Flights::new(Arena::none());
-        let overtaken = lead(&flights, Reach::Origin);
-        flights.overtake(&key());
-        assert!(overtaken.is_overtaken());
+        let invalidated = lead(&flights, Reach::Origin);
+        flights.invalidate(&key());
+        assert!(invalidated.is_invalidated());
         let next = lead(&flights, Reach::Origin);
-        drop(overtaken);
-        assert!(!next.is_overtaken());
+        drop(invalidated);
+        assert!(!next.is_invalidated());
         assert_eq!(flights.under_way(), 1);
         follow(&flights, Reach::Origin);
         drop(next);
@@ -518,7 +522,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_the_one_that_was_told() {
+    async fn followers_get_the_error_of_the_failed_flight() {
         let flights = Flights::new(Arena::none());
         let leading = lead(&flights, Reach::Origin);
         let following = follow(&flights, Reach::Origin);

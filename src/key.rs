@@ -1,9 +1,9 @@
 //! [`AssetKey`]: the canonical name of an asset.
 //!
-//! One form serves the cache key, the placement on the ring and the request to the
-//! origin, so no two of them can disagree about a request. The path is canonical; what
-//! cannot be brought into that form without a guess is refused. The query goes as it
-//! came, for signatures are made over its bytes; all its spellings have one hash.
+//! The cache key, the placement on the ring and the request to the origin use the same form, so
+//! they cannot disagree about a request. The path is canonical; a path with an ambiguous
+//! canonical form is rejected. The query is kept byte for byte, since signatures cover its bytes; all
+//! its spellings have the same hash.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -19,35 +19,34 @@ use crate::semantics::vary::Variant;
 
 /// The canonical path and query of an asset, with its hash.
 ///
-/// Canonical means, after RFC 3986 §6.2.2: escapes of unreserved characters
-/// are decoded, all other escapes have upper-case digits, and a character that
-/// the grammar does not allow bare is escaped. Characters that the grammar
-/// reserves keep the form they came in, for `+` and `%2B` are different names; an
-/// escaped slash stays inside its segment.
+/// Canonical means, after RFC 3986 §6.2.2: escapes of unreserved characters are decoded, all
+/// other escapes have upper-case digits, and a character that the grammar does not allow bare is
+/// escaped. Reserved characters keep the form in which they were received, since `+` and `%2B`
+/// are different names; an escaped slash stays inside its segment.
 ///
-/// Equality is that of the name, whose query is kept byte for byte. The hash is XXH3-64 of
-/// the name with a canonical query: spellings of one query have the same owner, and one
-/// write invalidates all of them. Two names whose hashes collide never share a response.
+/// Equality compares the name, with the query byte for byte. The hash is XXH3-64 of the name
+/// with a canonical query: spellings of one query have the same owner, and one write invalidates
+/// all of them. Two names with the same hash never share a response.
 ///
-/// A key may also name one variant of the asset, by the request fields that
-/// select it (RFC 9111 §4.1): equal then are those with the same variant. Where
-/// the asset belongs on the ring is for all its variants the same.
+/// A key may also name one variant of the asset, by the request headers that select it
+/// (RFC 9111 §4.1); equality then includes the variant. All variants have the same place on the
+/// ring.
 #[derive(Clone)]
 pub struct AssetKey {
     hash: u64,
-    /// In memory of its own: as it came, it is a part of a connection's buffer.
+    /// A copy, so that it does not keep a connection's read buffer alive.
     name: Arc<str>,
     variant: Option<Variant>,
 }
 
-/// The longest name, in bytes: more is no target of a [`Uri`].
+/// The longest name in bytes: the limit of a [`Uri`].
 const LONGEST: usize = u16::MAX as usize - 1;
 
 impl AssetKey {
-    /// The key of a request target; `limit` is its greatest length in bytes.
+    /// Returns the key of a request target of at most `limit` bytes.
     ///
-    /// Only the path and the query count: an absolute-form target's scheme and
-    /// authority choose nothing, for the origin is the configuration's alone.
+    /// Only the path and the query count. The scheme and authority of an absolute-form target
+    /// are ignored: the configuration alone chooses the origin.
     ///
     /// # Errors
     /// [`Error::UriTooLong`] above `limit`; [`Error::BadRequest`] for a target
@@ -59,21 +58,22 @@ impl AssetKey {
         }
     }
 
-    /// As [`AssetKey::from_uri`], of the path and the query alone, as they came.
+    /// Returns the key of a path and query as received, by the rules of
+    /// [`from_uri`](Self::from_uri).
     pub(crate) fn from_target(target: &str, limit: usize) -> Result<Self, Error> {
         let limit = limit.min(LONGEST);
         if target.len() > limit {
             return Err(Error::UriTooLong);
         }
         if target.starts_with('?') {
-            // In absolute form, no path is the same as `/` (RFC 3986 §6.2.3).
+            // In absolute form an empty path equals `/` (RFC 3986 §6.2.3).
             return Self::from_target(&format!("/{target}"), limit);
         }
         if !target.starts_with('/') {
             return Err(Error::BadRequest("the request target is not a path"));
         }
         if target.bytes().all(|byte| PLAIN[byte as usize]) {
-            // Nothing in it is escaped.
+            // Canonical already: it has no escape.
             if target.contains("/.") {
                 refuse_dot_segments(split(target).0)?;
             }
@@ -86,18 +86,18 @@ impl AssetKey {
             name.push('?');
             name.push_str(query);
         }
-        // Escaping makes it longer, and the next edge counts the longer form.
+        // Escaping makes the name longer, and the next edge checks the longer form.
         if name.len() > limit { Err(Error::UriTooLong) } else { Ok(Self::of(name.into())) }
     }
 
-    /// The key of a path given as text, as on a command line.
+    /// Returns the key of a path given as text, as on a command line.
     ///
     /// # Errors
-    /// As [`AssetKey::from_uri`], and [`Error::BadRequest`] for what is no
-    /// request target at all.
+    /// Those of [`AssetKey::from_uri`], and [`Error::BadRequest`] for text that is not a request
+    /// target.
     pub fn parse(text: &str, limit: usize) -> Result<Self, Error> {
-        // On a command line a space or a control character may stand bare;
-        // in a request target it cannot.
+        // A command line may contain a bare space or control character, a request target may
+        // not.
         let mut target = Vec::with_capacity(text.len());
         for byte in text.bytes() {
             if byte <= b' ' || byte == 0x7f || byte == b'#' {
@@ -121,46 +121,47 @@ impl AssetKey {
         Self { hash, name, variant: None }
     }
 
-    /// The key of a variant of the same asset.
+    /// Returns the key of a variant of the same asset.
     pub(crate) fn of_variant(&self, variant: Variant) -> Self {
         Self { hash: self.hash, name: Arc::clone(&self.name), variant: Some(variant) }
     }
 
-    /// The key of the asset itself, whatever its variants.
+    /// Returns the key of the asset, without the variant.
     pub(crate) fn asset(&self) -> Self {
         Self { hash: self.hash, name: Arc::clone(&self.name), variant: None }
     }
 
-    /// Returns true if both are of the same asset, whatever the variant and the spelling of
-    /// the query. For invalidation alone: a collision of hashes invalidates one more.
-    pub(crate) fn is_of(&self, other: &Self) -> bool {
+    /// Returns true if both keys are of the same asset, in any variant and any spelling of the
+    /// query. For invalidation only: it compares hashes, so a collision invalidates one asset
+    /// more.
+    pub(crate) fn is_same_asset(&self, other: &Self) -> bool {
         self.hash == other.hash
     }
 
-    /// The variant that it is of, if it is of one.
+    /// Returns the variant, if the key names one.
     pub(crate) fn variant(&self) -> Option<Variant> {
         self.variant
     }
 
-    /// A hash that tells variants apart, too.
-    #[allow(clippy::cast_possible_truncation)] // as much of it as a hash takes
+    /// Returns a hash that differs between variants.
+    #[allow(clippy::cast_possible_truncation)] // the low half is as good as any
     pub(crate) fn variant_hash(&self) -> u64 {
         self.hash ^ self.variant.map_or(0, |variant| variant.bits() as u64)
     }
 
-    /// The same name, with another's hash.
+    /// Returns the key with the hash of another.
     #[cfg(test)]
     pub(crate) fn colliding_with(self, other: &Self) -> Self {
         Self { hash: other.hash, ..self }
     }
 
-    /// How many bytes it is [packed](Self::pack) in.
+    /// Returns the length in bytes of the [packed](Self::pack) key.
     pub(crate) fn packed_len(&self) -> usize {
         self.as_str().len() + self.variant.map_or(0, |_| 1 + size_of::<u128>())
     }
 
-    /// Appends it as it is kept with what is stored: the name. Of a variant, also what
-    /// tells it from others, behind the end of a line: no name has one.
+    /// Appends the key as an entry keeps it: the name, and for a variant a line feed, which no
+    /// name contains, and the digest of the variant.
     pub(crate) fn pack(&self, packed: &mut Vec<u8>) {
         packed.extend_from_slice(self.as_str().as_bytes());
         if let Some(variant) = &self.variant {
@@ -169,48 +170,48 @@ impl AssetKey {
         }
     }
 
-    /// Whether this is what it is packed as.
+    /// Returns true if `packed` is this key, packed.
     pub(crate) fn is_packed_as(&self, packed: &[u8]) -> bool {
-        let behind = packed.strip_prefix(self.as_str().as_bytes());
-        behind.is_some_and(|behind| match &self.variant {
-            Some(variant) => behind.split_first() == Some((&b'\n', &variant.bits().to_le_bytes())),
-            None => behind.is_empty(),
+        let rest = packed.strip_prefix(self.as_str().as_bytes());
+        rest.is_some_and(|rest| match &self.variant {
+            Some(variant) => rest.split_first() == Some((&b'\n', &variant.bits().to_le_bytes())),
+            None => rest.is_empty(),
         })
     }
 
-    /// The name that a key is packed as; of one of a variant, `None`.
+    /// Returns the name of a packed key, or `None` if it names a variant.
     pub(crate) fn unpacked_name(packed: &[u8]) -> Option<&str> {
         str::from_utf8(packed).ok().filter(|name| !name.contains('\n'))
     }
 
-    /// The canonical name of the asset that a key is packed for, whatever its variant.
+    /// Returns the name of the asset of a packed key, with or without a variant.
     pub(crate) fn unpacked_asset(packed: &[u8]) -> &str {
         let name = packed.split(|&byte| byte == b'\n').next().unwrap_or_default();
         str::from_utf8(name).expect("a name is packed from text")
     }
 
-    /// XXH3-64 of the name with a canonical query: what the ring uses.
+    /// Returns XXH3-64 of the name with a canonical query, which the ring uses.
     pub fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// The canonical path and query.
+    /// Returns the canonical path, and the query as received.
     pub fn as_str(&self) -> &str {
         &self.name
     }
 
-    /// The canonical path, without the query.
+    /// Returns the canonical path without the query.
     pub fn path(&self) -> &str {
         split(&self.name).0
     }
 
-    /// The query, without its question mark.
+    /// Returns the query without its question mark.
     pub fn query(&self) -> Option<&str> {
         split(&self.name).1
     }
 
-    /// The key of the same path with another query, which must be a part of
-    /// this one's.
+    /// Returns the key of the same path with another query, which must be a part of this key's
+    /// query.
     pub(crate) fn with_query(&self, query: Option<&str>) -> Self {
         Self::of(match query {
             Some(query) => format!("{}?{query}", self.path()).into(),
@@ -218,13 +219,13 @@ impl AssetKey {
         })
     }
 
-    /// The request target to send upstream.
+    /// Returns the request target to send upstream.
     pub(crate) fn target(&self) -> PathAndQuery {
         PathAndQuery::try_from(&*self.name).expect("a canonical name is a request target")
     }
 }
 
-/// The path, and the query without its question mark.
+/// Splits a name into the path, and the query without its question mark.
 fn split(name: &str) -> (&str, Option<&str>) {
     name.split_once('?').map_or((name, None), |(path, query)| (path, Some(query)))
 }
@@ -255,19 +256,19 @@ impl fmt::Debug for AssetKey {
     }
 }
 
-/// RFC 3986 §2.3.
+/// Returns true if a byte is unreserved (RFC 3986 §2.3).
 const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// What may stand bare in a path or a query: RFC 3986 §3.3 and §3.4.
+/// Returns true if a byte may stand bare in a path or a query (RFC 3986 §3.3 and §3.4).
 const fn is_bare(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',')
         || matches!(byte, b';' | b'=' | b':' | b'@' | b'/' | b'?')
 }
 
-/// The bytes that are canonical as they stand.
+/// The bytes that are canonical without an escape.
 static PLAIN: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0u8;
@@ -280,9 +281,9 @@ static PLAIN: [bool; 256] = {
     }
 };
 
-/// Refuses `.` and `..` as segments, in any spelling: a server that resolves them after
-/// this edge would find another asset than the one that the key names. Servers also take
-/// an escaped slash, and a backslash, for the end of a segment.
+/// Rejects the segments `.` and `..` in any spelling. A server that resolves them after this
+/// edge would find another asset than the key names. Servers also treat an escaped slash and a
+/// backslash as the end of a segment.
 ///
 /// # Errors
 /// [`Error::BadRequest`] for a path that has one.
@@ -308,11 +309,11 @@ pub(crate) fn canonical_path(path: &str) -> Result<String, Error> {
         rest = after;
         match byte {
             b'%' => {
-                let meant = escaped(after).ok_or(Error::BadRequest("the path has a malformed escape"))?;
-                if meant == 0 {
+                let byte = escaped(after).ok_or(Error::BadRequest("the path has a malformed escape"))?;
+                if byte == 0 {
                     return Err(Error::BadRequest("the path has an escaped NUL"));
                 }
-                put(meant, &mut out);
+                put(byte, &mut out);
                 rest = &after[2..];
             }
             byte if PLAIN[byte as usize] => out.push(byte),
@@ -322,16 +323,16 @@ pub(crate) fn canonical_path(path: &str) -> Result<String, Error> {
     String::from_utf8(out).map_err(|_| Error::BadRequest("the path cannot be parsed"))
 }
 
-/// Returns the one spelling that stands for all of a query. A malformed escape stays as it
-/// is: a bare `%` means itself to many servers.
+/// Returns the canonical spelling of a query. A malformed escape is left unchanged: to many
+/// servers a bare `%` means itself.
 fn canonical_query(query: &str) -> String {
     let mut out = Vec::with_capacity(query.len() + 16);
     let mut rest = query.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
         match escaped(after).filter(|_| byte == b'%') {
-            Some(meant) => {
-                put(meant, &mut out);
+            Some(byte) => {
+                put(byte, &mut out);
                 rest = &after[2..];
             }
             None if PLAIN[byte as usize] || byte == b'%' => out.push(byte),
@@ -341,15 +342,15 @@ fn canonical_query(query: &str) -> String {
     String::from_utf8(out).expect("escaping leaves ASCII")
 }
 
-/// Returns the byte that two hexadecimal digits behind a `%` stand for.
+/// Returns the byte of the two hexadecimal digits after a `%`.
 fn escaped(digits: &[u8]) -> Option<u8> {
     let digit = |at: usize| char::from(*digits.get(at)?).to_digit(16);
     u8::try_from(digit(0)? * 16 + digit(1)?).ok()
 }
 
-/// Appends a byte that came escaped, in its canonical form.
-fn put(meant: u8, out: &mut Vec<u8>) {
-    if is_unreserved(meant) { out.push(meant) } else { escape(meant, out) }
+/// Appends an unescaped byte in its canonical form.
+fn put(byte: u8, out: &mut Vec<u8>) {
+    if is_unreserved(byte) { out.push(byte) } else { escape(byte, out) }
 }
 
 fn escape(byte: u8, out: &mut Vec<u8>) {
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_name_are_one_key() {
+    fn spellings_of_one_path_have_one_key() {
         for (target, name) in [
             ("/a/b.png", "/a/b.png"),
             ("/%61/b%2Epng", "/a/b.png"),
@@ -393,11 +394,11 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_query_have_one_hash_and_stay_apart() {
+    fn spellings_of_one_query_have_one_hash_and_different_keys() {
         let key = |name| AssetKey::parse(name, LIMIT).unwrap();
         for (a, b) in [("/a?x=%7e", "/a?x=~"), ("/a?x=%2f", "/a?x=%2F"), ("/a?x=[", "/a?x=%5b"), ("/%7e?%41", "/~?A")] {
             let (a, b) = (key(a), key(b));
-            assert!(a.hash() == b.hash() && a.is_of(&b) && a != b, "{a} {b}");
+            assert!(a.hash() == b.hash() && a.is_same_asset(&b) && a != b, "{a} {b}");
         }
         for (a, b) in [("/a?x=%2f", "/a?x=/"), ("/a?x=+", "/a?x=%20"), ("/a?100%", "/a?100%25"), ("/a%2Fb", "/a/b")] {
             assert_ne!(key(a).hash(), key(b).hash(), "{a} {b}");
@@ -405,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_by_itself_alone() {
+    fn a_packed_key_equals_only_its_own_key() {
         let key = |name| AssetKey::parse(name, LIMIT).unwrap();
         let names = [key("/a"), key("/ab"), key("/a?b")];
         let by = [HeaderName::from_static("x-a")];
@@ -427,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn different_names_stay_apart() {
+    fn different_names_have_different_keys() {
         let names = ["/a+b", "/a%20b", "/a%2Bb", "/a//b", "/a/b", "/a/b/", "/a/b?", "/a/b?x", "/a/B", "/a%3Fx"];
         for (i, a) in names.iter().enumerate() {
             for b in &names[i + 1..] {
@@ -437,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_name_two_things_is_refused() {
+    fn ambiguous_paths_are_rejected() {
         for target in ["/../a", "/a/./b", "/a/%2e%2E/b", "/a/.%2e", "/a%00", "/a%zz", "/a%4", "*"].into_iter().chain([
             "/a%2f..%2fb",
             "/a%2F%2e%2e",
@@ -452,11 +453,11 @@ mod tests {
     }
 
     #[test]
-    fn length_is_bounded() {
+    fn longer_targets_than_the_limit_are_rejected() {
         assert!(key(&format!("/{}", "a".repeat(8192))).is_ok());
         assert_eq!(key(&format!("/{}", "a".repeat(LIMIT))), Err(Error::UriTooLong));
         assert_eq!(key(&format!("/{}", "\u{e9}".repeat(LIMIT / 3))), Err(Error::UriTooLong));
-        // Whatever the limit is, a key can be asked for.
+        // Any key is a valid request target, whatever the limit.
         let longest = AssetKey::from_target(&format!("/{}", "a".repeat(LONGEST - 1)), usize::MAX).unwrap();
         assert_eq!(longest.target().as_str().len(), LONGEST);
         for longer in ["a".repeat(LONGEST), "\u{e9}".repeat(LONGEST / 4)] {
@@ -466,8 +467,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_target_is_refused_or_canonical(target in "[/?]?[ -~é]{0,60}") {
-            let as_it_came = AssetKey::from_target(&target, LIMIT).map(|key| {
+        fn any_target_is_rejected_or_canonical(target in "[/?]?[ -~é]{0,60}") {
+            let key_of_target = AssetKey::from_target(&target, LIMIT).map(|key| {
                 assert_eq!(key.target().as_str(), key.as_str());
                 assert_eq!(key.target().query(), key.query());
                 key.to_string()
@@ -475,12 +476,12 @@ mod tests {
             if let Ok(uri) = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes()))
                 && target.starts_with('/')
             {
-                prop_assert_eq!(&as_it_came, &AssetKey::from_uri(&uri, LIMIT).map(|key| key.to_string()));
+                prop_assert_eq!(&key_of_target, &AssetKey::from_uri(&uri, LIMIT).map(|key| key.to_string()));
             }
-            if let Ok(once) = as_it_came {
+            if let Ok(once) = key_of_target {
                 prop_assert_eq!(key(&once), Ok(once.clone()));
                 prop_assert!(split(&once).0.bytes().all(|byte| is_bare(byte) || byte == b'%'));
-                // The query is the one that came, but for a fragment.
+                // The query is unchanged, without a fragment.
                 let target = target.split('#').next().unwrap();
                 prop_assert_eq!(split(&once).1, target.split_once('?').map(|(_, query)| query));
             }
@@ -499,7 +500,7 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(target in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_bytes_do_not_panic(target in proptest::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(uri) = Uri::from_maybe_shared(Bytes::from(target)) {
                 let _ = AssetKey::from_uri(&uri, LIMIT);
             }

@@ -1,8 +1,8 @@
-//! Random numbers, for names that nobody else has.
+//! Random numbers for unique names.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// 64 bits that nobody can foresee.
+/// Returns 64 unpredictable bits.
 pub(crate) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

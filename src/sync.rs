@@ -1,4 +1,4 @@
-//! The primitives of the flight's body, under one name, so that `tests/loom`
-//! can put loom's in their place.
+//! The synchronization primitives of the flight's body. `tests/loom` replaces this module with
+//! loom's versions.
 
 pub(crate) use std::sync::{Arc, Mutex, MutexGuard};

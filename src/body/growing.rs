@@ -1,16 +1,15 @@
 //! The shared body of a flight: one writer appends, many readers follow.
 //!
-//! A reader is a position and a waker. Whoever joins late begins at byte 0;
-//! whoever is slow holds up neither the writer nor another reader. What has
-//! come is kept in pieces of exactly [`CHUNK`] bytes, copied out of the
-//! network's buffers, so what a body takes is what its length says.
+//! A reader is a position and a waker. A late reader begins at byte 0. A slow reader delays
+//! neither the writer nor another reader. The bytes are kept in chunks of exactly [`CHUNK`]
+//! bytes, copied out of the network buffers, so the memory of a body equals its length.
 //!
-//! A body that outgrows what may be held becomes a window: the oldest pieces
-//! go, the writer keeps the pace of the fastest reader, and a reader that
-//! falls out of the window is told where it stands ([`Next::Lost`]).
+//! A body that outgrows its memory limit becomes a window. The oldest chunks are dropped, the
+//! writer keeps the pace of the fastest reader, and a reader that falls out of the window gets
+//! its position ([`Next::Lost`]).
 //!
-//! The file uses no more than a mutex and wakers, so that the same code runs
-//! under loom (`tests/loom`).
+//! The file uses only a mutex and wakers, so that the same code runs under loom
+//! (`tests/loom`).
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -22,17 +21,17 @@ use crate::error::Error;
 use crate::store::chunks::CHUNK;
 use crate::sync::{Arc, Mutex, MutexGuard};
 
-/// How far a window's writer may run ahead of its fastest reader, in bytes.
+/// The most bytes that the writer of a window may be ahead of its fastest reader.
 const AHEAD: u64 = 1024 * 1024;
 
-/// The fewest whole pieces of a window: one to write, one to read.
-const LEAST_WINDOW: usize = 2;
+/// The fewest whole chunks of a window: one to write, one to read.
+const MIN_WINDOW: usize = 2;
 
-/// What a window takes at the least, in bytes: its pieces, and the fragments.
-pub(crate) const LEAST_ROOM: u64 = (LEAST_WINDOW as u64 + 1) * CHUNK as u64;
+/// The least memory of a window in bytes: its chunks, and the fragments.
+pub(crate) const LEAST_ROOM: u64 = (MIN_WINDOW as u64 + 1) * CHUNK as u64;
 
-/// More fragments than this are merged, so that an origin that sends byte by
-/// byte costs no more than its bytes.
+/// The most fragments before they are merged: an origin that sends byte by byte takes no more
+/// memory than its bytes.
 const FRAGMENTS: usize = 64;
 
 /// Parts of a body that follow one another, `len` bytes together.
@@ -49,26 +48,26 @@ impl Fragments {
 }
 
 struct State {
-    /// Where pieces are held.
+    /// Memory of the chunks.
     arena: std::sync::Arc<Arena>,
-    /// Offset of the first byte that is held.
+    /// Offset of the first byte kept.
     base: u64,
-    /// Whole pieces, from `base` on.
+    /// Whole chunks, from `base` on.
     chunks: VecDeque<Bytes>,
-    /// What came behind the whole pieces, each with its offset.
+    /// Frames after the whole chunks, each with its offset.
     fragments: Vec<(u64, Bytes)>,
-    /// Offset behind the last byte that came.
+    /// Bytes received.
     len: u64,
     end: End,
     retention: Retention,
     waiting: Vec<Waker>,
-    /// Counts the times that `waiting` was emptied: a reader that waits knows
-    /// by it whether its waker is still there.
+    /// Number of times that `waiting` was emptied. A waiting reader compares it to see if its
+    /// waker is still registered.
     round: u64,
     readers: usize,
-    /// Whether there were readers, and all of them have left.
-    deserted: bool,
-    /// The greatest position that any reader had.
+    /// True after the last reader has left.
+    abandoned: bool,
+    /// The greatest position of any reader so far.
     fastest: u64,
     writer: Option<Waker>,
 }
@@ -84,13 +83,13 @@ enum End {
 enum Retention {
     /// Every byte is kept.
     Whole,
-    /// At most this many whole pieces are kept; at least [`LEAST_WINDOW`].
+    /// At most this many whole chunks are kept; at least [`MIN_WINDOW`].
     Window(usize),
 }
 
 impl Retention {
-    /// How far the writer may be ahead of the fastest reader before it appends up to
-    /// a piece: never so far that this would push out what that reader still needs.
+    /// Returns the most bytes that the writer may be ahead of the fastest reader before it
+    /// appends up to a chunk. The append never drops a chunk that this reader still needs.
     fn ahead(self) -> Option<u64> {
         match self {
             Self::Whole => None,
@@ -100,7 +99,7 @@ impl Retention {
 }
 
 impl State {
-    /// The bytes at `at`, which must not be behind the end: as many as lie together.
+    /// Returns the contiguous bytes at `at`, which must be less than `len`.
     fn at(&self, at: u64) -> Bytes {
         let from_base = usize::try_from(at - self.base).unwrap_or(usize::MAX);
         if let Some(chunk) = self.chunks.get(from_base / CHUNK) {
@@ -144,6 +143,7 @@ impl State {
         }
     }
 
+    /// Drops the chunks that have left the window.
     fn slide(&mut self) {
         if let Retention::Window(most) = self.retention {
             while self.chunks.len() > most {
@@ -153,12 +153,14 @@ impl State {
         }
     }
 
-    fn wake(&mut self) -> Vec<Waker> {
+    /// Takes the wakers of the waiting readers, to be woken after the lock is released.
+    fn take_waiting(&mut self) -> Vec<Waker> {
         self.round += 1;
         std::mem::take(&mut self.waiting)
     }
 }
 
+/// The shared body of a flight.
 pub(crate) struct Growing {
     state: Mutex<State>,
 }
@@ -177,7 +179,7 @@ impl Growing {
                 waiting: Vec::new(),
                 round: 0,
                 readers: 0,
-                deserted: false,
+                abandoned: false,
                 fastest: 0,
                 writer: None,
             }),
@@ -185,7 +187,7 @@ impl Growing {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in a critical section can leave the state half changed.
+        // No critical section can panic half-way.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -194,7 +196,7 @@ impl Growing {
         while !data.is_empty() {
             let mut state = self.lock();
             state.push(&mut data);
-            let (fragments, waiting) = (state.to_merge(), state.wake());
+            let (fragments, waiting) = (state.to_merge(), state.take_waiting());
             let arena = state.arena.clone();
             drop(state);
             waiting.into_iter().for_each(Waker::wake);
@@ -233,33 +235,33 @@ impl Growing {
             state.replace_fragments(merged);
         }
         state.end = End::Complete;
-        let waiting = state.wake();
+        let waiting = state.take_waiting();
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends the body badly: readers get what has come, then `error`. A body
-    /// that has ended stays as it is.
+    /// Fails the body: readers get the bytes received so far, then `error`. Does nothing to a
+    /// body that has ended.
     pub(crate) fn fail(&self, error: Error) {
         let mut state = self.lock();
         if matches!(state.end, End::Open) {
             state.end = End::Failed(error);
         }
-        let waiting = state.wake();
+        let waiting = state.take_waiting();
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// From now on keeps at most `bytes`, but [`LEAST_ROOM`] at the least.
+    /// Keeps at most `bytes` from now on, but at least [`LEAST_ROOM`].
     pub(crate) fn become_window(&self, bytes: u64) {
         let mut state = self.lock();
         let chunks = usize::try_from(bytes).unwrap_or(usize::MAX) / CHUNK;
-        state.retention = Retention::Window(chunks.saturating_sub(1).max(LEAST_WINDOW));
+        state.retention = Retention::Window(chunks.saturating_sub(1).max(MIN_WINDOW));
         state.slide();
     }
 
-    /// Ready when the writer may append up to a piece: at once, but for a window
-    /// whose fastest reader is far behind. `Err` when a window has no reader left.
+    /// Ready when the writer may append up to a chunk. Only a window makes the writer wait, for
+    /// its fastest reader. Fails when a window has no reader left.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.lock();
         match state.retention.ahead() {
@@ -273,11 +275,11 @@ impl Growing {
         }
     }
 
-    /// Ready when all who wanted it have left. The writer waits for this or for room,
-    /// not for both.
-    pub(crate) fn poll_deserted(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the last reader has left. The writer waits for this or for
+    /// [`poll_room`](Self::poll_room), not for both.
+    pub(crate) fn poll_no_readers(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if state.deserted {
+        if state.abandoned {
             return Poll::Ready(());
         }
         state.writer = Some(cx.waker().clone());
@@ -289,56 +291,57 @@ impl Growing {
     }
 }
 
-/// What a reader finds at its position.
+/// The result of a read.
 pub(crate) enum Next {
     Data(Bytes),
     End,
     Failed(Error),
-    /// The window has moved past the position; it is the reader's.
+    /// The window has moved past the reader's position, which this is.
     Lost(u64),
 }
 
-/// When a reader gives out the last byte that it is to give.
+/// Condition on which a reader returns its last byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Caution {
-    /// As soon as it is there.
+    /// None: as soon as the byte is received.
     None,
-    /// When the whole body has ended well.
+    /// The whole body is complete.
     AwaitEnd,
 }
 
+/// A position in a [`Growing`] body.
 pub(crate) struct Reader {
     body: Arc<Growing>,
     at: u64,
     end: Option<u64>,
     caution: Caution,
-    /// Round and index of the waker that it left, if it waits.
+    /// Round and index of the registered waker, while the reader waits.
     waits: Option<(u64, usize)>,
 }
 
 impl Reader {
-    /// A reader of the whole body. It counts from now on, so that a flight whose head
-    /// has still to come does not look as if nobody wanted it.
+    /// A reader of the whole body. It counts as a reader at once, so that a flight that waits
+    /// for its head does not look abandoned.
     pub(crate) fn new(body: Arc<Growing>) -> Self {
         let mut state = body.lock();
         state.readers += 1;
-        state.deserted = false;
+        state.abandoned = false;
         drop(state);
         Self { body, at: 0, end: None, caution: Caution::None, waits: None }
     }
 
-    /// From now on, the last byte waits until the whole body has ended well: a
-    /// part of a wrong body does not end well, either.
+    /// Withholds the last byte of the range until the whole body is complete, so that a range
+    /// of a body that fails verification does not end cleanly either.
     pub(crate) fn await_end(&mut self) {
         self.caution = Caution::AwaitEnd;
     }
 
-    /// What it reads.
+    /// Returns the body that the reader is a position in.
     pub(crate) fn body(&self) -> Arc<Growing> {
         Arc::clone(&self.body)
     }
 
-    /// Reads the bytes from `first` on instead, up to `end` if there is one.
+    /// Moves the reader to `first`, and ends its range at `end` if there is one.
     pub(crate) fn narrow(&mut self, first: u64, end: Option<u64>) {
         self.at = first;
         self.end = end;
@@ -351,12 +354,12 @@ impl Reader {
         }
     }
 
-    /// The bytes that this reader has still to give, if the end is known.
+    /// Returns the number of bytes left to read, if the end is known.
     pub(crate) fn remaining(&self) -> Option<u64> {
         self.end.map(|end| end - self.at)
     }
 
-    /// What follows, at most `most` bytes of it.
+    /// Reads at most `most` bytes.
     pub(crate) fn poll_next(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<Next> {
         if self.end.is_some_and(|end| self.at >= end) {
             return Poll::Ready(Next::End);
@@ -386,9 +389,9 @@ impl Reader {
             return Poll::Ready(Next::Data(data));
         }
         match state.end.clone() {
-            // Its end is known, and lies behind what came: it was cut short.
+            // The body is complete before the end of the range: the declared length was wrong.
             End::Complete if self.end.is_some() => {
-                Poll::Ready(Next::Failed(Error::OriginBroke("it is shorter than it said".to_owned())))
+                Poll::Ready(Next::Failed(Error::OriginBroke("the body is shorter than its declared length".to_owned())))
             }
             End::Complete => Poll::Ready(Next::End),
             End::Failed(error) => Poll::Ready(Next::Failed(error)),
@@ -410,8 +413,8 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.body.lock();
         state.readers -= 1;
-        state.deserted = state.readers == 0;
-        let writer = if state.deserted { state.writer.take() } else { None };
+        state.abandoned = state.readers == 0;
+        let writer = if state.abandoned { state.writer.take() } else { None };
         drop(state);
         if let Some(writer) = writer {
             writer.wake();

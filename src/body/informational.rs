@@ -1,11 +1,10 @@
-//! Informational responses (RFC 9110 §15.2), such as 103 (Early Hints): from whoever
-//! is asked upstream to the client who waits.
+//! Informational responses (RFC 9110 §15.2), such as 103 (Early Hints), forwarded from the
+//! upstream to the client.
 //!
-//! hyper's server sends none, so they go past it. That they never come in the
-//! middle of a message rests on three things: a connection's request has its
-//! turn only when the response before it is with the connection whole; its own
-//! final response is not begun before [`Relay::close`] is through; and in
-//! between they are written only where the connection has nothing else to write.
+//! hyper's server does not send them, so they bypass it. Three rules keep them out of the
+//! middle of another message. A request's turn begins when the connection has the whole
+//! response before it. The final response begins after [`Relay::close`] has resolved. In
+//! between, the connection writes them only while it has nothing else to write.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,15 +15,14 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, VIA};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 
-use crate::body::Body;
 use crate::semantics::forward;
 
-/// How many one request may bring. They are hints: what is more is dropped.
+/// The most informational responses of one request. They are hints: the rest is dropped.
 const MOST: usize = 16;
-/// How long they may be together, in bytes.
+/// The most bytes that they may have together.
 const MOST_BYTES: usize = 16 * 1024;
 
-/// What is to be sent on one connection before its final responses.
+/// The queue of informational responses of one HTTP/1.1 connection.
 #[derive(Clone)]
 pub(crate) struct Informational(Arc<Shared>);
 
@@ -35,36 +33,37 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Whose turn it is: a new number for each request, and one for nobody.
+    /// Number of the current turn. It grows when a request's turn begins, and when it ends.
     turn: u64,
-    /// How many have come in this turn, and of how many bytes.
-    came: usize,
+    /// Responses queued in this turn.
+    count: usize,
+    /// Their length in bytes.
     bytes: usize,
-    /// What the connection has not taken yet.
+    /// Responses that the connection has not taken yet.
     queue: BytesMut,
-    /// Something was queued that the connection has not written to its end.
+    /// True while the connection has not written all queued responses.
     unwritten: bool,
     connection: Option<Waker>,
     closing: Option<Waker>,
 }
 
 impl Informational {
-    /// `via` is what this edge adds to each.
+    /// `via` is the Via value that this edge adds to each response.
     pub(crate) fn new(via: HeaderValue) -> Self {
         Self(Arc::new(Shared { via, state: Mutex::default() }))
     }
 
-    /// A request's turn begins.
+    /// Begins the turn of a request.
     pub(crate) fn open(&self) -> Relay {
         let mut state = self.state();
         state.turn += 1;
-        (state.came, state.bytes) = (0, 0);
+        (state.count, state.bytes) = (0, 0);
         state.queue.clear();
-        Relay { interim: self.clone(), turn: state.turn }
+        Relay { queue: self.clone(), turn: state.turn }
     }
 
-    /// What is to be written next, by a connection that has written what it was
-    /// given before; `connection` is told of more.
+    /// Returns the bytes to write next. The call means that the connection has written the
+    /// bytes returned before. `connection` is woken when more are queued.
     pub(crate) fn next(&self, connection: &Waker) -> Option<Bytes> {
         let mut state = self.state();
         match &mut state.connection {
@@ -86,32 +85,32 @@ impl Informational {
     }
 }
 
-/// The way back to the client of one request, for as long as it is its turn.
+/// Forwards informational responses to the client of one request during its turn.
 #[derive(Clone)]
 pub(crate) struct Relay {
-    interim: Informational,
+    queue: Informational,
     turn: u64,
 }
 
 impl Relay {
-    /// Has the client get the interim responses to `request`.
-    pub(crate) fn listen(&self, request: &mut Request<Body>) {
+    /// Forwards the informational responses to `request`.
+    pub(crate) fn listen<B>(&self, request: &mut Request<B>) {
         let relay = self.clone();
         hyper::ext::on_informational(request, move |response| relay.offer(response.status(), response.headers()));
     }
 
-    /// Queues one, unless its turn is over or enough have come.
-    pub(crate) fn offer(&self, status: StatusCode, fields: &HeaderMap) {
-        // Each connection has a 100 of its own, and a 101 is a final answer.
+    /// Queues an informational response. Drops it if the turn is over or a limit is reached.
+    pub(crate) fn offer(&self, status: StatusCode, headers: &HeaderMap) {
+        // 100 concerns one connection only, and 101 is a final response.
         if matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS) {
             return;
         }
-        let response = written(status, fields, &self.interim.0.via);
-        let mut state = self.interim.state();
-        if state.turn != self.turn || state.came == MOST || state.bytes + response.len() > MOST_BYTES {
+        let response = serialize(status, headers, &self.queue.0.via);
+        let mut state = self.queue.state();
+        if state.turn != self.turn || state.count == MOST || state.bytes + response.len() > MOST_BYTES {
             return;
         }
-        state.came += 1;
+        state.count += 1;
         state.bytes += response.len();
         state.queue.extend_from_slice(&response);
         state.unwritten = true;
@@ -120,11 +119,11 @@ impl Relay {
         }
     }
 
-    /// Ends the turn; resolves when all that came in it is written, so that the
-    /// final response can follow.
+    /// Ends the turn. Resolves when its responses are written, so that the final response can
+    /// follow.
     pub(crate) async fn close(self) {
         poll_fn(|cx| {
-            let mut state = self.interim.state();
+            let mut state = self.queue.state();
             if state.turn == self.turn {
                 state.turn += 1;
             }
@@ -138,19 +137,19 @@ impl Relay {
     }
 }
 
-/// The acknowledgement of a request by a peer: the word, in an interim response, that it
-/// has begun to answer.
+/// The acknowledgement of a request by a peer: an informational response says that the peer is
+/// working on it.
 #[derive(Clone, Default)]
 pub(crate) struct Acknowledgement(Arc<AtomicBool>);
 
 impl Acknowledgement {
-    /// Listens for that of `request`. Informational responses go on by `relay`, but for 102
-    /// (Processing), which peers say to each other.
-    pub(crate) fn of(request: &mut Request<Body>, relay: Option<&Relay>) -> Self {
+    /// Listens for the acknowledgement of `request`. `relay` forwards informational responses,
+    /// except 102 (Processing), which only peers send to each other.
+    pub(crate) fn of<B>(request: &mut Request<B>, relay: Option<&Relay>) -> Self {
         let (acknowledgement, relay) = (Self::default(), relay.cloned());
-        let Self(came) = acknowledgement.clone();
+        let Self(received) = acknowledgement.clone();
         hyper::ext::on_informational(request, move |response| {
-            came.store(true, Ordering::Relaxed);
+            received.store(true, Ordering::Relaxed);
             if let Some(relay) = relay.as_ref().filter(|_| response.status() != StatusCode::PROCESSING) {
                 relay.offer(response.status(), response.headers());
             }
@@ -158,21 +157,22 @@ impl Acknowledgement {
         acknowledgement
     }
 
+    /// Returns true if the peer has acknowledged the request.
     pub(crate) fn has_come(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// An interim response as it goes over HTTP/1.1.
-fn written(status: StatusCode, fields: &HeaderMap, via: &HeaderValue) -> Vec<u8> {
-    let mut fields = fields.clone();
-    forward::strip_hop_by_hop(&mut fields);
-    // RFC 9110 §8.6: it has no content.
-    fields.remove(CONTENT_LENGTH);
-    fields.append(VIA, via.clone());
+/// Serializes an informational response for HTTP/1.1.
+fn serialize(status: StatusCode, headers: &HeaderMap, via: &HeaderValue) -> Vec<u8> {
+    let mut headers = headers.clone();
+    forward::strip_hop_by_hop(&mut headers);
+    // RFC 9110 §8.6: an informational response has no content.
+    headers.remove(CONTENT_LENGTH);
+    headers.append(VIA, via.clone());
     let reason = status.canonical_reason().unwrap_or_default();
     let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-    for (name, value) in &fields {
+    for (name, value) in &headers {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             bytes.extend_from_slice(part);
         }
@@ -196,19 +196,19 @@ mod tests {
         headers
     }
 
-    fn interim() -> Informational {
+    fn queue() -> Informational {
         Informational::new(HeaderValue::from_static("1.1 edge-1"))
     }
 
-    fn next(interim: &Informational) -> Option<String> {
-        interim.next(Waker::noop()).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+    fn next(queue: &Informational) -> Option<String> {
+        queue.next(Waker::noop()).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
     }
 
     #[test]
-    fn end_to_end_fields_alone_go_on() {
-        let interim = interim();
-        let relay = interim.open();
-        let fields = headers(&[
+    fn only_end_to_end_headers_are_forwarded() {
+        let queue = queue();
+        let relay = queue.open();
+        let upstream = headers(&[
             ("link", "</a.css>"),
             ("link", "</b.css>"),
             ("connection", "x-inner"),
@@ -216,63 +216,63 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("content-length", "5"),
         ]);
-        relay.offer(StatusCode::EARLY_HINTS, &fields);
+        relay.offer(StatusCode::EARLY_HINTS, &upstream);
         let expected = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nlink: </b.css>\r\nvia: 1.1 edge-1\r\n\r\n";
-        assert_eq!(next(&interim).unwrap(), expected);
+        assert_eq!(next(&queue).unwrap(), expected);
         for unrelayed in [StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS] {
-            relay.offer(unrelayed, &fields);
-            assert_eq!(next(&interim), None);
+            relay.offer(unrelayed, &upstream);
+            assert_eq!(next(&queue), None);
         }
     }
 
     #[test]
-    fn only_in_their_requests_turn() {
-        let interim = interim();
+    fn responses_are_dropped_after_their_requests_turn() {
+        let queue = queue();
         let mut cx = Context::from_waker(Waker::noop());
-        let (first, late) = (interim.open(), HeaderMap::new());
-        let of_first = first.clone();
+        let (first, headers) = (queue.open(), HeaderMap::new());
+        let clone_of_first = first.clone();
         assert!(pin!(first.close()).poll(&mut cx).is_ready());
-        of_first.offer(StatusCode::PROCESSING, &late);
-        assert_eq!(next(&interim), None);
-        let second = interim.open();
-        of_first.offer(StatusCode::PROCESSING, &late);
-        assert_eq!(next(&interim), None);
-        second.offer(StatusCode::PROCESSING, &late);
-        assert!(next(&interim).unwrap().starts_with("HTTP/1.1 102 Processing\r\n"));
+        clone_of_first.offer(StatusCode::PROCESSING, &headers);
+        assert_eq!(next(&queue), None);
+        let second = queue.open();
+        clone_of_first.offer(StatusCode::PROCESSING, &headers);
+        assert_eq!(next(&queue), None);
+        second.offer(StatusCode::PROCESSING, &headers);
+        assert!(next(&queue).unwrap().starts_with("HTTP/1.1 102 Processing\r\n"));
     }
 
     #[test]
-    fn the_turn_ends_when_all_is_written() {
-        let interim = interim();
+    fn a_turn_ends_when_its_responses_are_written() {
+        let queue = queue();
         let mut cx = Context::from_waker(Waker::noop());
-        let relay = interim.open();
+        let relay = queue.open();
         relay.offer(StatusCode::EARLY_HINTS, &HeaderMap::new());
         let mut closed = pin!(relay.clone().close());
         assert!(closed.as_mut().poll(&mut cx).is_pending());
-        // No more from here on, or the end might never come.
+        // Dropped: otherwise the turn might never end.
         relay.offer(StatusCode::EARLY_HINTS, &HeaderMap::new());
-        assert_eq!(next(&interim).unwrap().matches("HTTP/1.1").count(), 1);
-        assert!(closed.as_mut().poll(&mut cx).is_pending(), "it is being written");
-        assert_eq!(next(&interim), None);
+        assert_eq!(next(&queue).unwrap().matches("HTTP/1.1").count(), 1);
+        assert!(closed.as_mut().poll(&mut cx).is_pending(), "the response is being written");
+        assert_eq!(next(&queue), None);
         assert!(closed.as_mut().poll(&mut cx).is_ready());
     }
 
     #[test]
-    fn a_flood_is_bounded_in_number_and_size() {
-        let interim = interim();
-        let relay = interim.open();
+    fn a_flood_of_responses_is_limited_in_number_and_bytes() {
+        let queue = queue();
+        let relay = queue.open();
         let mut taken = 0;
         for _ in 0..100 {
             relay.offer(StatusCode::EARLY_HINTS, &HeaderMap::new());
-            taken += next(&interim).map_or(0, |text| text.matches("HTTP/1.1 103").count());
+            taken += next(&queue).map_or(0, |text| text.matches("HTTP/1.1 103").count());
         }
         assert_eq!(taken, MOST);
-        let relay = interim.open();
+        let relay = queue.open();
         let long = headers(&[("x-long", &"a".repeat(3000))]);
         for _ in 0..100 {
             relay.offer(StatusCode::EARLY_HINTS, &long);
         }
-        let text = next(&interim).unwrap();
+        let text = next(&queue).unwrap();
         assert!((10_000..=MOST_BYTES).contains(&text.len()) && text.ends_with("\r\n\r\n"));
     }
 }

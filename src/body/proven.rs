@@ -1,181 +1,43 @@
-//! A body that proves to be what it should be before its end is given out.
+//! Verification of a body before its first bytes are sent.
 
-use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use hyper::body::Body as _;
 
-use bytes::Bytes;
-use hyper::body::{Body as _, Frame, SizeHint};
-
-use super::Body;
+use super::content::{Body, next_data};
+pub(crate) use super::proof::{Proof, ProvenDigests};
 use crate::error::Error;
-use crate::semantics::digest::{Algorithm, Expected, Hashing};
 
-/// What the contents of a body must be, and whom to blame if they are not.
-pub(crate) struct Proof {
-    checks: Vec<(Expected, Hashing)>,
-    blame: fn(String) -> Error,
-    found: ProvenDigests,
-}
-
-/// The digests of a body that has proven to be right: empty until then.
-#[derive(Clone, Default)]
-pub(crate) struct ProvenDigests(Arc<OnceLock<Digests>>);
-
-type Digests = Vec<(Algorithm, Vec<u8>)>;
-
-impl ProvenDigests {
-    pub(crate) fn digests(&self) -> &[(Algorithm, Vec<u8>)] {
-        self.0.get().map_or(&[], Vec::as_slice)
-    }
-}
-
-impl Proof {
-    /// `None` if nothing is expected.
-    pub(crate) fn of(expected: Vec<Expected>, blame: fn(String) -> Error) -> Option<Self> {
-        let check = |expected: Expected| {
-            let hashing = expected.algorithm.hashing();
-            (expected, hashing)
-        };
-        let checks: Vec<_> = expected.into_iter().map(check).collect();
-        (!checks.is_empty()).then(|| Self { checks, blame, found: ProvenDigests::default() })
-    }
-
-    /// What will be found.
-    pub(crate) fn found(&self) -> ProvenDigests {
-        self.found.clone()
-    }
-
-    /// Holds all of a body to it.
-    pub(crate) fn prove_whole(mut self, data: &[u8]) -> Result<(), Error> {
-        self.update(data);
-        self.check()
-    }
-
-    fn update(&mut self, data: &[u8]) {
-        for (_, hashing) in &mut self.checks {
-            hashing.update(data);
-        }
-    }
-
-    fn check(self) -> Result<(), Error> {
-        let mut found = Vec::with_capacity(self.checks.len());
-        for (expected, hashing) in self.checks {
-            let digest = hashing.finish();
-            if !expected.is_met_by(&digest) {
-                let shown = expected.encoding.encode(&digest);
-                return Err((self.blame)(format!("expected {expected}, found {shown}")));
-            }
-            found.push((expected.algorithm, digest));
-        }
-        // Nobody else sets it.
-        let _ = self.found.0.set(found);
-        Ok(())
-    }
-}
-
-/// A body whose last bytes wait until all of it has proven to be right. If it is
-/// not, it breaks off.
-pub(super) struct Proving {
-    body: Body,
-    /// Gone when the end has come.
-    proof: Option<Proof>,
-    /// What is still to come, if that is known.
-    left: Option<u64>,
-    /// What may be the last bytes of a body of unknown length.
-    held: Bytes,
-}
-
-impl Proving {
-    pub(super) fn new(body: Body, proof: Proof) -> Self {
-        let left = body.size_hint().exact();
-        Self { body, proof: Some(proof), left, held: Bytes::new() }
-    }
-
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        loop {
-            let Some(proof) = &mut self.proof else {
-                return Poll::Ready(None);
-            };
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                Some(Ok(frame)) => {
-                    // A frame without bytes would take the place of the last.
-                    let Some(data) = frame.into_data().ok().filter(|data| !data.is_empty()) else { continue };
-                    proof.update(&data);
-                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-                    let before = match self.left {
-                        Some(0) => return Poll::Ready(Some(self.end(data))),
-                        Some(_) => data,
-                        None => std::mem::replace(&mut self.held, data),
-                    };
-                    if !before.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(before))));
-                    }
-                }
-                None => {
-                    let last = std::mem::take(&mut self.held);
-                    let last = self.end(last);
-                    let silent = matches!(&last, Ok(frame) if frame.data_ref().is_some_and(Bytes::is_empty));
-                    return Poll::Ready((!silent).then_some(last));
-                }
-            }
-        }
-    }
-
-    /// The last bytes, if they may be given out.
-    fn end(&mut self, last: Bytes) -> Result<Frame<Bytes>, Error> {
-        self.proof.take().map_or(Ok(()), Proof::check).map(|()| Frame::data(last))
-    }
-
-    /// The proof as far as it has come, if what was taken was given out.
-    pub(super) fn into_proof(self) -> Option<Proof> {
-        self.proof.filter(|_| self.held.is_empty())
-    }
-
-    pub(super) fn is_end_stream(&self) -> bool {
-        self.proof.is_none()
-    }
-
-    pub(super) fn size_hint(&self) -> SizeHint {
-        match self.left {
-            Some(left) => SizeHint::with_exact(left),
-            None => SizeHint::default(),
-        }
-    }
-}
-
-/// Reads ahead up to `first` bytes of `body`, and returns all of it: a body that is no
-/// longer has been proven by then.
-pub(crate) async fn prove(body: Body, proof: Proof, first: u64) -> Result<Body, Error> {
-    let long = body.size_hint().exact().is_some_and(|length| length > first);
+/// Reads `body` ahead, up to `read_ahead` bytes, and returns all of it. A body that is no longer
+/// than that is verified by then; a longer one withholds its last bytes until it is.
+pub(crate) async fn prove(body: Body, proof: Proof, read_ahead: u64) -> Result<Body, Error> {
+    let long = body.size_hint().exact().is_some_and(|length| length > read_ahead);
     let mut body = Body::proving(body, proof);
     if long {
         return Ok(body);
     }
-    let (mut came, mut bytes) = (Vec::new(), 0);
-    while bytes <= first {
-        match super::next_data(&mut body).await {
-            None => return Ok(Body::chain(came)),
+    let (mut read, mut bytes) = (Vec::new(), 0);
+    while bytes <= read_ahead {
+        match next_data(&mut body).await {
+            None => return Ok(Body::chain(read)),
             Some(data) => {
                 let data = data?;
                 bytes += data.len() as u64;
-                came.push(Body::from(data));
+                read.push(Body::from(data));
             }
         }
     }
-    came.push(body);
-    Ok(Body::chain(came))
+    read.push(body);
+    Ok(Body::chain(read))
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures_util::stream;
     use http_body_util::BodyExt;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::semantics::digest::Encoding;
+    use crate::semantics::digest::{Algorithm, Encoding, Expected};
 
     fn proof_of(data: &[u8]) -> Proof {
         let mut hashing = Algorithm::Sha256.hashing();
@@ -189,23 +51,23 @@ mod tests {
         Body::from_stream(stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk)))))
     }
 
-    /// What came of a body, and whether it ended well.
+    /// Returns the bytes of a body, and true if it ended without an error.
     async fn read(mut body: Body) -> (Vec<u8>, bool) {
-        let mut came = Vec::new();
+        let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             match frame {
-                Ok(frame) => came.extend_from_slice(frame.data_ref().unwrap()),
-                Err(_) => return (came, false),
+                Ok(frame) => bytes.extend_from_slice(frame.data_ref().unwrap()),
+                Err(_) => return (bytes, false),
             }
         }
-        (came, true)
+        (bytes, true)
     }
 
     proptest! {
         #[test]
-        fn what_is_right_comes_whole_and_what_is_wrong_never(
+        fn a_correct_body_is_delivered_whole_and_a_wrong_one_never(
             chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..8),
-            first in 0u64..200,
+            read_ahead in 0u64..200,
             flip in any::<Option<(u16, u8)>>(),
             known in any::<bool>(),
         ) {
@@ -228,37 +90,37 @@ mod tests {
             let proof = proof_of(&whole);
             let found = proof.found();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let (ended, came) = runtime.block_on(async {
-                match prove(body, proof, first).await {
+            let (ended_well, received) = runtime.block_on(async {
+                match prove(body, proof, read_ahead).await {
                     Ok(body) => {
-                        let (came, ended) = read(body).await;
-                        (ended, came)
+                        let (received, ended_well) = read(body).await;
+                        (ended_well, received)
                     }
                     Err(_) => (false, Vec::new()),
                 }
             });
-            prop_assert_eq!(ended, !wrong);
+            prop_assert_eq!(ended_well, !wrong);
             prop_assert_eq!(found.digests().len(), usize::from(!wrong));
             if wrong {
-                // Not even all of the bytes, whatever is made of how they end; and
-                // of a short body none.
-                prop_assert!(came.len() < whole.len());
-                prop_assert!(whole.len() as u64 > first || came.is_empty());
+                // A reader that ignores the error must not get all of the bytes either, and
+                // none of a body that is read ahead completely.
+                prop_assert!(received.len() < whole.len());
+                prop_assert!(whole.len() as u64 > read_ahead || received.is_empty());
             } else {
-                prop_assert_eq!(came, whole);
+                prop_assert_eq!(received, whole);
             }
         }
     }
 
     #[tokio::test]
-    async fn a_body_that_breaks_off_proves_nothing() {
+    async fn a_body_that_breaks_off_is_not_verified() {
         let chunks = [Ok(Bytes::from_static(b"abc")), Err(Error::OriginTimeout(String::new()))];
         let body = Body::from_stream(stream::iter(chunks));
         assert_eq!(prove(body, proof_of(b"abc"), 100).await.unwrap_err(), Error::OriginTimeout(String::new()));
     }
 
     #[tokio::test]
-    async fn an_empty_body_is_proven_too() {
+    async fn an_empty_body_is_verified() {
         assert!(prove(Body::empty(), proof_of(b"abc"), 0).await.is_err());
         assert!(prove(Body::empty(), proof_of(b""), 0).await.is_ok());
     }

@@ -1,4 +1,4 @@
-//! [`Room`]: the share of the budget that a flight's body takes.
+//! [`Room`]: a flight's share of the memory budget.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,48 +7,48 @@ use bytes::Bytes;
 use crate::store::budget::Charge;
 use crate::store::chunks::Chunks;
 
-/// What a flight takes of the budget, for as long as anybody reads it: its own charge,
-/// and the pieces that are held for what is stored of it.
-pub(crate) struct Room(Mutex<Taken>);
+/// A flight's share of the budget, charged for as long as the flight has readers: a charge of
+/// its own, and the chunks of the entry that was stored from the flight.
+pub(crate) struct Room(Mutex<Shares>);
 
-struct Taken {
+struct Shares {
     own: Charge,
-    held: Option<Arc<Chunks>>,
+    stored: Option<Arc<Chunks>>,
 }
 
 impl Room {
     pub(crate) fn new(own: Charge) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Taken { own, held: None })))
+        Arc::new(Self(Mutex::new(Shares { own, stored: None })))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
-        // Nothing in a critical section can leave it half changed.
+    fn lock(&self) -> MutexGuard<'_, Shares> {
+        // No critical section can panic half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many bytes of the budget are its own.
+    /// Returns the bytes of the flight's own charge.
     pub(crate) fn bytes(&self) -> u64 {
         self.lock().own.bytes()
     }
 
-    /// Takes `more` bytes too, or says `false` and stays as it is.
+    /// Charges `more` bytes. Returns false, and charges nothing, if that would exceed the budget.
     pub(crate) fn grow(&self, more: u64) -> bool {
         self.lock().own.grow(more)
     }
 
-    /// A charge for `bytes` of it, or for all that there is.
+    /// Splits a charge of `bytes` off, or of all bytes if there are fewer.
     pub(crate) fn split(&self, bytes: u64) -> Charge {
         self.lock().own.split(bytes)
     }
 
-    /// The body made of `pieces`, to be stored. It takes over `bytes` of the room; the
-    /// rest is given back.
+    /// Returns the body made of `chunks`, to be stored. It takes over `bytes` of the charge;
+    /// the rest is released.
     pub(crate) fn hold(&self, chunks: Vec<Bytes>, bytes: u64) -> Arc<Chunks> {
-        let mut taken = self.lock();
-        let held = Arc::new(Chunks::new(chunks, taken.own.split(bytes)));
-        drop(taken.own.split(u64::MAX));
-        taken.held = Some(Arc::clone(&held));
-        held
+        let mut shares = self.lock();
+        let stored = Arc::new(Chunks::new(chunks, shares.own.split(bytes)));
+        drop(shares.own.split(u64::MAX));
+        shares.stored = Some(Arc::clone(&stored));
+        stored
     }
 }
 
@@ -58,7 +58,7 @@ mod tests {
     use crate::store::budget::Budget;
 
     #[test]
-    fn what_is_stored_is_charged_until_nobody_has_it() {
+    fn a_stored_body_stays_charged_until_its_last_reader_leaves() {
         let budget = Budget::new(100);
         let room = Room::new(budget.charge(60).unwrap());
         assert!(room.grow(30) && !room.grow(11));

@@ -1,12 +1,16 @@
-use std::task::Waker;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 
-use super::growing::{Growing, Next};
-use super::*;
-use crate::body::zero_copy::Arena;
-use crate::store::budget::Budget;
+use super::content::{Body, Resume};
+use super::growing::{Growing, Next, Reader};
+use super::room::Room;
+use super::zero_copy::Arena;
+use crate::error::Error;
+use crate::store::budget::{Budget, Charge};
 use crate::store::chunks::CHUNK;
 use crate::store::entry::tests::stored;
 
@@ -14,7 +18,7 @@ fn charge() -> Charge {
     Budget::new(u64::MAX).charge(1).unwrap()
 }
 
-/// Ends a body, and returns its pieces.
+/// Completes a body, and returns its chunks.
 fn complete(body: &Growing) -> Option<Vec<Bytes>> {
     let mut kept = None;
     body.complete(Bytes::new(), |chunks| kept = Some(chunks));
@@ -40,7 +44,7 @@ fn pattern(len: usize) -> Vec<u8> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn readers_see_what_was_written(
+    fn every_reader_gets_the_bytes_written_whenever_it_joins(
         sizes in proptest::collection::vec(0usize..100_000, 1..20),
         joins in proptest::collection::vec(0usize..20, 0..6),
     ) {
@@ -71,14 +75,14 @@ proptest! {
 }
 
 #[tokio::test]
-async fn skipping_is_by_bytes_not_frames() {
+async fn skipping_counts_bytes_not_frames() {
     let whole = pattern(3 * CHUNK);
     let rest = Body::skipping(Body::stored(stored(&whole), 0, whole.len() as u64), CHUNK as u64 + 7);
     assert_eq!(rest.collect().await.unwrap().to_bytes(), &whole[CHUNK + 7..]);
 }
 
 #[test]
-fn byte_by_byte_costs_no_more_than_its_bytes() {
+fn a_body_sent_byte_by_byte_is_merged() {
     let body = Growing::new(Arena::none());
     let mut reader = Reader::new(body.clone());
     for byte in pattern(5000) {
@@ -89,7 +93,7 @@ fn byte_by_byte_costs_no_more_than_its_bytes() {
 }
 
 #[test]
-fn failure_comes_after_what_was_there() {
+fn a_failure_follows_the_bytes_received_before_it() {
     let body = Growing::new(Arena::none());
     let mut reader = Reader::new(body.clone());
     reader.narrow(0, Some(10));
@@ -102,7 +106,7 @@ fn failure_comes_after_what_was_there() {
 }
 
 #[test]
-fn a_body_shorter_than_it_said_never_ends_cleanly() {
+fn a_body_shorter_than_its_declared_length_ends_with_an_error() {
     let body = Growing::new(Arena::none());
     let mut reader = Reader::new(body.clone());
     reader.narrow(0, Some(10));
@@ -112,7 +116,7 @@ fn a_body_shorter_than_it_said_never_ends_cleanly() {
 }
 
 #[test]
-fn a_window_keeps_the_pace_of_its_fastest_reader() {
+fn a_window_is_written_at_the_pace_of_its_fastest_reader() {
     let mut cx = Context::from_waker(Waker::noop());
     let body = Growing::new(Arena::none());
     let mut fast = Reader::new(body.clone());
@@ -137,9 +141,9 @@ fn a_window_keeps_the_pace_of_its_fastest_reader() {
 }
 
 #[tokio::test]
-async fn a_lost_reader_goes_on_alone() {
+async fn a_reader_that_falls_out_of_the_window_resumes() {
     let body = Growing::new(Arena::none());
-    let resume: Resume = Arc::new(|place| Box::pin(async move { Ok(Body::from(format!("from {}", place.at))) }));
+    let resume: Resume = Arc::new(|position| Box::pin(async move { Ok(Body::from(format!("from {}", position.at))) }));
     let lost = Body::flight(Reader::new(body.clone()), Room::new(charge()), Some(resume), None);
     body.append(Bytes::from(vec![7; 3 * CHUNK]));
     body.become_window(CHUNK as u64);

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 #[cfg(feature = "zero-copy")]
-use crate::body::zero_copy::Taken;
+use crate::body::zero_copy::Sent;
 
 /// The transport of an accepted connection: TCP in cleartext. Reads and writes are those of
 /// the stream; the methods are the operations that depend on the transport.
@@ -66,7 +66,7 @@ impl Io {
     pub(super) fn try_splice(
         &self,
         cx: &mut Context<'_>,
-        splice: impl FnMut(BorrowedFd<'_>) -> io::Result<Taken>,
+        splice: impl FnMut(BorrowedFd<'_>) -> io::Result<Sent>,
     ) -> Option<Poll<io::Result<usize>>> {
         Some(self.poll_splice(cx, splice))
     }
@@ -75,19 +75,19 @@ impl Io {
     fn poll_splice(
         &self,
         cx: &mut Context<'_>,
-        mut splice: impl FnMut(BorrowedFd<'_>) -> io::Result<Taken>,
+        mut splice: impl FnMut(BorrowedFd<'_>) -> io::Result<Sent>,
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             let mut bytes = 0;
             let result = self.stream.try_io(Interest::WRITABLE, || {
                 let taken = splice(self.stream.as_fd())?;
-                let (Taken::All(count) | Taken::Part(count)) = taken;
+                let (Sent::All(count) | Sent::Part(count)) = taken;
                 bytes = count;
                 match taken {
-                    Taken::All(_) => Ok(()),
+                    Sent::All(_) => Ok(()),
                     // The socket is full. `WouldBlock` makes the runtime wait until it is writable.
-                    Taken::Part(_) => Err(io::ErrorKind::WouldBlock.into()),
+                    Sent::Part(_) => Err(io::ErrorKind::WouldBlock.into()),
                 }
             });
             match result {

@@ -302,7 +302,7 @@ mod tests {
                     IoSlice::advance_slices(&mut left, sent);
                 }
             }
-            assert!(slices.iter().all(|slice| arena.lends_any(&[*slice])));
+            assert!(slices.iter().all(|slice| arena.prefers_splice(&[*slice])));
         }
         drop(timeout_io);
         assert_eq!(reader.await.unwrap(), 18 * CHUNK as u64);

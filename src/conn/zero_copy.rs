@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite as _;
 
-use crate::body::zero_copy::{self, Arena, Taken};
+use crate::body::zero_copy::{self, Arena, Sent};
 use crate::config::ZeroCopy;
 use crate::conn::costs::{Costs, Measured, SendMethod, thread_time};
 use crate::conn::io::Io;
@@ -91,7 +91,7 @@ impl Splicer {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let (method, measured) =
-            if self.arena.lends_any(bufs) { self.next_method(io) } else { (SendMethod::Copy, Measured::No) };
+            if self.arena.prefers_splice(bufs) { self.next_method(io) } else { (SendMethod::Copy, Measured::No) };
         let before = (measured == Measured::Yes).then(thread_time);
         let spliced = if method == SendMethod::Splice { self.try_splice(cx, io, bufs) } else { None };
         let (method, written) = match spliced {
@@ -124,11 +124,11 @@ impl Splicer {
     fn try_splice(&mut self, cx: &mut Context<'_>, io: &Io, bufs: &[IoSlice<'_>]) -> Option<Poll<io::Result<usize>>> {
         let Self { arena, splice_size, .. } = self;
         io.try_splice(cx, |socket| {
-            let taken = arena.lend(socket, bufs, *splice_size);
+            let taken = arena.send(socket, bufs, *splice_size);
             *splice_size = match &taken {
-                Ok(Taken::All(_)) => (2 * *splice_size).min(MAX_SPLICE),
-                Ok(Taken::Part(bytes)) => (2 * bytes).clamp(zero_copy::LEAST, MAX_SPLICE),
-                Err(_) => zero_copy::LEAST,
+                Ok(Sent::All(_)) => (2 * *splice_size).min(MAX_SPLICE),
+                Ok(Sent::Part(bytes)) => (2 * bytes).clamp(zero_copy::MIN_SPLICE, MAX_SPLICE),
+                Err(_) => zero_copy::MIN_SPLICE,
             };
             taken
         })
@@ -171,7 +171,7 @@ mod tests {
     /// Returns a chunk that was sent often enough to be spliced.
     fn popular_chunk(arena: &Arc<Arena>) -> Bytes {
         let bytes = arena.gather([Bytes::from(vec![7; CHUNK])].iter(), CHUNK);
-        while !arena.lends_any(&[IoSlice::new(&bytes)]) {
+        while !arena.prefers_splice(&[IoSlice::new(&bytes)]) {
             arena.note_sent(&[IoSlice::new(&bytes)], CHUNK);
         }
         bytes
@@ -228,7 +228,7 @@ mod tests {
             let bufs = [IoSlice::new(&large)];
             sent += poll_fn(|cx| splicer.poll_write(cx, &mut io, &bufs)).await.unwrap();
         }
-        let spliced = arena.lent();
+        let spliced = arena.spliced();
         assert!(spliced > 0 && spliced < sent as u64, "{spliced} of {sent}");
 
         drop(io);

@@ -14,7 +14,9 @@ use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::edge::request_class::RequestClass;
 use crate::error::Error;
-use crate::flight::{Extent, Flight, Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
+use crate::flight::{
+    Extent, Flight, Joining, Kept, Lead, Outcome, Provider, Reach, ReuseReason, Reused, Selected, Streaming,
+};
 use crate::observe::metrics::{Served, Source};
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{self, Handled};
@@ -25,7 +27,6 @@ use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::semantics::vary::{self, Accepted, Variant, Varies};
 use crate::store::entry::Stored;
 use crate::store::metadata::Metadata;
-use crate::store::tiers::Found;
 
 impl Edge {
     /// Validates a response in the background: one flight at a time for a key. A client
@@ -86,10 +87,10 @@ impl Edge {
                     }
                     Otherwise::Pass
                 }
-                Outcome::Landed => match self.store.find(&ask.key) {
-                    Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
+                Outcome::Landed => match self.store.get(&ask.key) {
+                    Some((tier, stored)) => return self.answer_stored(&ask, tier, &stored),
                     // It landed, and was evicted already: no use in queueing again.
-                    _ => Otherwise::Pass,
+                    None => Otherwise::Pass,
                 },
                 Outcome::Pass(refusal) => match response(first).await {
                     Some((provider, response)) if Self::answers(&ask, &order, response.headers()) => {
@@ -102,7 +103,7 @@ impl Edge {
                 },
                 // Or it was given up just when this request joined it, or its leader had too
                 // many requests at the origin, which is the fault of no other client.
-                Outcome::NotAtHand | Outcome::Failed(Error::Abandoned | Error::ClientLimit) => Otherwise::Again,
+                Outcome::PeekMiss | Outcome::Failed(Error::Abandoned | Error::ClientLimit) => Otherwise::Again,
                 Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
             };
             return match (otherwise, ask.tries.checked_sub(1)) {
@@ -188,7 +189,7 @@ impl Edge {
     /// did not lead: what must be validated for each was so for the leader's alone.
     fn suits(ask: &Ask, reused: &Reused) -> bool {
         let facts = reused.stored.facts();
-        let validated = matches!(reused.why, Why::Validated(_));
+        let validated = matches!(reused.reason, ReuseReason::Validated(_));
         !validated || !facts.must_be_validated(SystemTime::now()) && Self::is_new_enough(ask, facts)
     }
 

@@ -23,7 +23,7 @@ use crate::semantics::forwarded::ForwardedHeaders;
 use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::vary::Accepted;
 use crate::store::entry::Stored;
-use crate::store::headers::Anew;
+use crate::store::headers::PerResponse;
 
 /// A GET over HTTP/1.1 that asks [plainly](crate::edge::request_class::RequestClass::Plain), and
 /// wants nothing of the connection.
@@ -62,7 +62,7 @@ impl Edge {
         head: &mut Vec<u8>,
     ) -> Result<(Body, Record, IpAddr), NotFastHit> {
         let (key, client) = self.plain_key(source, connection, ask).ok_or(NotFastHit::Involved)?;
-        let Some((tier, stored)) = self.store.held(&key) else {
+        let Some((tier, stored)) = self.store.get(&key) else {
             return Err(NotFastHit::Missing(key, client));
         };
         if !self.append_hit(&stored, ask.most, head) {
@@ -96,9 +96,9 @@ impl Edge {
         if facts.status != StatusCode::OK || reuse != Reuse::Fresh || stored.len() > most {
             return false;
         }
-        stored.uses.one_more();
+        stored.uses.increment();
         let status = CacheStatus { handled: Handled::Hit, ttl: facts.ttl(age), ..CacheStatus::default() };
-        fields.write(&Anew { age: age.as_secs(), status, name: &self.name }, head);
+        fields.write(&PerResponse { age: age.as_secs(), status, name: &self.name }, head);
         true
     }
 }

@@ -105,10 +105,10 @@ impl Edge {
     /// request counts for its client until then.
     pub(super) fn counted(&self, provider: &Provider, began: Instant, quota: Quota, body: Body) -> Body {
         let (metrics, asked) = (Arc::clone(&self.metrics), asked(provider));
-        Body::told(body, move |ended| {
+        Body::with_end_hook(body, move |ended| {
             drop(quota);
             // What the client leaves is nobody's failure.
-            let fetched = if ended == Ended::Badly { Fetched::Error } else { Fetched::Ok };
+            let fetched = if ended == Ended::Failed { Fetched::Error } else { Fetched::Ok };
             metrics.fetch(asked, fetched, began.elapsed());
         })
     }

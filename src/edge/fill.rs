@@ -20,7 +20,7 @@ use crate::key::AssetKey;
 use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::store::entry::Stored;
-use crate::store::tiers::{Found, Tier};
+use crate::store::tiers::Tier;
 
 /// What a fill asks for.
 pub(super) struct Order {
@@ -45,7 +45,7 @@ impl Order {
     /// Whether `stored` is an answer to this order: fresh, and not the one that
     /// is to be validated.
     fn is_met_by(&self, stored: &Stored) -> bool {
-        let same = self.stale.as_ref().is_some_and(|stale| stale.is(stored));
+        let same = self.stale.as_ref().is_some_and(|stale| stale.is_same(stored));
         !same && stored.facts().is_fresh(SystemTime::now())
     }
 
@@ -88,12 +88,12 @@ impl Edge {
         match lead.reach() {
             Reach::Origin => self.fill_from_origin(Leading { lead, first }, &order).await,
             Reach::Peers => self.fill_from_peers(Leading { lead, first }, &order).await,
-            Reach::Holder => unreachable!("it is taken over where it is joined"),
+            Reach::Handoff => unreachable!("it is taken over where it is joined"),
         }
     }
 
     pub(super) fn has_landed(&self, key: &AssetKey, order: &Order) -> bool {
-        matches!(self.store.find(key), Found::Here(_, stored) if order.is_met_by(&stored))
+        self.store.get(key).is_some_and(|(_, stored)| order.is_met_by(&stored))
     }
 
     async fn fill_from_origin(self: &Arc<Self>, leading: Leading, order: &Order) {
@@ -168,7 +168,7 @@ impl Edge {
         tokio::select! {
             biased;
             answer = answer.as_mut() => return Ok(answer),
-            () = poll_fn(|cx| body.poll_deserted(cx)) => {}
+            () = poll_fn(|cx| body.poll_no_readers(cx)) => {}
         }
         let Ok(_alone) = self.detached_fills.try_acquire() else {
             return Err(Error::Abandoned);
@@ -202,7 +202,7 @@ impl Edge {
 /// keys that are taken over.
 pub(super) fn tier(lead: &Lead) -> Tier {
     match lead.reach() {
-        Reach::Origin | Reach::Holder => Tier::Main,
+        Reach::Origin | Reach::Handoff => Tier::Main,
         Reach::Peers => Tier::Hot,
     }
 }

@@ -25,7 +25,7 @@ use crate::semantics::storing::Refusal;
 use crate::semantics::{cache_control, combined};
 use crate::store::chunks::CHUNK;
 use crate::store::entry::{self, Content, Head, Stored, detached};
-use crate::store::headers::Packed;
+use crate::store::headers::PackedHead;
 use crate::store::metadata::{Metadata, Validated};
 use crate::store::tiers::Tier;
 
@@ -215,12 +215,12 @@ impl Edge {
 
     /// Stores what a flight has brought, unless a write has overtaken it.
     pub(super) fn keep(&self, lead: &Lead, tier: Tier, key: &AssetKey, stored: Stored) {
-        if lead.is_overtaken() {
+        if lead.is_invalidated() {
             return;
         }
         self.store.store(tier, key, stored);
         // A write may have come in between: it marks the flight, then it removes.
-        if lead.is_overtaken() {
+        if lead.is_invalidated() {
             self.store.remove(key);
         }
     }
@@ -261,7 +261,7 @@ impl Edge {
 
     /// The head as it is stored: with the length of the body, and without what
     /// speaks only of the request that filled the flight.
-    fn packed(&self, head: &Head, length: u64) -> Packed {
+    fn packed(&self, head: &Head, length: u64) -> PackedHead {
         if head.length.is_some() || head.facts.status == StatusCode::NO_CONTENT {
             return self.store.pack(head.facts, &head.headers, length);
         }

@@ -57,7 +57,7 @@ impl Edge {
     fn forget_unproven(&self) {
         // In the order of `forget`.
         self.store.note_all_changed(self.membership.memory());
-        self.flights.overtake_all();
+        self.flights.invalidate_all();
         self.store.forget_unproven();
     }
 
@@ -65,7 +65,7 @@ impl Edge {
     fn forget(&self, key: &AssetKey) {
         // Before any flight can begin that asks others for it.
         self.store.note_changed(key, self.membership.memory());
-        self.flights.overtake(key);
+        self.flights.invalidate(key);
         self.store.forget(key);
     }
 

@@ -42,7 +42,7 @@ use crate::semantics::storing::{Case, Credentials, Name, Personal};
 use crate::semantics::{authority, cdn_loop, content_length};
 use crate::store::budget::Budget;
 use crate::store::entry::Stored;
-use crate::store::tiers::{Found, Plan, Store};
+use crate::store::tiers::{Lookup, Plan, Store, Tier};
 
 mod admission;
 mod coalesce;
@@ -250,7 +250,7 @@ impl Edge {
         let policy = Arc::new(policy);
         let before = self.policy.swap(Arc::clone(&policy));
         if !policy.names_as(&before) {
-            self.flights.overtake_all();
+            self.flights.invalidate_all();
             self.store.retain(|asset| policy.judges_as(&before, asset));
             self.store.unmark_all();
         }
@@ -288,7 +288,7 @@ impl Edge {
             readers: self.flights.readers(),
             tiers: Tier::ALL.map(tier).to_vec(),
             memory_used: self.budget.used(),
-            lent: self.arena.lent(),
+            lent: self.arena.spliced(),
             peers: view.peers().iter().map(|peer| (Arc::clone(&peer.name), peer.is_up())).collect(),
         }
     }
@@ -485,8 +485,8 @@ impl Edge {
             RequestClass::Plain => RequestControl::default(),
             RequestClass::Particular => RequestControl::of(&ask.headers),
         };
-        let (handled, stale) = match self.store.find(&ask.key) {
-            Found::Here(tier, stored) => {
+        let (handled, stale) = match self.store.lookup(&ask.key) {
+            Lookup::Memory(tier, stored) => {
                 let facts = stored.facts();
                 match freshness::reuse(facts.lifetime, facts.age(ask.now), &wish) {
                     // It says nothing of a client that it was not requested for.
@@ -503,13 +503,13 @@ impl Edge {
                     Reuse::Validate => (Handled::Stale, Some(stored)),
                 }
             }
-            Found::Marked => (Handled::Bypass, None),
-            Found::Wrong => {
+            Lookup::HitForMiss => (Handled::Bypass, None),
+            Lookup::WrongContent => {
                 let error = Error::OriginWrong("a moment ago".to_owned());
                 return Ok(self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), error));
             }
-            Found::Nothing if ask.key.variant().is_some() => (Handled::VaryMiss, None),
-            Found::Nothing => (Handled::UriMiss, None),
+            Lookup::Absent if ask.key.variant().is_some() => (Handled::VaryMiss, None),
+            Lookup::Absent => (Handled::UriMiss, None),
         };
         if wish.only_if_cached {
             return Ok(self.answer_held(ask).unwrap_or_else(|| self.answer_not_cached(ask)));

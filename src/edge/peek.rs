@@ -65,7 +65,7 @@ impl Edge {
         key: &AssetKey,
         accepted: Accepted,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
-        if !self.store.may_be_at_hand(key)
+        if !self.store.may_peek(key)
             || key.as_str().len() > peek_codec::LONGEST
             || !key.as_str().is_ascii()
             || self.flights.to_origin(key, Credentials::None).is_some()
@@ -208,8 +208,8 @@ impl Edge {
     /// Has all who wait for a flight ask the long way. Until they share another, nobody is
     /// to begin one as this was.
     fn go_the_long_way(&self, lead: Lead) {
-        self.store.note_not_at_hand(lead.key(), NOT_AT_HAND);
-        lead.settle(Outcome::NotAtHand);
+        self.store.note_peek_miss(lead.key(), NOT_AT_HAND);
+        lead.settle(Outcome::PeekMiss);
     }
 
     /// Ends a flight with what has come whole, if it is right, and everybody may have it.

@@ -12,9 +12,9 @@ use super::quota::Quota;
 use super::select::{Selection, condition, select};
 use super::{Answer, Ask, Edge};
 use crate::body::growing::Reader;
-use crate::body::{Body, Given};
+use crate::body::{Body, Delivered};
 use crate::error::Error;
-use crate::flight::{Extent, Kept, Provider, Reused, Streaming, Verification, Why};
+use crate::flight::{Extent, Kept, Provider, ReuseReason, Reused, Streaming, Verification};
 use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Served, Source};
@@ -30,7 +30,7 @@ use crate::upstream::Unframed;
 
 impl Edge {
     pub(super) fn answer_stored(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
-        stored.uses.one_more();
+        stored.uses.increment();
         let status = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
         Answer {
             response: self.give(ask, ask.now, stored, status),
@@ -49,12 +49,16 @@ impl Edge {
 
     /// A stale response that the provider was asked about.
     pub(super) fn answer_reused(&self, ask: &Ask, handled: Handled, part: Role, reused: &Reused) -> Answer {
-        let (fwd_status, detail, record) = match &reused.why {
-            Why::Validated(provider) => {
+        let (fwd_status, detail, record) = match &reused.reason {
+            ReuseReason::Validated(provider) => {
                 (Some(StatusCode::NOT_MODIFIED), None, Self::record(ask, served(part), ServedFrom::from(provider)))
             }
-            Why::FailedWith(status) => (Some(*status), None, Self::record(ask, Served::Stale, ServedFrom::Store)),
-            Why::Failed(error) => (None, Some(error.name()), Self::record(ask, Served::Stale, ServedFrom::Store)),
+            ReuseReason::FailedWith(status) => {
+                (Some(*status), None, Self::record(ask, Served::Stale, ServedFrom::Store))
+            }
+            ReuseReason::Failed(error) => {
+                (None, Some(error.name()), Self::record(ask, Served::Stale, ServedFrom::Store))
+            }
         };
         let status = CacheStatus {
             handled,
@@ -118,7 +122,7 @@ impl Edge {
                 reader.await_end();
             }
             reader.narrow(first, end);
-            let given = (may_lose && proof == Verification::AtEnd).then(Given::nothing);
+            let given = (may_lose && proof == Verification::AtEnd).then(Delivered::nothing);
             Body::flight(reader, Arc::clone(&room), resume.clone(), given)
         };
         *response.body_mut() = match selection {

@@ -16,7 +16,7 @@ use super::fill::Order;
 use super::ingest::Ingest;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
-use crate::body::{Body, Place, Resume};
+use crate::body::{Body, Position, Resume};
 use crate::error::Error;
 use crate::flight::{Extent, Flight, Lead, Outcome, Provider, Reach, Streaming, Verification};
 use crate::key::AssetKey;
@@ -24,7 +24,6 @@ use crate::observe::metrics::Fetched;
 use crate::semantics::conditional::is_strong;
 use crate::semantics::storing::{self, Name, Personal, Refusal, Verdict};
 use crate::store::entry::Head;
-use crate::store::tiers::Found;
 use crate::upstream::Unframed;
 
 impl Edge {
@@ -57,7 +56,7 @@ impl Edge {
         head: &Head,
         order: &Order,
         client: Option<IpAddr>,
-        place: Place,
+        place: Position,
     ) -> Result<Body, Error> {
         if !Self::can_follow(order, &head.headers) {
             return Err(Error::Outgrown);
@@ -71,7 +70,7 @@ impl Edge {
         let response = self.ask_origin(request).await?.map(|body| self.counted(&Provider::Origin, began, quota, body));
         match proof {
             // The proof is of all of the new copy: it has to begin as the old one did.
-            Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),
+            Some(proof) if place.delivered.is_some() => whole(response, proof).map(|body| Body::resumed(body, place)),
             Some(_) => Err(Error::Outgrown),
             None => continuation(response, tag, place.at, head),
         }
@@ -99,7 +98,7 @@ impl Edge {
             Reach::Peers => std::iter::once(first.clone()).chain(rank()).chain([Provider::Origin]).collect(),
             // A peer's request may be waiting for it: it waits for no peer.
             Reach::Origin => VecDeque::from([Provider::Origin]),
-            Reach::Holder => VecDeque::new(),
+            Reach::Handoff => VecDeque::new(),
         })
     }
 
@@ -160,7 +159,7 @@ impl Edge {
     /// The rest, from this edge itself: it is next in rank, so others may have asked it
     /// for the same meanwhile.
     async fn rest_from_here(&self, lead: &mut Lead, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
-        if let Found::Here(_, stored) = self.store.find(lead.key())
+        if let Some((_, stored)) = self.store.get(lead.key())
             && is_same(&intake.head, tag, &stored.fields().unpack(), Some(stored.len()))
         {
             let len = stored.len();

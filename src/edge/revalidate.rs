@@ -9,14 +9,13 @@ use super::Edge;
 use super::fill::{Order, tier};
 use super::ingest::withhold;
 use crate::error::Error;
-use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
+use crate::flight::{Joining, Lead, Outcome, Provider, Reach, ReuseReason, Reused};
 use crate::key::AssetKey;
 use crate::semantics::cache_control::CacheControl;
 use crate::semantics::storing::{self, Case, Credentials, Name, Personal, Refusal, Verdict};
 use crate::semantics::{date, freshness, validation, vary};
 use crate::store::entry::Stored;
 use crate::store::metadata::{Metadata, Validated};
-use crate::store::tiers::Found;
 
 impl Edge {
     /// Whether this is a 304 that does not match what is stored.
@@ -40,7 +39,7 @@ impl Edge {
         }
         let failed = matches!(parts.status.as_u16(), 500 | 502 | 503 | 504);
         let fallback = order.fallback().filter(|_| failed)?;
-        Some(reused(fallback, Why::FailedWith(parts.status)))
+        Some(reused(fallback, ReuseReason::FailedWith(parts.status)))
     }
 
     /// Takes a 304's fields over into what is stored (RFC 9111 §3.2, §4.3.4).
@@ -53,7 +52,7 @@ impl Edge {
         parts: &http::response::Parts,
         asked: SystemTime,
     ) -> Outcome {
-        let why = Why::Validated(provider.clone());
+        let why = ReuseReason::Validated(provider.clone());
         let for_credentials =
             order.credentials != Credentials::None && !CacheControl::of(&parts.headers).shares_with_credentials();
         if for_credentials || order.personal == Personal::Sent && !storing::states_freshness(&parts.headers) {
@@ -88,7 +87,7 @@ impl Edge {
 
     fn learn_of(&self, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
         let key = lead.key();
-        let Found::Here(tier, stored) = self.store.find(key) else {
+        let Some((tier, stored)) = self.store.get(key) else {
             return;
         };
         let known = stored.fields().unpack();
@@ -162,11 +161,11 @@ pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
         tracing::warn!(path = %lead.key(), %error, "origin request failed");
     }
     match order.fallback() {
-        Some(stored) => lead.settle(reused(stored, Why::Failed(error))),
+        Some(stored) => lead.settle(reused(stored, ReuseReason::Failed(error))),
         None => lead.fail(error),
     }
 }
 
-fn reused(stored: &Stored, why: Why) -> Outcome {
-    Outcome::Reused(Reused { stored: stored.clone(), why })
+fn reused(stored: &Stored, reason: ReuseReason) -> Outcome {
+    Outcome::Reused(Reused { stored: stored.clone(), reason })
 }

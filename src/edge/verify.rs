@@ -78,7 +78,7 @@ impl Edge {
         }
         self.store.mark_wrong(lead.key(), self.policy.load().wrong_content_ttl);
         // Checked after the mark is set: both overtake the flight before they remove marks.
-        if lead.is_overtaken() {
+        if lead.is_invalidated() {
             self.store.unmark_wrong(lead.key());
         }
     }

@@ -137,7 +137,7 @@ impl Edge {
     /// Takes a key over from who holds it; whether it came.
     async fn take_over(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>) -> bool {
         let order = Order::of_this_edge(self.policy.load().name(key));
-        let Joining::Lead(lead) = self.flights.join(key, Reach::Holder, Credentials::None) else {
+        let Joining::Lead(lead) = self.flights.join(key, Reach::Handoff, Credentials::None) else {
             return false;
         };
         if self.has_landed(key, &order) || self.store.has_changed(key) {

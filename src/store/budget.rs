@@ -1,10 +1,10 @@
-//! The memory that bodies may take, counted in one place.
+//! [`Budget`]: the memory limit of all bodies.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// `cache.memory`: how much all bodies that are alive may take together, be
-/// they stored, in flight, or gone from the cache but still being read.
+/// `cache.memory`: the limit for all bodies together, whether stored, in flight, or evicted but
+/// still being sent.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: u64,
@@ -16,31 +16,31 @@ impl Budget {
         Arc::new(Self { limit, used: AtomicU64::new(0) })
     }
 
-    /// Bytes in use now.
+    /// Returns the bytes in use.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes`, or nothing if that would go beyond the limit.
+    /// Charges `bytes`. Returns `None`, and charges nothing, if that would exceed the limit.
     pub(crate) fn charge(self: &Arc<Self>, bytes: u64) -> Option<Charge> {
         let mut charge = Charge { budget: Arc::clone(self), bytes: 0 };
         charge.grow(bytes).then_some(charge)
     }
 
-    /// Takes over what a charge of it has taken, in bytes: who has the budget at hand
-    /// anyway, and must be small, [gives it back](Self::give_back) itself.
-    pub(crate) fn take_over(&self, mut charge: Charge) -> u64 {
-        debug_assert!(std::ptr::eq(self, &raw const *charge.budget), "a charge of another budget");
+    /// Turns a charge of this budget into its number of bytes, which the caller must
+    /// [release](Self::release). An entry is smaller without a reference to the budget.
+    pub(crate) fn detach(&self, mut charge: Charge) -> u64 {
+        debug_assert!(std::ptr::eq(self, &raw const *charge.budget), "the charge is of another budget");
         std::mem::take(&mut charge.bytes)
     }
 
-    /// Gives `bytes` back that were [taken over](Self::take_over).
-    pub(crate) fn give_back(&self, bytes: u64) {
+    /// Releases `bytes` that were [detached](Self::detach).
+    pub(crate) fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-/// A share of a [`Budget`]; given back when dropped.
+/// A share of a [`Budget`], released when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Charge {
     budget: Arc<Budget>,
@@ -52,7 +52,7 @@ impl Charge {
         self.bytes
     }
 
-    /// Takes `more` bytes too, or says `false` and stays as it is.
+    /// Charges `more` bytes. Returns false, and charges nothing, if that would exceed the limit.
     pub(crate) fn grow(&mut self, more: u64) -> bool {
         let grown = self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(more).filter(|&used| used <= self.budget.limit)
@@ -63,7 +63,7 @@ impl Charge {
         grown.is_ok()
     }
 
-    /// A charge of its own for `bytes` of it, or for all that there is.
+    /// Splits a charge of `bytes` off, or of all bytes if there are fewer.
     pub(crate) fn split(&mut self, bytes: u64) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
@@ -73,7 +73,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+        self.budget.release(self.bytes);
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_beyond_the_limit_and_all_given_back() {
+    fn charges_stop_at_the_limit_and_are_released() {
         let budget = Budget::new(100);
         let mut first = budget.charge(60).unwrap();
         assert!(budget.charge(41).is_none());
@@ -95,9 +95,9 @@ mod tests {
         drop(second);
         assert_eq!(budget.used(), 0);
         assert!(budget.charge(u64::MAX).is_none());
-        let taken = budget.take_over(budget.charge(30).unwrap());
-        assert_eq!((taken, budget.used()), (30, 30));
-        budget.give_back(taken);
+        let detached = budget.detach(budget.charge(30).unwrap());
+        assert_eq!((detached, budget.used()), (30, 30));
+        budget.release(detached);
         assert_eq!(budget.used(), 0);
     }
 }

@@ -1,22 +1,21 @@
-//! What our caches of `quick_cache` have in common: they are weighed in bytes.
+//! Options of the `quick_cache` caches, which are limited in bytes.
 //!
-//! The weight is split over shards that do not borrow from one another, and an entry
-//! too heavy for its shard is dropped in silence: so the shards are chosen by the
-//! largest entry.
+//! The capacity is divided evenly over the shards, and `quick_cache` silently drops an entry that
+//! is too heavy for its shard. So the number of shards depends on the largest entry.
 
 use std::hash::{BuildHasher, Hasher};
 
 use quick_cache::{Lifecycle, Options, OptionsBuilder};
 
-/// The part of a shard that one entry may take, in percent (`quick_cache`
-/// refuses more than its share for hot entries, 97 %; a percent is for rounding).
+/// The largest entry in percent of a shard. `quick_cache` rejects entries above its share for hot
+/// entries, 97 %; one percent is left for rounding.
 const LARGEST_PERCENT: u64 = 96;
 
-/// `quick_cache`'s options for entries whose weights are of `bytes` together, of which
-/// the largest may weigh `largest`, and most weigh `usual`.
+/// Returns options for a capacity of `bytes`, for entries that weigh at most `largest` and mostly
+/// `usual`.
 pub(crate) fn options(bytes: u64, largest: u64, usual: u64) -> Options {
     let shards = shards(bytes, largest);
-    // Below 32 a shard, quick_cache would take fewer shards.
+    // Below 32 entries a shard, quick_cache reduces the number of shards.
     let items = usize::try_from(bytes / usual).unwrap_or(usize::MAX).max(shards * 32);
     OptionsBuilder::new()
         .shards(shards)
@@ -26,12 +25,13 @@ pub(crate) fn options(bytes: u64, largest: u64, usual: u64) -> Options {
         .expect("capacities are set")
 }
 
-/// The most that one entry may weigh, in a shard of this weight.
+/// Returns the weight of the largest entry that fits into a shard of this capacity.
 pub(crate) fn largest_entry(shard: u64) -> u64 {
     shard / 100 * LARGEST_PERCENT
 }
 
-/// The most shards, up to four a core, that take entries of `entry` bytes.
+/// Returns the largest number of shards, up to four a core, into which entries of `entry` bytes
+/// fit.
 fn shards(bytes: u64, entry: u64) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut shards = (cores * 4).next_power_of_two();
@@ -41,38 +41,38 @@ fn shards(bytes: u64, entry: u64) -> usize {
     shards
 }
 
-/// Hands over what was evicted or replaced: it is dropped when the shard's lock has been
-/// released.
+/// Returns evicted and replaced entries to the caller, so that they are dropped after the shard's
+/// lock is released.
 #[derive(Clone)]
-pub(crate) struct HandOver;
+pub(crate) struct ReturnRemoved;
 
-impl<K, V> Lifecycle<K, V> for HandOver {
+impl<K, V> Lifecycle<K, V> for ReturnRemoved {
     type RequestState = Vec<(K, V)>;
 
-    fn on_evict(&self, gone: &mut Self::RequestState, key: K, value: V) {
-        gone.push((key, value));
+    fn on_evict(&self, removed: &mut Self::RequestState, key: K, value: V) {
+        removed.push((key, value));
     }
 }
 
-/// A key carries its hash: it is not hashed again.
+/// Uses keys as their own hashes: each is a hash already.
 #[derive(Clone)]
 pub(crate) struct KeyHash;
 
 impl BuildHasher for KeyHash {
-    type Hasher = Given;
-    fn build_hasher(&self) -> Given {
-        Given(0)
+    type Hasher = IdentityHasher;
+    fn build_hasher(&self) -> IdentityHasher {
+        IdentityHasher(0)
     }
 }
 
-pub(crate) struct Given(u64);
+pub(crate) struct IdentityHasher(u64);
 
-impl Hasher for Given {
+impl Hasher for IdentityHasher {
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }
     fn write(&mut self, _: &[u8]) {
-        unreachable!("a key gives its hash as one u64");
+        unreachable!("a key is one u64");
     }
     fn finish(&self) -> u64 {
         self.0

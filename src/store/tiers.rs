@@ -1,7 +1,7 @@
-//! The two tiers of stored responses, and the markers of what is not stored.
+//! [`Store`]: the two tiers of stored responses, and markers of keys that are not stored.
 //!
-//! Each tier is a `quick_cache` (Clock-Pro, which a scan does not flush),
-//! [weighed](crate::store::sharding) in bytes.
+//! Each tier is a `quick_cache` (Clock-Pro, which a scan does not flush), limited by
+//! [weight](crate::store::sharding) in bytes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,17 +18,16 @@ use crate::semantics::freshness::Lifetime;
 use crate::semantics::vary::Accepted;
 use crate::store::budget::Budget;
 use crate::store::entry::Stored;
-use crate::store::headers::{Packed, Templates};
+use crate::store::headers::{PackedHead, Templates};
 use crate::store::metadata::Metadata;
-use crate::store::sharding::{HandOver, KeyHash, largest_entry, options};
+use crate::store::sharding::{KeyHash, ReturnRemoved, largest_entry, options};
+use crate::store::ttl_set::TtlSet;
 use crate::store::variants::Variants;
 
-/// Room for the fields of an object of the largest size, in bytes.
-const FIELDS: u64 = 64 * 1024;
-/// How many names can be marked as not stored at a time.
-const MARKERS: usize = 16 * 1024;
+/// Bytes reserved for the headers of an object of the largest size.
+const HEADERS: u64 = 64 * 1024;
 
-/// How `cache.memory` is divided. All in bytes.
+/// The division of `cache.memory`, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// All of it.
@@ -37,15 +36,15 @@ pub struct Plan {
     pub main: u64,
     /// The hot tier.
     pub hot: u64,
-    /// What is known of names that vary.
+    /// The lists of variants.
     pub variants: u64,
     /// The largest body that is stored.
     pub max_object: u64,
 }
 
 impl Plan {
-    /// Divides `memory`: shares for hot copies and for flights, a 32nd for what is
-    /// known of names that vary, the rest is the main tier's.
+    /// Divides `memory` into shares for the hot tier and for flights, a 32nd for the lists of
+    /// variants, and the main tier, which gets the rest.
     pub fn new(memory: u64, hot_share: f64, flight_share: f64, max_object: u64) -> Self {
         let hot = share(memory, hot_share);
         let flights = share(memory, flight_share);
@@ -53,16 +52,16 @@ impl Plan {
         Self { memory, main: memory.saturating_sub(hot + flights + variants), hot, variants, max_object }
     }
 
-    /// What all bodies may take together: in the tiers, and in flight.
+    /// Returns the limit for all bodies together, in the tiers and in flights.
     pub(crate) fn bodies(&self) -> u64 {
         self.memory - self.variants
     }
 
-    /// The largest `max_object` that this memory can take: one that fits into
-    /// the main tier, and of which two can be in flight at a time.
+    /// Returns the largest possible `max_object`: it fits into a shard of the main tier, and two of
+    /// that size can be in flight at a time.
     pub fn largest(&self) -> u64 {
         let flights = self.bodies().saturating_sub(self.main + self.hot);
-        (flights / 2).min(largest_entry(self.main).saturating_sub(FIELDS))
+        (flights / 2).min(largest_entry(self.main).saturating_sub(HEADERS))
     }
 }
 
@@ -71,20 +70,20 @@ fn share(memory: u64, share: f64) -> u64 {
     (memory as f64 * share) as u64
 }
 
-/// Which tier a response is in.
+/// A tier of stored responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {
-    /// What this edge owns, or fetched from the origin itself.
+    /// Responses that this edge owns or fetched from the origin itself.
     Main,
-    /// Copies of what a peer gave, but for the largest: those are in the main tier.
+    /// Copies from peers, without the largest, which are in the main tier.
     Hot,
 }
 
 impl Tier {
-    /// Both, in the order in which they are looked through.
+    /// Both tiers in the order of a lookup.
     pub const ALL: [Self; 2] = [Self::Main, Self::Hot];
 
-    /// The label in metrics.
+    /// Returns the label in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Main => "main",
@@ -93,154 +92,160 @@ impl Tier {
     }
 }
 
-/// What memory knows of a key.
-pub(crate) enum Found {
-    /// It is there, fresh or stale.
-    Here(Tier, Stored),
-    /// Known not to be stored: do not queue for it.
-    Marked,
-    /// The origin had its contents wrong a moment ago.
-    Wrong,
-    Nothing,
+/// The result of a [lookup](Store::lookup).
+pub(crate) enum Lookup {
+    /// A response in memory, fresh or stale.
+    Memory(Tier, Stored),
+    /// No response; the last ones were not storable, so the request is not coalesced.
+    HitForMiss,
+    /// No response; the content of the last one failed verification, so the key is not fetched.
+    WrongContent,
+    /// No response.
+    Absent,
 }
 
-/// By the hash of the key, which is with what is stored: of two keys whose hashes
-/// collide, one at a time is.
-type Responses = Cache<u64, Stored, ByWeight, KeyHash, HandOver>;
+/// Entries by the hash of their key. An entry has the key itself, so of two keys with the same hash,
+/// one at a time is stored.
+type Responses = Cache<u64, Stored, ByWeight, KeyHash, ReturnRemoved>;
 
-struct Shelf {
+/// The responses of one tier.
+struct TierCache {
     responses: Responses,
+    /// Weight in bytes of the largest entry that fits.
     largest: u64,
     evictions: AtomicU64,
 }
 
-impl Shelf {
+impl TierCache {
     fn new(bytes: u64, max_object: u64) -> Self {
-        let options = options(bytes, max_object + FIELDS, 16 * 1024);
-        let responses = Cache::with_options(options, ByWeight, KeyHash, HandOver);
+        let options = options(bytes, max_object + HEADERS, 16 * 1024);
+        let responses = Cache::with_options(options, ByWeight, KeyHash, ReturnRemoved);
         let largest = largest_entry(responses.shard_capacity());
         Self { responses, largest, evictions: AtomicU64::new(0) }
     }
 
     fn get(&self, key: &AssetKey) -> Option<Stored> {
-        self.responses.get(&key.variant_hash()).filter(|stored| stored.is_of(key))
+        self.responses.get(&key.variant_hash()).filter(|stored| stored.has_key(key))
     }
 
     fn insert(&self, key: &AssetKey, stored: Stored) {
-        let mut gone = Vec::new();
-        self.responses.insert_with_lifecycle(key.variant_hash(), stored, &mut gone);
-        // What it replaces has not been evicted.
-        let evicted = gone.iter().filter(|(_, other)| !other.is_of(key)).count() as u64;
+        let mut removed = Vec::new();
+        self.responses.insert_with_lifecycle(key.variant_hash(), stored, &mut removed);
+        // The entry that it replaces does not count as evicted.
+        let evicted = removed.iter().filter(|(_, other)| !other.has_key(key)).count() as u64;
         if evicted > 0 {
             self.evictions.fetch_add(evicted, Ordering::Relaxed);
         }
     }
 
-    /// Removes the response under `key`, whatever the spelling of its query.
+    /// Removes the response of `key` in any spelling of its query.
     fn remove(&self, key: &AssetKey) {
         self.responses.remove(&key.variant_hash());
     }
 }
 
+/// The stored responses of an edge, and its notes on keys.
 pub(crate) struct Store {
-    main: Shelf,
-    hot: Shelf,
-    forms: Templates,
+    main: TierCache,
+    hot: TierCache,
+    templates: Templates,
     variants: Variants,
-    /// Requests for these keys bypass request collapsing.
-    markers: Notes,
-    /// As `markers`, for requests that identify a client.
-    own_markers: Notes,
-    /// These keys are answered with a 502, and not fetched again.
-    wrong: Notes,
-    /// These peers (by hash, with the key's) are not asked for them.
-    doubted: Notes,
-    /// Others may hold what a write has changed of these keys.
-    changed: Notes,
-    /// Until then, that may be so of any key.
+    /// Requests for these keys are not coalesced.
+    markers: TtlSet,
+    /// The same for requests that identify a client.
+    own_markers: TtlSet,
+    /// Keys with content that failed verification: the answer is 502, without a fetch.
+    wrong: TtlSet,
+    /// Peers, by hash combined with the key's, that sent wrong content of a key and are not asked for
+    /// it.
+    doubted: TtlSet,
+    /// Keys that a write has changed; peers may still have the old response.
+    changed: TtlSet,
+    /// Until then, any key counts as changed.
     all_changed: Mutex<Option<Instant>>,
-    /// Their owners did not have these keys at hand.
-    not_at_hand: Notes,
+    /// Keys for which the owner could not answer a peek.
+    peek_misses: TtlSet,
 }
 
 impl Store {
-    /// What is stored is charged to `budget`.
+    /// `budget` is charged for the entries.
     pub(crate) fn new(plan: &Plan, budget: Arc<Budget>) -> Self {
         Self {
-            main: Shelf::new(plan.main, plan.max_object),
-            // Room for the largest objects would cost this tier its shards: copies of
-            // them are kept in the main tier.
-            hot: Shelf::new(plan.hot, plan.max_object.min(plan.hot / 8)),
-            forms: Templates::new(budget),
+            main: TierCache::new(plan.main, plan.max_object),
+            // Shards for the largest objects would leave this tier few shards, so copies of such
+            // objects are in the main tier.
+            hot: TierCache::new(plan.hot, plan.max_object.min(plan.hot / 8)),
+            templates: Templates::new(budget),
             variants: Variants::new(plan.variants),
-            markers: Notes::new(),
-            own_markers: Notes::new(),
-            wrong: Notes::new(),
-            doubted: Notes::new(),
-            changed: Notes::new(),
+            markers: TtlSet::new(),
+            own_markers: TtlSet::new(),
+            wrong: TtlSet::new(),
+            doubted: TtlSet::new(),
+            changed: TtlSet::new(),
             all_changed: Mutex::default(),
-            not_at_hand: Notes::new(),
+            peek_misses: TtlSet::new(),
         }
     }
 
-    fn shelf(&self, tier: Tier) -> &Shelf {
+    fn cache(&self, tier: Tier) -> &TierCache {
         match tier {
             Tier::Main => &self.main,
             Tier::Hot => &self.hot,
         }
     }
 
-    /// The response under `key`, fresh or stale, and where it is.
-    pub(crate) fn held(&self, key: &AssetKey) -> Option<(Tier, Stored)> {
-        Tier::ALL.into_iter().find_map(|tier| Some((tier, self.shelf(tier).get(key)?)))
+    /// Returns the response of `key`, fresh or stale, and its tier.
+    pub(crate) fn get(&self, key: &AssetKey) -> Option<(Tier, Stored)> {
+        Tier::ALL.into_iter().find_map(|tier| Some((tier, self.cache(tier).get(key)?)))
     }
 
-    pub(crate) fn find(&self, key: &AssetKey) -> Found {
-        if let Some((tier, stored)) = self.held(key) {
-            Found::Here(tier, stored)
-        } else if self.wrong.hold(key.variant_hash()) {
-            Found::Wrong
-        } else if self.markers.hold(key.hash()) {
-            Found::Marked
+    /// Returns the response of `key`, or the reason to treat its request differently.
+    pub(crate) fn lookup(&self, key: &AssetKey) -> Lookup {
+        if let Some((tier, stored)) = self.get(key) {
+            Lookup::Memory(tier, stored)
+        } else if self.wrong.contains(key.variant_hash()) {
+            Lookup::WrongContent
+        } else if self.markers.contains(key.hash()) {
+            Lookup::HitForMiss
         } else {
-            Found::Nothing
+            Lookup::Absent
         }
     }
 
-    /// Whether its owner may have `key` at hand, for all that is noted of it.
-    pub(crate) fn may_be_at_hand(&self, key: &AssetKey) -> bool {
-        let hold = |notes: &Notes| notes.hold(key.hash());
-        !self.wrong.hold(key.variant_hash())
-            && ![&self.markers, &self.not_at_hand].into_iter().any(hold)
+    /// Returns true if no note on `key` speaks against a peek at its owner.
+    pub(crate) fn may_peek(&self, key: &AssetKey) -> bool {
+        let contains = |notes: &TtlSet| notes.contains(key.hash());
+        !self.wrong.contains(key.variant_hash())
+            && ![&self.markers, &self.peek_misses].into_iter().any(contains)
             && !self.has_changed(key)
     }
 
-    /// For the time of `period` from now, its owner is not asked whether it has `key` at hand.
-    pub(crate) fn note_not_at_hand(&self, key: &AssetKey, period: Duration) {
-        self.not_at_hand.insert(key.hash(), period);
+    /// Suppresses peeks for `key` for `period`.
+    pub(crate) fn note_peek_miss(&self, key: &AssetKey, period: Duration) {
+        self.peek_misses.insert(key.hash(), period);
     }
 
-    /// Returns true if an entry of this weight that is meant for `tier` can be kept at all.
+    /// Returns true if an entry of this weight for `tier` fits into the store.
     pub(crate) fn takes(&self, tier: Tier, weight: u64) -> bool {
-        weight <= self.shelf(self.fitting(tier, weight)).largest
+        weight <= self.cache(self.fitting(tier, weight)).largest
     }
 
-    /// The tier that an entry of this weight goes to: a copy too heavy for a shard of the
-    /// hot tier goes to the main tier, whose shards take every body up to `max_object`.
+    /// Returns the tier for an entry of this weight. A copy that is too heavy for a shard of the hot
+    /// tier goes to the main tier; the shards of that tier take every body up to `max_object`.
     fn fitting(&self, tier: Tier, weight: u64) -> Tier {
-        if weight <= self.shelf(tier).largest { tier } else { Tier::Main }
+        if weight <= self.cache(tier).largest { tier } else { Tier::Main }
     }
 
-    /// The head of a response, whose body has so many bytes, as it is stored.
-    pub(crate) fn pack(&self, facts: Metadata, headers: &HeaderMap, body: u64) -> Packed {
-        self.forms.pack(facts, headers, body)
+    /// Packs the head of a response with a body of `body` bytes.
+    pub(crate) fn pack(&self, facts: Metadata, headers: &HeaderMap, body: u64) -> PackedHead {
+        self.templates.pack(facts, headers, body)
     }
 
-    /// Keeps a complete response in `tier`, or in the main tier if it is too heavy for a
-    /// shard of the hot one. What makes room for it is dropped once the tier's lock is free.
+    /// Stores a complete response in `tier`, or in the main tier if it is too heavy for a shard of
+    /// the hot tier. Evicted entries are dropped after the tier's lock is released.
     pub(crate) fn store(&self, tier: Tier, key: &AssetKey, stored: Stored) {
         let tier = self.fitting(tier, stored.weight());
-        // Chunks until it is stored: a write finds what is.
+        // Held until the variant is stored, so that an invalidation finds it.
         let change = key.variant().map(|_| self.variants.change());
         if let Some(change) = &change {
             let Some(unlisted) = change.list(key) else { return };
@@ -252,39 +257,40 @@ impl Store {
         self.markers.remove(key.hash());
         self.wrong.remove(key.variant_hash());
         let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
-        self.shelf(other).remove(key);
-        self.shelf(tier).insert(key, stored);
+        self.cache(other).remove(key);
+        self.cache(tier).insert(key, stored);
     }
 
-    /// Keeps nothing under `key` any more.
+    /// Removes the response of `key`.
     pub(crate) fn remove(&self, key: &AssetKey) {
         self.wrong.remove(key.variant_hash());
         for tier in Tier::ALL {
-            self.shelf(tier).remove(key);
+            self.cache(tier).remove(key);
         }
     }
 
-    /// Keeps nothing of an asset any more, nor what its responses vary by.
+    /// Removes all responses of an asset, and its list of variants.
     pub(crate) fn forget(&self, asset: &AssetKey) {
         let change = self.variants.change();
         self.remove(&asset.asset());
-        self.remove_all(&change.forget(asset));
+        self.remove_all(&change.remove(asset));
     }
 
-    /// Removes the responses of all assets but those whose canonical names `keeps` holds for.
+    /// Removes the responses of all assets except those with a canonical name that satisfies
+    /// `keeps`.
     pub(crate) fn retain(&self, keeps: impl Fn(&str) -> bool) {
         for tier in Tier::ALL {
-            self.shelf(tier).responses.retain(|_, stored| keeps(stored.asset_name()));
+            self.cache(tier).responses.retain(|_, stored| keeps(stored.asset_name()));
         }
     }
 
-    /// Removes all responses but those that their names prove.
+    /// Removes all responses except those with content that their name proves.
     pub(crate) fn forget_unproven(&self) {
         for tier in Tier::ALL {
             let is_proven = |stored: &Stored| matches!(stored.facts().lifetime, Lifetime::UntilEvicted { .. });
-            self.shelf(tier).responses.retain(|_, stored| is_proven(stored));
+            self.cache(tier).responses.retain(|_, stored| is_proven(stored));
         }
-        self.wrong.0.clear();
+        self.wrong.clear();
     }
 
     fn remove_all(&self, keys: &[AssetKey]) {
@@ -293,119 +299,119 @@ impl Store {
         }
     }
 
-    /// Whether any name varies.
+    /// Returns true if any asset varied since the start.
     pub(crate) fn has_variants(&self) -> bool {
-        self.variants.are_any()
+        self.variants.any()
     }
 
-    /// Whether the responses of `asset` are known to vary.
+    /// Returns true if the responses of `asset` are known to vary.
     pub(crate) fn varies(&self, asset: &AssetKey) -> bool {
-        self.variants.are_any() && self.variants.has(asset)
+        self.variants.any() && self.variants.has(asset)
     }
 
-    /// The key under which a request with these fields finds its variant.
+    /// Returns the key of the variant that a request with these headers selects.
     pub(crate) fn select(&self, key: &AssetKey, request: &HeaderMap) -> Option<AssetKey> {
         self.variants.select(key, request)
     }
 
-    /// As [`select`](Self::select), for responses that vary by Accept-Encoding alone.
+    /// Returns the key of the variant for a request that accepts these codings, if the responses of
+    /// the asset vary by Accept-Encoding alone.
     pub(crate) fn select_by_codings(&self, asset: &AssetKey, accepted: Accepted) -> Option<AssetKey> {
         self.variants.select_by_codings(asset, accepted)
     }
 
-    /// The request headers by which responses of an asset are known to vary.
+    /// Returns the request headers by which the responses of an asset are known to vary.
     pub(crate) fn varies_by(&self, asset: &AssetKey) -> Option<Arc<[HeaderName]>> {
-        if self.variants.are_any() { self.variants.fields(asset) } else { None }
+        if self.variants.any() { self.variants.fields(asset) } else { None }
     }
 
-    /// Notes that the responses of an asset vary by `fields`; `most` variants of it are
-    /// kept.
+    /// Records that the responses of an asset vary by `fields`, and keeps at most `most` variants
+    /// of it.
     pub(crate) fn vary(&self, asset: &AssetKey, fields: &Arc<[HeaderName]>, most: usize) {
         let change = self.variants.change();
         self.remove_all(&change.note(asset, fields, most));
     }
 
-    /// For the time of `period` from now, requests for `key` do not wait for one another.
+    /// Ends the coalescing of requests for `key` for `period`.
     pub(crate) fn mark(&self, key: &AssetKey, period: Duration) {
         self.markers.insert(key.hash(), period);
     }
 
-    /// For the time of `period` from now, requests for `key` that identify a client do
-    /// not wait for another's.
+    /// Ends the coalescing of requests for `key` that identify a client, for `period`.
     pub(crate) fn mark_own(&self, key: &AssetKey, period: Duration) {
         self.own_markers.insert(key.hash(), period);
     }
 
     /// Returns true if requests for `key` that identify a client go to the origin at once.
     pub(crate) fn is_marked_own(&self, key: &AssetKey) -> bool {
-        self.own_markers.hold(key.hash())
+        self.own_markers.contains(key.hash())
     }
 
-    /// For the time of `period` from now, `key` is not fetched again.
+    /// Suppresses fetches of `key` for `period`: its content failed verification.
     pub(crate) fn mark_wrong(&self, key: &AssetKey, period: Duration) {
         self.wrong.insert(key.variant_hash(), period);
     }
 
-    /// `key` may be fetched again.
+    /// Permits fetches of `key` again.
     pub(crate) fn unmark_wrong(&self, key: &AssetKey) {
         self.wrong.remove(key.variant_hash());
     }
 
-    /// For the time of `period` from now, `peer` is not asked for `key`.
+    /// Suppresses requests to `peer` for `key`, for `period`: it sent wrong content.
     pub(crate) fn doubt(&self, peer: &str, key: &AssetKey, period: Duration) {
         self.doubted.insert(key.hash() ^ xxh3_64(peer.as_bytes()), period);
     }
 
-    /// Whether `peer` had the contents of `key` wrong a moment ago.
+    /// Returns true if `peer` is not asked for `key` now.
     pub(crate) fn doubts(&self, peer: &str, key: &AssetKey) -> bool {
-        self.doubted.hold(key.hash() ^ xxh3_64(peer.as_bytes()))
+        self.doubted.contains(key.hash() ^ xxh3_64(peer.as_bytes()))
     }
 
-    /// For the time of `period` from now, others may hold what `key` was before.
+    /// Records that a write changed `key`. Peers may have the old response for `period`.
     pub(crate) fn note_changed(&self, key: &AssetKey, period: Duration) {
         self.changed.insert(key.hash(), period);
     }
 
-    /// As [`note_changed`](Self::note_changed), of all keys.
+    /// Records that a write changed all keys.
     pub(crate) fn note_all_changed(&self, period: Duration) {
         *self.all_changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + period);
     }
 
-    /// Whether a write has changed `key` a while ago.
+    /// Returns true if peers may have an outdated response of `key`.
     pub(crate) fn has_changed(&self, key: &AssetKey) -> bool {
         self.changed_for(key).is_some()
     }
 
-    /// For how much longer others may hold what `key` was before a write.
+    /// Returns the time for which peers may still have an outdated response of `key`.
     pub(crate) fn changed_for(&self, key: &AssetKey) -> Option<Duration> {
         let until = *self.all_changed.lock().unwrap_or_else(PoisonError::into_inner);
         let all = until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|left| !left.is_zero());
         self.changed.left(key.hash()).max(all)
     }
 
-    /// Forgets which keys are marked, and which contents were wrong: other rules hold now.
+    /// Removes the markers and the notes on wrong content, after a change of the rules.
     pub(crate) fn unmark_all(&self) {
         for notes in [&self.markers, &self.own_markers, &self.wrong, &self.doubted] {
-            notes.0.clear();
+            notes.clear();
         }
     }
 
-    /// The next request for `key` may try to have it stored again.
+    /// Removes the marker of `key`: the next request may have it stored.
     pub(crate) fn unmark(&self, key: &AssetKey) {
         self.markers.remove(key.hash());
     }
 
-    /// The `most` responses that were used most of those whose key's hash `wanted` holds
-    /// for, by their names, and how often. Looks at all that is stored; variants are left
-    /// out, for they say nothing without the request that selects them.
+    /// Returns the names and hits of the `most` responses with the most hits, the most first, of
+    /// those with a key's hash that satisfies `wanted`. Scans all entries. Variants are left out:
+    /// a name does not identify them.
     pub(crate) fn most_used(&self, most: usize, wanted: impl Fn(u64) -> bool) -> Vec<(u32, String)> {
         let now = SystemTime::now();
-        let all = Tier::ALL.into_iter().flat_map(|tier| self.shelf(tier).responses.iter());
-        let good = all.filter(|(hash, stored)| {
+        let all = Tier::ALL.into_iter().flat_map(|tier| self.cache(tier).responses.iter());
+        let eligible = all.filter(|(hash, stored)| {
             let facts = stored.facts();
             facts.status == StatusCode::OK && facts.is_fresh(now) && stored.name().is_some() && wanted(*hash)
         });
-        let mut used: Vec<_> = good.map(|(_, stored)| (stored.uses.count(), stored)).collect();
+        let mut used: Vec<_> = eligible.map(|(_, stored)| (stored.uses.count(), stored)).collect();
         let descending = |(a, _): &(u32, Stored), (b, _): &(u32, Stored)| b.cmp(a);
         if used.len() > most {
             used.select_nth_unstable_by(most, descending);
@@ -416,45 +422,10 @@ impl Store {
         used.into_iter().filter_map(named).collect()
     }
 
-    /// Bytes, objects and evictions of a tier.
+    /// Returns the bytes, objects and evictions of a tier.
     pub(crate) fn figures(&self, tier: Tier) -> (u64, u64, u64) {
-        let shelf = self.shelf(tier);
-        (shelf.responses.weight(), shelf.responses.len() as u64, shelf.evictions.load(Ordering::Relaxed))
-    }
-}
-
-/// What holds of keys (by hash: of two that collide, of both) until a time. It goes by the
-/// clock that nobody sets: by the other, what is to hold for seconds could for hours.
-struct Notes(Cache<u64, Instant>);
-
-impl Notes {
-    fn new() -> Self {
-        Self(Cache::new(MARKERS))
-    }
-
-    /// It holds of `hash` for the time of `period` from now.
-    fn insert(&self, hash: u64, period: Duration) {
-        self.0.insert(hash, Instant::now() + period);
-    }
-
-    fn remove(&self, hash: u64) {
-        self.0.remove(&hash);
-    }
-
-    /// For how much longer it holds of `hash`, if it does.
-    fn left(&self, hash: u64) -> Option<Duration> {
-        let until = self.0.get(&hash)?;
-        let now = Instant::now();
-        if now < until {
-            return Some(until - now);
-        }
-        // Another note may have come in between.
-        self.0.remove_if(&hash, |until| now >= *until);
-        None
-    }
-
-    fn hold(&self, hash: u64) -> bool {
-        self.left(hash).is_some()
+        let cache = self.cache(tier);
+        (cache.responses.weight(), cache.responses.len() as u64, cache.evictions.load(Ordering::Relaxed))
     }
 }
 
@@ -482,7 +453,7 @@ mod tests {
         AssetKey::parse(name, 1024).unwrap()
     }
 
-    /// It weighs 600 bytes, and `len`.
+    /// Returns an entry that weighs 600 + `len` bytes.
     fn stored(key: &AssetKey, budget: &Arc<Budget>, len: u64, lifetime: Lifetime, born: SystemTime) -> Stored {
         let facts = Metadata { status: StatusCode::OK, born, lifetime, validated: Validated::Never };
         let head = Templates::new(Arc::clone(budget)).pack(facts, &HeaderMap::new(), 1);
@@ -492,22 +463,22 @@ mod tests {
     const FOREVER: Lifetime = Lifetime::UntilEvicted { stated: None };
 
     #[test]
-    fn the_largest_object_fits_and_one_more_byte_is_known_not_to() {
+    fn the_largest_object_is_stored() {
         for memory in [8 * MIB, 64 * MIB, 512 * MIB, 7_777_777_777] {
             let max_object = Plan::new(memory, 0.125, 0.25, 0).largest();
             let plan = Plan::new(memory, 0.125, 0.25, max_object);
             let budget = Budget::new(memory);
             let tiers = Store::new(&plan, Arc::clone(&budget));
-            let largest = max_object + FIELDS;
+            let largest = max_object + HEADERS;
             assert!(tiers.takes(Tier::Main, largest));
             let entry = stored(&key("/a"), &budget, largest - 600, FOREVER, SystemTime::now());
             tiers.store(Tier::Main, &key("/a"), entry);
-            assert!(matches!(tiers.find(&key("/a")), Found::Here(Tier::Main, _)), "{memory}");
+            assert!(matches!(tiers.lookup(&key("/a")), Lookup::Memory(Tier::Main, _)), "{memory}");
         }
     }
 
     #[test]
-    fn tiers_stay_within_their_weight_and_give_the_budget_back() {
+    fn tiers_stay_within_their_weight_and_release_the_budget() {
         let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
         let budget = Budget::new(plan.memory);
         let tiers = Store::new(&plan, Arc::clone(&budget));
@@ -523,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn copy_of_any_size_up_to_max_object_is_kept() {
+    fn a_copy_of_any_size_up_to_max_object_is_stored() {
         for memory in [16 * MIB, 512 * MIB, 4096 * MIB] {
             let plan = Plan::new(memory, 0.125, 0.25, memory / 8);
             let budget = Budget::new(plan.memory);
@@ -532,7 +503,7 @@ mod tests {
                 let (key, weight) = (key(&format!("/{part}")), plan.max_object / 16 * part);
                 assert!(tiers.takes(Tier::Hot, weight));
                 tiers.store(Tier::Hot, &key, stored(&key, &budget, weight - 600, FOREVER, SystemTime::now()));
-                assert!(matches!(tiers.find(&key), Found::Here(..)), "{weight} of {memory}");
+                assert!(matches!(tiers.lookup(&key), Lookup::Memory(..)), "{weight} of {memory}");
                 tiers.remove(&key);
             }
             assert!(!tiers.takes(Tier::Hot, plan.main));
@@ -540,16 +511,16 @@ mod tests {
     }
 
     #[test]
-    fn without_a_hot_tier_nothing_is_stored_there() {
+    fn without_a_hot_tier_copies_are_stored_in_the_main_tier() {
         let plan = Plan::new(16 * MIB, 0.0, 0.25, MIB);
         let budget = Budget::new(plan.memory);
         let tiers = Store::new(&plan, Arc::clone(&budget));
         tiers.store(Tier::Hot, &key("/a"), stored(&key("/a"), &budget, 1, FOREVER, SystemTime::now()));
-        assert!(matches!(tiers.find(&key("/a")), Found::Here(Tier::Main, _)));
+        assert!(matches!(tiers.lookup(&key("/a")), Lookup::Memory(Tier::Main, _)));
         assert_eq!(tiers.figures(Tier::Hot).0, 0);
     }
 
-    /// What varies by one field of a request.
+    /// A store of assets that vary by one request header.
     struct Varying {
         tiers: Store,
         budget: Arc<Budget>,
@@ -568,7 +539,7 @@ mod tests {
             self.tiers.select(&key(name), &HeaderMap::from_iter([(self.by[0].clone(), value.parse().unwrap())]))
         }
 
-        /// Has the variant noted, and stored.
+        /// Lists and stores the variant of `value`.
         fn keep(&self, name: &str, value: &str) -> AssetKey {
             self.tiers.vary(&key(name), &self.by, 2);
             let variant = self.select(name, value).unwrap();
@@ -581,12 +552,12 @@ mod tests {
         }
 
         fn has(&self, key: &AssetKey) -> bool {
-            matches!(self.tiers.find(key), Found::Here(..))
+            matches!(self.tiers.lookup(key), Lookup::Memory(..))
         }
     }
 
     #[test]
-    fn variants_are_selected_counted_and_forgotten() {
+    fn variants_are_selected_limited_and_removed() {
         let varying = Varying::new(16 * MIB);
         assert!(varying.select("/a", "1").is_none());
         let one = varying.keep("/a", "1");
@@ -596,7 +567,7 @@ mod tests {
         assert!(varying.select("/b", "1").is_none());
         let two = varying.keep("/a", "2");
         assert!(varying.has(&one) && varying.has(&two));
-        // The first of them makes room, and the next does when it comes back.
+        // The oldest variant is removed for the third; the second when the first returns.
         let three = varying.keep("/a", "3");
         assert!(!varying.has(&one) && varying.has(&two) && varying.has(&three));
         varying.store(&one);
@@ -604,13 +575,13 @@ mod tests {
         let other = varying.keep("/b", "1");
         varying.tiers.forget(&three);
         assert!(!varying.has(&one) && !varying.has(&three) && varying.has(&other));
-        // What a write has forgotten is not stored by who did not hear of it.
+        // A fill that began before a write does not store its variant.
         varying.store(&two);
         assert!(!varying.has(&two));
     }
 
     #[test]
-    fn what_is_known_of_names_is_bounded_and_nothing_is_stored_without() {
+    fn lists_of_variants_are_limited_and_an_unlisted_variant_is_not_stored() {
         let varying = Varying::new(MIB);
         let names: Vec<_> = (0..1000).map(|i| format!("/{i}")).collect();
         let variants: Vec<_> = names.iter().map(|name| varying.keep(name, "1")).collect();
@@ -620,7 +591,7 @@ mod tests {
         for (name, variant) in names.iter().zip(&variants) {
             assert_eq!(known(name), varying.has(variant), "{name}");
         }
-        // One name that is too long for it.
+        // A name that is too long for the list.
         let long = AssetKey::parse(&format!("/{}", "a".repeat(60_000)), 64 * 1024).unwrap();
         varying.tiers.vary(&long, &varying.by, 2);
         assert!(varying.tiers.select(&long, &HeaderMap::new()).is_none());
@@ -630,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replaced_is_not_evicted() {
+    fn a_replaced_entry_does_not_count_as_evicted() {
         let budget = Budget::new(16 * MIB);
         let tiers = Store::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Arc::clone(&budget));
         for _ in 0..2 {
@@ -640,55 +611,55 @@ mod tests {
     }
 
     #[test]
-    fn names_whose_hashes_collide_never_share_a_response() {
+    fn keys_whose_hashes_collide_do_not_share_a_response() {
         let budget = Budget::new(16 * MIB);
         let tiers = Store::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Arc::clone(&budget));
         let keys = [key("/a"), key("/b").colliding_with(&key("/a"))];
         for (key, other) in [(&keys[0], &keys[1]), (&keys[1], &keys[0])] {
             tiers.store(Tier::Main, key, stored(key, &budget, 10, FOREVER, SystemTime::now()));
-            assert!(matches!(tiers.find(key), Found::Here(_, stored) if stored.name() == Some(key.as_str())));
-            assert!(matches!(tiers.find(other), Found::Nothing));
+            assert!(matches!(tiers.lookup(key), Lookup::Memory(_, stored) if stored.name() == Some(key.as_str())));
+            assert!(matches!(tiers.lookup(other), Lookup::Absent));
         }
         assert_eq!(tiers.figures(Tier::Main).1, 1);
-        // An invalidation is for all spellings of a query, which share a hash.
+        // An invalidation covers all spellings of a query, which share a hash.
         tiers.remove(&keys[0]);
         assert_eq!(tiers.figures(Tier::Main).1, 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tiers_and_markers() {
+    async fn a_response_is_in_one_tier_and_removes_its_marker() {
         let plan = Plan::new(16 * MIB, 0.125, 0.25, MIB);
         let budget = Budget::new(plan.memory);
         let tiers = Store::new(&plan, Arc::clone(&budget));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let second = Duration::from_secs(1);
         tiers.mark(&key("/a"), second);
-        assert!(matches!(tiers.find(&key("/a")), Found::Marked));
+        assert!(matches!(tiers.lookup(&key("/a")), Lookup::HitForMiss));
         tokio::time::advance(second).await;
-        assert!(matches!(tiers.find(&key("/a")), Found::Nothing));
+        assert!(matches!(tiers.lookup(&key("/a")), Lookup::Absent));
         tiers.mark(&key("/a"), second);
-        // A response is in one tier, and ends what was marked.
         for tier in [Tier::Hot, Tier::Main, Tier::Hot] {
             tiers.store(tier, &key("/a"), stored(&key("/a"), &budget, 10, FOREVER, now));
-            assert!(matches!(tiers.find(&key("/a")), Found::Here(found, _) if found == tier));
+            assert!(matches!(tiers.lookup(&key("/a")), Lookup::Memory(found, _) if found == tier));
             assert_eq!(tiers.figures(Tier::Main).1 + tiers.figures(Tier::Hot).1, 1);
         }
         tiers.remove(&key("/a"));
-        assert!(matches!(tiers.find(&key("/a")), Found::Nothing));
+        assert!(matches!(tiers.lookup(&key("/a")), Lookup::Absent));
         assert_eq!(budget.used(), 0);
     }
+
     #[tokio::test(start_paused = true)]
-    async fn what_is_noted_holds_for_its_time() {
+    async fn notes_expire_after_their_period() {
         let tiers = Store::new(&Plan::new(16 * MIB, 0.125, 0.25, MIB), Budget::new(0));
         let (a, second) = (key("/a"), Duration::from_secs(1));
         tiers.mark_wrong(&a, second);
         tiers.doubt("peer", &a, second);
         tiers.note_changed(&a, 2 * second);
         tokio::time::advance(second / 2).await;
-        assert!(matches!(tiers.find(&a), Found::Wrong));
+        assert!(matches!(tiers.lookup(&a), Lookup::WrongContent));
         assert!(tiers.doubts("peer", &a) && !tiers.doubts("other", &a));
         tokio::time::advance(second / 2).await;
-        assert!(matches!(tiers.find(&a), Found::Nothing));
+        assert!(matches!(tiers.lookup(&a), Lookup::Absent));
         assert!(!tiers.doubts("peer", &a));
         assert_eq!(tiers.changed_for(&a), Some(second));
         tokio::time::advance(second).await;
@@ -696,7 +667,7 @@ mod tests {
         tiers.note_changed(&a, second);
         tiers.note_all_changed(2 * second);
         assert_eq!(tiers.changed_for(&a), Some(2 * second));
-        assert!(tiers.has_changed(&key("/b")) && !tiers.may_be_at_hand(&key("/b")));
+        assert!(tiers.has_changed(&key("/b")) && !tiers.may_peek(&key("/b")));
         tokio::time::advance(2 * second).await;
         assert!(!tiers.has_changed(&a) && !tiers.has_changed(&key("/b")));
     }

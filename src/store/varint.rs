@@ -1,7 +1,7 @@
-//! Numbers, and what has a length, in as few bytes as they need.
+//! Varints (LEB128), and byte strings with their length as a varint.
 
-/// Appends a number: seven bits to a byte, the lowest first; all but the last have the
-/// eighth set.
+/// Appends a number as a varint: seven bits to a byte, the lowest first. All bytes but the last
+/// have their highest bit set.
 pub(crate) fn put(mut number: u64, packed: &mut Vec<u8>) {
     while number >= 0x80 {
         packed.push(number.to_le_bytes()[0] | 0x80);
@@ -10,26 +10,26 @@ pub(crate) fn put(mut number: u64, packed: &mut Vec<u8>) {
     packed.push(number.to_le_bytes()[0]);
 }
 
-/// Appends bytes, behind how many they are.
+/// Appends a byte string: its length as a varint, then its bytes.
 pub(crate) fn put_bytes(bytes: &[u8], packed: &mut Vec<u8>) {
     put(bytes.len() as u64, packed);
     packed.extend_from_slice(bytes);
 }
 
-/// How many bytes `bytes` bytes are put in.
+/// Returns the length of a byte string of `bytes` bytes with its varint.
 pub(crate) fn put_len(bytes: usize) -> usize {
     let bits = usize::BITS - (bytes | 1).leading_zeros();
     bits.div_ceil(7) as usize + bytes
 }
 
-/// Takes a number from the front. Of what is none, something is made.
+/// Reads a varint from the front. Malformed input yields an unspecified value.
 #[inline]
 pub(crate) fn take(packed: &mut &[u8]) -> u64 {
     match packed {
-        // Most are small.
-        [byte @ ..0x80, others @ ..] => {
+        // The usual case.
+        [byte @ ..0x80, rest @ ..] => {
             let number = u64::from(*byte);
-            *packed = others;
+            *packed = rest;
             number
         }
         _ => take_large(packed),
@@ -39,8 +39,8 @@ pub(crate) fn take(packed: &mut &[u8]) -> u64 {
 fn take_large(packed: &mut &[u8]) -> u64 {
     let mut number = 0;
     for shift in (0..u64::BITS).step_by(7) {
-        let (&byte, others) = packed.split_first().unwrap_or((&0, &[]));
-        *packed = others;
+        let (&byte, rest) = packed.split_first().unwrap_or((&0, &[]));
+        *packed = rest;
         number |= u64::from(byte & 0x7f) << shift;
         if byte < 0x80 {
             break;
@@ -49,18 +49,18 @@ fn take_large(packed: &mut &[u8]) -> u64 {
     number
 }
 
-/// Takes bytes that were put behind how many they are; none, where so many are not there.
+/// Reads a byte string from the front. Returns an empty one if the input is too short.
 pub(crate) fn take_bytes<'a>(packed: &mut &'a [u8]) -> &'a [u8] {
     let length = usize::try_from(take(packed)).unwrap_or(usize::MAX);
-    let (bytes, others) = packed.split_at_checked(length).unwrap_or_default();
-    *packed = others;
+    let (bytes, rest) = packed.split_at_checked(length).unwrap_or_default();
+    *packed = rest;
     bytes
 }
 
-/// Takes so many bytes from the front; zeros, where they are not there.
+/// Reads `N` bytes from the front. Returns zeros if the input is too short.
 pub(crate) fn take_chunk<const N: usize>(packed: &mut &[u8]) -> [u8; N] {
-    let (&chunk, others) = packed.split_first_chunk().unwrap_or((&[0; N], &[]));
-    *packed = others;
+    let (&chunk, rest) = packed.split_first_chunk().unwrap_or((&[0; N], &[]));
+    *packed = rest;
     chunk
 }
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_takes_as_many_bytes_as_it_needs() {
+    fn a_varint_is_as_short_as_possible() {
         for (number, bytes) in [(0, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (u64::MAX, 10)] {
             let mut packed = Vec::new();
             put(number, &mut packed);
@@ -81,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_put_is_taken(number: u64, bytes in proptest::collection::vec(any::<u8>(), 0..300), rest: [u8; 3]) {
+        fn values_are_read_as_they_were_written(number: u64, bytes in proptest::collection::vec(any::<u8>(), 0..300), rest: [u8; 3]) {
             let mut packed = Vec::new();
             put(number, &mut packed);
             let before = packed.len();
@@ -94,7 +94,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_the_bytes_are_they_are_taken_to_the_end(packed in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn arbitrary_bytes_are_read_to_the_end(packed in proptest::collection::vec(any::<u8>(), 0..40)) {
             let mut left = &*packed;
             for _ in 0..50 {
                 take_bytes(&mut left);

@@ -70,7 +70,7 @@ impl Outgoing {
         let progress = if request.body().is_end_stream() {
             Progress::begin()
         } else {
-            let (body, progress) = Body::observed(std::mem::take(request.body_mut()));
+            let (body, progress) = Body::with_progress(std::mem::take(request.body_mut()));
             *request.body_mut() = body;
             progress
         };

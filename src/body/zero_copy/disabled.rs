@@ -22,7 +22,7 @@ impl Arena {
 
     /// Returns the number of bytes that sockets sent without a copy.
     #[cfg(feature = "observe")]
-    pub(crate) fn lent(&self) -> u64 {
+    pub(crate) fn spliced(&self) -> u64 {
         0
     }
 

@@ -1,4 +1,4 @@
-//! [`Template`]: what responses have in common, once for all of them.
+//! [`Template`]: the headers and metadata that many responses share.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,60 +7,59 @@ use http::header::AGE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use triomphe::Arc;
 
-use super::values::{Kind, Own};
-use super::{Packed, field_weight};
+use super::values::{Kind, OwnValue};
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::store::budget::Budget;
 use crate::store::metadata::{Metadata, Times};
 
-/// How many forms there are at a time that can be had in common.
-const FORMS: usize = 1024;
-/// How long the text of such a form may be, in bytes: it is counted nowhere.
+/// The most shared templates.
+const MOST: usize = 1024;
+/// The longest key of a shared template in bytes; it is not charged to the budget.
 const LONGEST: usize = 4 * 1024;
 
-/// What responses have in common.
+/// The headers and metadata that many responses share.
 pub(crate) struct Template {
-    /// At no times.
+    /// With the default [times](Times).
     facts: Metadata,
-    /// With nothing where a response has a value of its own.
+    /// With empty values where each response has its own.
     headers: HeaderMap,
     lines: Lines,
     sharing: Sharing,
-    /// What they are charged to.
+    /// The budget to which the entries are charged.
     budget: std::sync::Arc<Budget>,
 }
 
 /// The lines of a head (RFC 9112 §5), with gaps.
 pub(super) struct Lines {
     pub(super) text: Box<[u8]>,
-    /// How much of the text is before each, behind the one before; and for what it is.
+    /// The gaps, each after so many more bytes of the text.
     pub(super) gaps: Box<[(usize, Gap)]>,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Gap {
-    /// A value that is the response's own.
-    Own(Kind),
-    /// What each answer makes anew.
+    /// A value of the entry.
+    Value(Kind),
+    /// Computed for each hit, like Cache-Status.
     Age,
     CacheStatus,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sharing {
-    /// It is listed, and there is one of it.
+    /// Listed, for any number of entries.
     Shared,
-    /// It was too long for the list, or there was no room: one response has it.
+    /// Of one entry: the template was too long for the list, or the list was full.
     Single,
 }
 
 impl Template {
-    /// The facts of a response that has these times.
+    /// Returns the metadata of a response with these times.
     pub(crate) fn facts(&self, times: Times) -> Metadata {
         self.facts.at(times)
     }
 
-    /// What responses of this form are charged to.
+    /// Returns the budget to which the entries are charged.
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
     }
@@ -73,7 +72,7 @@ impl Template {
         &self.lines
     }
 
-    /// What it takes that is one response's alone, in bytes.
+    /// Returns the memory in bytes that is charged to one entry.
     pub(super) fn weight(&self) -> usize {
         match self.sharing {
             Sharing::Shared => 0,
@@ -86,7 +85,7 @@ impl Template {
 }
 
 impl Lines {
-    /// Those of these fields, of a response whose body has so many bytes.
+    /// The lines of `headers`, of a response with a body of `body` bytes.
     fn of(headers: &HeaderMap, body: u64) -> Self {
         let mut text =
             Vec::with_capacity(headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum());
@@ -95,7 +94,7 @@ impl Lines {
             text.extend_from_slice(name.as_str().as_bytes());
             text.extend_from_slice(b": ");
             let gap = match name {
-                _ if is_own(name, value) => Some(Gap::Own(Own::of(name, value, body).kind())),
+                _ if is_own(name, value) => Some(Gap::Value(OwnValue::of(name, value, body).kind())),
                 name if *name == AGE => Some(Gap::Age),
                 name if *name == CACHE_STATUS => Some(Gap::CacheStatus),
                 _ => None,
@@ -112,25 +111,25 @@ impl Lines {
         Self { text: text.into(), gaps: gaps.into() }
     }
 
-    /// The kinds of the values that are the response's own.
-    pub(super) fn own(&self) -> impl Iterator<Item = Kind> {
+    /// Returns the kinds of the values that each entry has itself.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = Kind> {
         self.gaps.iter().filter_map(|&(_, gap)| match gap {
-            Gap::Own(kind) => Some(kind),
+            Gap::Value(kind) => Some(kind),
             Gap::Age | Gap::CacheStatus => None,
         })
     }
 }
 
-/// Whether a value is written with the response, and not with its form: nothing is
-/// what stands there for it.
+/// Returns true if a value is kept in the entry, not in the template, where an empty value stands
+/// for it.
 fn is_own(name: &HeaderName, value: &HeaderValue) -> bool {
-    value.is_empty() || !is_common(name)
+    value.is_empty() || !is_shared(name)
 }
 
-/// Whether responses share the values of this field: list only fields with few distinct
-/// values. Each new value of a field that is listed makes another form; of one that is
-/// not, each response has a copy of its own.
-fn is_common(name: &HeaderName) -> bool {
+/// Returns true if responses share the values of this header. Each distinct value of a header in
+/// this list makes another template, so only headers with few values belong here. Of all others,
+/// each entry has a copy.
+fn is_shared(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "accept-ranges"
@@ -150,23 +149,42 @@ fn is_common(name: &HeaderName) -> bool {
     )
 }
 
-/// What a form has of these fields: with nothing where a response has its own.
-fn in_common(headers: &HeaderMap) -> HeaderMap {
-    let mut common = HeaderMap::with_capacity(headers.len());
+/// Returns the headers of a template, with empty values where each entry has its own.
+fn shared_headers(headers: &HeaderMap) -> HeaderMap {
+    let mut shared = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
-        // In memory of its own: it outlives the response that it came with.
+        // A copy: the template outlives the buffer of the response.
         let value = if is_own(name, value) { &[][..] } else { value.as_bytes() };
-        // The bytes were a valid value before.
-        if let Ok(value) = HeaderValue::from_bytes(value) {
-            common.append(name.clone(), value);
-        }
+        let value = HeaderValue::from_bytes(value).expect("the bytes were a header value before");
+        shared.append(name.clone(), value);
     }
-    common
+    shared
 }
 
-/// The forms that responses can have in common, by their facts and their text.
+/// The head of a response, to be stored.
+pub(crate) struct PackedHead {
+    pub(crate) template: Arc<Template>,
+    pub(crate) times: Times,
+    /// The packed values of this entry, in their order.
+    pub(crate) values: Vec<u8>,
+}
+
+impl PackedHead {
+    /// Returns the memory in bytes that is charged to this entry.
+    pub(crate) fn weight(&self) -> u64 {
+        (self.values.len() + self.template.weight()) as u64
+    }
+}
+
+/// Returns the memory in bytes that a header takes in a map.
+pub(crate) fn field_weight((name, value): (&HeaderName, &HeaderValue)) -> usize {
+    // The name and value, the hash and links of the map's entry, and its slot in the index.
+    size_of::<HeaderName>() + size_of::<HeaderValue>() + 40 + name.as_str().len() + value.len()
+}
+
+/// The shared templates, by their metadata and their text.
 pub(crate) struct Templates {
-    /// Those of which there is no response any more go when there is no room.
+    /// Templates without an entry are removed when the list is full.
     listed: Mutex<HashMap<Listed, Arc<Template>>>,
     budget: std::sync::Arc<Budget>,
 }
@@ -174,55 +192,55 @@ pub(crate) struct Templates {
 type Listed = (Metadata, Box<[u8]>);
 
 impl Templates {
-    /// Those of responses that are charged to `budget`.
+    /// `budget` is charged for the entries.
     pub(crate) fn new(budget: std::sync::Arc<Budget>) -> Self {
         Self { listed: Mutex::default(), budget }
     }
 
-    /// Packs the head of a response whose body has so many bytes.
-    pub(crate) fn pack(&self, facts: Metadata, headers: &HeaderMap, body: u64) -> Packed {
-        let (mut text, mut packed, times) = (Vec::new(), Vec::new(), facts.times());
-        times.fresh.pack(&mut packed);
+    /// Packs the head of a response with a body of `body` bytes.
+    pub(crate) fn pack(&self, facts: Metadata, headers: &HeaderMap, body: u64) -> PackedHead {
+        let (mut text, mut values) = (Vec::new(), Vec::new());
         for (name, value) in headers {
             text.extend_from_slice(name.as_str().as_bytes());
             text.push(b':');
             if is_own(name, value) {
-                let own = Own::of(name, value, body);
-                own.pack(&mut packed);
-                // No value that responses have in common begins with such a byte.
+                let own = OwnValue::of(name, value, body);
+                own.pack(&mut values);
+                // A control character, so the text differs from that of any shared value.
                 text.push(own.kind() as u8);
             } else {
                 text.extend_from_slice(value.as_bytes());
             }
             text.push(b'\n');
         }
-        let form = self.form(facts.at(Times::default()), text.into(), headers, body);
-        Packed { form, born: times.born, own: packed }
+        let template = self.template(facts.at(Times::default()), text.into(), headers, body);
+        PackedHead { template, times: facts.times(), values }
     }
 
-    /// The form with these facts that `text` writes out, of a response with these fields.
-    fn form(&self, facts: Metadata, text: Box<[u8]>, headers: &HeaderMap, body: u64) -> Arc<Template> {
-        let form = |sharing| {
+    /// Returns the template of these metadata and `text`, its key, or makes it from the headers
+    /// of a response.
+    fn template(&self, facts: Metadata, text: Box<[u8]>, headers: &HeaderMap, body: u64) -> Arc<Template> {
+        let template = |sharing| {
             let (lines, budget) = (Lines::of(headers, body), std::sync::Arc::clone(&self.budget));
-            Arc::new(Template { facts, headers: in_common(headers), lines, sharing, budget })
+            Arc::new(Template { facts, headers: shared_headers(headers), lines, sharing, budget })
         };
         if text.len() > LONGEST {
-            return form(Sharing::Single);
+            return template(Sharing::Single);
         }
         let key = (facts, text);
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(form) = listed.get(&key) {
-            return Arc::clone(form);
+        if let Some(template) = listed.get(&key) {
+            return Arc::clone(template);
         }
-        if listed.len() >= FORMS {
-            listed.retain(|_, form| !form.is_unique());
+        if listed.len() >= MOST {
+            listed.retain(|_, template| !template.is_unique());
         }
-        if listed.len() >= FORMS {
-            return form(Sharing::Single);
+        if listed.len() >= MOST {
+            return template(Sharing::Single);
         }
-        let form = form(Sharing::Shared);
-        listed.insert(key, Arc::clone(&form));
-        form
+        let template = template(Sharing::Shared);
+        listed.insert(key, Arc::clone(&template));
+        template
     }
 }
 
@@ -232,10 +250,10 @@ mod tests {
 
     use http::StatusCode;
 
-    use super::super::Fields;
-    use super::super::tests::{facts, forms, headers, lines};
     use super::*;
     use crate::semantics::freshness::{Lifetime, Terms};
+    use crate::store::headers::PackedHeaders;
+    use crate::store::headers::tests::{facts, headers, lines, templates};
 
     fn asset(i: usize, kind: usize) -> HeaderMap {
         headers(&[
@@ -246,45 +264,46 @@ mod tests {
     }
 
     #[test]
-    fn assets_of_a_kind_share_a_form_for_as_long_as_one_is_stored() {
-        let forms = forms();
-        let stored: Vec<_> = (0..100).map(|i| forms.pack(facts(), &asset(i, i % 3), 1 << 20)).collect();
-        assert_eq!(forms.listed.lock().unwrap().len(), 3);
-        assert!(stored.iter().all(|fields| fields.weight() < 20));
+    fn assets_with_equal_headers_share_a_template_while_one_is_stored() {
+        let templates = templates();
+        let stored: Vec<_> = (0..100).map(|i| templates.pack(facts(), &asset(i, i % 3), 1 << 20)).collect();
+        assert_eq!(templates.listed.lock().unwrap().len(), 3);
+        assert!(stored.iter().all(|head| head.weight() < 20));
         drop(stored);
-        for kind in 0..FORMS + 10 {
-            forms.pack(facts(), &asset(1, kind), 1 << 20);
+        for kind in 0..MOST + 10 {
+            templates.pack(facts(), &asset(1, kind), 1 << 20);
         }
-        assert!(forms.listed.lock().unwrap().len() <= FORMS);
+        assert!(templates.listed.lock().unwrap().len() <= MOST);
     }
 
     #[test]
-    fn facts_come_back_and_differ_within_a_form_in_their_times_alone() {
-        let forms = forms();
+    fn metadata_are_unpacked_and_share_a_template_if_only_their_times_differ() {
+        let templates = templates();
         let later = Metadata { born: facts().born + Duration::from_secs(5), ..facts() };
         let missing = Metadata { status: StatusCode::NOT_FOUND, ..later };
-        let of_another = Metadata { lifetime: Lifetime::For(Terms::only(Duration::from_millis(1500))), ..later };
-        let all = [facts(), later, missing, of_another];
-        let packed = all.map(|facts| forms.pack(facts, &HeaderMap::new(), 1));
-        let facts = |packed: &Packed| Fields::new(&packed.form, packed.born, &packed.own, 1).facts();
+        let of_another_template =
+            Metadata { lifetime: Lifetime::For(Terms::only(Duration::from_millis(1500))), ..later };
+        let all = [facts(), later, missing, of_another_template];
+        let packed = all.map(|facts| templates.pack(facts, &HeaderMap::new(), 1));
+        let facts = |packed: &PackedHead| PackedHeaders::new(&packed.template, packed.times, &packed.values, 1).facts();
         assert_eq!(packed.each_ref().map(facts), all);
-        assert_eq!(forms.listed.lock().unwrap().len(), 3);
+        assert_eq!(templates.listed.lock().unwrap().len(), 3);
     }
 
     #[test]
-    fn a_flood_of_forms_is_not_listed_and_weighs_what_it_takes() {
-        let forms = forms();
-        let stored: Vec<_> = (0..FORMS + 10).map(|kind| forms.pack(facts(), &asset(1, kind), 1 << 20)).collect();
-        assert_eq!(forms.listed.lock().unwrap().len(), FORMS);
-        let (shared, single) = stored.split_at(FORMS);
-        assert!(shared.iter().all(|fields| fields.weight() < 20));
-        assert!(single.iter().all(|fields| fields.weight() > 300));
+    fn templates_beyond_the_limit_are_not_listed_and_are_charged() {
+        let templates = templates();
+        let stored: Vec<_> = (0..MOST + 10).map(|kind| templates.pack(facts(), &asset(1, kind), 1 << 20)).collect();
+        assert_eq!(templates.listed.lock().unwrap().len(), MOST);
+        let (shared, single) = stored.split_at(MOST);
+        assert!(shared.iter().all(|head| head.weight() < 20));
+        assert!(single.iter().all(|head| head.weight() > 300));
         assert_eq!(
-            lines(&Fields::new(&single[9].form, single[9].born, &single[9].own, 1 << 20).unpack()),
-            lines(&asset(1, FORMS + 9))
+            lines(&PackedHeaders::new(&single[9].template, single[9].times, &single[9].values, 1 << 20).unpack()),
+            lines(&asset(1, MOST + 9))
         );
-        // There is room again when some are gone.
+        // Unused templates make room.
         drop(stored);
-        assert!(forms.pack(facts(), &asset(1, 0), 1 << 20).weight() < 20);
+        assert!(templates.pack(facts(), &asset(1, 0), 1 << 20).weight() < 20);
     }
 }

@@ -1,16 +1,16 @@
-//! What of a stored body is sent at a time.
+//! Slices of a stored body, and the runs in which a connection sends them.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::Room;
+use super::room::Room;
 use crate::store::chunks::{CHUNK, to_usize};
 use crate::store::entry::Stored;
 
-/// The most that a socket is offered at a time, in bytes. A call for each piece
-/// costs a third more CPU; beyond this little is gained, and others wait longer.
+/// The most bytes that a socket is offered in one call. One call for each chunk costs a third
+/// more CPU; longer runs gain little, and other readers wait longer.
 pub(crate) const RUN: u64 = 4 * CHUNK as u64;
 
 /// The bytes of a stored body from `at` to `end`.
@@ -25,13 +25,13 @@ impl Slice {
         Self { stored, at: first, end }
     }
 
-    /// How many bytes are left of it.
+    /// Returns the number of bytes left.
     pub(super) fn len(&self) -> u64 {
         self.end - self.at
     }
 
-    /// Takes what is left of one piece.
-    pub(super) fn next_piece(&mut self) -> Option<Bytes> {
+    /// Takes the rest of one chunk.
+    pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
         let bytes = self.stored.shared_chunk(self.at, self.end);
         self.at += bytes.len() as u64;
         (!bytes.is_empty()).then_some(bytes)
@@ -76,8 +76,8 @@ impl Buf for Slice {
     }
 }
 
-/// What is handed to a connection at a time. What it takes of the budget is taken for as
-/// long as the connection has it.
+/// Bytes handed to a connection in one call. They stay charged to the budget until the
+/// connection drops them.
 pub(crate) struct Run(Kind);
 
 enum Kind {
@@ -86,7 +86,7 @@ enum Kind {
 }
 
 impl Run {
-    /// What a flight has brought, if it is of one.
+    /// One frame, with the room of its flight if a flight received it.
     pub(super) fn new(bytes: Bytes, room: Option<Arc<Room>>) -> Self {
         Self(Kind::One { bytes, _room: room })
     }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::store::entry::tests::stored;
 
-    /// What a socket that takes `most` bytes with each call is given.
+    /// Returns the bytes that a socket reads which accepts `most` bytes with each call.
     fn sent(run: &mut impl Buf, most: usize) -> Vec<u8> {
         let mut sent = Vec::new();
         while run.has_remaining() {
@@ -153,7 +153,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
-        fn pieces_and_runs_are_the_bytes(
+        fn chunks_and_runs_add_up_to_the_slice(
             len in prop_oneof![0..5000usize, 0..7 * CHUNK],
             cut in any::<(u32, u32)>(),
             most in 1000..3 * CHUNK,
@@ -163,7 +163,7 @@ mod tests {
             let end = first + cut.1 as usize % (len - first + 1);
             let slice = || Slice::new(stored(&whole), first as u64, end as u64);
             let mut chunks = slice();
-            let got: Vec<u8> = std::iter::from_fn(|| chunks.next_piece()).flatten().collect();
+            let got: Vec<u8> = std::iter::from_fn(|| chunks.next_chunk()).flatten().collect();
             prop_assert!(got == whole[first..end]);
             let mut runs = slice();
             let mut got = Vec::new();
