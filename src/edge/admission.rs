@@ -1,4 +1,5 @@
-//! What becomes of a flight, by the head of the response.
+//! Decides, by the head of an upstream response, how its flight continues: the body is ingested and
+//! shared, or it goes to the leader's client alone.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -31,29 +32,30 @@ use crate::semantics::{content_length, date, forward, freshness, storing};
 use crate::store::entry::in_flight;
 use crate::upstream::Unframed;
 
-/// What became of a copy.
+/// The result of one response for a flight.
 pub(super) enum Landed {
-    /// It is what the flight has come to, well or badly.
+    /// The flight has its outcome, good or bad.
     Done,
-    /// It was of no use, and nobody has seen anything of it.
+    /// The response was unusable, and no client has received a byte of it: another source may be
+    /// tried.
     Broken(Leading, Error),
 }
 
-/// What becomes of a body: it is taken in, and there are fields that only the leader's
-/// client may have; or it is for that client alone.
+/// The decision about a body: it is ingested, and the headers go to the leader's client alone; or
+/// the whole response goes to that client alone.
 pub(super) type Admitted = Result<(Ingest, HeaderMap), Refusal>;
 
-/// How much is held of a body that is too large to be stored, in bytes: its readers may
-/// be so far apart.
+/// The window of a body too large to be stored, in bytes: the largest distance between two of its
+/// readers.
 const WINDOW: u64 = 4 * 1024 * 1024;
 
 impl Edge {
-    /// Decides by the response's head what becomes of the flight.
+    /// Decides by the head of a response how the flight continues, and ingests the body.
     pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Landed {
         let now = SystemTime::now();
         let Arrival { provider, response, asked: sent, began } = arrival;
         let (mut parts, body) = response.into_parts();
-        // The connection that it came by has read its framing.
+        // The connection has interpreted the framing headers already.
         forward::strip_hop_by_hop(&mut parts.headers);
         date::add(&mut parts.headers, now);
         if Self::is_of_another(order, &parts) {
@@ -61,7 +63,7 @@ impl Edge {
             let error = match &provider {
                 Provider::Origin => Error::OriginGarbage,
                 Provider::Peer(_) => Error::PeerBroke,
-            }("a 304 for what this edge does not have".to_owned());
+            }("a 304 that matches no stored response".to_owned());
             return Landed::Broken(leading, error);
         }
         if let Some(outcome) = self.without_body(&leading.lead, order, &provider, &parts, sent) {
@@ -83,7 +85,7 @@ impl Edge {
         self.receive_body(leading, order, parts, admitted, Coming { provider, body, began }).await
     }
 
-    /// As [`receive`](Self::receive), when the head has told who may have the body.
+    /// Ingests the body of an admitted response, or hands the response to the leader's client.
     async fn receive_body(
         self: &Arc<Self>,
         leading: Leading,
@@ -101,7 +103,7 @@ impl Edge {
         let Leading { mut lead, first } = leading;
         match admitted {
             Ok((mut intake, own)) => {
-                // The leader may have left; so below, too.
+                // The leader's client may have left; the same holds for the other `send`.
                 let _ = first.send(First::Fields(own));
                 intake.found = found;
                 intake.certify();
@@ -118,14 +120,15 @@ impl Edge {
         Landed::Done
     }
 
-    /// A copy that broke off, or is wrong, before anything of it was given out.
+    /// Rejects a response that broke off, or failed verification, before a client received any of
+    /// it.
     fn refuse_copy(self: &Arc<Self>, leading: Leading, provider: &Provider, began: Instant, error: Error) -> Landed {
         self.metrics.fetch(asked(provider), Fetched::Error, began.elapsed());
         self.distrust(provider, leading.lead.key(), &error);
         Landed::Broken(leading, error)
     }
 
-    /// Has a body prove what it must before anything of it is given out.
+    /// Verifies as much of a body as must be verified before its first byte is sent.
     async fn prove(
         &self,
         coming: Coming,
@@ -149,8 +152,8 @@ impl Edge {
         }
     }
 
-    /// Makes room for a response that others may share. Returns with it the fields that
-    /// only the leader's client may have.
+    /// Reserves memory for a response that other requests may share. Returns with it the headers
+    /// that only the leader's client may have.
     pub(super) fn make_intake(
         &self,
         lead: &Lead,
@@ -169,8 +172,7 @@ impl Edge {
         let head = Arc::new(head);
         let fields = head.weight(&key);
         let extent = if kept == Kept::Shared(Refusal::TooLarge) { Extent::Window } else { Extent::Whole };
-        // A body of unknown length takes what a window takes at the least, for it may
-        // become one.
+        // A body of unknown length is charged the minimum of a window, because it may become one.
         let room = match extent {
             Extent::Whole => self.budget.charge(fields.saturating_add(length.map_or(LEAST_ROOM, in_flight))),
             Extent::Window => self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM)),
@@ -182,8 +184,8 @@ impl Edge {
         Ok((Ingest { key, selected, head, kept, room, fields, came, last, extent, alone_since, found }, own))
     }
 
-    /// Notes what a response that is not kept means for later requests: nothing, if this
-    /// request's own fields may have caused it.
+    /// Notes the effect of an unstorable response on later requests. There is none if the headers
+    /// of this request may have caused it.
     fn note_refusal(&self, key: &AssetKey, order: &Order, status: StatusCode, refusal: Refusal) {
         let odd = status.is_client_error()
             && !matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE);
@@ -191,7 +193,7 @@ impl Edge {
             return;
         }
         if order.stale.is_some() && !status.is_server_error() {
-            // A full response goes before what was stored (RFC 9111 §4.3.3).
+            // A full response replaces the stored one (RFC 9111 §4.3.3).
             self.store.remove(key);
         }
         let period = self.policy.load().hit_for_miss;
@@ -202,14 +204,16 @@ impl Edge {
         }
     }
 
-    /// The key of the variant that a response to `order` is, and what selects it.
+    /// Returns the key of the variant that a response to `order` is, and the headers that select
+    /// it.
     fn variant(
         &self,
         key: &AssetKey,
         order: &Order,
         headers: &HeaderMap,
     ) -> Result<(AssetKey, Option<Selected>), Refusal> {
-        // A proven name is filled without a coding, which suits every client.
+        // A fill for a proven name asks for no content coding, and such a response suits every
+        // client.
         let suits_all = |name: &HeaderName| order.name == Name::Proven && *name == ACCEPT_ENCODING;
         let fields = match vary::varies(headers) {
             Varies::By(fields) => {
@@ -229,9 +233,9 @@ impl Edge {
         Ok((key.of_variant(selected.variant), Some(selected)))
     }
 
-    /// Whether everybody may have the response, and whether it will be kept. One that
-    /// is too large to be kept is shared while it streams by, if a reader that falls
-    /// behind can go on alone.
+    /// Decides whether other requests may share the response, and whether it will be stored. A
+    /// response that is too large to be stored is shared while it streams, if a reader that falls
+    /// out of the window can resume.
     pub(super) fn admit(
         &self,
         verdict: Verdict,
@@ -241,7 +245,7 @@ impl Edge {
     ) -> Result<(Lifetime, Kept), Refusal> {
         let too_large = length.is_some_and(|length| length > self.plan.max_object);
         match verdict {
-            // Of anything but a 200 no part can be asked for.
+            // Only a 200 can be resumed with Range.
             Verdict::Store(lifetime)
                 if too_large && parts.status == StatusCode::OK && Self::can_follow(order, &parts.headers) =>
             {
@@ -257,17 +261,18 @@ impl Edge {
     }
 }
 
-/// Whether a response of this age may be stored, or shared.
+/// Decides whether a response of this age may be stored or shared.
 pub(super) fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Parts, age: Duration) -> Verdict {
     let verdict =
         storing::verdict(policy.case(order.name, order.credentials, order.personal), parts.status, &parts.headers, age);
     match settled(verdict, age, order.stale.as_ref()) {
-        // A peer may have served it for what this request says, and others did not say it.
+        // A peer may have served the stale response because of this request's `max-stale`, which
+        // other requests did not send.
         Verdict::Share(refusal @ Refusal::Expired) if RequestControl::of(&order.headers).max_stale.is_some() => {
             Verdict::Pass(refusal)
         }
-        // The name tells the digest of the file: a coded body cannot be checked
-        // against it, so it is not kept.
+        // The name holds the digest of the uncoded file. A coded body cannot be verified against
+        // it, so it is not stored.
         Verdict::Store(_) if is_coded(&parts.headers) && policy.expected(key).is_some() => {
             Verdict::Pass(Refusal::Coded)
         }
@@ -275,12 +280,11 @@ pub(super) fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Part
     }
 }
 
-/// The request headers by which origins choose an error or a redirect without naming them
-/// in Vary.
+/// The request headers by which origins select an error or a redirect without listing them in Vary.
 static CHOOSING: [HeaderName; 5] = [ACCEPT, ACCEPT_LANGUAGE, ORIGIN, REFERER, USER_AGENT];
 
-/// Returns what selects a response that is not stored. A redirect, or an error that is said
-/// to be the client's, answers only requests like the one that caused it.
+/// Returns the headers that select a response that is not stored. A redirect or a client error
+/// answers only requests like the one that caused it.
 fn chosen(order: &Order, status: StatusCode, selected: Option<Selected>) -> Option<Selected> {
     if !status.is_redirection() && !status.is_client_error() {
         return selected;

@@ -1,4 +1,4 @@
-//! Many requests, one flight: leading or following it, and answering from it.
+//! Request coalescing: a request leads or follows the flight of its key, and is answered from it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -28,21 +28,23 @@ use crate::store::metadata::Metadata;
 use crate::store::tiers::Found;
 
 impl Edge {
-    /// Validates a response in the background: one flight at a time for a key. A client
-    /// with too many requests at the origin leaves that to another.
+    /// Revalidates a response in the background, with one flight at a time for a key. If the client
+    /// is at its request limit, another client's request does it.
     pub(super) fn validate_behind(self: &Arc<Self>, ask: &Ask, stored: &Stored) {
-        // What is served to all meanwhile is validated once for all.
+        // The stale response is served to every client meanwhile, so one validation without
+        // credentials is enough.
         if let Ok(Joining::Lead(lead)) = self.join_counted(ask, Credentials::None) {
             let mut headers = ask.headers.clone();
             forward::strip_hop_by_hop(&mut headers);
             headers.remove(AUTHORIZATION);
-            // Nobody waits for what might be a leader's alone.
+            // The receiver is dropped: no client waits for a response that might be the leader's
+            // alone.
             drop(self.depart(lead, Arc::new(self.order(ask, &headers, Some(stored.clone())))));
         }
     }
 
-    /// Leads or follows the flight of the asset, and answers from it; `stale` is
-    /// what is stored, and has to be validated.
+    /// Leads or follows the flight of the asset, and answers from it. `stale` is the stored
+    /// response that must be validated.
     pub(super) async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Stored>) -> Answer {
         forward::strip_hop_by_hop(&mut ask.headers);
         if let Some(peek) = self.peek_for(&ask, handled)
@@ -61,7 +63,7 @@ impl Edge {
             Joining::Lead(lead) => Arc::clone(lead.flight()),
         };
         ask.acknowledge();
-        // It counts as a reader from here on, while it waits for the head.
+        // From here on the request counts as a reader, also while it waits for the head.
         let mut reader = Reader::new(Arc::clone(&flight.body));
         let (part, first) = match joining {
             Joining::Follow(_) => (Role::Follower, None),
@@ -88,7 +90,8 @@ impl Edge {
                 }
                 Outcome::Landed => match self.store.find(&ask.key) {
                     Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
-                    // It landed, and was evicted already: no use in queueing again.
+                    // The response was stored and is evicted already: another flight would end the
+                    // same way.
                     _ => Otherwise::Pass,
                 },
                 Outcome::Pass(refusal) => match response(first).await {
@@ -100,21 +103,21 @@ impl Edge {
                         Otherwise::Pass
                     }
                 },
-                // Or it was given up just when this request joined it, or its leader had too
-                // many requests at the origin, which is the fault of no other client.
+                // The flight was abandoned just when this request joined it, or its leader was over
+                // its own request limit: neither concerns this client.
                 Outcome::NotAtHand | Outcome::Failed(Error::Abandoned | Error::ClientLimit) => Otherwise::Again,
                 Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
             };
             return match (otherwise, ask.tries.checked_sub(1)) {
                 (Otherwise::Again, Some(tries)) => Box::pin(self.get(Ask { key: ask.key.asset(), tries, ..ask })).await,
-                // Boxed, as above: few need it, and all would have its size.
+                // Boxed: few requests need it, and every request would have its size.
                 _ => Box::pin(self.pass(ask, handled)).await,
             };
         }
     }
 
-    /// Asks the owner what it has at hand, if nothing is here. (Over HTTP/1.1, plain
-    /// requests have asked for that before they came this way.)
+    /// Peeks into the store of the owner if nothing is stored here. Over HTTP/1.1, the fast path
+    /// has done that for plain requests before they get here.
     fn peek_for(
         self: &Arc<Self>,
         ask: &Ask,
@@ -122,21 +125,21 @@ impl Edge {
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         let plain = handled == Handled::UriMiss && Credentials::of(&ask.headers) == Credentials::None;
         let asks = plain && ask.version == Version::HTTP_2 && ask.source == Source::Client;
-        // An owner answers a peek by the name alone, and by Accept-Encoding.
+        // A peek carries only the key and Accept-Encoding.
         let suits = ask.class == RequestClass::Plain || self.policy.load().name(&ask.key) == Name::Proven;
         if asks && suits { self.peek(&ask.key, Accepted::of(&ask.headers)) } else { None }
     }
 
-    /// Has requests that identify a client go on at once: what a fill without their own
-    /// headers brings is not for them.
+    /// Lets requests that identify a client bypass coalescing for a while: a fill without their own
+    /// headers is not for them.
     fn note_own(&self, ask: &Ask) {
         if ask.kind == Kind::Own {
             self.store.mark_own(&ask.key, self.policy.load().hit_for_miss);
         }
     }
 
-    /// The fields of what a flight brings that this request's client alone may have, if
-    /// the request may share the rest.
+    /// Returns the headers that only this request's client may have, if the request may share the
+    /// response of the flight.
     fn own_part(
         &self,
         ask: &Ask,
@@ -144,16 +147,16 @@ impl Edge {
         streaming: &Streaming,
         first: Option<oneshot::Receiver<First>>,
     ) -> Result<HeaderMap, Otherwise> {
-        // It is another variant. That it varies is known by now, so the next look finds
-        // this request's own, or leads to it.
+        // The flight brings another variant. The Vary is known by now, so the next lookup finds
+        // this request's own variant or leads a flight for it.
         if !Self::selects(streaming, &ask.headers) {
             if streaming.kept != Kept::Stored {
                 self.flights.retire(flight);
             }
             return Err(Otherwise::Again);
         }
-        // An error says nothing of a client that it was not requested for, unless the origin
-        // gave it a lifetime.
+        // An error that was requested without a client's own headers does not apply to that client,
+        // unless the origin gave it a lifetime.
         let head = &streaming.head;
         let error =
             !head.facts.status.is_success() && (streaming.kept != Kept::Stored || states_no_lifetime(&head.headers));
@@ -161,7 +164,7 @@ impl Edge {
             self.note_own(ask);
             return Err(Otherwise::Pass);
         }
-        // Of what only streams by, a part is not waited for.
+        // A range or condition does not wait for its part of a body that is only a window.
         if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) {
             return Err(Otherwise::Pass);
         }
@@ -170,22 +173,23 @@ impl Edge {
         }
         let facts = streaming.head.facts;
         if facts.must_be_validated(SystemTime::now()) {
-            // It came stale, or is to be validated each time: then it answers the
-            // leader's request alone (RFC 9111 §4).
+            // The response came stale, or must be validated each time: it answers the leader's
+            // request alone (RFC 9111 §4).
             if facts.must_be_validated(streaming.came) || ask.tries == 0 {
                 return Err(Otherwise::Pass);
             }
-            // It is so slow that its freshness ran out: who comes now shares another.
+            // The flight is so slow that its response has become stale: new requests share another
+            // one.
             self.flights.retire(flight);
             return Err(Otherwise::Again);
         }
-        // Nor is what came before it was asked for, or by way of another cache, the
-        // answer to who wants it newer.
+        // A response that began before this request, or came through another cache, does not
+        // satisfy its freshness directives.
         if Self::meets(streaming, ask) { Ok(HeaderMap::new()) } else { Err(Otherwise::Pass) }
     }
 
-    /// Whether what is stored, and was to be validated, is an answer to a request that
-    /// did not lead: what must be validated for each was so for the leader's alone.
+    /// Returns true if a stored response that was to be validated answers a request that followed.
+    /// A response that must be validated each time was validated for the leader alone.
     fn suits(ask: &Ask, reused: &Reused) -> bool {
         let facts = reused.stored.facts();
         let validated = matches!(reused.why, Why::Validated(_));
@@ -198,7 +202,7 @@ impl Edge {
         streaming.selected.as_ref().is_none_or(same)
     }
 
-    /// Whether what a flight brings is as new as a request wants it that did not begin it.
+    /// Returns true if the response of a flight is as new as a request that joined later demands.
     fn meets(streaming: &Streaming, ask: &Ask) -> bool {
         let from_origin = || match &streaming.provider {
             Provider::Origin => true,
@@ -210,14 +214,14 @@ impl Edge {
         Self::is_new_enough(ask, streaming.head.facts)
     }
 
-    /// Whether a request would have been answered with this from memory.
+    /// Returns true if the request would have been answered with this response from the store.
     fn is_new_enough(ask: &Ask, facts: Metadata) -> bool {
         let wish = RequestControl::of(&ask.headers);
         freshness::reuse(facts.lifetime, facts.age(SystemTime::now()), &wish) != Reuse::Validate
     }
 
-    /// A flight to peers is for clients alone, and for keys that another owns.
-    /// Who has `credentials` of his own shares none with others.
+    /// Joins the flight of the key. A flight to peers is for clients' requests, and for keys that
+    /// another edge owns. A request with `credentials` joins only flights with the same ones.
     pub(super) fn join(&self, ask: &Ask, credentials: Credentials) -> Joining {
         let view = self.membership.view();
         let owner = view.ring.owner(ask.key.hash());
@@ -231,17 +235,17 @@ impl Edge {
         }
     }
 
-    /// Sends the flight on its way, in a task of its own: no client's leaving
-    /// ends it. What comes back is the response, if it is the leader's alone.
+    /// Starts the fill in its own task, so that no client ends it by leaving. The receiver gets the
+    /// response if it is the leader's alone.
     pub(super) fn depart(self: &Arc<Self>, lead: Lead, order: Arc<Order>) -> oneshot::Receiver<First> {
         let (first, receiver) = oneshot::channel();
-        // Boxed: on its way into a task it is moved some ten times.
+        // Boxed: a future is moved some ten times on its way into a task.
         tokio::spawn(Box::pin(Arc::clone(self).fill(lead, order, first)));
         receiver
     }
 
-    /// Returns the order of a fill for `ask`; `headers` are the request's, without its
-    /// connection's own.
+    /// Returns the order of a fill for `ask`. `headers` are those of the request without hop-by-hop
+    /// headers.
     pub(super) fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Stored>) -> Order {
         let policy = self.policy.load();
         let name = policy.name(&ask.key);
@@ -257,8 +261,8 @@ impl Edge {
         Order { name, credentials, personal, headers: sent, stale, relay: None }
     }
 
-    /// Returns true if a response that answers one request alone is the answer to the one
-    /// that began the fill: the fill sent all of its headers that count.
+    /// Returns true if a response that is the leader's alone answers this request: the fill sent
+    /// all of the request's headers that count.
     fn answers(ask: &Ask, order: &Order, response: &HeaderMap) -> bool {
         let sent = |name: &HeaderName| ask.headers.get_all(name).iter().eq(order.headers.get_all(name).iter());
         let selected_alike = match vary::varies(response) {
@@ -272,21 +276,21 @@ impl Edge {
     }
 }
 
-/// What becomes of a request that may not share what its flight has come to.
+/// The next step of a request that may not share the outcome of its flight.
 enum Otherwise {
-    /// It looks into memory once more, as often as it may.
+    /// It looks into the store again, up to `Ask::tries` times.
     Again,
     Pass,
 }
 
-/// What a client's part in a flight is.
+/// The role of a request in its flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Leader,
     Follower,
 }
 
-/// What a flight's clients are told they share.
+/// Returns the metrics label for requests that a flight answered.
 pub(super) fn served(part: Role) -> Served {
     match part {
         Role::Leader => Served::Miss,
@@ -294,17 +298,17 @@ pub(super) fn served(part: Role) -> Served {
     }
 }
 
-/// A flight's head, and a reader of its body.
+/// The head of a flight, and a reader of its body.
 pub(super) struct Shared {
     pub(super) reader: Reader,
     pub(super) streaming: Streaming,
     pub(super) order: Arc<Order>,
-    /// The fields that this request's client alone may have.
+    /// The headers that only this request's client may have.
     pub(super) own: HeaderMap,
 }
 
-/// The fields that are the leader's alone, of a response that others share;
-/// `None` for who does not lead.
+/// Returns the headers that only the leader's client may have, of a response that others share.
+/// `None` for a follower.
 fn own_fields(first: Option<oneshot::Receiver<First>>) -> Option<HeaderMap> {
     match first?.try_recv() {
         Ok(First::Fields(own)) => Some(own),
@@ -312,8 +316,7 @@ fn own_fields(first: Option<oneshot::Receiver<First>>) -> Option<HeaderMap> {
     }
 }
 
-/// The response that is the leader's alone, with whom it is from; `None` for who does not
-/// lead.
+/// Returns the response that is the leader's alone, and its provider. `None` for a follower.
 async fn response(first: Option<oneshot::Receiver<First>>) -> Option<(Provider, Response<Body>)> {
     match first?.await {
         Ok(First::Response { provider, response }) => Some((provider, response)),
@@ -331,7 +334,7 @@ mod tests {
     use crate::{Config, Server};
 
     #[tokio::test]
-    async fn a_follower_of_a_leader_that_was_refused_leads_a_flight_of_its_own() {
+    async fn follower_of_a_rejected_leader_leads_a_flight_of_its_own() {
         let any = "127.0.0.1:0".parse().unwrap();
         let mut config = Config::default();
         (config.edge.listen, config.admin.listen) = (any, any);

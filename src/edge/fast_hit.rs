@@ -1,9 +1,8 @@
-//! The short way: what is here and fresh, for who asks for it by its name alone.
+//! The fast path of a hit: a plain GET for a fresh stored response.
 //!
-//! Most requests are of this kind. They need no map of fields, neither to be understood
-//! nor to be answered, and no future: what they need of the [long way](super) is done
-//! here in the same order by the same functions. Where anything else could matter, they
-//! are not answered here.
+//! Most requests are of this kind. They need neither a header map nor a future. This file takes the
+//! same decisions as [`respond`](super::respond), in the same order and with the same functions. A
+//! request for which anything else matters is left to `respond`.
 
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -25,35 +24,35 @@ use crate::semantics::vary::Accepted;
 use crate::store::entry::Stored;
 use crate::store::headers::Anew;
 
-/// A GET over HTTP/1.1 that asks [plainly](crate::edge::request_class::RequestClass::Plain), and
-/// wants nothing of the connection.
+/// A [plain](crate::edge::request_class::RequestClass::Plain) GET over HTTP/1.1, without connection
+/// options.
 pub(crate) struct FastRequest<'a> {
-    /// In origin form.
+    /// The request target in origin form.
     pub(crate) target: &'a str,
     pub(crate) host: &'a [u8],
     pub(crate) told: Told<'a>,
-    /// For the access line.
+    /// For the access log.
     pub(crate) user_agent: Option<&'a [u8]>,
-    /// For the access line.
+    /// For the access log.
     pub(crate) request_id: Option<&'a [u8]>,
-    /// What its fields take, in bytes, as the long way counts them.
+    /// The size of the headers in bytes, counted as in `respond`.
     pub(crate) size: usize,
-    /// The longest body that is of use, in bytes.
+    /// The longest body that the fast path can send, in bytes.
     pub(crate) most: u64,
     pub(crate) accepted: Accepted,
 }
 
-/// Why a plain request is not answered at once.
+/// The reason why a plain request is not answered on the fast path.
 pub(crate) enum NotFastHit {
-    /// There is nothing under its key here. The address is the client's.
+    /// Nothing is stored under the key. The address is the client's.
     Missing(AssetKey, IpAddr),
-    /// It needs the long way.
+    /// The request needs `respond`.
     Involved,
 }
 
 impl Edge {
-    /// Answers with a 200 if it can be done at once: appends the lines of its fields to
-    /// `head`. Returns the client's address, too; the request came from `connection`.
+    /// Answers with a stored, fresh 200 and appends its header lines to `head`. `connection` is the
+    /// address of the connection; the returned address is the client's.
     pub(crate) fn answer_fast(
         &self,
         source: Source,
@@ -75,7 +74,8 @@ impl Edge {
         Ok((body, record, client))
     }
 
-    /// The key of what is asked for, if nothing else tells what is meant, and the client's address.
+    /// Returns the key of the target and the client's address, if no forwarding header or unlisted
+    /// variant changes the answer.
     fn plain_key(&self, source: Source, connection: IpAddr, ask: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
         if ask.size > self.limits.header || !forward::is_host(ask.host) {
             return None;
@@ -87,7 +87,8 @@ impl Edge {
         Some((key, client))
     }
 
-    /// Appends the fields of an answer to `head`, if what is stored is one.
+    /// Appends the header lines to `head` if the entry is a fresh 200 that is not too long. Returns
+    /// true if it did.
     fn append_hit(&self, stored: &Stored, most: u64, head: &mut Vec<u8>) -> bool {
         let (fields, now) = (stored.fields(), SystemTime::now());
         let facts = fields.facts();

@@ -1,4 +1,4 @@
-//! Asking upstream, a peer or the origin, and what is asked of them.
+//! Requests to peers and to the origin.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -17,7 +17,7 @@ use crate::key::AssetKey;
 use crate::observe::metrics::{Asked, Fetched};
 use crate::semantics::{forward, validation};
 
-/// A response as it came, who sent it, and when it was asked for.
+/// A response, its provider, and the time of the request.
 pub(super) struct Arrival {
     pub(super) provider: Provider,
     pub(super) response: Response<Body>,
@@ -25,7 +25,7 @@ pub(super) struct Arrival {
     pub(super) began: Instant,
 }
 
-/// A peer that is being asked, and since when.
+/// A request to a peer, and its time.
 struct Asking {
     peer: Arc<str>,
     asked: SystemTime,
@@ -39,7 +39,8 @@ impl Asking {
 }
 
 impl Edge {
-    /// The answer of a peer, if it gives one. Informational responses go by `relay`.
+    /// Sends a request to a peer. Returns `None` if the peer gives no response. Informational
+    /// responses go by `relay`.
     pub(super) async fn ask_peer(
         self: &Arc<Self>,
         peer: Arc<str>,
@@ -51,7 +52,7 @@ impl Edge {
         self.asked_peer(asking, Heard::LateAnswer, answer)
     }
 
-    /// As `ask_peer`, of a peer that has to ask nobody else for it.
+    /// Sends a request that the peer answers from its own store, with `peer_timeout` as the limit.
     pub(super) async fn ask_peer_promptly(self: &Arc<Self>, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
         let asking = Asking::of(peer);
         let answer = tokio::time::timeout(self.peer_timeout, self.ask_unless_lost(&asking.peer, request, None)).await;
@@ -59,7 +60,7 @@ impl Edge {
         self.asked_peer(asking, heard, answer.unwrap_or(Err(Error::PeerInDoubt)))
     }
 
-    /// Notes how a request to a peer went; an answer to it counts as `heard`.
+    /// Notes the result of a request to a peer. A response counts as `heard`.
     fn asked_peer(
         self: &Arc<Self>,
         asking: Asking,
@@ -75,9 +76,9 @@ impl Edge {
             Err(error) => {
                 self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
                 match error {
-                    // Giving up on a doubt is no evidence that the peer failed.
+                    // A peer that was given up on suspicion has not failed.
                     Error::PeerInDoubt => {}
-                    // Its first chunk may have broken off at the origin.
+                    // The response may have broken off at the origin, behind the peer.
                     Error::PeerBroke(_) => {
                         tracing::warn!(%peer, %error, "peer response failed, asking the next in rank");
                         self.hears_part(&peer);
@@ -89,8 +90,8 @@ impl Edge {
         }
     }
 
-    /// One request to the origin; a failure is counted here, an answer by
-    /// whoever sees its end.
+    /// Sends one request to the origin. A failure is counted here; a response is counted when its
+    /// body ends.
     pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
         request.headers_mut().append(forward::CDN_LOOP, self.loop_id.clone());
         self.policy.load().forwarding.tell_site(request.headers_mut());
@@ -101,20 +102,20 @@ impl Edge {
         Ok(answer)
     }
 
-    /// The body of an answer of `provider`, asked at `began`, whose end is counted. The
-    /// request counts for its client until then.
+    /// Wraps the body of a response from `provider`, requested at `began`: its end is counted, and
+    /// the quota is held until then.
     pub(super) fn counted(&self, provider: &Provider, began: Instant, quota: Quota, body: Body) -> Body {
         let (metrics, asked) = (Arc::clone(&self.metrics), asked(provider));
         Body::told(body, move |ended| {
             drop(quota);
-            // What the client leaves is nobody's failure.
+            // A client that leaves early is no failure of the upstream.
             let fetched = if ended == Ended::Badly { Fetched::Error } else { Fetched::Ok };
             metrics.fetch(asked, fetched, began.elapsed());
         })
     }
 }
 
-/// Asks for all of what is ordered.
+/// Returns an unconditional request for the whole response.
 pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = key.target().into();
@@ -122,7 +123,7 @@ pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
     request
 }
 
-/// As [`for_all`], but conditional where something is stored.
+/// Returns a request that is conditional if a response is stored.
 pub(super) fn conditional(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = for_all(key, order);
     if let Some(stale) = &order.stale {
@@ -131,7 +132,8 @@ pub(super) fn conditional(key: &AssetKey, order: &Order) -> Request<Body> {
     request
 }
 
-/// As [`conditional`], with interim responses relayed to the leader's client.
+/// Returns a [`conditional`] request whose informational responses are relayed to the leader's
+/// client.
 pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = conditional(key, order);
     if let Some(relay) = &order.relay {

@@ -1,4 +1,4 @@
-//! Bringing an asset in: from the peers in order of rank, then the origin.
+//! Fills: an asset is fetched from the peers in order of rank, then from the origin.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -22,34 +22,34 @@ use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::store::entry::Stored;
 use crate::store::tiers::{Found, Tier};
 
-/// What a fill asks for.
+/// The parameters of a fill.
 pub(super) struct Order {
     pub(super) name: Name,
     pub(super) credentials: Credentials,
     pub(super) personal: Personal,
-    /// The fields that go upstream.
+    /// The headers that go upstream.
     pub(super) headers: HeaderMap,
-    /// What is stored, and has to be validated.
+    /// The stored response that must be validated.
     pub(super) stale: Option<Stored>,
-    /// The way of interim responses to the client who leads.
+    /// Relays informational responses to the leader's client.
     pub(super) relay: Option<Relay>,
 }
 
 impl Order {
-    /// One that is no client's.
+    /// Returns an order that belongs to no client.
     pub(super) fn of_this_edge(name: Name) -> Self {
         let (credentials, personal) = (Credentials::None, Personal::Absent);
         Self { name, credentials, personal, headers: HeaderMap::new(), stale: None, relay: None }
     }
 
-    /// Whether `stored` is an answer to this order: fresh, and not the one that
-    /// is to be validated.
+    /// Returns true if `stored` satisfies this order: it is fresh, and not the response that must
+    /// be validated.
     fn is_met_by(&self, stored: &Stored) -> bool {
         let same = self.stale.as_ref().is_some_and(|stale| stale.is(stored));
         !same && stored.facts().is_fresh(SystemTime::now())
     }
 
-    /// What is stored, if it may be used when nothing better can be had.
+    /// Returns the stored response if it may be served stale after an error.
     pub(super) fn fallback(&self) -> Option<&Stored> {
         let serves = |stored: &&Stored| match stored.facts().lifetime {
             Lifetime::For(terms) => terms.serves_on_error(stored.facts().age(SystemTime::now())),
@@ -59,29 +59,29 @@ impl Order {
     }
 }
 
-/// What belongs to the leader's client alone.
+/// The part of a fill's result that belongs to the leader's client alone.
 pub(super) enum First {
-    /// The response.
+    /// The whole response.
     Response { provider: Provider, response: Response<Body> },
-    /// The fields that only that client may have, of a response that others share.
+    /// The headers that only that client may have, of a response that others share.
     Fields(HeaderMap),
 }
 
-/// The duty to bring a flight in, and the way to its leader.
+/// The lead of a flight, and the channel to the leader's request.
 pub(super) struct Leading {
     pub(super) lead: Lead,
     pub(super) first: oneshot::Sender<First>,
 }
 
-/// How often the origin is asked while its answer is of no use: the contents may have
-/// been damaged on the way, or a condition may have brought a 304 that fits nothing.
+/// The number of requests to the origin while its response is unusable: the body may have been
+/// damaged on the way, or a condition may have brought a 304 that matches nothing.
 const COPIES: usize = 2;
 
 impl Edge {
-    /// Fills a flight, whatever becomes of those who wanted it. Futures that are rarely
-    /// needed are boxed, or every flight would take the memory for all of them.
+    /// Fills a flight, also if all of its readers leave. Futures that are rarely needed are boxed,
+    /// or every flight would take the memory for all of them.
     pub(super) async fn fill(self: Arc<Self>, lead: Lead, order: Arc<Order>, first: oneshot::Sender<First>) {
-        // Look again: it may have landed between the look and the lead.
+        // Look again: the response may have been stored between the lookup and the lead.
         if self.has_landed(lead.key(), &order) {
             return lead.settle(Outcome::Landed);
         }
@@ -102,7 +102,7 @@ impl Edge {
         };
         for copy in 1.. {
             let (asked, began) = (SystemTime::now(), Instant::now());
-            // If the first answer was of no use, ask again without a condition.
+            // If the first response was unusable, ask again without a condition.
             let request = if copy == 1 { request } else { for_all }(leading.lead.key(), order);
             let response = match self.while_wanted(&leading.lead, pin!(self.ask_origin(request))).await.flatten() {
                 Ok(response) => response,
@@ -141,8 +141,8 @@ impl Edge {
                 }
             }
         }
-        // This edge is next in rank. Peers may be asking it for the same
-        // already, so there is one flight to the origin for both.
+        // This edge is next in rank. Peers may be asking it for the same key, so both share one
+        // flight to the origin.
         let Leading { mut lead, first } = leading;
         let quota = lead.quota.take();
         match self.flights.join(lead.key(), Reach::Origin, lead.credentials()) {
@@ -150,8 +150,7 @@ impl Edge {
             Joining::Lead(mut own) => {
                 own.quota = quota;
                 lead.settle(Outcome::Joined(Arc::clone(own.flight())));
-                // Look again: while peers were asked, one of them may have had
-                // this edge bring it in.
+                // Look again: meanwhile a peer may have made this edge fill the key.
                 if self.has_landed(own.key(), order) {
                     return own.settle(Outcome::Landed);
                 }
@@ -160,9 +159,9 @@ impl Edge {
         }
     }
 
-    /// Waits for an answer also when all who wanted it have left, for it will be wanted
-    /// again; but only so many fills do that at a time. (It is pinned by who asks: as an
-    /// argument, a future takes its memory twice.)
+    /// Waits for a response also when all readers have left, because it will be requested again;
+    /// but only `max_detached_fills` fills do that at a time. (The caller pins the future: passed
+    /// by value, it takes its memory twice.)
     async fn while_wanted<T>(&self, lead: &Lead, mut answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Error> {
         let body = &lead.flight().body;
         tokio::select! {
@@ -176,14 +175,14 @@ impl Edge {
         Ok(answer.await)
     }
 
-    /// The peers that rank before this edge, as many as may be asked, without
-    /// those that had the asset wrong a moment ago, or have still to answer again.
+    /// Returns the peers that rank before this edge, at most `attempts`. Peers that had wrong
+    /// contents for the key lately, or do not answer, are left out.
     pub(super) fn before_this_edge(&self, key: &AssetKey) -> Vec<Arc<str>> {
         let view = self.membership.view();
         let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
         let before = before.take_while(|name| name != self.membership.own());
-        // After a write, only an owner that was up throughout is sure to have been told:
-        // the others are skipped.
+        // After a purge, only an owner that was up throughout has certainly received it: the others
+        // are skipped.
         let now = Instant::now();
         let changed = self.store.changed_for(key).map(|left| self.membership.memory().saturating_sub(left));
         let owner = view.ring.owner(key.hash());
@@ -198,8 +197,8 @@ impl Edge {
     }
 }
 
-/// Flights to the origin fill the main tier, even when a peer supplied the copy; so do
-/// keys that are taken over.
+/// Returns the tier that a fill goes to. Flights to the origin fill the main tier, even if a peer
+/// supplied the copy; so do handoffs.
 pub(super) fn tier(lead: &Lead) -> Tier {
     match lead.reach() {
         Reach::Origin | Reach::Holder => Tier::Main,

@@ -1,9 +1,8 @@
-//! Keys that have come to another owner: whoever had them before is asked for
-//! them, and only then the origin.
+//! Handoff: a new owner of a key asks the previous owners before it asks the origin.
 //!
-//! Whoever holds an asset says so at once, and whoever does not asks nobody for
-//! it (`only-if-cached`, RFC 9111 §5.2.1.7): so a question costs little, and no two
-//! edges can wait for one another.
+//! A previous owner answers at once, from its store or from a flight that streams, and asks no
+//! other edge (`only-if-cached`, RFC 9111 §5.2.1.7). So a request is cheap, and two edges cannot
+//! wait for one another.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,8 +25,7 @@ use crate::semantics::forward;
 use crate::semantics::storing::Credentials;
 
 impl Edge {
-    /// Fills a flight to the origin with what peers hold. Returns the lead if no peer
-    /// has the asset.
+    /// Fills a flight to the origin from peers. Returns the lead if no peer has the asset.
     pub(super) async fn fill_from_holders(self: &Arc<Self>, mut leading: Leading, order: &Order) -> Option<Leading> {
         if order.stale.is_some() || order.credentials != Credentials::None {
             return Some(leading);
@@ -47,10 +45,10 @@ impl Edge {
         Some(leading)
     }
 
-    /// The peers that may hold an asset which this edge would get from the origin, at
-    /// most as many as may be asked.
+    /// Returns the peers that may hold an asset which this edge would fetch from the origin, at
+    /// most `attempts`.
     fn holders(&self, key: &AssetKey) -> Vec<Arc<str>> {
-        // A write may not have come to all of them yet.
+        // A purge may not have reached all of them yet.
         if self.store.has_changed(key) {
             return Vec::new();
         }
@@ -73,8 +71,8 @@ impl Edge {
         arrival.filter(|_| outcome == Sought::Chunks)
     }
 
-    /// Answers a peer's `only-if-cached` request from a flight that is streaming, which
-    /// is as good as stored.
+    /// Answers a peer's `only-if-cached` request from a flight that streams, which is as good as a
+    /// stored response.
     pub(super) fn answer_held(self: &Arc<Self>, ask: &Ask) -> Option<Answer> {
         let flight = self.flights.to_origin(&ask.key, Credentials::None).filter(|_| ask.source == Source::Peer)?;
         let reader = Reader::new(Arc::clone(&flight.body));
@@ -91,7 +89,7 @@ impl Edge {
     }
 }
 
-/// Whether an answer is what was stored, rather than why there is none.
+/// Returns true if a response is a stored one, and not an error about its absence.
 fn is_held(response: &Response<Body>) -> bool {
     let status = response.status();
     status.is_success() || status.is_redirection() || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)

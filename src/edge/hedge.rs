@@ -1,12 +1,11 @@
-//! Not waiting for a peer that may be frozen.
+//! Hedges: a request does not wait for a peer that may be frozen.
 //!
-//! A slow origin behind a healthy owner is waited for: the owner acknowledges a request
-//! as soon as it begins to answer. But while the owner is in doubt, because gossip
-//! suspects it, it owes the answer to a ping, or it has not acknowledged a request, what
-//! waits for it is asked of the next in rank, within a budget: doubts may be wrong, and
-//! then each costs the origin a request. Once it is known to be down, not to answer
-//! (`probe`), or to acknowledge no request at all, nothing waits for it, whatever that
-//! costs.
+//! A slow origin behind a healthy owner is waited for: the owner acknowledges a request as soon as
+//! it begins to answer. An owner is in doubt while gossip suspects it, while it owes the answer to
+//! a ping, or when it has not acknowledged a request. Requests that wait for it are then sent to
+//! the next in rank, within a budget: a doubt may be wrong, and then it costs the origin a request.
+//! When the peer is known to be down, not to answer (`probe`), or to acknowledge no request at all,
+//! no request waits for it, whatever that costs.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -21,13 +20,12 @@ use crate::cluster::view::State;
 use crate::error::Error;
 use crate::flight::Provider;
 
-/// How many requests to peers pay for giving one up on a doubt. So doubts add 5 % to
-/// the requests at the most.
+/// The number of requests to peers that pay for one hedge: hedges add at most 5 % to the requests.
 const PRICE: u32 = 20;
-/// How much can be saved up: enough to give up 64 at once.
+/// The most that is saved: enough for 64 hedges at once.
 const MOST: u32 = 64 * PRICE;
 
-/// What is left for giving up on doubts.
+/// The budget for hedges, in requests.
 pub(super) struct Hedges(AtomicU32);
 
 impl Hedges {
@@ -39,14 +37,15 @@ impl Hedges {
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| (saved < MOST).then_some(saved + 1));
     }
 
-    /// Pays for one; whether there was enough.
+    /// Pays for one hedge. Returns true if the budget was large enough.
     fn spend(&self) -> bool {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(PRICE)).is_ok()
     }
 }
 
 impl Edge {
-    /// What a peer answers, unless it is given up before. Informational responses go by `relay`.
+    /// Returns the response of a peer, unless the peer is given up first. Informational responses
+    /// go by `relay`.
     pub(super) async fn ask_unless_lost(
         &self,
         peer: &Arc<str>,
@@ -62,7 +61,7 @@ impl Edge {
         answer
     }
 
-    /// What comes from `provider`, unless that is a peer which is given up before.
+    /// Awaits a future of `provider`, unless that is a peer which is given up first.
     pub(super) async fn unless_lost<T>(
         &self,
         provider: &Provider,
@@ -87,8 +86,8 @@ impl Edge {
         }
     }
 
-    /// Resolves when it makes no sense to wait for `peer` any longer: it is lost, or
-    /// it is in doubt and there is budget for asking another.
+    /// Resolves when `peer` is given up: it is lost, or it is in doubt and the budget allows a
+    /// hedge.
     async fn given_up(&self, peer: &str, acknowledged: Option<&Acknowledgement>) {
         loop {
             tokio::select! {
@@ -104,9 +103,9 @@ impl Edge {
         }
     }
 
-    /// Resolves when `peer` has missed a ping, and so may be frozen or cut off, or has
-    /// answered one and not acknowledged the request that came before it. A healthy peer
-    /// in front of a slow origin does both.
+    /// Resolves when `peer` has missed a ping, and so may be frozen or cut off, or has answered one
+    /// but not acknowledged the request before it. A healthy peer in front of a slow origin does
+    /// both.
     async fn is_doubtful(&self, peer: &str, acknowledged: Option<&Acknowledgement>) {
         let Some(health) = self.membership.view().peer(peer).cloned() else {
             return std::future::pending().await;
@@ -139,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubts_are_paid_for() {
+    fn hedges_stay_within_their_budget() {
         let hedges = Hedges::new();
         let spent = (0..1000).filter(|_| hedges.spend()).count();
         assert_eq!(spent, 64);

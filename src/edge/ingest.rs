@@ -1,4 +1,4 @@
-//! A body that is coming in: into the flight, and then into memory.
+//! Ingestion of a body: into the flight, and then into the store.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -29,34 +29,34 @@ use crate::store::headers::Packed;
 use crate::store::metadata::{Metadata, Validated};
 use crate::store::tiers::Tier;
 
-/// A body that is coming in.
+/// The state of a body while it is ingested.
 pub(super) struct Ingest {
-    /// The key under which it will be stored: that of its variant, if it is one.
+    /// The key under which the response will be stored: that of the variant, if it is one.
     pub(super) key: AssetKey,
     pub(super) selected: Option<Selected>,
     pub(super) head: Arc<Head>,
     pub(super) kept: Kept,
     pub(super) room: Arc<Room>,
-    /// How much of the room is for the fields, and not for the body, in bytes.
+    /// The part of the room that is for the headers and not for the body, in bytes.
     pub(super) fields: u64,
     pub(super) came: u64,
-    /// The last bytes of a body of known length, once they are there.
+    /// The last bytes of a body of known length, once they have arrived.
     pub(super) last: Bytes,
     pub(super) extent: Extent,
-    /// Since when nobody wants it.
+    /// The time since when the flight has no reader.
     pub(super) alone_since: Option<Instant>,
-    /// What its body has proven to be, if it has to prove anything.
+    /// The digests that the verification of the body yields, if it is verified.
     pub(super) found: Option<ProvenDigests>,
 }
 
-/// Whether a body has come from more than one source.
+/// The number of sources that a body came from: one, or more.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mixed {
     No,
     Yes,
 }
 
-/// A body as it comes.
+/// A body that is being received.
 pub(super) struct Coming {
     pub(super) provider: Provider,
     pub(super) body: Body,
@@ -64,7 +64,7 @@ pub(super) struct Coming {
 }
 
 impl Edge {
-    /// Lets everybody have the body as it comes, and keeps it when it is whole.
+    /// Streams the body to the readers of the flight, and stores it when it is complete.
     pub(super) async fn take_in(self: &Arc<Self>, mut lead: Lead, order: &Order, mut intake: Ingest, coming: Coming) {
         let Coming { provider, mut body, mut began } = coming;
         let proof = intake.proof();
@@ -75,10 +75,10 @@ impl Edge {
         }
         lead.stream(intake.streaming(provider.clone()));
         let mut others = None;
-        // Who sends the rest; nobody, if it was here already.
+        // The sender of the rest; `None` if the rest was here already.
         let (mut source, mut mixed) = (Some(provider.clone()), Mixed::No);
         let ended = loop {
-            // Give up on a lost peer only if the body can go on from elsewhere.
+            // Give up a lost peer only if another source can resume the body.
             let lost = source.as_ref().filter(|_| Self::can_go_on(order, &intake, proof));
             match self.next_unless_lost(&mut body, lost).await {
                 None => break intake.check_end(),
@@ -89,8 +89,8 @@ impl Edge {
                         break Err(error);
                     };
                     if let Some(refusal) = rest.forbidden {
-                        // Those who have joined get the body; the next request asks anew. Peers
-                        // among them were told that they may store it.
+                        // The readers of the flight get the body; the next request asks again.
+                        // Peers among them were told that they may store it.
                         intake.kept = Kept::Shared(refusal);
                         lead.unlist();
                         let (edge, key) = (Arc::clone(self), lead.key().asset());
@@ -127,7 +127,7 @@ impl Edge {
         }
     }
 
-    /// Notes what the failure of a body that `provider` began means for later requests.
+    /// Notes the effect on later requests when a body that `provider` began has failed.
     fn note_failure(
         self: &Arc<Self>,
         lead: &Lead,
@@ -143,8 +143,8 @@ impl Edge {
         match (provider, proof) {
             (Provider::Peer(peer), Verification::None) if error.fault() == Fault::Peer => self.hears_part(peer),
             (provider, Verification::AtEnd) if of_one => self.distrust(provider, lead.key(), error),
-            // Which of the sources was wrong cannot be told: others are asked next, and
-            // nobody is told to drop its copy.
+            // It is not known which of the sources was wrong: other peers are asked next, and no
+            // peer is told to drop its copy.
             (Provider::Peer(peer), Verification::AtEnd) => {
                 self.store.doubt(peer, lead.key(), self.policy.load().wrong_content_ttl);
             }
@@ -158,7 +158,7 @@ impl Edge {
         }
     }
 
-    /// What comes next, unless it comes from a peer that is given up before.
+    /// Returns the next data, unless it comes from a peer that is given up first.
     async fn next_unless_lost(&self, body: &mut Body, source: Option<&Provider>) -> Option<Result<Bytes, Error>> {
         match source {
             Some(source) => {
@@ -168,7 +168,7 @@ impl Edge {
         }
     }
 
-    /// Appends what came, within what may be held.
+    /// Appends data to the flight, within the room.
     async fn take(&self, lead: &mut Lead, intake: &mut Ingest, mut data: Bytes) -> Result<(), Error> {
         let growing = Arc::clone(&lead.flight().body);
         while !data.is_empty() {
@@ -178,9 +178,9 @@ impl Edge {
             intake.came += part.len() as u64;
             match intake.head.length {
                 Some(length) if intake.came > length => {
-                    return Err(Error::OriginBroke("it is longer than it said".to_owned()));
+                    return Err(Error::OriginBroke("the body is longer than its Content-Length".to_owned()));
                 }
-                // The last bytes wait until the whole is stored.
+                // The last bytes are held back until the response is stored.
                 Some(length) if intake.came == length => {
                     intake.last = part;
                     continue;
@@ -193,8 +193,8 @@ impl Edge {
         Ok(())
     }
 
-    /// A body of unknown length takes its room piece by piece. When there is no
-    /// more for it, it becomes a window: those who read it go on, nobody joins.
+    /// Charges a body of unknown length chunk by chunk. When the budget or `max_object` is
+    /// exceeded, the body becomes a window: its readers continue, and no other request joins.
     fn make_room(&self, lead: &mut Lead, intake: &mut Ingest) {
         let held = intake.room.bytes() - intake.fields;
         if intake.extent == Extent::Window || intake.came <= held {
@@ -213,20 +213,20 @@ impl Edge {
         lead.unlist();
     }
 
-    /// Stores what a flight has brought, unless a write has overtaken it.
+    /// Stores the response of a flight, unless a purge has overtaken the flight.
     pub(super) fn keep(&self, lead: &Lead, tier: Tier, key: &AssetKey, stored: Stored) {
         if lead.is_overtaken() {
             return;
         }
         self.store.store(tier, key, stored);
-        // A write may have come in between: it marks the flight, then it removes.
+        // A purge may have come in between: it marks the flight first and then removes the entry.
         if lead.is_overtaken() {
             self.store.remove(key);
         }
     }
 
-    /// Ends a flight well. What it brought goes into memory first, so that whoever
-    /// comes now finds one or the other.
+    /// Completes a flight. The response is stored first, so that each new request finds either the
+    /// flight or the entry.
     pub(super) fn land(&self, lead: Lead, mut intake: Ingest) {
         let tier = tier(&lead);
         intake.certify();
@@ -241,12 +241,12 @@ impl Edge {
                 self.keep(&lead, tier, &intake.key, stored);
             }
         });
-        // Only now does the flight leave the list.
+        // The flight leaves the table only now.
         drop(lead);
     }
 
-    /// What is stored of a body that is there in `pieces`. What it takes of the budget, it
-    /// takes over from the flight.
+    /// Returns the entry for a body that is held in `chunks`. Its charge is taken over from the
+    /// flight.
     fn made_of(&self, intake: &Ingest, chunks: Vec<Bytes>) -> Stored {
         let Ingest { key, head, room, came, .. } = intake;
         let packed = self.packed(head, *came);
@@ -259,8 +259,7 @@ impl Edge {
         Stored::new(key, packed, content, charge)
     }
 
-    /// The head as it is stored: with the length of the body, and without what
-    /// speaks only of the request that filled the flight.
+    /// Returns the head as it is stored: with the length of the body.
     fn packed(&self, head: &Head, length: u64) -> Packed {
         if head.length.is_some() || head.facts.status == StatusCode::NO_CONTENT {
             return self.store.pack(head.facts, &head.headers, length);
@@ -272,7 +271,7 @@ impl Edge {
 }
 
 impl Ingest {
-    /// What those who share the flight see of it, now that its head is there.
+    /// Returns the view that the requests of the flight get, now that the head is known.
     pub(super) fn streaming(&self, provider: Provider) -> Streaming {
         Streaming {
             head: Arc::clone(&self.head),
@@ -286,7 +285,7 @@ impl Ingest {
         }
     }
 
-    /// What its body has still to prove.
+    /// Returns the verification that the body has still to pass.
     pub(super) fn proof(&self) -> Verification {
         match &self.found {
             Some(found) if found.digests().is_empty() => Verification::AtEnd,
@@ -294,7 +293,7 @@ impl Ingest {
         }
     }
 
-    /// Notes in the head what its body has proven to be.
+    /// Adds the verified digest to the head as Repr-Digest.
     pub(super) fn certify(&mut self) {
         let found = self.found.as_ref().filter(|_| self.head.facts.status == StatusCode::OK);
         let digests = found.map_or(&[][..], ProvenDigests::digests);
@@ -318,14 +317,14 @@ impl Ingest {
     fn check_end(&self) -> Result<(), Error> {
         match self.head.length {
             Some(length) if self.came < length => {
-                Err(Error::OriginBroke(format!("{} of {length} bytes came", self.came)))
+                Err(Error::OriginBroke(format!("{} of {length} bytes received", self.came)))
             }
             _ => Ok(()),
         }
     }
 
-    /// A fill that nobody waits for goes on, for it will be wanted; but not
-    /// for ever.
+    /// Fails if the flight has had no reader for `detached_fill_timeout`. A fill without readers
+    /// continues until then, because its response will be requested again.
     fn still_wanted(&mut self, lead: &Lead, detached_fill_timeout: Duration) -> Result<(), Error> {
         if lead.flight().body.readers() > 0 {
             self.alone_since = None;
@@ -336,7 +335,7 @@ impl Ingest {
     }
 }
 
-/// Takes away, and returns, the fields that one client alone may have.
+/// Removes and returns the headers that only one client may have.
 pub(super) fn withhold(headers: &mut HeaderMap) -> HeaderMap {
     let mut own = HeaderMap::new();
     for name in cache_control::withheld(headers) {
@@ -358,8 +357,8 @@ pub(super) fn head(
     let mut headers = detached(&parts.headers);
     let own = withhold(&mut headers);
     let upstream_status = combined(headers.get_all(CACHE_STATUS));
-    // Each answer sets these two: with a place kept for them, a copy of the
-    // fields need not grow.
+    // Each response sets these two headers: with a slot reserved for them, a copy of the map need
+    // not grow.
     headers.insert(AGE, HeaderValue::from_static("0"));
     headers.insert(CACHE_STATUS, HeaderValue::from_static("peerage"));
     headers.append(VIA, via);

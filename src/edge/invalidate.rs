@@ -1,4 +1,4 @@
-//! Forgetting what a write has changed, here and at every peer.
+//! Purges: an asset that a write has changed is removed here and at every peer.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -21,15 +21,14 @@ use crate::origin::Asker;
 use crate::origin::http_origin::Site;
 use crate::semantics::invalidation;
 
-/// What one edge says to another, on its peer listener: forget this target.
+/// The method by which one edge tells another, on its peer listener, to purge a target.
 const PURGE: &[u8] = b"PURGE";
 
-/// The target of a PURGE of all that no name proves. No key is called that.
+/// The target of a PURGE of all responses that no name proves. No key has this name.
 const EVERYTHING: &str = "*";
 
 impl Edge {
-    /// Whether this is a peer that wants something forgotten. A client's PURGE
-    /// is the origin's business.
+    /// Returns true if a peer asks for a purge. A client's PURGE goes to the origin.
     pub(super) fn is_purge(ask: &Ask) -> bool {
         ask.source == Source::Peer && ask.method.as_str().as_bytes() == PURGE
     }
@@ -39,7 +38,7 @@ impl Edge {
         Answer { response: purged(), record: Self::record(ask, Served::Pass, ServedFrom::Edge) }
     }
 
-    /// Returns true if a peer wants all forgotten that no name proves.
+    /// Returns true if a peer asks for a purge of all responses that no name proves.
     pub(super) fn is_purge_of_everything(source: Source, request: &request::Parts) -> bool {
         source == Source::Peer && request.method.as_str().as_bytes() == PURGE && request.uri.path() == EVERYTHING
     }
@@ -53,28 +52,30 @@ impl Edge {
         Answer { response: purged(), record: Record { source, method, key, served, from, reason: None, error: None } }
     }
 
-    /// Keeps no response that its name does not prove, nor one that is coming in.
+    /// Removes all responses that their names do not prove, and lets no flight store one.
     fn forget_unproven(&self) {
-        // In the order of `forget`.
+        // In the same order as in `forget`.
         self.store.note_all_changed(self.membership.memory());
         self.flights.overtake_all();
         self.store.forget_unproven();
     }
 
-    /// Keeps nothing under `key`, nor what is coming in under it.
+    /// Removes the responses of `key`, and lets no flight store one.
     fn forget(&self, key: &AssetKey) {
-        // Before any flight can begin that asks others for it.
+        // Before a flight can begin that asks other edges for the key.
         self.store.note_changed(key, self.membership.memory());
         self.flights.overtake(key);
         self.store.forget(key);
     }
 
-    /// Asks the origin for what may change it, and has every edge forget what was
-    /// changed, before the client hears of that: what it asks for next is new, whichever
-    /// edge it asks. In a task of its own: what is changed is changed, whether or not the
-    /// client waits to hear of it. What has no place at the origin when the client leaves
-    /// is not sent, so that nobody can queue writes by leaving; what is sent counts for its
-    /// client (`quota`) until it is answered.
+    /// Sends a request to the origin that may change an asset, and purges the changed keys at every
+    /// edge before the client gets the response: its next request gets the new version, from any
+    /// edge.
+    ///
+    /// This runs in its own task, because the origin has changed the asset whether or not the
+    /// client waits. A write that has not been sent when its client leaves is dropped, so that
+    /// clients cannot queue writes by leaving. A write that has been sent counts for its client
+    /// (`quota`) until the origin answers.
     pub(super) fn write(
         self: &Arc<Self>,
         ask: &Ask,
@@ -102,8 +103,8 @@ impl Edge {
         }
     }
 
-    /// What a write to `key` has made invalid (RFC 9111 §4.4). What the client calls
-    /// `host`, and the origin by its own name, is one site: names here have no host.
+    /// Returns the keys that a write to `key` has made invalid (RFC 9111 §4.4). The client's `host`
+    /// and the origin's own name stand for the same site, because keys have no host.
     fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &Response<Body>) -> Vec<AssetKey> {
         let upstream =
             |site: &Arc<Site>| invalidation::named_upstream(&site.host, &site.prefix, key.path(), answer.headers());
@@ -117,11 +118,11 @@ impl Edge {
         changed
     }
 
-    /// Has every edge forget `keys`, and store nothing that is coming in under them.
+    /// Purges `keys` at every edge, and lets no flight store them.
     pub(super) async fn forget_everywhere(self: &Arc<Self>, keys: Vec<AssetKey>) {
         self.unheard.forget_strangers(self.membership.view().peers());
-        // Owners first: whoever asks one after this has what is new, and so keeps
-        // nothing old that would outlive the next round.
+        // Owners first: an edge that asks one after this gets the new version, and stores no old
+        // one that would outlive the next round.
         let owner = |key: &AssetKey| self.membership.view().ring.owner(key.hash()).map(|it| Arc::clone(it.name()));
         let owners = keys.iter().filter_map(|key| Some((key, owner(key)?)));
         let owners: Vec<_> = owners.filter(|(_, owner)| owner != self.membership.own()).collect();
@@ -135,7 +136,7 @@ impl Edge {
         join_all(others.map(|(key, peer)| self.tell(peer, key))).await;
     }
 
-    /// Tells `peer` that `key` has changed: now, or when it is back.
+    /// Sends `peer` the purge of `key`; records it for later if the peer cannot be reached.
     async fn tell(self: &Arc<Self>, peer: &Arc<str>, key: &AssetKey) {
         let down = self.membership.view().member(peer).is_some_and(|member| member.state == State::Down);
         if down {
@@ -154,7 +155,7 @@ impl Edge {
         }
     }
 
-    /// Tells a peer that answers again what it has not heard meanwhile.
+    /// Sends the missed purges to a peer that answers again.
     pub(super) fn tell_unheard(self: &Arc<Self>, peer: &Arc<str>) {
         let Some(missed) = self.unheard.take(peer) else {
             return;
@@ -166,7 +167,8 @@ impl Edge {
                 Missed::Everything => edge.tell_everything(&peer).await,
             };
             if let Err(error) = told {
-                // It is asked for nothing, and told again, when it answers once more.
+                // The peer is not asked for assets until it answers again, and then gets the
+                // purges.
                 edge.misses(&peer, &error);
             }
         });
@@ -189,12 +191,12 @@ impl Edge {
         let told = self.send_purge(peer, PathAndQuery::from_static(EVERYTHING)).await;
         let told = told.and_then(|status| match status {
             StatusCode::NO_CONTENT => Ok(()),
-            other => Err(Error::PeerBroke(format!("it answered PURGE {EVERYTHING} with {other}"))),
+            other => Err(Error::PeerBroke(format!("unexpected status {other} for PURGE {EVERYTHING}"))),
         });
         told.inspect_err(|_| self.unheard.note_everything(peer))
     }
 
-    /// Has `peer` forget `key`.
+    /// Sends `peer` the purge of `key`.
     pub(super) async fn purge(&self, peer: &str, key: &AssetKey) -> Result<(), Error> {
         self.send_purge(peer, key.target()).await.map(drop)
     }
@@ -203,8 +205,7 @@ impl Edge {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::from_bytes(PURGE).expect("PURGE is a token");
         *request.uri_mut() = target.into();
-        // One that is silent for longer may serve what it has for as long as that
-        // is fresh.
+        // A peer that is silent for longer may serve its old response until that is stale.
         let asked = tokio::time::timeout(self.peer_timeout, self.peers.ask(peer, request)).await;
         asked.unwrap_or(Err(Error::PeerTimeout)).map(|answer| answer.status())
     }
@@ -216,27 +217,27 @@ fn purged() -> Response<Body> {
     response
 }
 
-/// How many changes are kept for a peer that is away.
+/// The number of missed purges that are kept for an unreachable peer.
 const UNHEARD: usize = 1024;
 
-/// The invalidations that a peer has missed.
+/// The purges that a peer has missed.
 enum Missed {
-    /// Of these keys, [`UNHEARD`] at most.
+    /// The purges of these keys, at most [`UNHEARD`].
     Keys(HashSet<AssetKey>),
-    /// Of more keys than are kept: of any.
+    /// More keys than are kept: every response may be outdated.
     Everything,
 }
 
-/// The effect of noting a key.
+/// The result of recording a missed purge.
 #[derive(Debug, PartialEq, Eq)]
 enum Noted {
-    /// The peer will be told.
+    /// The purge will be sent.
     Kept,
-    /// It was one too many: from now on the peer will be told that all may have changed.
+    /// It was one too many: the peer will be told to drop every response without a proven name.
     Overflowed,
 }
 
-/// What peers have not heard of changes, each for itself.
+/// The purges that peers have missed, by peer.
 #[derive(Default)]
 pub(super) struct Unheard(Mutex<HashMap<Arc<str>, Missed>>);
 
@@ -245,7 +246,7 @@ impl Unheard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who is no member any more will not ask what has changed.
+    /// Drops the records of peers that are no longer members.
     fn forget_strangers(&self, members: &[Arc<Health>]) {
         self.peers().retain(|peer, _| members.iter().any(|member| member.name == *peer));
     }

@@ -1,10 +1,10 @@
-//! [`Edge`]: the only place that decides what becomes of a request.
+//! [`Edge`]: the only place that decides how a request is answered.
 //!
-//! `respond` reads as the request's way: memory, flight, pass. [`coalesce`] leads or
-//! follows a flight, [`fill`] brings an asset in: [`fetch`] asks for it, [`admission`]
-//! decides by the head of what comes, [`ingest`] takes it in. [`mod@respond`] gives it out,
-//! and [`mod@pass`] hands on what is for one client alone. [`fast_hit`] is a short cut to
-//! what `respond` would have answered from memory, and [`peek`] looks into the owner's.
+//! `respond` follows the path of a request: store, flight, pass. [`coalesce`] leads or follows a
+//! flight. [`fill`] fetches an asset: [`fetch`] sends the requests, [`admission`] decides by the
+//! head of the response, [`ingest`] receives the body. [`mod@respond`] builds the response, and
+//! [`mod@pass`] forwards requests that share none. [`fast_hit`] is a shortcut for hits, and
+//! [`peek`] looks into the store of the owner.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -76,34 +76,33 @@ pub(crate) use peek::Peeked;
 pub(crate) use policy::{Limits, Policy, Writes};
 use warm::WANTED;
 
-/// What an edge is made of.
+/// The parts of an edge.
 pub(crate) struct Parts {
     pub(crate) name: String,
     pub(crate) limits: Limits,
-    /// What this process adds to CDN-Loop: the same for no other edge.
+    /// The identifier of this process in CDN-Loop. No other edge has the same.
     pub(crate) loop_id: HeaderValue,
     pub(crate) plan: Plan,
-    /// Where large pieces of bodies are held.
+    /// The memory for the large chunks of bodies.
     pub(crate) arena: Arc<Arena>,
     pub(crate) policy: Policy,
     pub(crate) origin: Box<dyn Origin>,
     pub(crate) peers: Peers,
-    /// How many peers are asked before the origin is.
+    /// The number of peers that are asked before the origin.
     pub(crate) attempts: usize,
-    /// How long a peer may take that answers from its own memory.
+    /// The time limit of a peer that answers from its own store.
     pub(crate) peer_timeout: Duration,
-    /// How long a request waits before the peer is asked whether it is still there.
+    /// The time that a request waits before its peer is pinged.
     pub(crate) probe_interval: Duration,
-    /// How many keys it pulls, or lists for others to pull.
+    /// The number of keys that a warm-up pulls, or lists for another edge.
     pub(crate) warm_keys: usize,
-    /// How many fills go on without anyone who waits for their head.
+    /// The number of fills that may wait for a head without any reader.
     pub(crate) max_detached_fills: usize,
     pub(crate) membership: Arc<Membership>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// One edge: it answers requests, and gets what it has not through its peers
-/// or from the origin.
+/// One edge: it answers requests, and fetches missing assets from its peers or the origin.
 pub struct Edge {
     name: String,
     via: HeaderValue,
@@ -119,60 +118,60 @@ pub struct Edge {
     probe_interval: Duration,
     warm_keys: usize,
     detached_fills: Semaphore,
-    /// Chunks while what is stored is listed.
+    /// Held while the store is listed.
     listing: Semaphore,
     hedges: Hedges,
     unheard: Unheard,
     store: Store,
     budget: Arc<Budget>,
     flights: Arc<Flights>,
-    /// Requests at the origin, for the clients that are counted.
+    /// The requests at the origin, by client.
     requests: Clients,
     membership: Arc<Membership>,
     metrics: Arc<Metrics>,
 }
 
-/// A request as the edge sees it: its target is a key, and the fields of its
-/// connection are gone.
+/// A request to this edge: its target is a key, and its hop-by-hop extensions are separate.
 struct Ask {
     source: Source,
     requester: Requester,
     method: Method,
     version: Version,
-    /// The authority that the target names, if it names one.
+    /// The authority of the target, if it has one.
     authority: Option<Authority>,
     key: AssetKey,
     headers: HeaderMap,
     class: RequestClass,
-    /// Known once it has missed.
+    /// Known after a miss.
     kind: Kind,
     body: Body,
-    /// The client's end of the connection, if it wants to change the protocol.
+    /// The client's end of the connection, if it asks for another protocol.
     upgrade: Option<OnUpgrade>,
-    /// The client's way to interim responses.
+    /// Relays informational responses to the client.
     relay: Option<Relay>,
     now: SystemTime,
-    /// How often it may look again for its variant.
+    /// The number of lookups that are left.
     tries: u8,
 }
 
 impl Ask {
-    /// Tells a peer that its request has begun to be answered, which may take as long as
-    /// the origin does: without that, the peer asks elsewhere.
+    /// Tells a peer that this edge works on its request, which may take as long as the origin does.
+    /// Without this, the peer would ask another edge.
     fn acknowledge(&self) {
         if let Some(relay) = self.relay.as_ref().filter(|_| self.source == Source::Peer) {
             relay.offer(StatusCode::PROCESSING, &HeaderMap::new());
         }
     }
 
-    /// Which site the client means (RFC 9110 §7.2): told to the origin, and of no
-    /// other consequence. HTTP/2 has it in the target, and an absolute target
-    /// goes before the field.
+    /// Returns the site that the client requests (RFC 9110 §7.2). It is sent to the origin, and has
+    /// no other effect. HTTP/2 has it in the target, and an absolute target takes precedence over
+    /// Host.
     fn host(&self) -> Option<HeaderValue> {
         self.requester.host().cloned().or_else(|| self.own_host())
     }
 
-    /// As [`host`](Self::host), by the request itself: a proxy may have put another there.
+    /// Returns the host of the request itself; a proxy may have sent another one in a forwarded
+    /// header.
     fn own_host(&self) -> Option<HeaderValue> {
         match &self.authority {
             Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
@@ -181,15 +180,17 @@ impl Ask {
     }
 }
 
-/// An answer, and what to write down of it.
+/// A response, and its record for the access log.
 pub(crate) struct Answer {
     pub(crate) response: Response<Body>,
     pub(crate) record: Record,
 }
 
+const NAME_IS_A_TOKEN: &str = "the configuration's check accepts tokens alone as edge.name";
+
 /// A head above this size, in bytes, counts in `cache.memory` while its request waits.
 const LARGE_HEAD: usize = 4 * 1024;
-/// The connection and the map of headers hold a head about once each.
+/// The connection and the header map hold a head about once each.
 const COPIES_OF_HEAD: u64 = 2;
 
 /// Returns the size of headers as HTTP/1.1 writes them, in bytes.
@@ -197,17 +198,16 @@ fn head_size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
-/// The way of a request that memory does not answer.
+/// The path of a request that the store does not answer.
 enum Onward {
-    /// To the asset's flight, with what is stored and has to be validated.
+    /// To the flight of the asset, with the stored response that must be validated.
     Share(Handled, Option<Stored>),
     Pass(Handled),
 }
 
 impl Edge {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let via =
-            forward::via(Version::HTTP_11, &parts.name).unwrap_or_else(|| HeaderValue::from_static("1.1 peerage"));
+        let via = forward::via(Version::HTTP_11, &parts.name).expect(NAME_IS_A_TOKEN);
         let budget = Budget::new(parts.plan.bodies());
         Arc::new(Self {
             name: parts.name,
@@ -236,14 +236,13 @@ impl Edge {
         })
     }
 
-    /// The cluster as this edge knows it.
+    /// Returns the membership of the cluster.
     pub fn membership(&self) -> &Arc<Membership> {
         &self.membership
     }
 
-    /// Replaces the policy. If it has other rules for names, the responses whose names it
-    /// judges otherwise are no longer stored, those under way are not kept, and all marks
-    /// are dropped.
+    /// Replaces the policy. If the rules for names differ, responses whose names are now judged
+    /// differently are removed, flights store nothing, and all marks are dropped.
     pub(crate) fn set_policy(&self, policy: Policy) {
         let policy = Arc::new(policy);
         let before = self.policy.swap(Arc::clone(&policy));
@@ -254,17 +253,17 @@ impl Edge {
         }
     }
 
-    /// From now on, assets come from `origin`.
+    /// Replaces the origin.
     pub(crate) fn set_origin(&self, origin: Box<dyn Origin>) {
         self.origin.store(Arc::new(origin));
     }
 
-    /// Returns the memory that holds large pieces of bodies.
+    /// Returns the memory for the large chunks of bodies.
     pub(crate) fn arena(&self) -> &Arc<Arena> {
         &self.arena
     }
 
-    /// What this edge adds to the Via of a response.
+    /// Returns the member that this edge adds to the Via of a response.
     pub(crate) fn via(&self) -> &HeaderValue {
         &self.via
     }
@@ -289,13 +288,13 @@ impl Edge {
         }
     }
 
-    /// The client of a request with `headers` on a connection from `connection`.
+    /// Returns the client of a request with `headers` on a connection from `connection`.
     pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
         self.policy.load().forwarding.requester(source, connection, headers)
     }
 
-    /// Answers one request that came in by `source` from `requester`.
-    /// Informational responses to it go by `relay`.
+    /// Answers one request that came by `source` from `requester`. Informational responses go by
+    /// `relay`.
     pub(crate) async fn respond(
         self: &Arc<Self>,
         source: Source,
@@ -358,7 +357,7 @@ impl Edge {
         }
     }
 
-    /// Whether a request can be served at all, whatever its target.
+    /// Checks that a request can be served at all, whatever its target.
     fn check(&self, source: Source, class: RequestClass, request: &http::request::Parts) -> Result<(), Error> {
         if matches!(request.method, Method::CONNECT | Method::TRACE) {
             return Err(Error::MethodNotAllowed);
@@ -391,8 +390,7 @@ impl Edge {
                 })?;
                 self.check_size(&request.headers)
             }
-            // It was within the limits of the edge that its client asked, and has
-            // grown by what an edge adds.
+            // The first edge has checked it against its limits, and has added headers to it.
             Source::Peer => Ok(()),
         }
     }
@@ -421,14 +419,14 @@ impl Edge {
         Ok(())
     }
 
-    /// Whether a request asks what this edge can do: OPTIONS for no asset, or
-    /// for this hop (RFC 9110 §9.3.7, §7.6.2).
+    /// Returns true if a request asks for the capabilities of this edge: OPTIONS for no asset, or
+    /// with Max-Forwards 0 (RFC 9110 §9.3.7, §7.6.2).
     fn is_for_this_hop(request: &http::request::Parts) -> bool {
         request.method == Method::OPTIONS
             && (request.uri.path() == "*" || forward::max_forwards(&request.headers) == Some(0))
     }
 
-    /// Answers a request for this hop. A peer may also ask in it what is stored here.
+    /// Answers a request for this hop. A peer may also ask in it for a list of stored keys.
     async fn answer_for_this_hop(self: &Arc<Self>, source: Source, request: &http::request::Parts) -> Answer {
         let mut answer = self.answer_options(source, target(request));
         if let Some(address) = request.headers.get(WANTED).filter(|_| source == Source::Peer)
@@ -440,8 +438,8 @@ impl Edge {
         answer
     }
 
-    /// Answers a GET or HEAD: from memory, or by a longer way. Those are boxed: the
-    /// state of a request that takes none of them is small, and moved for less.
+    /// Answers a GET or HEAD from the store, or by another path. Those paths are boxed, so that the
+    /// future of a hit is small and cheap to move.
     async fn get(self: &Arc<Self>, mut ask: Ask) -> Answer {
         match self.look_up(&mut ask) {
             Ok(answer) => answer,
@@ -449,8 +447,8 @@ impl Edge {
         }
     }
 
-    /// Answers a request by a peer or the origin. A large head counts in `cache.memory`
-    /// until the response begins: requests that wait are as many as clients want.
+    /// Answers a request from a peer or the origin. A large head counts in `cache.memory` until the
+    /// response begins, because clients decide how many requests wait.
     async fn go_onward(self: &Arc<Self>, ask: Ask, onward: Onward) -> Answer {
         let size = head_size(&ask.headers);
         let charged = if size > LARGE_HEAD { COPIES_OF_HEAD * size as u64 } else { 0 };
@@ -463,13 +461,13 @@ impl Edge {
         }
     }
 
-    /// Looks into memory, and says which way the request goes from there.
+    /// Answers a request from the store, or returns its further path.
     fn look_up(self: &Arc<Self>, ask: &mut Ask) -> Result<Answer, Onward> {
         if !self.policy.load().forwarding.shares(ask) {
             return self.look_elsewhere(ask);
         }
         if self.store.has_variants() {
-            // Fields of the connection alone select no variant.
+            // Hop-by-hop headers select no variant.
             if forward::nominates(&ask.headers) {
                 forward::strip_hop_by_hop(&mut ask.headers);
             }
@@ -485,7 +483,7 @@ impl Edge {
             Found::Here(tier, stored) => {
                 let facts = stored.facts();
                 match freshness::reuse(facts.lifetime, facts.age(ask.now), &wish) {
-                    // It says nothing of a client that it was not requested for.
+                    // The error does not apply to a client that it was not requested for.
                     Reuse::Fresh if is_silent_error(&stored) && self.kind(ask) != Kind::Common => {
                         return Err(Onward::Pass(Handled::Request));
                     }
@@ -501,7 +499,8 @@ impl Edge {
             }
             Found::Marked => (Handled::Bypass, None),
             Found::Wrong => {
-                let error = Error::OriginWrong("a moment ago".to_owned());
+                let error =
+                    Error::OriginWrong("not fetched again before cache.wrong_content_ttl has passed".to_owned());
                 return Ok(self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), error));
             }
             Found::Nothing if ask.key.variant().is_some() => (Handled::VaryMiss, None),
@@ -519,14 +518,14 @@ impl Edge {
         if alone || handled == Handled::Bypass {
             return Err(Onward::Pass(handled));
         }
-        // A request with `no-store` wants nothing kept, and content in a GET has no
-        // meaning that a key could hold (RFC 9110 §9.3.1).
+        // A request with `no-store` must leave nothing stored, and content in a GET has no meaning
+        // that a key could express (RFC 9110 §9.3.1).
         if wish.no_store || !http_body::Body::is_end_stream(&ask.body) {
             return Err(Onward::Pass(handled));
         }
-        // HEAD fetches the body only for names that prove it, which will be wanted.
-        // With credentials, HEAD, ranges and conditions pass, for filling would cost
-        // a whole fetch each time: what credentials bring is rarely shared.
+        // HEAD fetches the body only for proven names, which will be requested. With credentials,
+        // HEAD, ranges and conditions pass: a fill would cost a whole fetch each time, and
+        // responses to credentials are rarely shared.
         let head = ask.method == Method::HEAD;
         let credentials = Credentials::of(&ask.headers) != Credentials::None;
         if head && self.policy.load().name(&ask.key) != Name::Proven
@@ -537,7 +536,7 @@ impl Edge {
         Err(Onward::Share(handled, stale))
     }
 
-    /// The way of a request that shares no response (see [`forwarding`]).
+    /// Returns the path of a request that shares no response (see [`forwarding`]).
     fn look_elsewhere(&self, ask: &Ask) -> Result<Answer, Onward> {
         if RequestControl::of(&ask.headers).only_if_cached {
             return Ok(self.answer_not_cached(ask));
@@ -559,8 +558,8 @@ impl Edge {
         Kind::of(&ask.headers, &Also { forward: &self.policy.load().forward, vary: &vary })
     }
 
-    /// Returns the request headers that the Vary of an asset is known to name, here or at
-    /// the peer that asks: a peer sends no other header of the classes that stay behind.
+    /// Returns the request headers that the Vary of an asset is known to name, here or at the
+    /// requesting peer: of the headers that fills usually drop, a peer sends only those.
     fn known_vary(&self, ask: &Ask) -> Vec<HeaderName> {
         let known = self.store.varies_by(&ask.key);
         let known = known.as_deref().unwrap_or_default();
@@ -569,10 +568,12 @@ impl Edge {
         known.iter().chain(sent).cloned().collect()
     }
 
-    /// What this edge adds to the Via of a message, by the version that it came in.
+    /// Returns the Via member for a message that came in `version`.
     fn via_for(&self, version: Version) -> HeaderValue {
-        let other = (version != Version::HTTP_11).then(|| forward::via(version, &self.name)).flatten();
-        other.unwrap_or_else(|| self.via.clone())
+        if version == Version::HTTP_11 {
+            return self.via.clone();
+        }
+        forward::via(version, &self.name).expect(NAME_IS_A_TOKEN)
     }
 
     fn record(ask: &Ask, served: Served, from: ServedFrom) -> Record {
@@ -610,8 +611,8 @@ fn states_no_lifetime(headers: &HeaderMap) -> bool {
     freshness::explicit_lifetime(headers, CacheControl::of(headers)).is_none()
 }
 
-/// A target that names no asset, as the log shows it: nothing in it can pass for
-/// something else, such as another line.
+/// Returns a target that names no asset in a form that is safe to log: it cannot be mistaken for
+/// another log line.
 fn target(request: &http::request::Parts) -> Box<str> {
     let target = request.uri.path_and_query().map_or("-", |target| target.as_str());
     let plain = |char: char| if char.is_ascii_graphic() { char } else { '?' };

@@ -1,4 +1,4 @@
-//! Handing a request on to the origin, for its client alone.
+//! Requests that are forwarded to the origin for their client alone.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,8 +17,8 @@ use crate::semantics::forward;
 use crate::semantics::request_fields::Kind;
 
 impl Edge {
-    /// Forwards a request to the origin, both bodies streamed; nothing is kept. It counts
-    /// for its client until the body of the response has ended.
+    /// Forwards a request to the origin and streams both bodies; nothing is stored. The request
+    /// counts for its client until the body of the response ends.
     pub(super) async fn pass(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
         let quota = match self.take_quota(self.client_of(&ask)) {
             Ok(quota) => quota,
@@ -29,8 +29,8 @@ impl Edge {
         let mut request = Request::new(std::mem::take(&mut ask.body));
         *request.method_mut() = ask.method.clone();
         *request.uri_mut() = ask.key.target().into();
-        // What a HEAD tells of what is stored may be learnt only if it asked as a
-        // fill asks: by nothing that shapes the answer for one client.
+        // The response to a HEAD updates a stored response only if the request is like a fill: no
+        // header of it shapes the response for one client.
         let learns = ask.method == Method::HEAD
             && handled != Handled::OtherSite
             && self.kind(&ask) == Kind::Common
@@ -76,7 +76,7 @@ impl Edge {
         }
     }
 
-    /// A response that is handed on: its body proves itself on its way.
+    /// Verifies the body of a passed response while it streams.
     async fn prove_pass(self: &Arc<Self>, key: &AssetKey, response: Response<Body>) -> Result<Response<Body>, Error> {
         let (parts, body) = response.into_parts();
         let proof = self.proof(key, &Provider::Origin, parts.status, &parts.headers);

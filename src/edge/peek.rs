@@ -1,10 +1,10 @@
-//! Looking into the memory of an asset's owner, before a flight is sent for it.
+//! Peeks: before a flight is sent for a key, its owner is asked whether the response is in its
+//! memory.
 //!
-//! Most of what an edge has not is in its owner's memory. That can be asked over a
-//! [link](crate::peer::pipeline), and what comes is small and whole: it is judged, proven
-//! and stored by the same functions as what a fill brings, but without a task of its own,
-//! by whoever reads the link. Where anything is otherwise, the request goes the long way
-//! as if nobody had asked.
+//! Most responses that an edge misses are in the store of their owner. A peek goes over a
+//! [pipeline](crate::peer::pipeline), and the response is small and complete. The functions of a
+//! fill judge, verify and store it, but in the task that reads the pipeline, and without a task of
+//! its own. If anything is unusual, the request continues as if there had been no peek.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -33,13 +33,13 @@ use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Accepted;
 use crate::semantics::{date, forward, freshness};
 
-/// For how long an owner is not asked again for what it did not have at hand.
+/// The time for which an owner gets no further peek for a key that it did not have.
 const NOT_AT_HAND: Duration = Duration::from_secs(1);
 
-/// What an owner had at hand, as the flight that brought it.
+/// The flight that a successful peek has filled.
 pub(super) type AtHand = (Reader, Streaming);
 
-/// The lines of a 200's fields, and what follows.
+/// The header lines of a 200, and its body.
 pub(crate) struct Peeked {
     pub(crate) lines: Vec<u8>,
     pub(crate) body: Body,
@@ -47,9 +47,9 @@ pub(crate) struct Peeked {
 }
 
 impl Edge {
-    /// Asks the owner of `key`, of which nothing is here, for it. What comes of that is the
-    /// answer to a [plain](super::FastRequest) request, or nothing; `None` if there is nobody to
-    /// be asked in this way.
+    /// Asks the owner of `key` for it. Nothing is stored here for the key. The future yields the
+    /// response to a [plain](super::FastRequest) request, or `None` if the peek fails. Returns
+    /// `None` if no peek is possible.
     pub(crate) fn peek_fast(
         self: &Arc<Self>,
         key: AssetKey,
@@ -59,7 +59,8 @@ impl Edge {
         Some(async move { Some(edge.answer_plainly(key, peek.await?)) })
     }
 
-    /// As [`peek_fast`](Self::peek_fast), for who makes an answer of it.
+    /// Peeks like [`peek_fast`](Self::peek_fast), but yields the flight instead of a finished
+    /// response.
     pub(super) fn peek(
         self: &Arc<Self>,
         key: &AssetKey,
@@ -76,7 +77,8 @@ impl Edge {
         let Joining::Lead(lead) = self.flights.join(key, Reach::Peers, Credentials::None) else {
             return None;
         };
-        // Look again: a write overtakes what it finds, and may have come before there was this.
+        // Look again: a purge overtakes only flights that it finds, and may have come before this
+        // one was listed.
         if self.store.has_changed(key) {
             self.go_the_long_way(lead);
             return None;
@@ -98,8 +100,7 @@ impl Edge {
         })
     }
 
-    /// Returns the order that a peek stands for: of all that shapes a response, it tells the
-    /// owner the name and the codings.
+    /// Returns the order that a peek stands for: the owner gets only the key and the codings.
     fn order_of_peek(&self, key: &AssetKey, accepted: Accepted) -> Order {
         let mut order = Order::of_this_edge(self.policy.load().name(key));
         let accepted = if order.name == Name::Proven { Accepted::default() } else { accepted };
@@ -107,7 +108,8 @@ impl Edge {
         order
     }
 
-    /// The owner of a key, if it is another edge, and nothing speaks against its copy.
+    /// Returns the owner of a key if it is another edge, is not in doubt, and had no wrong copy
+    /// lately.
     fn owner_at_hand(&self, key: &AssetKey) -> Option<Arc<str>> {
         let view = self.membership.view();
         let owner = view.ring.owner(key.hash())?.name();
@@ -150,11 +152,11 @@ impl Edge {
     }
 }
 
-/// A flight that waits for what its owner has at hand. Dropped, it waits no longer.
+/// A flight that waits for the response to a peek. When dropped, the flight ends without one.
 struct Peeking {
     edge: Arc<Edge>,
     owner: Arc<str>,
-    /// Nothing when it has ended.
+    /// `None` when it has ended.
     lead: Option<Lead>,
     order: Order,
     asked: SystemTime,
@@ -197,22 +199,22 @@ impl Drop for Peeking {
     }
 }
 
-/// A flight that cannot end with what the owner has at hand.
+/// A flight that the response to a peek cannot complete.
 struct Unfit {
     lead: Lead,
-    /// What is wrong with its contents, if anything is.
+    /// The error, if its contents are wrong.
     wrong: Option<Error>,
 }
 
 impl Edge {
-    /// Has all who wait for a flight ask the long way. Until they share another, nobody is
-    /// to begin one as this was.
+    /// Ends a flight without a response: its requests go on as if there had been no peek. For
+    /// `NOT_AT_HAND` the key gets no other peek.
     fn go_the_long_way(&self, lead: Lead) {
         self.store.note_not_at_hand(lead.key(), NOT_AT_HAND);
         lead.settle(Outcome::NotAtHand);
     }
 
-    /// Ends a flight with what has come whole, if it is right, and everybody may have it.
+    /// Completes a flight with a whole response, if that is right and may be shared and stored.
     fn take_whole(
         &self,
         mut lead: Lead,

@@ -1,8 +1,7 @@
-//! What requests tell of peers, and looking after those that do not answer.
+//! The health of peers, as requests show it, and probes of those that do not answer.
 //!
-//! A peer that did not answer, or is back from being down, is passed over until
-//! it has answered a question that costs it nothing. It is asked that again and
-//! again, one question at a time: no request of a client has to find out.
+//! A peer that did not answer, or was down, gets no requests of clients until it has answered a
+//! probe that costs it nothing. Probes are repeated, one at a time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,19 +15,19 @@ use crate::body::Body;
 use crate::cluster::health::Heard;
 use crate::error::Error;
 
-/// Between two questions.
+/// The pause between two rounds of probes.
 const PAUSE: Duration = Duration::from_millis(250);
 
 impl Edge {
-    /// Notes that `peer` answers.
+    /// Notes that `peer` has answered.
     pub(super) fn hears(&self, peer: &str, answer: Heard) {
         if self.membership.note(peer, answer) {
             tracing::info!(%peer, "peer answers again");
         }
     }
 
-    /// An answer of `peer` broke off. It may be that the origin's broke off there: so the
-    /// peer is asked a question, which shows whether it is in trouble itself.
+    /// Notes that a response of `peer` broke off. The cause may be the origin behind it, so the
+    /// peer is probed.
     pub(super) fn hears_part(self: &Arc<Self>, peer: &Arc<str>) {
         self.membership.note(peer, Heard::Part);
         let Some(health) = self.membership.view().peer(peer).cloned() else {
@@ -36,7 +35,7 @@ impl Edge {
         };
         let (edge, peer) = (Arc::clone(self), Arc::clone(peer));
         tokio::spawn(async move {
-            // If somebody asks already, that will do.
+            // If another task is pinging the peer, that is enough.
             let Some(_ping) = health.ping() else {
                 return;
             };
@@ -47,7 +46,7 @@ impl Edge {
         });
     }
 
-    /// No answer came from `peer`.
+    /// Notes that `peer` has not answered a request.
     pub(super) fn misses(&self, peer: &str, error: &Error) {
         self.note_no_answer(peer, Heard::Nothing, error);
     }
@@ -58,7 +57,7 @@ impl Edge {
         }
     }
 
-    /// Looks after peers that do not answer, for ever.
+    /// Probes the peers that do not answer, forever.
     pub(crate) async fn look_after_peers(self: Arc<Self>) {
         loop {
             let silent = self.membership.view().silent();
@@ -78,7 +77,7 @@ impl Edge {
         }
     }
 
-    /// Asks `peer` a question that costs it nothing.
+    /// Sends `peer` a request that costs it nothing, with `patience` as the time limit.
     pub(super) async fn question(&self, peer: &str, patience: Duration) -> Result<(), Error> {
         let began = Instant::now();
         let answer = tokio::time::timeout(patience, self.peers.ask(peer, for_this_hop())).await;
@@ -88,7 +87,7 @@ impl Edge {
     }
 }
 
-/// A request that its receiver answers itself (RFC 9110 §7.6.2).
+/// Returns a request that its receiver answers itself (RFC 9110 §7.6.2).
 pub(super) fn for_this_hop() -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.method_mut() = Method::OPTIONS;

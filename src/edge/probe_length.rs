@@ -1,4 +1,4 @@
-//! Finding out how long a body is, where that decides whether others may have it too.
+//! The length of a body that does not state one, where it decides whether the body may be shared.
 
 use std::time::Duration;
 
@@ -14,21 +14,20 @@ use crate::semantics::storing::Verdict;
 use crate::store::chunks::CHUNK;
 use crate::upstream::Unframed;
 
-/// A head waits for so long at the most until the length of its body is known.
+/// The longest time that a head waits until the length of its body is known.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Whether who falls behind in the body of this answer could not go on, for a part can be
-/// asked for of a 200 alone, and nothing says how long it is: it may outgrow what may be
-/// held.
+/// Returns true if a reader that falls out of the window cannot resume: the length is unknown, and
+/// only a 200 can be requested again with Range.
 pub(super) fn may_outgrow(parts: &http::response::Parts, length: Option<u64>) -> bool {
-    // What ends where its connection does has no length before, and shows none after.
+    // A body that ends with its connection has no length, and probing shows none.
     length.is_none() && parts.status != StatusCode::OK && parts.extensions.get::<Unframed>().is_none()
 }
 
 impl Edge {
-    /// `body`, of which others may have a share: one that [may outgrow](may_outgrow) what
-    /// may be held is taken in as far as a piece, if that comes soon, and has a length if that
-    /// is all of it.
+    /// Reads up to one chunk of a body that [may outgrow](may_outgrow) the memory for it and that
+    /// others may share. If that is the whole body, and it arrives in time, the returned body has a
+    /// length.
     pub(super) async fn measured(
         &self,
         verdict: Verdict,

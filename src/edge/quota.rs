@@ -1,8 +1,8 @@
-//! The requests at the origin that one client may have (`limits.requests_per_client`).
+//! The number of requests that one client may have at the origin (`limits.requests_per_client`).
 //!
-//! A pass and a fill count for the client that asked for them, at the edge that it
-//! speaks to: a peer's request has been counted there. Hits from the store and followers
-//! of a flight count for no client, since they take no place at the origin.
+//! A pass and a fill count for the client that caused them, at the edge that the client is
+//! connected to: a peer's request has been counted there. Hits and followers of a flight count for
+//! no client, because they cause no request to the origin.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ use crate::flight::Joining;
 use crate::observe::metrics::Source;
 use crate::semantics::storing::Credentials;
 
-/// A request at the origin, counted for its client until this is dropped; `None` if it
-/// counts for no client.
+/// A request at the origin, counted for its client until this is dropped; `None` if it counts for
+/// no client.
 pub(super) type Quota = Option<Counted>;
 
 impl Edge {
@@ -23,8 +23,8 @@ impl Edge {
         self.policy.load().forwarding.counted(address)
     }
 
-    /// Returns the client that `ask` counts for; `None` for a peer's request, and for one
-    /// of a trusted proxy that tells of no other client.
+    /// Returns the client that `ask` counts for; `None` for a peer's request, and for a request of
+    /// a trusted proxy that names no other client.
     pub(super) fn client_of(&self, ask: &Ask) -> Option<IpAddr> {
         match ask.source {
             Source::Client => self.counted_client(ask.requester.client),
@@ -35,7 +35,7 @@ impl Edge {
     /// Counts one more request at the origin for `client`.
     ///
     /// # Errors
-    /// [`Error::ClientLimit`] if it has `limits.requests_per_client`.
+    /// [`Error::ClientLimit`] if the client has reached `limits.requests_per_client`.
     pub(super) fn take_quota(&self, client: Option<IpAddr>) -> Result<Quota, Error> {
         let Some(client) = client else {
             return Ok(None);
@@ -49,12 +49,12 @@ impl Edge {
         counted.map(Some).ok_or(Error::ClientLimit)
     }
 
-    /// As [`join`](Self::join); a lead counts for the client of `ask` until its flight has
-    /// come to an outcome.
+    /// Joins a flight like [`join`](Self::join). A lead counts for the client of `ask` until its
+    /// flight has an outcome.
     ///
     /// # Errors
-    /// As [`take_quota`](Self::take_quota). Those who followed the lead meanwhile try
-    /// again.
+    /// [`Error::ClientLimit`], as in [`take_quota`](Self::take_quota). Requests that have followed
+    /// the lead meanwhile try again.
     pub(super) fn join_counted(&self, ask: &Ask, credentials: Credentials) -> Result<Joining, Error> {
         match self.join(ask, credentials) {
             Joining::Lead(mut lead) => match self.take_quota(self.client_of(ask)) {

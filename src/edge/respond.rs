@@ -1,5 +1,4 @@
-//! Giving an asset out: conditions, ranges, and the fields that say how it
-//! came to be here.
+//! Responses: conditions, ranges, and the headers that tell how a response was served.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -38,7 +37,7 @@ impl Edge {
         }
     }
 
-    /// A stale response that may be served so.
+    /// Returns a stale response that may be served.
     pub(super) fn answer_stale(&self, ask: &Ask, stored: &Stored) -> Answer {
         let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
         Answer {
@@ -47,7 +46,7 @@ impl Edge {
         }
     }
 
-    /// A stale response that the provider was asked about.
+    /// Returns a stored response that was to be validated.
     pub(super) fn answer_reused(&self, ask: &Ask, handled: Handled, part: Role, reused: &Reused) -> Answer {
         let (fwd_status, detail, record) = match &reused.why {
             Why::Validated(provider) => {
@@ -67,7 +66,7 @@ impl Edge {
         Answer { response: self.give(ask, SystemTime::now(), &reused.stored, status), record }
     }
 
-    /// As much of a stored response as the request wants.
+    /// Returns as much of a stored response as the request asks for.
     fn give(&self, ask: &Ask, now: SystemTime, stored: &Stored, status: CacheStatus) -> Response<Body> {
         let facts = stored.facts();
         let age = facts.age(now);
@@ -108,7 +107,7 @@ impl Edge {
         if response.status().is_success() {
             response.headers_mut().extend(own);
         }
-        // A body of known length is held whole, unless it was a window from the first.
+        // A body of known length is held whole, unless it began as a window.
         let may_lose = extent == Extent::Window || head.length.is_none();
         let resume = may_lose.then(|| self.resume(ask.key.clone(), Arc::clone(&head), order, self.client_of(ask)));
         let growing = reader.body();
@@ -133,7 +132,7 @@ impl Edge {
         Answer { response, record }
     }
 
-    /// The response to a fill that turned out to be its leader's alone.
+    /// Returns the response of a fill that is its leader's alone.
     pub(super) fn answer_first(
         &self,
         ask: &Ask,
@@ -143,7 +142,7 @@ impl Edge {
         refusal: Refusal,
     ) -> Answer {
         let status = CacheStatus { handled, detail: Some(refusal.name()), ..CacheStatus::default() };
-        // The fill left out the client's conditions, so they are applied here.
+        // The fill was sent without the client's conditions, so they are applied here.
         if response.status() == StatusCode::OK && matches!(condition(ask, None, &mut response), Selection::Nothing) {
             *response.body_mut() = Body::empty();
         }
@@ -174,8 +173,8 @@ impl Edge {
         Answer { response, record }
     }
 
-    /// A marked name whose response could be stored after all: the next
-    /// request for it may lead a flight.
+    /// Removes the mark of a key whose response could be stored after all: the next request may
+    /// lead a flight.
     fn reconsider(&self, ask: &Ask, response: &Response<Body>) {
         let age = freshness::initial_age(response.headers(), ask.now, SystemTime::now());
         let verdict = storing::verdict(self.case(ask), response.status(), response.headers(), age);
@@ -186,8 +185,8 @@ impl Edge {
         }
     }
 
-    /// Notes the Vary of a response that could have been stored, had the fill sent the
-    /// headers that it names: the next one does.
+    /// Notes the Vary of a response that could have been stored if the fill had sent the headers
+    /// that it names: the next fill sends them.
     fn learn_vary(&self, ask: &Ask, response: &Response<Body>) {
         let Varies::By(fields) = vary::varies(response.headers()) else {
             return;
@@ -202,11 +201,10 @@ impl Edge {
         }
     }
 
-    /// Hands a response on as it came, with this edge's members in the fields
-    /// that every edge adds to.
+    /// Forwards a response with this edge's members in Via and Cache-Status.
     fn relay(&self, ask: &Ask, mut response: Response<Body>, status: &CacheStatus) -> Response<Body> {
-        // To a peer, a body without framing is sent without framing: in chunks it
-        // would look whole, and be stored there.
+        // A peer gets a body without framing unframed: with chunked framing it would look complete,
+        // and the peer would store it.
         let unframed = response.extensions().get::<Unframed>().is_some();
         let via = self.via_for(response.version());
         let own_framing = if unframed && ask.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
@@ -227,14 +225,14 @@ impl Edge {
         response
     }
 
-    /// The members of those before, then this edge's: RFC 9211 §2 has the cache
-    /// that is nearest to the origin come first.
+    /// Returns the members of the caches before, followed by this edge's: in Cache-Status, the
+    /// cache nearest to the origin comes first (RFC 9211 §2).
     pub(super) fn status_behind(&self, before: Option<&HeaderValue>, status: &CacheStatus) -> HeaderValue {
         let own = self.status(status);
-        combined(before.into_iter().chain([&own])).unwrap_or(own)
+        combined(before.into_iter().chain([&own])).expect("header values joined by commas are one")
     }
 
-    /// What this edge can do (RFC 9110 §9.3.7).
+    /// Returns the capabilities of this edge (RFC 9110 §9.3.7).
     pub(super) fn answer_options(&self, source: Source, target: Box<str>) -> Answer {
         let mut response = Response::new(Body::empty());
         let status = CacheStatus { handled: Handled::Refused, ..CacheStatus::default() };
@@ -258,8 +256,8 @@ impl Edge {
         }
     }
 
-    /// The 504 to an `only-if-cached` request that finds nothing here: an expected miss,
-    /// and no error.
+    /// Returns the 504 to an `only-if-cached` request that finds nothing. This is an expected miss
+    /// and not an error.
     pub(super) fn answer_not_cached(&self, ask: &Ask) -> Answer {
         let mut answer = self.refuse(ask.source, ask.method.clone(), Ok(ask.key.clone()), Error::NotCached);
         (answer.record.served, answer.record.error) = (Served::Miss, None);
@@ -267,7 +265,7 @@ impl Edge {
         answer
     }
 
-    /// This edge's own words about what went wrong.
+    /// Returns this edge's own response to an error.
     pub(super) fn refuse(
         &self,
         source: Source,
@@ -305,7 +303,7 @@ impl Edge {
     }
 }
 
-/// Returns the reason why a request went to the origin alone, for its line in the log.
+/// Returns the reason why a request passed, for the access log.
 fn pass_reason(ask: &Ask, handled: Handled) -> &'static str {
     match handled {
         Handled::OtherSite => "other-site",
@@ -316,7 +314,7 @@ fn pass_reason(ask: &Ask, handled: Handled) -> &'static str {
     }
 }
 
-/// What a hit in this tier counts as.
+/// Returns the metrics label of a hit in this tier.
 pub(super) fn hit(tier: Tier) -> Served {
     match tier {
         Tier::Main => Served::Hit,
@@ -324,8 +322,7 @@ pub(super) fn hit(tier: Tier) -> Served {
     }
 }
 
-/// A number as a value, in one allocation of its length.
+/// Returns a number as a header value, in one allocation of its length.
 fn number(number: u64) -> HeaderValue {
-    HeaderValue::from_bytes(itoa::Buffer::new().format(number).as_bytes())
-        .unwrap_or_else(|_| HeaderValue::from_static("0"))
+    HeaderValue::from_bytes(itoa::Buffer::new().format(number).as_bytes()).expect("digits are a header value")
 }

@@ -1,6 +1,6 @@
-//! Going on in the middle of a body, if what follows is sure to be of the same
-//! asset: a reader that a window has moved past asks the origin, and a fill
-//! whose source broke off asks the next in rank.
+//! Resuming a body in the middle, if the rest is certain to be of the same representation. A reader
+//! that has fallen out of a window asks the origin; a fill whose source broke off asks the next in
+//! rank.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -28,7 +28,8 @@ use crate::store::tiers::Found;
 use crate::upstream::Unframed;
 
 impl Edge {
-    /// How a reader of `client` that falls out of the window goes on by itself.
+    /// Returns the function by which a reader of `client` resumes after it has fallen out of the
+    /// window.
     pub(super) fn resume(
         self: &Arc<Self>,
         key: AssetKey,
@@ -43,13 +44,13 @@ impl Edge {
         })
     }
 
-    /// Whether a reader who has lost his place can go on by himself.
+    /// Returns true if a reader that falls out of the window can resume.
     pub(super) fn can_follow(order: &Order, headers: &HeaderMap) -> bool {
         order.name == Name::Proven || strong_tag(headers).is_some()
     }
 
-    /// Asks the origin for what follows `place`. It counts for `client` until the body has
-    /// ended, and breaks off if that client has too many requests there: each such reader
+    /// Requests from the origin the bytes that follow `place`. The request counts for `client`
+    /// until the body has ended, and fails if the client is at its request limit: each such reader
     /// takes a connection to the origin, for as long as it likes.
     async fn follow(
         &self,
@@ -63,14 +64,15 @@ impl Edge {
             return Err(Error::Outgrown);
         }
         let tag = strong_tag(&head.headers);
-        // A part cannot prove what the whole must: then all of it comes again.
+        // A part cannot be verified against the digest of the whole, so the whole is requested
+        // again.
         let proof = self.proof(key, &Provider::Origin, head.facts.status, &head.headers);
         let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
         let quota = self.take_quota(client)?;
         let began = Instant::now();
         let response = self.ask_origin(request).await?.map(|body| self.counted(&Provider::Origin, began, quota, body));
         match proof {
-            // The proof is of all of the new copy: it has to begin as the old one did.
+            // The digest is that of the new copy: the copy must begin like the bytes already sent.
             Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),
             Some(_) => Err(Error::Outgrown),
             None => continuation(response, tag, place.at, head),
@@ -80,32 +82,32 @@ impl Edge {
 
 /// The rest of a body that broke off.
 pub(super) struct Rest {
-    /// Its sender; `None` if it was here already.
+    /// Its sender; `None` if the rest was here already.
     pub(super) provider: Option<Provider>,
     pub(super) body: Body,
-    /// Why the whole is not stored, if the sender forbids it.
+    /// The reason not to store the whole, if the sender forbids it.
     pub(super) forbidden: Option<Refusal>,
 }
 
-/// Who may have the rest of a body: first its sender, for it may have been the
-/// connection alone that failed; then those next in rank.
+/// The sources that may have the rest of a body: first the sender, because perhaps only the
+/// connection failed; then the next in rank.
 pub(super) struct Others(VecDeque<Provider>);
 
 impl Edge {
-    /// The sources with which a fill that `first` began can go on.
+    /// Returns the sources that can resume a fill which `first` began.
     pub(super) fn others(&self, lead: &Lead, first: &Provider) -> Others {
         let rank = || self.before_this_edge(lead.key()).into_iter().map(Provider::Peer).filter(|it| it != first);
         Others(match lead.reach() {
             Reach::Peers => std::iter::once(first.clone()).chain(rank()).chain([Provider::Origin]).collect(),
-            // A peer's request may be waiting for it: it waits for no peer.
+            // A peer's request may be waiting for this flight, so it must not wait for a peer.
             Reach::Origin => VecDeque::from([Provider::Origin]),
             Reach::Holder => VecDeque::new(),
         })
     }
 
-    /// Returns the rest of a body that broke off; `None` if no source has a rest that is sure
-    /// to be of the same asset. A source that answers with an error ends the search, for
-    /// the next in rank could say no better.
+    /// Returns the rest of a body that broke off. `None` if no source has one that is certain to be
+    /// of the same representation. An error response ends the search, because the next in rank
+    /// would give the same.
     pub(super) async fn go_on(
         self: &Arc<Self>,
         lead: &mut Lead,
@@ -146,10 +148,10 @@ impl Edge {
         None
     }
 
-    /// Returns the reason why a response that goes on with a body forbids to store the whole,
-    /// such as `private`. The freshness is that of the response which began it.
+    /// Returns the reason if the response that resumes a body forbids storing the whole, such as
+    /// `private`. The freshness is that of the first response.
     fn forbidden_by(&self, order: &Order, headers: &HeaderMap) -> Option<Refusal> {
-        // Of a proven name the freshness does not matter.
+        // The freshness of a proven name does not matter.
         let case = self.policy.load().case(Name::Proven, order.credentials, Personal::Absent);
         match storing::verdict(case, StatusCode::OK, headers, Duration::ZERO) {
             Verdict::Store(_) => None,
@@ -157,8 +159,8 @@ impl Edge {
         }
     }
 
-    /// The rest, from this edge itself: it is next in rank, so others may have asked it
-    /// for the same meanwhile.
+    /// Returns the rest from this edge itself: as it is next in rank, peers may have made it fetch
+    /// the same.
     async fn rest_from_here(&self, lead: &mut Lead, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
         if let Found::Here(_, stored) = self.store.find(lead.key())
             && is_same(&intake.head, tag, &stored.fields().unpack(), Some(stored.len()))
@@ -173,7 +175,7 @@ impl Edge {
         Self::rest_of(&flight, intake, tag).await
     }
 
-    /// What follows in another flight.
+    /// Returns the rest of a body from another flight.
     async fn rest_of(flight: &Arc<Flight>, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
         let mut reader = Reader::new(Arc::clone(&flight.body));
         let Outcome::Streaming(Streaming { head, room, .. }) = flight.outcome().await else {
@@ -183,13 +185,13 @@ impl Edge {
             return None;
         }
         reader.narrow(intake.came, head.length);
-        // It has the known length of this one, so no reader can lose its place in it.
+        // The other flight has the same known length, so no reader can fall out of it.
         Some(Body::flight(reader, Arc::clone(room), None, None))
     }
 
-    /// Returns true if another source's bytes are sure to be of the same representation: a
-    /// strong validator of a 200 tells, or the name proves it, or it is a hashed name of
-    /// which no byte has come yet.
+    /// Returns true if the bytes of another source are certain to be of the same representation. A
+    /// strong validator of a 200 or the digest in the name proves it; so does a hashed name if no
+    /// byte has arrived yet.
     pub(super) fn can_go_on(order: &Order, intake: &Ingest, proof: Verification) -> bool {
         let Head { facts, headers, length, .. } = &*intake.head;
         let is_validated = facts.status == StatusCode::OK && strong_tag(headers).is_some();
@@ -213,7 +215,7 @@ impl Edge {
     }
 }
 
-/// Asks for what follows byte `at`, if it is still of the representation with `tag`.
+/// Returns a request for the bytes from `at` on, if the representation still has `tag`.
 fn for_rest(key: &AssetKey, order: &Order, tag: Option<&HeaderValue>, at: u64) -> Request<Body> {
     let mut request = for_all(key, order);
     request.headers_mut().insert(RANGE, range_from(at));
@@ -230,7 +232,7 @@ fn prove_on(rest: Body, proof: Option<Proof>) -> Body {
     }
 }
 
-/// All of a representation, as far as its body proves to be the same.
+/// Returns the whole representation, verified while it streams.
 fn whole(response: Response<Body>, proof: Proof) -> Result<Body, Error> {
     if response.status() != StatusCode::OK {
         return Err(Error::Outgrown);
@@ -243,11 +245,11 @@ fn strong_tag(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 fn range_from(at: u64) -> HeaderValue {
-    HeaderValue::try_from(format!("bytes={at}-")).unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
+    HeaderValue::try_from(format!("bytes={at}-")).expect("a range is a header value")
 }
 
-/// The part of `response` that follows byte `at` of the representation with `tag` and
-/// `head`: only if it goes to the end of that, and its framing shows where it ends.
+/// Returns the part of `response` that begins at byte `at` of the representation with `tag` and
+/// `head`. It must reach the end of the representation, and be framed.
 fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
     if !is_same(head, tag, response.headers(), total(&response)) || response.extensions().get::<Unframed>().is_some() {
         return Err(Error::Outgrown);
@@ -259,15 +261,15 @@ fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, he
     }
 }
 
-/// Whether `headers`, of a representation of the length `total`, can be of the one
-/// with `tag` and `head`.
+/// Returns true if `headers`, of a representation of the length `total`, can be of the one with
+/// `tag` and `head`.
 fn is_same(head: &Head, tag: Option<&HeaderValue>, headers: &HeaderMap, total: Option<u64>) -> bool {
     (tag.is_none() || headers.get(ETAG) == tag)
         && headers.get(CONTENT_ENCODING) == head.headers.get(CONTENT_ENCODING)
         && head.length.is_none_or(|length| total == Some(length))
 }
 
-/// The length of the whole that a 200 or a 206 is, or is a part of.
+/// Returns the length of the whole representation that a 200 or a 206 belongs to.
 fn total(response: &Response<Body>) -> Option<u64> {
     if response.status() == StatusCode::OK {
         return http_body::Body::size_hint(response.body()).exact();
@@ -275,8 +277,8 @@ fn total(response: &Response<Body>) -> Option<u64> {
     response.headers().get(CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.parse().ok()
 }
 
-/// Whether Content-Range and Content-Length say: from `at` to the last byte.
-/// Some servers give less than they were asked for.
+/// Returns true if Content-Range and Content-Length cover all bytes from `at` to the last one. Some
+/// servers send less than was requested.
 fn reaches_the_end(headers: &HeaderMap, at: u64) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let range = text(CONTENT_RANGE).and_then(|range| range.strip_prefix("bytes "));
@@ -328,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_same_asset_is_gone_on_with_and_only_to_its_end() {
+    async fn resume_rejects_another_representation_and_an_incomplete_range() {
         let from_four = ("content-range", "bytes 4-13/14");
         let tag = ("etag", "\"a\"");
         assert_eq!(rest(206, &[from_four, tag], Some("\"a\"")).await.unwrap(), "0123456789");
@@ -342,7 +344,7 @@ mod tests {
         assert_eq!(rest(206, &[from_four, ("content-length", "9"), tag], Some("\"a\"")).await, None);
         assert_eq!(rest(206, &[tag], Some("\"a\"")).await, None);
         assert_eq!(rest(404, &[tag], Some("\"a\"")).await, None);
-        // Of another length, or in a coding, it is another.
+        // Another length or coding means another representation.
         for (length, goes_on) in [(14, true), (15, false), (13, false)] {
             assert_eq!(rest_of(Some(length), 206, &[from_four, tag], Some("\"a\"")).await.is_some(), goes_on);
         }

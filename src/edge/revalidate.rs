@@ -1,5 +1,4 @@
-//! What an answer says of what is stored: a 304, a HEAD, an error (RFC 9111
-//! §4.3, RFC 5861).
+//! Updates of a stored response by a 304, a HEAD or an error (RFC 9111 §4.3, RFC 5861).
 
 use std::time::{Duration, SystemTime};
 
@@ -19,14 +18,14 @@ use crate::store::metadata::{Metadata, Validated};
 use crate::store::tiers::Found;
 
 impl Edge {
-    /// Whether this is a 304 that does not match what is stored.
+    /// Returns true for a 304 that does not match the stored response.
     pub(super) fn is_of_another(order: &Order, parts: &http::response::Parts) -> bool {
         let selects = |stored: &Stored| validation::selects(&stored.fields().unpack(), &parts.headers);
         parts.status == StatusCode::NOT_MODIFIED && !order.stale.as_ref().is_some_and(selects)
     }
 
-    /// What becomes of a flight that has an answer already: a 304 validates what
-    /// is stored, and an error may be worse than it.
+    /// Returns the outcome of a flight that needs no body: a 304 validates the stored response, and
+    /// an error may be worse than a stale response.
     pub(super) fn without_body(
         &self,
         lead: &Lead,
@@ -43,7 +42,7 @@ impl Edge {
         Some(reused(fallback, Why::FailedWith(parts.status)))
     }
 
-    /// Takes a 304's fields over into what is stored (RFC 9111 §3.2, §4.3.4).
+    /// Updates the stored response with the headers of a 304 (RFC 9111 §3.2, §4.3.4).
     fn freshen(
         &self,
         lead: &Lead,
@@ -57,7 +56,7 @@ impl Edge {
         let for_credentials =
             order.credentials != Credentials::None && !CacheControl::of(&parts.headers).shares_with_credentials();
         if for_credentials || order.personal == Personal::Sent && !storing::states_freshness(&parts.headers) {
-            // Its fields may be for this client alone.
+            // The headers may be for this client alone.
             return reused(stored, why);
         }
         let case = self.policy.load().case(order.name, Credentials::None, order.personal);
@@ -74,11 +73,9 @@ impl Edge {
         }
     }
 
-    /// What a 200 to a HEAD says of a stored response to GET (RFC 9111 §4.3.5):
-    /// it is still the same, with these fields, or it is not.
+    /// Updates or removes a stored response to GET, according to a 200 to HEAD (RFC 9111 §4.3.5).
     pub(super) fn learn(&self, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
-        // If a flight is under way, leave it alone; leading one makes concurrent writes
-        // visible here.
+        // A flight that is under way is left alone. A lead makes concurrent purges visible here.
         let Joining::Lead(lead) = self.flights.join(key, Reach::Origin, Credentials::None) else {
             return;
         };
@@ -100,7 +97,7 @@ impl Edge {
         }
     }
 
-    /// What is stored, under a new head, which is charged anew.
+    /// Returns the stored response under a new head, with a charge of its own.
     fn with(
         &self,
         key: &AssetKey,
@@ -114,8 +111,11 @@ impl Edge {
     }
 }
 
-/// The facts and fields of a stored response once `answer` has confirmed it: its `known`
-/// fields, updated by the answer's. Or why it cannot be stored any longer.
+/// Returns the metadata and headers of a stored response after `answer` has confirmed it: its
+/// `known` headers, updated with those of the answer.
+///
+/// # Errors
+/// The reason why it cannot be stored any longer.
 fn renewed(
     case: Case,
     stored: Metadata,
@@ -126,8 +126,7 @@ fn renewed(
     let now = SystemTime::now();
     let mut headers = validation::updated(known, answer);
     if vary::varies(&headers) != vary::varies(known) {
-        // It now varies by other fields than the key under which it is stored
-        // (§4.1).
+        // The response now varies by other headers than its key (§4.1).
         return Err(Refusal::Vary);
     }
     date::add(&mut headers, now);
@@ -140,9 +139,8 @@ fn renewed(
     Ok((Metadata { born: now - age, lifetime, validated: Validated::Once, ..stored }, headers))
 }
 
-/// A response that needs validation each time, and replaces one (`stale`) that was
-/// never validated, is not stored: it will change each time too, and a validation
-/// would be wasted.
+/// Rejects a response that must be validated each time and replaces one (`stale`) that was never
+/// validated: it will change each time, and a validation would be wasted.
 pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -> Verdict {
     let changing = stale.is_some_and(|stale| stale.facts().validated == Validated::Never);
     match verdict {
@@ -153,8 +151,8 @@ pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -
     }
 }
 
-/// Ends a flight that no source could fill: with what is stored, if it may be served
-/// stale on an error.
+/// Ends a flight that no source could fill: with the stored response, if it may be served stale on
+/// an error.
 pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
     if error == Error::Abandoned {
         tracing::info!(path = %lead.key(), "fill abandoned, no client is waiting");

@@ -1,4 +1,4 @@
-//! How much of a response at hand a request gets: its conditions, then its range.
+//! The part of a response that a request gets: its conditions, then its range.
 
 use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, EXPIRES, LAST_MODIFIED,
@@ -14,16 +14,16 @@ use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
 use crate::semantics::range::{self, Ranged, Span};
 
-/// How much of a response a request gets.
+/// The part of a response that a request gets.
 pub(super) enum Selection {
     Whole,
     Role(Span),
-    /// As multipart/byteranges.
+    /// Several spans, as multipart/byteranges.
     Parts(Multipart),
     Nothing,
 }
 
-/// Applies the request's conditions and range to a response at hand.
+/// Applies the request's conditions and range to a response.
 pub(super) fn select(
     ask: &Ask,
     status: StatusCode,
@@ -44,7 +44,7 @@ pub(super) fn select(
     }
     let selection = if status == StatusCode::OK { condition(ask, length, &mut response) } else { Selection::Whole };
     if !matches!(selection, Selection::Whole) {
-        // It is of all of the content (RFC 9530 §2).
+        // The digest is of the whole content (RFC 9530 §2).
         response.headers_mut().remove(CONTENT_DIGEST);
     }
     match selection {
@@ -58,7 +58,7 @@ pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<
         Precondition::Proceed => {}
         Precondition::NotModified => {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
-            // RFC 9110 §15.4.5: what describes the content stays away with it.
+            // RFC 9110 §15.4.5: a 304 has no headers that describe content.
             for field in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, TRANSFER_ENCODING] {
                 response.headers_mut().remove(field);
             }
@@ -98,8 +98,7 @@ pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<
     }
 }
 
-/// Removes what described the asset from an answer that is not the asset; above all,
-/// how long it is fresh.
+/// Removes the headers of the asset from an error response; above all, its lifetime.
 fn empty(headers: &mut HeaderMap) {
     for field in [CONTENT_TYPE, CONTENT_ENCODING, EXPIRES, ETAG, LAST_MODIFIED, REPR_DIGEST] {
         headers.remove(field);

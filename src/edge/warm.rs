@@ -1,5 +1,5 @@
-//! Starting warm: the keys that will be wanted most are pulled from those who have
-//! owned them, before clients are sent here.
+//! Warm-up: a starting edge pulls the most requested keys that it owns from the previous owners,
+//! before clients are sent to it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,24 +22,25 @@ use crate::key::AssetKey;
 use crate::semantics::storing::Credentials;
 use crate::store::tiers::Tier;
 
-/// Asks a peer, in a request for that hop, what it holds that the edge at this address
-/// would own. The answer has a line for each path: how often it was used, and the path.
+/// The header of a request for this hop that asks a peer for a list: the keys that it holds and
+/// that the edge at this address would own. The response has a line for each path: the number of
+/// uses, and the path.
 pub(super) const WANTED: HeaderName = HeaderName::from_static("peerage-wanted");
 
-/// How many keys are pulled at a time.
+/// The number of keys that are pulled at a time.
 const AT_ONCE: usize = 16;
-/// How many lists of keys are read at a time.
+/// The number of lists that are read at a time.
 const LISTS: usize = 4;
-/// How long one list may take to be read.
+/// The time limit for one list.
 const LISTING: Duration = Duration::from_secs(10);
-/// A line of a list is no longer than this on average, in bytes.
+/// The longest average line of a list, in bytes.
 const LINE: usize = 512;
-/// How long it takes from one line of progress to the next.
+/// The time between two log lines about progress.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How much of the main tier is filled: what is asked for meanwhile needs room too.
+/// The share of the main tier that a warm-up fills: requests meanwhile need room too.
 const FULL_PERCENT: u64 = 90;
 
-/// What has been pulled so far.
+/// The progress of a warm-up.
 #[derive(Default)]
 struct Pulled {
     keys: AtomicU64,
@@ -47,8 +48,8 @@ struct Pulled {
 }
 
 impl Edge {
-    /// Pulls what this edge owns, and others hold, the most wanted first, for the
-    /// time of `patience` at most.
+    /// Pulls the keys that this edge owns and peers hold, the most requested first, for at most
+    /// `patience`.
     pub(crate) async fn warm_up(self: &Arc<Self>, patience: Duration) {
         let began = Instant::now();
         let pulled = Pulled::default();
@@ -63,22 +64,22 @@ impl Edge {
                 () = self.tell_progress(&pulled, wanted.len()) => {}
             }
         });
-        let ended = if ended.await.is_ok() { "all was tried" } else { "cluster.warm_time is over" };
+        let ended = if ended.await.is_ok() { "all keys tried" } else { "cluster.warm_time elapsed" };
         let keys = pulled.keys.load(Ordering::Relaxed);
         let (bytes, ..) = self.store.figures(Tier::Main);
-        tracing::info!(keys, bytes, seconds = began.elapsed().as_secs_f32(), ended, "warm");
+        tracing::info!(keys, bytes, seconds = began.elapsed().as_secs_f32(), ended, "warm-up finished");
     }
 
     async fn tell_progress(&self, pulled: &Pulled, of: usize) {
         loop {
             tokio::time::sleep(PROGRESS).await;
             let (keys, tried) = (pulled.keys.load(Ordering::Relaxed), pulled.tried.load(Ordering::Relaxed));
-            tracing::info!(keys, tried, of, bytes = self.store.figures(Tier::Main).0, "warming");
+            tracing::info!(keys, tried, of, bytes = self.store.figures(Tier::Main).0, "warm-up in progress");
         }
     }
 
-    /// Every key that a peer holds and this edge owns, with one that holds it; the
-    /// most wanted in all first.
+    /// Returns every key that a peer holds and this edge owns, with one peer that holds it; the
+    /// most requested first.
     async fn wanted_of_all(&self) -> Vec<(AssetKey, Arc<str>)> {
         let peers = self.membership.reachable();
         let asking = peers.into_iter().map(|peer| async move { (self.wanted_of(&peer).await, peer) });
@@ -99,7 +100,9 @@ impl Edge {
 
     async fn wanted_of(&self, peer: &str) -> Option<Vec<(u32, AssetKey)>> {
         let mut request = for_this_hop();
-        request.headers_mut().insert(WANTED, HeaderValue::from_str(self.membership.own()).ok()?);
+        request
+            .headers_mut()
+            .insert(WANTED, HeaderValue::from_str(self.membership.own()).expect("an address is a header value"));
         let list = tokio::time::timeout(LISTING, async {
             let mut body = self.peers.ask(peer, request).await?.into_body();
             let mut list = Vec::new();
@@ -115,7 +118,7 @@ impl Edge {
         match list.await.unwrap_or(Err(Error::PeerTimeout)) {
             Ok(list) => Some(String::from_utf8_lossy(&list).lines().filter_map(|line| self.wanted_key(line)).collect()),
             Err(error) => {
-                tracing::warn!(%peer, %error, "peer did not list its keys, none is pulled from it");
+                tracing::warn!(%peer, %error, "key list request failed, pulling nothing from this peer");
                 None
             }
         }
@@ -134,7 +137,7 @@ impl Edge {
         pulled.tried.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a key over from who holds it; whether it came.
+    /// Pulls a key from its holder. Returns true if it was stored.
     async fn take_over(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>) -> bool {
         let order = Order::of_this_edge(self.policy.load().name(key));
         let Joining::Lead(lead) = self.flights.join(key, Reach::Holder, Credentials::None) else {
@@ -148,7 +151,7 @@ impl Edge {
             lead.fail(Error::NotCached);
             return false;
         };
-        // Nobody leads this flight but this edge itself.
+        // No request leads this flight.
         let (first, _) = oneshot::channel();
         match self.receive(Leading { lead, first }, &order, arrival).await {
             Landed::Done => self.has_landed(key, &order),
@@ -159,11 +162,11 @@ impl Edge {
         }
     }
 
-    /// What is here that the edge at `address` would own, the most used first.
+    /// Returns the list of stored keys that the edge at `address` would own, the most used first.
     pub(super) async fn list_wanted(self: &Arc<Self>, address: &HeaderValue) -> Option<String> {
         let address = address.to_str().ok()?.to_owned();
         let edge = Arc::clone(self);
-        // It looks at all that is stored: one of them at a time.
+        // The listing walks over the whole store, so one runs at a time.
         let _turn = self.listing.acquire().await.ok()?;
         let list = tokio::task::spawn_blocking(move || {
             let view = edge.membership.view();
