@@ -11,12 +11,17 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::Body as _;
 
-use super::fetch::{Arrival, asked};
-use super::fill::{First, Leading, Order, tier};
-use super::ingest::{Coming, Ingest, head};
-use super::probe_length::may_outgrow;
-use super::revalidate::settled;
-use super::{Edge, Policy};
+use super::cache::Cache;
+use super::fetch::{Arrival, Fetcher, asked};
+use super::filler::Filler;
+use super::ingest::Incoming;
+use super::landing::{Ingest, head};
+use super::order::{LeaderOnly, Leading, Order, tier};
+use super::policy::Policy;
+use super::probe_length::{may_outgrow, measured};
+use super::resume::can_resume;
+use super::revalidate::{is_of_another, reject_changing};
+use super::verify::{distrust, name_by_hash, proof_for, prove_unkept};
 use crate::body::Room;
 use crate::body::growing::LEAST_ROOM;
 use crate::body::proven::{self, Proof};
@@ -30,15 +35,16 @@ use crate::semantics::storing::{Credentials, Name, Personal, Refusal, Verdict};
 use crate::semantics::vary::{self, Variant, Varies, is_coded};
 use crate::semantics::{content_length, date, forward, freshness, storing};
 use crate::store::entry::in_flight;
+use crate::store::tiers::{Plan, Store};
 use crate::upstream::Unframed;
 
 /// The result of one response for a flight.
-pub(super) enum Landed {
+pub(super) enum Attempt {
     /// The flight has its outcome, good or bad.
     Done,
     /// The response was unusable, and no client has received a byte of it: another source may be
     /// tried.
-    Broken(Leading, Error),
+    Unusable(Leading, Error),
 }
 
 /// The decision about a body: it is ingested, and the headers go to the leader's client alone; or
@@ -49,40 +55,44 @@ pub(super) type Admitted = Result<(Ingest, HeaderMap), Refusal>;
 /// readers.
 const WINDOW: u64 = 4 * 1024 * 1024;
 
-impl Edge {
+impl Filler {
     /// Decides by the head of a response how the flight continues, and ingests the body.
-    pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Landed {
+    pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Attempt {
         let now = SystemTime::now();
         let Arrival { provider, response, asked: sent, began } = arrival;
         let (mut parts, body) = response.into_parts();
         // The connection has interpreted the framing headers already.
         forward::strip_hop_by_hop(&mut parts.headers);
         date::add(&mut parts.headers, now);
-        if Self::is_of_another(order, &parts) {
+        if is_of_another(order, &parts) {
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
             let error = match &provider {
                 Provider::Origin => Error::OriginGarbage,
                 Provider::Peer(_) => Error::PeerBroke,
             }("a 304 that matches no stored response".to_owned());
-            return Landed::Broken(leading, error);
+            return Attempt::Unusable(leading, error);
         }
         if let Some(outcome) = self.without_body(&leading.lead, order, &provider, &parts, sent) {
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
-            let _ = leading.first.send(First::Fields(HeaderMap::new()));
+            let _ = leading.leader.send(LeaderOnly::Headers(HeaderMap::new()));
             leading.lead.settle(outcome);
-            return Landed::Done;
+            return Attempt::Done;
         }
         let age = freshness::initial_age(&parts.headers, sent, now);
-        let verdict = judge(&self.policy.load(), leading.lead.key(), order, &parts, age);
-        let body = match self.unless_lost(&provider, pin!(self.measured(verdict, &parts, body))).await.flatten() {
+        let verdict = judge(&self.settings.policy.load(), leading.lead.key(), order, &parts, age);
+        let body = match self
+            .peering
+            .unless_lost(&provider, pin!(measured(&self.cache, verdict, &parts, body)))
+            .await
+            .flatten()
+        {
             Ok(body) => body,
-            Err(error) => return self.refuse_copy(leading, &provider, began, error),
+            Err(error) => return reject(&self.fetcher, &self.cache, leading, &provider, began, error),
         };
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
-        let admitted = self
-            .admit(verdict, order, &parts, length)
-            .and_then(|terms| self.make_intake(&leading.lead, order, &parts, length, now - age, terms));
-        self.receive_body(leading, order, parts, admitted, Coming { provider, body, began }).await
+        let admitted = admit(&self.cache.plan, verdict, order, &parts, length)
+            .and_then(|terms| self.prepare(&leading.lead, order, &parts, length, now - age, terms));
+        self.receive_body(leading, order, parts, admitted, Incoming { provider, body, began }).await
     }
 
     /// Ingests the body of an admitted response, or hands the response to the leader's client.
@@ -92,69 +102,45 @@ impl Edge {
         order: &Order,
         parts: Parts,
         admitted: Admitted,
-        coming: Coming,
-    ) -> Landed {
-        let proof = self.proof(leading.lead.key(), &coming.provider, parts.status, &parts.headers);
+        incoming: Incoming,
+    ) -> Attempt {
+        let proof = proof_for(
+            &self.settings.policy.load(),
+            leading.lead.key(),
+            &incoming.provider,
+            parts.status,
+            &parts.headers,
+        );
         let found = proof.as_ref().map(Proof::found);
-        let coming = match self.prove(coming, proof, &admitted).await {
+        let incoming = match prove(&self.fetcher, &self.cache, incoming, proof, &admitted).await {
             Ok(proven) => proven,
-            Err((provider, began, error)) => return self.refuse_copy(leading, &provider, began, error),
+            Err((provider, began, error)) => {
+                return reject(&self.fetcher, &self.cache, leading, &provider, began, error);
+            }
         };
-        let Leading { mut lead, first } = leading;
+        let Leading { mut lead, leader } = leading;
         match admitted {
-            Ok((mut intake, own)) => {
+            Ok((mut ingest, own)) => {
                 // The leader's client may have left; the same holds for the other `send`.
-                let _ = first.send(First::Fields(own));
-                intake.found = found;
-                intake.certify();
-                self.take_in(lead, order, intake, coming).await;
+                let _ = leader.send(LeaderOnly::Headers(own));
+                ingest.found = found;
+                ingest.certify();
+                self.ingest(lead, order, ingest, incoming).await;
             }
             Err(refusal) => {
-                self.note_refusal(lead.key(), order, parts.status, refusal);
-                let Coming { provider, body, began } = coming;
-                let body = self.counted(&provider, began, lead.quota.take(), body);
-                let _ = first.send(First::Response { provider, response: Response::from_parts(parts, body) });
+                note_refusal(&self.settings.policy.load(), &self.cache.store, lead.key(), order, parts.status, refusal);
+                let Incoming { provider, body, began } = incoming;
+                let body = self.fetcher.counted(&provider, began, lead.quota.take(), body);
+                let _ = leader.send(LeaderOnly::Response { provider, response: Response::from_parts(parts, body) });
                 lead.settle(Outcome::Pass(refusal));
             }
         }
-        Landed::Done
-    }
-
-    /// Rejects a response that broke off, or failed verification, before a client received any of
-    /// it.
-    fn refuse_copy(self: &Arc<Self>, leading: Leading, provider: &Provider, began: Instant, error: Error) -> Landed {
-        self.metrics.fetch(asked(provider), Fetched::Error, began.elapsed());
-        self.distrust(provider, leading.lead.key(), &error);
-        Landed::Broken(leading, error)
-    }
-
-    /// Verifies as much of a body as must be verified before its first byte is sent.
-    async fn prove(
-        &self,
-        coming: Coming,
-        proof: Option<Proof>,
-        admitted: &Admitted,
-    ) -> Result<Coming, (Provider, Instant, Error)> {
-        let Some(proof) = proof else {
-            return Ok(coming);
-        };
-        let Coming { provider, body, began } = coming;
-        let proven = match admitted {
-            Ok(_) => {
-                let first = self.policy.load().verify_first;
-                self.unless_lost(&provider, pin!(proven::prove(body, proof, first))).await.flatten()
-            }
-            Err(_) => self.unless_lost(&provider, pin!(self.prove_unkept(body, Some(proof)))).await.flatten(),
-        };
-        match proven {
-            Ok(body) => Ok(Coming { provider, body, began }),
-            Err(error) => Err((provider, began, error)),
-        }
+        Attempt::Done
     }
 
     /// Reserves memory for a response that other requests may share. Returns with it the headers
     /// that only the leader's client may have.
-    pub(super) fn make_intake(
+    pub(super) fn prepare(
         &self,
         lead: &Lead,
         order: &Order,
@@ -163,101 +149,149 @@ impl Edge {
         born: SystemTime,
         (lifetime, kept): (Lifetime, Kept),
     ) -> Admitted {
-        let (key, selected) = self.variant(lead.key(), order, &parts.headers)?;
-        let selected = if kept == Kept::Stored { selected } else { chosen(order, parts.status, selected) };
-        let (mut head, own) = head(parts, length, born, lifetime, self.via_for(parts.version));
+        let (key, selected) =
+            variant(&self.settings.policy.load(), &self.cache.store, lead.key(), order, &parts.headers)?;
+        let selected = if kept == Kept::Stored { selected } else { selecting(order, parts.status, selected) };
+        let (mut head, own) = head(parts, length, born, lifetime, self.settings.via_for(parts.version));
         if parts.status == StatusCode::OK {
-            self.name_by_hash(lead.key(), &mut head.headers);
+            name_by_hash(&self.settings.policy.load(), lead.key(), &mut head.headers);
         }
         let head = Arc::new(head);
         let fields = head.weight(&key);
         let extent = if kept == Kept::Shared(Refusal::TooLarge) { Extent::Window } else { Extent::Whole };
         // A body of unknown length is charged the minimum of a window, because it may become one.
         let room = match extent {
-            Extent::Whole => self.budget.charge(fields.saturating_add(length.map_or(LEAST_ROOM, in_flight))),
-            Extent::Window => self.budget.charge(fields + WINDOW).or_else(|| self.budget.charge(fields + LEAST_ROOM)),
+            Extent::Whole => self.cache.budget.charge(fields.saturating_add(length.map_or(LEAST_ROOM, in_flight))),
+            Extent::Window => {
+                self.cache.budget.charge(fields + WINDOW).or_else(|| self.cache.budget.charge(fields + LEAST_ROOM))
+            }
         };
         let room = Room::new(room.ok_or(Refusal::NoRoom)?);
-        let fits = self.store.takes(tier(lead), fields.saturating_add(length.unwrap_or(0)));
+        let fits = self.cache.store.takes(tier(lead), fields.saturating_add(length.unwrap_or(0)));
         let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
         let (came, last, alone_since, found) = (0, Bytes::new(), None, None);
         Ok((Ingest { key, selected, head, kept, room, fields, came, last, extent, alone_since, found }, own))
     }
+}
 
-    /// Notes the effect of an unstorable response on later requests. There is none if the headers
-    /// of this request may have caused it.
-    fn note_refusal(&self, key: &AssetKey, order: &Order, status: StatusCode, refusal: Refusal) {
-        let odd = status.is_client_error()
-            && !matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE);
-        if odd || order.credentials != Credentials::None {
-            return;
+/// Rejects a response that broke off, or failed verification, before a client received any of
+/// it.
+fn reject(
+    fetcher: &Fetcher,
+    cache: &Cache,
+    leading: Leading,
+    provider: &Provider,
+    began: Instant,
+    error: Error,
+) -> Attempt {
+    fetcher.metrics.fetch(asked(provider), Fetched::Error, began.elapsed());
+    distrust(fetcher, cache, provider, leading.lead.key(), &error);
+    Attempt::Unusable(leading, error)
+}
+
+/// Verifies as much of a body as must be verified before its first byte is sent.
+async fn prove(
+    fetcher: &Fetcher,
+    cache: &Cache,
+    incoming: Incoming,
+    proof: Option<Proof>,
+    admitted: &Admitted,
+) -> Result<Incoming, (Provider, Instant, Error)> {
+    let Some(proof) = proof else {
+        return Ok(incoming);
+    };
+    let Incoming { provider, body, began } = incoming;
+    let proven = match admitted {
+        Ok(_) => {
+            let first = fetcher.settings.policy.load().verify_first;
+            fetcher.peering.unless_lost(&provider, pin!(proven::prove(body, proof, first))).await.flatten()
         }
-        if order.stale.is_some() && !status.is_server_error() {
-            // A full response replaces the stored one (RFC 9111 §4.3.3).
-            self.store.remove(key);
-        }
-        let period = self.policy.load().hit_for_miss;
-        if order.personal == Personal::Sent {
-            self.store.mark_own(key, period);
-        } else if refusal.will_recur() {
-            self.store.mark(key, period);
-        }
+        Err(_) => fetcher
+            .peering
+            .unless_lost(&provider, pin!(prove_unkept(&fetcher.settings, cache, body, Some(proof))))
+            .await
+            .flatten(),
+    };
+    match proven {
+        Ok(body) => Ok(Incoming { provider, body, began }),
+        Err(error) => Err((provider, began, error)),
     }
+}
 
-    /// Returns the key of the variant that a response to `order` is, and the headers that select
-    /// it.
-    fn variant(
-        &self,
-        key: &AssetKey,
-        order: &Order,
-        headers: &HeaderMap,
-    ) -> Result<(AssetKey, Option<Selected>), Refusal> {
-        // A fill for a proven name asks for no content coding, and such a response suits every
-        // client.
-        let suits_all = |name: &HeaderName| order.name == Name::Proven && *name == ACCEPT_ENCODING;
-        let fields = match vary::varies(headers) {
-            Varies::By(fields) => {
-                fields.into_iter().filter(|name| forward::may_select(name) && !suits_all(name)).collect::<Arc<[_]>>()
-            }
-            Varies::Not | Varies::Unknowably => return Ok((key.clone(), None)),
-        };
-        if fields.is_empty() {
-            return Ok((key.clone(), None));
-        }
-        let variants = self.policy.load().variants;
-        if variants == 0 {
-            return Err(Refusal::Vary);
-        }
-        let selected = Selected { variant: Variant::of(&fields, &order.headers), fields };
-        self.store.vary(key, &selected.fields, variants);
-        Ok((key.of_variant(selected.variant), Some(selected)))
+/// Notes the effect of an unstorable response on later requests. There is none if the headers
+/// of this request may have caused it.
+fn note_refusal(policy: &Policy, store: &Store, key: &AssetKey, order: &Order, status: StatusCode, refusal: Refusal) {
+    let odd =
+        status.is_client_error() && !matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE);
+    if odd || order.credentials != Credentials::None {
+        return;
     }
+    if order.stale.is_some() && !status.is_server_error() {
+        // A full response replaces the stored one (RFC 9111 §4.3.3).
+        store.remove(key);
+    }
+    let period = policy.hit_for_miss;
+    if order.personal == Personal::Sent {
+        store.mark_own(key, period);
+    } else if refusal.will_recur() {
+        store.mark(key, period);
+    }
+}
 
-    /// Decides whether other requests may share the response, and whether it will be stored. A
-    /// response that is too large to be stored is shared while it streams, if a reader that falls
-    /// out of the window can resume.
-    pub(super) fn admit(
-        &self,
-        verdict: Verdict,
-        order: &Order,
-        parts: &Parts,
-        length: Option<u64>,
-    ) -> Result<(Lifetime, Kept), Refusal> {
-        let too_large = length.is_some_and(|length| length > self.plan.max_object);
-        match verdict {
-            // Only a 200 can be resumed with Range.
-            Verdict::Store(lifetime)
-                if too_large && parts.status == StatusCode::OK && Self::can_follow(order, &parts.headers) =>
-            {
-                Ok((lifetime, Kept::Shared(Refusal::TooLarge)))
-            }
-            _ if too_large => Err(Refusal::TooLarge),
-            Verdict::Pass(refusal) => Err(refusal),
-            _ if may_outgrow(parts, length) => Err(Refusal::Unmeasured),
-            Verdict::Store(_) if parts.extensions.get::<Unframed>().is_some() => Err(Refusal::Unframed),
-            Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),
-            Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { said: None }, Kept::Shared(refusal))),
+/// Returns the key of the variant that a response to `order` is, and the headers that select
+/// it.
+fn variant(
+    policy: &Policy,
+    store: &Store,
+    key: &AssetKey,
+    order: &Order,
+    headers: &HeaderMap,
+) -> Result<(AssetKey, Option<Selected>), Refusal> {
+    // A fill for a proven name asks for no content coding, and such a response suits every
+    // client.
+    let suits_all = |name: &HeaderName| order.name == Name::Proven && *name == ACCEPT_ENCODING;
+    let fields = match vary::varies(headers) {
+        Varies::By(fields) => {
+            fields.into_iter().filter(|name| forward::may_select(name) && !suits_all(name)).collect::<Arc<[_]>>()
         }
+        Varies::Not | Varies::Unknowably => return Ok((key.clone(), None)),
+    };
+    if fields.is_empty() {
+        return Ok((key.clone(), None));
+    }
+    let variants = policy.variants;
+    if variants == 0 {
+        return Err(Refusal::Vary);
+    }
+    let selected = Selected { variant: Variant::of(&fields, &order.headers), fields };
+    store.vary(key, &selected.fields, variants);
+    Ok((key.of_variant(selected.variant), Some(selected)))
+}
+
+/// Decides whether other requests may share the response, and whether it will be stored. A
+/// response that is too large to be stored is shared while it streams, if a reader that falls
+/// out of the window can resume.
+pub(super) fn admit(
+    plan: &Plan,
+    verdict: Verdict,
+    order: &Order,
+    parts: &Parts,
+    length: Option<u64>,
+) -> Result<(Lifetime, Kept), Refusal> {
+    let too_large = length.is_some_and(|length| length > plan.max_object);
+    match verdict {
+        // Only a 200 can be resumed with Range.
+        Verdict::Store(lifetime)
+            if too_large && parts.status == StatusCode::OK && can_resume(order, &parts.headers) =>
+        {
+            Ok((lifetime, Kept::Shared(Refusal::TooLarge)))
+        }
+        _ if too_large => Err(Refusal::TooLarge),
+        Verdict::Pass(refusal) => Err(refusal),
+        _ if may_outgrow(parts, length) => Err(Refusal::Unmeasured),
+        Verdict::Store(_) if parts.extensions.get::<Unframed>().is_some() => Err(Refusal::Unframed),
+        Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),
+        Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { said: None }, Kept::Shared(refusal))),
     }
 }
 
@@ -265,7 +299,7 @@ impl Edge {
 pub(super) fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Parts, age: Duration) -> Verdict {
     let verdict =
         storing::verdict(policy.case(order.name, order.credentials, order.personal), parts.status, &parts.headers, age);
-    match settled(verdict, age, order.stale.as_ref()) {
+    match reject_changing(verdict, age, order.stale.as_ref()) {
         // A peer may have served the stale response because of this request's `max-stale`, which
         // other requests did not send.
         Verdict::Share(refusal @ Refusal::Expired) if RequestControl::of(&order.headers).max_stale.is_some() => {
@@ -281,16 +315,16 @@ pub(super) fn judge(policy: &Policy, key: &AssetKey, order: &Order, parts: &Part
 }
 
 /// The request headers by which origins select an error or a redirect without listing them in Vary.
-static CHOOSING: [HeaderName; 5] = [ACCEPT, ACCEPT_LANGUAGE, ORIGIN, REFERER, USER_AGENT];
+static IMPLICIT_SELECTORS: [HeaderName; 5] = [ACCEPT, ACCEPT_LANGUAGE, ORIGIN, REFERER, USER_AGENT];
 
 /// Returns the headers that select a response that is not stored. A redirect or a client error
 /// answers only requests like the one that caused it.
-fn chosen(order: &Order, status: StatusCode, selected: Option<Selected>) -> Option<Selected> {
+fn selecting(order: &Order, status: StatusCode, selected: Option<Selected>) -> Option<Selected> {
     if !status.is_redirection() && !status.is_client_error() {
         return selected;
     }
     let varies = selected.iter().flat_map(|selected| selected.fields.iter());
-    let fields: Arc<[_]> = varies.chain(&CHOOSING).cloned().collect();
+    let fields: Arc<[_]> = varies.chain(&IMPLICIT_SELECTORS).cloned().collect();
     Some(Selected { variant: Variant::of(&fields, &order.headers), fields })
 }
 

@@ -3,60 +3,85 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE};
 use http::{HeaderMap, HeaderName, Response, Version};
 use tokio::sync::oneshot;
 
-use super::fill::{First, Order};
+use super::cache::Cache;
+use super::classify::states_no_lifetime;
+use super::fetch::Fetcher;
+use super::order::{LeaderOnly, Order};
+use super::parts::Edge;
 use super::peek::AtHand;
-use super::{Answer, Ask, Edge, Forwarding, states_no_lifetime};
+use super::peering::Peering;
+use super::policy::Policy;
+use super::request::{Answer, Ask};
+use super::request_class::RequestClass;
+use super::respond::{Role, Shared, answer_first, answer_flight, answer_reused, answer_stored, refuse};
+use super::settings::Settings;
 use crate::body::Body;
 use crate::body::growing::Reader;
-use crate::edge::request_class::RequestClass;
 use crate::error::Error;
-use crate::flight::{Extent, Flight, Joining, Kept, Lead, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
-use crate::observe::metrics::{Served, Source};
+use crate::flight::{Extent, Flight, Joining, Kept, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
+use crate::observe::metrics::Source;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::{self, Handled};
 use crate::semantics::forward;
 use crate::semantics::freshness::{self, Reuse};
-use crate::semantics::request_fields::{Also, Coding, Kind, OwnHeaders};
-use crate::semantics::storing::{Credentials, Name, Personal};
+use crate::semantics::request_fields::Kind;
+use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::{self, Accepted, Variant, Varies};
 use crate::store::entry::Stored;
 use crate::store::metadata::Metadata;
-use crate::store::tiers::Found;
+use crate::store::tiers::{Found, Store};
+
+/// The result of a request that led or followed a flight.
+pub(super) enum Coalesced {
+    Answer(Answer),
+    /// The request looks into the store again.
+    Again(Ask),
+    Pass(Ask),
+}
 
 impl Edge {
     /// Revalidates a response in the background, with one flight at a time for a key. If the client
     /// is at its request limit, another client's request does it.
-    pub(super) fn validate_behind(self: &Arc<Self>, ask: &Ask, stored: &Stored) {
+    pub(super) fn validate_behind(&self, ask: &Ask, stored: &Stored) {
         // The stale response is served to every client meanwhile, so one validation without
         // credentials is enough.
-        if let Ok(Joining::Lead(lead)) = self.join_counted(ask, Credentials::None) {
+        if let Ok(Joining::Lead(lead)) = join_counted(&self.fetcher, &self.cache, ask, Credentials::None) {
             let mut headers = ask.headers.clone();
             forward::strip_hop_by_hop(&mut headers);
             headers.remove(AUTHORIZATION);
             // The receiver is dropped: no client waits for a response that might be the leader's
             // alone.
-            drop(self.depart(lead, Arc::new(self.order(ask, &headers, Some(stored.clone())))));
+            drop(self.filler.start(
+                lead,
+                Arc::new(Order::new(&self.settings, &self.cache.store, ask, &headers, Some(stored.clone()))),
+            ));
         }
     }
 
     /// Leads or follows the flight of the asset, and answers from it. `stale` is the stored
     /// response that must be validated.
-    pub(super) async fn share(self: &Arc<Self>, mut ask: Ask, handled: Handled, stale: Option<Stored>) -> Answer {
+    pub(super) async fn coalesce(&self, mut ask: Ask, handled: Handled, stale: Option<Stored>) -> Coalesced {
         forward::strip_hop_by_hop(&mut ask.headers);
         if let Some(peek) = self.peek_for(&ask, handled)
             && let Some((reader, streaming)) = peek.await
         {
-            let (order, own) = (Arc::new(self.order(&ask, &ask.headers, None)), HeaderMap::new());
-            return self.answer_flight(&ask, handled, Role::Leader, Shared { reader, streaming, order, own });
+            let (order, own) = (Arc::new(self.order_of(&ask, None)), HeaderMap::new());
+            return Coalesced::Answer(answer_flight(
+                &self.fetcher,
+                &ask,
+                handled,
+                Role::Leader,
+                Shared { reader, streaming, order, own },
+            ));
         }
-        let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order(&ask, &ask.headers, stale) });
-        let joining = match self.join_counted(&ask, order.credentials) {
+        let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order_of(&ask, stale) });
+        let joining = match join_counted(&self.fetcher, &self.cache, &ask, order.credentials) {
             Ok(joining) => joining,
-            Err(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+            Err(error) => return Coalesced::Answer(refuse(&self.settings, ask.source, ask.method, Ok(ask.key), error)),
         };
         let mut flight = match &joining {
             Joining::Follow(flight) => Arc::clone(flight),
@@ -65,9 +90,9 @@ impl Edge {
         ask.acknowledge();
         // From here on the request counts as a reader, also while it waits for the head.
         let mut reader = Reader::new(Arc::clone(&flight.body));
-        let (part, first) = match joining {
+        let (role, leader) = match joining {
             Joining::Follow(_) => (Role::Follower, None),
-            Joining::Lead(lead) => (Role::Leader, Some(self.depart(lead, Arc::clone(&order)))),
+            Joining::Lead(lead) => (Role::Leader, Some(self.filler.start(lead, Arc::clone(&order)))),
         };
         loop {
             let otherwise = match flight.outcome().await.clone() {
@@ -76,204 +101,238 @@ impl Edge {
                     flight = other;
                     continue;
                 }
-                Outcome::Streaming(streaming) => match self.own_part(&ask, &flight, &streaming, first) {
-                    Ok(own) => {
-                        return self.answer_flight(&ask, handled, part, Shared { reader, streaming, order, own });
+                Outcome::Streaming(streaming) => {
+                    match own_headers(&self.settings, &self.cache, &ask, &flight, &streaming, leader) {
+                        Ok(own) => {
+                            return Coalesced::Answer(answer_flight(
+                                &self.fetcher,
+                                &ask,
+                                handled,
+                                role,
+                                Shared { reader, streaming, order, own },
+                            ));
+                        }
+                        Err(otherwise) => otherwise,
                     }
-                    Err(otherwise) => otherwise,
-                },
+                }
                 Outcome::Reused(reused) => {
-                    if Self::suits(&ask, &reused) || own_fields(first).is_some() {
-                        return self.answer_reused(&ask, handled, part, &reused);
+                    if suits(&ask, &reused) || leader_headers(leader).is_some() {
+                        return Coalesced::Answer(answer_reused(&self.settings, &ask, handled, role, &reused));
                     }
                     Otherwise::Pass
                 }
-                Outcome::Landed => match self.store.find(&ask.key) {
-                    Found::Here(tier, stored) => return self.answer_stored(&ask, tier, &stored),
+                Outcome::Landed => match self.cache.store.find(&ask.key) {
+                    Found::Here(tier, stored) => {
+                        return Coalesced::Answer(answer_stored(&self.settings, &ask, tier, &stored));
+                    }
                     // The response was stored and is evicted already: another flight would end the
                     // same way.
                     _ => Otherwise::Pass,
                 },
-                Outcome::Pass(refusal) => match response(first).await {
-                    Some((provider, response)) if Self::answers(&ask, &order, response.headers()) => {
-                        return self.answer_first(&ask, handled, &provider, response, refusal);
+                Outcome::Pass(refusal) => match leader_response(leader).await {
+                    Some((provider, response)) if answers(&ask, &order, response.headers()) => {
+                        return Coalesced::Answer(answer_first(
+                            &self.settings,
+                            &ask,
+                            handled,
+                            &provider,
+                            response,
+                            refusal,
+                        ));
                     }
                     _ => {
-                        self.note_own(&ask);
+                        note_own(&self.settings.policy.load(), &self.cache.store, &ask);
                         Otherwise::Pass
                     }
                 },
                 // The flight was abandoned just when this request joined it, or its leader was over
                 // its own request limit: neither concerns this client.
                 Outcome::NotAtHand | Outcome::Failed(Error::Abandoned | Error::ClientLimit) => Otherwise::Again,
-                Outcome::Failed(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+                Outcome::Failed(error) => {
+                    return Coalesced::Answer(refuse(&self.settings, ask.source, ask.method, Ok(ask.key), error));
+                }
             };
             return match (otherwise, ask.tries.checked_sub(1)) {
-                (Otherwise::Again, Some(tries)) => Box::pin(self.get(Ask { key: ask.key.asset(), tries, ..ask })).await,
-                // Boxed: few requests need it, and every request would have its size.
-                _ => Box::pin(self.pass(ask, handled)).await,
+                (Otherwise::Again, Some(tries)) => Coalesced::Again(Ask { key: ask.key.asset(), tries, ..ask }),
+                _ => Coalesced::Pass(ask),
             };
         }
     }
 
     /// Peeks into the store of the owner if nothing is stored here. Over HTTP/1.1, the fast path
     /// has done that for plain requests before they get here.
-    fn peek_for(
-        self: &Arc<Self>,
-        ask: &Ask,
-        handled: Handled,
-    ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
+    fn peek_for(&self, ask: &Ask, handled: Handled) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         let plain = handled == Handled::UriMiss && Credentials::of(&ask.headers) == Credentials::None;
         let asks = plain && ask.version == Version::HTTP_2 && ask.source == Source::Client;
         // A peek carries only the key and Accept-Encoding.
-        let suits = ask.class == RequestClass::Plain || self.policy.load().name(&ask.key) == Name::Proven;
-        if asks && suits { self.peek(&ask.key, Accepted::of(&ask.headers)) } else { None }
+        let suits = ask.class == RequestClass::Plain || self.settings.policy.load().name(&ask.key) == Name::Proven;
+        if asks && suits { self.filler.peek(&ask.key, Accepted::of(&ask.headers)) } else { None }
     }
 
-    /// Lets requests that identify a client bypass coalescing for a while: a fill without their own
-    /// headers is not for them.
-    fn note_own(&self, ask: &Ask) {
-        if ask.kind == Kind::Own {
-            self.store.mark_own(&ask.key, self.policy.load().hit_for_miss);
-        }
+    /// Returns the order of a fill for `ask`, whose hop-by-hop headers are removed already.
+    fn order_of(&self, ask: &Ask, stale: Option<Stored>) -> Order {
+        Order::new(&self.settings, &self.cache.store, ask, &ask.headers, stale)
     }
 
-    /// Returns the headers that only this request's client may have, if the request may share the
-    /// response of the flight.
-    fn own_part(
-        &self,
-        ask: &Ask,
-        flight: &Arc<Flight>,
-        streaming: &Streaming,
-        first: Option<oneshot::Receiver<First>>,
-    ) -> Result<HeaderMap, Otherwise> {
-        // The flight brings another variant. The Vary is known by now, so the next lookup finds
-        // this request's own variant or leads a flight for it.
-        if !Self::selects(streaming, &ask.headers) {
-            if streaming.kept != Kept::Stored {
-                self.flights.retire(flight);
-            }
-            return Err(Otherwise::Again);
+    /// Answers a peer's `only-if-cached` request from a flight that streams, which is as good as a
+    /// stored response.
+    pub(super) fn answer_held(&self, ask: &Ask) -> Option<Answer> {
+        let flight =
+            self.cache.flights.to_origin(&ask.key, Credentials::None).filter(|_| ask.source == Source::Peer)?;
+        let reader = Reader::new(Arc::clone(&flight.body));
+        let Some(Outcome::Streaming(streaming)) = flight.look() else {
+            return None;
+        };
+        let mut headers = ask.headers.clone();
+        forward::strip_hop_by_hop(&mut headers);
+        headers.remove(CACHE_CONTROL);
+        let order = Arc::new(Order::new(&self.settings, &self.cache.store, ask, &headers, None));
+        let good = selects(streaming, &headers) && !streaming.head.facts.must_be_validated(ask.now);
+        let shared = Shared { reader, streaming: streaming.clone(), order, own: HeaderMap::new() };
+        good.then(|| answer_flight(&self.fetcher, ask, Handled::UriMiss, Role::Follower, shared))
+    }
+}
+
+/// Lets requests that identify a client bypass coalescing for a while: a fill without their own
+/// headers is not for them.
+fn note_own(policy: &Policy, store: &Store, ask: &Ask) {
+    if ask.kind == Kind::Own {
+        store.mark_own(&ask.key, policy.hit_for_miss);
+    }
+}
+
+/// Returns the headers that only this request's client may have, if the request may share the
+/// response of the flight.
+fn own_headers(
+    settings: &Settings,
+    cache: &Cache,
+    ask: &Ask,
+    flight: &Arc<Flight>,
+    streaming: &Streaming,
+    leader: Option<oneshot::Receiver<LeaderOnly>>,
+) -> Result<HeaderMap, Otherwise> {
+    // The flight brings another variant. The Vary is known by now, so the next lookup finds
+    // this request's own variant or leads a flight for it.
+    if !selects(streaming, &ask.headers) {
+        if streaming.kept != Kept::Stored {
+            cache.flights.retire(flight);
         }
-        // An error that was requested without a client's own headers does not apply to that client,
-        // unless the origin gave it a lifetime.
-        let head = &streaming.head;
-        let error =
-            !head.facts.status.is_success() && (streaming.kept != Kept::Stored || states_no_lifetime(&head.headers));
-        if error && ask.kind != Kind::Common {
-            self.note_own(ask);
+        return Err(Otherwise::Again);
+    }
+    // An error that was requested without a client's own headers does not apply to that client,
+    // unless the origin gave it a lifetime.
+    let head = &streaming.head;
+    let error =
+        !head.facts.status.is_success() && (streaming.kept != Kept::Stored || states_no_lifetime(&head.headers));
+    if error && ask.kind != Kind::Common {
+        note_own(&settings.policy.load(), &cache.store, ask);
+        return Err(Otherwise::Pass);
+    }
+    // A range or condition does not wait for its part of a body that is only a window.
+    if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) {
+        return Err(Otherwise::Pass);
+    }
+    if let Some(own) = leader_headers(leader) {
+        return Ok(own);
+    }
+    let facts = streaming.head.facts;
+    if facts.must_be_validated(SystemTime::now()) {
+        // The response came stale, or must be validated each time: it answers the leader's
+        // request alone (RFC 9111 §4).
+        if facts.must_be_validated(streaming.came) || ask.tries == 0 {
             return Err(Otherwise::Pass);
         }
-        // A range or condition does not wait for its part of a body that is only a window.
-        if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) {
-            return Err(Otherwise::Pass);
-        }
-        if let Some(own) = own_fields(first) {
-            return Ok(own);
-        }
-        let facts = streaming.head.facts;
-        if facts.must_be_validated(SystemTime::now()) {
-            // The response came stale, or must be validated each time: it answers the leader's
-            // request alone (RFC 9111 §4).
-            if facts.must_be_validated(streaming.came) || ask.tries == 0 {
-                return Err(Otherwise::Pass);
+        // The flight is so slow that its response has become stale: new requests share another
+        // one.
+        cache.flights.retire(flight);
+        return Err(Otherwise::Again);
+    }
+    // A response that began before this request, or came through another cache, does not
+    // satisfy its freshness directives.
+    if meets(streaming, ask) { Ok(HeaderMap::new()) } else { Err(Otherwise::Pass) }
+}
+
+/// Returns true if a stored response that was to be validated answers a request that followed.
+/// A response that must be validated each time was validated for the leader alone.
+fn suits(ask: &Ask, reused: &Reused) -> bool {
+    let facts = reused.stored.facts();
+    let validated = matches!(reused.why, Why::Validated(_));
+    !validated || !facts.must_be_validated(SystemTime::now()) && is_new_enough(ask, facts)
+}
+
+/// Returns true if a request with these headers selects the variant that a flight brings.
+pub(super) fn selects(streaming: &Streaming, headers: &HeaderMap) -> bool {
+    let same = |selected: &Selected| Variant::of(&selected.fields, headers) == selected.variant;
+    streaming.selected.as_ref().is_none_or(same)
+}
+
+/// Returns true if the response of a flight is as new as a request that joined later demands.
+fn meets(streaming: &Streaming, ask: &Ask) -> bool {
+    let from_origin = || match &streaming.provider {
+        Provider::Origin => true,
+        Provider::Peer(_) => !streaming.head.upstream_status.as_ref().is_some_and(cache_status::ends_with_a_hit),
+    };
+    if ask.class == RequestClass::Plain || streaming.came >= ask.now && from_origin() {
+        return true;
+    }
+    is_new_enough(ask, streaming.head.facts)
+}
+
+/// Returns true if the request would have been answered with this response from the store.
+fn is_new_enough(ask: &Ask, facts: Metadata) -> bool {
+    let wish = RequestControl::of(&ask.headers);
+    freshness::reuse(facts.lifetime, facts.age(SystemTime::now()), &wish) != Reuse::Validate
+}
+
+/// Joins the flight of the key. A flight to peers is for clients' requests, and for keys that
+/// another edge owns. A request with `credentials` joins only flights with the same ones.
+fn join(peering: &Peering, cache: &Cache, ask: &Ask, credentials: Credentials) -> Joining {
+    let view = peering.membership.view();
+    let owner = view.ring.owner(ask.key.hash());
+    let own = owner.is_none_or(|owner| owner.name() == peering.membership.own());
+    if own || ask.source == Source::Peer {
+        return cache.flights.join(&ask.key, Reach::Origin, credentials);
+    }
+    match cache.flights.to_origin(&ask.key, credentials) {
+        Some(flight) => Joining::Follow(flight),
+        None => cache.flights.join(&ask.key, Reach::Peers, credentials),
+    }
+}
+
+/// Joins a flight like [`join`]. A lead counts for the client of `ask` until its flight has an
+/// outcome.
+///
+/// # Errors
+/// [`Error::ClientLimit`], as in [`Quotas::take`](super::quota::Quotas::take). Requests that have
+/// followed the lead meanwhile try again.
+fn join_counted(fetcher: &Fetcher, cache: &Cache, ask: &Ask, credentials: Credentials) -> Result<Joining, Error> {
+    match join(&fetcher.peering, cache, ask, credentials) {
+        Joining::Lead(mut lead) => match fetcher.quotas.take(fetcher.quotas.client_of(ask)) {
+            Ok(quota) => {
+                lead.quota = quota;
+                Ok(Joining::Lead(lead))
             }
-            // The flight is so slow that its response has become stale: new requests share another
-            // one.
-            self.flights.retire(flight);
-            return Err(Otherwise::Again);
-        }
-        // A response that began before this request, or came through another cache, does not
-        // satisfy its freshness directives.
-        if Self::meets(streaming, ask) { Ok(HeaderMap::new()) } else { Err(Otherwise::Pass) }
-    }
-
-    /// Returns true if a stored response that was to be validated answers a request that followed.
-    /// A response that must be validated each time was validated for the leader alone.
-    fn suits(ask: &Ask, reused: &Reused) -> bool {
-        let facts = reused.stored.facts();
-        let validated = matches!(reused.why, Why::Validated(_));
-        !validated || !facts.must_be_validated(SystemTime::now()) && Self::is_new_enough(ask, facts)
-    }
-
-    /// Returns true if a request with these headers selects the variant that a flight brings.
-    pub(super) fn selects(streaming: &Streaming, headers: &HeaderMap) -> bool {
-        let same = |selected: &Selected| Variant::of(&selected.fields, headers) == selected.variant;
-        streaming.selected.as_ref().is_none_or(same)
-    }
-
-    /// Returns true if the response of a flight is as new as a request that joined later demands.
-    fn meets(streaming: &Streaming, ask: &Ask) -> bool {
-        let from_origin = || match &streaming.provider {
-            Provider::Origin => true,
-            Provider::Peer(_) => !streaming.head.upstream_status.as_ref().is_some_and(cache_status::ends_with_a_hit),
-        };
-        if ask.class == RequestClass::Plain || streaming.came >= ask.now && from_origin() {
-            return true;
-        }
-        Self::is_new_enough(ask, streaming.head.facts)
-    }
-
-    /// Returns true if the request would have been answered with this response from the store.
-    fn is_new_enough(ask: &Ask, facts: Metadata) -> bool {
-        let wish = RequestControl::of(&ask.headers);
-        freshness::reuse(facts.lifetime, facts.age(SystemTime::now()), &wish) != Reuse::Validate
-    }
-
-    /// Joins the flight of the key. A flight to peers is for clients' requests, and for keys that
-    /// another edge owns. A request with `credentials` joins only flights with the same ones.
-    pub(super) fn join(&self, ask: &Ask, credentials: Credentials) -> Joining {
-        let view = self.membership.view();
-        let owner = view.ring.owner(ask.key.hash());
-        let own = owner.is_none_or(|owner| owner.name() == self.membership.own());
-        if own || ask.source == Source::Peer {
-            return self.flights.join(&ask.key, Reach::Origin, credentials);
-        }
-        match self.flights.to_origin(&ask.key, credentials) {
-            Some(flight) => Joining::Follow(flight),
-            None => self.flights.join(&ask.key, Reach::Peers, credentials),
-        }
-    }
-
-    /// Starts the fill in its own task, so that no client ends it by leaving. The receiver gets the
-    /// response if it is the leader's alone.
-    pub(super) fn depart(self: &Arc<Self>, lead: Lead, order: Arc<Order>) -> oneshot::Receiver<First> {
-        let (first, receiver) = oneshot::channel();
-        // Boxed: a future is moved some ten times on its way into a task.
-        tokio::spawn(Box::pin(Arc::clone(self).fill(lead, order, first)));
-        receiver
-    }
-
-    /// Returns the order of a fill for `ask`. `headers` are those of the request without hop-by-hop
-    /// headers.
-    pub(super) fn order(&self, ask: &Ask, headers: &HeaderMap, stale: Option<Stored>) -> Order {
-        let policy = self.policy.load();
-        let name = policy.name(&ask.key);
-        let (own, coding) = match name {
-            Name::Proven => (OwnHeaders::Authorization, Coding::Identity),
-            Name::Hinted(_) => (OwnHeaders::None, Coding::Accepted),
-            Name::Plain => (OwnHeaders::All, Coding::Accepted),
-        };
-        let also = Also { forward: &policy.forward, vary: &self.known_vary(ask) };
-        let mut sent = forward::of_fill(headers, &also, own, coding, &self.via_for(ask.version));
-        Forwarding::introduce_leader(ask, headers, &mut sent);
-        let (credentials, personal) = (Credentials::of(&sent), Personal::of_fill(&sent, &policy.forward));
-        Order { name, credentials, personal, headers: sent, stale, relay: None }
-    }
-
-    /// Returns true if a response that is the leader's alone answers this request: the fill sent
-    /// all of the request's headers that count.
-    fn answers(ask: &Ask, order: &Order, response: &HeaderMap) -> bool {
-        let sent = |name: &HeaderName| ask.headers.get_all(name).iter().eq(order.headers.get_all(name).iter());
-        let selected_alike = match vary::varies(response) {
-            Varies::By(fields) => {
-                let fields: Vec<_> = fields.into_iter().filter(forward::may_select).collect();
-                Variant::of(&fields, &ask.headers) == Variant::of(&fields, &order.headers)
+            Err(error) => {
+                lead.fail(error.clone());
+                Err(error)
             }
-            Varies::Not | Varies::Unknowably => true,
-        };
-        !forward::is_partial(&ask.headers) && sent(&COOKIE) && sent(&AUTHORIZATION) && selected_alike
+        },
+        Joining::Follow(flight) => Ok(Joining::Follow(flight)),
     }
+}
+
+/// Returns true if a response that is the leader's alone answers this request: the fill sent
+/// all of the request's headers that count.
+fn answers(ask: &Ask, order: &Order, response: &HeaderMap) -> bool {
+    let sent = |name: &HeaderName| ask.headers.get_all(name).iter().eq(order.headers.get_all(name).iter());
+    let selected_alike = match vary::varies(response) {
+        Varies::By(fields) => {
+            let fields: Vec<_> = fields.into_iter().filter(forward::may_select).collect();
+            Variant::of(&fields, &ask.headers) == Variant::of(&fields, &order.headers)
+        }
+        Varies::Not | Varies::Unknowably => true,
+    };
+    !forward::is_partial(&ask.headers) && sent(&COOKIE) && sent(&AUTHORIZATION) && selected_alike
 }
 
 /// The next step of a request that may not share the outcome of its flight.
@@ -283,43 +342,19 @@ enum Otherwise {
     Pass,
 }
 
-/// The role of a request in its flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    Leader,
-    Follower,
-}
-
-/// Returns the metrics label for requests that a flight answered.
-pub(super) fn served(part: Role) -> Served {
-    match part {
-        Role::Leader => Served::Miss,
-        Role::Follower => Served::Collapsed,
-    }
-}
-
-/// The head of a flight, and a reader of its body.
-pub(super) struct Shared {
-    pub(super) reader: Reader,
-    pub(super) streaming: Streaming,
-    pub(super) order: Arc<Order>,
-    /// The headers that only this request's client may have.
-    pub(super) own: HeaderMap,
-}
-
 /// Returns the headers that only the leader's client may have, of a response that others share.
 /// `None` for a follower.
-fn own_fields(first: Option<oneshot::Receiver<First>>) -> Option<HeaderMap> {
-    match first?.try_recv() {
-        Ok(First::Fields(own)) => Some(own),
+fn leader_headers(leader: Option<oneshot::Receiver<LeaderOnly>>) -> Option<HeaderMap> {
+    match leader?.try_recv() {
+        Ok(LeaderOnly::Headers(own)) => Some(own),
         _ => None,
     }
 }
 
 /// Returns the response that is the leader's alone, and its provider. `None` for a follower.
-async fn response(first: Option<oneshot::Receiver<First>>) -> Option<(Provider, Response<Body>)> {
-    match first?.await {
-        Ok(First::Response { provider, response }) => Some((provider, response)),
+async fn leader_response(leader: Option<oneshot::Receiver<LeaderOnly>>) -> Option<(Provider, Response<Body>)> {
+    match leader?.await {
+        Ok(LeaderOnly::Response { provider, response }) => Some((provider, response)),
         _ => None,
     }
 }
@@ -342,13 +377,13 @@ mod tests {
         let server = Server::bind_with(config, origin).await.unwrap();
         let edge = Arc::clone(server.edge());
         let key = AssetKey::parse("/page", 100).unwrap();
-        let Joining::Lead(lead) = edge.flights.join(&key, Reach::Origin, Credentials::None) else {
+        let Joining::Lead(lead) = edge.cache.flights.join(&key, Reach::Origin, Credentials::None) else {
             panic!("nobody else asks");
         };
         let request = Request::get("/page").header("host", "x").body(Body::empty()).unwrap();
         let requester = edge.requester(Source::Client, "192.0.2.1".parse().unwrap(), request.headers());
         let refuse = async {
-            while edge.flights.readers() == 0 {
+            while edge.cache.flights.readers() == 0 {
                 tokio::task::yield_now().await;
             }
             lead.fail(Error::ClientLimit);

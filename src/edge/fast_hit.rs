@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use http::{Method, StatusCode};
 
-use super::Edge;
+use super::parts::Edge;
 use super::respond::hit;
 use crate::body::Body;
 use crate::key::AssetKey;
@@ -61,7 +61,7 @@ impl Edge {
         head: &mut Vec<u8>,
     ) -> Result<(Body, Record, IpAddr), NotFastHit> {
         let (key, client) = self.plain_key(source, connection, ask).ok_or(NotFastHit::Involved)?;
-        let Some((tier, stored)) = self.store.held(&key) else {
+        let Some((tier, stored)) = self.cache.store.held(&key) else {
             return Err(NotFastHit::Missing(key, client));
         };
         if !self.append_hit(&stored, ask.most, head) {
@@ -77,13 +77,14 @@ impl Edge {
     /// Returns the key of the target and the client's address, if no forwarding header or unlisted
     /// variant changes the answer.
     fn plain_key(&self, source: Source, connection: IpAddr, ask: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
-        if ask.size > self.limits.header || !forward::is_host(ask.host) {
+        if ask.size > self.settings.limits.header || !forward::is_host(ask.host) {
             return None;
         }
-        let policy = self.policy.load();
+        let policy = self.settings.policy.load();
         let client = policy.forwarding.sharing_client(source, connection, ask.told, ask.host)?;
-        let key = policy.trim(AssetKey::from_target(ask.target, self.limits.uri).ok()?);
-        let key = if self.store.varies(&key) { self.store.select_by_codings(&key, ask.accepted)? } else { key };
+        let key = policy.trim(AssetKey::from_target(ask.target, self.settings.limits.uri).ok()?);
+        let key =
+            if self.cache.store.varies(&key) { self.cache.store.select_by_codings(&key, ask.accepted)? } else { key };
         Some((key, client))
     }
 
@@ -99,7 +100,7 @@ impl Edge {
         }
         stored.uses.one_more();
         let status = CacheStatus { handled: Handled::Hit, ttl: facts.ttl(age), ..CacheStatus::default() };
-        fields.write(&Anew { age: age.as_secs(), status, name: &self.name }, head);
+        fields.write(&Anew { age: age.as_secs(), status, name: &self.settings.name }, head);
         true
     }
 }

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 
-use super::Edge;
-use super::fill::Order;
-use super::quota::Quota;
+use super::order::Order;
+use super::peering::Peering;
+use super::quota::{Quota, Quotas};
+use super::settings::Settings;
 use crate::body::informational::Relay;
 use crate::body::{Body, Ended};
 use crate::cluster::health::Heard;
 use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
-use crate::observe::metrics::{Asked, Fetched};
+use crate::observe::metrics::{Asked, Fetched, Metrics};
+use crate::origin::Origin;
 use crate::semantics::{forward, validation};
 
 /// A response, its provider, and the time of the request.
@@ -26,51 +29,56 @@ pub(super) struct Arrival {
 }
 
 /// A request to a peer, and its time.
-struct Asking {
+struct PeerRequest {
     peer: Arc<str>,
     asked: SystemTime,
     began: Instant,
 }
 
-impl Asking {
+impl PeerRequest {
     fn of(peer: Arc<str>) -> Self {
         Self { peer, asked: SystemTime::now(), began: Instant::now() }
     }
 }
 
-impl Edge {
+/// The upstreams of an edge: its peers and the origin.
+pub(super) struct Fetcher {
+    pub(super) peering: Arc<Peering>,
+    pub(super) origin: ArcSwap<Box<dyn Origin>>,
+    /// The requests at the origin, by client.
+    pub(super) quotas: Quotas,
+    pub(super) settings: Arc<Settings>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Fetcher {
     /// Sends a request to a peer. Returns `None` if the peer gives no response. Informational
     /// responses go by `relay`.
     pub(super) async fn ask_peer(
-        self: &Arc<Self>,
+        &self,
         peer: Arc<str>,
         request: Request<Body>,
         relay: Option<&Relay>,
     ) -> Option<Arrival> {
-        let asking = Asking::of(peer);
-        let answer = self.ask_unless_lost(&asking.peer, request, relay).await;
-        self.asked_peer(asking, Heard::LateAnswer, answer)
+        let sent = PeerRequest::of(peer);
+        let result = self.peering.ask(&sent.peer, request, relay).await;
+        self.note_result(sent, Heard::LateAnswer, result)
     }
 
     /// Sends a request that the peer answers from its own store, with `peer_timeout` as the limit.
-    pub(super) async fn ask_peer_promptly(self: &Arc<Self>, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
-        let asking = Asking::of(peer);
-        let answer = tokio::time::timeout(self.peer_timeout, self.ask_unless_lost(&asking.peer, request, None)).await;
-        let heard = Heard::Answer(asking.began.elapsed());
-        self.asked_peer(asking, heard, answer.unwrap_or(Err(Error::PeerInDoubt)))
+    pub(super) async fn ask_peer_for_stored(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
+        let sent = PeerRequest::of(peer);
+        let result = tokio::time::timeout(self.peering.peer_timeout, self.peering.ask(&sent.peer, request, None)).await;
+        let heard = Heard::Answer(sent.began.elapsed());
+        self.note_result(sent, heard, result.unwrap_or(Err(Error::PeerInDoubt)))
     }
 
     /// Notes the result of a request to a peer. A response counts as `heard`.
-    fn asked_peer(
-        self: &Arc<Self>,
-        asking: Asking,
-        heard: Heard,
-        answer: Result<Response<Body>, Error>,
-    ) -> Option<Arrival> {
-        let Asking { peer, asked, began } = asking;
-        match answer {
+    fn note_result(&self, sent: PeerRequest, heard: Heard, result: Result<Response<Body>, Error>) -> Option<Arrival> {
+        let PeerRequest { peer, asked, began } = sent;
+        match result {
             Ok(response) => {
-                self.hears(&peer, heard);
+                self.peering.note_answer(&peer, heard);
                 Some(Arrival { provider: Provider::Peer(peer), response, asked, began })
             }
             Err(error) => {
@@ -81,9 +89,9 @@ impl Edge {
                     // The response may have broken off at the origin, behind the peer.
                     Error::PeerBroke(_) => {
                         tracing::warn!(%peer, %error, "peer response failed, asking the next in rank");
-                        self.hears_part(&peer);
+                        self.peering.note_broken_response(&peer);
                     }
-                    error => self.misses(&peer, &error),
+                    error => self.peering.note_no_answer(&peer, &error),
                 }
                 None
             }
@@ -93,8 +101,8 @@ impl Edge {
     /// Sends one request to the origin. A failure is counted here; a response is counted when its
     /// body ends.
     pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
-        request.headers_mut().append(forward::CDN_LOOP, self.loop_id.clone());
-        self.policy.load().forwarding.tell_site(request.headers_mut());
+        request.headers_mut().append(forward::CDN_LOOP, self.settings.loop_id.clone());
+        self.settings.policy.load().forwarding.tell_site(request.headers_mut());
         let origin = self.origin.load_full();
         let fetching = self.metrics.fetching(Asked::Origin);
         let answer = origin.fetch(request).await?;

@@ -5,95 +5,50 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, Response};
 use tokio::sync::oneshot;
 
-use super::Edge;
-use super::admission::Landed;
+use super::admission::Attempt;
 use super::fetch::{Arrival, conditional, for_all, request};
+use super::filler::Filler;
+use super::order::{LeaderOnly, Leading, Order};
+use super::rank::higher_ranked;
 use super::revalidate::give_up;
-use crate::body::Body;
-use crate::body::informational::Relay;
+use super::verify::mark_wrong;
 use crate::error::Error;
 use crate::flight::{Joining, Lead, Outcome, Provider, Reach};
 use crate::key::AssetKey;
-use crate::semantics::freshness::Lifetime;
-use crate::semantics::storing::{Credentials, Name, Personal};
-use crate::store::entry::Stored;
-use crate::store::tiers::{Found, Tier};
-
-/// The parameters of a fill.
-pub(super) struct Order {
-    pub(super) name: Name,
-    pub(super) credentials: Credentials,
-    pub(super) personal: Personal,
-    /// The headers that go upstream.
-    pub(super) headers: HeaderMap,
-    /// The stored response that must be validated.
-    pub(super) stale: Option<Stored>,
-    /// Relays informational responses to the leader's client.
-    pub(super) relay: Option<Relay>,
-}
-
-impl Order {
-    /// Returns an order that belongs to no client.
-    pub(super) fn of_this_edge(name: Name) -> Self {
-        let (credentials, personal) = (Credentials::None, Personal::Absent);
-        Self { name, credentials, personal, headers: HeaderMap::new(), stale: None, relay: None }
-    }
-
-    /// Returns true if `stored` satisfies this order: it is fresh, and not the response that must
-    /// be validated.
-    fn is_met_by(&self, stored: &Stored) -> bool {
-        let same = self.stale.as_ref().is_some_and(|stale| stale.is(stored));
-        !same && stored.facts().is_fresh(SystemTime::now())
-    }
-
-    /// Returns the stored response if it may be served stale after an error.
-    pub(super) fn fallback(&self) -> Option<&Stored> {
-        let serves = |stored: &&Stored| match stored.facts().lifetime {
-            Lifetime::For(terms) => terms.serves_on_error(stored.facts().age(SystemTime::now())),
-            Lifetime::UntilEvicted { .. } => true,
-        };
-        self.stale.as_ref().filter(serves)
-    }
-}
-
-/// The part of a fill's result that belongs to the leader's client alone.
-pub(super) enum First {
-    /// The whole response.
-    Response { provider: Provider, response: Response<Body> },
-    /// The headers that only that client may have, of a response that others share.
-    Fields(HeaderMap),
-}
-
-/// The lead of a flight, and the channel to the leader's request.
-pub(super) struct Leading {
-    pub(super) lead: Lead,
-    pub(super) first: oneshot::Sender<First>,
-}
+use crate::store::tiers::Found;
 
 /// The number of requests to the origin while its response is unusable: the body may have been
 /// damaged on the way, or a condition may have brought a 304 that matches nothing.
 const COPIES: usize = 2;
 
-impl Edge {
+impl Filler {
+    /// Starts the fill in its own task, so that no client ends it by leaving. The receiver gets the
+    /// response if it is the leader's alone.
+    pub(super) fn start(self: &Arc<Self>, lead: Lead, order: Arc<Order>) -> oneshot::Receiver<LeaderOnly> {
+        let (leader, receiver) = oneshot::channel();
+        // Boxed: a future is moved some ten times on its way into a task.
+        tokio::spawn(Box::pin(Arc::clone(self).fill(lead, order, leader)));
+        receiver
+    }
+
     /// Fills a flight, also if all of its readers leave. Futures that are rarely needed are boxed,
     /// or every flight would take the memory for all of them.
-    pub(super) async fn fill(self: Arc<Self>, lead: Lead, order: Arc<Order>, first: oneshot::Sender<First>) {
+    pub(super) async fn fill(self: Arc<Self>, lead: Lead, order: Arc<Order>, leader: oneshot::Sender<LeaderOnly>) {
         // Look again: the response may have been stored between the lookup and the lead.
         if self.has_landed(lead.key(), &order) {
             return lead.settle(Outcome::Landed);
         }
         match lead.reach() {
-            Reach::Origin => self.fill_from_origin(Leading { lead, first }, &order).await,
-            Reach::Peers => self.fill_from_peers(Leading { lead, first }, &order).await,
+            Reach::Origin => self.fill_from_origin(Leading { lead, leader }, &order).await,
+            Reach::Peers => self.fill_from_peers(Leading { lead, leader }, &order).await,
             Reach::Holder => unreachable!("it is taken over where it is joined"),
         }
     }
 
     pub(super) fn has_landed(&self, key: &AssetKey, order: &Order) -> bool {
-        matches!(self.store.find(key), Found::Here(_, stored) if order.is_met_by(&stored))
+        matches!(self.cache.store.find(key), Found::Here(_, stored) if order.is_met_by(&stored))
     }
 
     async fn fill_from_origin(self: &Arc<Self>, leading: Leading, order: &Order) {
@@ -104,19 +59,20 @@ impl Edge {
             let (asked, began) = (SystemTime::now(), Instant::now());
             // If the first response was unusable, ask again without a condition.
             let request = if copy == 1 { request } else { for_all }(leading.lead.key(), order);
-            let response = match self.while_wanted(&leading.lead, pin!(self.ask_origin(request))).await.flatten() {
-                Ok(response) => response,
-                Err(error) => return give_up(leading.lead, order, error),
-            };
+            let response =
+                match self.while_wanted(&leading.lead, pin!(self.fetcher.ask_origin(request))).await.flatten() {
+                    Ok(response) => response,
+                    Err(error) => return give_up(leading.lead, order, error),
+                };
             let arrival = Arrival { provider: Provider::Origin, response, asked, began };
             match self.receive(leading, order, arrival).await {
-                Landed::Done => return,
-                Landed::Broken(again, Error::OriginWrong(_) | Error::OriginGarbage(_)) if copy < COPIES => {
+                Attempt::Done => return,
+                Attempt::Unusable(again, Error::OriginWrong(_) | Error::OriginGarbage(_)) if copy < COPIES => {
                     leading = again;
                 }
-                Landed::Broken(Leading { lead, .. }, error) => {
+                Attempt::Unusable(Leading { lead, .. }, error) => {
                     if error.is_of_contents() {
-                        self.mark_wrong(&lead);
+                        mark_wrong(&self.settings.policy.load(), &self.cache, &lead);
                     }
                     return give_up(lead, order, error);
                 }
@@ -125,17 +81,17 @@ impl Edge {
     }
 
     async fn fill_from_peers(self: &Arc<Self>, mut leading: Leading, order: &Order) {
-        for peer in self.before_this_edge(leading.lead.key()) {
+        for peer in higher_ranked(&self.peering, &self.cache.store, leading.lead.key()) {
             let request = conditional(leading.lead.key(), order);
-            let asking = self.ask_peer(peer, request, order.relay.as_ref());
+            let asking = self.fetcher.ask_peer(peer, request, order.relay.as_ref());
             let arrival = match self.while_wanted(&leading.lead, pin!(asking)).await {
                 Ok(Some(arrival)) => arrival,
                 Ok(None) => continue,
                 Err(error) => return give_up(leading.lead, order, error),
             };
             match self.receive(leading, order, arrival).await {
-                Landed::Done => return,
-                Landed::Broken(again, error) => {
+                Attempt::Done => return,
+                Attempt::Unusable(again, error) => {
                     tracing::warn!(path = %again.lead.key(), %error, "peer response failed, asking the next in rank");
                     leading = again;
                 }
@@ -143,9 +99,9 @@ impl Edge {
         }
         // This edge is next in rank. Peers may be asking it for the same key, so both share one
         // flight to the origin.
-        let Leading { mut lead, first } = leading;
+        let Leading { mut lead, leader } = leading;
         let quota = lead.quota.take();
-        match self.flights.join(lead.key(), Reach::Origin, lead.credentials()) {
+        match self.cache.flights.join(lead.key(), Reach::Origin, lead.credentials()) {
             Joining::Follow(flight) => lead.settle(Outcome::Joined(flight)),
             Joining::Lead(mut own) => {
                 own.quota = quota;
@@ -154,7 +110,7 @@ impl Edge {
                 if self.has_landed(own.key(), order) {
                     return own.settle(Outcome::Landed);
                 }
-                Box::pin(self.fill_from_origin(Leading { lead: own, first }, order)).await;
+                Box::pin(self.fill_from_origin(Leading { lead: own, leader }, order)).await;
             }
         }
     }
@@ -173,35 +129,5 @@ impl Edge {
             return Err(Error::Abandoned);
         };
         Ok(answer.await)
-    }
-
-    /// Returns the peers that rank before this edge, at most `attempts`. Peers that had wrong
-    /// contents for the key lately, or do not answer, are left out.
-    pub(super) fn before_this_edge(&self, key: &AssetKey) -> Vec<Arc<str>> {
-        let view = self.membership.view();
-        let before = view.ring.rank(key.hash()).into_iter().map(|member| Arc::clone(member.name()));
-        let before = before.take_while(|name| name != self.membership.own());
-        // After a purge, only an owner that was up throughout has certainly received it: the others
-        // are skipped.
-        let now = Instant::now();
-        let changed = self.store.changed_for(key).map(|left| self.membership.memory().saturating_sub(left));
-        let owner = view.ring.owner(key.hash());
-        let has_heard = |name: &Arc<str>| {
-            let was_there =
-                |for_long| view.member(name).is_some_and(|seen| now.saturating_duration_since(seen.since) >= for_long);
-            changed.is_none_or(|ago| owner.is_some_and(|owner| owner.name() == name) && was_there(ago))
-        };
-        let before = before.filter(has_heard);
-        let up = before.filter(|name| view.peer(name).is_some_and(|peer| peer.is_up()));
-        up.filter(|name| !self.store.doubts(name, key)).take(self.attempts).collect()
-    }
-}
-
-/// Returns the tier that a fill goes to. Flights to the origin fill the main tier, even if a peer
-/// supplied the copy; so do handoffs.
-pub(super) fn tier(lead: &Lead) -> Tier {
-    match lead.reach() {
-        Reach::Origin | Reach::Holder => Tier::Main,
-        Reach::Peers => Tier::Hot,
     }
 }

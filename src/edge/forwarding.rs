@@ -11,7 +11,6 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
-use super::Ask;
 use crate::observe::metrics::Source;
 use crate::semantics::forwarded::{self, Believed, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, Told};
 use crate::semantics::without_default_port;
@@ -51,6 +50,31 @@ impl Requester {
     pub(super) fn host(&self) -> Option<&HeaderValue> {
         self.told.as_ref()?.believed.host.as_ref()
     }
+
+    /// Adds the client of a passed request for `host` to the forwarded headers. A peer has done so
+    /// already.
+    pub(super) fn introduce(&self, source: Source, host: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        if source == Source::Peer {
+            return;
+        }
+        match &self.told {
+            Some(told) => forwarded::append(headers, told.connection, self.scheme(), host),
+            None => forwarded::replace(headers, self.client, self.scheme(), host),
+        }
+    }
+
+    /// Adds the client that leads a fill to the forwarded headers. `request` holds the headers of
+    /// its request; a peer's request names the client already.
+    pub(super) fn introduce_leader(&self, source: Source, request: &HeaderMap, headers: &mut HeaderMap) {
+        if source == Source::Peer || self.told.is_some() {
+            for line in request.get_all(FORWARDED_FOR) {
+                headers.append(FORWARDED_FOR, line.clone());
+            }
+        }
+        if source == Source::Client {
+            forwarded::append_client(headers, self.told.as_ref().map_or(self.client, |told| told.connection));
+        }
+    }
 }
 
 impl Forwarding {
@@ -79,7 +103,7 @@ impl Forwarding {
         Requester { client: believed.client, told: Some(Box::new(ByProxy { connection, believed })) }
     }
 
-    /// Returns the address of the client if its request [shares](Self::shares) responses. For
+    /// Returns the address of the client if its request shares responses. For
     /// requests without Forwarded.
     pub(super) fn sharing_client(
         &self,
@@ -99,14 +123,15 @@ impl Forwarding {
         self.is_default(scheme.as_ref().unwrap_or(&HTTP), other.as_ref(), Some(host)).then_some(client)
     }
 
-    /// Returns true if the response to a fill also answers this request: its scheme and host are
-    /// those that fills send to the origin.
-    pub(super) fn shares(&self, ask: &Ask) -> bool {
-        if ask.source == Source::Peer || self.plain {
-            return true;
-        }
-        let own = ask.own_host();
-        self.is_default(ask.requester.scheme(), ask.requester.host(), own.as_ref().map(HeaderValue::as_bytes))
+    /// Returns true if no proxy is trusted and clients may use any host: then every request
+    /// shares responses.
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Returns true if a request is for the site that fills request; `own` is its own host.
+    pub(super) fn is_site_of_fills(&self, requester: &Requester, own: Option<&[u8]>) -> bool {
+        self.is_default(requester.scheme(), requester.host(), own)
     }
 
     /// Returns true if a request with `scheme` is for the site that fills request. `told` is the
@@ -117,32 +142,6 @@ impl Forwarding {
         let port = if self.scheme == HTTP { "80" } else { "443" };
         scheme.as_bytes().eq_ignore_ascii_case(self.scheme.as_bytes())
             && told.map(|host| bare(host, port)) == default.map(|host| bare(host, port))
-    }
-
-    /// Adds the client of a passed request to the forwarded headers. A peer has done so already.
-    pub(super) fn introduce(ask: &Ask, headers: &mut HeaderMap) {
-        if ask.source == Source::Peer {
-            return;
-        }
-        let (scheme, host) = (ask.requester.scheme(), ask.host());
-        match &ask.requester.told {
-            Some(told) => forwarded::append(headers, told.connection, scheme, host.as_ref()),
-            None => forwarded::replace(headers, ask.requester.client, scheme, host.as_ref()),
-        }
-    }
-
-    /// Adds the client that leads a fill to the forwarded headers. `request` holds the headers of
-    /// its request; a peer's request names the client already.
-    pub(super) fn introduce_leader(ask: &Ask, request: &HeaderMap, headers: &mut HeaderMap) {
-        let told = ask.requester.told.as_ref();
-        if ask.source == Source::Peer || told.is_some() {
-            for line in request.get_all(FORWARDED_FOR) {
-                headers.append(FORWARDED_FOR, line.clone());
-            }
-        }
-        if ask.source == Source::Client {
-            forwarded::append_client(headers, told.map_or(ask.requester.client, |told| told.connection));
-        }
     }
 
     /// Adds the site to a request to the origin, unless it has one: in a fill.

@@ -9,52 +9,28 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::{Request, Response};
 
-use super::Edge;
+use super::peering::Peering;
 use crate::body::Body;
 use crate::body::informational::{Acknowledgement, Relay};
 use crate::cluster::view::State;
 use crate::error::Error;
 use crate::flight::Provider;
 
-/// The number of requests to peers that pay for one hedge: hedges add at most 5 % to the requests.
-const PRICE: u32 = 20;
-/// The most that is saved: enough for 64 hedges at once.
-const MOST: u32 = 64 * PRICE;
-
-/// The budget for hedges, in requests.
-pub(super) struct Hedges(AtomicU32);
-
-impl Hedges {
-    pub(super) fn new() -> Self {
-        Self(AtomicU32::new(MOST))
-    }
-
-    pub(super) fn earn(&self) {
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| (saved < MOST).then_some(saved + 1));
-    }
-
-    /// Pays for one hedge. Returns true if the budget was large enough.
-    fn spend(&self) -> bool {
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(PRICE)).is_ok()
-    }
-}
-
-impl Edge {
+impl Peering {
     /// Returns the response of a peer, unless the peer is given up first. Informational responses
     /// go by `relay`.
-    pub(super) async fn ask_unless_lost(
+    pub(super) async fn ask(
         &self,
         peer: &Arc<str>,
         mut request: Request<Body>,
         relay: Option<&Relay>,
     ) -> Result<Response<Body>, Error> {
-        self.hedges.earn();
+        self.hedge_budget.earn();
         let acknowledged = Acknowledgement::of(&mut request, relay);
-        let answer = self.unless_given_up(peer, Some(&acknowledged), pin!(self.peers.ask(peer, request))).await?;
+        let answer = self.unless_given_up(peer, Some(&acknowledged), pin!(self.client.ask(peer, request))).await?;
         if let Some(health) = self.membership.view().peer(peer).filter(|_| answer.is_ok()) {
             health.note_acknowledged();
         }
@@ -96,7 +72,7 @@ impl Edge {
             }
             let view = self.membership.view();
             let is_stuck = || acknowledged.is_some() && view.peer(peer).is_some_and(|peer| peer.is_stuck());
-            if view.has_lost(peer) || is_stuck() || self.hedges.spend() {
+            if view.has_lost(peer) || is_stuck() || self.hedge_budget.spend() {
                 return;
             }
             tokio::time::sleep(self.probe_interval).await;
@@ -119,7 +95,7 @@ impl Edge {
             let answered_before = *answered_before.get_or_insert_with(|| health.answered_pings());
             // Unless another request that waits for this peer is pinging it already.
             if let Some(ping) = health.ping() {
-                if Box::pin(self.question(peer, self.probe_interval * 2)).await.is_err() {
+                if Box::pin(self.probe(peer, self.probe_interval * 2)).await.is_err() {
                     return self.membership.note_overdue(&health);
                 }
                 ping.answered();
@@ -130,22 +106,5 @@ impl Edge {
                 _ => {}
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hedges_stay_within_their_budget() {
-        let hedges = Hedges::new();
-        let spent = (0..1000).filter(|_| hedges.spend()).count();
-        assert_eq!(spent, 64);
-        let spent = (0..1000).filter(|_| {
-            hedges.earn();
-            hedges.spend()
-        });
-        assert_eq!(spent.count(), 1000 / PRICE as usize);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::Forwarding;
+use super::forwarding::Forwarding;
 use crate::key::AssetKey;
 use crate::semantics::digest::Expected;
 use crate::semantics::hint::FileType;

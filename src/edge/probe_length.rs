@@ -7,7 +7,7 @@ use http::StatusCode;
 use http_body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::Edge;
+use super::cache::Cache;
 use crate::body::{Body, next_data};
 use crate::error::Error;
 use crate::semantics::storing::Verdict;
@@ -24,30 +24,28 @@ pub(super) fn may_outgrow(parts: &http::response::Parts, length: Option<u64>) ->
     length.is_none() && parts.status != StatusCode::OK && parts.extensions.get::<Unframed>().is_none()
 }
 
-impl Edge {
-    /// Reads up to one chunk of a body that [may outgrow](may_outgrow) the memory for it and that
-    /// others may share. If that is the whole body, and it arrives in time, the returned body has a
-    /// length.
-    pub(super) async fn measured(
-        &self,
-        verdict: Verdict,
-        parts: &http::response::Parts,
-        mut body: Body,
-    ) -> Result<Body, Error> {
-        let alone = matches!(verdict, Verdict::Pass(_)) || !may_outgrow(parts, body.size_hint().exact());
-        let Some(room) = Some(CHUNK as u64).filter(|_| !alone).and_then(|chunk| self.budget.charge(chunk)) else {
-            return Ok(body);
+/// Reads up to one chunk of a body that [may outgrow](may_outgrow) the memory for it and that
+/// others may share. If that is the whole body, and it arrives in time, the returned body has a
+/// length.
+pub(super) async fn measured(
+    cache: &Cache,
+    verdict: Verdict,
+    parts: &http::response::Parts,
+    mut body: Body,
+) -> Result<Body, Error> {
+    let alone = matches!(verdict, Verdict::Pass(_)) || !may_outgrow(parts, body.size_hint().exact());
+    let Some(room) = Some(CHUNK as u64).filter(|_| !alone).and_then(|chunk| cache.budget.charge(chunk)) else {
+        return Ok(body);
+    };
+    let (mut came, deadline) = (BytesMut::new(), Instant::now() + PATIENCE);
+    while came.len() < CHUNK
+        && let Ok(data) = timeout_at(deadline, next_data(&mut body)).await
+    {
+        let Some(data) = data else {
+            body = Body::empty();
+            break;
         };
-        let (mut came, deadline) = (BytesMut::new(), Instant::now() + PATIENCE);
-        while came.len() < CHUNK
-            && let Ok(data) = timeout_at(deadline, next_data(&mut body)).await
-        {
-            let Some(data) = data else {
-                body = Body::empty();
-                break;
-            };
-            came.extend_from_slice(&data?);
-        }
-        Ok(Body::chain([Body::charged(came.freeze().into(), room), body]))
+        came.extend_from_slice(&data?);
     }
+    Ok(Body::chain([Body::charged(came.freeze().into(), room), body]))
 }

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::Edge;
-use super::fetch::{asked, for_all};
-use super::fill::Order;
-use super::ingest::Ingest;
+use super::fetch::{Fetcher, asked, for_all};
+use super::filler::Filler;
+use super::landing::Ingest;
+use super::order::Order;
+use super::rank::higher_ranked;
+use super::verify::proof_for;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
 use crate::body::{Body, Place, Resume};
@@ -27,56 +29,55 @@ use crate::store::entry::Head;
 use crate::store::tiers::Found;
 use crate::upstream::Unframed;
 
-impl Edge {
-    /// Returns the function by which a reader of `client` resumes after it has fallen out of the
-    /// window.
-    pub(super) fn resume(
-        self: &Arc<Self>,
-        key: AssetKey,
-        head: Arc<Head>,
-        order: Arc<Order>,
-        client: Option<IpAddr>,
-    ) -> Resume {
-        let edge = Arc::clone(self);
-        Arc::new(move |place| {
-            let (edge, key, head, order) = (Arc::clone(&edge), key.clone(), Arc::clone(&head), Arc::clone(&order));
-            Box::pin(async move { edge.follow(&key, &head, &order, client, place).await })
-        })
-    }
+/// Returns the function by which a reader of `client` resumes after it has fallen out of the
+/// window.
+pub(super) fn resume_reader(
+    fetcher: &Arc<Fetcher>,
+    key: AssetKey,
+    head: Arc<Head>,
+    order: Arc<Order>,
+    client: Option<IpAddr>,
+) -> Resume {
+    let fetcher = Arc::clone(fetcher);
+    Arc::new(move |place| {
+        let (fetcher, key, head, order) = (Arc::clone(&fetcher), key.clone(), Arc::clone(&head), Arc::clone(&order));
+        Box::pin(async move { follow(&fetcher, &key, &head, &order, client, place).await })
+    })
+}
 
-    /// Returns true if a reader that falls out of the window can resume.
-    pub(super) fn can_follow(order: &Order, headers: &HeaderMap) -> bool {
-        order.name == Name::Proven || strong_tag(headers).is_some()
-    }
+/// Returns true if a reader that falls out of the window can resume.
+pub(super) fn can_resume(order: &Order, headers: &HeaderMap) -> bool {
+    order.name == Name::Proven || strong_tag(headers).is_some()
+}
 
-    /// Requests from the origin the bytes that follow `place`. The request counts for `client`
-    /// until the body has ended, and fails if the client is at its request limit: each such reader
-    /// takes a connection to the origin, for as long as it likes.
-    async fn follow(
-        &self,
-        key: &AssetKey,
-        head: &Head,
-        order: &Order,
-        client: Option<IpAddr>,
-        place: Place,
-    ) -> Result<Body, Error> {
-        if !Self::can_follow(order, &head.headers) {
-            return Err(Error::Outgrown);
-        }
-        let tag = strong_tag(&head.headers);
-        // A part cannot be verified against the digest of the whole, so the whole is requested
-        // again.
-        let proof = self.proof(key, &Provider::Origin, head.facts.status, &head.headers);
-        let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
-        let quota = self.take_quota(client)?;
-        let began = Instant::now();
-        let response = self.ask_origin(request).await?.map(|body| self.counted(&Provider::Origin, began, quota, body));
-        match proof {
-            // The digest is that of the new copy: the copy must begin like the bytes already sent.
-            Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),
-            Some(_) => Err(Error::Outgrown),
-            None => continuation(response, tag, place.at, head),
-        }
+/// Requests from the origin the bytes that follow `place`. The request counts for `client`
+/// until the body has ended, and fails if the client is at its request limit: each such reader
+/// takes a connection to the origin, for as long as it likes.
+async fn follow(
+    fetcher: &Fetcher,
+    key: &AssetKey,
+    head: &Head,
+    order: &Order,
+    client: Option<IpAddr>,
+    place: Place,
+) -> Result<Body, Error> {
+    if !can_resume(order, &head.headers) {
+        return Err(Error::Outgrown);
+    }
+    let tag = strong_tag(&head.headers);
+    // A part cannot be verified against the digest of the whole, so the whole is requested
+    // again.
+    let proof = proof_for(&fetcher.settings.policy.load(), key, &Provider::Origin, head.facts.status, &head.headers);
+    let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
+    let quota = fetcher.quotas.take(client)?;
+    let began = Instant::now();
+    let response =
+        fetcher.ask_origin(request).await?.map(|body| fetcher.counted(&Provider::Origin, began, quota, body));
+    match proof {
+        // The digest is that of the new copy: the copy must begin like the bytes already sent.
+        Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),
+        Some(_) => Err(Error::Outgrown),
+        None => continuation(response, tag, place.at, head),
     }
 }
 
@@ -91,13 +92,18 @@ pub(super) struct Rest {
 
 /// The sources that may have the rest of a body: first the sender, because perhaps only the
 /// connection failed; then the next in rank.
-pub(super) struct Others(VecDeque<Provider>);
+pub(super) struct Sources(VecDeque<Provider>);
 
-impl Edge {
+impl Filler {
     /// Returns the sources that can resume a fill which `first` began.
-    pub(super) fn others(&self, lead: &Lead, first: &Provider) -> Others {
-        let rank = || self.before_this_edge(lead.key()).into_iter().map(Provider::Peer).filter(|it| it != first);
-        Others(match lead.reach() {
+    pub(super) fn sources(&self, lead: &Lead, first: &Provider) -> Sources {
+        let rank = || {
+            higher_ranked(&self.peering, &self.cache.store, lead.key())
+                .into_iter()
+                .map(Provider::Peer)
+                .filter(|it| it != first)
+        };
+        Sources(match lead.reach() {
             Reach::Peers => std::iter::once(first.clone()).chain(rank()).chain([Provider::Origin]).collect(),
             // A peer's request may be waiting for this flight, so it must not wait for a peer.
             Reach::Origin => VecDeque::from([Provider::Origin]),
@@ -108,36 +114,36 @@ impl Edge {
     /// Returns the rest of a body that broke off. `None` if no source has one that is certain to be
     /// of the same representation. An error response ends the search, because the next in rank
     /// would give the same.
-    pub(super) async fn go_on(
-        self: &Arc<Self>,
+    pub(super) async fn resume_fill(
+        &self,
         lead: &mut Lead,
         order: &Order,
-        intake: &Ingest,
-        others: &mut Others,
+        ingest: &Ingest,
+        sources: &mut Sources,
         broken: Body,
     ) -> Option<Rest> {
-        let (expected, proof) = (intake.proof(), broken.into_proof());
-        if !Self::can_go_on(order, intake, expected) || expected == Verification::AtEnd && proof.is_none() {
+        let (expected, proof) = (ingest.proof(), broken.into_proof());
+        if !can_resume_fill(order, ingest, expected) || expected == Verification::AtEnd && proof.is_none() {
             return None;
         }
-        let tag = strong_tag(&intake.head.headers).filter(|_| proof.is_none());
-        while let Some(provider) = others.0.pop_front() {
+        let tag = strong_tag(&ingest.head.headers).filter(|_| proof.is_none());
+        while let Some(provider) = sources.0.pop_front() {
             match &provider {
-                Provider::Peer(peer) if self.membership.view().is_in_doubt(peer) => continue,
+                Provider::Peer(peer) if self.peering.membership.view().is_in_doubt(peer) => continue,
                 Provider::Peer(_) => {}
                 Provider::Origin => {
-                    if let Some(rest) = self.rest_from_here(lead, intake, tag).await {
+                    if let Some(rest) = self.rest_from_here(lead, ingest, tag).await {
                         return Some(Rest { provider: None, body: prove_on(rest, proof), forbidden: None });
                     }
                 }
             }
             let began = Instant::now();
-            let Some(response) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
+            let Some(response) = self.ask_for_rest(&provider, lead.key(), order, tag, ingest.came).await else {
                 continue;
             };
             let has_it = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
             let forbidden = self.forbidden_by(order, response.headers());
-            if let (true, Ok(rest)) = (has_it, continuation(response, tag, intake.came, &intake.head)) {
+            if let (true, Ok(rest)) = (has_it, continuation(response, tag, ingest.came, &ingest.head)) {
                 return Some(Rest { provider: Some(provider), body: prove_on(rest, proof), forbidden });
             }
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
@@ -152,7 +158,7 @@ impl Edge {
     /// `private`. The freshness is that of the first response.
     fn forbidden_by(&self, order: &Order, headers: &HeaderMap) -> Option<Refusal> {
         // The freshness of a proven name does not matter.
-        let case = self.policy.load().case(Name::Proven, order.credentials, Personal::Absent);
+        let case = self.settings.policy.load().case(Name::Proven, order.credentials, Personal::Absent);
         match storing::verdict(case, StatusCode::OK, headers, Duration::ZERO) {
             Verdict::Store(_) => None,
             Verdict::Share(refusal) | Verdict::Pass(refusal) => Some(refusal),
@@ -161,46 +167,22 @@ impl Edge {
 
     /// Returns the rest from this edge itself: as it is next in rank, peers may have made it fetch
     /// the same.
-    async fn rest_from_here(&self, lead: &mut Lead, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
-        if let Found::Here(_, stored) = self.store.find(lead.key())
-            && is_same(&intake.head, tag, &stored.fields().unpack(), Some(stored.len()))
+    async fn rest_from_here(&self, lead: &mut Lead, ingest: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
+        if let Found::Here(_, stored) = self.cache.store.find(lead.key())
+            && is_same(&ingest.head, tag, &stored.fields().unpack(), Some(stored.len()))
         {
             let len = stored.len();
-            return Some(Body::stored(stored, intake.came, len));
+            return Some(Body::stored(stored, ingest.came, len));
         }
-        if intake.extent == Extent::Window {
+        if ingest.extent == Extent::Window {
             return None;
         }
         let flight = lead.go_to_origin()?;
-        Self::rest_of(&flight, intake, tag).await
-    }
-
-    /// Returns the rest of a body from another flight.
-    async fn rest_of(flight: &Arc<Flight>, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
-        let mut reader = Reader::new(Arc::clone(&flight.body));
-        let Outcome::Streaming(Streaming { head, room, .. }) = flight.outcome().await else {
-            return None;
-        };
-        if !is_same(&intake.head, tag, &head.headers, head.length) {
-            return None;
-        }
-        reader.narrow(intake.came, head.length);
-        // The other flight has the same known length, so no reader can fall out of it.
-        Some(Body::flight(reader, Arc::clone(room), None, None))
-    }
-
-    /// Returns true if the bytes of another source are certain to be of the same representation. A
-    /// strong validator of a 200 or the digest in the name proves it; so does a hashed name if no
-    /// byte has arrived yet.
-    pub(super) fn can_go_on(order: &Order, intake: &Ingest, proof: Verification) -> bool {
-        let Head { facts, headers, length, .. } = &*intake.head;
-        let is_validated = facts.status == StatusCode::OK && strong_tag(headers).is_some();
-        let is_named = order.name == Name::Proven && (proof == Verification::AtEnd || intake.came == 0);
-        (is_validated || is_named) && length.is_some()
+        rest_of(&flight, ingest, tag).await
     }
 
     async fn ask_for_rest(
-        self: &Arc<Self>,
+        &self,
         provider: &Provider,
         key: &AssetKey,
         order: &Order,
@@ -209,10 +191,34 @@ impl Edge {
     ) -> Option<Response<Body>> {
         let request = for_rest(key, order, tag, at);
         match provider {
-            Provider::Origin => self.ask_origin(request).await.ok(),
-            Provider::Peer(peer) => Some(self.ask_peer(Arc::clone(peer), request, None).await?.response),
+            Provider::Origin => self.fetcher.ask_origin(request).await.ok(),
+            Provider::Peer(peer) => Some(self.fetcher.ask_peer(Arc::clone(peer), request, None).await?.response),
         }
     }
+}
+
+/// Returns the rest of a body from another flight.
+async fn rest_of(flight: &Arc<Flight>, ingest: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
+    let mut reader = Reader::new(Arc::clone(&flight.body));
+    let Outcome::Streaming(Streaming { head, room, .. }) = flight.outcome().await else {
+        return None;
+    };
+    if !is_same(&ingest.head, tag, &head.headers, head.length) {
+        return None;
+    }
+    reader.narrow(ingest.came, head.length);
+    // The other flight has the same known length, so no reader can fall out of it.
+    Some(Body::flight(reader, Arc::clone(room), None, None))
+}
+
+/// Returns true if the bytes of another source are certain to be of the same representation. A
+/// strong validator of a 200 or the digest in the name proves it; so does a hashed name if no
+/// byte has arrived yet.
+pub(super) fn can_resume_fill(order: &Order, ingest: &Ingest, proof: Verification) -> bool {
+    let Head { facts, headers, length, .. } = &*ingest.head;
+    let is_validated = facts.status == StatusCode::OK && strong_tag(headers).is_some();
+    let is_named = order.name == Name::Proven && (proof == Verification::AtEnd || ingest.came == 0);
+    (is_validated || is_named) && length.is_some()
 }
 
 /// Returns a request for the bytes from `at` on, if the representation still has `tag`.

@@ -4,9 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
-use super::Edge;
-use super::fill::{Order, tier};
-use super::ingest::withhold;
+use super::cache::Cache;
+use super::filler::Filler;
+use super::landing::withhold;
+use super::order::{Order, tier};
 use crate::error::Error;
 use crate::flight::{Joining, Lead, Outcome, Provider, Reach, Reused, Why};
 use crate::key::AssetKey;
@@ -17,13 +18,13 @@ use crate::store::entry::Stored;
 use crate::store::metadata::{Metadata, Validated};
 use crate::store::tiers::Found;
 
-impl Edge {
-    /// Returns true for a 304 that does not match the stored response.
-    pub(super) fn is_of_another(order: &Order, parts: &http::response::Parts) -> bool {
-        let selects = |stored: &Stored| validation::selects(&stored.fields().unpack(), &parts.headers);
-        parts.status == StatusCode::NOT_MODIFIED && !order.stale.as_ref().is_some_and(selects)
-    }
+/// Returns true for a 304 that does not match the stored response.
+pub(super) fn is_of_another(order: &Order, parts: &http::response::Parts) -> bool {
+    let selects = |stored: &Stored| validation::selects(&stored.fields().unpack(), &parts.headers);
+    parts.status == StatusCode::NOT_MODIFIED && !order.stale.as_ref().is_some_and(selects)
+}
 
+impl Filler {
     /// Returns the outcome of a flight that needs no body: a 304 validates the stored response, and
     /// an error may be worse than a stale response.
     pub(super) fn without_body(
@@ -59,56 +60,56 @@ impl Edge {
             // The headers may be for this client alone.
             return reused(stored, why);
         }
-        let case = self.policy.load().case(order.name, Credentials::None, order.personal);
+        let case = self.settings.policy.load().case(order.name, Credentials::None, order.personal);
         let renewed = renewed(case, stored.facts(), &stored.fields().unpack(), &parts.headers, asked);
-        match renewed.and_then(|head| self.with(lead.key(), stored, head)) {
+        match renewed.and_then(|head| with_head(&self.cache, lead.key(), stored, head)) {
             Ok(fresh) => {
-                self.keep(lead, tier(lead), lead.key(), fresh.clone());
+                self.cache.insert(lead, tier(lead), lead.key(), fresh.clone());
                 reused(&fresh, why)
             }
             Err(refusal) => {
-                self.store.remove(lead.key());
+                self.cache.store.remove(lead.key());
                 Outcome::Pass(refusal)
             }
         }
     }
+}
 
-    /// Updates or removes a stored response to GET, according to a 200 to HEAD (RFC 9111 §4.3.5).
-    pub(super) fn learn(&self, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
-        // A flight that is under way is left alone. A lead makes concurrent purges visible here.
-        let Joining::Lead(lead) = self.flights.join(key, Reach::Origin, Credentials::None) else {
-            return;
-        };
-        self.learn_of(&lead, case, answer, asked);
-        lead.settle(Outcome::Landed);
-    }
+/// Updates or removes a stored response to GET, according to a 200 to HEAD (RFC 9111 §4.3.5).
+pub(super) fn learn(cache: &Cache, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
+    // A flight that is under way is left alone. A lead makes concurrent purges visible here.
+    let Joining::Lead(lead) = cache.flights.join(key, Reach::Origin, Credentials::None) else {
+        return;
+    };
+    learn_of(cache, &lead, case, answer, asked);
+    lead.settle(Outcome::Landed);
+}
 
-    fn learn_of(&self, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
-        let key = lead.key();
-        let Found::Here(tier, stored) = self.store.find(key) else {
-            return;
-        };
-        let known = stored.fields().unpack();
-        let agrees = case.name != Name::Proven && validation::agrees(&known, answer);
-        let renewed = renewed(case, stored.facts(), &known, answer, asked);
-        match renewed.and_then(|head| self.with(key, &stored, head)) {
-            Ok(fresh) if agrees => self.keep(lead, tier, key, fresh),
-            _ => self.store.remove(key),
-        }
+fn learn_of(cache: &Cache, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
+    let key = lead.key();
+    let Found::Here(tier, stored) = cache.store.find(key) else {
+        return;
+    };
+    let known = stored.fields().unpack();
+    let agrees = case.name != Name::Proven && validation::agrees(&known, answer);
+    let renewed = renewed(case, stored.facts(), &known, answer, asked);
+    match renewed.and_then(|head| with_head(cache, key, &stored, head)) {
+        Ok(fresh) if agrees => cache.insert(lead, tier, key, fresh),
+        _ => cache.store.remove(key),
     }
+}
 
-    /// Returns the stored response under a new head, with a charge of its own.
-    fn with(
-        &self,
-        key: &AssetKey,
-        stored: &Stored,
-        (facts, headers): (Metadata, HeaderMap),
-    ) -> Result<Stored, Refusal> {
-        let head = self.store.pack(facts, &headers, stored.len());
-        let weight = Stored::weight_of(key, &head, stored.len());
-        let charge = self.budget.charge(weight).ok_or(Refusal::NoRoom)?;
-        Ok(stored.renewed(key, head, charge))
-    }
+/// Returns the stored response under a new head, with a charge of its own.
+fn with_head(
+    cache: &Cache,
+    key: &AssetKey,
+    stored: &Stored,
+    (facts, headers): (Metadata, HeaderMap),
+) -> Result<Stored, Refusal> {
+    let head = cache.store.pack(facts, &headers, stored.len());
+    let weight = Stored::weight_of(key, &head, stored.len());
+    let charge = cache.budget.charge(weight).ok_or(Refusal::NoRoom)?;
+    Ok(stored.renewed(key, head, charge))
 }
 
 /// Returns the metadata and headers of a stored response after `answer` has confirmed it: its
@@ -141,7 +142,7 @@ fn renewed(
 
 /// Rejects a response that must be validated each time and replaces one (`stale`) that was never
 /// validated: it will change each time, and a validation would be wasted.
-pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -> Verdict {
+pub(super) fn reject_changing(verdict: Verdict, age: Duration, stale: Option<&Stored>) -> Verdict {
     let changing = stale.is_some_and(|stale| stale.facts().validated == Validated::Never);
     match verdict {
         Verdict::Store(lifetime) if changing && freshness::must_be_validated(lifetime, age) => {

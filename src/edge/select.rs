@@ -6,10 +6,10 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use super::Ask;
 use super::multipart::{Multipart, content_range, text};
+use super::request::Ask;
+use super::request_class::RequestClass;
 use crate::body::Body;
-use crate::edge::request_class::RequestClass;
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
 use crate::semantics::range::{self, Ranged, Span};
@@ -17,7 +17,7 @@ use crate::semantics::range::{self, Ranged, Span};
 /// The part of a response that a request gets.
 pub(super) enum Selection {
     Whole,
-    Role(Span),
+    Part(Span),
     /// Several spans, as multipart/byteranges.
     Parts(Multipart),
     Nothing,
@@ -80,7 +80,7 @@ pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<
             let headers = response.headers_mut();
             headers.insert(CONTENT_LENGTH, (span.end - span.first).into());
             headers.insert(CONTENT_RANGE, text(content_range(span, length)));
-            Selection::Role(span)
+            Selection::Part(span)
         }
         Ranged::Parts(spans) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;

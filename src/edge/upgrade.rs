@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
-use super::Ask;
+use super::request::Ask;
 use crate::body::Body;
 use crate::observe::metrics::Source;
 use crate::semantics::upgrade;

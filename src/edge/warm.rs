@@ -7,25 +7,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::Edge;
-use super::admission::Landed;
-use super::fill::{Leading, Order};
+use super::admission::Attempt;
+use super::filler::Filler;
+use super::key_list::WANTED;
+use super::order::{Leading, Order};
+use super::parts::Edge;
 use super::probe::for_this_hop;
 use crate::body::next_data;
-use crate::cluster::ring::Ring;
 use crate::error::Error;
 use crate::flight::{Joining, Outcome, Reach};
 use crate::key::AssetKey;
 use crate::semantics::storing::Credentials;
 use crate::store::tiers::Tier;
-
-/// The header of a request for this hop that asks a peer for a list: the keys that it holds and
-/// that the edge at this address would own. The response has a line for each path: the number of
-/// uses, and the path.
-pub(super) const WANTED: HeaderName = HeaderName::from_static("peerage-wanted");
 
 /// The number of keys that are pulled at a time.
 const AT_ONCE: usize = 16;
@@ -50,11 +46,11 @@ struct Pulled {
 impl Edge {
     /// Pulls the keys that this edge owns and peers hold, the most requested first, for at most
     /// `patience`.
-    pub(crate) async fn warm_up(self: &Arc<Self>, patience: Duration) {
+    pub(crate) async fn warm_up(&self, patience: Duration) {
         let began = Instant::now();
         let pulled = Pulled::default();
         let ended = tokio::time::timeout(patience, async {
-            self.membership.joined().await;
+            self.peering.membership.joined().await;
             let wanted = self.wanted_of_all().await;
             tracing::info!(keys = wanted.len(), "warm-up started, pulling the most requested keys from peers");
             let pull =
@@ -66,7 +62,7 @@ impl Edge {
         });
         let ended = if ended.await.is_ok() { "all keys tried" } else { "cluster.warm_time elapsed" };
         let keys = pulled.keys.load(Ordering::Relaxed);
-        let (bytes, ..) = self.store.figures(Tier::Main);
+        let (bytes, ..) = self.cache.store.figures(Tier::Main);
         tracing::info!(keys, bytes, seconds = began.elapsed().as_secs_f32(), ended, "warm-up finished");
     }
 
@@ -74,14 +70,14 @@ impl Edge {
         loop {
             tokio::time::sleep(PROGRESS).await;
             let (keys, tried) = (pulled.keys.load(Ordering::Relaxed), pulled.tried.load(Ordering::Relaxed));
-            tracing::info!(keys, tried, of, bytes = self.store.figures(Tier::Main).0, "warm-up in progress");
+            tracing::info!(keys, tried, of, bytes = self.cache.store.figures(Tier::Main).0, "warm-up in progress");
         }
     }
 
     /// Returns every key that a peer holds and this edge owns, with one peer that holds it; the
     /// most requested first.
     async fn wanted_of_all(&self) -> Vec<(AssetKey, Arc<str>)> {
-        let peers = self.membership.reachable();
+        let peers = self.peering.membership.reachable();
         let asking = peers.into_iter().map(|peer| async move { (self.wanted_of(&peer).await, peer) });
         let mut lists = stream::iter(asking).buffer_unordered(LISTS);
         let mut wanted: HashMap<AssetKey, (u64, Arc<str>)> = HashMap::new();
@@ -94,20 +90,21 @@ impl Edge {
         wanted.sort_unstable_by(|(a, (uses, _)), (b, (others, _))| {
             others.cmp(uses).then_with(|| a.as_str().cmp(b.as_str()))
         });
-        wanted.truncate(self.warm_keys);
+        wanted.truncate(self.key_list.most);
         wanted.into_iter().map(|(key, (_, holder))| (key, holder)).collect()
     }
 
     async fn wanted_of(&self, peer: &str) -> Option<Vec<(u32, AssetKey)>> {
         let mut request = for_this_hop();
-        request
-            .headers_mut()
-            .insert(WANTED, HeaderValue::from_str(self.membership.own()).expect("an address is a header value"));
+        request.headers_mut().insert(
+            WANTED,
+            HeaderValue::from_str(self.peering.membership.own()).expect("an address is a header value"),
+        );
         let list = tokio::time::timeout(LISTING, async {
-            let mut body = self.peers.ask(peer, request).await?.into_body();
+            let mut body = self.peering.client.ask(peer, request).await?.into_body();
             let mut list = Vec::new();
             // The rest of a longer list was used less.
-            while list.len() < self.warm_keys.saturating_mul(LINE)
+            while list.len() < self.key_list.most.saturating_mul(LINE)
                 && let Some(data) = next_data(&mut body).await
             {
                 list.extend_from_slice(&data?);
@@ -126,56 +123,39 @@ impl Edge {
 
     fn wanted_key(&self, line: &str) -> Option<(u32, AssetKey)> {
         let (uses, path) = line.split_once(' ')?;
-        Some((uses.parse().ok()?, AssetKey::parse(path, self.limits.uri).ok()?))
+        Some((uses.parse().ok()?, AssetKey::parse(path, self.settings.limits.uri).ok()?))
     }
 
-    async fn pull(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>, pulled: &Pulled) {
-        let full = self.store.figures(Tier::Main).0 >= self.plan.main / 100 * FULL_PERCENT;
-        if !full && self.take_over(key, holder).await {
+    async fn pull(&self, key: &AssetKey, holder: &Arc<str>, pulled: &Pulled) {
+        let full = self.cache.store.figures(Tier::Main).0 >= self.cache.plan.main / 100 * FULL_PERCENT;
+        if !full && take_over(&self.filler, key, holder).await {
             pulled.keys.fetch_add(1, Ordering::Relaxed);
         }
         pulled.tried.fetch_add(1, Ordering::Relaxed);
     }
+}
 
-    /// Pulls a key from its holder. Returns true if it was stored.
-    async fn take_over(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>) -> bool {
-        let order = Order::of_this_edge(self.policy.load().name(key));
-        let Joining::Lead(lead) = self.flights.join(key, Reach::Holder, Credentials::None) else {
-            return false;
-        };
-        if self.has_landed(key, &order) || self.store.has_changed(key) {
-            lead.settle(Outcome::Landed);
-            return false;
-        }
-        let Some(arrival) = self.ask_holder(Arc::clone(holder), key, &order).await else {
-            lead.fail(Error::NotCached);
-            return false;
-        };
-        // No request leads this flight.
-        let (first, _) = oneshot::channel();
-        match self.receive(Leading { lead, first }, &order, arrival).await {
-            Landed::Done => self.has_landed(key, &order),
-            Landed::Broken(Leading { lead, .. }, error) => {
-                lead.fail(error);
-                false
-            }
-        }
+/// Pulls a key from its holder. Returns true if it was stored.
+async fn take_over(filler: &Arc<Filler>, key: &AssetKey, holder: &Arc<str>) -> bool {
+    let order = Order::of_this_edge(filler.settings.policy.load().name(key));
+    let Joining::Lead(lead) = filler.cache.flights.join(key, Reach::Holder, Credentials::None) else {
+        return false;
+    };
+    if filler.has_landed(key, &order) || filler.cache.store.has_changed(key) {
+        lead.settle(Outcome::Landed);
+        return false;
     }
-
-    /// Returns the list of stored keys that the edge at `address` would own, the most used first.
-    pub(super) async fn list_wanted(self: &Arc<Self>, address: &HeaderValue) -> Option<String> {
-        let address = address.to_str().ok()?.to_owned();
-        let edge = Arc::clone(self);
-        // The listing walks over the whole store, so one runs at a time.
-        let _turn = self.listing.acquire().await.ok()?;
-        let list = tokio::task::spawn_blocking(move || {
-            let view = edge.membership.view();
-            let members = view.ring.members().iter().map(|member| &**member.name());
-            let ring = Ring::new(members.chain([&*address]));
-            let owned = |hash| ring.owner(hash).is_some_and(|owner| **owner.name() == *address);
-            let wanted = edge.store.most_used(edge.warm_keys, owned);
-            wanted.into_iter().map(|(uses, name)| format!("{uses} {name}\n")).collect()
-        });
-        list.await.ok()
+    let Some(arrival) = filler.ask_holder(Arc::clone(holder), key, &order).await else {
+        lead.fail(Error::NotCached);
+        return false;
+    };
+    // No request leads this flight.
+    let (leader, _) = oneshot::channel();
+    match filler.receive(Leading { lead, leader }, &order, arrival).await {
+        Attempt::Done => filler.has_landed(key, &order),
+        Attempt::Unusable(Leading { lead, .. }, error) => {
+            lead.fail(error);
+            false
+        }
     }
 }

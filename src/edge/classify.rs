@@ -1,0 +1,48 @@
+//! The classes of a request, by its headers: which of them a fill sends, and how its response is
+//! judged.
+
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderName};
+
+use super::request::Ask;
+use super::settings::Settings;
+use crate::observe::metrics::Source;
+use crate::semantics::cache_control::CacheControl;
+use crate::semantics::freshness;
+use crate::semantics::request_fields::{Also, Class, Kind};
+use crate::semantics::storing::{Case, Credentials, Personal};
+use crate::store::entry::Stored;
+use crate::store::tiers::Store;
+
+/// Returns the case by which the response to `ask` is judged.
+pub(super) fn case(settings: &Settings, store: &Store, ask: &Ask) -> Case {
+    let policy = settings.policy.load();
+    let is_personal = ask.headers.contains_key(COOKIE) || kind(settings, store, ask) == Kind::Unknown;
+    let personal = if is_personal { Personal::Sent } else { Personal::Absent };
+    policy.case(policy.name(&ask.key), Credentials::of(&ask.headers), personal)
+}
+
+/// Returns the kind of a request, by its headers and the known Vary of its asset.
+pub(super) fn kind(settings: &Settings, store: &Store, ask: &Ask) -> Kind {
+    let vary = known_vary(store, ask);
+    Kind::of(&ask.headers, &Also { forward: &settings.policy.load().forward, vary: &vary })
+}
+
+/// Returns the request headers that the Vary of an asset is known to name, here or at the
+/// requesting peer: of the headers that fills usually drop, a peer sends only those.
+pub(super) fn known_vary(store: &Store, ask: &Ask) -> Vec<HeaderName> {
+    let known = store.varies_by(&ask.key);
+    let known = known.as_deref().unwrap_or_default();
+    let sorted = |name: &&HeaderName| matches!(Class::of(name), Class::Inert | Class::Unknown);
+    let sent = ask.headers.keys().filter(|_| ask.source == Source::Peer).filter(sorted);
+    known.iter().chain(sent).cloned().collect()
+}
+
+/// Returns true for a stored error or redirect to which the origin gave no lifetime.
+pub(super) fn is_silent_error(stored: &Stored) -> bool {
+    !stored.facts().status.is_success() && states_no_lifetime(&stored.fields().unpack())
+}
+
+pub(super) fn states_no_lifetime(headers: &HeaderMap) -> bool {
+    freshness::explicit_lifetime(headers, CacheControl::of(headers)).is_none()
+}

@@ -1,0 +1,152 @@
+//! The lookup of a GET or HEAD in the store, and its path from there.
+
+use http::Method;
+
+use super::classify::{is_silent_error, kind};
+use super::coalesce::Coalesced;
+use super::parts::Edge;
+use super::request::{Answer, Ask, head_size};
+use super::request_class::RequestClass;
+use super::respond::{answer_not_cached, answer_stale, answer_stored, refuse};
+use super::settings::Settings;
+use crate::error::Error;
+use crate::semantics::cache_control::RequestControl;
+use crate::semantics::cache_status::Handled;
+use crate::semantics::forward;
+use crate::semantics::freshness::{self, Reuse};
+use crate::semantics::request_fields::Kind;
+use crate::semantics::storing::{Credentials, Name};
+use crate::store::entry::Stored;
+use crate::store::tiers::Found;
+
+/// A head above this size, in bytes, counts in `cache.memory` while its request waits.
+const LARGE_HEAD: usize = 4 * 1024;
+/// The connection and the header map hold a head about once each.
+const COPIES_OF_HEAD: u64 = 2;
+
+/// The path of a request that the store does not answer.
+pub(super) enum Route {
+    /// To the flight of the asset, with the stored response that must be validated.
+    Coalesce(Handled, Option<Stored>),
+    Pass(Handled),
+}
+
+impl Edge {
+    /// Answers a GET or HEAD from the store, or by another path. Those paths are boxed, so that the
+    /// future of a hit is small and cheap to move.
+    pub(super) async fn get(&self, mut ask: Ask) -> Answer {
+        match self.look_up(&mut ask) {
+            Ok(answer) => answer,
+            Err(route) => Box::pin(self.go(ask, route)).await,
+        }
+    }
+
+    /// Answers a request from a peer or the origin. A large head counts in `cache.memory` until the
+    /// response begins, because clients decide how many requests wait.
+    pub(super) async fn go(&self, mut ask: Ask, mut route: Route) -> Answer {
+        let size = head_size(&ask.headers);
+        let charged = if size > LARGE_HEAD { COPIES_OF_HEAD * size as u64 } else { 0 };
+        let Some(_until_dropped) = self.cache.budget.charge(charged) else {
+            return refuse(&self.settings, ask.source, ask.method, Ok(ask.key), Error::Overloaded);
+        };
+        loop {
+            let (handled, stale) = match route {
+                Route::Coalesce(handled, stale) => (handled, stale),
+                Route::Pass(handled) => return self.pass(ask, handled).await,
+            };
+            (ask, route) = match self.coalesce(ask, handled, stale).await {
+                Coalesced::Answer(answer) => return answer,
+                Coalesced::Pass(ask) => (ask, Route::Pass(handled)),
+                Coalesced::Again(mut ask) => match self.look_up(&mut ask) {
+                    Ok(answer) => return answer,
+                    Err(route) => (ask, route),
+                },
+            };
+        }
+    }
+
+    /// Answers a request from the store, or returns its further path.
+    fn look_up(&self, ask: &mut Ask) -> Result<Answer, Route> {
+        if !ask.shares(&self.settings.policy.load().forwarding) {
+            return look_elsewhere(&self.settings, ask);
+        }
+        if self.cache.store.has_variants() {
+            // Hop-by-hop headers select no variant.
+            if forward::nominates(&ask.headers) {
+                forward::strip_hop_by_hop(&mut ask.headers);
+            }
+            if let Some(variant) = self.cache.store.select(&ask.key, &ask.headers) {
+                ask.key = variant;
+            }
+        }
+        let directives = match ask.class {
+            RequestClass::Plain => RequestControl::default(),
+            RequestClass::Particular => RequestControl::of(&ask.headers),
+        };
+        let (handled, stale) = match self.cache.store.find(&ask.key) {
+            Found::Here(tier, stored) => {
+                let facts = stored.facts();
+                match freshness::reuse(facts.lifetime, facts.age(ask.now), &directives) {
+                    // The error does not apply to a client that it was not requested for.
+                    Reuse::Fresh
+                        if is_silent_error(&stored) && kind(&self.settings, &self.cache.store, ask) != Kind::Common =>
+                    {
+                        return Err(Route::Pass(Handled::Request));
+                    }
+                    Reuse::Fresh => return Ok(answer_stored(&self.settings, ask, tier, &stored)),
+                    Reuse::Stale => return Ok(answer_stale(&self.settings, ask, &stored)),
+                    Reuse::WhileRevalidate => {
+                        self.validate_behind(ask, &stored);
+                        return Ok(answer_stale(&self.settings, ask, &stored));
+                    }
+                    Reuse::Validate if facts.is_fresh(ask.now) => (Handled::Request, Some(stored)),
+                    Reuse::Validate => (Handled::Stale, Some(stored)),
+                }
+            }
+            Found::Marked => (Handled::Bypass, None),
+            Found::Wrong => {
+                let error =
+                    Error::OriginWrong("not fetched again before cache.wrong_content_ttl has passed".to_owned());
+                return Ok(refuse(&self.settings, ask.source, ask.method.clone(), Ok(ask.key.clone()), error));
+            }
+            Found::Nothing if ask.key.variant().is_some() => (Handled::VaryMiss, None),
+            Found::Nothing => (Handled::UriMiss, None),
+        };
+        if directives.only_if_cached {
+            return Ok(self.answer_held(ask).unwrap_or_else(|| answer_not_cached(&self.settings, ask)));
+        }
+        ask.kind = kind(&self.settings, &self.cache.store, ask);
+        let alone = match ask.kind {
+            Kind::Common => false,
+            Kind::Own => stale.is_none() && self.cache.store.is_marked_own(&ask.key),
+            Kind::Unknown => true,
+        };
+        if alone || handled == Handled::Bypass {
+            return Err(Route::Pass(handled));
+        }
+        // A request with `no-store` must leave nothing stored, and content in a GET has no meaning
+        // that a key could express (RFC 9110 §9.3.1).
+        if directives.no_store || !http_body::Body::is_end_stream(&ask.body) {
+            return Err(Route::Pass(handled));
+        }
+        // HEAD fetches the body only for proven names, which will be requested. With credentials,
+        // HEAD, ranges and conditions pass: a fill would cost a whole fetch each time, and
+        // responses to credentials are rarely shared.
+        let head = ask.method == Method::HEAD;
+        let credentials = Credentials::of(&ask.headers) != Credentials::None;
+        if head && self.settings.policy.load().name(&ask.key) != Name::Proven
+            || credentials && (head || forward::is_selective(&ask.headers))
+        {
+            return Err(Route::Pass(handled));
+        }
+        Err(Route::Coalesce(handled, stale))
+    }
+}
+
+/// Returns the path of a request that shares no response (see [`forwarding`]).
+fn look_elsewhere(settings: &Settings, ask: &Ask) -> Result<Answer, Route> {
+    if RequestControl::of(&ask.headers).only_if_cached {
+        return Ok(answer_not_cached(settings, ask));
+    }
+    Err(Route::Pass(Handled::OtherSite))
+}
