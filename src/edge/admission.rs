@@ -111,7 +111,7 @@ impl Filler {
             parts.status,
             &parts.headers,
         );
-        let found = proof.as_ref().map(Proof::found);
+        let digests = proof.as_ref().map(Proof::found);
         let incoming = match prove(&self.fetcher, &self.cache, incoming, proof, &admitted).await {
             Ok(proven) => proven,
             Err((provider, began, error)) => {
@@ -123,8 +123,8 @@ impl Filler {
             Ok((mut ingest, own)) => {
                 // The leader's client may have left; the same holds for the other `send`.
                 let _ = leader.send(LeaderOnly::Headers(own));
-                ingest.found = found;
-                ingest.certify();
+                ingest.digests = digests;
+                ingest.add_repr_digest();
                 self.ingest(lead, order, ingest, incoming).await;
             }
             Err(refusal) => {
@@ -157,20 +157,27 @@ impl Filler {
             name_by_hash(&self.settings.policy.load(), lead.key(), &mut head.headers);
         }
         let head = Arc::new(head);
-        let fields = head.weight(&key);
+        let header_bytes = head.weight(&key);
         let extent = if kept == Kept::Shared(Refusal::TooLarge) { Extent::Window } else { Extent::Whole };
         // A body of unknown length is charged the minimum of a window, because it may become one.
         let room = match extent {
-            Extent::Whole => self.cache.budget.charge(fields.saturating_add(length.map_or(LEAST_ROOM, in_flight))),
-            Extent::Window => {
-                self.cache.budget.charge(fields + WINDOW).or_else(|| self.cache.budget.charge(fields + LEAST_ROOM))
+            Extent::Whole => {
+                self.cache.budget.charge(header_bytes.saturating_add(length.map_or(LEAST_ROOM, in_flight)))
             }
+            Extent::Window => self
+                .cache
+                .budget
+                .charge(header_bytes + WINDOW)
+                .or_else(|| self.cache.budget.charge(header_bytes + LEAST_ROOM)),
         };
         let room = Room::new(room.ok_or(Refusal::NoRoom)?);
-        let fits = self.cache.store.takes(tier(lead), fields.saturating_add(length.unwrap_or(0)));
+        let fits = self.cache.store.takes(tier(lead), header_bytes.saturating_add(length.unwrap_or(0)));
         let kept = if kept == Kept::Stored && !fits { Kept::Shared(Refusal::TooLarge) } else { kept };
-        let (came, last, alone_since, found) = (0, Bytes::new(), None, None);
-        Ok((Ingest { key, selected, head, kept, room, fields, came, last, extent, alone_since, found }, own))
+        let (received, last, detached_since, digests) = (0, Bytes::new(), None, None);
+        Ok((
+            Ingest { key, selected, head, kept, room, header_bytes, received, last, extent, detached_since, digests },
+            own,
+        ))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE};
-use http::{HeaderMap, HeaderName, Response, Version};
+use http::header::{AUTHORIZATION, CACHE_CONTROL};
+use http::{HeaderMap, Response, Version};
 use tokio::sync::oneshot;
 
 use super::cache::Cache;
@@ -19,20 +19,18 @@ use super::request::{Answer, Ask};
 use super::request_class::RequestClass;
 use super::respond::{Role, Shared, answer_first, answer_flight, answer_reused, answer_stored, refuse};
 use super::settings::Settings;
+use super::sharing::{is_recent_enough, leaders_response_answers, reused_answers, selects};
 use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
-use crate::flight::{Extent, Flight, Joining, Kept, Outcome, Provider, Reach, Reused, Selected, Streaming, Why};
+use crate::flight::{Extent, Flight, Joining, Kept, Outcome, Provider, Reach, Streaming};
 use crate::observe::metrics::Source;
-use crate::semantics::cache_control::RequestControl;
-use crate::semantics::cache_status::{self, Handled};
+use crate::semantics::cache_status::Handled;
 use crate::semantics::forward;
-use crate::semantics::freshness::{self, Reuse};
 use crate::semantics::request_fields::Kind;
 use crate::semantics::storing::{Credentials, Name};
-use crate::semantics::vary::{self, Accepted, Variant, Varies};
+use crate::semantics::vary::Accepted;
 use crate::store::entry::Stored;
-use crate::store::metadata::Metadata;
 use crate::store::tiers::{Found, Store};
 
 /// The result of a request that led or followed a flight.
@@ -95,7 +93,7 @@ impl Edge {
             Joining::Lead(lead) => (Role::Leader, Some(self.filler.start(lead, Arc::clone(&order)))),
         };
         loop {
-            let otherwise = match flight.outcome().await.clone() {
+            let fallback = match flight.outcome().await.clone() {
                 Outcome::Joined(other) => {
                     reader = Reader::new(Arc::clone(&other.body));
                     flight = other;
@@ -112,14 +110,14 @@ impl Edge {
                                 Shared { reader, streaming, order, own },
                             ));
                         }
-                        Err(otherwise) => otherwise,
+                        Err(fallback) => fallback,
                     }
                 }
                 Outcome::Reused(reused) => {
-                    if suits(&ask, &reused) || leader_headers(leader).is_some() {
+                    if reused_answers(&ask, &reused) || leader_headers(leader).is_some() {
                         return Coalesced::Answer(answer_reused(&self.settings, &ask, handled, role, &reused));
                     }
-                    Otherwise::Pass
+                    Fallback::Pass
                 }
                 Outcome::Landed => match self.cache.store.find(&ask.key) {
                     Found::Here(tier, stored) => {
@@ -127,10 +125,10 @@ impl Edge {
                     }
                     // The response was stored and is evicted already: another flight would end the
                     // same way.
-                    _ => Otherwise::Pass,
+                    _ => Fallback::Pass,
                 },
                 Outcome::Pass(refusal) => match leader_response(leader).await {
-                    Some((provider, response)) if answers(&ask, &order, response.headers()) => {
+                    Some((provider, response)) if leaders_response_answers(&ask, &order, response.headers()) => {
                         return Coalesced::Answer(answer_first(
                             &self.settings,
                             &ask,
@@ -142,18 +140,18 @@ impl Edge {
                     }
                     _ => {
                         note_own(&self.settings.policy.load(), &self.cache.store, &ask);
-                        Otherwise::Pass
+                        Fallback::Pass
                     }
                 },
                 // The flight was abandoned just when this request joined it, or its leader was over
                 // its own request limit: neither concerns this client.
-                Outcome::NotAtHand | Outcome::Failed(Error::Abandoned | Error::ClientLimit) => Otherwise::Again,
+                Outcome::NotAtHand | Outcome::Failed(Error::Abandoned | Error::ClientLimit) => Fallback::LookAgain,
                 Outcome::Failed(error) => {
                     return Coalesced::Answer(refuse(&self.settings, ask.source, ask.method, Ok(ask.key), error));
                 }
             };
-            return match (otherwise, ask.tries.checked_sub(1)) {
-                (Otherwise::Again, Some(tries)) => Coalesced::Again(Ask { key: ask.key.asset(), tries, ..ask }),
+            return match (fallback, ask.tries.checked_sub(1)) {
+                (Fallback::LookAgain, Some(tries)) => Coalesced::Again(Ask { key: ask.key.asset(), tries, ..ask }),
                 _ => Coalesced::Pass(ask),
             };
         }
@@ -169,7 +167,7 @@ impl Edge {
         if asks && suits { self.filler.peek(&ask.key, Accepted::of(&ask.headers)) } else { None }
     }
 
-    /// Returns the order of a fill for `ask`, whose hop-by-hop headers are removed already.
+    /// Returns the order of a fill for `ask`. Its hop-by-hop headers must be removed already.
     fn order_of(&self, ask: &Ask, stale: Option<Stored>) -> Order {
         Order::new(&self.settings, &self.cache.store, ask, &ask.headers, stale)
     }
@@ -210,14 +208,14 @@ fn own_headers(
     flight: &Arc<Flight>,
     streaming: &Streaming,
     leader: Option<oneshot::Receiver<LeaderOnly>>,
-) -> Result<HeaderMap, Otherwise> {
+) -> Result<HeaderMap, Fallback> {
     // The flight brings another variant. The Vary is known by now, so the next lookup finds
     // this request's own variant or leads a flight for it.
     if !selects(streaming, &ask.headers) {
         if streaming.kept != Kept::Stored {
             cache.flights.retire(flight);
         }
-        return Err(Otherwise::Again);
+        return Err(Fallback::LookAgain);
     }
     // An error that was requested without a client's own headers does not apply to that client,
     // unless the origin gave it a lifetime.
@@ -226,11 +224,11 @@ fn own_headers(
         !head.facts.status.is_success() && (streaming.kept != Kept::Stored || states_no_lifetime(&head.headers));
     if error && ask.kind != Kind::Common {
         note_own(&settings.policy.load(), &cache.store, ask);
-        return Err(Otherwise::Pass);
+        return Err(Fallback::Pass);
     }
     // A range or condition does not wait for its part of a body that is only a window.
     if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) {
-        return Err(Otherwise::Pass);
+        return Err(Fallback::Pass);
     }
     if let Some(own) = leader_headers(leader) {
         return Ok(own);
@@ -240,48 +238,16 @@ fn own_headers(
         // The response came stale, or must be validated each time: it answers the leader's
         // request alone (RFC 9111 §4).
         if facts.must_be_validated(streaming.came) || ask.tries == 0 {
-            return Err(Otherwise::Pass);
+            return Err(Fallback::Pass);
         }
         // The flight is so slow that its response has become stale: new requests share another
         // one.
         cache.flights.retire(flight);
-        return Err(Otherwise::Again);
+        return Err(Fallback::LookAgain);
     }
     // A response that began before this request, or came through another cache, does not
     // satisfy its freshness directives.
-    if meets(streaming, ask) { Ok(HeaderMap::new()) } else { Err(Otherwise::Pass) }
-}
-
-/// Returns true if a stored response that was to be validated answers a request that followed.
-/// A response that must be validated each time was validated for the leader alone.
-fn suits(ask: &Ask, reused: &Reused) -> bool {
-    let facts = reused.stored.facts();
-    let validated = matches!(reused.why, Why::Validated(_));
-    !validated || !facts.must_be_validated(SystemTime::now()) && is_new_enough(ask, facts)
-}
-
-/// Returns true if a request with these headers selects the variant that a flight brings.
-pub(super) fn selects(streaming: &Streaming, headers: &HeaderMap) -> bool {
-    let same = |selected: &Selected| Variant::of(&selected.fields, headers) == selected.variant;
-    streaming.selected.as_ref().is_none_or(same)
-}
-
-/// Returns true if the response of a flight is as new as a request that joined later demands.
-fn meets(streaming: &Streaming, ask: &Ask) -> bool {
-    let from_origin = || match &streaming.provider {
-        Provider::Origin => true,
-        Provider::Peer(_) => !streaming.head.upstream_status.as_ref().is_some_and(cache_status::ends_with_a_hit),
-    };
-    if ask.class == RequestClass::Plain || streaming.came >= ask.now && from_origin() {
-        return true;
-    }
-    is_new_enough(ask, streaming.head.facts)
-}
-
-/// Returns true if the request would have been answered with this response from the store.
-fn is_new_enough(ask: &Ask, facts: Metadata) -> bool {
-    let wish = RequestControl::of(&ask.headers);
-    freshness::reuse(facts.lifetime, facts.age(SystemTime::now()), &wish) != Reuse::Validate
+    if is_recent_enough(streaming, ask) { Ok(HeaderMap::new()) } else { Err(Fallback::Pass) }
 }
 
 /// Joins the flight of the key. A flight to peers is for clients' requests, and for keys that
@@ -321,24 +287,10 @@ fn join_counted(fetcher: &Fetcher, cache: &Cache, ask: &Ask, credentials: Creden
     }
 }
 
-/// Returns true if a response that is the leader's alone answers this request: the fill sent
-/// all of the request's headers that count.
-fn answers(ask: &Ask, order: &Order, response: &HeaderMap) -> bool {
-    let sent = |name: &HeaderName| ask.headers.get_all(name).iter().eq(order.headers.get_all(name).iter());
-    let selected_alike = match vary::varies(response) {
-        Varies::By(fields) => {
-            let fields: Vec<_> = fields.into_iter().filter(forward::may_select).collect();
-            Variant::of(&fields, &ask.headers) == Variant::of(&fields, &order.headers)
-        }
-        Varies::Not | Varies::Unknowably => true,
-    };
-    !forward::is_partial(&ask.headers) && sent(&COOKIE) && sent(&AUTHORIZATION) && selected_alike
-}
-
 /// The next step of a request that may not share the outcome of its flight.
-enum Otherwise {
+enum Fallback {
     /// It looks into the store again, up to `Ask::tries` times.
-    Again,
+    LookAgain,
     Pass,
 }
 

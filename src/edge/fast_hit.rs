@@ -1,8 +1,8 @@
 //! The fast path of a hit: a plain GET for a fresh stored response.
 //!
 //! Most requests are of this kind. They need neither a header map nor a future. This file takes the
-//! same decisions as [`respond`](super::respond), in the same order and with the same functions. A
-//! request for which anything else matters is left to `respond`.
+//! same decisions as [`Edge::respond`], in the same order and with the same functions. A request for
+//! which anything else matters is left to `respond`.
 
 use std::net::IpAddr;
 use std::time::SystemTime;

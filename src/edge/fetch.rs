@@ -140,8 +140,7 @@ pub(super) fn conditional(key: &AssetKey, order: &Order) -> Request<Body> {
     request
 }
 
-/// Returns a [`conditional`] request whose informational responses are relayed to the leader's
-/// client.
+/// Returns a [`conditional`] request that relays informational responses to the leader's client.
 pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = conditional(key, order);
     if let Some(relay) = &order.relay {

@@ -41,11 +41,11 @@ impl Peering {
     pub(super) async fn unless_lost<T>(
         &self,
         provider: &Provider,
-        coming: Pin<&mut impl Future<Output = T>>,
+        future: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Error> {
         match provider {
-            Provider::Peer(peer) => self.unless_given_up(peer, None, coming).await,
-            Provider::Origin => Ok(coming.await),
+            Provider::Peer(peer) => self.unless_given_up(peer, None, future).await,
+            Provider::Origin => Ok(future.await),
         }
     }
 
@@ -53,11 +53,11 @@ impl Peering {
         &self,
         peer: &str,
         acknowledged: Option<&Acknowledgement>,
-        coming: Pin<&mut impl Future<Output = T>>,
+        future: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Error> {
         tokio::select! {
             biased;
-            came = coming => Ok(came),
+            output = future => Ok(output),
             () = self.given_up(peer, acknowledged) => Err(Error::PeerInDoubt),
         }
     }

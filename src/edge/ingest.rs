@@ -40,7 +40,7 @@ impl Filler {
         let Incoming { provider, mut body, mut began } = incoming;
         let proof = ingest.proof();
         if ingest.extent == Extent::Window {
-            lead.flight().body.become_window(ingest.room.bytes() - ingest.fields);
+            lead.flight().body.become_window(ingest.room.bytes() - ingest.header_bytes);
             self.cache.store.mark(lead.key(), self.settings.policy.load().hit_for_miss);
             lead.unlist();
         }
@@ -69,7 +69,7 @@ impl Filler {
                     }
                     self.note_end(source.as_ref(), Fetched::Error, began);
                     began = Instant::now();
-                    tracing::warn!(path = %lead.key(), at = ingest.came, from = source.as_ref().map_or("-", Provider::name), %error, "fill interrupted, resuming from another source");
+                    tracing::warn!(path = %lead.key(), at = ingest.received, from = source.as_ref().map_or("-", Provider::name), %error, "fill interrupted, resuming from another source");
                     (source, body, mixed) = (rest.provider, rest.body, Mixed::Yes);
                 }
                 Some(Ok(data)) => {
@@ -86,7 +86,7 @@ impl Filler {
             }
             Err(Error::Abandoned) => {
                 self.note_end(source.as_ref(), Fetched::Ok, began);
-                tracing::info!(path = %lead.key(), came = ingest.came, "fill abandoned, no client is waiting");
+                tracing::info!(path = %lead.key(), received = ingest.received, "fill abandoned, no client is waiting");
                 lead.fail(Error::Abandoned);
             }
             Err(error) => {
@@ -143,13 +143,13 @@ impl Filler {
             let part = data.split_to(data.len().min(CHUNK));
             poll_fn(|cx| growing.poll_room(cx)).await?;
             ingest.still_wanted(lead, self.settings.policy.load().detached_fill_timeout)?;
-            ingest.came += part.len() as u64;
+            ingest.received += part.len() as u64;
             match ingest.head.length {
-                Some(length) if ingest.came > length => {
+                Some(length) if ingest.received > length => {
                     return Err(Error::OriginBroke("the body is longer than its Content-Length".to_owned()));
                 }
                 // The last bytes are held back until the response is stored.
-                Some(length) if ingest.came == length => {
+                Some(length) if ingest.received == length => {
                     ingest.last = part;
                     continue;
                 }
@@ -164,12 +164,12 @@ impl Filler {
     /// Charges a body of unknown length chunk by chunk. When the budget or `max_object` is
     /// exceeded, the body becomes a window: its readers continue, and no other request joins.
     fn grow_room(&self, lead: &mut Lead, ingest: &mut Ingest) {
-        let held = ingest.room.bytes() - ingest.fields;
-        if ingest.extent == Extent::Window || ingest.came <= held {
+        let held = ingest.room.bytes() - ingest.header_bytes;
+        if ingest.extent == Extent::Window || ingest.received <= held {
             return;
         }
-        let more = (ingest.came - held).next_multiple_of(CHUNK as u64);
-        let refusal = if ingest.came > self.cache.plan.max_object { Refusal::TooLarge } else { Refusal::NoRoom };
+        let more = (ingest.received - held).next_multiple_of(CHUNK as u64);
+        let refusal = if ingest.received > self.cache.plan.max_object { Refusal::TooLarge } else { Refusal::NoRoom };
         if refusal == Refusal::NoRoom && ingest.room.grow(more) {
             return;
         }

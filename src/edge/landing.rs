@@ -31,15 +31,15 @@ pub(super) struct Ingest {
     pub(super) kept: Kept,
     pub(super) room: Arc<Room>,
     /// The part of the room that is for the headers and not for the body, in bytes.
-    pub(super) fields: u64,
-    pub(super) came: u64,
+    pub(super) header_bytes: u64,
+    pub(super) received: u64,
     /// The last bytes of a body of known length, once they have arrived.
     pub(super) last: Bytes,
     pub(super) extent: Extent,
     /// The time since when the flight has no reader.
-    pub(super) alone_since: Option<Instant>,
+    pub(super) detached_since: Option<Instant>,
     /// The digests that the verification of the body yields, if it is verified.
-    pub(super) found: Option<ProvenDigests>,
+    pub(super) digests: Option<ProvenDigests>,
 }
 
 impl Ingest {
@@ -59,16 +59,16 @@ impl Ingest {
 
     /// Returns the verification that the body has still to pass.
     pub(super) fn proof(&self) -> Verification {
-        match &self.found {
-            Some(found) if found.digests().is_empty() => Verification::AtEnd,
+        match &self.digests {
+            Some(proven) if proven.digests().is_empty() => Verification::AtEnd,
             _ => Verification::None,
         }
     }
 
     /// Adds the verified digest to the head as Repr-Digest.
-    pub(super) fn certify(&mut self) {
-        let found = self.found.as_ref().filter(|_| self.head.facts.status == StatusCode::OK);
-        let digests = found.map_or(&[][..], ProvenDigests::digests);
+    pub(super) fn add_repr_digest(&mut self) {
+        let proven = self.digests.as_ref().filter(|_| self.head.facts.status == StatusCode::OK);
+        let digests = proven.map_or(&[][..], ProvenDigests::digests);
         let digest = digests.iter().find_map(|(algorithm, digest)| digest_fields::repr_digest(*algorithm, digest));
         let Some(digest) = digest else {
             return;
@@ -81,15 +81,16 @@ impl Ingest {
         let head = Head { headers, ..Head::clone(&self.head) };
         let more = head.weight(&self.key).saturating_sub(self.head.weight(&self.key));
         if self.room.grow(more) {
-            self.fields += more;
+            self.header_bytes += more;
             self.head = Arc::new(head);
         }
     }
 
+    /// Fails if a body of known length has ended early.
     pub(super) fn check_end(&self) -> Result<(), Error> {
         match self.head.length {
-            Some(length) if self.came < length => {
-                Err(Error::OriginBroke(format!("{} of {length} bytes received", self.came)))
+            Some(length) if self.received < length => {
+                Err(Error::OriginBroke(format!("{} of {length} bytes received", self.received)))
             }
             _ => Ok(()),
         }
@@ -99,10 +100,10 @@ impl Ingest {
     /// continues until then, because its response will be requested again.
     pub(super) fn still_wanted(&mut self, lead: &Lead, detached_fill_timeout: Duration) -> Result<(), Error> {
         if lead.flight().body.readers() > 0 {
-            self.alone_since = None;
+            self.detached_since = None;
             return Ok(());
         }
-        let since = *self.alone_since.get_or_insert_with(Instant::now);
+        let since = *self.detached_since.get_or_insert_with(Instant::now);
         if since.elapsed() > detached_fill_timeout { Err(Error::Abandoned) } else { Ok(()) }
     }
 }
@@ -119,6 +120,8 @@ pub(super) fn withhold(headers: &mut HeaderMap) -> HeaderMap {
     own
 }
 
+/// Returns the head that the requests of a flight share, and the headers that only the leader's
+/// client may have. `born` is the time from which the age counts.
 pub(super) fn head(
     parts: &http::response::Parts,
     length: Option<u64>,
@@ -146,18 +149,18 @@ pub(super) fn head(
 
 /// Completes a flight. The response is stored first, so that each new request finds either the
 /// flight or the entry.
-pub(super) fn land(cache: &Cache, lead: Lead, mut intake: Ingest) {
+pub(super) fn land(cache: &Cache, lead: Lead, mut ingest: Ingest) {
     let tier = tier(&lead);
-    intake.certify();
-    let last = std::mem::take(&mut intake.last);
+    ingest.add_repr_digest();
+    let last = std::mem::take(&mut ingest.last);
     let growing = Arc::clone(&lead.flight().body);
     growing.complete(last, |chunks| {
-        if intake.kept != Kept::Stored {
+        if ingest.kept != Kept::Stored {
             return;
         }
-        let stored = made_of(cache, &intake, chunks);
+        let stored = entry_of(cache, &ingest, chunks);
         if cache.store.takes(tier, stored.weight()) {
-            cache.insert(&lead, tier, &intake.key, stored);
+            cache.insert(&lead, tier, &ingest.key, stored);
         }
     });
     // The flight leaves the table only now.
@@ -166,14 +169,14 @@ pub(super) fn land(cache: &Cache, lead: Lead, mut intake: Ingest) {
 
 /// Returns the entry for a body that is held in `chunks`. Its charge is taken over from the
 /// flight.
-fn made_of(cache: &Cache, intake: &Ingest, chunks: Vec<Bytes>) -> Stored {
-    let Ingest { key, head, room, came, .. } = intake;
-    let packed = packed(cache, head, *came);
-    let charge = room.split(Stored::weight_of(key, &packed, *came));
-    let content = if entry::is_small(*came) {
+fn entry_of(cache: &Cache, ingest: &Ingest, chunks: Vec<Bytes>) -> Stored {
+    let Ingest { key, head, room, received, .. } = ingest;
+    let packed = packed(cache, head, *received);
+    let charge = room.split(Stored::weight_of(key, &packed, *received));
+    let content = if entry::is_small(*received) {
         Content::Small(chunks.first().map_or(&[], |bytes| bytes))
     } else {
-        Content::Large(room.hold(chunks, *came))
+        Content::Large(room.hold(chunks, *received))
     };
     Stored::new(key, packed, content, charge)
 }

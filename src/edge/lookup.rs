@@ -115,6 +115,11 @@ impl Edge {
         if directives.only_if_cached {
             return Ok(self.answer_held(ask).unwrap_or_else(|| answer_not_cached(&self.settings, ask)));
         }
+        Err(self.route(ask, &directives, handled, stale))
+    }
+
+    /// Returns the path of a request that the store does not answer.
+    fn route(&self, ask: &mut Ask, directives: &RequestControl, handled: Handled, stale: Option<Stored>) -> Route {
         ask.kind = kind(&self.settings, &self.cache.store, ask);
         let alone = match ask.kind {
             Kind::Common => false,
@@ -122,12 +127,12 @@ impl Edge {
             Kind::Unknown => true,
         };
         if alone || handled == Handled::Bypass {
-            return Err(Route::Pass(handled));
+            return Route::Pass(handled);
         }
         // A request with `no-store` must leave nothing stored, and content in a GET has no meaning
         // that a key could express (RFC 9110 §9.3.1).
         if directives.no_store || !http_body::Body::is_end_stream(&ask.body) {
-            return Err(Route::Pass(handled));
+            return Route::Pass(handled);
         }
         // HEAD fetches the body only for proven names, which will be requested. With credentials,
         // HEAD, ranges and conditions pass: a fill would cost a whole fetch each time, and
@@ -137,9 +142,9 @@ impl Edge {
         if head && self.settings.policy.load().name(&ask.key) != Name::Proven
             || credentials && (head || forward::is_selective(&ask.headers))
         {
-            return Err(Route::Pass(handled));
+            return Route::Pass(handled);
         }
-        Err(Route::Coalesce(handled, stale))
+        Route::Coalesce(handled, stale)
     }
 }
 

@@ -1,10 +1,19 @@
 //! [`Edge`]: the only place that decides how a request is answered.
 //!
-//! `respond` follows the path of a request: store, flight, pass. [`coalesce`] leads or follows a
-//! flight. [`fill`] fetches an asset: [`fetch`] sends the requests, [`admission`] decides by the
-//! head of the response, [`ingest`] receives the body. [`mod@respond`] builds the response, and
-//! [`mod@pass`] forwards requests that share none. [`fast_hit`] is a shortcut for hits, and
-//! [`peek`] looks into the store of the owner.
+//! An edge is composed of parts ([`mod@parts`]), and a function takes the parts that it uses. Each
+//! file imports only files that stand before it here:
+//!
+//! - settings: [`policy`], [`forwarding`], [`settings`]; requests: [`request_class`], [`request`],
+//!   [`classify`], [`order`]
+//! - parts: [`cache`]; [`peering`] with [`hedge`] and [`probe`]; [`quota`]; [`fetch`] sends requests
+//!   upstream; [`invalidate`] purges
+//! - a fill: [`filler`]; [`rank`], [`verify`], [`landing`], [`revalidate`], [`resume`]; [`ingest`]
+//!   receives a body; [`admission`] decides by the head of a response; [`handoff`] asks previous
+//!   owners; [`fill`] asks the sources in order; [`peek`] looks into the store of the owner
+//! - a response: [`select`] and [`mod@respond`] build it
+//! - the path of a request: [`coalesce`] leads or follows a flight (if [`sharing`] allows), [`mod@pass`] forwards requests
+//!   that share none, [`lookup`] looks into the store and decides between them, [`serve`] is the
+//!   entry; [`fast_hit`] and [`fast_peek`] are shortcuts for plain requests
 
 mod admission;
 mod cache;
@@ -44,6 +53,7 @@ mod revalidate;
 mod select;
 mod serve;
 mod settings;
+mod sharing;
 mod upgrade;
 mod verify;
 mod warm;

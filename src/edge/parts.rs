@@ -107,14 +107,14 @@ impl Edge {
         &self.peering.membership
     }
 
-    /// Replaces the policy. If the rules for names differ, responses whose names are now judged
-    /// differently are removed, flights store nothing, and all marks are dropped.
+    /// Replaces the policy. If the rules for names differ, the responses that they judge differently
+    /// are removed, flights store nothing, and all marks are dropped.
     pub(crate) fn set_policy(&self, policy: Policy) {
         let policy = Arc::new(policy);
         let before = self.settings.policy.swap(Arc::clone(&policy));
-        if !policy.names_as(&before) {
+        if !policy.has_same_rules(&before) {
             self.cache.flights.overtake_all();
-            self.cache.store.retain(|asset| policy.judges_as(&before, asset));
+            self.cache.store.retain(|asset| policy.judges_alike(&before, asset));
             self.cache.store.unmark_all();
         }
     }

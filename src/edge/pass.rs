@@ -30,6 +30,14 @@ use crate::semantics::storing::{self, Verdict};
 use crate::semantics::vary::{self, Varies};
 use crate::semantics::{forward, freshness};
 
+/// The headers of a passed request.
+enum Headers {
+    /// Those that a fill sends.
+    OfFill,
+    /// Those of the client's request.
+    Verbatim,
+}
+
 impl Edge {
     /// Forwards a request to the origin and streams both bodies; nothing is stored. The request
     /// counts for its client until the body of the response ends.
@@ -40,28 +48,13 @@ impl Edge {
         };
         ask.acknowledge();
         forward::strip_hop_by_hop(&mut ask.headers);
-        let mut request = Request::new(std::mem::take(&mut ask.body));
-        *request.method_mut() = ask.method.clone();
-        *request.uri_mut() = ask.key.target().into();
         // The response to a HEAD updates a stored response only if the request is like a fill: no
         // header of it shapes the response for one client.
         let learns = ask.method == Method::HEAD
             && handled != Handled::OtherSite
             && kind(&self.settings, &self.cache.store, &ask) == Kind::Common
             && !forward::is_selective(&ask.headers);
-        if learns {
-            *request.headers_mut() = Order::new(&self.settings, &self.cache.store, &ask, &ask.headers, None).headers;
-        } else {
-            *request.headers_mut() = forward::verbatim(&ask.headers, &self.settings.via_for(ask.version));
-            ask.requester.introduce(ask.source, ask.host().as_ref(), request.headers_mut());
-        }
-        if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
-            request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
-        }
-        upgrade::hand_on(&ask, request.headers_mut());
-        if let Some(relay) = &ask.relay {
-            relay.listen(&mut request);
-        }
+        let request = self.upstream_request(&mut ask, if learns { Headers::OfFill } else { Headers::Verbatim });
         let began = Instant::now();
         let answer = if ask.method.is_safe() {
             self.fetcher.ask_origin(request).await.map(|response| (response, quota))
@@ -94,6 +87,30 @@ impl Edge {
             }
             Err(error) => refuse(&self.settings, ask.source, ask.method, Ok(ask.key), error),
         }
+    }
+
+    /// Returns the request to the origin for `ask`, with its body.
+    fn upstream_request(&self, ask: &mut Ask, headers: Headers) -> Request<Body> {
+        let mut request = Request::new(std::mem::take(&mut ask.body));
+        *request.method_mut() = ask.method.clone();
+        *request.uri_mut() = ask.key.target().into();
+        match headers {
+            Headers::OfFill => {
+                *request.headers_mut() = Order::new(&self.settings, &self.cache.store, ask, &ask.headers, None).headers;
+            }
+            Headers::Verbatim => {
+                *request.headers_mut() = forward::verbatim(&ask.headers, &self.settings.via_for(ask.version));
+                ask.requester.introduce(ask.source, ask.host().as_ref(), request.headers_mut());
+            }
+        }
+        if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
+            request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
+        }
+        upgrade::hand_on(ask, request.headers_mut());
+        if let Some(relay) = &ask.relay {
+            relay.listen(&mut request);
+        }
+        request
     }
 
     /// Verifies the body of a passed response while it streams.
@@ -132,8 +149,8 @@ impl Edge {
     }
 }
 
-/// Removes the mark of a key whose response could be stored after all: the next request may
-/// lead a flight.
+/// Removes the mark of a key if its response could be stored after all: the next request may lead
+/// a flight.
 fn reconsider(settings: &Settings, cache: &Cache, ask: &Ask, response: &Response<Body>) {
     let age = freshness::initial_age(response.headers(), ask.now, SystemTime::now());
     let verdict = storing::verdict(case(settings, &cache.store, ask), response.status(), response.headers(), age);

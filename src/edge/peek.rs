@@ -181,9 +181,9 @@ impl Filler {
             Ok((ingest, own)) if own.is_empty() && ingest.kept == Kept::Stored => ingest,
             _ => return Err(Unfit { lead, wrong: None }),
         };
-        ingest.found = found;
-        ingest.certify();
-        (ingest.came, ingest.last) = (length, bytes);
+        ingest.digests = found;
+        ingest.add_repr_digest();
+        (ingest.received, ingest.last) = (length, bytes);
         lead.stream(ingest.streaming(provider.clone()));
         land(&self.cache, lead, ingest);
         Ok(())

@@ -21,7 +21,7 @@ pub(super) const PURGE: &[u8] = b"PURGE";
 /// The target of a PURGE of all responses that no name proves. No key has this name.
 pub(super) const EVERYTHING: &str = "*";
 
-/// The peers of an edge, and what it knows of each.
+/// The peers of an edge, with their missed purges and the budget for hedges.
 pub(super) struct Peering {
     pub(super) client: Peers,
     pub(super) membership: Arc<Membership>,

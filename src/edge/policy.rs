@@ -69,7 +69,7 @@ impl Policy {
     }
 
     /// Returns true if both policies have the same rules for names.
-    pub(super) fn names_as(&self, other: &Self) -> bool {
+    pub(super) fn has_same_rules(&self, other: &Self) -> bool {
         self.times.hint == other.times.hint
             && self.rules.len() == other.rules.len()
             && self.rules.iter().zip(&other.rules).all(|(rule, other)| rule.is_same(other))
@@ -77,7 +77,7 @@ impl Policy {
 
     /// Returns true if the responses of an asset (its canonical name, with query) are judged the
     /// same under both policies, as far as its name matters.
-    pub(super) fn judges_as(&self, other: &Self, asset: &str) -> bool {
+    pub(super) fn judges_alike(&self, other: &Self, asset: &str) -> bool {
         let path = asset.split('?').next().unwrap_or_default();
         let part = |policy: &Self| {
             let name = policy.name_of(path);

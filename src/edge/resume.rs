@@ -138,12 +138,12 @@ impl Filler {
                 }
             }
             let began = Instant::now();
-            let Some(response) = self.ask_for_rest(&provider, lead.key(), order, tag, ingest.came).await else {
+            let Some(response) = self.ask_for_rest(&provider, lead.key(), order, tag, ingest.received).await else {
                 continue;
             };
             let has_it = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
             let forbidden = self.forbidden_by(order, response.headers());
-            if let (true, Ok(rest)) = (has_it, continuation(response, tag, ingest.came, &ingest.head)) {
+            if let (true, Ok(rest)) = (has_it, continuation(response, tag, ingest.received, &ingest.head)) {
                 return Some(Rest { provider: Some(provider), body: prove_on(rest, proof), forbidden });
             }
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
@@ -172,7 +172,7 @@ impl Filler {
             && is_same(&ingest.head, tag, &stored.fields().unpack(), Some(stored.len()))
         {
             let len = stored.len();
-            return Some(Body::stored(stored, ingest.came, len));
+            return Some(Body::stored(stored, ingest.received, len));
         }
         if ingest.extent == Extent::Window {
             return None;
@@ -206,7 +206,7 @@ async fn rest_of(flight: &Arc<Flight>, ingest: &Ingest, tag: Option<&HeaderValue
     if !is_same(&ingest.head, tag, &head.headers, head.length) {
         return None;
     }
-    reader.narrow(ingest.came, head.length);
+    reader.narrow(ingest.received, head.length);
     // The other flight has the same known length, so no reader can fall out of it.
     Some(Body::flight(reader, Arc::clone(room), None, None))
 }
@@ -217,7 +217,7 @@ async fn rest_of(flight: &Arc<Flight>, ingest: &Ingest, tag: Option<&HeaderValue
 pub(super) fn can_resume_fill(order: &Order, ingest: &Ingest, proof: Verification) -> bool {
     let Head { facts, headers, length, .. } = &*ingest.head;
     let is_validated = facts.status == StatusCode::OK && strong_tag(headers).is_some();
-    let is_named = order.name == Name::Proven && (proof == Verification::AtEnd || ingest.came == 0);
+    let is_named = order.name == Name::Proven && (proof == Verification::AtEnd || ingest.received == 0);
     (is_validated || is_named) && length.is_some()
 }
 

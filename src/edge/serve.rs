@@ -90,7 +90,7 @@ impl Edge {
         }
     }
 
-    /// Checks that a request can be served at all, whatever its target.
+    /// Checks that a request can be served at all, independent of its target.
     fn check(&self, source: Source, class: RequestClass, request: &http::request::Parts) -> Result<(), Error> {
         if matches!(request.method, Method::CONNECT | Method::TRACE) {
             return Err(Error::MethodNotAllowed);

@@ -74,7 +74,7 @@ pub(super) fn name_by_hash(policy: &Policy, key: &AssetKey, headers: &mut Header
     }
 }
 
-/// Marks a key whose contents were wrong at the origin: it is not fetched again for
+/// Marks a key that had wrong contents at the origin: it is not fetched again for
 /// `cache.wrong_content_ttl`. A flight that a purge or new rules have overtaken leaves no mark.
 pub(super) fn mark_wrong(policy: &Policy, cache: &Cache, lead: &Lead) {
     if lead.credentials() != Credentials::None {
