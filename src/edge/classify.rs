@@ -4,7 +4,7 @@
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName};
 
-use super::request::Ask;
+use super::request::Inbound;
 use super::settings::Settings;
 use crate::observe::metrics::Source;
 use crate::semantics::cache_control::CacheControl;
@@ -14,27 +14,27 @@ use crate::semantics::storing::{Case, Credentials, Personal};
 use crate::store::entry::Stored;
 use crate::store::tiers::Store;
 
-/// Returns the case by which the response to `ask` is judged.
-pub(super) fn case(settings: &Settings, store: &Store, ask: &Ask) -> Case {
+/// Returns the case by which the response to `inbound` is judged.
+pub(super) fn case(settings: &Settings, store: &Store, inbound: &Inbound) -> Case {
     let policy = settings.policy.load();
-    let is_personal = ask.headers.contains_key(COOKIE) || kind(settings, store, ask) == Kind::Unknown;
+    let is_personal = inbound.headers.contains_key(COOKIE) || kind(settings, store, inbound) == Kind::Unknown;
     let personal = if is_personal { Personal::Sent } else { Personal::Absent };
-    policy.case(policy.name(&ask.key), Credentials::of(&ask.headers), personal)
+    policy.case(policy.name(&inbound.key), Credentials::of(&inbound.headers), personal)
 }
 
 /// Returns the kind of a request, by its headers and the known Vary of its asset.
-pub(super) fn kind(settings: &Settings, store: &Store, ask: &Ask) -> Kind {
-    let vary = known_vary(store, ask);
-    Kind::of(&ask.headers, &Also { forward: &settings.policy.load().forward, vary: &vary })
+pub(super) fn kind(settings: &Settings, store: &Store, inbound: &Inbound) -> Kind {
+    let vary = known_vary(store, inbound);
+    Kind::of(&inbound.headers, &Also { forward: &settings.policy.load().forward, vary: &vary })
 }
 
 /// Returns the request headers that the Vary of an asset is known to name, here or at the
 /// requesting peer: of the headers that fills usually drop, a peer sends only those.
-pub(super) fn known_vary(store: &Store, ask: &Ask) -> Vec<HeaderName> {
-    let known = store.varies_by(&ask.key);
+pub(super) fn known_vary(store: &Store, inbound: &Inbound) -> Vec<HeaderName> {
+    let known = store.varies_by(&inbound.key);
     let known = known.as_deref().unwrap_or_default();
     let sorted = |name: &&HeaderName| matches!(Class::of(name), Class::Inert | Class::Unknown);
-    let sent = ask.headers.keys().filter(|_| ask.source == Source::Peer).filter(sorted);
+    let sent = inbound.headers.keys().filter(|_| inbound.source == Source::Peer).filter(sorted);
     known.iter().chain(sent).cloned().collect()
 }
 

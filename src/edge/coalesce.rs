@@ -15,7 +15,7 @@ use super::parts::Edge;
 use super::peek::AtHand;
 use super::peering::Peering;
 use super::policy::Policy;
-use super::request::{Answer, Ask};
+use super::request::{Answer, Inbound};
 use super::request_class::RequestClass;
 use super::respond::{Role, Shared, answer_first, answer_flight, answer_reused, answer_stored, refuse};
 use super::settings::Settings;
@@ -37,55 +37,63 @@ use crate::store::tiers::{Found, Store};
 pub(super) enum Coalesced {
     Answer(Answer),
     /// The request looks into the store again.
-    Again(Ask),
-    Pass(Ask),
+    Again(Inbound),
+    Pass(Inbound),
 }
 
 impl Edge {
     /// Revalidates a response in the background, with one flight at a time for a key. If the client
     /// is at its request limit, another client's request does it.
-    pub(super) fn validate_behind(&self, ask: &Ask, stored: &Stored) {
+    pub(super) fn validate_behind(&self, inbound: &Inbound, stored: &Stored) {
         // The stale response is served to every client meanwhile, so one validation without
         // credentials is enough.
-        if let Ok(Joining::Lead(lead)) = join_counted(&self.fetcher, &self.cache, ask, Credentials::None) {
-            let mut headers = ask.headers.clone();
+        if let Ok(Joining::Lead(lead)) = join_counted(&self.fetcher, &self.cache, inbound, Credentials::None) {
+            let mut headers = inbound.headers.clone();
             forward::strip_hop_by_hop(&mut headers);
             headers.remove(AUTHORIZATION);
             // The receiver is dropped: no client waits for a response that might be the leader's
             // alone.
             drop(self.filler.start(
                 lead,
-                Arc::new(Order::new(&self.settings, &self.cache.store, ask, &headers, Some(stored.clone()))),
+                Arc::new(Order::new(&self.settings, &self.cache.store, inbound, &headers, Some(stored.clone()))),
             ));
         }
     }
 
     /// Leads or follows the flight of the asset, and answers from it. `stale` is the stored
     /// response that must be validated.
-    pub(super) async fn coalesce(&self, mut ask: Ask, handled: Handled, stale: Option<Stored>) -> Coalesced {
-        forward::strip_hop_by_hop(&mut ask.headers);
-        if let Some(peek) = self.peek_for(&ask, handled)
+    pub(super) async fn coalesce(&self, mut inbound: Inbound, handled: Handled, stale: Option<Stored>) -> Coalesced {
+        forward::strip_hop_by_hop(&mut inbound.headers);
+        if let Some(peek) = self.peek_for(&inbound, handled)
             && let Some((reader, streaming)) = peek.await
         {
-            let (order, own) = (Arc::new(self.order_of(&ask, None)), HeaderMap::new());
+            let (order, own) = (Arc::new(self.order_of(&inbound, None)), HeaderMap::new());
             return Coalesced::Answer(answer_flight(
                 &self.fetcher,
-                &ask,
+                &inbound,
                 handled,
                 Role::Leader,
                 Shared { reader, streaming, order, own },
             ));
         }
-        let order = Arc::new(Order { relay: ask.relay.clone(), ..self.order_of(&ask, stale) });
-        let joining = match join_counted(&self.fetcher, &self.cache, &ask, order.credentials) {
+        let order = Arc::new(Order { relay: inbound.relay.clone(), ..self.order_of(&inbound, stale) });
+        let joining = match join_counted(&self.fetcher, &self.cache, &inbound, order.credentials) {
             Ok(joining) => joining,
-            Err(error) => return Coalesced::Answer(refuse(&self.settings, ask.source, ask.method, Ok(ask.key), error)),
+            Err(error) => {
+                return Coalesced::Answer(refuse(
+                    &self.settings,
+                    inbound.source,
+                    inbound.method,
+                    Ok(inbound.key),
+                    error,
+                ));
+            }
         };
         let mut flight = match &joining {
             Joining::Follow(flight) => Arc::clone(flight),
             Joining::Lead(lead) => Arc::clone(lead.flight()),
         };
-        ask.acknowledge();
+        inbound.acknowledge();
         // From here on the request counts as a reader, also while it waits for the head.
         let mut reader = Reader::new(Arc::clone(&flight.body));
         let (role, leader) = match joining {
@@ -93,109 +101,98 @@ impl Edge {
             Joining::Lead(lead) => (Role::Leader, Some(self.filler.start(lead, Arc::clone(&order)))),
         };
         loop {
-            let fallback = match flight.outcome().await.clone() {
+            let result = match flight.outcome().await.clone() {
                 Outcome::Joined(other) => {
                     reader = Reader::new(Arc::clone(&other.body));
                     flight = other;
                     continue;
                 }
                 Outcome::Streaming(streaming) => {
-                    match own_headers(&self.settings, &self.cache, &ask, &flight, &streaming, leader) {
-                        Ok(own) => {
-                            return Coalesced::Answer(answer_flight(
-                                &self.fetcher,
-                                &ask,
-                                handled,
-                                role,
-                                Shared { reader, streaming, order, own },
-                            ));
-                        }
-                        Err(fallback) => fallback,
-                    }
+                    let own = own_headers(&self.settings, &self.cache, &inbound, &flight, &streaming, leader);
+                    let shared = |own| Shared { reader, streaming, order, own };
+                    own.map(|own| answer_flight(&self.fetcher, &inbound, handled, role, shared(own)))
                 }
                 Outcome::Reused(reused) => {
-                    if reused_answers(&ask, &reused) || leader_headers(leader).is_some() {
-                        return Coalesced::Answer(answer_reused(&self.settings, &ask, handled, role, &reused));
-                    }
-                    Fallback::Pass
+                    let answers = reused_answers(&inbound, &reused) || leader_headers(leader).is_some();
+                    let answer = || answer_reused(&self.settings, &inbound, handled, role, &reused);
+                    answers.then(answer).ok_or(Fallback::Pass)
                 }
-                Outcome::Landed => match self.cache.store.find(&ask.key) {
-                    Found::Here(tier, stored) => {
-                        return Coalesced::Answer(answer_stored(&self.settings, &ask, tier, &stored));
-                    }
+                Outcome::Landed => match self.cache.store.find(&inbound.key) {
+                    Found::Here(tier, stored) => Ok(answer_stored(&self.settings, &inbound, tier, &stored)),
                     // The response was stored and is evicted already: another flight would end the
                     // same way.
-                    _ => Fallback::Pass,
+                    _ => Err(Fallback::Pass),
                 },
                 Outcome::Pass(refusal) => match leader_response(leader).await {
-                    Some((provider, response)) if leaders_response_answers(&ask, &order, response.headers()) => {
-                        return Coalesced::Answer(answer_first(
-                            &self.settings,
-                            &ask,
-                            handled,
-                            &provider,
-                            response,
-                            refusal,
-                        ));
+                    Some((provider, response)) if leaders_response_answers(&inbound, &order, response.headers()) => {
+                        Ok(answer_first(&self.settings, &inbound, handled, &provider, response, refusal))
                     }
                     _ => {
-                        note_own(&self.settings.policy.load(), &self.cache.store, &ask);
-                        Fallback::Pass
+                        note_own(&self.settings.policy.load(), &self.cache.store, &inbound);
+                        Err(Fallback::Pass)
                     }
                 },
                 // The flight was abandoned just when this request joined it, or its leader was over
                 // its own request limit: neither concerns this client.
-                Outcome::NotAtHand | Outcome::Failed(Error::Abandoned | Error::ClientLimit) => Fallback::LookAgain,
+                Outcome::NotAtHand | Outcome::Failed(Error::Abandoned | Error::ClientLimit) => Err(Fallback::LookAgain),
                 Outcome::Failed(error) => {
-                    return Coalesced::Answer(refuse(&self.settings, ask.source, ask.method, Ok(ask.key), error));
+                    Ok(refuse(&self.settings, inbound.source, inbound.method.clone(), Ok(inbound.key.clone()), error))
                 }
             };
-            return match (fallback, ask.tries.checked_sub(1)) {
-                (Fallback::LookAgain, Some(tries)) => Coalesced::Again(Ask { key: ask.key.asset(), tries, ..ask }),
-                _ => Coalesced::Pass(ask),
+            return match (result, inbound.tries.checked_sub(1)) {
+                (Ok(answer), _) => Coalesced::Answer(answer),
+                (Err(Fallback::LookAgain), Some(tries)) => {
+                    Coalesced::Again(Inbound { key: inbound.key.asset(), tries, ..inbound })
+                }
+                (Err(_), _) => Coalesced::Pass(inbound),
             };
         }
     }
 
     /// Peeks into the store of the owner if nothing is stored here. Over HTTP/1.1, the fast path
     /// has done that for plain requests before they get here.
-    fn peek_for(&self, ask: &Ask, handled: Handled) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
-        let plain = handled == Handled::UriMiss && Credentials::of(&ask.headers) == Credentials::None;
-        let asks = plain && ask.version == Version::HTTP_2 && ask.source == Source::Client;
+    fn peek_for(
+        &self,
+        inbound: &Inbound,
+        handled: Handled,
+    ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
+        let plain = handled == Handled::UriMiss && Credentials::of(&inbound.headers) == Credentials::None;
+        let asks = plain && inbound.version == Version::HTTP_2 && inbound.source == Source::Client;
         // A peek carries only the key and Accept-Encoding.
-        let suits = ask.class == RequestClass::Plain || self.settings.policy.load().name(&ask.key) == Name::Proven;
-        if asks && suits { self.filler.peek(&ask.key, Accepted::of(&ask.headers)) } else { None }
+        let suits =
+            inbound.class == RequestClass::Plain || self.settings.policy.load().name(&inbound.key) == Name::Proven;
+        if asks && suits { self.filler.peek(&inbound.key, Accepted::of(&inbound.headers)) } else { None }
     }
 
-    /// Returns the order of a fill for `ask`. Its hop-by-hop headers must be removed already.
-    fn order_of(&self, ask: &Ask, stale: Option<Stored>) -> Order {
-        Order::new(&self.settings, &self.cache.store, ask, &ask.headers, stale)
+    /// Returns the order of a fill for `inbound`. Its hop-by-hop headers must be removed already.
+    fn order_of(&self, inbound: &Inbound, stale: Option<Stored>) -> Order {
+        Order::new(&self.settings, &self.cache.store, inbound, &inbound.headers, stale)
     }
 
     /// Answers a peer's `only-if-cached` request from a flight that streams, which is as good as a
     /// stored response.
-    pub(super) fn answer_held(&self, ask: &Ask) -> Option<Answer> {
+    pub(super) fn answer_held(&self, inbound: &Inbound) -> Option<Answer> {
         let flight =
-            self.cache.flights.to_origin(&ask.key, Credentials::None).filter(|_| ask.source == Source::Peer)?;
+            self.cache.flights.to_origin(&inbound.key, Credentials::None).filter(|_| inbound.source == Source::Peer)?;
         let reader = Reader::new(Arc::clone(&flight.body));
         let Some(Outcome::Streaming(streaming)) = flight.look() else {
             return None;
         };
-        let mut headers = ask.headers.clone();
+        let mut headers = inbound.headers.clone();
         forward::strip_hop_by_hop(&mut headers);
         headers.remove(CACHE_CONTROL);
-        let order = Arc::new(Order::new(&self.settings, &self.cache.store, ask, &headers, None));
-        let good = selects(streaming, &headers) && !streaming.head.facts.must_be_validated(ask.now);
+        let order = Arc::new(Order::new(&self.settings, &self.cache.store, inbound, &headers, None));
+        let good = selects(streaming, &headers) && !streaming.head.facts.must_be_validated(inbound.now);
         let shared = Shared { reader, streaming: streaming.clone(), order, own: HeaderMap::new() };
-        good.then(|| answer_flight(&self.fetcher, ask, Handled::UriMiss, Role::Follower, shared))
+        good.then(|| answer_flight(&self.fetcher, inbound, Handled::UriMiss, Role::Follower, shared))
     }
 }
 
 /// Lets requests that identify a client bypass coalescing for a while: a fill without their own
 /// headers is not for them.
-fn note_own(policy: &Policy, store: &Store, ask: &Ask) {
-    if ask.kind == Kind::Own {
-        store.mark_own(&ask.key, policy.hit_for_miss);
+fn note_own(policy: &Policy, store: &Store, inbound: &Inbound) {
+    if inbound.kind == Kind::Own {
+        store.mark_own(&inbound.key, policy.hit_for_miss);
     }
 }
 
@@ -204,14 +201,14 @@ fn note_own(policy: &Policy, store: &Store, ask: &Ask) {
 fn own_headers(
     settings: &Settings,
     cache: &Cache,
-    ask: &Ask,
+    inbound: &Inbound,
     flight: &Arc<Flight>,
     streaming: &Streaming,
     leader: Option<oneshot::Receiver<LeaderOnly>>,
 ) -> Result<HeaderMap, Fallback> {
     // The flight brings another variant. The Vary is known by now, so the next lookup finds
     // this request's own variant or leads a flight for it.
-    if !selects(streaming, &ask.headers) {
+    if !selects(streaming, &inbound.headers) {
         if streaming.kept != Kept::Stored {
             cache.flights.retire(flight);
         }
@@ -222,12 +219,12 @@ fn own_headers(
     let head = &streaming.head;
     let error =
         !head.facts.status.is_success() && (streaming.kept != Kept::Stored || states_no_lifetime(&head.headers));
-    if error && ask.kind != Kind::Common {
-        note_own(&settings.policy.load(), &cache.store, ask);
+    if error && inbound.kind != Kind::Common {
+        note_own(&settings.policy.load(), &cache.store, inbound);
         return Err(Fallback::Pass);
     }
     // A range or condition does not wait for its part of a body that is only a window.
-    if streaming.extent == Extent::Window && forward::is_selective(&ask.headers) {
+    if streaming.extent == Extent::Window && forward::is_selective(&inbound.headers) {
         return Err(Fallback::Pass);
     }
     if let Some(own) = leader_headers(leader) {
@@ -237,7 +234,7 @@ fn own_headers(
     if facts.must_be_validated(SystemTime::now()) {
         // The response came stale, or must be validated each time: it answers the leader's
         // request alone (RFC 9111 §4).
-        if facts.must_be_validated(streaming.came) || ask.tries == 0 {
+        if facts.must_be_validated(streaming.came) || inbound.tries == 0 {
             return Err(Fallback::Pass);
         }
         // The flight is so slow that its response has become stale: new requests share another
@@ -247,33 +244,38 @@ fn own_headers(
     }
     // A response that began before this request, or came through another cache, does not
     // satisfy its freshness directives.
-    if is_recent_enough(streaming, ask) { Ok(HeaderMap::new()) } else { Err(Fallback::Pass) }
+    if is_recent_enough(streaming, inbound) { Ok(HeaderMap::new()) } else { Err(Fallback::Pass) }
 }
 
 /// Joins the flight of the key. A flight to peers is for clients' requests, and for keys that
 /// another edge owns. A request with `credentials` joins only flights with the same ones.
-fn join(peering: &Peering, cache: &Cache, ask: &Ask, credentials: Credentials) -> Joining {
+fn join(peering: &Peering, cache: &Cache, inbound: &Inbound, credentials: Credentials) -> Joining {
     let view = peering.membership.view();
-    let owner = view.ring.owner(ask.key.hash());
+    let owner = view.ring.owner(inbound.key.hash());
     let own = owner.is_none_or(|owner| owner.name() == peering.membership.own());
-    if own || ask.source == Source::Peer {
-        return cache.flights.join(&ask.key, Reach::Origin, credentials);
+    if own || inbound.source == Source::Peer {
+        return cache.flights.join(&inbound.key, Reach::Origin, credentials);
     }
-    match cache.flights.to_origin(&ask.key, credentials) {
+    match cache.flights.to_origin(&inbound.key, credentials) {
         Some(flight) => Joining::Follow(flight),
-        None => cache.flights.join(&ask.key, Reach::Peers, credentials),
+        None => cache.flights.join(&inbound.key, Reach::Peers, credentials),
     }
 }
 
-/// Joins a flight like [`join`]. A lead counts for the client of `ask` until its flight has an
+/// Joins a flight like [`join`]. A lead counts for the client of `inbound` until its flight has an
 /// outcome.
 ///
 /// # Errors
 /// [`Error::ClientLimit`], as in [`Quotas::take`](super::quota::Quotas::take). Requests that have
 /// followed the lead meanwhile try again.
-fn join_counted(fetcher: &Fetcher, cache: &Cache, ask: &Ask, credentials: Credentials) -> Result<Joining, Error> {
-    match join(&fetcher.peering, cache, ask, credentials) {
-        Joining::Lead(mut lead) => match fetcher.quotas.take(fetcher.quotas.client_of(ask)) {
+fn join_counted(
+    fetcher: &Fetcher,
+    cache: &Cache,
+    inbound: &Inbound,
+    credentials: Credentials,
+) -> Result<Joining, Error> {
+    match join(&fetcher.peering, cache, inbound, credentials) {
+        Joining::Lead(mut lead) => match fetcher.quotas.take(fetcher.quotas.client_of(inbound)) {
             Ok(quota) => {
                 lead.quota = quota;
                 Ok(Joining::Lead(lead))
@@ -289,7 +291,7 @@ fn join_counted(fetcher: &Fetcher, cache: &Cache, ask: &Ask, credentials: Creden
 
 /// The next step of a request that may not share the outcome of its flight.
 enum Fallback {
-    /// It looks into the store again, up to `Ask::tries` times.
+    /// It looks into the store again, up to `Inbound::tries` times.
     LookAgain,
     Pass,
 }

@@ -57,14 +57,14 @@ impl Edge {
         &self,
         source: Source,
         connection: IpAddr,
-        ask: &FastRequest<'_>,
+        request: &FastRequest<'_>,
         head: &mut Vec<u8>,
     ) -> Result<(Body, Record, IpAddr), NotFastHit> {
-        let (key, client) = self.plain_key(source, connection, ask).ok_or(NotFastHit::Involved)?;
+        let (key, client) = self.plain_key(source, connection, request).ok_or(NotFastHit::Involved)?;
         let Some((tier, stored)) = self.cache.store.held(&key) else {
             return Err(NotFastHit::Missing(key, client));
         };
-        if !self.append_hit(&stored, ask.most, head) {
+        if !self.append_hit(&stored, request.most, head) {
             return Err(NotFastHit::Involved);
         }
         let len = stored.len();
@@ -76,15 +76,18 @@ impl Edge {
 
     /// Returns the key of the target and the client's address, if no forwarding header or unlisted
     /// variant changes the answer.
-    fn plain_key(&self, source: Source, connection: IpAddr, ask: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
-        if ask.size > self.settings.limits.header || !forward::is_host(ask.host) {
+    fn plain_key(&self, source: Source, connection: IpAddr, request: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
+        if request.size > self.settings.limits.header || !forward::is_host(request.host) {
             return None;
         }
         let policy = self.settings.policy.load();
-        let client = policy.forwarding.sharing_client(source, connection, ask.told, ask.host)?;
-        let key = policy.trim(AssetKey::from_target(ask.target, self.settings.limits.uri).ok()?);
-        let key =
-            if self.cache.store.varies(&key) { self.cache.store.select_by_codings(&key, ask.accepted)? } else { key };
+        let client = policy.forwarding.sharing_client(source, connection, request.told, request.host)?;
+        let key = policy.trim(AssetKey::from_target(request.target, self.settings.limits.uri).ok()?);
+        let key = if self.cache.store.varies(&key) {
+            self.cache.store.select_by_codings(&key, request.accepted)?
+        } else {
+            key
+        };
         Some((key, client))
     }
 

@@ -106,10 +106,10 @@ impl Filler {
         }
         match (provider, proof) {
             (Provider::Peer(peer), Verification::None) if error.fault() == Fault::Peer => {
-                self.peering.note_broken_response(peer)
+                self.peering.note_broken_response(peer);
             }
             (provider, Verification::AtEnd) if of_one => {
-                distrust(&self.fetcher, &self.cache, provider, lead.key(), error)
+                distrust(&self.fetcher, &self.cache, provider, lead.key(), error);
             }
             // It is not known which of the sources was wrong: other peers are asked next, and no
             // peer is told to drop its copy.

@@ -11,7 +11,7 @@ use super::fetch::Fetcher;
 use super::peering::{EVERYTHING, PURGE, Peering};
 use super::policy::Writes;
 use super::quota::Quota;
-use super::request::{Answer, Ask};
+use super::request::{Answer, Inbound};
 use super::settings::Settings;
 use crate::body::Body;
 use crate::cluster::view::State;
@@ -32,9 +32,9 @@ pub(super) struct Invalidator {
 }
 
 impl Invalidator {
-    pub(super) fn answer_purge(&self, ask: &Ask) -> Answer {
-        self.purge(&self.settings.policy.load().trim(ask.key.clone()));
-        Answer { response: purged(), record: ask.record(Served::Pass, ServedFrom::Edge) }
+    pub(super) fn answer_purge(&self, inbound: &Inbound) -> Answer {
+        self.purge(&self.settings.policy.load().trim(inbound.key.clone()));
+        Answer { response: purged(), record: inbound.record(Served::Pass, ServedFrom::Edge) }
     }
 
     pub(super) fn answer_purge_of_everything(&self, source: Source, method: Method) -> Answer {
@@ -110,12 +110,12 @@ impl Invalidator {
 pub(super) fn write(
     fetcher: &Arc<Fetcher>,
     invalidator: &Invalidator,
-    ask: &Ask,
+    inbound: &Inbound,
     mut request: Request<Body>,
     quota: Quota,
 ) -> impl Future<Output = Result<(Response<Body>, Quota), Error>> + use<> {
     let (fetcher, invalidator) = (Arc::clone(fetcher), invalidator.clone());
-    let (method, key, host) = (ask.method.clone(), ask.key.clone(), ask.host());
+    let (method, key, host) = (inbound.method.clone(), inbound.key.clone(), inbound.host());
     let here = Asker::mark(&mut request);
     let written = tokio::spawn(async move {
         let answer = fetcher.ask_origin(request).await.inspect_err(|error| {
@@ -137,8 +137,8 @@ pub(super) fn write(
 }
 
 /// Returns true if a peer asks for a purge. A client's PURGE goes to the origin.
-pub(super) fn is_purge(ask: &Ask) -> bool {
-    ask.source == Source::Peer && ask.method.as_str().as_bytes() == PURGE
+pub(super) fn is_purge(inbound: &Inbound) -> bool {
+    inbound.source == Source::Peer && inbound.method.as_str().as_bytes() == PURGE
 }
 
 /// Returns true if a peer asks for a purge of all responses that no name proves.

@@ -5,7 +5,7 @@ use http::Method;
 use super::classify::{is_silent_error, kind};
 use super::coalesce::Coalesced;
 use super::parts::Edge;
-use super::request::{Answer, Ask, head_size};
+use super::request::{Answer, Inbound, head_size};
 use super::request_class::RequestClass;
 use super::respond::{answer_not_cached, answer_stale, answer_stored, refuse};
 use super::settings::Settings;
@@ -34,72 +34,73 @@ pub(super) enum Route {
 impl Edge {
     /// Answers a GET or HEAD from the store, or by another path. Those paths are boxed, so that the
     /// future of a hit is small and cheap to move.
-    pub(super) async fn get(&self, mut ask: Ask) -> Answer {
-        match self.look_up(&mut ask) {
+    pub(super) async fn get(&self, mut inbound: Inbound) -> Answer {
+        match self.look_up(&mut inbound) {
             Ok(answer) => answer,
-            Err(route) => Box::pin(self.go(ask, route)).await,
+            Err(route) => Box::pin(self.go(inbound, route)).await,
         }
     }
 
     /// Answers a request from a peer or the origin. A large head counts in `cache.memory` until the
     /// response begins, because clients decide how many requests wait.
-    pub(super) async fn go(&self, mut ask: Ask, mut route: Route) -> Answer {
-        let size = head_size(&ask.headers);
+    pub(super) async fn go(&self, mut inbound: Inbound, mut route: Route) -> Answer {
+        let size = head_size(&inbound.headers);
         let charged = if size > LARGE_HEAD { COPIES_OF_HEAD * size as u64 } else { 0 };
         let Some(_until_dropped) = self.cache.budget.charge(charged) else {
-            return refuse(&self.settings, ask.source, ask.method, Ok(ask.key), Error::Overloaded);
+            return refuse(&self.settings, inbound.source, inbound.method, Ok(inbound.key), Error::Overloaded);
         };
         loop {
             let (handled, stale) = match route {
                 Route::Coalesce(handled, stale) => (handled, stale),
-                Route::Pass(handled) => return self.pass(ask, handled).await,
+                Route::Pass(handled) => return self.pass(inbound, handled).await,
             };
-            (ask, route) = match self.coalesce(ask, handled, stale).await {
+            (inbound, route) = match self.coalesce(inbound, handled, stale).await {
                 Coalesced::Answer(answer) => return answer,
-                Coalesced::Pass(ask) => (ask, Route::Pass(handled)),
-                Coalesced::Again(mut ask) => match self.look_up(&mut ask) {
+                Coalesced::Pass(inbound) => (inbound, Route::Pass(handled)),
+                Coalesced::Again(mut inbound) => match self.look_up(&mut inbound) {
                     Ok(answer) => return answer,
-                    Err(route) => (ask, route),
+                    Err(route) => (inbound, route),
                 },
             };
         }
     }
 
     /// Answers a request from the store, or returns its further path.
-    fn look_up(&self, ask: &mut Ask) -> Result<Answer, Route> {
-        if !ask.shares(&self.settings.policy.load().forwarding) {
-            return look_elsewhere(&self.settings, ask);
+    fn look_up(&self, inbound: &mut Inbound) -> Result<Answer, Route> {
+        if !inbound.shares(&self.settings.policy.load().forwarding) {
+            return look_elsewhere(&self.settings, inbound);
         }
         if self.cache.store.has_variants() {
             // Hop-by-hop headers select no variant.
-            if forward::nominates(&ask.headers) {
-                forward::strip_hop_by_hop(&mut ask.headers);
+            if forward::nominates(&inbound.headers) {
+                forward::strip_hop_by_hop(&mut inbound.headers);
             }
-            if let Some(variant) = self.cache.store.select(&ask.key, &ask.headers) {
-                ask.key = variant;
+            if let Some(variant) = self.cache.store.select(&inbound.key, &inbound.headers) {
+                inbound.key = variant;
             }
         }
-        let directives = match ask.class {
+        let directives = match inbound.class {
             RequestClass::Plain => RequestControl::default(),
-            RequestClass::Particular => RequestControl::of(&ask.headers),
+            RequestClass::Particular => RequestControl::of(&inbound.headers),
         };
-        let (handled, stale) = match self.cache.store.find(&ask.key) {
+        let (handled, stale) = match self.cache.store.find(&inbound.key) {
             Found::Here(tier, stored) => {
                 let facts = stored.facts();
-                match freshness::reuse(facts.lifetime, facts.age(ask.now), &directives) {
+                match freshness::reuse(facts.lifetime, facts.age(inbound.now), &directives) {
                     // The error does not apply to a client that it was not requested for.
                     Reuse::Fresh
-                        if is_silent_error(&stored) && kind(&self.settings, &self.cache.store, ask) != Kind::Common =>
+                        if is_silent_error(&stored)
+                            && kind(&self.settings, &self.cache.store, inbound) != Kind::Common =>
                     {
                         return Err(Route::Pass(Handled::Request));
                     }
-                    Reuse::Fresh => return Ok(answer_stored(&self.settings, ask, tier, &stored)),
-                    Reuse::Stale => return Ok(answer_stale(&self.settings, ask, &stored)),
+                    Reuse::Fresh => return Ok(answer_stored(&self.settings, inbound, tier, &stored)),
+                    Reuse::Stale => return Ok(answer_stale(&self.settings, inbound, &stored)),
                     Reuse::WhileRevalidate => {
-                        self.validate_behind(ask, &stored);
-                        return Ok(answer_stale(&self.settings, ask, &stored));
+                        self.validate_behind(inbound, &stored);
+                        return Ok(answer_stale(&self.settings, inbound, &stored));
                     }
-                    Reuse::Validate if facts.is_fresh(ask.now) => (Handled::Request, Some(stored)),
+                    Reuse::Validate if facts.is_fresh(inbound.now) => (Handled::Request, Some(stored)),
                     Reuse::Validate => (Handled::Stale, Some(stored)),
                 }
             }
@@ -107,23 +108,35 @@ impl Edge {
             Found::Wrong => {
                 let error =
                     Error::OriginWrong("not fetched again before cache.wrong_content_ttl has passed".to_owned());
-                return Ok(refuse(&self.settings, ask.source, ask.method.clone(), Ok(ask.key.clone()), error));
+                return Ok(refuse(
+                    &self.settings,
+                    inbound.source,
+                    inbound.method.clone(),
+                    Ok(inbound.key.clone()),
+                    error,
+                ));
             }
-            Found::Nothing if ask.key.variant().is_some() => (Handled::VaryMiss, None),
+            Found::Nothing if inbound.key.variant().is_some() => (Handled::VaryMiss, None),
             Found::Nothing => (Handled::UriMiss, None),
         };
         if directives.only_if_cached {
-            return Ok(self.answer_held(ask).unwrap_or_else(|| answer_not_cached(&self.settings, ask)));
+            return Ok(self.answer_held(inbound).unwrap_or_else(|| answer_not_cached(&self.settings, inbound)));
         }
-        Err(self.route(ask, &directives, handled, stale))
+        Err(self.route(inbound, &directives, handled, stale))
     }
 
     /// Returns the path of a request that the store does not answer.
-    fn route(&self, ask: &mut Ask, directives: &RequestControl, handled: Handled, stale: Option<Stored>) -> Route {
-        ask.kind = kind(&self.settings, &self.cache.store, ask);
-        let alone = match ask.kind {
+    fn route(
+        &self,
+        inbound: &mut Inbound,
+        directives: &RequestControl,
+        handled: Handled,
+        stale: Option<Stored>,
+    ) -> Route {
+        inbound.kind = kind(&self.settings, &self.cache.store, inbound);
+        let alone = match inbound.kind {
             Kind::Common => false,
-            Kind::Own => stale.is_none() && self.cache.store.is_marked_own(&ask.key),
+            Kind::Own => stale.is_none() && self.cache.store.is_marked_own(&inbound.key),
             Kind::Unknown => true,
         };
         if alone || handled == Handled::Bypass {
@@ -131,16 +144,16 @@ impl Edge {
         }
         // A request with `no-store` must leave nothing stored, and content in a GET has no meaning
         // that a key could express (RFC 9110 §9.3.1).
-        if directives.no_store || !http_body::Body::is_end_stream(&ask.body) {
+        if directives.no_store || !http_body::Body::is_end_stream(&inbound.body) {
             return Route::Pass(handled);
         }
         // HEAD fetches the body only for proven names, which will be requested. With credentials,
         // HEAD, ranges and conditions pass: a fill would cost a whole fetch each time, and
         // responses to credentials are rarely shared.
-        let head = ask.method == Method::HEAD;
-        let credentials = Credentials::of(&ask.headers) != Credentials::None;
-        if head && self.settings.policy.load().name(&ask.key) != Name::Proven
-            || credentials && (head || forward::is_selective(&ask.headers))
+        let head = inbound.method == Method::HEAD;
+        let credentials = Credentials::of(&inbound.headers) != Credentials::None;
+        if head && self.settings.policy.load().name(&inbound.key) != Name::Proven
+            || credentials && (head || forward::is_selective(&inbound.headers))
         {
             return Route::Pass(handled);
         }
@@ -149,9 +162,9 @@ impl Edge {
 }
 
 /// Returns the path of a request that shares no response (see [`forwarding`]).
-fn look_elsewhere(settings: &Settings, ask: &Ask) -> Result<Answer, Route> {
-    if RequestControl::of(&ask.headers).only_if_cached {
-        return Ok(answer_not_cached(settings, ask));
+fn look_elsewhere(settings: &Settings, inbound: &Inbound) -> Result<Answer, Route> {
+    if RequestControl::of(&inbound.headers).only_if_cached {
+        return Ok(answer_not_cached(settings, inbound));
     }
     Err(Route::Pass(Handled::OtherSite))
 }

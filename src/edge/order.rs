@@ -6,7 +6,7 @@ use http::{HeaderMap, Response};
 use tokio::sync::oneshot;
 
 use super::classify::known_vary;
-use super::request::Ask;
+use super::request::Inbound;
 use super::settings::Settings;
 use crate::body::Body;
 use crate::body::informational::Relay;
@@ -32,25 +32,25 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Returns the order of a fill for `ask`. `headers` are those of the request without hop-by-hop
+    /// Returns the order of a fill for `inbound`. `headers` are those of the request without hop-by-hop
     /// headers.
     pub(super) fn new(
         settings: &Settings,
         store: &Store,
-        ask: &Ask,
+        inbound: &Inbound,
         headers: &HeaderMap,
         stale: Option<Stored>,
     ) -> Self {
         let policy = settings.policy.load();
-        let name = policy.name(&ask.key);
+        let name = policy.name(&inbound.key);
         let (own, coding) = match name {
             Name::Proven => (OwnHeaders::Authorization, Coding::Identity),
             Name::Hinted(_) => (OwnHeaders::None, Coding::Accepted),
             Name::Plain => (OwnHeaders::All, Coding::Accepted),
         };
-        let also = Also { forward: &policy.forward, vary: &known_vary(store, ask) };
-        let mut sent = forward::of_fill(headers, &also, own, coding, &settings.via_for(ask.version));
-        ask.requester.introduce_leader(ask.source, headers, &mut sent);
+        let also = Also { forward: &policy.forward, vary: &known_vary(store, inbound) };
+        let mut sent = forward::of_fill(headers, &also, own, coding, &settings.via_for(inbound.version));
+        inbound.requester.introduce_leader(inbound.source, headers, &mut sent);
         let (credentials, personal) = (Credentials::of(&sent), Personal::of_fill(&sent, &policy.forward));
         Self { name, credentials, personal, headers: sent, stale, relay: None }
     }

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::request::Ask;
+use super::request::Inbound;
 use super::settings::Settings;
 use crate::clients::{Clients, Counted};
 use crate::error::Error;
@@ -29,11 +29,11 @@ impl Quotas {
         Self { clients: Clients::default(), settings, metrics }
     }
 
-    /// Returns the client that `ask` counts for; `None` for a peer's request, and for a request of
+    /// Returns the client that `inbound` counts for; `None` for a peer's request, and for a request of
     /// a trusted proxy that names no other client.
-    pub(super) fn client_of(&self, ask: &Ask) -> Option<IpAddr> {
-        match ask.source {
-            Source::Client => self.settings.policy.load().forwarding.counted(ask.requester.client),
+    pub(super) fn client_of(&self, inbound: &Inbound) -> Option<IpAddr> {
+        match inbound.source {
+            Source::Client => self.settings.policy.load().forwarding.counted(inbound.requester.client),
             Source::Peer => None,
         }
     }

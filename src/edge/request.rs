@@ -1,4 +1,4 @@
-//! [`Ask`]: a request to this edge, and [`Answer`]: its response.
+//! [`Inbound`]: a request to this edge, and [`Answer`]: its response.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,7 +19,7 @@ use crate::observe::metrics::{Served, Source};
 use crate::semantics::request_fields::Kind;
 
 /// A request to this edge, with its target as a key.
-pub(super) struct Ask {
+pub(super) struct Inbound {
     pub(super) source: Source,
     pub(super) requester: Requester,
     pub(super) method: Method,
@@ -41,7 +41,7 @@ pub(super) struct Ask {
     pub(super) tries: u8,
 }
 
-impl Ask {
+impl Inbound {
     /// Tells a peer that this edge works on its request, which may take as long as the origin does.
     /// Without this, the peer would ask another edge.
     pub(super) fn acknowledge(&self) {

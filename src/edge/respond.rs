@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::fetch::Fetcher;
 use super::order::Order;
-use super::request::{Answer, Ask};
+use super::request::{Answer, Inbound};
 use super::resume::resume_reader;
 use super::select::{Selection, condition, select};
 use super::settings::Settings;
@@ -27,26 +27,38 @@ use crate::store::entry::Stored;
 use crate::store::tiers::Tier;
 use crate::upstream::Unframed;
 
-pub(super) fn answer_stored(settings: &Settings, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
+pub(super) fn answer_stored(settings: &Settings, inbound: &Inbound, tier: Tier, stored: &Stored) -> Answer {
     stored.uses.one_more();
     let status = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
-    Answer { response: give(settings, ask, ask.now, stored, status), record: ask.record(hit(tier), ServedFrom::Store) }
+    Answer {
+        response: give(settings, inbound, inbound.now, stored, status),
+        record: inbound.record(hit(tier), ServedFrom::Store),
+    }
 }
 
 /// Returns a stale response that may be served.
-pub(super) fn answer_stale(settings: &Settings, ask: &Ask, stored: &Stored) -> Answer {
+pub(super) fn answer_stale(settings: &Settings, inbound: &Inbound, stored: &Stored) -> Answer {
     let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
-    Answer { response: give(settings, ask, ask.now, stored, hit), record: ask.record(Served::Stale, ServedFrom::Store) }
+    Answer {
+        response: give(settings, inbound, inbound.now, stored, hit),
+        record: inbound.record(Served::Stale, ServedFrom::Store),
+    }
 }
 
 /// Returns a stored response that was to be validated.
-pub(super) fn answer_reused(settings: &Settings, ask: &Ask, handled: Handled, role: Role, reused: &Reused) -> Answer {
+pub(super) fn answer_reused(
+    settings: &Settings,
+    inbound: &Inbound,
+    handled: Handled,
+    role: Role,
+    reused: &Reused,
+) -> Answer {
     let (fwd_status, detail, record) = match &reused.why {
         Why::Validated(provider) => {
-            (Some(StatusCode::NOT_MODIFIED), None, ask.record(served(role), ServedFrom::from(provider)))
+            (Some(StatusCode::NOT_MODIFIED), None, inbound.record(served(role), ServedFrom::from(provider)))
         }
-        Why::FailedWith(status) => (Some(*status), None, ask.record(Served::Stale, ServedFrom::Store)),
-        Why::Failed(error) => (None, Some(error.name()), ask.record(Served::Stale, ServedFrom::Store)),
+        Why::FailedWith(status) => (Some(*status), None, inbound.record(Served::Stale, ServedFrom::Store)),
+        Why::Failed(error) => (None, Some(error.name()), inbound.record(Served::Stale, ServedFrom::Store)),
     };
     let status = CacheStatus {
         handled,
@@ -56,15 +68,21 @@ pub(super) fn answer_reused(settings: &Settings, ask: &Ask, handled: Handled, ro
         ..CacheStatus::default()
     };
     let record = Record { reason: detail, ..record };
-    Answer { response: give(settings, ask, SystemTime::now(), &reused.stored, status), record }
+    Answer { response: give(settings, inbound, SystemTime::now(), &reused.stored, status), record }
 }
 
 /// Returns as much of a stored response as the request asks for.
-fn give(settings: &Settings, ask: &Ask, now: SystemTime, stored: &Stored, status: CacheStatus) -> Response<Body> {
+fn give(
+    settings: &Settings,
+    inbound: &Inbound,
+    now: SystemTime,
+    stored: &Stored,
+    status: CacheStatus,
+) -> Response<Body> {
     let facts = stored.facts();
     let age = facts.age(now);
     let status = CacheStatus { ttl: facts.ttl(age), ..status };
-    let (mut response, selection) = select(ask, facts.status, Some(stored.len()), stored.fields().unpack());
+    let (mut response, selection) = select(inbound, facts.status, Some(stored.len()), stored.fields().unpack());
     response.headers_mut().insert(AGE, number(age.as_secs()));
     response.headers_mut().insert(CACHE_STATUS, settings.status(&status));
     let len = stored.len();
@@ -77,7 +95,13 @@ fn give(settings: &Settings, ask: &Ask, now: SystemTime, stored: &Stored, status
     response
 }
 
-pub(super) fn answer_flight(fetcher: &Arc<Fetcher>, ask: &Ask, handled: Handled, role: Role, shared: Shared) -> Answer {
+pub(super) fn answer_flight(
+    fetcher: &Arc<Fetcher>,
+    inbound: &Inbound,
+    handled: Handled,
+    role: Role,
+    shared: Shared,
+) -> Answer {
     let Shared { reader, streaming, order, own } = shared;
     let Streaming { head, provider, kept, extent, room, proof, .. } = streaming;
     let status = CacheStatus {
@@ -87,7 +111,7 @@ pub(super) fn answer_flight(fetcher: &Arc<Fetcher>, ask: &Ask, handled: Handled,
         detail: if let Kept::Shared(refusal) = kept { Some(refusal.name()) } else { None },
         ..CacheStatus::default()
     };
-    let (mut response, selection) = select(ask, head.facts.status, head.length, head.headers.clone());
+    let (mut response, selection) = select(inbound, head.facts.status, head.length, head.headers.clone());
     let age = head.facts.age(SystemTime::now()).as_secs();
     if age > 0 {
         response.headers_mut().insert(AGE, number(age));
@@ -100,8 +124,9 @@ pub(super) fn answer_flight(fetcher: &Arc<Fetcher>, ask: &Ask, handled: Handled,
     }
     // A body of known length is held whole, unless it began as a window.
     let may_lose = extent == Extent::Window || head.length.is_none();
-    let resume = may_lose
-        .then(|| resume_reader(fetcher, ask.key.clone(), Arc::clone(&head), order, fetcher.quotas.client_of(ask)));
+    let resume = may_lose.then(|| {
+        resume_reader(fetcher, inbound.key.clone(), Arc::clone(&head), order, fetcher.quotas.client_of(inbound))
+    });
     let growing = reader.body();
     let reason = status.detail;
     let read = |mut reader: Reader, first, end| {
@@ -120,14 +145,14 @@ pub(super) fn answer_flight(fetcher: &Arc<Fetcher>, ask: &Ask, handled: Handled,
             multipart.body(|Span { first, end }| read(Reader::new(Arc::clone(&growing)), first, Some(end)))
         }
     };
-    let record = Record { reason, ..ask.record(served(role), ServedFrom::from(&provider)) };
+    let record = Record { reason, ..inbound.record(served(role), ServedFrom::from(&provider)) };
     Answer { response, record }
 }
 
 /// Returns the response of a fill that is its leader's alone.
 pub(super) fn answer_first(
     settings: &Settings,
-    ask: &Ask,
+    inbound: &Inbound,
     handled: Handled,
     provider: &Provider,
     mut response: Response<Body>,
@@ -135,18 +160,18 @@ pub(super) fn answer_first(
 ) -> Answer {
     let status = CacheStatus { handled, detail: Some(refusal.name()), ..CacheStatus::default() };
     // The fill was sent without the client's conditions, so they are applied here.
-    if response.status() == StatusCode::OK && matches!(condition(ask, None, &mut response), Selection::Nothing) {
+    if response.status() == StatusCode::OK && matches!(condition(inbound, None, &mut response), Selection::Nothing) {
         *response.body_mut() = Body::empty();
     }
-    let response = relay(settings, ask, response, &status);
-    let record = Record { reason: status.detail, ..ask.record(Served::Pass, ServedFrom::from(provider)) };
+    let response = relay(settings, inbound, response, &status);
+    let record = Record { reason: status.detail, ..inbound.record(Served::Pass, ServedFrom::from(provider)) };
     Answer { response, record }
 }
 
 /// Forwards a response with this edge's members in Via and Cache-Status.
 pub(super) fn relay(
     settings: &Settings,
-    ask: &Ask,
+    inbound: &Inbound,
     mut response: Response<Body>,
     status: &CacheStatus,
 ) -> Response<Body> {
@@ -154,7 +179,7 @@ pub(super) fn relay(
     // and the peer would store it.
     let unframed = response.extensions().get::<Unframed>().is_some();
     let via = settings.via_for(response.version());
-    let own_framing = if unframed && ask.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
+    let own_framing = if unframed && inbound.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
     *response.version_mut() = own_framing;
     let has_none = response.status() == StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
@@ -166,7 +191,7 @@ pub(super) fn relay(
     headers.append(VIA, via);
     let upstream = combined(headers.get_all(CACHE_STATUS));
     headers.insert(CACHE_STATUS, settings.status_behind(upstream.as_ref(), status));
-    if ask.method == Method::HEAD {
+    if inbound.method == Method::HEAD {
         *response.body_mut() = Body::empty();
     }
     response
@@ -190,8 +215,9 @@ pub(super) fn answer_options(settings: &Settings, source: Source, target: Box<st
 
 /// Returns the 504 to an `only-if-cached` request that finds nothing. This is an expected miss
 /// and not an error.
-pub(super) fn answer_not_cached(settings: &Settings, ask: &Ask) -> Answer {
-    let mut answer = refuse(settings, ask.source, ask.method.clone(), Ok(ask.key.clone()), Error::NotCached);
+pub(super) fn answer_not_cached(settings: &Settings, inbound: &Inbound) -> Answer {
+    let mut answer =
+        refuse(settings, inbound.source, inbound.method.clone(), Ok(inbound.key.clone()), Error::NotCached);
     (answer.record.served, answer.record.error) = (Served::Miss, None);
     answer.record.reason = Some(Error::NotCached.name());
     answer

@@ -7,7 +7,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use super::multipart::{Multipart, content_range, text};
-use super::request::Ask;
+use super::request::Inbound;
 use super::request_class::RequestClass;
 use crate::body::Body;
 use crate::semantics::conditional::{self, Precondition};
@@ -25,7 +25,7 @@ pub(super) enum Selection {
 
 /// Applies the request's conditions and range to a response.
 pub(super) fn select(
-    ask: &Ask,
+    inbound: &Inbound,
     status: StatusCode,
     length: Option<u64>,
     headers: HeaderMap,
@@ -33,28 +33,28 @@ pub(super) fn select(
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    if ask.class == RequestClass::Plain {
-        let selection = if ask.method == Method::HEAD { Selection::Nothing } else { Selection::Whole };
+    if inbound.class == RequestClass::Plain {
+        let selection = if inbound.method == Method::HEAD { Selection::Nothing } else { Selection::Whole };
         return (response, selection);
     }
-    if ask.headers.contains_key(WANT_REPR_DIGEST)
-        && response.headers().get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&ask.headers, digest))
+    if inbound.headers.contains_key(WANT_REPR_DIGEST)
+        && response.headers().get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&inbound.headers, digest))
     {
         response.headers_mut().remove(REPR_DIGEST);
     }
-    let selection = if status == StatusCode::OK { condition(ask, length, &mut response) } else { Selection::Whole };
+    let selection = if status == StatusCode::OK { condition(inbound, length, &mut response) } else { Selection::Whole };
     if !matches!(selection, Selection::Whole) {
         // The digest is of the whole content (RFC 9530 §2).
         response.headers_mut().remove(CONTENT_DIGEST);
     }
     match selection {
-        _ if ask.method == Method::HEAD => (response, Selection::Nothing),
+        _ if inbound.method == Method::HEAD => (response, Selection::Nothing),
         selection => (response, selection),
     }
 }
 
-pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<Body>) -> Selection {
-    match conditional::evaluate(&ask.headers, response.headers()) {
+pub(super) fn condition(inbound: &Inbound, length: Option<u64>, response: &mut Response<Body>) -> Selection {
+    match conditional::evaluate(&inbound.headers, response.headers()) {
         Precondition::Proceed => {}
         Precondition::NotModified => {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -70,10 +70,10 @@ pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<
             return Selection::Nothing;
         }
     }
-    let Some(length) = length.filter(|_| ask.method == Method::GET) else {
+    let Some(length) = length.filter(|_| inbound.method == Method::GET) else {
         return Selection::Whole;
     };
-    match range::evaluate(&ask.headers, response.headers(), length) {
+    match range::evaluate(&inbound.headers, response.headers(), length) {
         Ranged::Whole => Selection::Whole,
         Ranged::Part(span) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;

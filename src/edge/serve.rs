@@ -10,7 +10,7 @@ use super::invalidate::{is_purge, is_purge_of_everything};
 use super::key_list::WANTED;
 use super::lookup::Route;
 use super::parts::Edge;
-use super::request::{Answer, Ask, head_size};
+use super::request::{Answer, Inbound, head_size};
 use super::request_class::RequestClass;
 use super::respond::{answer_options, refuse};
 use super::upgrade;
@@ -63,7 +63,7 @@ impl Edge {
         let (method, version, headers) = (parts.method, parts.version, parts.headers);
         let authority = parts.uri.into_parts().authority;
         let now = SystemTime::now();
-        let ask = Ask {
+        let inbound = Inbound {
             source,
             requester,
             method,
@@ -79,14 +79,14 @@ impl Edge {
             now,
             tries: 2,
         };
-        if ask.upgrade.is_some() {
-            Box::pin(self.go(ask, Route::Pass(Handled::Request))).await
-        } else if matches!(ask.method, Method::GET | Method::HEAD) {
-            self.get(ask).await
-        } else if is_purge(&ask) {
-            self.invalidator.answer_purge(&ask)
+        if inbound.upgrade.is_some() {
+            Box::pin(self.go(inbound, Route::Pass(Handled::Request))).await
+        } else if matches!(inbound.method, Method::GET | Method::HEAD) {
+            self.get(inbound).await
+        } else if is_purge(&inbound) {
+            self.invalidator.answer_purge(&inbound)
         } else {
-            Box::pin(self.go(ask, Route::Pass(Handled::Method))).await
+            Box::pin(self.go(inbound, Route::Pass(Handled::Method))).await
         }
     }
 

@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
-use super::request::Ask;
+use super::request::Inbound;
 use crate::body::Body;
 use crate::observe::metrics::Source;
 use crate::semantics::upgrade;
@@ -24,16 +24,16 @@ pub(super) fn wanted(source: Source, request: &mut Parts, body: &Body) -> Option
 }
 
 /// Adds the client's upgrade to the request to the origin.
-pub(super) fn hand_on(ask: &Ask, fields: &mut HeaderMap) {
-    if ask.upgrade.is_some() {
+pub(super) fn hand_on(inbound: &Inbound, fields: &mut HeaderMap) {
+    if inbound.upgrade.is_some() {
         upgrade::to_websocket(fields);
     }
 }
 
 /// Joins both ends if the response is a 101.
-pub(super) fn join(ask: Ask, response: &mut Response<Body>) {
+pub(super) fn join(inbound: Inbound, response: &mut Response<Body>) {
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if let Some(client) = ask.upgrade.filter(|_| switches) {
+    if let Some(client) = inbound.upgrade.filter(|_| switches) {
         upgrade::to_websocket(response.headers_mut());
         if let Some(origin) = response.extensions_mut().remove::<OnUpgrade>() {
             response.extensions_mut().insert(Tunnel { client, origin });

@@ -58,7 +58,7 @@ pub(super) fn proof_for(
     Proof::of(expected, blame)
 }
 
-/// Adds the hash in the name as ETag if there is none, and as Repr-Digest if the name holds the
+/// Adds the hash in the name as entity tag if there is none, and as Repr-Digest if the name holds the
 /// whole digest.
 pub(super) fn name_by_hash(policy: &Policy, key: &AssetKey, headers: &mut HeaderMap) {
     let Some(expected) = policy.expected(key).filter(|_| !is_coded(headers)) else {
