@@ -161,7 +161,7 @@ impl Edge {
     }
 }
 
-/// Returns the path of a request that shares no response (see [`forwarding`]).
+/// Returns the path of a request that shares no response (see [`forwarding`](super::forwarding)).
 fn look_elsewhere(settings: &Settings, inbound: &Inbound) -> Result<Answer, Route> {
     if RequestControl::of(&inbound.headers).only_if_cached {
         return Ok(answer_not_cached(settings, inbound));
