@@ -52,9 +52,10 @@ const LASTING: [&str; 2] = ["/**/*-{hash}.*", "/**/*.{hash}.*"];
 
 impl OriginCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let rules = LASTING.map(Rule::parse).into_iter().collect::<Result<_, _>>().map_err(Failure::Usage)?;
+        let rules = LASTING.map(Rule::parse).into_iter().collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
+        let is_immutable = move |path: &str| rules.iter().any(|rule| rule.matches(path));
         let writes = if self.writable { Writes::Allowed } else { Writes::Refused };
-        let files = FileOrigin::new(&self.folder, self.delay.0, writes, rules)
+        let files = FileOrigin::new(&self.folder, self.delay.0, writes, is_immutable)
             .map_err(|error| Failure::Usage(format!("{}: {error}; a folder is needed", self.folder.display())))?;
         let (_lost, _throttle, _log) = init_log(&LogConfig::default());
         let runtime = runtime(0)?;

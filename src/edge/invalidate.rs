@@ -17,8 +17,8 @@ use crate::error::Error;
 use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Served, Source};
-use crate::origin::Asker;
-use crate::origin::http_origin::Site;
+use crate::origin::http_origin::BaseUrl;
+use crate::origin::permits::ClientPresence;
 use crate::semantics::invalidation;
 
 /// What one edge says to another, on its peer listener: forget this target.
@@ -82,7 +82,7 @@ impl Edge {
         quota: Quota,
     ) -> impl Future<Output = Result<(Response<Body>, Quota), Error>> + use<> {
         let (edge, method, key, host) = (Arc::clone(self), ask.method.clone(), ask.key.clone(), ask.host());
-        let here = Asker::mark(&mut request);
+        let here = ClientPresence::track(&mut request);
         let written = tokio::spawn(async move {
             let answer = edge.ask_origin(request).await.inspect_err(|error| {
                 if *error == Error::ClientLeft {
@@ -106,7 +106,7 @@ impl Edge {
     /// `host`, and the origin by its own name, is one site: names here have no host.
     fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &Response<Body>) -> Vec<AssetKey> {
         let upstream =
-            |site: &Arc<Site>| invalidation::named_upstream(&site.host, &site.prefix, key.path(), answer.headers());
+            |base: &Arc<BaseUrl>| invalidation::named_upstream(&base.host, &base.prefix, key.path(), answer.headers());
         let upstream = answer.extensions().get().map(upstream).unwrap_or_default();
         let named = invalidation::named(host, key.path(), answer.headers()).chain(upstream);
         let named = named.filter_map(|target| AssetKey::from_uri(&target, self.limits.uri).ok());

@@ -27,7 +27,7 @@ use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Asked, Fetched, Sought, Source};
 use crate::peer::peek_codec;
-use crate::peer::pipeline::Question;
+use crate::peer::pipeline::PeekRequest;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Accepted;
@@ -66,7 +66,7 @@ impl Edge {
         accepted: Accepted,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         if !self.store.may_be_at_hand(key)
-            || key.as_str().len() > peek_codec::LONGEST
+            || key.as_str().len() > peek_codec::MAX_TARGET
             || !key.as_str().is_ascii()
             || self.flights.to_origin(key, Credentials::None).is_some()
         {
@@ -88,8 +88,10 @@ impl Edge {
         let accepted = Accepted::of(&order.headers);
         let peeking =
             Peeking { edge: Arc::clone(self), owner: Arc::clone(&owner), lead: Some(lead), order, asked, began };
-        self.peers
-            .peek(&owner, Question { key: key.clone(), accepted, then: Box::new(|response| peeking.end(response)) });
+        self.peers.peek(
+            &owner,
+            PeekRequest { key: key.clone(), accepted, on_reply: Box::new(|response| peeking.end(response)) },
+        );
         Some(async move {
             match flight.outcome().await {
                 Outcome::Streaming(streaming) => Some((reader, streaming.clone())),
