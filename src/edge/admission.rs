@@ -29,7 +29,7 @@ use crate::semantics::storing::{Credentials, Name, Personal, Refusal, Verdict};
 use crate::semantics::vary::{self, Variant, Varies, is_coded};
 use crate::semantics::{content_length, date, forward, freshness, storing};
 use crate::store::entry::in_flight;
-use crate::upstream::Unframed;
+use crate::upstream::{Framing, Reply};
 
 /// What became of a copy.
 pub(super) enum Landed {
@@ -51,7 +51,8 @@ impl Edge {
     /// Decides by the response's head what becomes of the flight.
     pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Landed {
         let now = SystemTime::now();
-        let Arrival { provider, response, asked: sent, began } = arrival;
+        let Arrival { provider, reply, asked: sent, began } = arrival;
+        let Reply { response, framing, .. } = reply;
         let (mut parts, body) = response.into_parts();
         // The connection that it came by has read its framing.
         forward::strip_hop_by_hop(&mut parts.headers);
@@ -72,15 +73,16 @@ impl Edge {
         }
         let age = freshness::initial_age(&parts.headers, sent, now);
         let verdict = judge(&self.policy.load(), leading.lead.key(), order, &parts, age);
-        let body = match self.unless_lost(&provider, pin!(self.measured(verdict, &parts, body))).await.flatten() {
-            Ok(body) => body,
-            Err(error) => return self.refuse_copy(leading, &provider, began, error),
-        };
+        let body =
+            match self.unless_lost(&provider, pin!(self.measured(verdict, &parts, framing, body))).await.flatten() {
+                Ok(body) => body,
+                Err(error) => return self.refuse_copy(leading, &provider, began, error),
+            };
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
         let admitted = self
-            .admit(verdict, order, &parts, length)
+            .admit(verdict, order, &parts, framing, length)
             .and_then(|terms| self.make_intake(&leading.lead, order, &parts, length, now - age, terms));
-        self.receive_body(leading, order, parts, admitted, Coming { provider, body, began }).await
+        self.receive_body(leading, order, (parts, framing), admitted, Coming { provider, body, began }).await
     }
 
     /// As [`receive`](Self::receive), when the head has told who may have the body.
@@ -88,7 +90,7 @@ impl Edge {
         self: &Arc<Self>,
         leading: Leading,
         order: &Order,
-        parts: Parts,
+        (parts, framing): (Parts, Framing),
         admitted: Admitted,
         coming: Coming,
     ) -> Landed {
@@ -111,7 +113,8 @@ impl Edge {
                 self.note_refusal(lead.key(), order, parts.status, refusal);
                 let Coming { provider, body, began } = coming;
                 let body = self.counted(&provider, began, lead.quota.take(), body);
-                let _ = first.send(First::Response { provider, response: Response::from_parts(parts, body) });
+                let reply = Reply { framing, ..Response::from_parts(parts, body).into() };
+                let _ = first.send(First::Response { provider, reply });
                 lead.settle(Outcome::Pass(refusal));
             }
         }
@@ -237,6 +240,7 @@ impl Edge {
         verdict: Verdict,
         order: &Order,
         parts: &Parts,
+        framing: Framing,
         length: Option<u64>,
     ) -> Result<(Lifetime, Kept), Refusal> {
         let too_large = length.is_some_and(|length| length > self.plan.max_object);
@@ -249,8 +253,8 @@ impl Edge {
             }
             _ if too_large => Err(Refusal::TooLarge),
             Verdict::Pass(refusal) => Err(refusal),
-            _ if may_outgrow(parts, length) => Err(Refusal::Unmeasured),
-            Verdict::Store(_) if parts.extensions.get::<Unframed>().is_some() => Err(Refusal::Unframed),
+            _ if may_outgrow(parts, framing, length) => Err(Refusal::Unmeasured),
+            Verdict::Store(_) if framing == Framing::UntilClose => Err(Refusal::Unframed),
             Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),
             Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { said: None }, Kept::Shared(refusal))),
         }

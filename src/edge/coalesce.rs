@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, HeaderName, Response, Version};
+use http::{HeaderMap, HeaderName, Version};
 use tokio::sync::oneshot;
 
 use super::fill::{First, Order};
 use super::peek::AtHand;
 use super::{Answer, Ask, Edge, Forwarding, states_no_lifetime};
-use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::edge::request_class::RequestClass;
 use crate::error::Error;
@@ -26,6 +25,7 @@ use crate::semantics::vary::{self, Accepted, Variant, Varies};
 use crate::store::entry::Stored;
 use crate::store::metadata::Metadata;
 use crate::store::tiers::Found;
+use crate::upstream::Reply;
 
 impl Edge {
     /// Validates a response in the background: one flight at a time for a key. A client
@@ -92,8 +92,8 @@ impl Edge {
                     _ => Otherwise::Pass,
                 },
                 Outcome::Pass(refusal) => match response(first).await {
-                    Some((provider, response)) if Self::answers(&ask, &order, response.headers()) => {
-                        return self.answer_first(&ask, handled, &provider, response, refusal);
+                    Some((provider, reply)) if Self::answers(&ask, &order, reply.response.headers()) => {
+                        return self.answer_first(&ask, handled, &provider, reply, refusal);
                     }
                     _ => {
                         self.note_own(&ask);
@@ -314,9 +314,9 @@ fn own_fields(first: Option<oneshot::Receiver<First>>) -> Option<HeaderMap> {
 
 /// The response that is the leader's alone, with whom it is from; `None` for who does not
 /// lead.
-async fn response(first: Option<oneshot::Receiver<First>>) -> Option<(Provider, Response<Body>)> {
+async fn response(first: Option<oneshot::Receiver<First>>) -> Option<(Provider, Reply)> {
     match first?.await {
-        Ok(First::Response { provider, response }) => Some((provider, response)),
+        Ok(First::Response { provider, reply }) => Some((provider, reply)),
         _ => None,
     }
 }
@@ -327,6 +327,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::body::Body;
     use crate::key::AssetKey;
     use crate::{Config, Server};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{Request, Response};
+use http::Request;
 
 use super::Edge;
 use super::fill::Order;
@@ -15,12 +15,14 @@ use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
 use crate::observe::metrics::{Asked, Fetched};
+use crate::origin::Call;
 use crate::semantics::{forward, validation};
+use crate::upstream::Reply;
 
 /// A response as it came, who sent it, and when it was asked for.
 pub(super) struct Arrival {
     pub(super) provider: Provider,
-    pub(super) response: Response<Body>,
+    pub(super) reply: Reply,
     pub(super) asked: SystemTime,
     pub(super) began: Instant,
 }
@@ -60,17 +62,12 @@ impl Edge {
     }
 
     /// Notes how a request to a peer went; an answer to it counts as `heard`.
-    fn asked_peer(
-        self: &Arc<Self>,
-        asking: Asking,
-        heard: Heard,
-        answer: Result<Response<Body>, Error>,
-    ) -> Option<Arrival> {
+    fn asked_peer(self: &Arc<Self>, asking: Asking, heard: Heard, answer: Result<Reply, Error>) -> Option<Arrival> {
         let Asking { peer, asked, began } = asking;
         match answer {
-            Ok(response) => {
+            Ok(reply) => {
                 self.hears(&peer, heard);
-                Some(Arrival { provider: Provider::Peer(peer), response, asked, began })
+                Some(Arrival { provider: Provider::Peer(peer), reply, asked, began })
             }
             Err(error) => {
                 self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
@@ -91,12 +88,12 @@ impl Edge {
 
     /// One request to the origin; a failure is counted here, an answer by
     /// whoever sees its end.
-    pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
-        request.headers_mut().append(forward::CDN_LOOP, self.loop_id.clone());
-        self.policy.load().forwarding.tell_site(request.headers_mut());
+    pub(super) async fn ask_origin(&self, mut call: Call) -> Result<Reply, Error> {
+        call.request.headers_mut().append(forward::CDN_LOOP, self.loop_id.clone());
+        self.policy.load().forwarding.tell_site(call.request.headers_mut());
         let origin = self.origin.load_full();
         let fetching = self.metrics.fetching(Asked::Origin);
-        let answer = origin.fetch(request).await?;
+        let answer = origin.fetch(call).await?;
         fetching.answered();
         Ok(answer)
     }

@@ -5,14 +5,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 use tokio::sync::oneshot;
 
 use super::Edge;
 use super::admission::Landed;
 use super::fetch::{Arrival, conditional, for_all, request};
 use super::revalidate::give_up;
-use crate::body::Body;
 use crate::body::informational::Relay;
 use crate::error::Error;
 use crate::flight::{Joining, Lead, Outcome, Provider, Reach};
@@ -21,6 +20,7 @@ use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::store::entry::Stored;
 use crate::store::tiers::{Found, Tier};
+use crate::upstream::Reply;
 
 /// What a fill asks for.
 pub(super) struct Order {
@@ -62,7 +62,7 @@ impl Order {
 /// What belongs to the leader's client alone.
 pub(super) enum First {
     /// The response.
-    Response { provider: Provider, response: Response<Body> },
+    Response { provider: Provider, reply: Reply },
     /// The fields that only that client may have, of a response that others share.
     Fields(HeaderMap),
 }
@@ -104,11 +104,11 @@ impl Edge {
             let (asked, began) = (SystemTime::now(), Instant::now());
             // If the first answer was of no use, ask again without a condition.
             let request = if copy == 1 { request } else { for_all }(leading.lead.key(), order);
-            let response = match self.while_wanted(&leading.lead, pin!(self.ask_origin(request))).await.flatten() {
-                Ok(response) => response,
+            let reply = match self.while_wanted(&leading.lead, pin!(self.ask_origin(request.into()))).await.flatten() {
+                Ok(reply) => reply,
                 Err(error) => return give_up(leading.lead, order, error),
             };
-            let arrival = Arrival { provider: Provider::Origin, response, asked, began };
+            let arrival = Arrival { provider: Provider::Origin, reply, asked, began };
             match self.receive(leading, order, arrival).await {
                 Landed::Done => return,
                 Landed::Broken(again, Error::OriginWrong(_) | Error::OriginGarbage(_)) if copy < COPIES => {

@@ -65,7 +65,7 @@ impl Edge {
         request.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
         let arrival = self.ask_peer_promptly(peer, request).await;
         let outcome = match &arrival {
-            Some(arrival) if is_held(&arrival.response) => Sought::Chunks,
+            Some(arrival) if is_held(&arrival.reply.response) => Sought::Chunks,
             Some(_) => Sought::Missing,
             None => Sought::Error,
         };

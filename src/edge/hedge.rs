@@ -12,7 +12,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use http::{Request, Response};
+use http::Request;
 
 use super::Edge;
 use crate::body::Body;
@@ -20,6 +20,7 @@ use crate::body::informational::{Acknowledgement, Relay};
 use crate::cluster::view::State;
 use crate::error::Error;
 use crate::flight::Provider;
+use crate::upstream::Reply;
 
 /// How many requests to peers pay for giving one up on a doubt. So doubts add 5 % to
 /// the requests at the most.
@@ -52,7 +53,7 @@ impl Edge {
         peer: &Arc<str>,
         mut request: Request<Body>,
         relay: Option<&Relay>,
-    ) -> Result<Response<Body>, Error> {
+    ) -> Result<Reply, Error> {
         self.hedges.earn();
         let acknowledged = Acknowledgement::of(&mut request, relay);
         let answer = self.unless_given_up(peer, Some(&acknowledged), pin!(self.peers.ask(peer, request))).await?;

@@ -17,9 +17,10 @@ use crate::error::Error;
 use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Served, Source};
-use crate::origin::http_origin::BaseUrl;
+use crate::origin::Call;
 use crate::origin::permits::ClientPresence;
 use crate::semantics::invalidation;
+use crate::upstream::{BaseUrl, Reply};
 
 /// What one edge says to another, on its peer listener: forget this target.
 const PURGE: &[u8] = b"PURGE";
@@ -36,7 +37,7 @@ impl Edge {
 
     pub(super) fn answer_purge(&self, ask: &Ask) -> Answer {
         self.forget(&self.policy.load().trim(ask.key.clone()));
-        Answer { response: purged(), record: Self::record(ask, Served::Pass, ServedFrom::Edge) }
+        Answer { response: purged(), tunnel: None, record: Self::record(ask, Served::Pass, ServedFrom::Edge) }
     }
 
     /// Returns true if a peer wants all forgotten that no name proves.
@@ -50,7 +51,11 @@ impl Edge {
         );
         self.forget_unproven();
         let (key, served, from) = (Err(EVERYTHING.into()), Served::Pass, ServedFrom::Edge);
-        Answer { response: purged(), record: Record { source, method, key, served, from, reason: None, error: None } }
+        Answer {
+            response: purged(),
+            tunnel: None,
+            record: Record { source, method, key, served, from, reason: None, error: None },
+        }
     }
 
     /// Keeps no response that its name does not prove, nor one that is coming in.
@@ -78,19 +83,20 @@ impl Edge {
     pub(super) fn write(
         self: &Arc<Self>,
         ask: &Ask,
-        mut request: Request<Body>,
+        request: Request<Body>,
         quota: Quota,
-    ) -> impl Future<Output = Result<(Response<Body>, Quota), Error>> + use<> {
+    ) -> impl Future<Output = Result<(Reply, Quota), Error>> + use<> {
         let (edge, method, key, host) = (Arc::clone(self), ask.method.clone(), ask.key.clone(), ask.host());
-        let here = ClientPresence::track(&mut request);
+        let (here, presence) = ClientPresence::new();
+        let call = Call { client: Some(presence), ..request.into() };
         let written = tokio::spawn(async move {
-            let answer = edge.ask_origin(request).await.inspect_err(|error| {
+            let answer = edge.ask_origin(call).await.inspect_err(|error| {
                 if *error == Error::ClientLeft {
                     tracing::debug!(%method, path = %key, "write not sent, the client left before it reached the origin");
                 }
             })?;
             let invalidates = edge.policy.load().writes == Writes::Invalidate;
-            if invalidates && invalidation::invalidates(&method, answer.status()) {
+            if invalidates && invalidation::invalidates(&method, answer.response.status()) {
                 edge.forget_everywhere(edge.changed(&key, host.as_ref(), &answer)).await;
             }
             Ok((answer, quota))
@@ -104,11 +110,12 @@ impl Edge {
 
     /// What a write to `key` has made invalid (RFC 9111 §4.4). What the client calls
     /// `host`, and the origin by its own name, is one site: names here have no host.
-    fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &Response<Body>) -> Vec<AssetKey> {
+    fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &Reply) -> Vec<AssetKey> {
+        let headers = answer.response.headers();
         let upstream =
-            |base: &Arc<BaseUrl>| invalidation::named_upstream(&base.host, &base.prefix, key.path(), answer.headers());
-        let upstream = answer.extensions().get().map(upstream).unwrap_or_default();
-        let named = invalidation::named(host, key.path(), answer.headers()).chain(upstream);
+            |base: &Arc<BaseUrl>| invalidation::named_upstream(&base.host, &base.prefix, key.path(), headers);
+        let upstream = answer.base.as_ref().map(upstream).unwrap_or_default();
+        let named = invalidation::named(host, key.path(), headers).chain(upstream);
         let named = named.filter_map(|target| AssetKey::from_uri(&target, self.limits.uri).ok());
         let policy = self.policy.load();
         let mut changed: Vec<_> = std::iter::once(key.clone()).chain(named).map(|key| policy.trim(key)).collect();
@@ -206,7 +213,7 @@ impl Edge {
         // One that is silent for longer may serve what it has for as long as that
         // is fresh.
         let asked = tokio::time::timeout(self.peer_timeout, self.peers.ask(peer, request)).await;
-        asked.unwrap_or(Err(Error::PeerTimeout)).map(|answer| answer.status())
+        asked.unwrap_or(Err(Error::PeerTimeout)).map(|answer| answer.response.status())
     }
 }
 

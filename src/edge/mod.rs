@@ -41,6 +41,7 @@ use crate::semantics::storing::{Case, Credentials, Name, Personal};
 use crate::store::budget::Budget;
 use crate::store::entry::Stored;
 use crate::store::tiers::{Found, Plan, Store, Tier};
+use crate::upstream::tunnel::Tunnel;
 
 mod admission;
 mod coalesce;
@@ -184,6 +185,8 @@ impl Ask {
 /// An answer, and what to write down of it.
 pub(crate) struct Answer {
     pub(crate) response: Response<Body>,
+    /// The tunnel to the origin after a 101 (Switching Protocols).
+    pub(crate) tunnel: Option<Tunnel>,
     pub(crate) record: Record,
 }
 

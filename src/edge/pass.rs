@@ -7,7 +7,6 @@ use http::header::MAX_FORWARDS;
 use http::{Method, Request, Response, StatusCode};
 
 use super::{Answer, Ask, Edge, Forwarding, upgrade};
-use crate::body::Body;
 use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
@@ -15,6 +14,7 @@ use crate::observe::metrics::{Asked, Fetched};
 use crate::semantics::cache_status::Handled;
 use crate::semantics::forward;
 use crate::semantics::request_fields::Kind;
+use crate::upstream::Reply;
 
 impl Edge {
     /// Forwards a request to the origin, both bodies streamed; nothing is kept. It counts
@@ -50,26 +50,26 @@ impl Edge {
         }
         let began = Instant::now();
         let answer = if ask.method.is_safe() {
-            self.ask_origin(request).await.map(|response| (response, quota))
+            self.ask_origin(request.into()).await.map(|reply| (reply, quota))
         } else {
             self.write(&ask, request, quota).await
         };
         match answer {
-            Ok((response, quota)) => {
-                let proven =
-                    if ask.method == Method::GET { self.prove_pass(&ask.key, response).await } else { Ok(response) };
-                let response = match proven {
-                    Ok(response) => response,
+            Ok((reply, quota)) => {
+                let proven = if ask.method == Method::GET { self.prove_pass(&ask.key, reply).await } else { Ok(reply) };
+                let mut reply = match proven {
+                    Ok(reply) => reply,
                     Err(error) => {
                         self.metrics.fetch(Asked::Origin, Fetched::Error, began.elapsed());
                         return self.refuse(ask.source, ask.method, Ok(ask.key), error);
                     }
                 };
-                if learns && response.status() == StatusCode::OK {
-                    self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
+                if learns && reply.response.status() == StatusCode::OK {
+                    self.learn(&ask.key, self.case(&ask), reply.response.headers(), ask.now);
                 }
-                let mut answer = self.answer_pass(&ask, handled, began, (response, quota));
-                upgrade::join(ask, &mut answer.response);
+                let origin = reply.upgrade.take();
+                let mut answer = self.answer_pass(&ask, handled, began, (reply, quota));
+                upgrade::join(ask, origin, &mut answer);
                 answer
             }
             Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
@@ -77,11 +77,11 @@ impl Edge {
     }
 
     /// A response that is handed on: its body proves itself on its way.
-    async fn prove_pass(self: &Arc<Self>, key: &AssetKey, response: Response<Body>) -> Result<Response<Body>, Error> {
-        let (parts, body) = response.into_parts();
+    async fn prove_pass(self: &Arc<Self>, key: &AssetKey, reply: Reply) -> Result<Reply, Error> {
+        let (parts, body) = reply.response.into_parts();
         let proof = self.proof(key, &Provider::Origin, parts.status, &parts.headers);
         match self.prove_unkept(body, proof).await {
-            Ok(body) => Ok(Response::from_parts(parts, body)),
+            Ok(body) => Ok(Reply { response: Response::from_parts(parts, body), ..reply }),
             Err(error) => {
                 self.distrust(&Provider::Origin, key, &error);
                 Err(error)

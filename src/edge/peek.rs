@@ -32,6 +32,7 @@ use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
 use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Accepted;
 use crate::semantics::{date, forward, freshness};
+use crate::upstream::Framing;
 
 /// For how long an owner is not asked again for what it did not have at hand.
 const NOT_AT_HAND: Duration = Duration::from_secs(1);
@@ -230,7 +231,7 @@ impl Edge {
         let age = freshness::initial_age(&parts.headers, asked, now);
         let length = bytes.len() as u64;
         let verdict = judge(&self.policy.load(), lead.key(), order, &parts, age);
-        let terms = match self.admit(verdict, order, &parts, Some(length)) {
+        let terms = match self.admit(verdict, order, &parts, Framing::Delimited, Some(length)) {
             Ok(terms @ (lifetime, Kept::Stored)) if !freshness::must_be_validated(lifetime, age) => terms,
             _ => return Err(Unfit { lead, wrong: None }),
         };

@@ -12,7 +12,7 @@ use crate::body::{Body, next_data};
 use crate::error::Error;
 use crate::semantics::storing::Verdict;
 use crate::store::chunks::CHUNK;
-use crate::upstream::Unframed;
+use crate::upstream::Framing;
 
 /// A head waits for so long at the most until the length of its body is known.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -20,9 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Whether who falls behind in the body of this answer could not go on, for a part can be
 /// asked for of a 200 alone, and nothing says how long it is: it may outgrow what may be
 /// held.
-pub(super) fn may_outgrow(parts: &http::response::Parts, length: Option<u64>) -> bool {
+pub(super) fn may_outgrow(parts: &http::response::Parts, framing: Framing, length: Option<u64>) -> bool {
     // What ends where its connection does has no length before, and shows none after.
-    length.is_none() && parts.status != StatusCode::OK && parts.extensions.get::<Unframed>().is_none()
+    length.is_none() && parts.status != StatusCode::OK && framing != Framing::UntilClose
 }
 
 impl Edge {
@@ -33,9 +33,10 @@ impl Edge {
         &self,
         verdict: Verdict,
         parts: &http::response::Parts,
+        framing: Framing,
         mut body: Body,
     ) -> Result<Body, Error> {
-        let alone = matches!(verdict, Verdict::Pass(_)) || !may_outgrow(parts, body.size_hint().exact());
+        let alone = matches!(verdict, Verdict::Pass(_)) || !may_outgrow(parts, framing, body.size_hint().exact());
         let Some(room) = Some(CHUNK as u64).filter(|_| !alone).and_then(|chunk| self.budget.charge(chunk)) else {
             return Ok(body);
         };

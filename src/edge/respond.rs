@@ -26,7 +26,7 @@ use crate::semantics::vary::{self, Varies};
 use crate::semantics::{combined, forward, freshness};
 use crate::store::entry::Stored;
 use crate::store::tiers::Tier;
-use crate::upstream::Unframed;
+use crate::upstream::{Framing, Reply};
 
 impl Edge {
     pub(super) fn answer_stored(&self, ask: &Ask, tier: Tier, stored: &Stored) -> Answer {
@@ -34,6 +34,7 @@ impl Edge {
         let status = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
         Answer {
             response: self.give(ask, ask.now, stored, status),
+            tunnel: None,
             record: Self::record(ask, hit(tier), ServedFrom::Store),
         }
     }
@@ -43,6 +44,7 @@ impl Edge {
         let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
         Answer {
             response: self.give(ask, ask.now, stored, hit),
+            tunnel: None,
             record: Self::record(ask, Served::Stale, ServedFrom::Store),
         }
     }
@@ -64,7 +66,7 @@ impl Edge {
             ..CacheStatus::default()
         };
         let record = Record { reason: detail, ..record };
-        Answer { response: self.give(ask, SystemTime::now(), &reused.stored, status), record }
+        Answer { response: self.give(ask, SystemTime::now(), &reused.stored, status), tunnel: None, record }
     }
 
     /// As much of a stored response as the request wants.
@@ -130,7 +132,7 @@ impl Edge {
             }
         };
         let record = Record { reason, ..Self::record(ask, served(part), ServedFrom::from(&provider)) };
-        Answer { response, record }
+        Answer { response, tunnel: None, record }
     }
 
     /// The response to a fill that turned out to be its leader's alone.
@@ -139,17 +141,18 @@ impl Edge {
         ask: &Ask,
         handled: Handled,
         provider: &Provider,
-        mut response: Response<Body>,
+        mut reply: Reply,
         refusal: Refusal,
     ) -> Answer {
         let status = CacheStatus { handled, detail: Some(refusal.name()), ..CacheStatus::default() };
         // The fill left out the client's conditions, so they are applied here.
-        if response.status() == StatusCode::OK && matches!(condition(ask, None, &mut response), Selection::Nothing) {
+        let response = &mut reply.response;
+        if response.status() == StatusCode::OK && matches!(condition(ask, None, response), Selection::Nothing) {
             *response.body_mut() = Body::empty();
         }
-        let response = self.relay(ask, response, &status);
+        let response = self.relay(ask, reply, &status);
         let record = Record { reason: status.detail, ..Self::record(ask, Served::Pass, ServedFrom::from(provider)) };
-        Answer { response, record }
+        Answer { response, tunnel: None, record }
     }
 
     pub(super) fn answer_pass(
@@ -157,21 +160,21 @@ impl Edge {
         ask: &Ask,
         handled: Handled,
         began: std::time::Instant,
-        (response, quota): (Response<Body>, Quota),
+        (reply, quota): (Reply, Quota),
     ) -> Answer {
-        let response = response.map(|body| self.counted(&Provider::Origin, began, quota, body));
+        let reply = reply.map_body(|body| self.counted(&Provider::Origin, began, quota, body));
         if handled == Handled::Bypass && ask.method == Method::GET {
-            self.reconsider(ask, &response);
+            self.reconsider(ask, &reply.response);
         }
         if ask.kind == Kind::Unknown && ask.method == Method::GET {
-            self.learn_vary(ask, &response);
+            self.learn_vary(ask, &reply.response);
         }
         let reason = pass_reason(ask, handled);
         let detail = (handled == Handled::OtherSite).then_some(reason);
         let status = CacheStatus { handled, detail, ..CacheStatus::default() };
-        let response = self.relay(ask, response, &status);
+        let response = self.relay(ask, reply, &status);
         let record = Record { reason: Some(reason), ..Self::record(ask, Served::Pass, ServedFrom::Origin) };
-        Answer { response, record }
+        Answer { response, tunnel: None, record }
     }
 
     /// A marked name whose response could be stored after all: the next
@@ -204,12 +207,16 @@ impl Edge {
 
     /// Hands a response on as it came, with this edge's members in the fields
     /// that every edge adds to.
-    fn relay(&self, ask: &Ask, mut response: Response<Body>, status: &CacheStatus) -> Response<Body> {
+    fn relay(&self, ask: &Ask, reply: Reply, status: &CacheStatus) -> Response<Body> {
+        let Reply { mut response, framing, .. } = reply;
         // To a peer, a body without framing is sent without framing: in chunks it
         // would look whole, and be stored there.
-        let unframed = response.extensions().get::<Unframed>().is_some();
         let via = self.via_for(response.version());
-        let own_framing = if unframed && ask.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
+        let own_framing = if framing == Framing::UntilClose && ask.source == Source::Peer {
+            Version::HTTP_10
+        } else {
+            Version::HTTP_11
+        };
         *response.version_mut() = own_framing;
         let has_none = response.status() == StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
@@ -246,6 +253,7 @@ impl Edge {
         let (method, key) = (Method::OPTIONS, Err(target));
         Answer {
             response,
+            tunnel: None,
             record: Record {
                 source,
                 method,
@@ -301,7 +309,7 @@ impl Edge {
             reason: None,
             error: Some(error),
         };
-        Answer { response, record }
+        Answer { response, tunnel: None, record }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::semantics::conditional::is_strong;
 use crate::semantics::storing::{self, Name, Personal, Refusal, Verdict};
 use crate::store::entry::Head;
 use crate::store::tiers::Found;
-use crate::upstream::Unframed;
+use crate::upstream::{Framing, Reply};
 
 impl Edge {
     /// How a reader of `client` that falls out of the window goes on by itself.
@@ -68,12 +68,15 @@ impl Edge {
         let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
         let quota = self.take_quota(client)?;
         let began = Instant::now();
-        let response = self.ask_origin(request).await?.map(|body| self.counted(&Provider::Origin, began, quota, body));
+        let reply = self.ask_origin(request.into()).await?;
+        let reply = reply.map_body(|body| self.counted(&Provider::Origin, began, quota, body));
         match proof {
             // The proof is of all of the new copy: it has to begin as the old one did.
-            Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),
+            Some(proof) if place.given.is_some() => {
+                whole(reply.response, proof).map(|body| Body::following(body, place))
+            }
             Some(_) => Err(Error::Outgrown),
-            None => continuation(response, tag, place.at, head),
+            None => continuation(reply, tag, place.at, head),
         }
     }
 }
@@ -130,12 +133,12 @@ impl Edge {
                 }
             }
             let began = Instant::now();
-            let Some(response) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
+            let Some(reply) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
                 continue;
             };
-            let has_it = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-            let forbidden = self.forbidden_by(order, response.headers());
-            if let (true, Ok(rest)) = (has_it, continuation(response, tag, intake.came, &intake.head)) {
+            let has_it = matches!(reply.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+            let forbidden = self.forbidden_by(order, reply.response.headers());
+            if let (true, Ok(rest)) = (has_it, continuation(reply, tag, intake.came, &intake.head)) {
                 return Some(Rest { provider: Some(provider), body: prove_on(rest, proof), forbidden });
             }
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
@@ -204,11 +207,11 @@ impl Edge {
         order: &Order,
         tag: Option<&HeaderValue>,
         at: u64,
-    ) -> Option<Response<Body>> {
+    ) -> Option<Reply> {
         let request = for_rest(key, order, tag, at);
         match provider {
-            Provider::Origin => self.ask_origin(request).await.ok(),
-            Provider::Peer(peer) => Some(self.ask_peer(Arc::clone(peer), request, None).await?.response),
+            Provider::Origin => self.ask_origin(request.into()).await.ok(),
+            Provider::Peer(peer) => Some(self.ask_peer(Arc::clone(peer), request, None).await?.reply),
         }
     }
 }
@@ -248,8 +251,9 @@ fn range_from(at: u64) -> HeaderValue {
 
 /// The part of `response` that follows byte `at` of the representation with `tag` and
 /// `head`: only if it goes to the end of that, and its framing shows where it ends.
-fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
-    if !is_same(head, tag, response.headers(), total(&response)) || response.extensions().get::<Unframed>().is_some() {
+fn continuation(reply: Reply, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
+    let Reply { response, framing, .. } = reply;
+    if !is_same(head, tag, response.headers(), total(&response)) || framing == Framing::UntilClose {
         return Err(Error::Outgrown);
     }
     match response.status() {
@@ -323,7 +327,7 @@ mod tests {
         let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
         let facts = Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
         let head = Head { facts, length, headers: HeaderMap::new(), upstream_status: None };
-        let body = continuation(response, tag.as_ref(), 4, &head).ok()?;
+        let body = continuation(response.into(), tag.as_ref(), 4, &head).ok()?;
         Some(String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }
 

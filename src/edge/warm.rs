@@ -101,7 +101,7 @@ impl Edge {
         let mut request = for_this_hop();
         request.headers_mut().insert(WANTED, HeaderValue::from_str(self.membership.own()).ok()?);
         let list = tokio::time::timeout(LISTING, async {
-            let mut body = self.peers.ask(peer, request).await?.into_body();
+            let mut body = self.peers.ask(peer, request).await?.response.into_body();
             let mut list = Vec::new();
             // The rest of a longer list was used less.
             while list.len() < self.warm_keys.saturating_mul(LINE)

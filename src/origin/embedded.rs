@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 
-use super::Origin;
 use super::permits::Permits;
+use super::{Call, Origin};
 use crate::body::{Body, describe};
 use crate::error::Error;
 use crate::key::AssetKey;
+use crate::upstream::Reply;
 
 /// A closure returns an asset's bytes, or `None` for a 404. The bytes stay in the cache until
 /// they are evicted: like groupcache's, the values never change.
@@ -23,14 +24,14 @@ where
     Fut: Future<Output = Result<Option<Bytes>, E>> + Send + 'static,
     E: StdError + Send,
 {
-    fn fetch(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Box::pin(std::future::ready(Ok(method_not_allowed())));
+    fn fetch(&self, call: Call) -> BoxFuture<'_, Result<Reply, Error>> {
+        if !matches!(*call.request.method(), Method::GET | Method::HEAD) {
+            return Box::pin(std::future::ready(Ok(method_not_allowed().into())));
         }
-        let bytes = AssetKey::from_uri(request.uri(), usize::MAX).map(self);
+        let bytes = AssetKey::from_uri(call.request.uri(), usize::MAX).map(self);
         Box::pin(async move {
             let bytes = bytes?.await.map_err(|error| Error::OriginFailed(describe(&error)))?;
-            Ok(bytes.map_or_else(not_found, found))
+            Ok(bytes.map_or_else(not_found, found).into())
         })
     }
 }
@@ -73,15 +74,16 @@ impl Bounded {
 }
 
 impl Origin for Bounded {
-    fn fetch(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
+    fn fetch(&self, mut call: Call) -> BoxFuture<'_, Result<Reply, Error>> {
         Box::pin(async move {
-            let (_permit, timeout) = self.permits.acquire(&request).await?;
-            let fetched = tokio::time::timeout(timeout, self.origin.fetch(request)).await;
-            let response = fetched.unwrap_or_else(|_| Err(timed_out()))?;
-            if response.status().is_informational() {
-                return Err(Error::OriginFailed(format!("{} is not a final response", response.status())));
+            let (_permit, timeout) = self.permits.acquire(&call.request, call.client.take()).await?;
+            let fetched = tokio::time::timeout(timeout, self.origin.fetch(call)).await;
+            let reply = fetched.unwrap_or_else(|_| Err(timed_out()))?;
+            let status = reply.response.status();
+            if status.is_informational() {
+                return Err(Error::OriginFailed(format!("{status} is not a final response")));
             }
-            Ok(response)
+            Ok(reply)
         })
     }
 }
@@ -92,6 +94,8 @@ fn timed_out() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
     use crate::origin::permits::ClientPresence;
 
@@ -99,11 +103,11 @@ mod tests {
     async fn a_request_without_a_permit_in_time_gets_overloaded() {
         let never = |_: AssetKey| std::future::pending::<Result<Option<Bytes>, std::io::Error>>();
         let origin = Bounded::new(never, Duration::from_secs(1), 1);
-        let fetch = || origin.fetch(Request::new(Body::empty()));
+        let fetch = || origin.fetch(Request::new(Body::empty()).into());
         let (first, second) = tokio::join!(fetch(), fetch());
         assert_eq!(first.map(drop), Err(timed_out()));
         assert_eq!(second.map(drop), Err(Error::Overloaded));
-        let upload = origin.fetch(Request::new(Body::from("content")));
+        let upload = origin.fetch(Request::new(Body::from("content")).into());
         let (waits, upload) = tokio::join!(fetch(), upload);
         assert_eq!((waits.map(drop), upload.map(drop)), (Err(timed_out()), Err(timed_out())));
     }
@@ -112,11 +116,14 @@ mod tests {
     async fn a_queued_request_whose_client_left_gets_no_permit() {
         let never = |_: AssetKey| std::future::pending::<Result<Option<Bytes>, std::io::Error>>();
         let origin = Bounded::new(never, Duration::from_secs(1), 1);
-        let (mut sent, mut queued) = (Request::new(Body::empty()), Request::new(Body::empty()));
-        let clients = (ClientPresence::track(&mut sent), ClientPresence::track(&mut queued));
+        let write = || {
+            let (client, presence) = ClientPresence::new();
+            (client, Call { client: Some(presence), ..Request::new(Body::empty()).into() })
+        };
+        let ((first, sent), (second, queued)) = (write(), write());
         let leave = async {
             tokio::task::yield_now().await;
-            drop(clients);
+            drop((first, second));
         };
         let (sent, queued, ()) = tokio::join!(origin.fetch(sent), origin.fetch(queued), leave);
         // The request that was sent continues without its client until the timeout.

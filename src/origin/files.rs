@@ -22,10 +22,11 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use crate::body::Body;
 use crate::error::Error;
 use crate::key::AssetKey;
-use crate::origin::Origin;
+use crate::origin::{Call, Origin};
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::date;
 use crate::semantics::range::{self, Ranged, Span};
+use crate::upstream::Reply;
 
 /// The most that is read from a file at a time, in bytes.
 const READ_SIZE: usize = 128 * 1024;
@@ -185,8 +186,8 @@ impl FileOrigin {
 }
 
 impl Origin for FileOrigin {
-    fn fetch(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
-        Box::pin(self.respond(request))
+    fn fetch(&self, call: Call) -> BoxFuture<'_, Result<Reply, Error>> {
+        Box::pin(async move { self.respond(call.request).await.map(Reply::from) })
     }
 }
 

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::uri::{Authority, InvalidUri};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Uri};
 
-use crate::body::Body;
 use crate::error::Error;
-use crate::origin::Origin;
 use crate::origin::permits::Permits;
+use crate::origin::{Call, Origin};
 use crate::semantics::forward::MOST_FIELDS;
 use crate::semantics::location;
-use crate::upstream::{Client, ErrorKinds, Timeouts};
+use crate::upstream::{BaseUrl, Client, ErrorKinds, Reply, Timeouts};
 
 const ERRORS: ErrorKinds = ErrorKinds {
     unreachable: Error::OriginUnreachable,
@@ -37,14 +36,6 @@ pub struct HttpOrigin {
 enum Locations {
     Unchanged,
     Rewritten,
-}
-
-/// The origin's own host and path prefix. It accompanies the response to a write: the response's
-/// headers may name other resources that the write changed.
-pub(crate) struct BaseUrl {
-    pub(crate) host: HeaderValue,
-    /// The URL's path without a trailing slash.
-    pub(crate) prefix: String,
 }
 
 impl HttpOrigin {
@@ -78,21 +69,22 @@ impl HttpOrigin {
 }
 
 impl Origin for HttpOrigin {
-    fn fetch(&self, mut request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
+    fn fetch(&self, call: Call) -> BoxFuture<'_, Result<Reply, Error>> {
         Box::pin(async move {
+            let Call { mut request, client } = call;
             if !self.base.prefix.is_empty() {
                 *request.uri_mut() = self.with_prefix(request.uri())?;
             }
-            let (_permit, timeout) = self.permits.acquire(&request).await?;
+            let (_permit, timeout) = self.permits.acquire(&request, client).await?;
             let safe = request.method().is_safe();
-            let mut response = self.client.send(self.authority.as_str(), request, timeout).await?;
+            let mut reply = self.client.send(self.authority.as_str(), request, timeout).await?;
             if self.locations == Locations::Rewritten {
-                location::rewrite(&self.base.host, &self.base.prefix, response.headers_mut());
+                location::rewrite(&self.base.host, &self.base.prefix, reply.response.headers_mut());
             }
             if !safe {
-                response.extensions_mut().insert(Arc::clone(&self.base));
+                reply.base = Some(Arc::clone(&self.base));
             }
-            Ok(response)
+            Ok(reply)
         })
     }
 }

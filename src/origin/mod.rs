@@ -1,10 +1,12 @@
 //! Origins: the sources of assets.
 
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::Request;
 
 use crate::body::Body;
 use crate::error::Error;
+use crate::upstream::Reply;
+use permits::ClientPresence;
 
 pub(crate) mod embedded;
 pub mod files;
@@ -24,9 +26,24 @@ pub(crate) mod permits;
 /// });
 /// ```
 pub trait Origin: Send + Sync + 'static {
-    /// Responds to `request`. Its URI is a canonical path and query.
+    /// Responds to a request. A [`Response`](http::Response) converts into a [`Reply`].
     ///
     /// # Errors
     /// One of the `Origin…` variants of [`Error`] if the origin gives no response.
-    fn fetch(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>>;
+    fn fetch(&self, call: Call) -> BoxFuture<'_, Result<Reply, Error>>;
+}
+
+/// A request to an origin.
+#[non_exhaustive]
+pub struct Call {
+    /// The request. Its URI is a canonical path and query.
+    pub request: Request<Body>,
+    /// The client of a write that continues without its client once it is sent.
+    pub(crate) client: Option<ClientPresence>,
+}
+
+impl From<Request<Body>> for Call {
+    fn from(request: Request<Body>) -> Self {
+        Self { request, client: None }
+    }
 }

@@ -34,10 +34,10 @@ impl Permits {
     pub(super) fn acquire<'a>(
         &'a self,
         request: &Request<Body>,
+        client: Option<ClientPresence>,
     ) -> impl Future<Output = Result<(SemaphorePermit<'a>, Duration), Error>> + use<'a> {
         let deadline = Instant::now() + self.timeout;
         let permits = if request.body().is_end_stream() { &self.fetches } else { &self.uploads };
-        let client = request.extensions().get::<ClientPresence>().cloned();
         async move {
             let permit = tokio::select! {
                 biased;
@@ -56,16 +56,13 @@ impl Permits {
 /// The presence of the client of a write. Once sent, a write continues without its client;
 /// before that, a client that leaves cancels it. The client is present as long as the sender
 /// exists.
-#[derive(Clone)]
 pub(crate) struct ClientPresence(watch::Receiver<()>);
 
 impl ClientPresence {
-    /// Attaches the presence of a client to `request`. The client leaves when the returned
-    /// sender is dropped.
-    pub(crate) fn track(request: &mut Request<Body>) -> watch::Sender<()> {
-        let (present, receiver) = watch::channel(());
-        request.extensions_mut().insert(Self(receiver));
-        present
+    /// Returns the presence of a client, which ends when the sender is dropped.
+    pub(crate) fn new() -> (watch::Sender<()>, Self) {
+        let (sender, receiver) = watch::channel(());
+        (sender, Self(receiver))
     }
 }
 

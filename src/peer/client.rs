@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Request;
 
 use super::pipeline::{PeekRequest, Pipelines, Timeouts as PeekTimeouts};
 use crate::body::Body;
 use crate::error::Error;
 use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
-use crate::upstream::{Client, ErrorKinds, Timeouts};
+use crate::upstream::{Client, ErrorKinds, Reply, Timeouts};
 
 const ERRORS: ErrorKinds = ErrorKinds {
     unreachable: Error::PeerUnreachable,
@@ -39,11 +39,11 @@ impl Peers {
     }
 
     /// Sends `request` to the edge that listens at `address`; the request's URI is a canonical
-    /// path. Returns the response with any status.
+    /// path. Returns the reply with any status.
     ///
     /// # Errors
     /// The peer gave no valid response.
-    pub(crate) async fn ask(&self, address: &str, request: Request<Body>) -> Result<Response<Body>, Error> {
+    pub(crate) async fn ask(&self, address: &str, request: Request<Body>) -> Result<Reply, Error> {
         self.client.send(address, request, self.first_byte).await
     }
 }

@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
 use super::pool::{Connection, Pool};
+use super::reply::{Framing, Reply};
 use crate::body::{Body, Progress, describe, next_data};
 use crate::error::Error;
 use crate::semantics::{content_length, upgrade};
@@ -57,15 +58,10 @@ impl Client {
         Self { pool: Pool::new(timeouts.connect, timeouts.lifetime, max_headers), timeouts, errors }
     }
 
-    /// Sends `request` to `host` (`host` or `host:port`) and returns the response when its head
-    /// is complete. The request's URI is a path. `timeout` runs from the last chunk that was
+    /// Sends `request` to `host` (`host` or `host:port`) and returns the reply when its head is
+    /// complete. The request's URI is a path. `timeout` runs from the last chunk that was
     /// read from the request's body.
-    pub(crate) async fn send(
-        &self,
-        host: &str,
-        mut request: Request<Body>,
-        timeout: Duration,
-    ) -> Result<Response<Body>, Error> {
+    pub(crate) async fn send(&self, host: &str, mut request: Request<Body>, timeout: Duration) -> Result<Reply, Error> {
         let value = HeaderValue::from_str(host).map_err(|error| (self.errors.unreachable)(error.to_string()))?;
         request.headers_mut().insert(HOST, value);
         write_framing(&mut request);
@@ -76,38 +72,42 @@ impl Client {
             *request.body_mut() = body;
             progress
         };
-        let upgrade = upgrade::is_to_websocket(request.headers());
-        let (connection, response) = tokio::select! {
+        let offers_upgrade = upgrade::is_to_websocket(request.headers());
+        let (connection, mut response) = tokio::select! {
             sent = self.send_with_retry(host, request) => sent?,
             () = progress.stalls(timeout) => return Err((self.errors.timeout)(host.to_owned())),
         };
         // RFC 9110 §15.2.2: a server switches only to a protocol that the request offered.
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switches && !(upgrade && upgrade::is_to_websocket(response.headers())) {
+        if switches && !(offers_upgrade && upgrade::is_to_websocket(response.headers())) {
             return Err((self.errors.malformed)("101 (Switching Protocols) without an upgrade request".to_owned()));
         }
-        let framing = framing(&response).map_err(|error| (self.errors.malformed)(error.to_owned()))?;
+        let upgrade = switches.then(|| hyper::upgrade::on(&mut response));
+        let length = body_length(&response).map_err(|error| (self.errors.malformed)(error.to_owned()))?;
         // Otherwise the end of the response is not known for certain.
         if !has_forbidden_length(&response) {
             self.pool.put(host, connection);
         }
-        self.apply_framing(response, framing).await
+        let reply = self.apply_framing(response, length).await?;
+        Ok(Reply { upgrade, ..reply })
     }
 
-    async fn apply_framing(&self, response: Response<Incoming>, framing: Framing) -> Result<Response<Body>, Error> {
+    /// Bounds the waits of the body and rewrites the framing headers.
+    async fn apply_framing(&self, response: Response<Incoming>, length: BodyLength) -> Result<Reply, Error> {
         let mut response =
             response.map(|incoming| Body::received(incoming, Some(self.timeouts.idle), self.errors.broken));
-        match framing {
-            Framing::Length(length) => write_length(&mut response, length),
+        let mut framing = Framing::Delimited;
+        match length {
+            BodyLength::Known(length) => write_length(&mut response, length),
             // RFC 9112 §6.3: chunked overrides Content-Length, and an intermediary removes it.
-            Framing::Chunked => {
+            BodyLength::Chunked => {
                 response.headers_mut().remove(CONTENT_LENGTH);
                 let body = await_first_chunk(std::mem::take(response.body_mut())).await?;
                 *response.body_mut() = body;
             }
-            Framing::UntilClose => drop(response.extensions_mut().insert(Unframed)),
+            BodyLength::UntilClose => framing = Framing::UntilClose,
         }
-        Ok(response)
+        Ok(Reply { framing, ..response.into() })
     }
 
     async fn send_with_retry(
@@ -170,14 +170,10 @@ fn is_reset(error: &hyper::Error) -> bool {
     cause.is_some_and(|io| matches!(io.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
 }
 
-/// Marks a response with a body that ends when the connection closes (RFC 9112 §6.3). A body that
-/// was cut off ends in the same way, so its end does not prove that it is complete.
-#[derive(Clone, Copy)]
-pub(crate) struct Unframed;
-
-enum Framing {
-    /// By Content-Length, or without a body. A response without a body may state a length, too.
-    Length(Option<u64>),
+/// The length of a response's body by its headers (RFC 9112 §6.3).
+enum BodyLength {
+    /// Known from Content-Length, or no body. A response without a body may state a length, too.
+    Known(Option<u64>),
     Chunked,
     UntilClose,
 }
@@ -188,20 +184,20 @@ fn is_repeatable(method: &Method) -> bool {
     method.is_idempotent() || method.as_str() == "PURGE"
 }
 
-/// Returns the framing of an HTTP/1 response's body. Errors name the invalid header.
-fn framing(response: &Response<Incoming>) -> Result<Framing, &'static str> {
+/// Returns the length of an HTTP/1 response's body. Errors name the invalid header.
+fn body_length(response: &Response<Incoming>) -> Result<BodyLength, &'static str> {
     let by_length = || {
         let length = content_length::of_response(response.headers());
-        length.map(Framing::Length).map_err(|content_length::Invalid| "invalid Content-Length")
+        length.map(BodyLength::Known).map_err(|content_length::Invalid| "invalid Content-Length")
     };
     let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (Some(_), _) if response.version() == Version::HTTP_10 => Err("Transfer-Encoding in an HTTP/1.0 response"),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(BodyLength::Chunked),
         (Some(_), _) => Err("unsupported Transfer-Encoding (only chunked is supported)"),
         (None, _) if response.body().is_end_stream() => by_length(),
         (None, _) if response.headers().contains_key(CONTENT_LENGTH) => by_length(),
-        (None, _) => Ok(Framing::UntilClose),
+        (None, _) => Ok(BodyLength::UntilClose),
     }
 }
 
@@ -354,7 +350,7 @@ mod tests {
         ] {
             let host = serve_first(head).await;
             let first = client.send(&host, Request::new(Body::empty()), long).await.unwrap();
-            assert!(head.contains(first.status().as_str()), "{head}");
+            assert!(head.contains(first.response.status().as_str()), "{head}");
             // A connection may take a moment until it is idle in the pool.
             let mut is_reused = false;
             for _ in 0..10 {
@@ -362,7 +358,7 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
                 let next = client.send(&host, Request::new(Body::empty()), long).await.unwrap();
-                is_reused |= next.status().as_u16() == 203;
+                is_reused |= next.response.status().as_u16() == 203;
             }
             assert_eq!(is_reused, expected, "{head}");
         }

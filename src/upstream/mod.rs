@@ -2,6 +2,9 @@
 
 mod client;
 mod pool;
+mod reply;
 pub(crate) mod tunnel;
 
-pub(crate) use client::{Client, DEFAULT_LIFETIME, ErrorKinds, Timeouts, Unframed};
+pub(crate) use client::{Client, DEFAULT_LIFETIME, ErrorKinds, Timeouts};
+pub(crate) use reply::BaseUrl;
+pub use reply::{Framing, Reply};

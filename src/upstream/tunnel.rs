@@ -13,7 +13,6 @@ use crate::body::{Progress, describe};
 
 /// The connections of a client and the origin after a 101 (Switching Protocols). Until the
 /// origin has sent the 101, the client's bytes are handled as HTTP.
-#[derive(Clone)]
 pub(crate) struct Tunnel {
     pub(crate) client: OnUpgrade,
     pub(crate) origin: OnUpgrade,

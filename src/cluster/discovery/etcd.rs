@@ -337,7 +337,11 @@ impl Etcd {
         let mut request = Request::post(Uri::default()).body(Body::from(content.to_string())).unwrap_or_default();
         *request.uri_mut() = path.parse().map_err(|error| format!("{error}"))?;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.client.send(endpoint, request, self.timeout()).await.map_err(|error| describe_error(&error))
+        self.client
+            .send(endpoint, request, self.timeout())
+            .await
+            .map(|reply| reply.response)
+            .map_err(|error| describe_error(&error))
     }
 }
 
