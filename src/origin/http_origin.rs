@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::uri::{Authority, InvalidUri};
-use http::{HeaderValue, Uri};
+use http::Uri;
+use http::uri::InvalidUri;
 
 use crate::error::Error;
 use crate::origin::permits::Permits;
 use crate::origin::{Call, Origin};
 use crate::semantics::forward::MOST_FIELDS;
 use crate::semantics::location;
-use crate::upstream::{BaseUrl, Client, ErrorKinds, Reply, Timeouts};
+use crate::upstream::{BaseUrl, Client, Endpoint, ErrorKinds, Reply, Timeouts};
 
 const ERRORS: ErrorKinds = ErrorKinds {
     unreachable: Error::OriginUnreachable,
@@ -24,7 +24,7 @@ const ERRORS: ErrorKinds = ErrorKinds {
 /// The HTTP server that `origin.url` names. Every request carries its authority as Host; the
 /// client's Host is not used.
 pub struct HttpOrigin {
-    authority: Authority,
+    endpoint: Endpoint,
     base: Arc<BaseUrl>,
     client: Client,
     permits: Permits,
@@ -45,15 +45,24 @@ impl HttpOrigin {
     /// # Errors
     /// Returns an error message about `url`, with an example of a correct one.
     pub(crate) fn new(url: &Uri, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Result<Self, String> {
-        let authority = check_url(url)?;
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?;
-        Ok(Self {
-            authority,
-            base: Arc::new(BaseUrl { host, prefix: url.path().trim_end_matches('/').to_owned() }),
+        let prefix = url.path().trim_end_matches('/');
+        Ok(Self::with_base(check_url(url)?, prefix, timeouts, first_byte, requests))
+    }
+
+    /// Creates an origin for a server without a path prefix; the limits are those of
+    /// [`new`](Self::new).
+    pub(crate) fn at(endpoint: Endpoint, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Self {
+        Self::with_base(endpoint, "", timeouts, first_byte, requests)
+    }
+
+    fn with_base(endpoint: Endpoint, prefix: &str, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Self {
+        Self {
+            base: Arc::new(BaseUrl { host: endpoint.host().clone(), prefix: prefix.to_owned() }),
+            endpoint,
             client: Client::new(timeouts, ERRORS, MOST_FIELDS),
             permits: Permits::new(requests, first_byte),
             locations: Locations::Unchanged,
-        })
+        }
     }
 
     /// Rewrites Location and Content-Location to the host and path that clients use.
@@ -77,7 +86,7 @@ impl Origin for HttpOrigin {
             }
             let (_permit, timeout) = self.permits.acquire(&request, client).await?;
             let safe = request.method().is_safe();
-            let mut reply = self.client.send(self.authority.as_str(), request, timeout).await?;
+            let mut reply = self.client.send(&self.endpoint, request, timeout).await?;
             if self.locations == Locations::Rewritten {
                 location::rewrite(&self.base.host, &self.base.prefix, reply.response.headers_mut());
             }
@@ -89,38 +98,17 @@ impl Origin for HttpOrigin {
     }
 }
 
-/// Returns the authority of an origin's URL.
+/// Returns the endpoint of an origin's URL.
 ///
 /// # Errors
-/// Returns an error message about the URL's scheme, query, dot segment, user name, port or host.
-pub(crate) fn check_url(url: &Uri) -> Result<Authority, String> {
-    let example = "such as `http://127.0.0.1:9000`";
-    match url.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            return Err(format!("`{url}`: TLS to the origin is not supported yet; use an http:// URL, {example}"));
-        }
-        _ => return Err(format!("`{url}` is not a URL; use an http:// URL, {example}")),
-    }
+/// Returns an error message about the URL's scheme, user name, port, host, query or dot segments.
+pub(crate) fn check_url(url: &Uri) -> Result<Endpoint, String> {
+    let endpoint = Endpoint::of_url(url)?;
     if url.query().is_some() {
-        return Err(format!("`{url}` has a query; use the URL of a server or of a folder on it, {example}"));
+        return Err(format!("`{url}` has a query; use the URL of a server or of a folder on it"));
     }
     if url.path().split('/').any(|segment| matches!(segment, "." | "..")) {
-        return Err(format!("`{url}` has a dot segment (`.` or `..`); use the resolved path, {example}"));
+        return Err(format!("`{url}` has a dot segment (`.` or `..`); use the resolved path"));
     }
-    match url.authority() {
-        Some(authority) if authority.as_str().contains('@') => {
-            Err("the URL has a user name; credentials are not sent to an origin".to_owned())
-        }
-        Some(authority) if has_port(authority) && !matches!(authority.port_u16(), Some(1..)) => {
-            Err(format!("`{url}` has an invalid port (expected 1 to 65535), {example}"))
-        }
-        Some(authority) if !authority.host().is_empty() => Ok(authority.clone()),
-        _ => Err(format!("`{url}` has no host; use an http:// URL, {example}")),
-    }
-}
-
-/// Returns true if the authority has a `:` after the host, with a valid port or not.
-fn has_port(authority: &Authority) -> bool {
-    authority.as_str().len() > authority.host().len()
+    Ok(endpoint)
 }

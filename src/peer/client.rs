@@ -9,7 +9,7 @@ use super::pipeline::{PeekRequest, Pipelines, Timeouts as PeekTimeouts};
 use crate::body::Body;
 use crate::error::Error;
 use crate::semantics::forward::{ADDED_FIELDS, MOST_FIELDS};
-use crate::upstream::{Client, ErrorKinds, Reply, Timeouts};
+use crate::upstream::{Client, Endpoint, ErrorKinds, Reply, Timeouts};
 
 const ERRORS: ErrorKinds = ErrorKinds {
     unreachable: Error::PeerUnreachable,
@@ -44,7 +44,8 @@ impl Peers {
     /// # Errors
     /// The peer gave no valid response.
     pub(crate) async fn ask(&self, address: &str, request: Request<Body>) -> Result<Reply, Error> {
-        self.client.send(address, request, self.first_byte).await
+        let endpoint: Endpoint = address.parse().map_err(Error::PeerUnreachable)?;
+        self.client.send(&endpoint, request, self.first_byte).await
     }
 }
 

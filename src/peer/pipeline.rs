@@ -21,7 +21,6 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::Response;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
@@ -29,6 +28,7 @@ use crate::body::describe;
 use crate::key::AssetKey;
 use crate::peer::peek_codec::{self, Parsed};
 use crate::semantics::vary::Accepted;
+use crate::upstream::{Connector, Io};
 
 /// The most peeks that wait in the queue of a pipeline.
 const QUEUE: usize = 1024;
@@ -110,22 +110,24 @@ impl Pipelines {
 /// Connects to `peer` and runs the pipeline until it ends. Peeks that still wait then get no
 /// response.
 async fn run(peer: Arc<str>, queue: mpsc::Receiver<PeekRequest>, overdue: Arc<AtomicBool>, timeouts: Timeouts) {
-    let ended = match tokio::time::timeout(timeouts.peek, TcpStream::connect(&*peer)).await {
-        Ok(Ok(stream)) => {
-            let _ = stream.set_nodelay(true);
-            let mut pipeline = Pipeline::new(stream, Arc::clone(&peer), queue, overdue, timeouts);
-            poll_fn(|cx| pipeline.poll(cx)).await
-        }
-        Ok(Err(error)) => Err(describe(&error)),
-        Err(_) => Err("connect timeout".to_owned()),
-    };
-    if let Err(error) = ended {
+    if let Err(error) = connect_and_run(&peer, queue, overdue, timeouts).await {
         tracing::debug!(%peer, %error, "peer pipeline closed");
     }
 }
 
+async fn connect_and_run(
+    peer: &Arc<str>,
+    queue: mpsc::Receiver<PeekRequest>,
+    overdue: Arc<AtomicBool>,
+    timeouts: Timeouts,
+) -> Result<(), String> {
+    let io = Connector::new(timeouts.peek).connect(&peer.parse()?).await?;
+    let mut pipeline = Pipeline::new(io, Arc::clone(peer), queue, overdue, timeouts);
+    poll_fn(|cx| pipeline.poll(cx)).await
+}
+
 struct Pipeline {
-    stream: TcpStream,
+    io: Io,
     peer: Arc<str>,
     queue: mpsc::Receiver<PeekRequest>,
     batching: Batching,
@@ -163,7 +165,7 @@ struct InFlight {
 
 impl Pipeline {
     fn new(
-        stream: TcpStream,
+        io: Io,
         peer: Arc<str>,
         queue: mpsc::Receiver<PeekRequest>,
         overdue: Arc<AtomicBool>,
@@ -171,7 +173,7 @@ impl Pipeline {
     ) -> Self {
         let timer = Box::pin(tokio::time::sleep(timeouts.peek));
         Self {
-            stream,
+            io,
             peer,
             queue,
             batching: Batching::Gather,
@@ -228,7 +230,7 @@ impl Pipeline {
 
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while !self.out.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.out)? {
+            match Pin::new(&mut self.io).poll_write(cx, &self.out)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => self.out.advance(written),
                 Poll::Pending => break,
@@ -243,7 +245,7 @@ impl Pipeline {
         if free < self.needed.saturating_sub(self.received.len()).max(MIN_FREE) {
             self.received.reserve(self.needed.max(GROWTH));
         }
-        pin!(self.stream.read_buf(&mut self.received)).poll(cx)
+        pin!(self.io.read_buf(&mut self.received)).poll(cx)
     }
 
     /// Delivers the complete responses in the receive buffer.
@@ -305,7 +307,7 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
     use super::*;

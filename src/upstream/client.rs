@@ -9,6 +9,7 @@ use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
+use super::endpoint::Endpoint;
 use super::pool::{Connection, Pool};
 use super::reply::{Framing, Reply};
 use crate::body::{Body, Progress, describe, next_data};
@@ -58,12 +59,15 @@ impl Client {
         Self { pool: Pool::new(timeouts.connect, timeouts.lifetime, max_headers), timeouts, errors }
     }
 
-    /// Sends `request` to `host` (`host` or `host:port`) and returns the reply when its head is
-    /// complete. The request's URI is a path. `timeout` runs from the last chunk that was
+    /// Sends `request` to `endpoint` and returns the reply when its head is complete. The request's URI is a path. `timeout` runs from the last chunk that was
     /// read from the request's body.
-    pub(crate) async fn send(&self, host: &str, mut request: Request<Body>, timeout: Duration) -> Result<Reply, Error> {
-        let value = HeaderValue::from_str(host).map_err(|error| (self.errors.unreachable)(error.to_string()))?;
-        request.headers_mut().insert(HOST, value);
+    pub(crate) async fn send(
+        &self,
+        endpoint: &Endpoint,
+        mut request: Request<Body>,
+        timeout: Duration,
+    ) -> Result<Reply, Error> {
+        request.headers_mut().insert(HOST, endpoint.host().clone());
         write_framing(&mut request);
         let progress = if request.body().is_end_stream() {
             Progress::begin()
@@ -74,8 +78,8 @@ impl Client {
         };
         let offers_upgrade = upgrade::is_to_websocket(request.headers());
         let (connection, mut response) = tokio::select! {
-            sent = self.send_with_retry(host, request) => sent?,
-            () = progress.stalls(timeout) => return Err((self.errors.timeout)(host.to_owned())),
+            sent = self.send_with_retry(endpoint, request) => sent?,
+            () = progress.stalls(timeout) => return Err((self.errors.timeout)(endpoint.to_string())),
         };
         // RFC 9110 §15.2.2: a server switches only to a protocol that the request offered.
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -86,7 +90,7 @@ impl Client {
         let length = body_length(&response).map_err(|error| (self.errors.malformed)(error.to_owned()))?;
         // Otherwise the end of the response is not known for certain.
         if !has_forbidden_length(&response) {
-            self.pool.put(host, connection);
+            self.pool.put(endpoint, connection);
         }
         let reply = self.apply_framing(response, length).await?;
         Ok(Reply { upgrade, ..reply })
@@ -112,10 +116,10 @@ impl Client {
 
     async fn send_with_retry(
         &self,
-        host: &str,
+        endpoint: &Endpoint,
         mut request: Request<Body>,
     ) -> Result<(Connection, Response<Incoming>), Error> {
-        if let Some(mut connection) = self.pool.take(host) {
+        if let Some(mut connection) = self.pool.take(endpoint) {
             let retry = retry_copy(&request);
             match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok((connection, response)),
@@ -127,7 +131,7 @@ impl Client {
                 },
             }
         }
-        let mut connection = self.pool.open(host).await.map_err(self.errors.unreachable)?;
+        let mut connection = self.pool.open(endpoint).await.map_err(self.errors.unreachable)?;
         let response = connection.sender.send_request(request).await.map_err(|error| self.failure(&error))?;
         Ok((connection, response))
     }
@@ -277,9 +281,9 @@ mod tests {
 
     /// A server that answers one request on each connection and closes it on the next.
     /// The first two connections answer at the same moment.
-    async fn one_response_per_connection() -> String {
+    async fn one_response_per_connection() -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = listener.local_addr().unwrap().to_string();
+        let endpoint = Endpoint::from(listener.local_addr().unwrap());
         let barrier = Arc::new(Barrier::new(2));
         tokio::spawn(async move {
             for number in 0.. {
@@ -295,30 +299,30 @@ mod tests {
                 });
             }
         });
-        host
+        endpoint
     }
 
     #[tokio::test]
     async fn get_on_a_dead_pooled_connection_is_retried_and_post_is_not() {
-        let host = one_response_per_connection().await;
+        let endpoint = one_response_per_connection().await;
         let long = Duration::from_secs(20);
         let client = Client::new(Timeouts { connect: long, idle: long, lifetime: long }, ERRORS, 100);
-        let get = || client.send(&host, Request::new(Body::empty()), long);
+        let get = || client.send(&endpoint, Request::new(Body::empty()), long);
         let (first, second) = tokio::join!(get(), get());
         assert!(first.is_ok() && second.is_ok());
         // Two connections are idle in the pool, and both are dead.
         assert!(get().await.is_ok());
         let mut post = Request::new(Body::from("content"));
         *post.method_mut() = Method::POST;
-        let error = client.send(&host, post, long).await.map(drop).unwrap_err();
+        let error = client.send(&endpoint, post, long).await.map(drop).unwrap_err();
         assert!(matches!(error, Error::PeerBroke(_)), "{error}");
     }
 
     /// A server that answers the first request with `head` and later ones on the same
     /// connection with 203. On other connections each request gets a 200.
-    async fn serve_first(head: &'static str) -> String {
+    async fn serve_first(head: &'static str) -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = listener.local_addr().unwrap().to_string();
+        let endpoint = Endpoint::from(listener.local_addr().unwrap());
         tokio::spawn(async move {
             for connection in 0.. {
                 let (mut stream, _) = listener.accept().await.unwrap();
@@ -334,7 +338,7 @@ mod tests {
                 });
             }
         });
-        host
+        endpoint
     }
 
     #[tokio::test]
@@ -348,8 +352,8 @@ mod tests {
             ("HTTP/1.1 204 No Content\r\ncontent-length: 9\r\n\r\n", false),
             ("HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n", false),
         ] {
-            let host = serve_first(head).await;
-            let first = client.send(&host, Request::new(Body::empty()), long).await.unwrap();
+            let endpoint = serve_first(head).await;
+            let first = client.send(&endpoint, Request::new(Body::empty()), long).await.unwrap();
             assert!(head.contains(first.response.status().as_str()), "{head}");
             // A connection may take a moment until it is idle in the pool.
             let mut is_reused = false;
@@ -357,7 +361,7 @@ mod tests {
                 for _ in 0..100 {
                     tokio::task::yield_now().await;
                 }
-                let next = client.send(&host, Request::new(Body::empty()), long).await.unwrap();
+                let next = client.send(&endpoint, Request::new(Body::empty()), long).await.unwrap();
                 is_reused |= next.response.status().as_u16() == 203;
             }
             assert_eq!(is_reused, expected, "{head}");

@@ -1,10 +1,14 @@
 //! The HTTP/1.1 client for origins, peers and etcd.
 
 mod client;
+mod connector;
+mod endpoint;
 mod pool;
 mod reply;
 pub(crate) mod tunnel;
 
 pub(crate) use client::{Client, DEFAULT_LIFETIME, ErrorKinds, Timeouts};
+pub(crate) use connector::{Connector, Io};
+pub(crate) use endpoint::Endpoint;
 pub(crate) use reply::BaseUrl;
 pub use reply::{Framing, Reply};

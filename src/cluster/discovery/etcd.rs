@@ -23,7 +23,7 @@ use super::settings::Settings;
 use crate::body::Body;
 use crate::error::Error;
 use crate::semantics::forward::MOST_FIELDS;
-use crate::upstream::{Client, DEFAULT_LIFETIME, ErrorKinds, Timeouts};
+use crate::upstream::{Client, DEFAULT_LIFETIME, Endpoint, ErrorKinds, Timeouts};
 
 /// The largest response in bytes. The most members with the longest keys take less.
 const MAX_RESPONSE: u64 = 16 * 1024 * 1024;
@@ -46,7 +46,7 @@ const ERRORS: ErrorKinds = ErrorKinds {
 /// A client of etcd that registers this edge and lists the others.
 pub(super) struct Etcd {
     client: Client,
-    endpoints: Vec<String>,
+    endpoints: Vec<Endpoint>,
     /// The index of the endpoint in use.
     current: usize,
     /// The prefix of all members' keys, with a trailing slash.
@@ -82,7 +82,7 @@ enum Applied {
 }
 
 impl Etcd {
-    pub(super) fn new(endpoints: &[String], prefix: &str, settings: &Settings) -> Self {
+    pub(super) fn new(endpoints: &[Endpoint], prefix: &str, settings: &Settings) -> Self {
         let lease_term = settings.lease;
         let timeouts =
             Timeouts { connect: settings.connect, idle: lease_term * (WATCH_LEASES + 1), lifetime: DEFAULT_LIFETIME };

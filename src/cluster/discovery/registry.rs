@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::cluster::is_address;
+use crate::upstream::Endpoint;
 
 /// The registry in which the members are listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(crate) enum Registry {
     /// The keys of an etcd that begin with a prefix.
     Etcd {
         /// The endpoints, each as `host:port`.
-        endpoints: Vec<String>,
+        endpoints: Vec<Endpoint>,
         /// The prefix of the keys, with a leading slash and no trailing one.
         prefix: String,
     },
@@ -65,10 +66,13 @@ fn addresses(text: &str) -> Result<Registry, String> {
 fn endpoints(text: &str) -> Result<Registry, String> {
     let example = "such as `etcd:10.0.0.1:2379,10.0.0.2:2379/peerage/members`";
     let (endpoints, prefix) = text.split_once('/').unwrap_or((text, ""));
-    let endpoints: Vec<_> = endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
-    if let Some(bad) = endpoints.iter().find(|endpoint| !is_address(endpoint)) {
-        return Err(format!("`{bad}` is not the address of an etcd endpoint; expected `host:port`, {example}"));
-    }
+    let parse = |text: &str| match text.trim().parse() {
+        Ok(endpoint) if is_address(text.trim()) => Ok(endpoint),
+        _ => Err(text.trim().to_owned()),
+    };
+    let endpoints = endpoints.split(',').map(parse).collect::<Result<Vec<Endpoint>, _>>();
+    let endpoints = endpoints
+        .map_err(|bad| format!("`{bad}` is not the address of an etcd endpoint; expected `host:port`, {example}"))?;
     let prefix = prefix.trim_end_matches('/');
     if prefix.is_empty() || prefix.len() > 255 || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!(
@@ -94,7 +98,10 @@ impl fmt::Display for Registry {
             Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Addresses { name, port } => write!(f, "dns:{name}:{port}"),
             Self::Service(name) => write!(f, "srv:{name}"),
-            Self::Etcd { endpoints, prefix } => write!(f, "etcd:{}{prefix}", endpoints.join(",")),
+            Self::Etcd { endpoints, prefix } => {
+                let endpoints: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
+                write!(f, "etcd:{}{prefix}", endpoints.join(","))
+            }
         }
     }
 }
