@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, Given, LogConfig, LogFormat};
 use crate::error::{RunError, StartError};
-use crate::upstream::{LIFETIME, Patience};
+use crate::upstream::{DEFAULT_LIFETIME, Timeouts};
 use log::Throttle;
 
 mod contents;
@@ -39,8 +39,8 @@ const SOFTWARE: u8 = 70;
 
 /// How long a command waits for a server: to have a connection, and between two
 /// pieces of an answer.
-const PATIENCE: Patience =
-    Patience { connect: Duration::from_secs(5), idle: Duration::from_secs(30), lifetime: LIFETIME };
+const PATIENCE: Timeouts =
+    Timeouts { connect: Duration::from_secs(5), idle: Duration::from_secs(30), lifetime: DEFAULT_LIFETIME };
 /// How long a command waits for the first byte of an answer.
 const FIRST_BYTE: Duration = Duration::from_secs(30);
 

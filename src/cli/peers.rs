@@ -55,11 +55,10 @@ async fn ask(operators: SocketAddr) -> Result<Bytes, Failure> {
             "admin.listen: {operators} does not say who its peers are: {error}; is the edge running?"
         ))
     };
-    let url: Uri = format!("http://{operators}").parse().map_err(|error| failed(&error))?;
-    let edge = HttpOrigin::new(&url, PATIENCE, FIRST_BYTE, 1).map_err(|error| failed(&error))?;
+    let edge = HttpOrigin::at(operators.into(), PATIENCE, FIRST_BYTE, 1);
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = Uri::from_static("/peers");
-    let response = edge.fetch(request).await.map_err(|error| failed(&reason(&error)))?;
+    let response = edge.fetch(request.into()).await.map_err(|error| failed(&reason(&error)))?.response;
     if response.status() != StatusCode::OK {
         return Err(failed(&response.status()));
     }

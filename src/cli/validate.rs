@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
-use http::uri::Authority;
-
 use super::{ConfigArguments, Failure, print};
 use crate::config::{ClusterConfig, Config, Given, Size};
+use crate::upstream::Endpoint;
 
 #[derive(clap::Args)]
 pub(super) struct Validate {
@@ -77,11 +76,10 @@ fn warnings(given: &Given, config: &Config, machine: Option<u64>) -> Vec<String>
 
 /// Says that the origin does not resolve, or is a listener of this edge.
 fn origin_warning(config: &Config) -> Option<String> {
-    let authority = config.origin.url.authority().map(Authority::as_str)?;
-    let with_port = if config.origin.url.port().is_some() { authority.to_owned() } else { format!("{authority}:80") };
-    let addresses = match resolve(&with_port) {
+    let endpoint = Endpoint::of_url(&config.origin.url).ok()?;
+    let addresses = match resolve(&endpoint.address()) {
         Ok(addresses) => addresses,
-        Err(error) => return Some(format!("origin.url: `{authority}` does not resolve here: {error}")),
+        Err(error) => return Some(format!("origin.url: `{endpoint}` does not resolve here: {error}")),
     };
     let peers = config.cluster.as_ref().map(|cluster| ("cluster.listen", cluster.listen));
     let listeners = [("edge.listen", config.edge.listen), ("admin.listen", config.admin.listen)];

@@ -18,7 +18,7 @@ use crate::origin::Origin;
 use crate::origin::http_origin::HttpOrigin;
 use crate::semantics::digest::Expected;
 use crate::site::rules::Rule;
-use crate::upstream::Unframed;
+use crate::upstream::{Framing, Reply};
 
 /// How many are read at a time.
 const AT_A_TIME: usize = 8;
@@ -125,16 +125,15 @@ async fn verdict_on_file(file: &str, rules: &[Rule]) -> Result<Verdict, Failure>
 async fn verdict_on_url(url: &str, rules: &[Rule]) -> Result<Verdict, Failure> {
     let uri: Uri = url.parse().map_err(|error| Failure::Usage(format!("no URL: {error}")))?;
     let key = AssetKey::from_uri(&uri, usize::MAX).map_err(|error| Failure::Usage(error.to_string()))?;
-    let response = get(&uri).await?;
+    let Reply { response, framing, .. } = get(&uri).await?;
     let Some(expected) = expected(key.path(), rules) else {
         return Ok(Verdict::Unknown);
     };
-    let unframed = response.extensions().get::<Unframed>().is_some();
     let blocks = response.into_body().into_data_stream();
     let unavailable = |error: crate::error::Error| Failure::Unavailable(error.to_string());
     let (digest, _) = digest(blocks, expected.algorithm).await.map_err(unavailable)?;
     match compare(expected, &digest) {
-        Verdict::Wrong(..) if unframed => {
+        Verdict::Wrong(..) if framing == Framing::UntilClose => {
             Err(Failure::Unavailable("it ended where its connection did: wrong, or not whole".to_owned()))
         }
         verdict => Ok(verdict),
@@ -142,14 +141,15 @@ async fn verdict_on_url(url: &str, rules: &[Rule]) -> Result<Verdict, Failure> {
 }
 
 /// The answer to a GET, in no coding.
-async fn get(uri: &Uri) -> Result<http::Response<Body>, Failure> {
+async fn get(uri: &Uri) -> Result<Reply, Failure> {
     let server = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |at| at.as_str()));
     let server = server.parse().map_err(|error| Failure::Usage(format!("no URL: {error}")))?;
     let origin = HttpOrigin::new(&server, PATIENCE, FIRST_BYTE, 1).map_err(Failure::Usage)?;
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = uri.path_and_query().map_or("/", |target| target.as_str()).parse().unwrap_or_default();
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let response = origin.fetch(request).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
+    let reply = origin.fetch(request.into()).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
+    let response = &reply.response;
     if response.status() != StatusCode::OK {
         return Err(Failure::Unavailable(format!("it answers {}", response.status())));
     }
@@ -157,7 +157,7 @@ async fn get(uri: &Uri) -> Result<http::Response<Body>, Failure> {
         Some(coding) if coding != "identity" => {
             Err(Failure::Unavailable("it comes in a coding that was not asked for".to_owned()))
         }
-        _ => Ok(response),
+        _ => Ok(reply),
     }
 }
 

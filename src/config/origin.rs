@@ -7,7 +7,7 @@ use super::bounds::{some_time, within};
 use super::values::{self, Period, secs};
 use crate::origin::http_origin;
 use crate::semantics::request_fields::Class;
-use crate::upstream::LIFETIME;
+use crate::upstream::DEFAULT_LIFETIME;
 
 /// `[origin]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ impl Default for OriginConfig {
             connect_timeout: secs(2),
             first_byte_timeout: secs(30),
             idle_timeout: secs(30),
-            connection_lifetime: Period(LIFETIME),
+            connection_lifetime: Period(DEFAULT_LIFETIME),
             requests: 1024,
             forward: Vec::new(),
             rewrite_location: true,

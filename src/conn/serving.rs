@@ -187,7 +187,7 @@ impl Serving {
             // with the answer that the connection ends.
             tokio::task::yield_now().await;
         }
-        if let Some(tunnel) = answer.response.extensions_mut().remove::<Tunnel>() {
+        if let Some(tunnel) = answer.tunnel.take() {
             client.lead_to(tunnel);
         }
         let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;

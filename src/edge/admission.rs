@@ -36,7 +36,7 @@ use crate::semantics::vary::{self, Variant, Varies, is_coded};
 use crate::semantics::{content_length, date, forward, freshness, storing};
 use crate::store::entry::in_flight;
 use crate::store::tiers::{Plan, Store};
-use crate::upstream::Unframed;
+use crate::upstream::{Framing, Reply};
 
 /// The result of one response for a flight.
 pub(super) enum Attempt {
@@ -59,7 +59,8 @@ impl Filler {
     /// Decides by the head of a response how the flight continues, and ingests the body.
     pub(super) async fn receive(self: &Arc<Self>, leading: Leading, order: &Order, arrival: Arrival) -> Attempt {
         let now = SystemTime::now();
-        let Arrival { provider, response, asked: sent, began } = arrival;
+        let Arrival { provider, reply, asked: sent, began } = arrival;
+        let Reply { response, framing, .. } = reply;
         let (mut parts, body) = response.into_parts();
         // The connection has interpreted the framing headers already.
         forward::strip_hop_by_hop(&mut parts.headers);
@@ -82,7 +83,7 @@ impl Filler {
         let verdict = judge(&self.settings.policy.load(), leading.lead.key(), order, &parts, age);
         let body = match self
             .peering
-            .unless_lost(&provider, pin!(measured(&self.cache, verdict, &parts, body)))
+            .unless_lost(&provider, pin!(measured(&self.cache, verdict, &parts, framing, body)))
             .await
             .flatten()
         {
@@ -90,9 +91,9 @@ impl Filler {
             Err(error) => return reject(&self.fetcher, &self.cache, leading, &provider, began, error),
         };
         let length = body.size_hint().exact().or_else(|| stated_length(&parts.headers));
-        let admitted = admit(&self.cache.plan, verdict, order, &parts, length)
+        let admitted = admit(&self.cache.plan, verdict, order, &parts, framing, length)
             .and_then(|terms| self.prepare(&leading.lead, order, &parts, length, now - age, terms));
-        self.receive_body(leading, order, parts, admitted, Incoming { provider, body, began }).await
+        self.receive_body(leading, order, (parts, framing), admitted, Incoming { provider, body, began }).await
     }
 
     /// Ingests the body of an admitted response, or hands the response to the leader's client.
@@ -100,7 +101,7 @@ impl Filler {
         self: &Arc<Self>,
         leading: Leading,
         order: &Order,
-        parts: Parts,
+        (parts, framing): (Parts, Framing),
         admitted: Admitted,
         incoming: Incoming,
     ) -> Attempt {
@@ -131,7 +132,8 @@ impl Filler {
                 note_refusal(&self.settings.policy.load(), &self.cache.store, lead.key(), order, parts.status, refusal);
                 let Incoming { provider, body, began } = incoming;
                 let body = self.fetcher.counted(&provider, began, lead.quota.take(), body);
-                let _ = leader.send(LeaderOnly::Response { provider, response: Response::from_parts(parts, body) });
+                let reply = Reply { framing, ..Response::from_parts(parts, body).into() };
+                let _ = leader.send(LeaderOnly::Response { provider, reply });
                 lead.settle(Outcome::Pass(refusal));
             }
         }
@@ -283,6 +285,7 @@ pub(super) fn admit(
     verdict: Verdict,
     order: &Order,
     parts: &Parts,
+    framing: Framing,
     length: Option<u64>,
 ) -> Result<(Lifetime, Kept), Refusal> {
     let too_large = length.is_some_and(|length| length > plan.max_object);
@@ -295,8 +298,8 @@ pub(super) fn admit(
         }
         _ if too_large => Err(Refusal::TooLarge),
         Verdict::Pass(refusal) => Err(refusal),
-        _ if may_outgrow(parts, length) => Err(Refusal::Unmeasured),
-        Verdict::Store(_) if parts.extensions.get::<Unframed>().is_some() => Err(Refusal::Unframed),
+        _ if may_outgrow(parts, framing, length) => Err(Refusal::Unmeasured),
+        Verdict::Store(_) if framing == Framing::UntilClose => Err(Refusal::Unframed),
         Verdict::Store(lifetime) => Ok((lifetime, Kept::Stored)),
         Verdict::Share(refusal) => Ok((Lifetime::UntilEvicted { said: None }, Kept::Shared(refusal))),
     }

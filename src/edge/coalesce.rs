@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, CACHE_CONTROL};
-use http::{HeaderMap, Response, Version};
+use http::{HeaderMap, Version};
 use tokio::sync::oneshot;
 
 use super::cache::Cache;
@@ -20,7 +20,6 @@ use super::request_class::RequestClass;
 use super::respond::{Role, Shared, answer_first, answer_flight, answer_reused, answer_stored, refuse};
 use super::settings::Settings;
 use super::sharing::{is_recent_enough, leaders_response_answers, reused_answers, selects};
-use crate::body::Body;
 use crate::body::growing::Reader;
 use crate::error::Error;
 use crate::flight::{Extent, Flight, Joining, Kept, Outcome, Provider, Reach, Streaming};
@@ -32,6 +31,7 @@ use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Accepted;
 use crate::store::entry::Stored;
 use crate::store::tiers::{Found, Store};
+use crate::upstream::Reply;
 
 /// The result of a request that led or followed a flight.
 pub(super) enum Coalesced {
@@ -124,8 +124,8 @@ impl Edge {
                     _ => Err(Fallback::Pass),
                 },
                 Outcome::Pass(refusal) => match leader_response(leader).await {
-                    Some((provider, response)) if leaders_response_answers(&inbound, &order, response.headers()) => {
-                        Ok(answer_first(&self.settings, &inbound, handled, &provider, response, refusal))
+                    Some((provider, reply)) if leaders_response_answers(&inbound, &order, reply.response.headers()) => {
+                        Ok(answer_first(&self.settings, &inbound, handled, &provider, reply, refusal))
                     }
                     _ => {
                         note_own(&self.settings.policy.load(), &self.cache.store, &inbound);
@@ -306,9 +306,9 @@ fn leader_headers(leader: Option<oneshot::Receiver<LeaderOnly>>) -> Option<Heade
 }
 
 /// Returns the response that is the leader's alone, and its provider. `None` for a follower.
-async fn leader_response(leader: Option<oneshot::Receiver<LeaderOnly>>) -> Option<(Provider, Response<Body>)> {
+async fn leader_response(leader: Option<oneshot::Receiver<LeaderOnly>>) -> Option<(Provider, Reply)> {
     match leader?.await {
-        Ok(LeaderOnly::Response { provider, response }) => Some((provider, response)),
+        Ok(LeaderOnly::Response { provider, reply }) => Some((provider, reply)),
         _ => None,
     }
 }
@@ -319,6 +319,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::body::Body;
     use crate::key::AssetKey;
     use crate::{Config, Server};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use http::Request;
 
 use super::order::Order;
 use super::peering::Peering;
@@ -17,13 +17,14 @@ use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
 use crate::observe::metrics::{Asked, Fetched, Metrics};
-use crate::origin::Origin;
+use crate::origin::{Call, Origin};
 use crate::semantics::{forward, validation};
+use crate::upstream::Reply;
 
 /// A response, its provider, and the time of the request.
 pub(super) struct Arrival {
     pub(super) provider: Provider,
-    pub(super) response: Response<Body>,
+    pub(super) reply: Reply,
     pub(super) asked: SystemTime,
     pub(super) began: Instant,
 }
@@ -74,12 +75,12 @@ impl Fetcher {
     }
 
     /// Notes the result of a request to a peer. A response counts as `heard`.
-    fn note_result(&self, sent: PeerRequest, heard: Heard, result: Result<Response<Body>, Error>) -> Option<Arrival> {
+    fn note_result(&self, sent: PeerRequest, heard: Heard, result: Result<Reply, Error>) -> Option<Arrival> {
         let PeerRequest { peer, asked, began } = sent;
         match result {
-            Ok(response) => {
+            Ok(reply) => {
                 self.peering.note_answer(&peer, heard);
-                Some(Arrival { provider: Provider::Peer(peer), response, asked, began })
+                Some(Arrival { provider: Provider::Peer(peer), reply, asked, began })
             }
             Err(error) => {
                 self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
@@ -100,12 +101,12 @@ impl Fetcher {
 
     /// Sends one request to the origin. A failure is counted here; a response is counted when its
     /// body ends.
-    pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
-        request.headers_mut().append(forward::CDN_LOOP, self.settings.loop_id.clone());
-        self.settings.policy.load().forwarding.tell_site(request.headers_mut());
+    pub(super) async fn ask_origin(&self, mut call: Call) -> Result<Reply, Error> {
+        call.request.headers_mut().append(forward::CDN_LOOP, self.settings.loop_id.clone());
+        self.settings.policy.load().forwarding.tell_site(call.request.headers_mut());
         let origin = self.origin.load_full();
         let fetching = self.metrics.fetching(Asked::Origin);
-        let answer = origin.fetch(request).await?;
+        let answer = origin.fetch(call).await?;
         fetching.answered();
         Ok(answer)
     }

@@ -60,11 +60,11 @@ impl Filler {
             // If the first response was unusable, ask again without a condition.
             let request = if copy == 1 { request } else { for_all }(leading.lead.key(), order);
             let response =
-                match self.while_wanted(&leading.lead, pin!(self.fetcher.ask_origin(request))).await.flatten() {
-                    Ok(response) => response,
+                match self.while_wanted(&leading.lead, pin!(self.fetcher.ask_origin(request.into()))).await.flatten() {
+                    Ok(reply) => reply,
                     Err(error) => return give_up(leading.lead, order, error),
                 };
-            let arrival = Arrival { provider: Provider::Origin, response, asked, began };
+            let arrival = Arrival { provider: Provider::Origin, reply, asked, began };
             match self.receive(leading, order, arrival).await {
                 Attempt::Done => return,
                 Attempt::Unusable(again, Error::OriginWrong(_) | Error::OriginGarbage(_)) if copy < COPIES => {

@@ -45,7 +45,7 @@ impl Filler {
         request.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("only-if-cached"));
         let arrival = self.fetcher.ask_peer_for_stored(peer, request).await;
         let outcome = match &arrival {
-            Some(arrival) if is_held(&arrival.response) => Sought::Chunks,
+            Some(arrival) if is_held(&arrival.reply.response) => Sought::Chunks,
             Some(_) => Sought::Missing,
             None => Sought::Error,
         };

@@ -10,7 +10,7 @@
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::Request;
 
 use super::peering::Peering;
 use crate::body::Body;
@@ -18,6 +18,7 @@ use crate::body::informational::{Acknowledgement, Relay};
 use crate::cluster::view::State;
 use crate::error::Error;
 use crate::flight::Provider;
+use crate::upstream::Reply;
 
 impl Peering {
     /// Returns the response of a peer, unless the peer is given up first. Informational responses
@@ -27,7 +28,7 @@ impl Peering {
         peer: &Arc<str>,
         mut request: Request<Body>,
         relay: Option<&Relay>,
-    ) -> Result<Response<Body>, Error> {
+    ) -> Result<Reply, Error> {
         self.hedge_budget.earn();
         let acknowledged = Acknowledgement::of(&mut request, relay);
         let answer = self.unless_given_up(peer, Some(&acknowledged), pin!(self.client.ask(peer, request))).await?;

@@ -19,9 +19,10 @@ use crate::error::Error;
 use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Served, Source};
-use crate::origin::Asker;
-use crate::origin::http_origin::Site;
+use crate::origin::Call;
+use crate::origin::permits::ClientPresence;
 use crate::semantics::invalidation;
+use crate::upstream::{BaseUrl, Reply};
 
 /// Purges assets here and at every peer.
 #[derive(Clone)]
@@ -34,7 +35,7 @@ pub(super) struct Invalidator {
 impl Invalidator {
     pub(super) fn answer_purge(&self, inbound: &Inbound) -> Answer {
         self.purge(&self.settings.policy.load().trim(inbound.key.clone()));
-        Answer { response: purged(), record: inbound.record(Served::Pass, ServedFrom::Edge) }
+        Answer { response: purged(), tunnel: None, record: inbound.record(Served::Pass, ServedFrom::Edge) }
     }
 
     pub(super) fn answer_purge_of_everything(&self, source: Source, method: Method) -> Answer {
@@ -43,7 +44,7 @@ impl Invalidator {
         );
         self.cache.purge_unproven(self.peering.membership.memory());
         let (key, served, from) = (Err(EVERYTHING.into()), Served::Pass, ServedFrom::Edge);
-        Answer { response: purged(), record: Record { source, method, key, served, from, reason: None, error: None } }
+        Answer { response: purged(), tunnel: None, record: Record { source, method, key, served, from, reason: None, error: None } }
     }
 
     /// Removes the responses of `key` here, and lets no flight store one.
@@ -53,11 +54,12 @@ impl Invalidator {
 
     /// Returns the keys that a write to `key` has made invalid (RFC 9111 §4.4). The client's `host`
     /// and the origin's own name stand for the same site, because keys have no host.
-    fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &Response<Body>) -> Vec<AssetKey> {
+    fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &Reply) -> Vec<AssetKey> {
+        let headers = answer.response.headers();
         let upstream =
-            |site: &Arc<Site>| invalidation::named_upstream(&site.host, &site.prefix, key.path(), answer.headers());
-        let upstream = answer.extensions().get().map(upstream).unwrap_or_default();
-        let named = invalidation::named(host, key.path(), answer.headers()).chain(upstream);
+            |base: &Arc<BaseUrl>| invalidation::named_upstream(&base.host, &base.prefix, key.path(), headers);
+        let upstream = answer.base.as_ref().map(upstream).unwrap_or_default();
+        let named = invalidation::named(host, key.path(), headers).chain(upstream);
         let named = named.filter_map(|target| AssetKey::from_uri(&target, self.settings.limits.uri).ok());
         let policy = self.settings.policy.load();
         let mut changed: Vec<_> = std::iter::once(key.clone()).chain(named).map(|key| policy.trim(key)).collect();
@@ -111,20 +113,21 @@ pub(super) fn write(
     fetcher: &Arc<Fetcher>,
     invalidator: &Invalidator,
     inbound: &Inbound,
-    mut request: Request<Body>,
+    request: Request<Body>,
     quota: Quota,
-) -> impl Future<Output = Result<(Response<Body>, Quota), Error>> + use<> {
+) -> impl Future<Output = Result<(Reply, Quota), Error>> + use<> {
     let (fetcher, invalidator) = (Arc::clone(fetcher), invalidator.clone());
     let (method, key, host) = (inbound.method.clone(), inbound.key.clone(), inbound.host());
-    let here = Asker::mark(&mut request);
+    let (here, presence) = ClientPresence::new();
+    let call = Call { client: Some(presence), ..request.into() };
     let written = tokio::spawn(async move {
-        let answer = fetcher.ask_origin(request).await.inspect_err(|error| {
+        let answer = fetcher.ask_origin(call).await.inspect_err(|error| {
             if *error == Error::ClientLeft {
                 tracing::debug!(%method, path = %key, "write not sent, the client left before it reached the origin");
             }
         })?;
         let invalidates = invalidator.settings.policy.load().writes == Writes::Invalidate;
-        if invalidates && invalidation::invalidates(&method, answer.status()) {
+        if invalidates && invalidation::invalidates(&method, answer.response.status()) {
             invalidator.purge_everywhere(invalidator.changed(&key, host.as_ref(), &answer)).await;
         }
         Ok((answer, quota))

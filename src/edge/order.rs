@@ -2,13 +2,12 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 use tokio::sync::oneshot;
 
 use super::classify::known_vary;
 use super::request::Inbound;
 use super::settings::Settings;
-use crate::body::Body;
 use crate::body::informational::Relay;
 use crate::flight::{Lead, Provider, Reach};
 use crate::semantics::forward;
@@ -17,6 +16,7 @@ use crate::semantics::request_fields::{Also, Coding, OwnHeaders};
 use crate::semantics::storing::{Credentials, Name, Personal};
 use crate::store::entry::Stored;
 use crate::store::tiers::{Store, Tier};
+use crate::upstream::Reply;
 
 /// The parameters of a fill.
 pub(super) struct Order {
@@ -81,7 +81,7 @@ impl Order {
 /// The part of a fill's result that belongs to the leader's client alone.
 pub(super) enum LeaderOnly {
     /// The whole response.
-    Response { provider: Provider, response: Response<Body> },
+    Response { provider: Provider, reply: Reply },
     /// The headers that only that client may have, of a response that others share.
     Headers(HeaderMap),
 }

@@ -29,6 +29,7 @@ use crate::semantics::request_fields::{Class, Kind};
 use crate::semantics::storing::{self, Verdict};
 use crate::semantics::vary::{self, Varies};
 use crate::semantics::{forward, freshness};
+use crate::upstream::Reply;
 
 /// The headers of a passed request.
 #[derive(Clone, Copy)]
@@ -58,35 +59,33 @@ impl Edge {
         let request = self.upstream_request(&mut inbound, if learns { Headers::OfFill } else { Headers::Verbatim });
         let began = Instant::now();
         let answer = if inbound.method.is_safe() {
-            self.fetcher.ask_origin(request).await.map(|response| (response, quota))
+            self.fetcher.ask_origin(request.into()).await.map(|reply| (reply, quota))
         } else {
             write(&self.fetcher, &self.invalidator, &inbound, request, quota).await
         };
         match answer {
-            Ok((response, quota)) => {
-                let proven = if inbound.method == Method::GET {
-                    self.prove_pass(&inbound.key, response).await
-                } else {
-                    Ok(response)
-                };
-                let response = match proven {
-                    Ok(response) => response,
+            Ok((reply, quota)) => {
+                let proven =
+                    if inbound.method == Method::GET { self.prove_pass(&inbound.key, reply).await } else { Ok(reply) };
+                let mut reply = match proven {
+                    Ok(reply) => reply,
                     Err(error) => {
                         self.metrics.fetch(Asked::Origin, Fetched::Error, began.elapsed());
                         return refuse(&self.settings, inbound.source, inbound.method, Ok(inbound.key), error);
                     }
                 };
-                if learns && response.status() == StatusCode::OK {
+                if learns && reply.response.status() == StatusCode::OK {
                     learn(
                         &self.cache,
                         &inbound.key,
                         case(&self.settings, &self.cache.store, &inbound),
-                        response.headers(),
+                        reply.response.headers(),
                         inbound.now,
                     );
                 }
-                let mut answer = self.answer_pass(&inbound, handled, began, (response, quota));
-                upgrade::join(inbound, &mut answer.response);
+                let origin = reply.upgrade.take();
+                let mut answer = self.answer_pass(&inbound, handled, began, (reply, quota));
+                upgrade::join(inbound, origin, &mut answer);
                 answer
             }
             Err(error) => refuse(&self.settings, inbound.source, inbound.method, Ok(inbound.key), error),
@@ -119,11 +118,11 @@ impl Edge {
     }
 
     /// Verifies the body of a passed response while it streams.
-    async fn prove_pass(&self, key: &AssetKey, response: Response<Body>) -> Result<Response<Body>, Error> {
-        let (parts, body) = response.into_parts();
+    async fn prove_pass(&self, key: &AssetKey, reply: Reply) -> Result<Reply, Error> {
+        let (parts, body) = reply.response.into_parts();
         let proof = proof_for(&self.settings.policy.load(), key, &Provider::Origin, parts.status, &parts.headers);
         match prove_unkept(&self.settings, &self.cache, body, proof).await {
-            Ok(body) => Ok(Response::from_parts(parts, body)),
+            Ok(body) => Ok(Reply { response: Response::from_parts(parts, body), ..reply }),
             Err(error) => {
                 distrust(&self.fetcher, &self.cache, &Provider::Origin, key, &error);
                 Err(error)
@@ -136,21 +135,21 @@ impl Edge {
         inbound: &Inbound,
         handled: Handled,
         began: Instant,
-        (response, quota): (Response<Body>, Quota),
+        (reply, quota): (Reply, Quota),
     ) -> Answer {
-        let response = response.map(|body| self.fetcher.counted(&Provider::Origin, began, quota, body));
+        let reply = reply.map_body(|body| self.fetcher.counted(&Provider::Origin, began, quota, body));
         if handled == Handled::Bypass && inbound.method == Method::GET {
-            reconsider(&self.settings, &self.cache, inbound, &response);
+            reconsider(&self.settings, &self.cache, inbound, &reply.response);
         }
         if inbound.kind == Kind::Unknown && inbound.method == Method::GET {
-            learn_vary(&self.settings, &self.cache, inbound, &response);
+            learn_vary(&self.settings, &self.cache, inbound, &reply.response);
         }
         let reason = pass_reason(inbound, handled);
         let detail = (handled == Handled::OtherSite).then_some(reason);
         let status = CacheStatus { handled, detail, ..CacheStatus::default() };
-        let response = relay(&self.settings, inbound, response, &status);
+        let response = relay(&self.settings, inbound, reply, &status);
         let record = Record { reason: Some(reason), ..inbound.record(Served::Pass, ServedFrom::Origin) };
-        Answer { response, record }
+        Answer { response, tunnel: None, record }
     }
 }
 

@@ -27,10 +27,11 @@ use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
 use crate::observe::metrics::{Asked, Fetched, Sought};
 use crate::peer::peek_codec;
-use crate::peer::pipeline::Question;
+use crate::peer::pipeline::PeekRequest;
 use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Accepted;
 use crate::semantics::{date, forward, freshness};
+use crate::upstream::Framing;
 
 /// The time for which an owner gets no further peek for a key that it did not have.
 const NOT_AT_HAND: Duration = Duration::from_secs(1);
@@ -47,7 +48,7 @@ impl Filler {
         accepted: Accepted,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         if !self.cache.store.may_be_at_hand(key)
-            || key.as_str().len() > peek_codec::LONGEST
+            || key.as_str().len() > peek_codec::MAX_TARGET
             || !key.as_str().is_ascii()
             || self.cache.flights.to_origin(key, Credentials::None).is_some()
         {
@@ -72,7 +73,7 @@ impl Filler {
             Peeking { filler: Arc::clone(self), owner: Arc::clone(&owner), lead: Some(lead), order, asked, began };
         self.peering
             .client
-            .peek(&owner, Question { key: key.clone(), accepted, then: Box::new(|response| peeking.end(response)) });
+            .peek(&owner, PeekRequest { key: key.clone(), accepted, on_reply: Box::new(|response| peeking.end(response)) });
         Some(async move {
             match flight.outcome().await {
                 Outcome::Streaming(streaming) => Some((reader, streaming.clone())),
@@ -168,7 +169,7 @@ impl Filler {
         let age = freshness::initial_age(&parts.headers, asked, now);
         let length = bytes.len() as u64;
         let verdict = judge(&self.settings.policy.load(), lead.key(), order, &parts, age);
-        let terms = match admit(&self.cache.plan, verdict, order, &parts, Some(length)) {
+        let terms = match admit(&self.cache.plan, verdict, order, &parts, Framing::Delimited, Some(length)) {
             Ok(terms @ (lifetime, Kept::Stored)) if !freshness::must_be_validated(lifetime, age) => terms,
             _ => return Err(Unfit { lead, wrong: None }),
         };

@@ -56,7 +56,7 @@ impl Peering {
         *request.uri_mut() = target.into();
         // A peer that is silent for longer may serve its old response until that is stale.
         let response = tokio::time::timeout(self.peer_timeout, self.client.ask(peer, request)).await;
-        response.unwrap_or(Err(Error::PeerTimeout)).map(|response| response.status())
+        response.unwrap_or(Err(Error::PeerTimeout)).map(|reply| reply.response.status())
     }
 
     /// Records a purge that `peer` has missed.

@@ -17,6 +17,7 @@ use crate::key::AssetKey;
 use crate::observe::access::{Record, ServedFrom};
 use crate::observe::metrics::{Served, Source};
 use crate::semantics::request_fields::Kind;
+use crate::upstream::tunnel::Tunnel;
 
 /// A request to this edge, with its target as a key.
 pub(super) struct Inbound {
@@ -93,6 +94,8 @@ impl Inbound {
 /// A response, and its record for the access log.
 pub(crate) struct Answer {
     pub(crate) response: Response<Body>,
+    /// The tunnel to the origin after a 101 (Switching Protocols).
+    pub(crate) tunnel: Option<Tunnel>,
     pub(crate) record: Record,
 }
 

@@ -25,13 +25,14 @@ use crate::semantics::storing::Refusal;
 use crate::semantics::{combined, forward};
 use crate::store::entry::Stored;
 use crate::store::tiers::Tier;
-use crate::upstream::Unframed;
+use crate::upstream::{Framing, Reply};
 
 pub(super) fn answer_stored(settings: &Settings, inbound: &Inbound, tier: Tier, stored: &Stored) -> Answer {
     stored.uses.one_more();
     let status = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
     Answer {
         response: give(settings, inbound, inbound.now, stored, status),
+        tunnel: None,
         record: inbound.record(hit(tier), ServedFrom::Store),
     }
 }
@@ -41,6 +42,7 @@ pub(super) fn answer_stale(settings: &Settings, inbound: &Inbound, stored: &Stor
     let hit = CacheStatus { handled: Handled::Hit, ..CacheStatus::default() };
     Answer {
         response: give(settings, inbound, inbound.now, stored, hit),
+        tunnel: None,
         record: inbound.record(Served::Stale, ServedFrom::Store),
     }
 }
@@ -68,7 +70,7 @@ pub(super) fn answer_reused(
         ..CacheStatus::default()
     };
     let record = Record { reason: detail, ..record };
-    Answer { response: give(settings, inbound, SystemTime::now(), &reused.stored, status), record }
+    Answer { response: give(settings, inbound, SystemTime::now(), &reused.stored, status), tunnel: None, record }
 }
 
 /// Returns as much of a stored response as the request asks for.
@@ -146,7 +148,7 @@ pub(super) fn answer_flight(
         }
     };
     let record = Record { reason, ..inbound.record(served(role), ServedFrom::from(&provider)) };
-    Answer { response, record }
+    Answer { response, tunnel: None, record }
 }
 
 /// Returns the response of a fill that is its leader's alone.
@@ -155,31 +157,32 @@ pub(super) fn answer_first(
     inbound: &Inbound,
     handled: Handled,
     provider: &Provider,
-    mut response: Response<Body>,
+    mut reply: Reply,
     refusal: Refusal,
 ) -> Answer {
     let status = CacheStatus { handled, detail: Some(refusal.name()), ..CacheStatus::default() };
     // The fill was sent without the client's conditions, so they are applied here.
-    if response.status() == StatusCode::OK && matches!(condition(inbound, None, &mut response), Selection::Nothing) {
+    let response = &mut reply.response;
+    if response.status() == StatusCode::OK && matches!(condition(inbound, None, response), Selection::Nothing) {
         *response.body_mut() = Body::empty();
     }
-    let response = relay(settings, inbound, response, &status);
+    let response = relay(settings, inbound, reply, &status);
     let record = Record { reason: status.detail, ..inbound.record(Served::Pass, ServedFrom::from(provider)) };
-    Answer { response, record }
+    Answer { response, tunnel: None, record }
 }
 
 /// Forwards a response with this edge's members in Via and Cache-Status.
 pub(super) fn relay(
     settings: &Settings,
     inbound: &Inbound,
-    mut response: Response<Body>,
+    reply: Reply,
     status: &CacheStatus,
 ) -> Response<Body> {
+    let Reply { mut response, framing, .. } = reply;
     // A peer gets a body without framing unframed: with chunked framing it would look complete,
     // and the peer would store it.
-    let unframed = response.extensions().get::<Unframed>().is_some();
     let via = settings.via_for(response.version());
-    let own_framing = if unframed && inbound.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
+    let own_framing = if framing == Framing::UntilClose && inbound.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
     *response.version_mut() = own_framing;
     let has_none = response.status() == StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
@@ -209,6 +212,7 @@ pub(super) fn answer_options(settings: &Settings, source: Source, target: Box<st
     let (method, key) = (Method::OPTIONS, Err(target));
     Answer {
         response,
+        tunnel: None,
         record: Record { source, method, key, served: Served::Pass, from: ServedFrom::Edge, reason: None, error: None },
     }
 }
@@ -250,7 +254,7 @@ pub(super) fn refuse(
     *response.headers_mut() = headers;
     let record =
         Record { source, method, key, served: Served::Error, from: ServedFrom::Edge, reason: None, error: Some(error) };
-    Answer { response, record }
+    Answer { response, tunnel: None, record }
 }
 
 /// The role of a request in its flight.

@@ -27,7 +27,7 @@ use crate::semantics::conditional::is_strong;
 use crate::semantics::storing::{self, Name, Personal, Refusal, Verdict};
 use crate::store::entry::Head;
 use crate::store::tiers::Found;
-use crate::upstream::Unframed;
+use crate::upstream::{Framing, Reply};
 
 /// Returns the function by which a reader of `client` resumes after it has fallen out of the
 /// window.
@@ -71,13 +71,13 @@ async fn follow(
     let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
     let quota = fetcher.quotas.take(client)?;
     let began = Instant::now();
-    let response =
-        fetcher.ask_origin(request).await?.map(|body| fetcher.counted(&Provider::Origin, began, quota, body));
+    let reply = fetcher.ask_origin(request.into()).await?;
+    let reply = reply.map_body(|body| fetcher.counted(&Provider::Origin, began, quota, body));
     match proof {
         // The digest is that of the new copy: the copy must begin like the bytes already sent.
-        Some(proof) if place.given.is_some() => whole(response, proof).map(|body| Body::following(body, place)),
+        Some(proof) if place.given.is_some() => whole(reply.response, proof).map(|body| Body::following(body, place)),
         Some(_) => Err(Error::Outgrown),
-        None => continuation(response, tag, place.at, head),
+        None => continuation(reply, tag, place.at, head),
     }
 }
 
@@ -138,12 +138,12 @@ impl Filler {
                 }
             }
             let began = Instant::now();
-            let Some(response) = self.ask_for_rest(&provider, lead.key(), order, tag, ingest.received).await else {
+            let Some(reply) = self.ask_for_rest(&provider, lead.key(), order, tag, ingest.received).await else {
                 continue;
             };
-            let has_it = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-            let forbidden = self.forbidden_by(order, response.headers());
-            if let (true, Ok(rest)) = (has_it, continuation(response, tag, ingest.received, &ingest.head)) {
+            let has_it = matches!(reply.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+            let forbidden = self.forbidden_by(order, reply.response.headers());
+            if let (true, Ok(rest)) = (has_it, continuation(reply, tag, ingest.received, &ingest.head)) {
                 return Some(Rest { provider: Some(provider), body: prove_on(rest, proof), forbidden });
             }
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
@@ -188,11 +188,11 @@ impl Filler {
         order: &Order,
         tag: Option<&HeaderValue>,
         at: u64,
-    ) -> Option<Response<Body>> {
+    ) -> Option<Reply> {
         let request = for_rest(key, order, tag, at);
         match provider {
-            Provider::Origin => self.fetcher.ask_origin(request).await.ok(),
-            Provider::Peer(peer) => Some(self.fetcher.ask_peer(Arc::clone(peer), request, None).await?.response),
+            Provider::Origin => self.fetcher.ask_origin(request.into()).await.ok(),
+            Provider::Peer(peer) => Some(self.fetcher.ask_peer(Arc::clone(peer), request, None).await?.reply),
         }
     }
 }
@@ -256,8 +256,9 @@ fn range_from(at: u64) -> HeaderValue {
 
 /// Returns the part of `response` that begins at byte `at` of the representation with `tag` and
 /// `head`. It must reach the end of the representation, and be framed.
-fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
-    if !is_same(head, tag, response.headers(), total(&response)) || response.extensions().get::<Unframed>().is_some() {
+fn continuation(reply: Reply, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
+    let Reply { response, framing, .. } = reply;
+    if !is_same(head, tag, response.headers(), total(&response)) || framing == Framing::UntilClose {
         return Err(Error::Outgrown);
     }
     match response.status() {
@@ -331,7 +332,7 @@ mod tests {
         let (lifetime, validated) = (Lifetime::UntilEvicted { said: None }, Validated::Never);
         let facts = Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
         let head = Head { facts, length, headers: HeaderMap::new(), upstream_status: None };
-        let body = continuation(response, tag.as_ref(), 4, &head).ok()?;
+        let body = continuation(response.into(), tag.as_ref(), 4, &head).ok()?;
         Some(String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }
 

@@ -2,10 +2,10 @@
 //! [`Tunnel`] to it.
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
-use super::request::Inbound;
+use super::request::{Answer, Inbound};
 use crate::body::Body;
 use crate::observe::metrics::Source;
 use crate::semantics::upgrade;
@@ -31,12 +31,10 @@ pub(super) fn hand_on(inbound: &Inbound, fields: &mut HeaderMap) {
 }
 
 /// Joins both ends if the response is a 101.
-pub(super) fn join(inbound: Inbound, response: &mut Response<Body>) {
-    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+pub(super) fn join(inbound: Inbound, origin: Option<OnUpgrade>, answer: &mut Answer) {
+    let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if let Some(client) = inbound.upgrade.filter(|_| switches) {
-        upgrade::to_websocket(response.headers_mut());
-        if let Some(origin) = response.extensions_mut().remove::<OnUpgrade>() {
-            response.extensions_mut().insert(Tunnel { client, origin });
-        }
+        upgrade::to_websocket(answer.response.headers_mut());
+        answer.tunnel = origin.map(|origin| Tunnel { client, origin });
     }
 }

@@ -101,7 +101,7 @@ impl Edge {
             HeaderValue::from_str(self.peering.membership.own()).expect("an address is a header value"),
         );
         let list = tokio::time::timeout(LISTING, async {
-            let mut body = self.peering.client.ask(peer, request).await?.into_body();
+            let mut body = self.peering.client.ask(peer, request).await?.response.into_body();
             let mut list = Vec::new();
             // The rest of a longer list was used less.
             while list.len() < self.key_list.most.saturating_mul(LINE)

@@ -15,14 +15,15 @@ use crate::edge::{Edge, Forwarding, Limits, Parts, Policy, Writes};
 use crate::error::{RunError, StartError};
 use crate::observe::access::{Access, Format};
 use crate::observe::metrics::{Fetched, Metrics};
+use crate::origin::Origin;
+use crate::origin::embedded::Bounded;
 use crate::origin::http_origin::HttpOrigin;
-use crate::origin::{Bounded, Origin};
 use crate::peer::client::Peers;
 use crate::random::random;
 use crate::semantics::request_fields::Underscores;
 use crate::semantics::storing::Times;
 use crate::server::gossip::{Ear, Gossip};
-use crate::upstream::{LIFETIME, Patience};
+use crate::upstream::{DEFAULT_LIFETIME, Timeouts};
 
 mod acceptor;
 mod connection;
@@ -261,7 +262,7 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
 
 fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
     let origin = &config.origin;
-    let patience = Patience {
+    let patience = Timeouts {
         connect: origin.connect_timeout.0,
         idle: origin.idle_timeout.0,
         lifetime: origin.connection_lifetime.0,
@@ -278,8 +279,8 @@ fn peers_client(config: &Config) -> Peers {
             "cluster.first_byte_timeout is not above origin.first_byte_timeout: a slow origin will pass for a dead peer"
         );
     }
-    let (connect, idle, lifetime) = (cluster.connect_timeout.0, cluster.idle_timeout.0, LIFETIME);
-    let patience = Patience { connect, idle, lifetime };
+    let (connect, idle, lifetime) = (cluster.connect_timeout.0, cluster.idle_timeout.0, DEFAULT_LIFETIME);
+    let patience = Timeouts { connect, idle, lifetime };
     // A drain ends a connection that is idle to hyper, but waits for a peek.
     let probe_interval = cluster.probe_timeout.0.min(connection::LINGER / 2);
     Peers::new(patience, cluster.first_byte_timeout.0, probe_interval)

@@ -106,7 +106,7 @@ impl Server {
     async fn ask(&self, method: Method, name: &str) -> Result<Response<Body>, Error> {
         let mut request = request(method, name, Body::empty())?;
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        self.origin.fetch(request).await
+        self.origin.fetch(request.into()).await.map(|reply| reply.response)
     }
 
     async fn put(&self, name: &str, size: u64, content: impl Fn() -> Result<Body, Failure>) -> Result<(), Failure> {
@@ -131,7 +131,7 @@ impl Server {
         let mut request = request(Method::PUT, name, content)?;
         request.headers_mut().insert(CONTENT_LENGTH, size.into());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type(Path::new(name))));
-        let (head, body) = self.origin.fetch(request).await?.into_parts();
+        let (head, body) = self.origin.fetch(request.into()).await?.response.into_parts();
         // The connection serves the next request, if what is left is little.
         let _ = Limited::new(body, SMALL).collect().await;
         Ok(head.status)

@@ -180,9 +180,9 @@ mod tests {
     #[test]
     fn the_longest_question_is_read_here() {
         let mut question = bytes::BytesMut::new();
-        let target = format!("/{}", "a".repeat(peek_codec::LONGEST - 1));
+        let target = format!("/{}", "a".repeat(peek_codec::MAX_TARGET - 1));
         let all = NamedCodings::default().and(b"gzip, br, zstd").accepted();
-        peek_codec::ask(&mut question, &"h".repeat(255), &target, all);
+        peek_codec::write_request(&mut question, &"h".repeat(255), &target, all);
         assert!(
             question.len() < MOST && matches!(First::of(&question), First::Peek(_, length) if length == question.len())
         );

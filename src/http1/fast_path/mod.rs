@@ -192,7 +192,7 @@ impl FastPath {
         };
         if matches!(first, First::Peek(..)) && self.serving.answers_peeks() {
             head.clear();
-            head.extend_from_slice(peek_codec::NOTHING.as_bytes());
+            head.extend_from_slice(peek_codec::MISS.as_bytes());
             self.answers.push(head, None, cx)?;
             // It counts, or who asks for nothing else would seem to be silent.
             drop(self.serving.requests().begin());
