@@ -59,7 +59,7 @@ impl Filler {
             let (asked, began) = (SystemTime::now(), Instant::now());
             // If the first response was unusable, ask again without a condition.
             let request = if copy == 1 { request } else { for_all }(leading.lead.key(), order);
-            let response =
+            let reply =
                 match self.while_wanted(&leading.lead, pin!(self.fetcher.ask_origin(request.into()))).await.flatten() {
                     Ok(reply) => reply,
                     Err(error) => return give_up(leading.lead, order, error),

@@ -44,7 +44,11 @@ impl Invalidator {
         );
         self.cache.purge_unproven(self.peering.membership.memory());
         let (key, served, from) = (Err(EVERYTHING.into()), Served::Pass, ServedFrom::Edge);
-        Answer { response: purged(), tunnel: None, record: Record { source, method, key, served, from, reason: None, error: None } }
+        Answer {
+            response: purged(),
+            tunnel: None,
+            record: Record { source, method, key, served, from, reason: None, error: None },
+        }
     }
 
     /// Removes the responses of `key` here, and lets no flight store one.

@@ -71,9 +71,10 @@ impl Filler {
         let accepted = Accepted::of(&order.headers);
         let peeking =
             Peeking { filler: Arc::clone(self), owner: Arc::clone(&owner), lead: Some(lead), order, asked, began };
-        self.peering
-            .client
-            .peek(&owner, PeekRequest { key: key.clone(), accepted, on_reply: Box::new(|response| peeking.end(response)) });
+        self.peering.client.peek(
+            &owner,
+            PeekRequest { key: key.clone(), accepted, on_reply: Box::new(|response| peeking.end(response)) },
+        );
         Some(async move {
             match flight.outcome().await {
                 Outcome::Streaming(streaming) => Some((reader, streaming.clone())),

@@ -172,17 +172,16 @@ pub(super) fn answer_first(
 }
 
 /// Forwards a response with this edge's members in Via and Cache-Status.
-pub(super) fn relay(
-    settings: &Settings,
-    inbound: &Inbound,
-    reply: Reply,
-    status: &CacheStatus,
-) -> Response<Body> {
+pub(super) fn relay(settings: &Settings, inbound: &Inbound, reply: Reply, status: &CacheStatus) -> Response<Body> {
     let Reply { mut response, framing, .. } = reply;
     // A peer gets a body without framing unframed: with chunked framing it would look complete,
     // and the peer would store it.
     let via = settings.via_for(response.version());
-    let own_framing = if framing == Framing::UntilClose && inbound.source == Source::Peer { Version::HTTP_10 } else { Version::HTTP_11 };
+    let own_framing = if framing == Framing::UntilClose && inbound.source == Source::Peer {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
     *response.version_mut() = own_framing;
     let has_none = response.status() == StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
