@@ -1,19 +1,21 @@
 //! [`Edge`]: the only place that decides how a request is answered.
 //!
 //! An edge is composed of parts ([`mod@parts`]), and a function takes the parts that it uses. Each
-//! file imports only files that stand before it here:
+//! file imports only files of the lines before its own, or to the left of it:
 //!
-//! - settings: [`policy`], [`forwarding`], [`settings`]; requests: [`request_class`], [`request`],
-//!   [`classify`], [`order`]
-//! - parts: [`cache`]; [`peering`] with [`hedge`] and [`probe`]; [`quota`]; [`fetch`] sends requests
-//!   upstream; [`invalidate`] purges
-//! - a fill: [`filler`]; [`rank`], [`verify`], [`landing`], [`revalidate`], [`resume`]; [`ingest`]
-//!   receives a body; [`admission`] decides by the head of a response; [`handoff`] asks previous
-//!   owners; [`fill`] asks the sources in order; [`peek`] looks into the store of the owner
-//! - a response: [`select`] and [`mod@respond`] build it
-//! - the path of a request: [`coalesce`] leads or follows a flight (if [`sharing`] allows), [`mod@pass`] forwards requests
-//!   that share none, [`lookup`] looks into the store and decides between them, [`serve`] is the
-//!   entry; [`fast_hit`] and [`fast_peek`] are shortcuts for plain requests
+//! - settings: [`forwarding`], [`policy`], [`settings`]
+//! - requests: [`request_class`], [`request`], [`classify`], [`order`]
+//! - parts: [`cache`], [`peering`] with [`probe`] and [`hedge`], [`quota`], [`fetch`] (requests to
+//!   upstreams), [`invalidate`] (purges), [`filler`]
+//! - a fill: [`rank`] (the peers to ask), [`verify`], [`landing`] (into the store), [`revalidate`],
+//!   [`resume`], [`ingest`] (receives a body), [`admission`] (decides by the head of a response),
+//!   [`handoff`] (asks previous owners), [`fill`] (asks the sources in order), [`peek`] (looks into
+//!   the store of the owner)
+//! - [`parts`]: the edge itself
+//! - a response: [`select`], [`mod@respond`]
+//! - the path of a request: [`sharing`], [`coalesce`] (leads or follows a flight), [`mod@pass`]
+//!   (forwards a request that shares none), [`lookup`] (looks into the store and decides between the
+//!   two), [`serve`] (the entry); [`fast_hit`] and [`fast_peek`] are shortcuts for plain requests
 
 mod admission;
 mod cache;
