@@ -121,5 +121,6 @@ pub use config::Config;
 pub use edge::Edge;
 pub use error::{Error, Fault, RunError, StartError};
 pub use key::AssetKey;
-pub use origin::Origin;
+pub use origin::{Call, Origin};
 pub use server::{Addresses, Reloading, Server};
+pub use upstream::{Framing, Reply};

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Response};
 use peerage::config::Size;
-use peerage::{Body, Config, Error, Origin, Server};
+use peerage::{Call, Config, Error, Origin, Reply, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -82,8 +82,8 @@ pub fn measure(allocator: &str, settings: &[Option<(&str, &str)>]) {
 struct Made(usize);
 
 impl Origin for Made {
-    fn fetch(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
-        let length = usize::from_str_radix(&request.uri().path()["/asset-".len()..][..8], 16).unwrap();
+    fn fetch(&self, call: Call) -> BoxFuture<'_, Result<Reply, Error>> {
+        let length = usize::from_str_radix(&call.request.uri().path()["/asset-".len()..][..8], 16).unwrap();
         let mut response = Response::new(Bytes::from(vec![b'x'; length]).into());
         response.headers_mut().insert("content-length", length.into());
         for (name, value) in &FIELDS[FIELDS.len() - self.0..] {
@@ -91,7 +91,7 @@ impl Origin for Made {
             let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(value.as_bytes())).unwrap();
             response.headers_mut().insert(HeaderName::from_static(name), value);
         }
-        Box::pin(std::future::ready(Ok(response)))
+        Box::pin(std::future::ready(Ok(response.into())))
     }
 }
 

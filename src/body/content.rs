@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::BoxStream;
-use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::body::{Body as _, Frame, SizeHint};
 
 use super::end_hook::{EndHook, Ended};
 use super::follower::{Follower, ResumeWith};

@@ -54,9 +54,10 @@ const IMMUTABLE: [&str; 2] = ["/**/*-{hash}.*", "/**/*.{hash}.*"];
 
 impl OriginCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let rules = IMMUTABLE.map(Rule::parse).into_iter().collect::<Result<_, _>>().map_err(Failure::Usage)?;
+        let rules = IMMUTABLE.map(Rule::parse).into_iter().collect::<Result<Vec<_>, _>>().map_err(Failure::Usage)?;
+        let is_immutable = move |path: &str| rules.iter().any(|rule| rule.matches(path));
         let writes = if self.writable { Writes::Allowed } else { Writes::Refused };
-        let files = FileOrigin::new(&self.folder, self.delay.0, writes, rules).map_err(|error| {
+        let files = FileOrigin::new(&self.folder, self.delay.0, writes, is_immutable).map_err(|error| {
             Failure::Usage(format!("cannot serve {}: {error}; name a folder", self.folder.display()))
         })?;
         let (_lost, _throttle, _log) = init_log(&LogConfig::default());
@@ -104,11 +105,14 @@ async fn respond(files: Arc<FileOrigin>, request: Request<Incoming>) -> Result<R
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let via = request.headers().get(http::header::VIA).and_then(|via| via.to_str().ok()).unwrap_or("-").to_owned();
     let request = request.map(|body| Body::received(body, None, Error::ClientBroke));
-    let response = files.fetch(request).await.unwrap_or_else(|error| {
-        let mut response = Response::new(Body::from(format!("{}\n", error.public())));
-        *response.status_mut() = error.status();
-        response
-    });
+    let response = match files.fetch(request.into()).await {
+        Ok(reply) => reply.response,
+        Err(error) => {
+            let mut response = Response::new(Body::from(format!("{}\n", error.public())));
+            *response.status_mut() = error.status();
+            response
+        }
+    };
     let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ");
     let (status, took) = (response.status().as_u16(), began.elapsed().as_millis());
     print_line(&format!("{time} origin {method} {uri} {status} via=\"{via}\" {took}ms"));

@@ -7,7 +7,7 @@ use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 
 use super::arguments::ConfigArguments;
-use super::client::{FIRST_BYTE, PATIENCE};
+use super::client::{FIRST_BYTE, TIMEOUTS};
 use super::failure::Failure;
 use super::process::{print, runtime};
 use crate::admin;
@@ -61,11 +61,10 @@ async fn fetch_peers(admin: SocketAddr) -> Result<Bytes, Failure> {
             "cannot read the members from {admin} (admin.listen): {error}; check that the edge is running"
         ))
     };
-    let url: Uri = format!("http://{admin}").parse().map_err(|error| failed(&error))?;
-    let edge = HttpOrigin::new(&url, PATIENCE, FIRST_BYTE, 1).map_err(|error| failed(&error))?;
+    let edge = HttpOrigin::at(admin.into(), TIMEOUTS, FIRST_BYTE, 1);
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = Uri::from_static("/peers");
-    let response = edge.fetch(request).await.map_err(|error| failed(&reason(&error)))?;
+    let response = edge.fetch(request.into()).await.map_err(|error| failed(&reason(&error)))?.response;
     if response.status() != StatusCode::OK {
         return Err(failed(&response.status()));
     }

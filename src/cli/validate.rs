@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
-use http::uri::Authority;
-
 use super::arguments::ConfigArguments;
 use super::failure::Failure;
 use super::process::print;
 use crate::config::{ClusterConfig, Config, Layers, Size};
+use crate::upstream::Endpoint;
 
 #[derive(clap::Args)]
 pub(super) struct Validate {
@@ -82,11 +81,10 @@ fn warnings(layers: &Layers, config: &Config, machine: Option<u64>) -> Vec<Strin
 
 /// Returns a warning if the origin does not resolve, or is a listener of this edge.
 fn origin_warning(config: &Config) -> Option<String> {
-    let authority = config.origin.url.authority().map(Authority::as_str)?;
-    let with_port = if config.origin.url.port().is_some() { authority.to_owned() } else { format!("{authority}:80") };
-    let addresses = match resolve(&with_port) {
+    let endpoint = Endpoint::of_url(&config.origin.url).ok()?;
+    let addresses = match resolve(&endpoint.address()) {
         Ok(addresses) => addresses,
-        Err(error) => return Some(format!("origin.url: {authority:?} does not resolve on this machine: {error}")),
+        Err(error) => return Some(format!("origin.url: \"{endpoint}\" does not resolve on this machine: {error}")),
     };
     let peers = config.cluster.as_ref().map(|cluster| ("cluster.listen", cluster.listen));
     let listeners = [("edge.listen", config.edge.listen), ("admin.listen", config.admin.listen)];

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use tokio::fs::File;
 
 use super::arguments::ConfigArguments;
-use super::client::{FIRST_BYTE, PATIENCE};
+use super::client::{FIRST_BYTE, TIMEOUTS};
 use super::contents::{blocks, digest};
 use super::failure::Failure;
 use super::manifest;
@@ -21,7 +21,7 @@ use crate::origin::Origin;
 use crate::origin::http_origin::HttpOrigin;
 use crate::semantics::digest::Expected;
 use crate::site::rules::Rule;
-use crate::upstream::Unframed;
+use crate::upstream::{Framing, Reply};
 
 /// Number of targets read at a time.
 const CONCURRENCY: usize = 8;
@@ -132,16 +132,15 @@ async fn verdict_on_file(file: &str, rules: &[Rule]) -> Result<Verdict, Failure>
 async fn verdict_on_url(url: &str, rules: &[Rule]) -> Result<Verdict, Failure> {
     let uri: Uri = url.parse().map_err(|error| Failure::Usage(format!("invalid URL: {error}")))?;
     let key = AssetKey::from_uri(&uri, usize::MAX).map_err(|error| Failure::Usage(error.to_string()))?;
-    let response = get(&uri).await?;
+    let Reply { response, framing, .. } = get(&uri).await?;
     let Some(expected) = expected(key.path(), rules) else {
         return Ok(Verdict::Unknown);
     };
-    let unframed = response.extensions().get::<Unframed>().is_some();
     let blocks = response.into_body().into_data_stream();
     let unavailable = |error: crate::error::Error| Failure::Unavailable(error.to_string());
     let (digest, _) = digest(blocks, expected.algorithm).await.map_err(unavailable)?;
     match compare(expected, &digest) {
-        Verdict::Wrong(..) if unframed => Err(Failure::Unavailable(
+        Verdict::Wrong(..) if framing == Framing::UntilClose => Err(Failure::Unavailable(
             "the body differs, and may be incomplete: it has no length and ended with its connection".to_owned(),
         )),
         verdict => Ok(verdict),
@@ -149,14 +148,15 @@ async fn verdict_on_url(url: &str, rules: &[Rule]) -> Result<Verdict, Failure> {
 }
 
 /// Sends a GET that accepts no content coding.
-async fn get(uri: &Uri) -> Result<http::Response<Body>, Failure> {
+async fn get(uri: &Uri) -> Result<Reply, Failure> {
     let server = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |at| at.as_str()));
     let server = server.parse().map_err(|error| Failure::Usage(format!("invalid URL: {error}")))?;
-    let origin = HttpOrigin::new(&server, PATIENCE, FIRST_BYTE, 1).map_err(Failure::Usage)?;
+    let origin = HttpOrigin::new(&server, TIMEOUTS, FIRST_BYTE, 1).map_err(Failure::Usage)?;
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = uri.path_and_query().map_or("/", |target| target.as_str()).parse().unwrap_or_default();
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let response = origin.fetch(request).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
+    let reply = origin.fetch(request.into()).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
+    let response = &reply.response;
     if response.status() != StatusCode::OK {
         return Err(Failure::Unavailable(format!("the server answered {}", response.status())));
     }
@@ -164,7 +164,7 @@ async fn get(uri: &Uri) -> Result<http::Response<Body>, Failure> {
         Some(coding) if coding != "identity" => {
             Err(Failure::Unavailable("the response has a content coding that was not requested".to_owned()))
         }
-        _ => Ok(response),
+        _ => Ok(reply),
     }
 }
 

@@ -1,32 +1,33 @@
-//! How each peer has been answering.
+//! [`Health`]: the record of a peer's recent responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How a peer has been answering.
+/// The record of a peer's recent responses.
 #[derive(Debug)]
 pub struct Health {
-    /// Its address, which is its name.
+    /// The peer's address, which is its name on the ring.
     pub name: Arc<str>,
     up: AtomicBool,
     errors: AtomicU64,
-    /// In microseconds; 0 while there was no answer.
+    /// In microseconds; 0 before the first response.
     latency: AtomicU64,
-    /// It did not answer a ping in time, and nothing else since.
+    /// The peer missed a ping and has not responded since.
     overdue: AtomicBool,
+    /// A ping is in flight.
     pinged: AtomicBool,
-    /// How many pings it has answered.
+    /// The number of pings that the peer answered.
     answered_pings: AtomicU64,
-    /// How many times in a row it answered a ping, and had not acknowledged a request that
-    /// came before.
+    /// The number of times in a row that the peer answered a ping but had not acknowledged an
+    /// earlier request.
     unacknowledged: AtomicU64,
 }
 
-/// After so many times in a row, a peer is taken to answer nothing but pings.
+/// The value of [`Health::unacknowledged`] from which a peer counts as stuck.
 const STUCK_AFTER: u64 = 2;
 
-/// A ping under way, of which there is one at a time.
+/// A ping in flight; there is at most one for each peer.
 pub(crate) struct Ping<'a>(&'a Health);
 
 impl Ping<'_> {
@@ -55,25 +56,24 @@ impl Health {
         }
     }
 
-    /// Whether the last request to it was answered, and it has not been down
-    /// since.
+    /// Returns true if the peer responded to the last request and has not been down since.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
     }
 
-    /// How long the peer takes to answer: a moving mean, in which each answer counts for
-    /// an eighth. Only answers count for which the peer waits for nobody, such as those to
-    /// pings: the origin's time is not part of it.
+    /// Returns the peer's latency: a moving average with a weight of 1/8 for each new response.
+    /// Only responses for which the peer waits for no other server count, such as those to pings,
+    /// so the origin's time is not included.
     pub fn latency(&self) -> Option<Duration> {
         Some(self.latency.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
     }
 
-    /// Whether it owes the answer to a ping.
+    /// Returns true if the response to a ping is overdue.
     pub(crate) fn is_overdue(&self) -> bool {
         self.overdue.load(Ordering::Relaxed)
     }
 
-    /// The right to ping it, unless somebody else does.
+    /// Begins a ping, unless one is in flight.
     pub(crate) fn ping(&self) -> Option<Ping<'_>> {
         (!self.pinged.swap(true, Ordering::Relaxed)).then_some(Ping(self))
     }
@@ -82,28 +82,30 @@ impl Health {
         self.answered_pings.load(Ordering::Relaxed)
     }
 
-    /// Notes that a request was acknowledged, or answered.
+    /// Records that the peer acknowledged or answered a request.
     pub(crate) fn note_acknowledged(&self) {
         self.unacknowledged.store(0, Ordering::Relaxed);
     }
 
-    /// Notes that a request was not acknowledged, though a ping behind it was answered.
+    /// Records that the peer answered a ping but not an earlier request.
     pub(crate) fn note_unacknowledged(&self) {
         if self.unacknowledged.fetch_add(1, Ordering::Relaxed) + 1 == STUCK_AFTER {
-            tracing::warn!(peer = %self.name, "peer answers pings but acknowledges no request, asking the next in rank");
+            tracing::warn!(peer = %self.name, "peer answers pings but acknowledges no request, asking the successor");
         }
     }
 
-    /// Returns true if it acknowledges no request.
+    /// Returns true if the peer answers pings but acknowledges no request.
     pub(crate) fn is_stuck(&self) -> bool {
         self.unacknowledged.load(Ordering::Relaxed) >= STUCK_AFTER
     }
 
-    pub(super) fn owe(&self) {
+    /// Records that the response to a ping is overdue.
+    pub(super) fn set_overdue(&self) {
         self.overdue.store(true, Ordering::Relaxed);
     }
 
-    /// Notes how a request to it went; returns whether that changes if it is up.
+    /// Records the outcome of a request to the peer. Returns true if [`is_up`](Self::is_up)
+    /// changed.
     pub(super) fn note(&self, heard: Heard) -> bool {
         let was_up = self.is_up();
         let up = match heard {
@@ -112,7 +114,7 @@ impl Health {
             Heard::Nothing | Heard::Silence => false,
         };
         match heard {
-            Heard::Answer(took) => self.answered_after(took),
+            Heard::Answer(took) => self.record_latency(took),
             Heard::LateAnswer => self.overdue.store(false, Ordering::Relaxed),
             Heard::Part | Heard::Nothing => drop(self.errors.fetch_add(1, Ordering::Relaxed)),
             Heard::Silence => {}
@@ -120,10 +122,10 @@ impl Health {
         self.up.swap(up, Ordering::Relaxed) != up
     }
 
-    fn answered_after(&self, took: Duration) {
+    fn record_latency(&self, took: Duration) {
         self.overdue.store(false, Ordering::Relaxed);
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX / 8).max(1);
-        // Of two at the same moment one may be lost: it is a mean.
+        // A concurrent update may be lost, which an average tolerates.
         let mean = match self.latency.load(Ordering::Relaxed) {
             0 => took,
             mean => (mean.saturating_mul(7).saturating_add(took) / 8).max(1),
@@ -131,24 +133,25 @@ impl Health {
         self.latency.store(mean, Ordering::Relaxed);
     }
 
-    /// How many requests to it failed.
+    /// Returns the number of failed requests to the peer.
     pub fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
     }
 }
 
-/// What came back from a peer.
+/// The outcome of a request to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
-    /// An answer that the peer gave by itself; its head was there after this time.
+    /// A response for which the peer waited for no other server; its head arrived after this
+    /// time.
     Answer(Duration),
-    /// An answer for which the peer may have waited for another peer or the origin.
+    /// A response for which the peer may have waited for another peer or the origin.
     LateAnswer,
-    /// The beginning of an answer, which then broke off.
+    /// A response that was cut off.
     Part,
-    /// A refused connection, a timeout.
+    /// No response: connection refused or timeout.
     Nothing,
-    /// Nothing, to a question that no client's request depends on.
+    /// No response to a probe, on which no client's request depends.
     Silence,
 }
 
@@ -157,12 +160,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latency_does_not_contain_the_time_of_an_origin_behind_the_peer() {
+    fn latency_excludes_responses_that_may_include_the_origins_time() {
         let peer = Health::new(&"a:1".into());
         peer.note(Heard::Silence);
         assert!(peer.note(Heard::LateAnswer) && peer.latency().is_none());
         peer.note(Heard::Answer(Duration::from_millis(2)));
-        peer.owe();
+        peer.set_overdue();
         peer.note(Heard::LateAnswer);
         assert_eq!((peer.latency(), peer.is_overdue()), (Some(Duration::from_millis(2)), false));
     }

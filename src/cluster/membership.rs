@@ -1,11 +1,10 @@
-//! Who is in the cluster, how each of them is, and how each has been answering.
+//! [`Membership`]: the members of the cluster, their states and their health.
 //!
-//! Who might be a member is a list: the configuration's, one that discovery
-//! finds, or that of a program that embeds this library. Who is alive is found
-//! out by gossip; where there is none, everybody on the list is.
-//! What holds is published as one [`View`], which the request path reads
-//! without a lock. It also remembers what held a while ago: who has come to own a
-//! key looks for it first at those who may have it.
+//! The candidates are a list: from the configuration, from discovery, or from a program that
+//! embeds this library. Gossip finds out which of them are alive; without gossip, all of them
+//! count as alive. The result is published as one [`View`], which requests read without a lock.
+//! Former rings are remembered for a while, so that the new owner of a key can ask the previous
+//! owners for it first.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,75 +16,74 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::view::{Known, State, View};
 use crate::cluster::health::{Health, Heard};
 
-/// Who may be a member.
+/// The rule by which gossip admits members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// Who is listed.
+    /// Only listed addresses.
     Listed,
-    /// Whoever is heard: it knows the secret.
-    Heard,
+    /// Every sender of a valid datagram: it knows the cluster's secret.
+    Authenticated,
 }
 
-/// The members of the cluster, as this edge knows them.
+/// The members of the cluster as this edge knows them.
 #[derive(Debug)]
 pub struct Membership {
     own: Arc<str>,
     view: ArcSwap<View>,
-    /// Tells of each new view.
+    /// Sends the epoch of each new view.
     epochs: watch::Sender<u64>,
-    /// How long a former ring counts.
+    /// The time for which former rings are remembered (`cluster.warm_window`).
     memory: Duration,
     began: Instant,
-    /// When gossip was last at work, in milliseconds since it began.
-    awake: AtomicU64,
+    /// The time at which gossip last ran, in milliseconds since `began`.
+    last_awake: AtomicU64,
     listed: watch::Sender<List>,
-    /// Chunks while the view is made anew.
+    /// Serializes changes of the view.
     changing: Mutex<()>,
-    gossip: OnceLock<Gossiped>,
-    /// How far this edge has come in meeting the others.
+    gossip: OnceLock<GossipLink>,
     joining: watch::Sender<Joining>,
-    /// Somebody does not answer.
+    /// Notified when a peer may have stopped or resumed answering.
     silence: Notify,
 }
 
-/// Who might be a member.
+/// The addresses of the candidates for membership, each as `host:port`.
 pub(crate) type List = Arc<[Arc<str>]>;
 
-/// How far an edge has come in meeting the others.
+/// The progress of this edge in joining the cluster.
 #[derive(Debug)]
 struct Joining {
-    /// There is a list of them, or nobody is going to wait for one.
+    /// There is a list of candidates, or the edge does not wait for one.
     listed: bool,
-    /// Those on it have been met, or need not be.
+    /// Gossip has contacted the listed candidates, or there is no need.
     met: bool,
 }
 
 impl Joining {
-    fn is_over(&self) -> bool {
+    fn is_done(&self) -> bool {
         self.listed && self.met
     }
 }
 
-/// What gossip, where there is any, wants to hear from here.
+/// The connection to gossip, if it runs.
 #[derive(Debug)]
-struct Gossiped {
+struct GossipLink {
     admission: Admission,
-    /// Who is silent for longer may be taken for dead.
-    patience: Duration,
+    /// The time of silence after which a member may be declared dead.
+    suspicion: Duration,
     doubts: mpsc::Sender<Arc<str>>,
 }
 
-/// What gossip hears from [`Membership`].
-pub(crate) struct Following {
-    /// Who might be a member.
+/// The inputs of gossip from [`Membership`].
+pub(crate) struct GossipInputs {
+    /// The candidates for membership.
     pub(crate) listed: watch::Receiver<List>,
-    /// Who could not be reached by a request.
+    /// Peers that a request could not reach.
     pub(crate) doubts: mpsc::Receiver<Arc<str>>,
 }
 
 impl Membership {
-    /// The cluster of `own` and `peers`. An edge that is not among its own
-    /// peers owns nothing: it asks the others, and answers them.
+    /// Creates the membership of the edge `own` in the cluster of `peers`. An edge that is not in
+    /// its own list owns nothing, but it asks the members and answers them.
     pub fn new<'a>(own: &str, peers: impl IntoIterator<Item = &'a str>) -> Self {
         let membership = Self {
             own: own.into(),
@@ -93,7 +91,7 @@ impl Membership {
             epochs: watch::Sender::new(0),
             memory: Duration::ZERO,
             began: Instant::now(),
-            awake: AtomicU64::new(0),
+            last_awake: AtomicU64::new(0),
             listed: watch::Sender::new(Arc::default()),
             changing: Mutex::default(),
             gossip: OnceLock::new(),
@@ -104,103 +102,101 @@ impl Membership {
         membership
     }
 
-    /// Remembers who owned what for the time of `memory`; zero is not at all.
+    /// Remembers former rings for the time of `memory`; zero disables that.
     pub fn remembering(self, memory: Duration) -> Self {
         Self { memory, ..self }
     }
 
-    /// For how long who owned what is remembered.
+    /// Returns the time for which former rings are remembered.
     pub(crate) fn memory(&self) -> Duration {
         self.memory
     }
 
-    /// The cluster of `own` and of others who are going to be found: until then
-    /// `own` is alone.
+    /// Creates the membership of the edge `own` before discovery has found its cluster. Until then
+    /// the edge is alone.
     pub(crate) fn seeking(own: &str) -> Self {
         let membership = Self::new(own, [own]);
         membership.joining.send_modify(|joining| joining.listed = false);
         membership
     }
 
-    /// No list could be found; if there has been none, this edge does without
-    /// until there is.
+    /// Stops waiting for the first list: discovery has failed, and the edge continues alone until
+    /// there is a list.
     pub(crate) fn make_do(&self) {
         self.joining.send_modify(|joining| joining.listed = true);
     }
 
-    /// An edge alone.
+    /// Creates the membership of an edge without a cluster.
     pub fn alone() -> Self {
         Self::new("", [])
     }
 
-    /// How peers reach this edge: its name on the ring.
+    /// Returns the address at which peers reach this edge: its name on the ring.
     pub fn own(&self) -> &Arc<str> {
         &self.own
     }
 
-    /// What holds now.
+    /// Returns the current view.
     pub fn view(&self) -> arc_swap::Guard<Arc<View>> {
         self.view.load()
     }
 
-    /// Whether this edge has met the others, or need not: a view that is made
-    /// before may be wrong about who is alive.
+    /// Returns true if this edge has contacted the listed candidates or needs not. An earlier view
+    /// may be wrong about which members are alive.
     pub fn has_joined(&self) -> bool {
-        self.joining.borrow().is_over()
+        self.joining.borrow().is_done()
     }
 
-    /// Resolves when it has.
+    /// Resolves when [`has_joined`](Self::has_joined) is true.
     pub(crate) async fn joined(&self) {
-        // Its other end is in `self`, so it does not fail.
-        let _ = self.joining.subscribe().wait_for(Joining::is_over).await;
+        // Fails only if the sender is dropped, but `self` holds the sender.
+        let _ = self.joining.subscribe().wait_for(Joining::is_done).await;
     }
 
-    /// Who can be asked.
+    /// Returns the addresses of the peers that may answer requests.
     pub(crate) fn reachable(&self) -> Vec<Arc<str>> {
         self.view.load().reachable().cloned().collect()
     }
 
-    /// From now on gossip says who is alive; what it should hear comes out.
-    /// Who is silent for longer than `patience` may be taken for dead.
-    pub(crate) fn follow(&self, admission: Admission, patience: Duration) -> Following {
+    /// Connects gossip, which decides from now on which members are alive. A member that is
+    /// silent for longer than `suspicion` may be declared dead.
+    pub(crate) fn follow(&self, admission: Admission, suspicion: Duration) -> GossipInputs {
         let (doubts, received) = mpsc::channel(64);
         let listed = self.listed.subscribe();
         let alone = self.is_alone(&listed.borrow());
-        if self.gossip.set(Gossiped { admission, patience, doubts }).is_ok() {
+        if self.gossip.set(GossipLink { admission, suspicion, doubts }).is_ok() {
             self.joining.send_modify(|joining| joining.met = alone);
         }
-        Following { listed, doubts: received }
+        GossipInputs { listed, doubts: received }
     }
 
     fn is_alone(&self, list: &List) -> bool {
         list.iter().all(|name| *name == self.own)
     }
 
-    /// Takes another list of who might be a member, each as `host:port`; an empty
-    /// one is an edge alone, unless others join it. Of those that are new on it,
-    /// gossip finds out; until then they count as there. Who stays keeps its
-    /// standing.
+    /// Replaces the list of candidates, each as `host:port`. With an empty list the edge is alone,
+    /// unless others join it. A candidate that is new counts as a member until gossip knows its
+    /// state. A candidate that was on the list before keeps its state and health.
     ///
-    /// A program that embeds an edge, and knows by itself who its members are,
-    /// says so here, as often as that changes.
+    /// A program that embeds an edge and finds the members itself calls this on each change.
     pub fn replace<'a>(&self, peers: impl IntoIterator<Item = &'a str>) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let list: List = peers.into_iter().map(Arc::from).collect();
         let before = self.view.load();
         let gossip = self.gossip.get();
-        let open = gossip.is_some_and(|gossip| gossip.admission == Admission::Heard);
-        let unheard = if gossip.is_some() { State::Suspect } else { State::Alive };
+        let open = gossip.is_some_and(|gossip| gossip.admission == Admission::Authenticated);
+        let initial = if gossip.is_some() { State::Suspect } else { State::Alive };
         let known = |name: &Arc<str>| {
             let (edge, state) = match before.member(name) {
                 Some(seen) => (Arc::clone(&seen.edge), seen.state),
                 None if *name == self.own => (Arc::default(), State::Alive),
-                None => (Arc::default(), unheard),
+                None => (Arc::default(), initial),
             };
             Known { address: Arc::clone(name), edge, state }
         };
-        let stay = before.members().iter().map(|seen| &seen.address).filter(|_| open);
+        let remaining = before.members().iter().map(|seen| &seen.address).filter(|_| open);
         let own = Some(&self.own).filter(|_| open || list.is_empty());
-        let known = list.iter().chain(stay).chain(own).map(known).collect();
+        let known = list.iter().chain(remaining).chain(own).map(known).collect();
         self.listed.send_replace(Arc::clone(&list));
         self.publish(known, Instant::now());
         if !self.joining.borrow().listed {
@@ -209,8 +205,8 @@ impl Membership {
         }
     }
 
-    /// Publishes what gossip has found out from `list`, unless another list has
-    /// taken its place meanwhile: then it will find out more.
+    /// Publishes the states that gossip found for the members of `list`. Ignored if the list was
+    /// replaced meanwhile: gossip will report on the new one.
     pub(crate) fn learn(&self, list: &List, known: Vec<Known>, now: Instant) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&self.listed.borrow(), list) {
@@ -218,7 +214,7 @@ impl Membership {
         }
     }
 
-    /// Gossip has met everybody of `list` who is there to be met.
+    /// Records that gossip has contacted the candidates of `list`.
     pub(crate) fn set_joined(&self, list: &List) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&self.listed.borrow(), list) {
@@ -231,38 +227,38 @@ impl Membership {
         let epoch = view.epoch;
         self.view.store(Arc::new(view));
         self.epochs.send_replace(epoch);
-        // Who is back has still to show that it answers.
+        // A member that is back must answer a probe before it is asked again.
         self.silence.notify_one();
     }
 
-    /// Others owned what is this edge's: it has just started, or they took it for
-    /// dead.
+    /// Records that other members owned this edge's keys until now: it has just started, or it was
+    /// declared dead.
     pub(crate) fn came_back(&self, now: Instant) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.view.store(Arc::new(self.view.load().coming_back(now)));
     }
 
-    /// Gossip is at work. It notices here if it was not for so long that others may
-    /// have taken this edge for dead.
+    /// Records that gossip runs. If it did not run for so long that other members may have declared
+    /// this edge dead, calls [`came_back`](Self::came_back).
     pub(crate) fn note_awake(&self, now: Instant) {
         if self.was_away() {
             self.came_back(now);
         }
-        self.awake.store(self.millis(), Ordering::Relaxed);
+        self.last_awake.store(self.millis(), Ordering::Relaxed);
     }
 
     fn was_away(&self) -> bool {
-        let silent = self.millis().saturating_sub(self.awake.load(Ordering::Relaxed));
-        self.gossip.get().is_some_and(|gossip| Duration::from_millis(silent) > gossip.patience)
+        let silent = self.millis().saturating_sub(self.last_awake.load(Ordering::Relaxed));
+        self.gossip.get().is_some_and(|gossip| Duration::from_millis(silent) > gossip.suspicion)
     }
 
     fn millis(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Who may hold the key with this hash, though it is this edge that is to get
-    /// it: in order of rank, all who answer. Nobody, if it has been this edge's for
-    /// long.
+    /// Returns the peers that may hold the key with this hash although this edge fetches it now:
+    /// all that answer, in order of rank. Empty if this edge has owned the key for longer than
+    /// [`memory`](Self::memory).
     pub(crate) fn may_hold(&self, key: u64, now: Instant) -> Vec<Arc<str>> {
         let view = self.view.load();
         if self.memory.is_zero() || !view.has_moved(key, &self.own, self.memory, now) && !self.was_away() {
@@ -271,8 +267,8 @@ impl Membership {
         view.answering(key)
     }
 
-    /// Resolves when `peer`, which has been heard before, is as bad as `state`, or
-    /// no member.
+    /// Resolves when the state of `peer` is `state` or worse, or `peer` is no member. A suspect
+    /// that gossip has not reached yet does not count.
     pub(crate) async fn comes_to(&self, peer: &str, state: State) {
         let mut epochs = self.epochs.subscribe();
         while !self.view.load().is_as_bad(peer, state) {
@@ -282,45 +278,44 @@ impl Membership {
         }
     }
 
-    /// `peer` owes the answer to a ping.
+    /// Records that `peer` has not answered a ping in time.
     pub(crate) fn note_overdue(&self, peer: &Health) {
-        peer.owe();
+        peer.set_overdue();
         self.silence.notify_one();
     }
 
     fn doubt(&self, peer: &Health) {
         if let Some(gossip) = self.gossip.get() {
-            // If the queue is full, this doubt is in it already, or will soon be back.
+            // If the queue is full, the peer is in it already or its next failure reports it.
             let _ = gossip.doubts.try_send(Arc::clone(&peer.name));
         }
     }
 
-    /// Resolves when somebody may have stopped answering, or come back.
+    /// Resolves when a peer may have stopped or resumed answering.
     pub(crate) async fn someone_is_silent(&self) {
         self.silence.notified().await;
     }
 
-    /// Notes how a request to `name` went; says whether that is news. Where there is
-    /// gossip, it is told of a peer that did not answer: one refused connection takes
-    /// nobody out of the ring, on this edge or another, but gossip then finds out
-    /// sooner whether the peer is down.
+    /// Records the outcome of a request to `name`. Returns true if that changed whether the peer
+    /// is up. If gossip runs, a peer that did not answer is reported to it: one refused connection
+    /// removes no member from any ring, but gossip then finds out sooner whether the peer is down.
     pub fn note(&self, name: &str, heard: Heard) -> bool {
         let view = self.view.load();
         let Some(peer) = view.peer(name) else {
             return false;
         };
-        let news = peer.note(heard);
+        let changed = peer.note(heard);
         match heard {
-            // The answer may have broken off behind the peer, at the origin.
+            // A response may have been cut off behind the peer, at the origin.
             Heard::Answer(_) | Heard::LateAnswer | Heard::Part => {}
-            // That it still does not answer is no news.
-            Heard::Silence if !news => {}
+            // The peer was known not to answer.
+            Heard::Silence if !changed => {}
             Heard::Nothing | Heard::Silence => self.doubt(peer),
         }
-        if news && !peer.is_up() {
+        if changed && !peer.is_up() {
             self.silence.notify_one();
         }
-        news
+        changed
     }
 }
 
@@ -330,7 +325,7 @@ mod tests {
     use crate::cluster::ring::Ring;
 
     #[test]
-    fn who_stays_keeps_its_standing() {
+    fn a_member_that_stays_on_the_list_keeps_its_health() {
         let members = Membership::new("a:1", ["a:1", "b:1", "c:1"]);
         assert!(members.note("b:1", Heard::Nothing));
         assert!(!members.note("b:1", Heard::Nothing));
@@ -343,18 +338,18 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_have_moved_are_looked_for_elsewhere_for_a_while() {
+    fn moved_keys_are_sought_at_previous_owners_within_the_warm_window() {
         let memory = Duration::from_mins(5);
         let members = Membership::new("b:1", ["a:1", "b:1", "c:1"]).remembering(memory);
         let view = members.view();
         let owned_by = |name: &str| (0..10_000).find(|key| **view.ring.owner(*key).unwrap().name() == *name).unwrap();
         let (own, of_a) = (owned_by("b:1"), owned_by("a:1"));
         let now = Instant::now();
-        // It has just started: all that it owns was somebody's before.
+        // The edge has just started: other members owned its keys before.
         let ranked: Vec<_> = view.ring.rank(own)[1..].iter().map(|member| Arc::clone(member.name())).collect();
         assert_eq!(members.may_hold(own, now), ranked);
         assert!(members.may_hold(own, now + memory + memory).is_empty());
-        // What is another's may be there at any time.
+        // The owner of another key may hold it at any time.
         assert!(members.may_hold(of_a, now + memory + memory).contains(&"a:1".into()));
         members.replace(["b:1", "c:1"]);
         let later = Instant::now() + memory / 2;
@@ -365,11 +360,11 @@ mod tests {
         assert_eq!(members.may_hold(inherited.unwrap(), later), ["c:1".into()]);
         members.note("c:1", Heard::Nothing);
         assert!(members.may_hold(inherited.unwrap(), later).is_empty());
-        assert!(Membership::new("a:1", ["a:1", "b:1"]).may_hold(own, now).is_empty(), "it remembers nothing");
+        assert!(Membership::new("a:1", ["a:1", "b:1"]).may_hold(own, now).is_empty(), "without a warm window");
     }
 
     #[test]
-    fn who_waits_for_a_list_has_not_joined() {
+    fn an_edge_that_waits_for_its_first_list_has_not_joined() {
         let members = Membership::seeking("a:1");
         assert!(!members.has_joined());
         assert_eq!(members.view().ring.members().len(), 1);
@@ -380,7 +375,7 @@ mod tests {
         let following = members.follow(Admission::Listed, Duration::from_secs(1));
         let before = Arc::clone(&following.listed.borrow());
         members.replace(["a:1", "b:1"]);
-        // What gossip says of the list that it had, it says of that only.
+        // A report on the previous list does not count for the new one.
         members.set_joined(&before);
         assert!(!members.has_joined());
         members.set_joined(&following.listed.borrow());

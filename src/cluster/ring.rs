@@ -1,18 +1,18 @@
-//! Placement: which member owns a key, and who comes next.
+//! [`Ring`]: the placement of keys on members.
 //!
-//! Rendezvous hashing (Thaler and Ravishankar, 1998): each member has a score
-//! for each key, and the highest score owns it. A member that leaves moves
-//! only its own keys, and everybody agrees on the successor of each.
+//! Rendezvous hashing (Thaler and Ravishankar, 1998): each member has a score for each key, and
+//! the member with the highest score owns it. When a member leaves, only its own keys move, and
+//! all members agree on the successor of each key.
 //!
-//! The mapping is a contract between edges: [`PLACEMENT_VERSION`] names it,
-//! and the golden tests below hold it.
+//! The mapping is a contract between edges: [`PLACEMENT_VERSION`] names it, and the golden tests
+//! below verify it.
 
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// Changes with the mapping of keys to members; edges of different versions
-/// must not share a ring.
+/// The version of the mapping of keys to members. Edges of different versions must not share a
+/// ring.
 pub const PLACEMENT_VERSION: u64 = 1;
 
 /// The members among which keys are divided.
@@ -29,12 +29,12 @@ pub struct Member {
 }
 
 impl Member {
-    /// The address under which peers reach it: its name on every edge.
+    /// Returns the address at which peers reach the member: its name on every edge.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// XXH3-64 of 16 bytes: the member's hash and the key's, little-endian.
+    /// Returns XXH3-64 of 16 bytes: the member's hash and the key's, little-endian.
     fn score(&self, key: u64) -> u64 {
         let mut input = [0; 16];
         input[..8].copy_from_slice(&self.hash.to_le_bytes());
@@ -44,7 +44,7 @@ impl Member {
 }
 
 impl Ring {
-    /// A ring of `names`, in any order; repeated ones count once.
+    /// Creates a ring of `names`, in any order; repeated names count once.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let member =
             |name: &str| Member { name: name.into(), hash: xxh3_64_with_seed(name.as_bytes(), PLACEMENT_VERSION) };
@@ -54,18 +54,18 @@ impl Ring {
         Self { members }
     }
 
-    /// The members, by name.
+    /// Returns the members, sorted by name.
     pub fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// The owner of the key with this hash; `None` for a ring of nobody.
+    /// Returns the owner of the key with this hash; `None` if the ring is empty.
     pub fn owner(&self, key: u64) -> Option<&Member> {
-        // Equal scores go to the lesser name: max_by_key takes the last of equals.
+        // On equal scores the lesser name wins: max_by_key returns the last of equals.
         self.members.iter().rev().max_by_key(|member| member.score(key))
     }
 
-    /// All members, the owner first, then its successors.
+    /// Returns all members in order of rank: the owner, then its successors.
     pub fn rank(&self, key: u64) -> Vec<&Member> {
         let mut ranked: Vec<_> = self.members.iter().map(|member| (member.score(key), member)).collect();
         ranked.sort_by(|(a, first), (b, second)| b.cmp(a).then_with(|| first.name.cmp(&second.name)));
@@ -88,8 +88,8 @@ mod tests {
         Ring::new(names.iter().map(String::as_str))
     }
 
-    /// If this fails, edges of the last release and of this one would disagree
-    /// about owners: raise `PLACEMENT_VERSION`, and say so in CHANGELOG.md.
+    /// If this fails, edges of the last release and of this one would disagree about owners:
+    /// raise `PLACEMENT_VERSION` and note it in CHANGELOG.md.
     #[test]
     fn golden() {
         let ring = Ring::new(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"]);
@@ -136,7 +136,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_of_names_is_nothing(mut list in proptest::collection::vec("[a-z]{1,8}:[0-9]{1,4}", 0..20), key: u64) {
+        fn the_order_of_names_does_not_matter(mut list in proptest::collection::vec("[a-z]{1,8}:[0-9]{1,4}", 0..20), key: u64) {
             let one = ring(&list);
             list.reverse();
             let other = ring(&list);
@@ -145,7 +145,7 @@ mod tests {
         }
 
         #[test]
-        fn who_leaves_moves_only_its_own(count in 2usize..30, leaves in any::<prop::sample::Index>(), key: u64) {
+        fn a_member_that_leaves_moves_only_its_own_keys(count in 2usize..30, leaves in any::<prop::sample::Index>(), key: u64) {
             let mut list = names(count);
             let before = ring(&list);
             let left = list.remove(leaves.index(count));

@@ -7,7 +7,7 @@ use super::bounds::{check_nonzero, check_range, invalid};
 use super::values::{self, Period, secs};
 use crate::origin::http_origin;
 use crate::semantics::request_headers::HeaderClass;
-use crate::upstream::LIFETIME;
+use crate::upstream::DEFAULT_LIFETIME;
 
 /// The table `[origin]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl Default for OriginConfig {
             connect_timeout: secs(2),
             first_byte_timeout: secs(30),
             idle_timeout: secs(30),
-            connection_lifetime: Period(LIFETIME),
+            connection_lifetime: Period(DEFAULT_LIFETIME),
             requests: 1024,
             forward: Vec::new(),
             rewrite_location: true,

@@ -204,7 +204,7 @@ impl Handler {
             // it has arrived, or adds `Connection: close` to the response.
             tokio::task::yield_now().await;
         }
-        if let Some(tunnel) = answer.response.extensions_mut().remove::<Tunnel>() {
+        if let Some(tunnel) = answer.tunnel.take() {
             connection.upgrade(tunnel);
         }
         let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;

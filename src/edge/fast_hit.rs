@@ -1,16 +1,15 @@
-//! The short way: what is here and fresh, for who asks for it by its name alone.
+//! The fast path of a hit: a plain GET for a fresh stored response.
 //!
-//! Most requests are of this kind. They need no map of fields, neither to be understood
-//! nor to be answered, and no future: what they need of the [long way](super) is done
-//! here in the same order by the same functions. Where anything else could matter, they
-//! are not answered here.
+//! Most requests are of this kind. They need neither a header map nor a future. This file takes the
+//! same decisions as [`Edge::respond`], in the same order and with the same functions. A request for
+//! which anything else matters is left to `respond`.
 
 use std::net::IpAddr;
 use std::time::SystemTime;
 
 use http::{Method, StatusCode};
 
-use super::Edge;
+use super::parts::Edge;
 use super::respond::hit;
 use crate::body::Body;
 use crate::key::AssetKey;
@@ -25,47 +24,47 @@ use crate::semantics::vary::Accepted;
 use crate::store::entry::Stored;
 use crate::store::headers::PerResponse;
 
-/// A GET over HTTP/1.1 that asks [plainly](crate::edge::request_class::RequestClass::Plain), and
-/// wants nothing of the connection.
+/// A [plain](crate::edge::request_class::RequestClass::Plain) GET over HTTP/1.1, without connection
+/// options.
 pub(crate) struct FastRequest<'a> {
-    /// In origin form.
+    /// The request target in origin form.
     pub(crate) target: &'a str,
     pub(crate) host: &'a [u8],
     pub(crate) told: ForwardedHeaders<'a>,
-    /// For the access line.
+    /// For the access log.
     pub(crate) user_agent: Option<&'a [u8]>,
-    /// For the access line.
+    /// For the access log.
     pub(crate) request_id: Option<&'a [u8]>,
-    /// What its fields take, in bytes, as the long way counts them.
+    /// The size of the headers in bytes, counted as in `respond`.
     pub(crate) size: usize,
-    /// The longest body that is of use, in bytes.
+    /// The longest body that the fast path can send, in bytes.
     pub(crate) most: u64,
     pub(crate) accepted: Accepted,
 }
 
-/// Why a plain request is not answered at once.
+/// The reason why a plain request is not answered on the fast path.
 pub(crate) enum NotFastHit {
-    /// There is nothing under its key here. The address is the client's.
+    /// Nothing is stored under the key. The address is the client's.
     Missing(AssetKey, IpAddr),
-    /// It needs the long way.
+    /// The request needs `respond`.
     Involved,
 }
 
 impl Edge {
-    /// Answers with a 200 if it can be done at once: appends the lines of its fields to
-    /// `head`. Returns the client's address, too; the request came from `connection`.
+    /// Answers with a stored, fresh 200 and appends its header lines to `head`. `connection` is the
+    /// address of the connection; the returned address is the client's.
     pub(crate) fn answer_fast(
         &self,
         source: Source,
         connection: IpAddr,
-        ask: &FastRequest<'_>,
+        request: &FastRequest<'_>,
         head: &mut Vec<u8>,
     ) -> Result<(Body, Record, IpAddr), NotFastHit> {
-        let (key, client) = self.plain_key(source, connection, ask).ok_or(NotFastHit::Involved)?;
-        let Some((tier, stored)) = self.store.get(&key) else {
+        let (key, client) = self.plain_key(source, connection, request).ok_or(NotFastHit::Involved)?;
+        let Some((tier, stored)) = self.cache.store.get(&key) else {
             return Err(NotFastHit::Missing(key, client));
         };
-        if !self.append_hit(&stored, ask.most, head) {
+        if !self.append_hit(&stored, request.most, head) {
             return Err(NotFastHit::Involved);
         }
         let len = stored.len();
@@ -75,19 +74,25 @@ impl Edge {
         Ok((body, record, client))
     }
 
-    /// The key of what is asked for, if nothing else tells what is meant, and the client's address.
-    fn plain_key(&self, source: Source, connection: IpAddr, ask: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
-        if ask.size > self.limits.header || !authority::is_host(ask.host) {
+    /// Returns the key of the target and the client's address, if no forwarding header or unlisted
+    /// variant changes the answer.
+    fn plain_key(&self, source: Source, connection: IpAddr, request: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
+        if request.size > self.settings.limits.header || !authority::is_host(request.host) {
             return None;
         }
-        let policy = self.policy.load();
-        let client = policy.forwarding.sharing_client(source, connection, ask.told, ask.host)?;
-        let key = policy.trim(AssetKey::from_target(ask.target, self.limits.uri).ok()?);
-        let key = if self.store.varies(&key) { self.store.select_by_codings(&key, ask.accepted)? } else { key };
+        let policy = self.settings.policy.load();
+        let client = policy.forwarding.sharing_client(source, connection, request.told, request.host)?;
+        let key = policy.trim(AssetKey::from_target(request.target, self.settings.limits.uri).ok()?);
+        let key = if self.cache.store.varies(&key) {
+            self.cache.store.select_by_codings(&key, request.accepted)?
+        } else {
+            key
+        };
         Some((key, client))
     }
 
-    /// Appends the fields of an answer to `head`, if what is stored is one.
+    /// Appends the header lines to `head` if the entry is a fresh 200 that is not too long. Returns
+    /// true if it did.
     fn append_hit(&self, stored: &Stored, most: u64, head: &mut Vec<u8>) -> bool {
         let (fields, now) = (stored.fields(), SystemTime::now());
         let facts = fields.facts();
@@ -98,7 +103,7 @@ impl Edge {
         }
         stored.uses.increment();
         let status = CacheStatus { handled: Handled::Hit, ttl: facts.ttl(age), ..CacheStatus::default() };
-        fields.write(&PerResponse { age: age.as_secs(), status, name: &self.name }, head);
+        fields.write(&PerResponse { age: age.as_secs(), status, name: &self.settings.name }, head);
         true
     }
 }

@@ -1,120 +1,130 @@
-//! Asking upstream, a peer or the origin, and what is asked of them.
+//! Requests to peers and to the origin.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{Request, Response};
+use arc_swap::ArcSwap;
+use http::Request;
 
-use super::Edge;
-use super::fill::Order;
-use super::quota::Quota;
+use super::order::Order;
+use super::peering::Peering;
+use super::quota::{Quota, Quotas};
+use super::settings::Settings;
 use crate::body::informational::Relay;
 use crate::body::{Body, Ended};
 use crate::cluster::health::Heard;
 use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
-use crate::observe::metrics::{Asked, Fetched};
+use crate::observe::metrics::{Asked, Fetched, Metrics};
+use crate::origin::{Call, Origin};
 use crate::semantics::{cdn_loop, validation};
+use crate::upstream::Reply;
 
-/// A response as it came, who sent it, and when it was asked for.
+/// A response, its provider, and the time of the request.
 pub(super) struct Arrival {
     pub(super) provider: Provider,
-    pub(super) response: Response<Body>,
+    pub(super) reply: Reply,
     pub(super) asked: SystemTime,
     pub(super) began: Instant,
 }
 
-/// A peer that is being asked, and since when.
-struct Asking {
+/// A request to a peer, and its time.
+struct PeerRequest {
     peer: Arc<str>,
     asked: SystemTime,
     began: Instant,
 }
 
-impl Asking {
+impl PeerRequest {
     fn of(peer: Arc<str>) -> Self {
         Self { peer, asked: SystemTime::now(), began: Instant::now() }
     }
 }
 
-impl Edge {
-    /// The answer of a peer, if it gives one. Informational responses go by `relay`.
+/// The upstreams of an edge: its peers and the origin.
+pub(super) struct Fetcher {
+    pub(super) peering: Arc<Peering>,
+    pub(super) origin: ArcSwap<Box<dyn Origin>>,
+    /// The requests at the origin, by client.
+    pub(super) quotas: Quotas,
+    pub(super) settings: Arc<Settings>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Fetcher {
+    /// Sends a request to a peer. Returns `None` if the peer gives no response. Informational
+    /// responses go by `relay`.
     pub(super) async fn ask_peer(
-        self: &Arc<Self>,
+        &self,
         peer: Arc<str>,
         request: Request<Body>,
         relay: Option<&Relay>,
     ) -> Option<Arrival> {
-        let asking = Asking::of(peer);
-        let answer = self.ask_unless_lost(&asking.peer, request, relay).await;
-        self.asked_peer(asking, Heard::LateAnswer, answer)
+        let sent = PeerRequest::of(peer);
+        let result = self.peering.ask(&sent.peer, request, relay).await;
+        self.note_result(sent, Heard::LateAnswer, result)
     }
 
-    /// As `ask_peer`, of a peer that has to ask nobody else for it.
-    pub(super) async fn ask_peer_promptly(self: &Arc<Self>, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
-        let asking = Asking::of(peer);
-        let answer = tokio::time::timeout(self.peer_timeout, self.ask_unless_lost(&asking.peer, request, None)).await;
-        let heard = Heard::Answer(asking.began.elapsed());
-        self.asked_peer(asking, heard, answer.unwrap_or(Err(Error::PeerInDoubt)))
+    /// Sends a request that the peer answers from its own store, with `peer_timeout` as the limit.
+    pub(super) async fn ask_peer_for_stored(&self, peer: Arc<str>, request: Request<Body>) -> Option<Arrival> {
+        let sent = PeerRequest::of(peer);
+        let result = tokio::time::timeout(self.peering.peer_timeout, self.peering.ask(&sent.peer, request, None)).await;
+        let heard = Heard::Answer(sent.began.elapsed());
+        self.note_result(sent, heard, result.unwrap_or(Err(Error::PeerInDoubt)))
     }
 
-    /// Notes how a request to a peer went; an answer to it counts as `heard`.
-    fn asked_peer(
-        self: &Arc<Self>,
-        asking: Asking,
-        heard: Heard,
-        answer: Result<Response<Body>, Error>,
-    ) -> Option<Arrival> {
-        let Asking { peer, asked, began } = asking;
-        match answer {
-            Ok(response) => {
-                self.hears(&peer, heard);
-                Some(Arrival { provider: Provider::Peer(peer), response, asked, began })
+    /// Notes the result of a request to a peer. A response counts as `heard`.
+    fn note_result(&self, sent: PeerRequest, heard: Heard, result: Result<Reply, Error>) -> Option<Arrival> {
+        let PeerRequest { peer, asked, began } = sent;
+        match result {
+            Ok(reply) => {
+                self.peering.note_answer(&peer, heard);
+                Some(Arrival { provider: Provider::Peer(peer), reply, asked, began })
             }
             Err(error) => {
                 self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
                 match error {
-                    // Giving up on a doubt is no evidence that the peer failed.
+                    // A peer that was given up on suspicion has not failed.
                     Error::PeerInDoubt => {}
-                    // Its first chunk may have broken off at the origin.
+                    // The response may have broken off at the origin, behind the peer.
                     Error::PeerBroke(_) => {
                         tracing::warn!(%peer, %error, "peer response failed, asking the next in rank");
-                        self.hears_part(&peer);
+                        self.peering.note_broken_response(&peer);
                     }
-                    error => self.misses(&peer, &error),
+                    error => self.peering.note_no_answer(&peer, &error),
                 }
                 None
             }
         }
     }
 
-    /// One request to the origin; a failure is counted here, an answer by
-    /// whoever sees its end.
-    pub(super) async fn ask_origin(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
-        request.headers_mut().append(cdn_loop::CDN_LOOP, self.loop_id.clone());
-        self.policy.load().forwarding.tell_site(request.headers_mut());
+    /// Sends one request to the origin. A failure is counted here; a response is counted when its
+    /// body ends.
+    pub(super) async fn ask_origin(&self, mut call: Call) -> Result<Reply, Error> {
+        call.request.headers_mut().append(cdn_loop::CDN_LOOP, self.settings.loop_id.clone());
+        self.settings.policy.load().forwarding.tell_site(call.request.headers_mut());
         let origin = self.origin.load_full();
         let fetching = self.metrics.fetching(Asked::Origin);
-        let answer = origin.fetch(request).await?;
+        let answer = origin.fetch(call).await?;
         fetching.answered();
         Ok(answer)
     }
 
-    /// The body of an answer of `provider`, asked at `began`, whose end is counted. The
-    /// request counts for its client until then.
+    /// Wraps the body of a response from `provider`, requested at `began`: its end is counted, and
+    /// the quota is held until then.
     pub(super) fn counted(&self, provider: &Provider, began: Instant, quota: Quota, body: Body) -> Body {
         let (metrics, asked) = (Arc::clone(&self.metrics), asked(provider));
         Body::with_end_hook(body, move |ended| {
             drop(quota);
-            // What the client leaves is nobody's failure.
+            // A client that leaves early is no failure of the upstream.
             let fetched = if ended == Ended::Failed { Fetched::Error } else { Fetched::Ok };
             metrics.fetch(asked, fetched, began.elapsed());
         })
     }
 }
 
-/// Asks for all of what is ordered.
+/// Returns an unconditional request for the whole response.
 pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = key.target().into();
@@ -122,7 +132,7 @@ pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
     request
 }
 
-/// As [`for_all`], but conditional where something is stored.
+/// Returns a request that is conditional if a response is stored.
 pub(super) fn conditional(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = for_all(key, order);
     if let Some(stale) = &order.stale {
@@ -131,7 +141,7 @@ pub(super) fn conditional(key: &AssetKey, order: &Order) -> Request<Body> {
     request
 }
 
-/// As [`conditional`], with interim responses relayed to the leader's client.
+/// Returns a [`conditional`] request that relays informational responses to the leader's client.
 pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = conditional(key, order);
     if let Some(relay) = &order.relay {

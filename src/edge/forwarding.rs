@@ -1,9 +1,9 @@
-//! The client behind a connection, and the site that it asked for: what is believed of
-//! them, what the origin is told, and which requests may share a response.
+//! Forwarded headers: the client behind a connection, the site that it requests, the headers that
+//! tell the origin of both, and the requests that may share a response.
 //!
-//! The key holds neither scheme nor host. So every fill tells the origin the same of them
-//! (`edge.scheme`, `edge.host`), and a request that came by another scheme or for another
-//! host passes: its response is not stored, and it gets none that is.
+//! The key holds neither scheme nor host. So every fill sends the origin the same ones
+//! (`edge.scheme`, `edge.host`). A request with another scheme or host passes: its response is not
+//! stored, and it is not answered from the store.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -11,22 +11,21 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
-use super::Ask;
 use crate::observe::metrics::Source;
 use crate::semantics::authority::without_default_port;
 use crate::semantics::forwarded::{
     self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, ForwardedHeaders, ForwardedInfo,
 };
 
-/// The scheme of this edge's own listeners.
+/// The scheme of the listeners.
 static HTTP: HeaderValue = HeaderValue::from_static("http");
 
-/// `edge.trusted_proxies`, and what fills tell of the site.
+/// `edge.trusted_proxies`, and the scheme and host that fills send.
 pub(crate) struct Forwarding {
     trusted: Vec<IpNet>,
     scheme: HeaderValue,
     host: Option<HeaderValue>,
-    /// No proxy is trusted, and clients ask by HTTP for any host: each hit looks at it.
+    /// True if no proxy is trusted and clients may use any host: each hit checks it.
     plain: bool,
 }
 
@@ -34,7 +33,7 @@ pub(crate) struct Forwarding {
 pub(crate) struct Requester {
     /// The address of the client, behind trusted proxies.
     pub(crate) client: IpAddr,
-    /// Nothing unless the connection is a trusted proxy's.
+    /// `None` unless the connection is a trusted proxy's.
     told: Option<Box<ByProxy>>,
 }
 
@@ -44,19 +43,45 @@ struct ByProxy {
 }
 
 impl Requester {
-    /// The scheme that a trusted proxy tells, or that of this edge's listeners.
+    /// Returns the scheme that a trusted proxy sent, or that of the listeners.
     fn scheme(&self) -> &HeaderValue {
         self.told.as_ref().and_then(|told| told.believed.scheme.as_ref()).unwrap_or(&HTTP)
     }
 
-    /// The host that a trusted proxy tells.
+    /// Returns the host that a trusted proxy sent.
     pub(super) fn host(&self) -> Option<&HeaderValue> {
         self.told.as_ref()?.believed.host.as_ref()
+    }
+
+    /// Adds the client of a passed request for `host` to the forwarded headers. A peer has done so
+    /// already.
+    pub(super) fn introduce(&self, source: Source, host: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        if source == Source::Peer {
+            return;
+        }
+        match &self.told {
+            Some(told) => forwarded::append(headers, told.connection, self.scheme(), host),
+            None => forwarded::replace(headers, self.client, self.scheme(), host),
+        }
+    }
+
+    /// Adds the client that leads a fill to the forwarded headers. `request` holds the headers of
+    /// its request; a peer's request names the client already.
+    pub(super) fn introduce_leader(&self, source: Source, request: &HeaderMap, headers: &mut HeaderMap) {
+        if source == Source::Peer || self.told.is_some() {
+            for line in request.get_all(FORWARDED_FOR) {
+                headers.append(FORWARDED_FOR, line.clone());
+            }
+        }
+        if source == Source::Client {
+            forwarded::append_client(headers, self.told.as_ref().map_or(self.client, |told| told.connection));
+        }
     }
 }
 
 impl Forwarding {
-    /// `trusted`: `edge.trusted_proxies`. Fills tell the origin of `scheme` and `host`.
+    /// Creates the settings: `trusted` is `edge.trusted_proxies`; fills send `scheme` and `host` to
+    /// the origin.
     pub(crate) fn new(trusted: Vec<IpNet>, scheme: HeaderValue, host: Option<HeaderValue>) -> Self {
         let plain = trusted.is_empty() && host.is_none() && scheme == HTTP;
         Self { trusted, scheme, host, plain }
@@ -66,8 +91,8 @@ impl Forwarding {
         self.trusted.iter().any(|network| network.contains(&address))
     }
 
-    /// Returns the client that `address` counts for where clients have limits. A trusted
-    /// proxy speaks for many clients: `None`.
+    /// Returns the client that `address` counts for in the limits per client. `None` for a trusted
+    /// proxy, which forwards for many clients.
     pub(super) fn counted(&self, address: IpAddr) -> Option<IpAddr> {
         (!self.trusts(address)).then_some(address)
     }
@@ -80,8 +105,8 @@ impl Forwarding {
         Requester { client: believed.client, told: Some(Box::new(ByProxy { connection, believed })) }
     }
 
-    /// As [`requester`](Self::requester), for a request without Forwarded that
-    /// [shares](Self::shares): the client's address.
+    /// Returns the address of the client if its request shares responses. For
+    /// requests without Forwarded.
     pub(super) fn sharing_client(
         &self,
         source: Source,
@@ -100,18 +125,19 @@ impl Forwarding {
         self.is_default(scheme.as_ref().unwrap_or(&HTTP), other.as_ref(), Some(host)).then_some(client)
     }
 
-    /// Returns true if the response to a fill is a response to this request: it came by
-    /// the scheme, and for the host, that fills tell the origin.
-    pub(super) fn shares(&self, ask: &Ask) -> bool {
-        if ask.source == Source::Peer || self.plain {
-            return true;
-        }
-        let own = ask.own_host();
-        self.is_default(ask.requester.scheme(), ask.requester.host(), own.as_ref().map(HeaderValue::as_bytes))
+    /// Returns true if no proxy is trusted and clients may use any host: then every request
+    /// shares responses.
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain
     }
 
-    /// Returns true if a request by `scheme` is of the site that fills tell of. `told` is the host
-    /// that a trusted proxy tells, `own` that of the request itself.
+    /// Returns true if a request is for the site that fills request; `own` is its own host.
+    pub(super) fn is_site_of_fills(&self, requester: &Requester, own: Option<&[u8]>) -> bool {
+        self.is_default(requester.scheme(), requester.host(), own)
+    }
+
+    /// Returns true if a request with `scheme` is for the site that fills request. `told` is the
+    /// host that a trusted proxy sent, `own` that of the request itself.
     fn is_default(&self, scheme: &HeaderValue, told: Option<&HeaderValue>, own: Option<&[u8]>) -> bool {
         let told = told.map(HeaderValue::as_bytes).or(own);
         let default = self.host.as_ref().map(HeaderValue::as_bytes).or(own);
@@ -120,33 +146,7 @@ impl Forwarding {
             && told.map(|host| bare(host, port)) == default.map(|host| bare(host, port))
     }
 
-    /// Tells the origin of the client of a request that passes. A peer has told already.
-    pub(super) fn introduce(ask: &Ask, headers: &mut HeaderMap) {
-        if ask.source == Source::Peer {
-            return;
-        }
-        let (scheme, host) = (ask.requester.scheme(), ask.host());
-        match &ask.requester.told {
-            Some(told) => forwarded::append(headers, told.connection, scheme, host.as_ref()),
-            None => forwarded::replace(headers, ask.requester.client, scheme, host.as_ref()),
-        }
-    }
-
-    /// Tells of the client who leads a fill. `request` are the fields of its request; a
-    /// peer's names the client already.
-    pub(super) fn introduce_leader(ask: &Ask, request: &HeaderMap, headers: &mut HeaderMap) {
-        let told = ask.requester.told.as_ref();
-        if ask.source == Source::Peer || told.is_some() {
-            for line in request.get_all(FORWARDED_FOR) {
-                headers.append(FORWARDED_FOR, line.clone());
-            }
-        }
-        if ask.source == Source::Client {
-            forwarded::append_client(headers, told.map_or(ask.requester.client, |told| told.connection));
-        }
-    }
-
-    /// Tells the origin of the site, where the request to it does not: in a fill.
+    /// Adds the site to a request to the origin, unless it has one: in a fill.
     pub(super) fn tell_site(&self, headers: &mut HeaderMap) {
         if headers.contains_key(FORWARDED_PROTO) {
             return;
@@ -158,7 +158,7 @@ impl Forwarding {
     }
 }
 
-/// A host in lower case, without `port`.
+/// Returns a host in lower case, without `port`.
 fn bare<'a>(host: &'a [u8], port: &str) -> Cow<'a, [u8]> {
     let host = without_default_port(host, port);
     if host.iter().any(u8::is_ascii_uppercase) { host.to_ascii_lowercase().into() } else { host.into() }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_counts_for_no_client() {
+    fn trusted_proxy_counts_for_no_client() {
         let forwarding = forwarding(&["10.0.0.0/8", "2001:db8::/32"], "http", None);
         for (address, counted) in [("10.0.0.1", false), ("2001:db8::7", false), ("192.0.2.1", true), ("::1", true)] {
             let address = address.parse().unwrap();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_another_scheme_or_host_than_fills_tell_shares_nothing() {
+    fn request_with_another_scheme_or_host_shares_no_response() {
         let proxy = ["10.0.0.0/8"];
         for (trusted, scheme, site, from, proto, told, own, shares) in [
             (&[][..], "http", None, "10.0.0.1", "https", "b", "a", true),

@@ -6,18 +6,18 @@ use crate::body::Body;
 use crate::random::random;
 use crate::semantics::range::ByteRange;
 
-/// A multipart/byteranges body in the making (RFC 9110 §14.6).
+/// The parts of a multipart/byteranges body (RFC 9110 §14.6).
 pub(super) struct Multipart {
     spans: Vec<ByteRange>,
     boundary: String,
-    /// What stands before each part, and behind the last.
+    /// The text before each part; `tail` follows the last one.
     heads: Vec<String>,
     tail: String,
 }
 
 impl Multipart {
     pub(super) fn new(spans: Vec<ByteRange>, length: u64, media_type: Option<&HeaderValue>) -> Self {
-        // 64 random bits: no content holds them but by chance.
+        // 64 random bits: content holds the same ones only by chance.
         let boundary = format!("peerage-{:016x}", random());
         let media_type = media_type.and_then(|media_type| media_type.to_str().ok());
         let media_type = media_type.map(|media_type| format!("Content-Type: {media_type}\r\n")).unwrap_or_default();
@@ -39,7 +39,7 @@ impl Multipart {
         text(format!("multipart/byteranges; boundary={}", self.boundary))
     }
 
-    /// The body, its parts as `part` gives them.
+    /// Returns the body; `part` returns the content of each span.
     pub(super) fn body(self, part: impl Fn(ByteRange) -> Body) -> Body {
         let parts = self.heads.into_iter().zip(self.spans).flat_map(|(head, span)| [head.into(), part(span)]);
         Body::chain(parts.chain([self.tail.into()]))
@@ -51,5 +51,5 @@ pub(super) fn content_range(ByteRange { first, end }: ByteRange, length: u64) ->
 }
 
 pub(super) fn text(value: String) -> HeaderValue {
-    HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::try_from(value).expect("digits and ASCII text are a header value")
 }

@@ -1,91 +1,194 @@
-//! Handing a request on to the origin, for its client alone.
+//! Requests that are forwarded to the origin for their client alone.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::header::MAX_FORWARDS;
 use http::{Method, Request, Response, StatusCode};
 
-use super::{Answer, Ask, Edge, Forwarding, upgrade};
+use super::cache::Cache;
+use super::classify::{case, kind};
+use super::invalidate::write;
+use super::order::Order;
+use super::parts::Edge;
+use super::quota::Quota;
+use super::request::{Answer, Inbound};
+use super::respond::{refuse, relay};
+use super::revalidate::learn;
+use super::settings::Settings;
+use super::upgrade;
+use super::verify::{distrust, proof_for, prove_unkept};
 use crate::body::Body;
 use crate::error::Error;
 use crate::flight::Provider;
 use crate::key::AssetKey;
-use crate::observe::metrics::{Asked, Fetched};
-use crate::semantics::cache_status::Handled;
-use crate::semantics::forward;
-use crate::semantics::request_headers::RequestKind;
+use crate::observe::access::{Record, ServedFrom};
+use crate::observe::metrics::{Asked, Fetched, Served};
+use crate::semantics::cache_status::{CacheStatus, Handled};
+use crate::semantics::request_headers::{HeaderClass, RequestKind};
+use crate::semantics::storing::{self, Verdict};
+use crate::semantics::vary::{self, Varies};
+use crate::semantics::{forward, freshness};
+use crate::upstream::Reply;
+
+/// The headers of a passed request.
+#[derive(Clone, Copy)]
+enum Headers {
+    /// Those that a fill sends.
+    OfFill,
+    /// Those of the client's request.
+    Verbatim,
+}
 
 impl Edge {
-    /// Forwards a request to the origin, both bodies streamed; nothing is kept. It counts
-    /// for its client until the body of the response has ended.
-    pub(super) async fn pass(self: &Arc<Self>, mut ask: Ask, handled: Handled) -> Answer {
-        let quota = match self.take_quota(self.client_of(&ask)) {
+    /// Forwards a request to the origin and streams both bodies; nothing is stored. The request
+    /// counts for its client until the body of the response ends.
+    pub(super) async fn pass(&self, mut inbound: Inbound, handled: Handled) -> Answer {
+        let quota = match self.fetcher.quotas.take(self.fetcher.quotas.client_of(&inbound)) {
             Ok(quota) => quota,
-            Err(error) => return self.refuse(ask.source, ask.method, Ok(ask.key), error),
+            Err(error) => return refuse(&self.settings, inbound.source, inbound.method, Ok(inbound.key), error),
         };
-        ask.acknowledge();
-        forward::strip_hop_by_hop(&mut ask.headers);
-        let mut request = Request::new(std::mem::take(&mut ask.body));
-        *request.method_mut() = ask.method.clone();
-        *request.uri_mut() = ask.key.target().into();
-        // What a HEAD tells of what is stored may be learnt only if it asked as a
-        // fill asks: by nothing that shapes the answer for one client.
-        let learns = ask.method == Method::HEAD
+        inbound.acknowledge();
+        forward::strip_hop_by_hop(&mut inbound.headers);
+        // The response to a HEAD updates a stored response only if the request is like a fill: no
+        // header of it shapes the response for one client.
+        let learns = inbound.method == Method::HEAD
             && handled != Handled::OtherSite
-            && self.kind(&ask) == RequestKind::Common
-            && !forward::is_selective(&ask.headers);
-        if learns {
-            *request.headers_mut() = self.order(&ask, &ask.headers, None).headers;
-        } else {
-            *request.headers_mut() = forward::verbatim(&ask.headers, &self.via_for(ask.version));
-            Forwarding::introduce(&ask, request.headers_mut());
-        }
-        if let (true, Some(hops)) = (ask.method == Method::OPTIONS, forward::max_forwards(&ask.headers)) {
-            request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
-        }
-        upgrade::hand_on(&ask, request.headers_mut());
-        if let Some(relay) = &ask.relay {
-            relay.listen(&mut request);
-        }
+            && kind(&self.settings, &self.cache.store, &inbound) == RequestKind::Common
+            && !forward::is_selective(&inbound.headers);
+        let request = self.upstream_request(&mut inbound, if learns { Headers::OfFill } else { Headers::Verbatim });
         let began = Instant::now();
-        let answer = if ask.method.is_safe() {
-            self.ask_origin(request).await.map(|response| (response, quota))
+        let answer = if inbound.method.is_safe() {
+            self.fetcher.ask_origin(request.into()).await.map(|reply| (reply, quota))
         } else {
-            self.write(&ask, request, quota).await
+            write(&self.fetcher, &self.invalidator, &inbound, request, quota).await
         };
         match answer {
-            Ok((response, quota)) => {
+            Ok((reply, quota)) => {
                 let proven =
-                    if ask.method == Method::GET { self.prove_pass(&ask.key, response).await } else { Ok(response) };
-                let response = match proven {
-                    Ok(response) => response,
+                    if inbound.method == Method::GET { self.prove_pass(&inbound.key, reply).await } else { Ok(reply) };
+                let mut reply = match proven {
+                    Ok(reply) => reply,
                     Err(error) => {
                         self.metrics.fetch(Asked::Origin, Fetched::Error, began.elapsed());
-                        return self.refuse(ask.source, ask.method, Ok(ask.key), error);
+                        return refuse(&self.settings, inbound.source, inbound.method, Ok(inbound.key), error);
                     }
                 };
-                if learns && response.status() == StatusCode::OK {
-                    self.learn(&ask.key, self.case(&ask), response.headers(), ask.now);
+                if learns && reply.response.status() == StatusCode::OK {
+                    learn(
+                        &self.cache,
+                        &inbound.key,
+                        case(&self.settings, &self.cache.store, &inbound),
+                        reply.response.headers(),
+                        inbound.now,
+                    );
                 }
-                let mut answer = self.answer_pass(&ask, handled, began, (response, quota));
-                upgrade::join(ask, &mut answer.response);
+                let origin = reply.upgrade.take();
+                let mut answer = self.answer_pass(&inbound, handled, began, (reply, quota));
+                upgrade::join(inbound, origin, &mut answer);
                 answer
             }
-            Err(error) => self.refuse(ask.source, ask.method, Ok(ask.key), error),
+            Err(error) => refuse(&self.settings, inbound.source, inbound.method, Ok(inbound.key), error),
         }
     }
 
-    /// A response that is handed on: its body proves itself on its way.
-    async fn prove_pass(self: &Arc<Self>, key: &AssetKey, response: Response<Body>) -> Result<Response<Body>, Error> {
-        let (parts, body) = response.into_parts();
-        let proof = self.proof(key, &Provider::Origin, parts.status, &parts.headers);
-        match self.prove_unkept(body, proof).await {
-            Ok(body) => Ok(Response::from_parts(parts, body)),
+    /// Returns the request to the origin for `inbound`, with its body.
+    fn upstream_request(&self, inbound: &mut Inbound, headers: Headers) -> Request<Body> {
+        let mut request = Request::new(std::mem::take(&mut inbound.body));
+        *request.method_mut() = inbound.method.clone();
+        *request.uri_mut() = inbound.key.target().into();
+        match headers {
+            Headers::OfFill => {
+                *request.headers_mut() =
+                    Order::new(&self.settings, &self.cache.store, inbound, &inbound.headers, None).headers;
+            }
+            Headers::Verbatim => {
+                *request.headers_mut() = forward::verbatim(&inbound.headers, &self.settings.via_for(inbound.version));
+                inbound.requester.introduce(inbound.source, inbound.host().as_ref(), request.headers_mut());
+            }
+        }
+        if let (true, Some(hops)) = (inbound.method == Method::OPTIONS, forward::max_forwards(&inbound.headers)) {
+            request.headers_mut().insert(MAX_FORWARDS, hops.saturating_sub(1).into());
+        }
+        upgrade::hand_on(inbound, request.headers_mut());
+        if let Some(relay) = &inbound.relay {
+            relay.listen(&mut request);
+        }
+        request
+    }
+
+    /// Verifies the body of a passed response while it streams.
+    async fn prove_pass(&self, key: &AssetKey, reply: Reply) -> Result<Reply, Error> {
+        let (parts, body) = reply.response.into_parts();
+        let proof = proof_for(&self.settings.policy.load(), key, &Provider::Origin, parts.status, &parts.headers);
+        match prove_unkept(&self.settings, &self.cache, body, proof).await {
+            Ok(body) => Ok(Reply { response: Response::from_parts(parts, body), ..reply }),
             Err(error) => {
-                self.distrust(&Provider::Origin, key, &error);
+                distrust(&self.fetcher, &self.cache, &Provider::Origin, key, &error);
                 Err(error)
             }
         }
+    }
+
+    fn answer_pass(
+        &self,
+        inbound: &Inbound,
+        handled: Handled,
+        began: Instant,
+        (reply, quota): (Reply, Quota),
+    ) -> Answer {
+        let reply = reply.map_body(|body| self.fetcher.counted(&Provider::Origin, began, quota, body));
+        if handled == Handled::Bypass && inbound.method == Method::GET {
+            reconsider(&self.settings, &self.cache, inbound, &reply.response);
+        }
+        if inbound.kind == RequestKind::Unknown && inbound.method == Method::GET {
+            learn_vary(&self.settings, &self.cache, inbound, &reply.response);
+        }
+        let reason = pass_reason(inbound, handled);
+        let detail = (handled == Handled::OtherSite).then_some(reason);
+        let status = CacheStatus { handled, detail, ..CacheStatus::default() };
+        let response = relay(&self.settings, inbound, reply, &status);
+        let record = Record { reason: Some(reason), ..inbound.record(Served::Pass, ServedFrom::Origin) };
+        Answer { response, tunnel: None, record }
+    }
+}
+
+/// Removes the mark of a key if its response could be stored after all: the next request may lead
+/// a flight.
+fn reconsider(settings: &Settings, cache: &Cache, inbound: &Inbound, response: &Response<Body>) {
+    let age = freshness::initial_age(response.headers(), inbound.now, SystemTime::now());
+    let verdict = storing::verdict(case(settings, &cache.store, inbound), response.status(), response.headers(), age);
+    let fresh = matches!(verdict, Verdict::Store(lifetime) if !freshness::must_be_validated(lifetime, age));
+    let length = hyper::body::Body::size_hint(response.body()).exact();
+    if fresh && length.is_some_and(|length| length <= cache.plan.max_object) {
+        cache.store.unmark(&inbound.key);
+    }
+}
+
+/// Notes the Vary of a response that could have been stored if the fill had sent the headers
+/// that it names: the next fill sends them.
+fn learn_vary(settings: &Settings, cache: &Cache, inbound: &Inbound, response: &Response<Body>) {
+    let Varies::By(fields) = vary::varies(response.headers()) else {
+        return;
+    };
+    let fields: Arc<[_]> = fields.into_iter().filter(forward::may_select).collect();
+    let named =
+        fields.iter().any(|name| HeaderClass::of(name) == HeaderClass::Unknown && inbound.headers.contains_key(name));
+    let age = freshness::initial_age(response.headers(), inbound.now, SystemTime::now());
+    let verdict = storing::verdict(case(settings, &cache.store, inbound), response.status(), response.headers(), age);
+    let variants = settings.policy.load().variants;
+    if named && variants > 0 && matches!(verdict, Verdict::Store(_)) {
+        cache.store.vary(&inbound.key.asset(), &fields, variants);
+    }
+}
+
+/// Returns the reason why a request passed, for the access log.
+fn pass_reason(inbound: &Inbound, handled: Handled) -> &'static str {
+    match handled {
+        Handled::OtherSite => "other-site",
+        Handled::Method => "method",
+        Handled::Bypass => "hit-for-miss",
+        _ if inbound.kind == RequestKind::Unknown => "unknown-header",
+        _ => "request",
     }
 }

@@ -1,84 +1,67 @@
-//! Looking into the memory of an asset's owner, before a flight is sent for it.
+//! Peeks: before a flight is sent for a key, its owner is asked whether the response is in its
+//! memory.
 //!
-//! Most of what an edge has not is in its owner's memory. That can be asked over a
-//! [link](crate::peer::pipeline), and what comes is small and whole: it is judged, proven
-//! and stored by the same functions as what a fill brings, but without a task of its own,
-//! by whoever reads the link. Where anything is otherwise, the request goes the long way
-//! as if nobody had asked.
+//! Most responses that an edge misses are in the store of their owner. A peek goes over a
+//! [pipeline](crate::peer::pipeline), and the response is small and complete. The functions of a
+//! fill judge, verify and store it, but in the task that reads the pipeline, and without a task of
+//! its own. If anything is unusual, the request continues as if there had been no peek.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AGE};
-use http::{HeaderValue, Method, Response};
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderValue, Response};
 
-use super::Edge;
-use super::admission::judge;
-use super::coalesce::{Role, served};
-use super::fill::Order;
-use crate::body::Body;
+use super::admission::{admit, judge};
+use super::filler::Filler;
+use super::landing::land;
+use super::order::Order;
+use super::rank::peekable_owner;
+use super::verify::{distrust, proof_for};
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
 use crate::cluster::health::Heard;
 use crate::error::Error;
 use crate::flight::{Joining, Kept, Lead, Outcome, Provider, Reach, Streaming};
 use crate::key::AssetKey;
-use crate::observe::access::{Record, ServedFrom};
-use crate::observe::metrics::{Asked, Fetched, PeerLookup, Source};
+use crate::observe::metrics::{Asked, Fetched, PeerLookup};
 use crate::peer::peek_codec;
-use crate::peer::pipeline::Question;
-use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Handled};
+use crate::peer::pipeline::PeekRequest;
 use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Accepted;
 use crate::semantics::{date, forward, freshness};
+use crate::upstream::Framing;
 
-/// For how long an owner is not asked again for what it did not have at hand.
+/// The time for which an owner gets no further peek for a key that it did not have.
 const NOT_AT_HAND: Duration = Duration::from_secs(1);
 
-/// What an owner had at hand, as the flight that brought it.
+/// The flight that a successful peek has filled.
 pub(super) type AtHand = (Reader, Streaming);
 
-/// The lines of a 200's fields, and what follows.
-pub(crate) struct Peeked {
-    pub(crate) lines: Vec<u8>,
-    pub(crate) body: Body,
-    pub(crate) record: Record,
-}
-
-impl Edge {
-    /// Asks the owner of `key`, of which nothing is here, for it. What comes of that is the
-    /// answer to a [plain](super::FastRequest) request, or nothing; `None` if there is nobody to
-    /// be asked in this way.
-    pub(crate) fn peek_fast(
-        self: &Arc<Self>,
-        key: AssetKey,
-        accepted: Accepted,
-    ) -> Option<impl Future<Output = Option<Peeked>> + Send + use<>> {
-        let (edge, peek) = (Arc::clone(self), self.peek(&key, accepted)?);
-        Some(async move { Some(edge.answer_plainly(key, peek.await?)) })
-    }
-
-    /// As [`peek_fast`](Self::peek_fast), for who makes an answer of it.
+impl Filler {
+    /// Asks the owner of `key` for it. Nothing is stored here for the key. The future yields `None`
+    /// if the peek fails. Returns `None` if no peek is possible.
     pub(super) fn peek(
         self: &Arc<Self>,
         key: &AssetKey,
         accepted: Accepted,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
-        if !self.store.may_peek(key)
-            || key.as_str().len() > peek_codec::LONGEST
+        if !self.cache.store.may_peek(key)
+            || key.as_str().len() > peek_codec::MAX_TARGET
             || !key.as_str().is_ascii()
-            || self.flights.to_origin(key, Credentials::None).is_some()
+            || self.cache.flights.to_origin(key, Credentials::None).is_some()
         {
             return None;
         }
-        let owner = self.owner_at_hand(key)?;
-        let Joining::Lead(lead) = self.flights.join(key, Reach::Peers, Credentials::None) else {
+        let owner = peekable_owner(&self.peering, &self.cache.store, key)?;
+        let Joining::Lead(lead) = self.cache.flights.join(key, Reach::Peers, Credentials::None) else {
             return None;
         };
-        // Look again: a write overtakes what it finds, and may have come before there was this.
-        if self.store.has_changed(key) {
-            self.go_the_long_way(lead);
+        // Look again: a purge overtakes only flights that it finds, and may have come before this
+        // one was listed.
+        if self.cache.store.has_changed(key) {
+            self.end_without_response(lead);
             return None;
         }
         let flight = Arc::clone(lead.flight());
@@ -87,9 +70,11 @@ impl Edge {
         let order = self.order_of_peek(key, accepted);
         let accepted = Accepted::of(&order.headers);
         let peeking =
-            Peeking { edge: Arc::clone(self), owner: Arc::clone(&owner), lead: Some(lead), order, asked, began };
-        self.peers
-            .peek(&owner, Question { key: key.clone(), accepted, then: Box::new(|response| peeking.end(response)) });
+            Peeking { filler: Arc::clone(self), owner: Arc::clone(&owner), lead: Some(lead), order, asked, began };
+        self.peering.client.peek(
+            &owner,
+            PeekRequest { key: key.clone(), accepted, on_reply: Box::new(|response| peeking.end(response)) },
+        );
         Some(async move {
             match flight.outcome().await {
                 Outcome::Streaming(streaming) => Some((reader, streaming.clone())),
@@ -98,63 +83,20 @@ impl Edge {
         })
     }
 
-    /// Returns the order that a peek stands for: of all that shapes a response, it tells the
-    /// owner the name and the codings.
+    /// Returns the order that a peek stands for: the owner gets only the key and the codings.
     fn order_of_peek(&self, key: &AssetKey, accepted: Accepted) -> Order {
-        let mut order = Order::of_this_edge(self.policy.load().name(key));
+        let mut order = Order::of_this_edge(self.settings.policy.load().name(key));
         let accepted = if order.name == Name::Proven { Accepted::default() } else { accepted };
         order.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(accepted.text()));
         order
     }
-
-    /// The owner of a key, if it is another edge, and nothing speaks against its copy.
-    fn owner_at_hand(&self, key: &AssetKey) -> Option<Arc<str>> {
-        let view = self.membership.view();
-        let owner = view.ring.owner(key.hash())?.name();
-        let good = owner != self.membership.own() && !view.is_in_doubt(owner) && !self.store.doubts(owner, key);
-        good.then(|| Arc::clone(owner))
-    }
-
-    fn answer_plainly(&self, key: AssetKey, (mut reader, streaming): AtHand) -> Peeked {
-        let Streaming { head, provider, kept, room, .. } = streaming;
-        let (handled, stored) = (Handled::UriMiss, kept == Kept::Stored);
-        let status = CacheStatus { handled, stored, ..CacheStatus::default() };
-        let status = self.status_behind(head.upstream_status.as_ref(), &status);
-        let age = head.facts.age(SystemTime::now()).as_secs();
-        let mut lines = Vec::with_capacity(512);
-        let mut append = |name: &str, value: &[u8]| {
-            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-                lines.extend_from_slice(part);
-            }
-        };
-        for (name, value) in &head.headers {
-            match name {
-                name if *name == AGE && age == 0 => {}
-                name if *name == AGE => append(name.as_str(), itoa::Buffer::new().format(age).as_bytes()),
-                name if *name == CACHE_STATUS => append(name.as_str(), status.as_bytes()),
-                name => append(name.as_str(), value.as_bytes()),
-            }
-        }
-        reader.narrow(0, head.length);
-        let (served, from) = (served(Role::Leader), ServedFrom::from(&provider));
-        let record = Record {
-            source: Source::Client,
-            method: Method::GET,
-            key: Ok(key),
-            served,
-            from,
-            reason: None,
-            error: None,
-        };
-        Peeked { lines, body: Body::flight(reader, room, None, None), record }
-    }
 }
 
-/// A flight that waits for what its owner has at hand. Dropped, it waits no longer.
+/// A flight that waits for the response to a peek. When dropped, the flight ends without one.
 struct Peeking {
-    edge: Arc<Edge>,
+    filler: Arc<Filler>,
     owner: Arc<str>,
-    /// Nothing when it has ended.
+    /// `None` when it has ended.
     lead: Option<Lead>,
     order: Order,
     asked: SystemTime,
@@ -164,26 +106,26 @@ struct Peeking {
 impl Peeking {
     fn end(mut self, response: Option<Response<Bytes>>) {
         let Some(lead) = self.lead.take() else { return };
-        let (edge, took) = (&self.edge, self.began.elapsed());
-        edge.hedges.earn();
-        edge.hears(&self.owner, Heard::Answer(took));
+        let (filler, took) = (&self.filler, self.began.elapsed());
+        filler.peering.hedge_budget.earn();
+        filler.peering.note_answer(&self.owner, Heard::Answer(took));
         let Some(response) = response else {
-            edge.metrics.peeked(PeerLookup::Missing);
-            return edge.go_the_long_way(lead);
+            filler.metrics.peeked(PeerLookup::Missing);
+            return filler.end_without_response(lead);
         };
-        edge.metrics.peeked(PeerLookup::Found);
+        filler.metrics.peeked(PeerLookup::Found);
         let provider = Provider::Peer(Arc::clone(&self.owner));
-        let (lead, fetched) = match edge.take_whole(lead, &self.order, &provider, response, self.asked) {
+        let (lead, fetched) = match filler.complete(lead, &self.order, &provider, response, self.asked) {
             Ok(()) => (None, Fetched::Ok),
             Err(Unfit { lead, wrong: Some(error) }) => {
-                edge.distrust(&provider, lead.key(), &error);
+                distrust(&filler.fetcher, &filler.cache, &provider, lead.key(), &error);
                 (Some(lead), Fetched::Error)
             }
             Err(Unfit { lead, wrong: None }) => (Some(lead), Fetched::Ok),
         };
-        edge.metrics.fetch(Asked::Peer, fetched, took);
+        filler.metrics.fetch(Asked::Peer, fetched, took);
         if let Some(lead) = lead {
-            edge.go_the_long_way(lead);
+            filler.end_without_response(lead);
         }
     }
 }
@@ -191,29 +133,29 @@ impl Peeking {
 impl Drop for Peeking {
     fn drop(&mut self) {
         if let Some(lead) = self.lead.take() {
-            self.edge.metrics.peeked(PeerLookup::Error);
-            self.edge.go_the_long_way(lead);
+            self.filler.metrics.peeked(PeerLookup::Error);
+            self.filler.end_without_response(lead);
         }
     }
 }
 
-/// A flight that cannot end with what the owner has at hand.
+/// A flight that the response to a peek cannot complete.
 struct Unfit {
     lead: Lead,
-    /// What is wrong with its contents, if anything is.
+    /// The error, if its contents are wrong.
     wrong: Option<Error>,
 }
 
-impl Edge {
-    /// Has all who wait for a flight ask the long way. Until they share another, nobody is
-    /// to begin one as this was.
-    fn go_the_long_way(&self, lead: Lead) {
-        self.store.note_peek_miss(lead.key(), NOT_AT_HAND);
+impl Filler {
+    /// Ends a flight without a response: its requests go on as if there had been no peek. For
+    /// `NOT_AT_HAND` the key gets no other peek.
+    fn end_without_response(&self, lead: Lead) {
+        self.cache.store.note_peek_miss(lead.key(), NOT_AT_HAND);
         lead.settle(Outcome::PeekMiss);
     }
 
-    /// Ends a flight with what has come whole, if it is right, and everybody may have it.
-    fn take_whole(
+    /// Completes a flight with a whole response, if that is right and may be shared and stored.
+    fn complete(
         &self,
         mut lead: Lead,
         order: &Order,
@@ -227,25 +169,25 @@ impl Edge {
         date::add(&mut parts.headers, now);
         let age = freshness::initial_age(&parts.headers, asked, now);
         let length = bytes.len() as u64;
-        let verdict = judge(&self.policy.load(), lead.key(), order, &parts, age);
-        let terms = match self.admit(verdict, order, &parts, Some(length)) {
+        let verdict = judge(&self.settings.policy.load(), lead.key(), order, &parts, age);
+        let terms = match admit(&self.cache.plan, verdict, order, &parts, Framing::Delimited, Some(length)) {
             Ok(terms @ (lifetime, Kept::Stored)) if !freshness::must_be_validated(lifetime, age) => terms,
             _ => return Err(Unfit { lead, wrong: None }),
         };
-        let proof = self.proof(lead.key(), provider, parts.status, &parts.headers);
+        let proof = proof_for(&self.settings.policy.load(), lead.key(), provider, parts.status, &parts.headers);
         let found = proof.as_ref().map(Proof::found);
         if let Some(Err(error)) = proof.map(|proof| proof.prove_whole(&bytes)) {
             return Err(Unfit { lead, wrong: Some(error) });
         }
-        let mut intake = match self.make_intake(&lead, order, &parts, Some(length), now - age, terms) {
-            Ok((intake, own)) if own.is_empty() && intake.kept == Kept::Stored => intake,
+        let mut ingest = match self.prepare(&lead, order, &parts, Some(length), now - age, terms) {
+            Ok((ingest, own)) if own.is_empty() && ingest.kept == Kept::Stored => ingest,
             _ => return Err(Unfit { lead, wrong: None }),
         };
-        intake.found = found;
-        intake.certify();
-        (intake.came, intake.last) = (length, bytes);
-        lead.stream(intake.streaming(provider.clone()));
-        self.land(lead, intake);
+        ingest.digests = found;
+        ingest.add_repr_digest();
+        (ingest.received, ingest.last) = (length, bytes);
+        lead.stream(ingest.streaming(provider.clone()));
+        land(&self.cache, lead, ingest);
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
-//! The operator's rules for names and times, and the bounds of a request.
+//! The operator's rules for names and times, and the limits of a request.
 
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::Forwarding;
+use super::forwarding::Forwarding;
 use crate::key::AssetKey;
 use crate::semantics::digest::Expected;
 use crate::semantics::hint::FileType;
@@ -15,31 +15,31 @@ use crate::site::rules::{QueryRule, Rule};
 
 /// The rules and times that a reload can change.
 pub(crate) struct Policy {
-    /// The first that matches a path counts.
+    /// The first rule that matches a path applies.
     pub(crate) rules: Vec<Rule>,
     pub(crate) queries: Vec<QueryRule>,
     pub(crate) forwarding: Forwarding,
-    /// Request headers that go with a fill, besides those that always do.
+    /// The request headers that fills send in addition to the built-in ones.
     pub(crate) forward: Box<[HeaderName]>,
     pub(crate) times: FallbackTtls,
-    /// A body up to this length is verified before its first byte is sent. In bytes.
+    /// Bodies up to this length, in bytes, are verified before their first byte is sent.
     pub(crate) verify_first: u64,
     pub(crate) wrong_content_ttl: Duration,
     pub(crate) hit_for_miss: Duration,
     pub(crate) detached_fill_timeout: Duration,
-    /// Those that clients may use.
+    /// The methods that clients may use.
     pub(crate) methods: Methods,
     pub(crate) writes: Writes,
-    /// How many requests one client may have at the origin.
+    /// The number of requests that one client may have at the origin.
     pub(crate) requests_per_client: usize,
-    /// How many variants of one asset are stored.
+    /// The number of variants of one asset that are stored.
     pub(crate) variants: usize,
 }
 
 /// The effect of a write on stored responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writes {
-    /// RFC 9111 §4.4.
+    /// It invalidates them (RFC 9111 §4.4).
     Invalidate,
     /// None: the operator does not want clients to invalidate.
     Ignored,
@@ -63,21 +63,21 @@ impl Policy {
         }
     }
 
-    /// Returns the digest that the contents of an asset must have, by its name.
+    /// Returns the digest that the contents of an asset must have according to its name.
     pub(super) fn expected(&self, key: &AssetKey) -> Option<Expected> {
         self.rule(key.path())?.expected(key.path())
     }
 
     /// Returns true if both policies have the same rules for names.
-    pub(super) fn names_as(&self, other: &Self) -> bool {
+    pub(super) fn has_same_rules(&self, other: &Self) -> bool {
         self.times.hint == other.times.hint
             && self.rules.len() == other.rules.len()
             && self.rules.iter().zip(&other.rules).all(|(rule, other)| rule.is_same(other))
     }
 
-    /// Returns true if both policies give the name of an asset (canonical, with its query)
-    /// the same part in the judgement of its responses.
-    pub(super) fn judges_as(&self, other: &Self, asset: &str) -> bool {
+    /// Returns true if the responses of an asset (its canonical name, with query) are judged the
+    /// same under both policies, as far as its name matters.
+    pub(super) fn judges_alike(&self, other: &Self, asset: &str) -> bool {
         let path = asset.split('?').next().unwrap_or_default();
         let part = |policy: &Self| {
             let name = policy.name_of(path);
@@ -87,7 +87,7 @@ impl Policy {
         part(self) == part(other)
     }
 
-    /// The key with the part of its query that belongs to the name.
+    /// Returns the key with those parameters of its query that belong to the name.
     pub(crate) fn trim(&self, key: AssetKey) -> AssetKey {
         let Some(query) = key.query() else {
             return key;
@@ -104,15 +104,15 @@ impl Policy {
     }
 }
 
-/// The bounds of a request. In bytes.
+/// The limits of a request, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Its target.
+    /// The length of its target.
     pub(crate) uri: usize,
-    /// Its headers.
+    /// The size of its headers.
     pub(crate) header: usize,
-    /// Its content.
+    /// The length of its body.
     pub(crate) body: u64,
-    /// Headers with `_` in their names.
+    /// The treatment of headers with `_` in their names.
     pub(crate) underscores: Underscores,
 }

@@ -1,33 +1,39 @@
-//! The requests at the origin that one client may have (`limits.requests_per_client`).
+//! The number of requests that one client may have at the origin (`limits.requests_per_client`).
 //!
-//! A pass and a fill count for the client that asked for them, at the edge that it
-//! speaks to: a peer's request has been counted there. Hits from the store and followers
-//! of a flight count for no client, since they take no place at the origin.
+//! A pass and a fill count for the client that caused them, at the edge that the client is
+//! connected to: a peer's request has been counted there. Hits and followers of a flight count for
+//! no client, because they cause no request to the origin.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::{Ask, Edge};
-use crate::clients::Counted;
+use super::request::Inbound;
+use super::settings::Settings;
+use crate::clients::{Clients, Counted};
 use crate::error::Error;
-use crate::flight::Joining;
-use crate::observe::metrics::Source;
-use crate::semantics::storing::Credentials;
+use crate::observe::metrics::{Metrics, Source};
 
-/// A request at the origin, counted for its client until this is dropped; `None` if it
-/// counts for no client.
+/// A request at the origin, counted for its client until this is dropped; `None` if it counts for
+/// no client.
 pub(super) type Quota = Option<Counted>;
 
-impl Edge {
-    /// Returns the client that `address` counts for; `None` for a trusted proxy.
-    pub(crate) fn counted_client(&self, address: IpAddr) -> Option<IpAddr> {
-        self.policy.load().forwarding.counted(address)
+/// The requests at the origin, by client.
+pub(super) struct Quotas {
+    clients: Clients,
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+}
+
+impl Quotas {
+    pub(super) fn new(settings: Arc<Settings>, metrics: Arc<Metrics>) -> Self {
+        Self { clients: Clients::default(), settings, metrics }
     }
 
-    /// Returns the client that `ask` counts for; `None` for a peer's request, and for one
-    /// of a trusted proxy that tells of no other client.
-    pub(super) fn client_of(&self, ask: &Ask) -> Option<IpAddr> {
-        match ask.source {
-            Source::Client => self.counted_client(ask.requester.client),
+    /// Returns the client that `inbound` counts for; `None` for a peer's request, and for a request of
+    /// a trusted proxy that names no other client.
+    pub(super) fn client_of(&self, inbound: &Inbound) -> Option<IpAddr> {
+        match inbound.source {
+            Source::Client => self.settings.policy.load().forwarding.counted(inbound.requester.client),
             Source::Peer => None,
         }
     }
@@ -35,39 +41,17 @@ impl Edge {
     /// Counts one more request at the origin for `client`.
     ///
     /// # Errors
-    /// [`Error::ClientLimit`] if it has `limits.requests_per_client`.
-    pub(super) fn take_quota(&self, client: Option<IpAddr>) -> Result<Quota, Error> {
+    /// [`Error::ClientLimit`] if the client has reached `limits.requests_per_client`.
+    pub(super) fn take(&self, client: Option<IpAddr>) -> Result<Quota, Error> {
         let Some(client) = client else {
             return Ok(None);
         };
-        let limit = self.policy.load().requests_per_client;
-        let counted = self.requests.count(client, limit);
+        let limit = self.settings.policy.load().requests_per_client;
+        let counted = self.clients.count(client, limit);
         if counted.is_none() {
             tracing::warn!(%client, limit, "request limit of one client reached, rejecting its requests to the origin");
             self.metrics.refused_client_request();
         }
         counted.map(Some).ok_or(Error::ClientLimit)
-    }
-
-    /// As [`join`](Self::join); a lead counts for the client of `ask` until its flight has
-    /// come to an outcome.
-    ///
-    /// # Errors
-    /// As [`take_quota`](Self::take_quota). Those who followed the lead meanwhile try
-    /// again.
-    pub(super) fn join_counted(&self, ask: &Ask, credentials: Credentials) -> Result<Joining, Error> {
-        match self.join(ask, credentials) {
-            Joining::Lead(mut lead) => match self.take_quota(self.client_of(ask)) {
-                Ok(quota) => {
-                    lead.quota = quota;
-                    Ok(Joining::Lead(lead))
-                }
-                Err(error) => {
-                    lead.fail(error.clone());
-                    Err(error)
-                }
-            },
-            Joining::Follow(flight) => Ok(Joining::Follow(flight)),
-        }
     }
 }

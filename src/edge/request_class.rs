@@ -1,34 +1,34 @@
-//! [`RequestClass`]: whether a request has fields that a cache has to look into.
+//! [`RequestClass`]: separates requests with headers that a cache must evaluate from plain ones.
 
 use http::HeaderMap;
 
-/// How a request asks. Most ask plainly, and to see that once is cheaper than to
-/// look for each field where it would matter.
+/// The class of a request. Most requests are plain, and one check for that is cheaper than a lookup
+/// of each header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestClass {
-    /// By its name alone, as far as a cache that has it is concerned.
+    /// No header of the request affects a stored response.
     Plain,
-    /// With at least one field that has a say.
+    /// At least one header may affect it.
     Particular,
 }
 
 impl RequestClass {
-    /// That of the request with these fields.
+    /// Returns the class of a request with these headers.
     pub fn of(request: &HeaderMap) -> Self {
         if request.keys().any(|name| is_heeded(name.as_str().as_bytes())) { Self::Particular } else { Self::Plain }
     }
 
-    /// That of a request with a field of this name, in lower case.
+    /// Returns the class of a request with a header of this name, in lower case.
     pub fn of_name(name: &[u8]) -> Self {
         if is_heeded(name) { Self::Particular } else { Self::Plain }
     }
 }
 
-/// The longest name of a field that is heeded, in bytes.
+/// The length of the longest evaluated header name, in bytes.
 pub const LONGEST: usize = "if-unmodified-since".len();
 
-/// Returns a header's name in lower case; nothing for one that is longer than any that is
-/// heeded. (As bytes: each header of each request is looked at.)
+/// Returns a header name in lower case, or nothing if it is longer than [`LONGEST`]. (As bytes,
+/// because each header of each request is checked.)
 pub fn in_lower_case<'a>(name: &str, space: &'a mut [u8; LONGEST]) -> &'a [u8] {
     let Some(lower) = space.get_mut(..name.len()) else {
         return &[];
@@ -38,9 +38,9 @@ pub fn in_lower_case<'a>(name: &str, space: &'a mut [u8; LONGEST]) -> &'a [u8] {
     lower
 }
 
-/// Whether the field decides if what is stored may be the answer, how much of it, or
-/// whether a request is refused. (By its text: that is a sixth of the work of comparing
-/// names, and each field of each request is looked at.)
+/// Returns true if the header decides whether a stored response may be served, how much of it, or
+/// whether the request is rejected. (By text: that takes a sixth of the work of comparing names,
+/// and each header of each request is checked.)
 fn is_heeded(name: &[u8]) -> bool {
     matches!(
         name,
@@ -69,10 +69,10 @@ mod tests {
     use crate::semantics::range::{self, Ranged};
     use crate::semantics::tests::headers;
 
-    /// Each of these makes one of the functions say something else than it says
-    /// of no fields at all; so each has to be heeded.
+    /// Each of these headers changes the result of at least one of the functions, so each must be
+    /// evaluated.
     #[test]
-    fn whatever_changes_an_answer_is_particular() {
+    fn headers_that_change_a_response_are_particular() {
         let stored = headers(&[("etag", "\"a\""), ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")]);
         let changes = |request: &HeaderMap| {
             RequestControl::of(request) != RequestControl::default()

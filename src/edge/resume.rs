@@ -1,6 +1,6 @@
-//! Going on in the middle of a body, if what follows is sure to be of the same
-//! asset: a reader that a window has moved past asks the origin, and a fill
-//! whose source broke off asks the next in rank.
+//! Resuming a body in the middle, if the rest is certain to be of the same representation. A reader
+//! that has fallen out of a window asks the origin; a fill whose source broke off asks the next in
+//! rank.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
-use super::Edge;
-use super::fetch::{asked, for_all};
-use super::fill::Order;
-use super::ingest::Ingest;
+use super::fetch::{Fetcher, asked, for_all};
+use super::filler::Filler;
+use super::landing::Ingest;
+use super::order::Order;
+use super::rank::higher_ranked;
+use super::verify::proof_for;
 use crate::body::growing::Reader;
 use crate::body::proven::Proof;
 use crate::body::{Body, Position, Resume};
@@ -24,117 +26,123 @@ use crate::observe::metrics::Fetched;
 use crate::semantics::conditional::is_strong;
 use crate::semantics::storing::{self, Name, Personal, Refusal, Verdict};
 use crate::store::entry::Head;
-use crate::upstream::Unframed;
+use crate::upstream::{Framing, Reply};
 
-impl Edge {
-    /// How a reader of `client` that falls out of the window goes on by itself.
-    pub(super) fn resume(
-        self: &Arc<Self>,
-        key: AssetKey,
-        head: Arc<Head>,
-        order: Arc<Order>,
-        client: Option<IpAddr>,
-    ) -> Resume {
-        let edge = Arc::clone(self);
-        Arc::new(move |place| {
-            let (edge, key, head, order) = (Arc::clone(&edge), key.clone(), Arc::clone(&head), Arc::clone(&order));
-            Box::pin(async move { edge.follow(&key, &head, &order, client, place).await })
-        })
+/// Returns the function by which a reader of `client` resumes after it has fallen out of the
+/// window.
+pub(super) fn resume_reader(
+    fetcher: &Arc<Fetcher>,
+    key: AssetKey,
+    head: Arc<Head>,
+    order: Arc<Order>,
+    client: Option<IpAddr>,
+) -> Resume {
+    let fetcher = Arc::clone(fetcher);
+    Arc::new(move |place| {
+        let (fetcher, key, head, order) = (Arc::clone(&fetcher), key.clone(), Arc::clone(&head), Arc::clone(&order));
+        Box::pin(async move { follow(&fetcher, &key, &head, &order, client, place).await })
+    })
+}
+
+/// Returns true if a reader that falls out of the window can resume.
+pub(super) fn can_resume(order: &Order, headers: &HeaderMap) -> bool {
+    order.name == Name::Proven || strong_tag(headers).is_some()
+}
+
+/// Requests from the origin the bytes that follow `place`. The request counts for `client`
+/// until the body has ended, and fails if the client is at its request limit: each such reader
+/// takes a connection to the origin, for as long as it likes.
+async fn follow(
+    fetcher: &Fetcher,
+    key: &AssetKey,
+    head: &Head,
+    order: &Order,
+    client: Option<IpAddr>,
+    place: Position,
+) -> Result<Body, Error> {
+    if !can_resume(order, &head.headers) {
+        return Err(Error::Outgrown);
     }
-
-    /// Whether a reader who has lost his place can go on by himself.
-    pub(super) fn can_follow(order: &Order, headers: &HeaderMap) -> bool {
-        order.name == Name::Proven || strong_tag(headers).is_some()
-    }
-
-    /// Asks the origin for what follows `place`. It counts for `client` until the body has
-    /// ended, and breaks off if that client has too many requests there: each such reader
-    /// takes a connection to the origin, for as long as it likes.
-    async fn follow(
-        &self,
-        key: &AssetKey,
-        head: &Head,
-        order: &Order,
-        client: Option<IpAddr>,
-        place: Position,
-    ) -> Result<Body, Error> {
-        if !Self::can_follow(order, &head.headers) {
-            return Err(Error::Outgrown);
-        }
-        let tag = strong_tag(&head.headers);
-        // A part cannot prove what the whole must: then all of it comes again.
-        let proof = self.proof(key, &Provider::Origin, head.facts.status, &head.headers);
-        let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
-        let quota = self.take_quota(client)?;
-        let began = Instant::now();
-        let response = self.ask_origin(request).await?.map(|body| self.counted(&Provider::Origin, began, quota, body));
-        match proof {
-            // The proof is of all of the new copy: it has to begin as the old one did.
-            Some(proof) if place.delivered.is_some() => whole(response, proof).map(|body| Body::resumed(body, place)),
-            Some(_) => Err(Error::Outgrown),
-            None => continuation(response, tag, place.at, head),
-        }
+    let tag = strong_tag(&head.headers);
+    // A part cannot be verified against the digest of the whole, so the whole is requested
+    // again.
+    let proof = proof_for(&fetcher.settings.policy.load(), key, &Provider::Origin, head.facts.status, &head.headers);
+    let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
+    let quota = fetcher.quotas.take(client)?;
+    let began = Instant::now();
+    let reply = fetcher.ask_origin(request.into()).await?;
+    let reply = reply.map_body(|body| fetcher.counted(&Provider::Origin, began, quota, body));
+    match proof {
+        // The digest is that of the new copy: the copy must begin like the bytes already sent.
+        Some(proof) if place.delivered.is_some() => whole(reply.response, proof).map(|body| Body::resumed(body, place)),
+        Some(_) => Err(Error::Outgrown),
+        None => continuation(reply, tag, place.at, head),
     }
 }
 
 /// The rest of a body that broke off.
 pub(super) struct Rest {
-    /// Its sender; `None` if it was here already.
+    /// Its sender; `None` if the rest was here already.
     pub(super) provider: Option<Provider>,
     pub(super) body: Body,
-    /// Why the whole is not stored, if the sender forbids it.
+    /// The reason not to store the whole, if the sender forbids it.
     pub(super) forbidden: Option<Refusal>,
 }
 
-/// Who may have the rest of a body: first its sender, for it may have been the
-/// connection alone that failed; then those next in rank.
-pub(super) struct Others(VecDeque<Provider>);
+/// The sources that may have the rest of a body: first the sender, because perhaps only the
+/// connection failed; then the next in rank.
+pub(super) struct Sources(VecDeque<Provider>);
 
-impl Edge {
-    /// The sources with which a fill that `first` began can go on.
-    pub(super) fn others(&self, lead: &Lead, first: &Provider) -> Others {
-        let rank = || self.before_this_edge(lead.key()).into_iter().map(Provider::Peer).filter(|it| it != first);
-        Others(match lead.reach() {
+impl Filler {
+    /// Returns the sources that can resume a fill which `first` began.
+    pub(super) fn sources(&self, lead: &Lead, first: &Provider) -> Sources {
+        let rank = || {
+            higher_ranked(&self.peering, &self.cache.store, lead.key())
+                .into_iter()
+                .map(Provider::Peer)
+                .filter(|it| it != first)
+        };
+        Sources(match lead.reach() {
             Reach::Peers => std::iter::once(first.clone()).chain(rank()).chain([Provider::Origin]).collect(),
-            // A peer's request may be waiting for it: it waits for no peer.
+            // A peer's request may be waiting for this flight, so it must not wait for a peer.
             Reach::Origin => VecDeque::from([Provider::Origin]),
             Reach::Handoff => VecDeque::new(),
         })
     }
 
-    /// Returns the rest of a body that broke off; `None` if no source has a rest that is sure
-    /// to be of the same asset. A source that answers with an error ends the search, for
-    /// the next in rank could say no better.
-    pub(super) async fn go_on(
-        self: &Arc<Self>,
+    /// Returns the rest of a body that broke off. `None` if no source has one that is certain to be
+    /// of the same representation. An error response ends the search, because the next in rank
+    /// would give the same.
+    pub(super) async fn resume_fill(
+        &self,
         lead: &mut Lead,
         order: &Order,
-        intake: &Ingest,
-        others: &mut Others,
+        ingest: &Ingest,
+        sources: &mut Sources,
         broken: Body,
     ) -> Option<Rest> {
-        let (expected, proof) = (intake.proof(), broken.into_proof());
-        if !Self::can_go_on(order, intake, expected) || expected == Verification::AtEnd && proof.is_none() {
+        let (expected, proof) = (ingest.proof(), broken.into_proof());
+        if !can_resume_fill(order, ingest, expected) || expected == Verification::AtEnd && proof.is_none() {
             return None;
         }
-        let tag = strong_tag(&intake.head.headers).filter(|_| proof.is_none());
-        while let Some(provider) = others.0.pop_front() {
+        let tag = strong_tag(&ingest.head.headers).filter(|_| proof.is_none());
+        while let Some(provider) = sources.0.pop_front() {
             match &provider {
-                Provider::Peer(peer) if self.membership.view().is_in_doubt(peer) => continue,
+                Provider::Peer(peer) if self.peering.membership.view().is_in_doubt(peer) => continue,
                 Provider::Peer(_) => {}
                 Provider::Origin => {
-                    if let Some(rest) = self.rest_from_here(lead, intake, tag).await {
+                    if let Some(rest) = self.rest_from_here(lead, ingest, tag).await {
                         return Some(Rest { provider: None, body: prove_on(rest, proof), forbidden: None });
                     }
                 }
             }
             let began = Instant::now();
-            let Some(response) = self.ask_for_rest(&provider, lead.key(), order, tag, intake.came).await else {
+            let Some(reply) = self.ask_for_rest(&provider, lead.key(), order, tag, ingest.received).await else {
                 continue;
             };
-            let has_it = matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-            let forbidden = self.forbidden_by(order, response.headers());
-            if let (true, Ok(rest)) = (has_it, continuation(response, tag, intake.came, &intake.head)) {
+            let has_it = matches!(reply.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+            let forbidden = self.forbidden_by(order, reply.response.headers());
+            if let (true, Ok(rest)) = (has_it, continuation(reply, tag, ingest.received, &ingest.head)) {
                 return Some(Rest { provider: Some(provider), body: prove_on(rest, proof), forbidden });
             }
             self.metrics.fetch(asked(&provider), Fetched::Ok, began.elapsed());
@@ -145,74 +153,74 @@ impl Edge {
         None
     }
 
-    /// Returns the reason why a response that goes on with a body forbids to store the whole,
-    /// such as `private`. The freshness is that of the response which began it.
+    /// Returns the reason if the response that resumes a body forbids storing the whole, such as
+    /// `private`. The freshness is that of the first response.
     fn forbidden_by(&self, order: &Order, headers: &HeaderMap) -> Option<Refusal> {
-        // Of a proven name the freshness does not matter.
-        let case = self.policy.load().case(Name::Proven, order.credentials, Personal::Absent);
+        // The freshness of a proven name does not matter.
+        let case = self.settings.policy.load().case(Name::Proven, order.credentials, Personal::Absent);
         match storing::verdict(case, StatusCode::OK, headers, Duration::ZERO) {
             Verdict::Store(_) => None,
             Verdict::Share(refusal) | Verdict::Pass(refusal) => Some(refusal),
         }
     }
 
-    /// The rest, from this edge itself: it is next in rank, so others may have asked it
-    /// for the same meanwhile.
-    async fn rest_from_here(&self, lead: &mut Lead, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
-        if let Some((_, stored)) = self.store.get(lead.key())
-            && is_same(&intake.head, tag, &stored.fields().unpack(), Some(stored.len()))
+    /// Returns the rest from this edge itself: as it is next in rank, peers may have made it fetch
+    /// the same.
+    async fn rest_from_here(&self, lead: &mut Lead, ingest: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
+        if let Some((_, stored)) = self.cache.store.get(lead.key())
+            && is_same(&ingest.head, tag, &stored.fields().unpack(), Some(stored.len()))
         {
             let len = stored.len();
-            return Some(Body::stored(stored, intake.came, len));
+            return Some(Body::stored(stored, ingest.received, len));
         }
-        if intake.extent == Extent::Window {
+        if ingest.extent == Extent::Window {
             return None;
         }
         let flight = lead.go_to_origin()?;
-        Self::rest_of(&flight, intake, tag).await
-    }
-
-    /// What follows in another flight.
-    async fn rest_of(flight: &Arc<Flight>, intake: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
-        let mut reader = Reader::new(Arc::clone(&flight.body));
-        let Outcome::Streaming(Streaming { head, room, .. }) = flight.outcome().await else {
-            return None;
-        };
-        if !is_same(&intake.head, tag, &head.headers, head.length) {
-            return None;
-        }
-        reader.narrow(intake.came, head.length);
-        // It has the known length of this one, so no reader can lose its place in it.
-        Some(Body::flight(reader, Arc::clone(room), None, None))
-    }
-
-    /// Returns true if another source's bytes are sure to be of the same representation: a
-    /// strong validator of a 200 tells, or the name proves it, or it is a hashed name of
-    /// which no byte has come yet.
-    pub(super) fn can_go_on(order: &Order, intake: &Ingest, proof: Verification) -> bool {
-        let Head { facts, headers, length, .. } = &*intake.head;
-        let is_validated = facts.status == StatusCode::OK && strong_tag(headers).is_some();
-        let is_named = order.name == Name::Proven && (proof == Verification::AtEnd || intake.came == 0);
-        (is_validated || is_named) && length.is_some()
+        rest_of(&flight, ingest, tag).await
     }
 
     async fn ask_for_rest(
-        self: &Arc<Self>,
+        &self,
         provider: &Provider,
         key: &AssetKey,
         order: &Order,
         tag: Option<&HeaderValue>,
         at: u64,
-    ) -> Option<Response<Body>> {
+    ) -> Option<Reply> {
         let request = for_rest(key, order, tag, at);
         match provider {
-            Provider::Origin => self.ask_origin(request).await.ok(),
-            Provider::Peer(peer) => Some(self.ask_peer(Arc::clone(peer), request, None).await?.response),
+            Provider::Origin => self.fetcher.ask_origin(request.into()).await.ok(),
+            Provider::Peer(peer) => Some(self.fetcher.ask_peer(Arc::clone(peer), request, None).await?.reply),
         }
     }
 }
 
-/// Asks for what follows byte `at`, if it is still of the representation with `tag`.
+/// Returns the rest of a body from another flight.
+async fn rest_of(flight: &Arc<Flight>, ingest: &Ingest, tag: Option<&HeaderValue>) -> Option<Body> {
+    let mut reader = Reader::new(Arc::clone(&flight.body));
+    let Outcome::Streaming(Streaming { head, room, .. }) = flight.outcome().await else {
+        return None;
+    };
+    if !is_same(&ingest.head, tag, &head.headers, head.length) {
+        return None;
+    }
+    reader.narrow(ingest.received, head.length);
+    // The other flight has the same known length, so no reader can fall out of it.
+    Some(Body::flight(reader, Arc::clone(room), None, None))
+}
+
+/// Returns true if the bytes of another source are certain to be of the same representation. A
+/// strong validator of a 200 or the digest in the name proves it; so does a hashed name if no
+/// byte has arrived yet.
+pub(super) fn can_resume_fill(order: &Order, ingest: &Ingest, proof: Verification) -> bool {
+    let Head { facts, headers, length, .. } = &*ingest.head;
+    let is_validated = facts.status == StatusCode::OK && strong_tag(headers).is_some();
+    let is_named = order.name == Name::Proven && (proof == Verification::AtEnd || ingest.received == 0);
+    (is_validated || is_named) && length.is_some()
+}
+
+/// Returns a request for the bytes from `at` on, if the representation still has `tag`.
 fn for_rest(key: &AssetKey, order: &Order, tag: Option<&HeaderValue>, at: u64) -> Request<Body> {
     let mut request = for_all(key, order);
     request.headers_mut().insert(RANGE, range_from(at));
@@ -229,7 +237,7 @@ fn prove_on(rest: Body, proof: Option<Proof>) -> Body {
     }
 }
 
-/// All of a representation, as far as its body proves to be the same.
+/// Returns the whole representation, verified while it streams.
 fn whole(response: Response<Body>, proof: Proof) -> Result<Body, Error> {
     if response.status() != StatusCode::OK {
         return Err(Error::Outgrown);
@@ -242,13 +250,14 @@ fn strong_tag(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 fn range_from(at: u64) -> HeaderValue {
-    HeaderValue::try_from(format!("bytes={at}-")).unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
+    HeaderValue::try_from(format!("bytes={at}-")).expect("a range is a header value")
 }
 
-/// The part of `response` that follows byte `at` of the representation with `tag` and
-/// `head`: only if it goes to the end of that, and its framing shows where it ends.
-fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
-    if !is_same(head, tag, response.headers(), total(&response)) || response.extensions().get::<Unframed>().is_some() {
+/// Returns the part of `response` that begins at byte `at` of the representation with `tag` and
+/// `head`. It must reach the end of the representation, and be framed.
+fn continuation(reply: Reply, tag: Option<&HeaderValue>, at: u64, head: &Head) -> Result<Body, Error> {
+    let Reply { response, framing, .. } = reply;
+    if !is_same(head, tag, response.headers(), total(&response)) || framing == Framing::UntilClose {
         return Err(Error::Outgrown);
     }
     match response.status() {
@@ -258,15 +267,15 @@ fn continuation(response: Response<Body>, tag: Option<&HeaderValue>, at: u64, he
     }
 }
 
-/// Whether `headers`, of a representation of the length `total`, can be of the one
-/// with `tag` and `head`.
+/// Returns true if `headers`, of a representation of the length `total`, can be of the one with
+/// `tag` and `head`.
 fn is_same(head: &Head, tag: Option<&HeaderValue>, headers: &HeaderMap, total: Option<u64>) -> bool {
     (tag.is_none() || headers.get(ETAG) == tag)
         && headers.get(CONTENT_ENCODING) == head.headers.get(CONTENT_ENCODING)
         && head.length.is_none_or(|length| total == Some(length))
 }
 
-/// The length of the whole that a 200 or a 206 is, or is a part of.
+/// Returns the length of the whole representation that a 200 or a 206 belongs to.
 fn total(response: &Response<Body>) -> Option<u64> {
     if response.status() == StatusCode::OK {
         return hyper::body::Body::size_hint(response.body()).exact();
@@ -274,8 +283,8 @@ fn total(response: &Response<Body>) -> Option<u64> {
     response.headers().get(CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.parse().ok()
 }
 
-/// Whether Content-Range and Content-Length say: from `at` to the last byte.
-/// Some servers give less than they were asked for.
+/// Returns true if Content-Range and Content-Length cover all bytes from `at` to the last one. Some
+/// servers send less than was requested.
 fn reaches_the_end(headers: &HeaderMap, at: u64) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let range = text(CONTENT_RANGE).and_then(|range| range.strip_prefix("bytes "));
@@ -322,12 +331,12 @@ mod tests {
         let (lifetime, validated) = (Lifetime::UntilEvicted { stated: None }, Validated::Never);
         let facts = Metadata { status: StatusCode::OK, born: SystemTime::UNIX_EPOCH, lifetime, validated };
         let head = Head { facts, length, headers: HeaderMap::new(), upstream_status: None };
-        let body = continuation(response, tag.as_ref(), 4, &head).ok()?;
+        let body = continuation(response.into(), tag.as_ref(), 4, &head).ok()?;
         Some(String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
     }
 
     #[tokio::test]
-    async fn only_the_same_asset_is_gone_on_with_and_only_to_its_end() {
+    async fn resume_rejects_another_representation_and_an_incomplete_range() {
         let from_four = ("content-range", "bytes 4-13/14");
         let tag = ("etag", "\"a\"");
         assert_eq!(rest(206, &[from_four, tag], Some("\"a\"")).await.unwrap(), "0123456789");
@@ -341,7 +350,7 @@ mod tests {
         assert_eq!(rest(206, &[from_four, ("content-length", "9"), tag], Some("\"a\"")).await, None);
         assert_eq!(rest(206, &[tag], Some("\"a\"")).await, None);
         assert_eq!(rest(404, &[tag], Some("\"a\"")).await, None);
-        // Of another length, or in a coding, it is another.
+        // Another length or coding means another representation.
         for (length, goes_on) in [(14, true), (15, false), (13, false)] {
             assert_eq!(rest_of(Some(length), 206, &[from_four, tag], Some("\"a\"")).await.is_some(), goes_on);
         }

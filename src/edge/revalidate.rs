@@ -1,13 +1,13 @@
-//! What an answer says of what is stored: a 304, a HEAD, an error (RFC 9111
-//! §4.3, RFC 5861).
+//! Updates of a stored response by a 304, a HEAD or an error (RFC 9111 §4.3, RFC 5861).
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
-use super::Edge;
-use super::fill::{Order, tier};
-use super::ingest::withhold;
+use super::cache::Cache;
+use super::filler::Filler;
+use super::landing::withhold;
+use super::order::{Order, tier};
 use crate::error::Error;
 use crate::flight::{Joining, Lead, Outcome, Provider, Reach, ReuseReason, Reused};
 use crate::key::AssetKey;
@@ -17,15 +17,15 @@ use crate::semantics::{date, freshness, validation, vary};
 use crate::store::entry::Stored;
 use crate::store::metadata::{Metadata, Validated};
 
-impl Edge {
-    /// Whether this is a 304 that does not match what is stored.
-    pub(super) fn is_of_another(order: &Order, parts: &http::response::Parts) -> bool {
-        let selects = |stored: &Stored| validation::selects(&stored.fields().unpack(), &parts.headers);
-        parts.status == StatusCode::NOT_MODIFIED && !order.stale.as_ref().is_some_and(selects)
-    }
+/// Returns true for a 304 that does not match the stored response.
+pub(super) fn is_of_another(order: &Order, parts: &http::response::Parts) -> bool {
+    let selects = |stored: &Stored| validation::selects(&stored.fields().unpack(), &parts.headers);
+    parts.status == StatusCode::NOT_MODIFIED && !order.stale.as_ref().is_some_and(selects)
+}
 
-    /// What becomes of a flight that has an answer already: a 304 validates what
-    /// is stored, and an error may be worse than it.
+impl Filler {
+    /// Returns the outcome of a flight that needs no body: a 304 validates the stored response, and
+    /// an error may be worse than a stale response.
     pub(super) fn without_body(
         &self,
         lead: &Lead,
@@ -42,7 +42,7 @@ impl Edge {
         Some(reused(fallback, ReuseReason::FailedWith(parts.status)))
     }
 
-    /// Takes a 304's fields over into what is stored (RFC 9111 §3.2, §4.3.4).
+    /// Updates the stored response with the headers of a 304 (RFC 9111 §3.2, §4.3.4).
     fn freshen(
         &self,
         lead: &Lead,
@@ -56,65 +56,66 @@ impl Edge {
         let for_credentials =
             order.credentials != Credentials::None && !CacheControl::of(&parts.headers).shares_with_credentials();
         if for_credentials || order.personal == Personal::Sent && !storing::states_freshness(&parts.headers) {
-            // Its fields may be for this client alone.
+            // The headers may be for this client alone.
             return reused(stored, why);
         }
-        let case = self.policy.load().case(order.name, Credentials::None, order.personal);
+        let case = self.settings.policy.load().case(order.name, Credentials::None, order.personal);
         let renewed = renewed(case, stored.facts(), &stored.fields().unpack(), &parts.headers, asked);
-        match renewed.and_then(|head| self.with(lead.key(), stored, head)) {
+        match renewed.and_then(|head| with_head(&self.cache, lead.key(), stored, head)) {
             Ok(fresh) => {
-                self.keep(lead, tier(lead), lead.key(), fresh.clone());
+                self.cache.insert(lead, tier(lead), lead.key(), fresh.clone());
                 reused(&fresh, why)
             }
             Err(refusal) => {
-                self.store.remove(lead.key());
+                self.cache.store.remove(lead.key());
                 Outcome::Pass(refusal)
             }
         }
     }
+}
 
-    /// What a 200 to a HEAD says of a stored response to GET (RFC 9111 §4.3.5):
-    /// it is still the same, with these fields, or it is not.
-    pub(super) fn learn(&self, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
-        // If a flight is under way, leave it alone; leading one makes concurrent writes
-        // visible here.
-        let Joining::Lead(lead) = self.flights.join(key, Reach::Origin, Credentials::None) else {
-            return;
-        };
-        self.learn_of(&lead, case, answer, asked);
-        lead.settle(Outcome::Landed);
-    }
+/// Updates or removes a stored response to GET, according to a 200 to HEAD (RFC 9111 §4.3.5).
+pub(super) fn learn(cache: &Cache, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
+    // A flight that is under way is left alone. A lead makes concurrent purges visible here.
+    let Joining::Lead(lead) = cache.flights.join(key, Reach::Origin, Credentials::None) else {
+        return;
+    };
+    learn_of(cache, &lead, case, answer, asked);
+    lead.settle(Outcome::Landed);
+}
 
-    fn learn_of(&self, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
-        let key = lead.key();
-        let Some((tier, stored)) = self.store.get(key) else {
-            return;
-        };
-        let known = stored.fields().unpack();
-        let agrees = case.name != Name::Proven && validation::agrees(&known, answer);
-        let renewed = renewed(case, stored.facts(), &known, answer, asked);
-        match renewed.and_then(|head| self.with(key, &stored, head)) {
-            Ok(fresh) if agrees => self.keep(lead, tier, key, fresh),
-            _ => self.store.remove(key),
-        }
-    }
-
-    /// What is stored, under a new head, which is charged anew.
-    fn with(
-        &self,
-        key: &AssetKey,
-        stored: &Stored,
-        (facts, headers): (Metadata, HeaderMap),
-    ) -> Result<Stored, Refusal> {
-        let head = self.store.pack(facts, &headers, stored.len());
-        let weight = Stored::weight_of(key, &head, stored.len());
-        let charge = self.budget.charge(weight).ok_or(Refusal::NoRoom)?;
-        Ok(stored.renewed(key, head, charge))
+fn learn_of(cache: &Cache, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
+    let key = lead.key();
+    let Some((tier, stored)) = cache.store.get(key) else {
+        return;
+    };
+    let known = stored.fields().unpack();
+    let agrees = case.name != Name::Proven && validation::agrees(&known, answer);
+    let renewed = renewed(case, stored.facts(), &known, answer, asked);
+    match renewed.and_then(|head| with_head(cache, key, &stored, head)) {
+        Ok(fresh) if agrees => cache.insert(lead, tier, key, fresh),
+        _ => cache.store.remove(key),
     }
 }
 
-/// The facts and fields of a stored response once `answer` has confirmed it: its `known`
-/// fields, updated by the answer's. Or why it cannot be stored any longer.
+/// Returns the stored response under a new head, with a charge of its own.
+fn with_head(
+    cache: &Cache,
+    key: &AssetKey,
+    stored: &Stored,
+    (facts, headers): (Metadata, HeaderMap),
+) -> Result<Stored, Refusal> {
+    let head = cache.store.pack(facts, &headers, stored.len());
+    let weight = Stored::weight_of(key, &head, stored.len());
+    let charge = cache.budget.charge(weight).ok_or(Refusal::NoRoom)?;
+    Ok(stored.renewed(key, head, charge))
+}
+
+/// Returns the metadata and headers of a stored response after `answer` has confirmed it: its
+/// `known` headers, updated with those of the answer.
+///
+/// # Errors
+/// The reason why it cannot be stored any longer.
 fn renewed(
     case: Case,
     stored: Metadata,
@@ -125,8 +126,7 @@ fn renewed(
     let now = SystemTime::now();
     let mut headers = validation::updated(known, answer);
     if vary::varies(&headers) != vary::varies(known) {
-        // It now varies by other fields than the key under which it is stored
-        // (§4.1).
+        // The response now varies by other headers than its key (§4.1).
         return Err(Refusal::Vary);
     }
     date::add(&mut headers, now);
@@ -139,10 +139,9 @@ fn renewed(
     Ok((Metadata { born: now - age, lifetime, validated: Validated::Once, ..stored }, headers))
 }
 
-/// A response that needs validation each time, and replaces one (`stale`) that was
-/// never validated, is not stored: it will change each time too, and a validation
-/// would be wasted.
-pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -> Verdict {
+/// Rejects a response that must be validated each time and replaces one (`stale`) that was never
+/// validated: it will change each time, and a validation would be wasted.
+pub(super) fn reject_changing(verdict: Verdict, age: Duration, stale: Option<&Stored>) -> Verdict {
     let changing = stale.is_some_and(|stale| stale.facts().validated == Validated::Never);
     match verdict {
         Verdict::Store(lifetime) if changing && freshness::must_be_validated(lifetime, age) => {
@@ -152,8 +151,8 @@ pub(super) fn settled(verdict: Verdict, age: Duration, stale: Option<&Stored>) -
     }
 }
 
-/// Ends a flight that no source could fill: with what is stored, if it may be served
-/// stale on an error.
+/// Ends a flight that no source could fill: with the stored response, if it may be served stale on
+/// an error.
 pub(super) fn give_up(lead: Lead, order: &Order, error: Error) {
     if error == Error::Abandoned {
         tracing::info!(path = %lead.key(), "fill abandoned, no client is waiting");

@@ -1,4 +1,4 @@
-//! How much of a response at hand a request gets: its conditions, then its range.
+//! The part of a response that a request gets: its conditions, then its range.
 
 use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, EXPIRES, LAST_MODIFIED,
@@ -6,26 +6,26 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use super::Ask;
 use super::multipart::{Multipart, content_range, text};
+use super::request::Inbound;
+use super::request_class::RequestClass;
 use crate::body::Body;
-use crate::edge::request_class::RequestClass;
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::digest_fields::{self, CONTENT_DIGEST, REPR_DIGEST, WANT_REPR_DIGEST};
 use crate::semantics::range::{self, ByteRange, Ranged};
 
-/// How much of a response a request gets.
+/// The part of a response that a request gets.
 pub(super) enum Selection {
     Whole,
-    Role(ByteRange),
-    /// As multipart/byteranges.
+    Part(ByteRange),
+    /// Several spans, as multipart/byteranges.
     Parts(Multipart),
     Nothing,
 }
 
-/// Applies the request's conditions and range to a response at hand.
+/// Applies the request's conditions and range to a response.
 pub(super) fn select(
-    ask: &Ask,
+    inbound: &Inbound,
     status: StatusCode,
     length: Option<u64>,
     headers: HeaderMap,
@@ -33,32 +33,32 @@ pub(super) fn select(
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    if ask.class == RequestClass::Plain {
-        let selection = if ask.method == Method::HEAD { Selection::Nothing } else { Selection::Whole };
+    if inbound.class == RequestClass::Plain {
+        let selection = if inbound.method == Method::HEAD { Selection::Nothing } else { Selection::Whole };
         return (response, selection);
     }
-    if ask.headers.contains_key(WANT_REPR_DIGEST)
-        && response.headers().get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&ask.headers, digest))
+    if inbound.headers.contains_key(WANT_REPR_DIGEST)
+        && response.headers().get(REPR_DIGEST).is_some_and(|digest| !digest_fields::wants(&inbound.headers, digest))
     {
         response.headers_mut().remove(REPR_DIGEST);
     }
-    let selection = if status == StatusCode::OK { condition(ask, length, &mut response) } else { Selection::Whole };
+    let selection = if status == StatusCode::OK { condition(inbound, length, &mut response) } else { Selection::Whole };
     if !matches!(selection, Selection::Whole) {
-        // It is of all of the content (RFC 9530 §2).
+        // The digest is of the whole content (RFC 9530 §2).
         response.headers_mut().remove(CONTENT_DIGEST);
     }
     match selection {
-        _ if ask.method == Method::HEAD => (response, Selection::Nothing),
+        _ if inbound.method == Method::HEAD => (response, Selection::Nothing),
         selection => (response, selection),
     }
 }
 
-pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<Body>) -> Selection {
-    match conditional::evaluate(&ask.headers, response.headers()) {
+pub(super) fn condition(inbound: &Inbound, length: Option<u64>, response: &mut Response<Body>) -> Selection {
+    match conditional::evaluate(&inbound.headers, response.headers()) {
         Precondition::Proceed => {}
         Precondition::NotModified => {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
-            // RFC 9110 §15.4.5: what describes the content stays away with it.
+            // RFC 9110 §15.4.5: a 304 has no headers that describe content.
             for field in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, TRANSFER_ENCODING] {
                 response.headers_mut().remove(field);
             }
@@ -70,17 +70,17 @@ pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<
             return Selection::Nothing;
         }
     }
-    let Some(length) = length.filter(|_| ask.method == Method::GET) else {
+    let Some(length) = length.filter(|_| inbound.method == Method::GET) else {
         return Selection::Whole;
     };
-    match range::evaluate(&ask.headers, response.headers(), length) {
+    match range::evaluate(&inbound.headers, response.headers(), length) {
         Ranged::Whole => Selection::Whole,
         Ranged::Part(span) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             let headers = response.headers_mut();
             headers.insert(CONTENT_LENGTH, (span.end - span.first).into());
             headers.insert(CONTENT_RANGE, text(content_range(span, length)));
-            Selection::Role(span)
+            Selection::Part(span)
         }
         Ranged::Parts(spans) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -98,8 +98,7 @@ pub(super) fn condition(ask: &Ask, length: Option<u64>, response: &mut Response<
     }
 }
 
-/// Removes what described the asset from an answer that is not the asset; above all,
-/// how long it is fresh.
+/// Removes the headers of the asset from an error response; above all, its lifetime.
 fn empty(headers: &mut HeaderMap) {
     for field in [CONTENT_TYPE, CONTENT_ENCODING, EXPIRES, ETAG, LAST_MODIFIED, REPR_DIGEST] {
         headers.remove(field);

@@ -1,19 +1,19 @@
-//! Requests for WebSocket: past the cache to the origin, and with its 101 (and
-//! only then) a [`Tunnel`] to it.
+//! WebSocket requests: they bypass the cache, and a 101 of the origin (and only that) opens a
+//! [`Tunnel`] to it.
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use hyper::upgrade::OnUpgrade;
 
-use super::Ask;
+use super::request::{Answer, Inbound};
 use crate::body::Body;
 use crate::observe::metrics::Source;
 use crate::semantics::upgrade;
 use crate::upstream::tunnel::Tunnel;
 
-/// The client's end of the connection, if it asks for WebSocket as RFC 6455 §4.1
-/// has it: by a GET without content, over HTTP/1.1. (In other versions the field
-/// has no meaning, and the server has no end to give.)
+/// Returns the client's end of the connection if the client asks for WebSocket according to RFC
+/// 6455 §4.1: by a GET without content, over HTTP/1.1. (In other versions the header has no
+/// meaning, and the server has no end to give.)
 pub(super) fn wanted(source: Source, request: &mut Parts, body: &Body) -> Option<OnUpgrade> {
     let client = request.extensions.remove::<OnUpgrade>()?;
     let wanted = source == Source::Client
@@ -23,20 +23,18 @@ pub(super) fn wanted(source: Source, request: &mut Parts, body: &Body) -> Option
     wanted.then_some(client)
 }
 
-/// Asks the origin for the upgrade that the client asks of this edge.
-pub(super) fn hand_on(ask: &Ask, fields: &mut HeaderMap) {
-    if ask.upgrade.is_some() {
+/// Adds the client's upgrade to the request to the origin.
+pub(super) fn hand_on(inbound: &Inbound, fields: &mut HeaderMap) {
+    if inbound.upgrade.is_some() {
         upgrade::to_websocket(fields);
     }
 }
 
-/// Joins both ends when the answer is a 101; any other is an ordinary answer.
-pub(super) fn join(ask: Ask, response: &mut Response<Body>) {
-    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if let Some(client) = ask.upgrade.filter(|_| switches) {
-        upgrade::to_websocket(response.headers_mut());
-        if let Some(origin) = response.extensions_mut().remove::<OnUpgrade>() {
-            response.extensions_mut().insert(Tunnel { client, origin });
-        }
+/// Joins both ends if the response is a 101.
+pub(super) fn join(inbound: Inbound, origin: Option<OnUpgrade>, answer: &mut Answer) {
+    let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if let Some(client) = inbound.upgrade.filter(|_| switches) {
+        upgrade::to_websocket(answer.response.headers_mut());
+        answer.tunnel = origin.map(|origin| Tunnel { client, origin });
     }
 }

@@ -1,5 +1,5 @@
-//! Starting warm: the keys that will be wanted most are pulled from those who have
-//! owned them, before clients are sent here.
+//! Warm-up: a starting edge pulls the most requested keys that it owns from the previous owners,
+//! before clients are sent to it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,39 +7,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::Edge;
-use super::admission::Landed;
-use super::fill::{Leading, Order};
+use super::admission::Attempt;
+use super::filler::Filler;
+use super::key_list::WANTED;
+use super::order::{Leading, Order};
+use super::parts::Edge;
 use super::probe::for_this_hop;
 use crate::body::next_data;
-use crate::cluster::ring::Ring;
 use crate::error::Error;
 use crate::flight::{Joining, Outcome, Reach};
 use crate::key::AssetKey;
 use crate::semantics::storing::Credentials;
 use crate::store::tiers::Tier;
 
-/// Asks a peer, in a request for that hop, what it holds that the edge at this address
-/// would own. The answer has a line for each path: how often it was used, and the path.
-pub(super) const WANTED: HeaderName = HeaderName::from_static("peerage-wanted");
-
-/// How many keys are pulled at a time.
+/// The number of keys that are pulled at a time.
 const AT_ONCE: usize = 16;
-/// How many lists of keys are read at a time.
+/// The number of lists that are read at a time.
 const LISTS: usize = 4;
-/// How long one list may take to be read.
+/// The time limit for one list.
 const LISTING: Duration = Duration::from_secs(10);
-/// A line of a list is no longer than this on average, in bytes.
+/// The longest average line of a list, in bytes.
 const LINE: usize = 512;
-/// How long it takes from one line of progress to the next.
+/// The time between two log lines about progress.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How much of the main tier is filled: what is asked for meanwhile needs room too.
+/// The share of the main tier that a warm-up fills: requests meanwhile need room too.
 const FULL_PERCENT: u64 = 90;
 
-/// What has been pulled so far.
+/// The progress of a warm-up.
 #[derive(Default)]
 struct Pulled {
     keys: AtomicU64,
@@ -47,13 +44,13 @@ struct Pulled {
 }
 
 impl Edge {
-    /// Pulls what this edge owns, and others hold, the most wanted first, for the
-    /// time of `patience` at most.
-    pub(crate) async fn warm_up(self: &Arc<Self>, patience: Duration) {
+    /// Pulls the keys that this edge owns and peers hold, the most requested first, for at most
+    /// `patience`.
+    pub(crate) async fn warm_up(&self, patience: Duration) {
         let began = Instant::now();
         let pulled = Pulled::default();
         let ended = tokio::time::timeout(patience, async {
-            self.membership.joined().await;
+            self.peering.membership.joined().await;
             let wanted = self.wanted_of_all().await;
             tracing::info!(keys = wanted.len(), "warm-up started, pulling the most requested keys from peers");
             let pull =
@@ -63,24 +60,24 @@ impl Edge {
                 () = self.tell_progress(&pulled, wanted.len()) => {}
             }
         });
-        let ended = if ended.await.is_ok() { "all was tried" } else { "cluster.warm_time is over" };
+        let ended = if ended.await.is_ok() { "all keys tried" } else { "cluster.warm_time elapsed" };
         let keys = pulled.keys.load(Ordering::Relaxed);
-        let (bytes, ..) = self.store.figures(Tier::Main);
-        tracing::info!(keys, bytes, seconds = began.elapsed().as_secs_f32(), ended, "warm");
+        let (bytes, ..) = self.cache.store.figures(Tier::Main);
+        tracing::info!(keys, bytes, seconds = began.elapsed().as_secs_f32(), ended, "warm-up finished");
     }
 
     async fn tell_progress(&self, pulled: &Pulled, of: usize) {
         loop {
             tokio::time::sleep(PROGRESS).await;
             let (keys, tried) = (pulled.keys.load(Ordering::Relaxed), pulled.tried.load(Ordering::Relaxed));
-            tracing::info!(keys, tried, of, bytes = self.store.figures(Tier::Main).0, "warming");
+            tracing::info!(keys, tried, of, bytes = self.cache.store.figures(Tier::Main).0, "warm-up in progress");
         }
     }
 
-    /// Every key that a peer holds and this edge owns, with one that holds it; the
-    /// most wanted in all first.
+    /// Returns every key that a peer holds and this edge owns, with one peer that holds it; the
+    /// most requested first.
     async fn wanted_of_all(&self) -> Vec<(AssetKey, Arc<str>)> {
-        let peers = self.membership.reachable();
+        let peers = self.peering.membership.reachable();
         let asking = peers.into_iter().map(|peer| async move { (self.wanted_of(&peer).await, peer) });
         let mut lists = stream::iter(asking).buffer_unordered(LISTS);
         let mut wanted: HashMap<AssetKey, (u64, Arc<str>)> = HashMap::new();
@@ -93,18 +90,21 @@ impl Edge {
         wanted.sort_unstable_by(|(a, (uses, _)), (b, (others, _))| {
             others.cmp(uses).then_with(|| a.as_str().cmp(b.as_str()))
         });
-        wanted.truncate(self.warm_keys);
+        wanted.truncate(self.key_list.most);
         wanted.into_iter().map(|(key, (_, holder))| (key, holder)).collect()
     }
 
     async fn wanted_of(&self, peer: &str) -> Option<Vec<(u32, AssetKey)>> {
         let mut request = for_this_hop();
-        request.headers_mut().insert(WANTED, HeaderValue::from_str(self.membership.own()).ok()?);
+        request.headers_mut().insert(
+            WANTED,
+            HeaderValue::from_str(self.peering.membership.own()).expect("an address is a header value"),
+        );
         let list = tokio::time::timeout(LISTING, async {
-            let mut body = self.peers.ask(peer, request).await?.into_body();
+            let mut body = self.peering.client.ask(peer, request).await?.response.into_body();
             let mut list = Vec::new();
             // The rest of a longer list was used less.
-            while list.len() < self.warm_keys.saturating_mul(LINE)
+            while list.len() < self.key_list.most.saturating_mul(LINE)
                 && let Some(data) = next_data(&mut body).await
             {
                 list.extend_from_slice(&data?);
@@ -115,7 +115,7 @@ impl Edge {
         match list.await.unwrap_or(Err(Error::PeerTimeout)) {
             Ok(list) => Some(String::from_utf8_lossy(&list).lines().filter_map(|line| self.wanted_key(line)).collect()),
             Err(error) => {
-                tracing::warn!(%peer, %error, "peer did not list its keys, none is pulled from it");
+                tracing::warn!(%peer, %error, "key list request failed, pulling nothing from this peer");
                 None
             }
         }
@@ -123,56 +123,39 @@ impl Edge {
 
     fn wanted_key(&self, line: &str) -> Option<(u32, AssetKey)> {
         let (uses, path) = line.split_once(' ')?;
-        Some((uses.parse().ok()?, AssetKey::parse(path, self.limits.uri).ok()?))
+        Some((uses.parse().ok()?, AssetKey::parse(path, self.settings.limits.uri).ok()?))
     }
 
-    async fn pull(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>, pulled: &Pulled) {
-        let full = self.store.figures(Tier::Main).0 >= self.plan.main / 100 * FULL_PERCENT;
-        if !full && self.take_over(key, holder).await {
+    async fn pull(&self, key: &AssetKey, holder: &Arc<str>, pulled: &Pulled) {
+        let full = self.cache.store.figures(Tier::Main).0 >= self.cache.plan.main / 100 * FULL_PERCENT;
+        if !full && take_over(&self.filler, key, holder).await {
             pulled.keys.fetch_add(1, Ordering::Relaxed);
         }
         pulled.tried.fetch_add(1, Ordering::Relaxed);
     }
+}
 
-    /// Takes a key over from who holds it; whether it came.
-    async fn take_over(self: &Arc<Self>, key: &AssetKey, holder: &Arc<str>) -> bool {
-        let order = Order::of_this_edge(self.policy.load().name(key));
-        let Joining::Lead(lead) = self.flights.join(key, Reach::Handoff, Credentials::None) else {
-            return false;
-        };
-        if self.has_landed(key, &order) || self.store.has_changed(key) {
-            lead.settle(Outcome::Landed);
-            return false;
-        }
-        let Some(arrival) = self.ask_holder(Arc::clone(holder), key, &order).await else {
-            lead.fail(Error::NotCached);
-            return false;
-        };
-        // Nobody leads this flight but this edge itself.
-        let (first, _) = oneshot::channel();
-        match self.receive(Leading { lead, first }, &order, arrival).await {
-            Landed::Done => self.has_landed(key, &order),
-            Landed::Broken(Leading { lead, .. }, error) => {
-                lead.fail(error);
-                false
-            }
-        }
+/// Pulls a key from its holder. Returns true if it was stored.
+async fn take_over(filler: &Arc<Filler>, key: &AssetKey, holder: &Arc<str>) -> bool {
+    let order = Order::of_this_edge(filler.settings.policy.load().name(key));
+    let Joining::Lead(lead) = filler.cache.flights.join(key, Reach::Handoff, Credentials::None) else {
+        return false;
+    };
+    if filler.has_landed(key, &order) || filler.cache.store.has_changed(key) {
+        lead.settle(Outcome::Landed);
+        return false;
     }
-
-    /// What is here that the edge at `address` would own, the most used first.
-    pub(super) async fn list_wanted(self: &Arc<Self>, address: &HeaderValue) -> Option<String> {
-        let address = address.to_str().ok()?.to_owned();
-        let edge = Arc::clone(self);
-        // It looks at all that is stored: one of them at a time.
-        let _turn = self.listing.acquire().await.ok()?;
-        let list = tokio::task::spawn_blocking(move || {
-            let view = edge.membership.view();
-            let members = view.ring.members().iter().map(|member| &**member.name());
-            let ring = Ring::new(members.chain([&*address]));
-            let owned = |hash| ring.owner(hash).is_some_and(|owner| **owner.name() == *address);
-            let wanted = edge.store.most_used(edge.warm_keys, owned);
-            wanted.into_iter().map(|(uses, name)| format!("{uses} {name}\n")).collect()
-        });
-        list.await.ok()
+    let Some(arrival) = filler.ask_holder(Arc::clone(holder), key, &order).await else {
+        lead.fail(Error::NotCached);
+        return false;
+    };
+    // No request leads this flight.
+    let (leader, _) = oneshot::channel();
+    match filler.receive(Leading { lead, leader }, &order, arrival).await {
+        Attempt::Done => filler.has_landed(key, &order),
+        Attempt::Unusable(Leading { lead, .. }, error) => {
+            lead.fail(error);
+            false
+        }
     }
 }

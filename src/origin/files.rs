@@ -1,4 +1,4 @@
-//! The development origin: a folder of files.
+//! [`FileOrigin`]: the development origin, which serves a folder of files.
 
 use std::ffi::OsStr;
 use std::fs::{Metadata, Permissions};
@@ -22,45 +22,51 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use crate::body::Body;
 use crate::error::Error;
 use crate::key::AssetKey;
-use crate::origin::Origin;
+use crate::origin::{Call, Origin};
 use crate::semantics::conditional::{self, Precondition};
 use crate::semantics::date;
 use crate::semantics::range::{self, ByteRange, Ranged};
-use crate::site::rules::Rule;
+use crate::upstream::Reply;
 
-/// How much of a file is read at a time, in bytes.
-const BLOCK: usize = 128 * 1024;
+/// The most that is read from a file at a time, in bytes.
+const READ_SIZE: usize = 128 * 1024;
 
-/// What may be done to the folder.
+/// Write access to the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writes {
-    /// PUT makes and replaces files.
+    /// PUT creates and replaces files.
     Allowed,
-    /// It is read only.
+    /// The folder is read-only.
     Refused,
 }
 
-/// Serves a folder: strong `ETags`, single ranges, and a lifetime of a year for
-/// files whose names hold a hash.
+/// Serves a folder with strong `ETags` and single ranges. Files with immutable names (names that
+/// contain a hash) are fresh for a year.
 pub struct FileOrigin {
     root: PathBuf,
     delay: Duration,
     writes: Writes,
-    rules: Vec<Rule>,
+    is_immutable: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 impl FileOrigin {
-    /// Serves `root`; every answer waits for `delay`.
+    /// Serves `root` and delays every response by `delay`. `is_immutable` returns true for the
+    /// paths of files that never change.
     ///
     /// # Errors
-    /// `root` is not a folder that can be read.
-    pub fn new(root: &Path, delay: Duration, writes: Writes, rules: Vec<Rule>) -> io::Result<Self> {
+    /// `root` is not a readable folder.
+    pub fn new(
+        root: &Path,
+        delay: Duration,
+        writes: Writes,
+        is_immutable: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let root = root.canonicalize()?;
         std::fs::read_dir(&root)?;
-        Ok(Self { root, delay, writes, rules })
+        Ok(Self { root, delay, writes, is_immutable: Box::new(is_immutable) })
     }
 
-    async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+    async fn respond(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         tokio::time::sleep(self.delay).await;
         let key = AssetKey::from_uri(request.uri(), usize::MAX)?;
         let Some(path) = self.path(&key) else {
@@ -69,14 +75,15 @@ impl FileOrigin {
         match *request.method() {
             Method::GET | Method::HEAD => {
                 let (parts, _) = request.into_parts();
-                Ok(self.give(&key, path, &parts).await.unwrap_or_else(|error| refusal(&error)))
+                Ok(self.read(&key, path, &parts).await.unwrap_or_else(|error| io_failure(&error)))
             }
-            Method::PUT if self.writes == Writes::Allowed => self.take(path, request.into_body()).await,
-            _ => Ok(self.not_allowed()),
+            Method::PUT if self.writes == Writes::Allowed => self.replace(path, request.into_body()).await,
+            _ => Ok(self.method_not_allowed()),
         }
     }
 
-    /// Where `key` lies, or would lie: below the root, whatever its name is.
+    /// Returns the path of the file for `key`, below the root; `None` for a name with `..`, NUL
+    /// or an encoded slash.
     fn path(&self, key: &AssetKey) -> Option<PathBuf> {
         let mut path = self.root.clone();
         let relative = key.path().strip_prefix('/')?;
@@ -93,7 +100,7 @@ impl FileOrigin {
         Some(path)
     }
 
-    async fn give(&self, key: &AssetKey, path: PathBuf, request: &Parts) -> io::Result<Response<Body>> {
+    async fn read(&self, key: &AssetKey, path: PathBuf, request: &Parts) -> io::Result<Response<Body>> {
         let path = tokio::fs::canonicalize(path).await?;
         if !path.starts_with(&self.root) {
             return Ok(plain(StatusCode::NOT_FOUND));
@@ -104,8 +111,8 @@ impl FileOrigin {
             return Ok(plain(StatusCode::NOT_FOUND));
         }
         let mut response = Response::new(Body::empty());
-        *response.headers_mut() = self.fields(key, &path, &metadata);
-        let Some((first, end)) = extent(&request.headers, &mut response, metadata.len()) else {
+        *response.headers_mut() = self.headers(key, &path, &metadata);
+        let Some((first, end)) = select_bytes(&request.headers, &mut response, metadata.len()) else {
             return Ok(response);
         };
         if request.method == Method::GET {
@@ -114,7 +121,7 @@ impl FileOrigin {
         Ok(response)
     }
 
-    fn fields(&self, key: &AssetKey, path: &Path, metadata: &Metadata) -> HeaderMap {
+    fn headers(&self, key: &AssetKey, path: &Path, metadata: &Metadata) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let tag = format!(
             "\"{:x}-{:x}-{:x}\"",
@@ -133,15 +140,15 @@ impl FileOrigin {
                 headers.insert(name, value);
             }
         }
-        if self.rules.iter().any(|rule| rule.matches(key.path())) {
+        if (self.is_immutable)(key.path()) {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
         }
         headers
     }
 
-    /// Writes beside, then renames: who reads meanwhile gets the old file or
-    /// the new one, whole.
-    async fn take(&self, path: PathBuf, body: Body) -> Result<Response<Body>, Error> {
+    /// Writes a temporary file in the same folder and renames it, so that a concurrent reader
+    /// gets all of the old file or all of the new one.
+    async fn replace(&self, path: PathBuf, body: Body) -> Result<Response<Body>, Error> {
         let Some(folder) = path.parent() else {
             return Ok(plain(StatusCode::NOT_FOUND));
         };
@@ -151,22 +158,23 @@ impl FileOrigin {
                 return Err(io::Error::from(io::ErrorKind::PermissionDenied));
             }
             let existed = tokio::fs::try_exists(&path).await?;
-            // As for any new file, the umask says who may read it.
+            // As for any new file, the umask restricts these permissions.
             let readable = Permissions::from_mode(0o666);
-            let beside = tempfile::Builder::new().prefix(".").suffix(".part").permissions(readable).tempfile_in(folder);
-            // Removed when it is dropped, as by a client who breaks off.
-            let (file, beside) = beside?.into_parts();
+            let temporary =
+                tempfile::Builder::new().prefix(".").suffix(".part").permissions(readable).tempfile_in(folder);
+            // Dropping it removes the file, as when the client closes the connection.
+            let (file, temporary) = temporary?.into_parts();
             write(File::from_std(file), body).await?;
-            beside.persist(&path).map_err(|error| error.error)?;
+            temporary.persist(&path).map_err(|error| error.error)?;
             Ok(existed)
         };
         Ok(match written.await {
             Ok(existed) => plain(if existed { StatusCode::NO_CONTENT } else { StatusCode::CREATED }),
-            Err(error) => refusal(&error),
+            Err(error) => io_failure(&error),
         })
     }
 
-    fn not_allowed(&self) -> Response<Body> {
+    fn method_not_allowed(&self) -> Response<Body> {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED);
         let allowed = match self.writes {
             Writes::Allowed => "GET, HEAD, PUT",
@@ -178,14 +186,14 @@ impl FileOrigin {
 }
 
 impl Origin for FileOrigin {
-    fn fetch(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
-        Box::pin(self.answer(request))
+    fn fetch(&self, call: Call) -> BoxFuture<'_, Result<Reply, Error>> {
+        Box::pin(async move { self.respond(call.request).await.map(Reply::from) })
     }
 }
 
-/// Which bytes the request wants, of `length`; `None` if none, and then the
-/// response says why.
-fn extent(request: &HeaderMap, response: &mut Response<Body>, length: u64) -> Option<(u64, u64)> {
+/// Selects the bytes for a request, as first and end, of a file of `length` bytes. Returns
+/// `None` if the response has no body (304, 412, 416); its status is set then.
+fn select_bytes(request: &HeaderMap, response: &mut Response<Body>, length: u64) -> Option<(u64, u64)> {
     let status = match conditional::evaluate(request, response.headers()) {
         Precondition::Proceed => match range::evaluate(request, response.headers(), length) {
             // The development origin sends no multipart; the edges do.
@@ -221,10 +229,10 @@ async fn content(mut file: File, first: u64, end: u64) -> io::Result<Body> {
         if left == 0 {
             return Ok(None);
         }
-        let mut block = BytesMut::with_capacity(BLOCK.min(usize::try_from(left).unwrap_or(BLOCK)));
+        let mut block = BytesMut::with_capacity(READ_SIZE.min(usize::try_from(left).unwrap_or(READ_SIZE)));
         let read = (&mut file).take(left).read_buf(&mut block).await;
         match read {
-            Ok(0) => Err(Error::OriginBroke("the file became shorter".to_owned())),
+            Ok(0) => Err(Error::OriginBroke("the file was truncated while it was read".to_owned())),
             Ok(read) => Ok(Some((block.freeze(), (file, left - read as u64)))),
             Err(error) => Err(Error::OriginBroke(error.to_string())),
         }
@@ -241,7 +249,7 @@ async fn write(mut file: File, mut body: Body) -> io::Result<()> {
     file.flush().await
 }
 
-fn refusal(error: &io::Error) -> Response<Body> {
+fn io_failure(error: &io::Error) -> Response<Body> {
     plain(match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => StatusCode::NOT_FOUND,
         io::ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,

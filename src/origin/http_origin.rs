@@ -1,130 +1,114 @@
-//! An origin behind HTTP.
+//! [`HttpOrigin`]: an origin over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::uri::{Authority, InvalidUri};
-use http::{HeaderValue, Request, Response, Uri};
+use http::Uri;
+use http::uri::InvalidUri;
 
-use crate::body::Body;
 use crate::error::Error;
-use crate::origin::{Origin, Places};
+use crate::origin::permits::Permits;
+use crate::origin::{Call, Origin};
 use crate::semantics::forward::MAX_HEADERS;
 use crate::semantics::location;
-use crate::upstream::{Blame, Outgoing, Patience};
+use crate::upstream::{BaseUrl, Client, Endpoint, ErrorKinds, Reply, Timeouts};
 
-const BLAME: Blame = Blame {
+const ERRORS: ErrorKinds = ErrorKinds {
     unreachable: Error::OriginUnreachable,
-    late: Error::OriginTimeout,
-    garbage: Error::OriginGarbage,
-    broke: Error::OriginBroke,
+    timeout: Error::OriginTimeout,
+    malformed: Error::OriginGarbage,
+    broken: Error::OriginBroke,
 };
 
-/// The HTTP server that `origin.url` names. Its authority is the Host of every
-/// request to it: what a client asked for chooses nothing.
+/// The HTTP server that `origin.url` names. Every request carries its authority as Host; the
+/// client's Host is not used.
 pub struct HttpOrigin {
-    authority: Authority,
-    site: Arc<Site>,
-    outgoing: Outgoing,
-    places: Places,
+    endpoint: Endpoint,
+    base: Arc<BaseUrl>,
+    client: Client,
+    permits: Permits,
     locations: Locations,
 }
 
-/// What becomes of Location and Content-Location where they name the origin.
+/// The treatment of Location and Content-Location that name the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Locations {
-    AsSent,
+    Unchanged,
     Rewritten,
 }
 
-/// How the origin calls itself: it goes with the answers to writes, which may name what
-/// else they have changed.
-pub(crate) struct Site {
-    pub(crate) host: HeaderValue,
-    /// The URL's path, without a slash at its end.
-    pub(crate) prefix: String,
-}
-
 impl HttpOrigin {
-    /// `url` is `http://host[:port][/prefix]`; at most `requests` wait for its
-    /// answers at a time, each for the time of `first_byte`.
+    /// Creates an origin for `url`, `http://host[:port][/prefix]`. At most `requests` wait for
+    /// a response at a time, each for at most `first_byte`.
     ///
     /// # Errors
-    /// What is wrong with `url`, and what would be right.
-    pub(crate) fn new(url: &Uri, patience: Patience, first_byte: Duration, requests: usize) -> Result<Self, String> {
-        let authority = check_url(url)?;
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?;
-        Ok(Self {
-            authority,
-            site: Arc::new(Site { host, prefix: url.path().trim_end_matches('/').to_owned() }),
-            outgoing: Outgoing::new(patience, BLAME, MAX_HEADERS),
-            places: Places::new(requests, first_byte),
-            locations: Locations::AsSent,
-        })
+    /// Returns an error message about `url`, with an example of a correct one.
+    pub(crate) fn new(url: &Uri, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Result<Self, String> {
+        let prefix = url.path().trim_end_matches('/');
+        Ok(Self::with_base(check_url(url)?, prefix, timeouts, first_byte, requests))
     }
 
-    /// Has Location and Content-Location name the site as clients know it.
+    /// Creates an origin for a server without a path prefix; the limits are those of
+    /// [`new`](Self::new).
+    pub(crate) fn at(endpoint: Endpoint, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Self {
+        Self::with_base(endpoint, "", timeouts, first_byte, requests)
+    }
+
+    fn with_base(endpoint: Endpoint, prefix: &str, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Self {
+        Self {
+            base: Arc::new(BaseUrl { host: endpoint.host().clone(), prefix: prefix.to_owned() }),
+            endpoint,
+            client: Client::new(timeouts, ERRORS, MAX_HEADERS),
+            permits: Permits::new(requests, first_byte),
+            locations: Locations::Unchanged,
+        }
+    }
+
+    /// Rewrites Location and Content-Location to the host and path that clients use.
     pub(crate) fn rewriting_locations(self) -> Self {
         Self { locations: Locations::Rewritten, ..self }
     }
 
-    /// The path at the origin of what is asked for by `uri`.
-    fn prefixed(&self, uri: &Uri) -> Result<Uri, Error> {
-        let prefixed = format!("{}{uri}", self.site.prefix).parse();
+    /// Puts the URL's path prefix before the path and query in `uri`.
+    fn with_prefix(&self, uri: &Uri) -> Result<Uri, Error> {
+        let prefixed = format!("{}{uri}", self.base.prefix).parse();
         prefixed.map_err(|error: InvalidUri| Error::OriginUnreachable(error.to_string()))
     }
 }
 
 impl Origin for HttpOrigin {
-    fn fetch(&self, mut request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
+    fn fetch(&self, call: Call) -> BoxFuture<'_, Result<Reply, Error>> {
         Box::pin(async move {
-            if !self.site.prefix.is_empty() {
-                *request.uri_mut() = self.prefixed(request.uri())?;
+            let Call { mut request, client } = call;
+            if !self.base.prefix.is_empty() {
+                *request.uri_mut() = self.with_prefix(request.uri())?;
             }
-            let (_place, left) = self.places.take(&request).await?;
+            let (_permit, timeout) = self.permits.acquire(&request, client).await?;
             let safe = request.method().is_safe();
-            let mut response = self.outgoing.send(self.authority.as_str(), request, left).await?;
+            let mut reply = self.client.send(&self.endpoint, request, timeout).await?;
             if self.locations == Locations::Rewritten {
-                location::rewrite(&self.site.host, &self.site.prefix, response.headers_mut());
+                location::rewrite(&self.base.host, &self.base.prefix, reply.response.headers_mut());
             }
             if !safe {
-                response.extensions_mut().insert(Arc::clone(&self.site));
+                reply.base = Some(Arc::clone(&self.base));
             }
-            Ok(response)
+            Ok(reply)
         })
     }
 }
 
-/// The authority of an origin's URL, if all of the URL can be used.
-pub(crate) fn check_url(url: &Uri) -> Result<Authority, String> {
-    let example = "such as `http://127.0.0.1:9000`";
-    match url.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            return Err(format!("`{url}`: TLS to the origin is not built in yet; an http:// URL is needed, {example}"));
-        }
-        _ => return Err(format!("`{url}` is not a URL {example}")),
-    }
+/// Returns the endpoint of an origin's URL.
+///
+/// # Errors
+/// Returns an error message about the URL's scheme, user name, port, host, query or dot segments.
+pub(crate) fn check_url(url: &Uri) -> Result<Endpoint, String> {
+    let endpoint = Endpoint::of_url(url)?;
     if url.query().is_some() {
-        return Err(format!("`{url}` has a query; the URL of a server or of a folder on it is needed, {example}"));
+        return Err(format!("`{url}` has a query; use the URL of a server or of a folder on it"));
     }
     if url.path().split('/').any(|segment| matches!(segment, "." | "..")) {
-        return Err(format!("`{url}` has a dot segment; the folder itself is needed, {example}"));
+        return Err(format!("`{url}` has a dot segment (`.` or `..`); use the resolved path"));
     }
-    match url.authority() {
-        Some(authority) if authority.as_str().contains('@') => {
-            Err("has a user name in it; credentials are not sent to an origin".to_owned())
-        }
-        Some(authority) if has_port(authority) && !matches!(authority.port_u16(), Some(1..)) => {
-            Err(format!("`{url}` has a port that is none; one from 1 to 65535 is needed, {example}"))
-        }
-        Some(authority) if !authority.host().is_empty() => Ok(authority.clone()),
-        _ => Err(format!("`{url}` names no host; a URL is needed {example}")),
-    }
-}
-
-/// Whether something stands where a port does.
-fn has_port(authority: &Authority) -> bool {
-    authority.as_str().len() > authority.host().len()
+    Ok(endpoint)
 }

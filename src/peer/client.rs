@@ -1,48 +1,51 @@
-//! Asking another edge, over HTTP on its peer listener.
+//! [`Peers`]: sends requests to other edges, over HTTP on their peer listeners.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Request;
 
-use super::pipeline::{Pipelines, Question, Waits};
+use super::pipeline::{PeekRequest, Pipelines, Timeouts as PeekTimeouts};
 use crate::body::Body;
 use crate::error::Error;
 use crate::semantics::forward::{MAX_ADDED_HEADERS, MAX_HEADERS};
-use crate::upstream::{Blame, Outgoing, Patience};
+use crate::upstream::{Client, Endpoint, ErrorKinds, Reply, Timeouts};
 
-const BLAME: Blame = Blame {
+const ERRORS: ErrorKinds = ErrorKinds {
     unreachable: Error::PeerUnreachable,
-    late: |_| Error::PeerTimeout,
-    garbage: Error::PeerBroke,
-    broke: Error::PeerBroke,
+    timeout: |_| Error::PeerTimeout,
+    malformed: Error::PeerBroke,
+    broken: Error::PeerBroke,
 };
 
-/// A client of other edges.
+/// A client for other edges.
 pub(crate) struct Peers {
-    outgoing: Outgoing,
+    client: Client,
     first_byte: Duration,
-    links: Pipelines,
+    pipelines: Pipelines,
 }
 
 impl Peers {
-    /// Waits for the first byte of an answer for the time of `first_byte`, and for that of
-    /// an answer to a peek for the time of `quiet`.
-    pub(crate) fn new(patience: Patience, first_byte: Duration, quiet: Duration) -> Self {
-        let outgoing = Outgoing::new(patience, BLAME, MAX_HEADERS + MAX_ADDED_HEADERS);
-        Self { outgoing, first_byte, links: Pipelines::new(Waits { peer_timeout: patience.connect, quiet }) }
+    /// Creates a client that waits for the first byte of a response for at most `first_byte`,
+    /// and for the response to a peek for at most `peek`.
+    pub(crate) fn new(timeouts: Timeouts, first_byte: Duration, peek: Duration) -> Self {
+        let client = Client::new(timeouts, ERRORS, MAX_HEADERS + MAX_ADDED_HEADERS);
+        Self { client, first_byte, pipelines: Pipelines::new(PeekTimeouts { peek, peer: timeouts.connect }) }
     }
 
-    /// Asks the edge that listens at `address` what it has at hand.
-    pub(crate) fn peek(&self, address: &Arc<str>, question: Question) {
-        self.links.ask(address, question);
+    /// Sends a peek to the edge that listens at `address`.
+    pub(crate) fn peek(&self, address: &Arc<str>, request: PeekRequest) {
+        self.pipelines.send(address, request);
     }
 
-    /// Sends `request`, whose URI is a canonical path, to the edge that
-    /// listens at `address`. An error is the peer's failure to answer;
-    /// whatever status it answers with is the answer.
-    pub(crate) async fn ask(&self, address: &str, request: Request<Body>) -> Result<Response<Body>, Error> {
-        self.outgoing.send(address, request, self.first_byte).await
+    /// Sends `request` to the edge that listens at `address`; the request's URI is a canonical
+    /// path. Returns the reply with any status.
+    ///
+    /// # Errors
+    /// The peer gave no valid response.
+    pub(crate) async fn ask(&self, address: &str, request: Request<Body>) -> Result<Reply, Error> {
+        let endpoint: Endpoint = address.parse().map_err(Error::PeerUnreachable)?;
+        self.client.send(&endpoint, request, self.first_byte).await
     }
 }
 
@@ -55,7 +58,7 @@ mod tests {
     use crate::error::Fault;
 
     #[tokio::test]
-    async fn bad_framing_is_the_peers_own_fault() {
+    async fn invalid_framing_is_a_fault_of_the_peer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
@@ -65,7 +68,7 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let long = Duration::from_secs(20);
-        let peers = Peers::new(Patience { connect: long, idle: long, lifetime: long }, long, long);
+        let peers = Peers::new(Timeouts { connect: long, idle: long, lifetime: long }, long, long);
         let error = peers.ask(&address, Request::new(Body::empty())).await.map(drop).unwrap_err();
         assert_eq!(error.fault(), Fault::Peer, "{error}");
     }

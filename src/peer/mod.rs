@@ -1,4 +1,4 @@
-//! Asking the owners of assets: over HTTP, or through a pipeline of short questions.
+//! Requests to peers: ordinary ones over HTTP, and peeks through a pipeline.
 
 pub(crate) mod client;
 pub(crate) mod peek_codec;

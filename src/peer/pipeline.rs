@@ -1,13 +1,13 @@
-//! [`Pipelines`]: asking other edges what they have at hand, many questions to a write.
+//! [`Pipelines`]: sends peeks to other edges, many in one write.
 //!
-//! A link is a connection over HTTP/1.1 by which questions go out without waiting for
-//! the answers to those before (RFC 9112 §9.3.2). That is good only where no answer waits
-//! for anything. So each question is a [peek](peek_codec): who gets it answers from memory, or says at
-//! once that it does not.
+//! A pipeline is an HTTP/1.1 connection on which requests are sent before the responses to
+//! earlier ones have arrived (RFC 9112 §9.3.2). That works well only if no response waits for
+//! anything. So each request is a [peek](peek_codec), which the peer answers at once from memory
+//! or with a miss.
 //!
-//! Nothing depends on a link. Where there is none, where it is behind, and where anything
-//! comes by it that is not as plain as what was asked for, whoever asks is told nothing,
-//! and goes the long way.
+//! No request depends on a pipeline. If there is no connection, if it is overdue, or if a
+//! response is not of the simple form that a peek allows, the peek ends without a response and
+//! the caller sends an ordinary request.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -21,212 +21,216 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::Response;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
 use crate::body::describe;
 use crate::key::AssetKey;
-use crate::peer::peek_codec::{self, Came};
+use crate::peer::peek_codec::{self, Parsed};
 use crate::semantics::vary::Accepted;
+use crate::upstream::{Connector, Io};
 
-/// How many questions may wait to go out by a link.
-const WAITING: usize = 1024;
-/// How many are taken from there at a time.
-const TAKEN: usize = 64;
-/// How many may be out: what comes back waits in buffers of the system.
-const OUT: usize = 256;
-/// How much is read at a time: there is room for the least, and for the rest when there has
-/// to be more. In bytes.
-const LEAST: usize = 4096;
-const READ: usize = 32 * 1024;
-/// Between two attempts at a link to the same peer.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long a link lasts by which nothing is asked: for less than its other end is likely
-/// to keep it.
-const REST: Duration = Duration::from_secs(30);
+/// The most peeks that wait in the queue of a pipeline.
+const QUEUE: usize = 1024;
+/// The most peeks taken from the queue at a time.
+const BATCH: usize = 64;
+/// The most peeks in flight: their responses may have to wait in socket buffers.
+const MAX_IN_FLIGHT: usize = 256;
+/// The least free space in the receive buffer before a read, in bytes.
+const MIN_FREE: usize = 4096;
+/// The space that is added to the receive buffer, unless a response needs more, in bytes.
+const GROWTH: usize = 32 * 1024;
+/// The least time between two attempts to open a pipeline to the same peer.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+/// The longest that an unused pipeline is kept: the peer is likely to keep it for longer.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What becomes of an answer: of a response that the peer has, or of its word that it has
-/// none. Dropped, there is no answer.
-pub(crate) type Then = Box<dyn FnOnce(Option<Response<Bytes>>) + Send>;
+/// Receives the outcome of a peek: the peer's response, or `None` for a miss. Dropped without a
+/// call if there is no response.
+pub(crate) type OnReply = Box<dyn FnOnce(Option<Response<Bytes>>) + Send>;
 
-/// What is asked for.
-pub(crate) struct Question {
+/// A peek for one asset.
+pub(crate) struct PeekRequest {
     pub(crate) key: AssetKey,
     pub(crate) accepted: Accepted,
-    pub(crate) then: Then,
+    pub(crate) on_reply: OnReply,
 }
 
-/// How long is waited.
+/// The timeouts of a pipeline.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Waits {
-    /// By whoever asks, for an answer; and for a connection.
-    pub(crate) quiet: Duration,
-    /// For a peer that says nothing at all any more.
-    pub(crate) peer_timeout: Duration,
+pub(crate) struct Timeouts {
+    /// For the response to one peek, and for the connection.
+    pub(crate) peek: Duration,
+    /// For a peer that sends no response at all; the pipeline is closed then.
+    pub(crate) peer: Duration,
 }
 
-/// The links of an edge.
+/// The pipelines of an edge, one for each peer.
 pub(crate) struct Pipelines {
     open: Mutex<HashMap<Arc<str>, Handle>>,
-    waits: Waits,
+    timeouts: Timeouts,
 }
 
-/// A way into a link, which may have ended.
+/// The sending end of a pipeline, which may have ended.
 struct Handle {
-    questions: mpsc::Sender<Question>,
+    queue: mpsc::Sender<PeekRequest>,
     since: Instant,
-    behind: Arc<AtomicBool>,
+    overdue: Arc<AtomicBool>,
 }
 
 impl Pipelines {
-    pub(crate) fn new(waits: Waits) -> Self {
-        Self { open: Mutex::default(), waits }
+    pub(crate) fn new(timeouts: Timeouts) -> Self {
+        Self { open: Mutex::default(), timeouts }
     }
 
-    /// Asks the edge that listens at `peer`, if there is a link that can take a question.
-    pub(crate) fn ask(&self, peer: &Arc<str>, question: Question) {
-        // Nothing in a critical section can leave it half changed.
+    /// Queues a peek for the edge that listens at `peer`. Drops the peek if the pipeline has
+    /// ended, is overdue, or has a full queue.
+    pub(crate) fn send(&self, peer: &Arc<str>, request: PeekRequest) {
+        // No critical section can panic halfway through a change.
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.get(peer).is_none_or(|link| link.questions.is_closed()) {
-            // Those that have ended a while ago may be followed by others.
-            open.retain(|_, link| !link.questions.is_closed() || link.since.elapsed() < PAUSE);
-            open.entry(Arc::clone(peer)).or_insert_with(|| self.begin(peer));
+        if open.get(peer).is_none_or(|pipeline| pipeline.queue.is_closed()) {
+            // An ended pipeline stays in the map until it may be replaced.
+            open.retain(|_, pipeline| !pipeline.queue.is_closed() || pipeline.since.elapsed() < RECONNECT_DELAY);
+            open.entry(Arc::clone(peer)).or_insert_with(|| self.open(peer));
         }
-        if let Some(link) = open.get(peer).filter(|link| !link.behind.load(Ordering::Relaxed)) {
-            // If too many wait already, or it has just ended, this one does not.
-            let _ = link.questions.try_send(question);
+        if let Some(pipeline) = open.get(peer).filter(|pipeline| !pipeline.overdue.load(Ordering::Relaxed)) {
+            // Fails if the queue is full or the pipeline has just ended: the peek is dropped.
+            let _ = pipeline.queue.try_send(request);
         }
     }
 
-    fn begin(&self, peer: &Arc<str>) -> Handle {
-        let (questions, asked) = mpsc::channel(WAITING);
-        let behind = Arc::new(AtomicBool::new(false));
-        tokio::spawn(serve(Arc::clone(peer), asked, Arc::clone(&behind), self.waits));
-        Handle { questions, since: Instant::now(), behind }
+    fn open(&self, peer: &Arc<str>) -> Handle {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        let overdue = Arc::new(AtomicBool::new(false));
+        tokio::spawn(run(Arc::clone(peer), receiver, Arc::clone(&overdue), self.timeouts));
+        Handle { queue, since: Instant::now(), overdue }
     }
 }
 
-/// A link, from its beginning to its end: who waits then is told nothing.
-async fn serve(peer: Arc<str>, questions: mpsc::Receiver<Question>, behind: Arc<AtomicBool>, waits: Waits) {
-    let ended = match tokio::time::timeout(waits.quiet, TcpStream::connect(&*peer)).await {
-        Ok(Ok(stream)) => {
-            let _ = stream.set_nodelay(true);
-            let mut link = Pipeline::new(stream, Arc::clone(&peer), questions, behind, waits);
-            poll_fn(|cx| link.poll(cx)).await
-        }
-        Ok(Err(error)) => Err(describe(&error)),
-        Err(_) => Err("there was no connection in time".to_owned()),
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "peer link closed");
+/// Connects to `peer` and runs the pipeline until it ends. Peeks that still wait then get no
+/// response.
+async fn run(peer: Arc<str>, queue: mpsc::Receiver<PeekRequest>, overdue: Arc<AtomicBool>, timeouts: Timeouts) {
+    if let Err(error) = connect_and_run(&peer, queue, overdue, timeouts).await {
+        tracing::debug!(%peer, %error, "peer pipeline closed");
     }
+}
+
+async fn connect_and_run(
+    peer: &Arc<str>,
+    queue: mpsc::Receiver<PeekRequest>,
+    overdue: Arc<AtomicBool>,
+    timeouts: Timeouts,
+) -> Result<(), String> {
+    let io = Connector::new(timeouts.peek).connect(&peer.parse()?).await?;
+    let mut pipeline = Pipeline::new(io, Arc::clone(peer), queue, overdue, timeouts);
+    poll_fn(|cx| pipeline.poll(cx)).await
 }
 
 struct Pipeline {
-    stream: TcpStream,
+    io: Io,
     peer: Arc<str>,
-    questions: mpsc::Receiver<Question>,
-    taking: Taking,
-    taken: Vec<Question>,
-    /// What is going out.
+    queue: mpsc::Receiver<PeekRequest>,
+    batching: Batching,
+    batch: Vec<PeekRequest>,
+    /// Bytes to send.
     out: BytesMut,
-    /// Those that are out, in their order.
-    asked: VecDeque<Asked>,
-    /// What has come, and how much of it there must be at the least before an answer is
-    /// whole.
-    came: BytesMut,
-    wanted: usize,
-    behind: Arc<AtomicBool>,
-    waits: Waits,
+    /// The peeks in flight, in the order of their requests.
+    in_flight: VecDeque<InFlight>,
+    /// The receive buffer.
+    received: BytesMut,
+    /// The least length of the first response; 0 while it is unknown.
+    needed: usize,
+    /// True while the oldest peek in flight has timed out.
+    overdue: Arc<AtomicBool>,
+    timeouts: Timeouts,
     timer: Pin<Box<Sleep>>,
-    used: Instant,
+    last_used: Instant,
 }
 
-/// Questions are let gather: whoever is about to ask, because requests have come by several
-/// connections at once, does so before the first of them goes out.
+/// Batching of peeks: the first one waits for a turn of the scheduler, so that tasks which are
+/// about to peek (for requests on several connections) share one write.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Taking {
-    /// When there is one, others are waited for.
-    Waits,
-    /// They had their time.
-    Takes,
+enum Batching {
+    /// The next peek waits for others.
+    Gather,
+    /// The other tasks had their turn: send.
+    Send,
 }
 
-struct Asked {
-    /// Nothing if the answer took too long, and nobody waits for it any more.
-    then: Option<Then>,
+struct InFlight {
+    /// `None` if the peek has timed out; its response is discarded.
+    on_reply: Option<OnReply>,
     since: Instant,
 }
 
 impl Pipeline {
     fn new(
-        stream: TcpStream,
+        io: Io,
         peer: Arc<str>,
-        questions: mpsc::Receiver<Question>,
-        behind: Arc<AtomicBool>,
-        waits: Waits,
+        queue: mpsc::Receiver<PeekRequest>,
+        overdue: Arc<AtomicBool>,
+        timeouts: Timeouts,
     ) -> Self {
-        let timer = Box::pin(tokio::time::sleep(waits.quiet));
+        let timer = Box::pin(tokio::time::sleep(timeouts.peek));
         Self {
-            stream,
+            io,
             peer,
-            questions,
-            taking: Taking::Waits,
-            taken: Vec::with_capacity(TAKEN),
+            queue,
+            batching: Batching::Gather,
+            batch: Vec::with_capacity(BATCH),
             out: BytesMut::new(),
-            asked: VecDeque::new(),
-            came: BytesMut::new(),
-            wanted: 0,
-            behind,
-            waits,
+            in_flight: VecDeque::new(),
+            received: BytesMut::new(),
+            needed: 0,
+            overdue,
+            timeouts,
             timer,
-            used: Instant::now(),
+            last_used: Instant::now(),
         }
     }
 
-    /// Ready when it has ended: well, if nobody waits for anything.
+    /// Drives the pipeline. Ready when it has ended; `Ok` if no peek was in flight.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         loop {
-            self.take_questions(cx);
+            self.take_requests(cx);
             self.write(cx).map_err(|error| describe(&error))?;
             match self.poll_read(cx) {
-                Poll::Ready(Ok(0)) if self.asked.is_empty() => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err("the peer has closed it".to_owned())),
-                Poll::Ready(Ok(_)) => self.answer()?,
+                Poll::Ready(Ok(0)) if self.in_flight.is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err("closed by the peer".to_owned())),
+                Poll::Ready(Ok(_)) => self.deliver()?,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(describe(&error))),
-                Poll::Pending => return self.poll_patience(cx),
+                Poll::Pending => return self.poll_timeouts(cx),
             }
         }
     }
 
-    /// Writes down what is asked.
-    fn take_questions(&mut self, cx: &mut Context<'_>) {
-        if self.behind.load(Ordering::Relaxed) {
-            // Nobody waits for a link that is behind.
-            while let Poll::Ready(Some(_)) = self.questions.poll_recv(cx) {}
+    /// Takes peeks from the queue and encodes them.
+    fn take_requests(&mut self, cx: &mut Context<'_>) {
+        if self.overdue.load(Ordering::Relaxed) {
+            // Drop them: an overdue pipeline takes no peeks.
+            while let Poll::Ready(Some(_)) = self.queue.poll_recv(cx) {}
             return;
         }
-        if self.taking == Taking::Waits && !self.questions.is_empty() {
-            self.taking = Taking::Takes;
-            // It comes to its turn again behind who is ready to run by now.
+        if self.batching == Batching::Gather && !self.queue.is_empty() {
+            self.batching = Batching::Send;
+            // The scheduler runs the tasks that are ready now before it polls this one again.
             return cx.waker().wake_by_ref();
         }
-        self.taking = Taking::Waits;
-        while self.asked.len() < OUT {
-            let room = TAKEN.min(OUT - self.asked.len());
-            let Poll::Ready(1..) = self.questions.poll_recv_many(cx, &mut self.taken, room) else { return };
-            self.used = Instant::now();
-            for Question { key, accepted, then } in self.taken.drain(..) {
-                peek_codec::ask(&mut self.out, &self.peer, key.as_str(), accepted);
-                self.asked.push_back(Asked { then: Some(then), since: self.used });
+        self.batching = Batching::Gather;
+        while self.in_flight.len() < MAX_IN_FLIGHT {
+            let limit = BATCH.min(MAX_IN_FLIGHT - self.in_flight.len());
+            let Poll::Ready(1..) = self.queue.poll_recv_many(cx, &mut self.batch, limit) else { return };
+            self.last_used = Instant::now();
+            for PeekRequest { key, accepted, on_reply } in self.batch.drain(..) {
+                peek_codec::write_request(&mut self.out, &self.peer, key.as_str(), accepted);
+                self.in_flight.push_back(InFlight { on_reply: Some(on_reply), since: self.last_used });
             }
         }
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while !self.out.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.out)? {
+            match Pin::new(&mut self.io).poll_write(cx, &self.out)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => self.out.advance(written),
                 Poll::Pending => break,
@@ -235,45 +239,45 @@ impl Pipeline {
         Ok(())
     }
 
-    /// How many bytes have come.
+    /// Reads into the receive buffer. Returns the number of bytes read.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let room = self.came.capacity() - self.came.len();
-        if room < self.wanted.saturating_sub(self.came.len()).max(LEAST) {
-            self.came.reserve(self.wanted.max(READ));
+        let free = self.received.capacity() - self.received.len();
+        if free < self.needed.saturating_sub(self.received.len()).max(MIN_FREE) {
+            self.received.reserve(self.needed.max(GROWTH));
         }
-        pin!(self.stream.read_buf(&mut self.came)).poll(cx)
+        pin!(self.io.read_buf(&mut self.received)).poll(cx)
     }
 
-    /// Hands on what has come whole.
-    fn answer(&mut self) -> Result<(), String> {
-        while self.came.len() >= self.wanted.max(1) {
-            let response = match peek_codec::answer(&mut self.came)? {
-                Came::Part { wanted } => {
-                    self.wanted = wanted;
+    /// Delivers the complete responses in the receive buffer.
+    fn deliver(&mut self) -> Result<(), String> {
+        while self.received.len() >= self.needed.max(1) {
+            let response = match peek_codec::parse_response(&mut self.received)? {
+                Parsed::Partial { needed } => {
+                    self.needed = needed;
                     break;
                 }
-                Came::Chunks(response) => Some(response),
-                Came::Nothing => None,
+                Parsed::Hit(response) => Some(response),
+                Parsed::Miss => None,
             };
-            self.wanted = 0;
-            let asked = self.asked.pop_front().ok_or("an answer that nobody has asked for")?;
-            if let Some(then) = asked.then {
-                then(response);
+            self.needed = 0;
+            let peek = self.in_flight.pop_front().ok_or("response without a request")?;
+            if let Some(on_reply) = peek.on_reply {
+                on_reply(response);
             }
         }
-        let late = self.asked.front().is_some_and(|asked| asked.then.is_none());
-        self.behind.store(late, Ordering::Relaxed);
+        let overdue = self.in_flight.front().is_some_and(|peek| peek.on_reply.is_none());
+        self.overdue.store(overdue, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Lets go who has waited for too long. Ready when the link has outlived its use.
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+    /// Ends peeks that have timed out. Ready when the pipeline itself has timed out.
+    fn poll_timeouts(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         loop {
-            let due = match self.asked.iter().find(|asked| asked.then.is_some()) {
-                Some(first) => first.since + self.waits.quiet,
-                None => match self.asked.front() {
-                    Some(late) => late.since + self.waits.peer_timeout,
-                    None => self.used + REST,
+            let due = match self.in_flight.iter().find(|peek| peek.on_reply.is_some()) {
+                Some(first) => first.since + self.timeouts.peek,
+                None => match self.in_flight.front() {
+                    Some(late) => late.since + self.timeouts.peer,
+                    None => self.last_used + IDLE_TIMEOUT,
                 },
             };
             if self.timer.deadline() > due {
@@ -285,16 +289,16 @@ impl Pipeline {
                 self.timer.as_mut().reset(due);
                 continue;
             }
-            if self.asked.is_empty() {
+            if self.in_flight.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if now >= self.asked[0].since + self.waits.peer_timeout {
-                return Poll::Ready(Err("the peer says nothing".to_owned()));
+            if now >= self.in_flight[0].since + self.timeouts.peer {
+                return Poll::Ready(Err("peer timeout".to_owned()));
             }
-            self.behind.store(true, Ordering::Relaxed);
-            self.take_questions(cx);
-            for late in self.asked.iter_mut().take_while(|asked| now >= asked.since + self.waits.quiet) {
-                late.then = None;
+            self.overdue.store(true, Ordering::Relaxed);
+            self.take_requests(cx);
+            for late in self.in_flight.iter_mut().take_while(|peek| now >= peek.since + self.timeouts.peek) {
+                late.on_reply = None;
             }
         }
     }
@@ -303,32 +307,35 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
 
-    async fn listening() -> (TcpListener, Arc<str>) {
+    async fn listen() -> (TcpListener, Arc<str>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         (listener, address.into())
     }
 
-    fn links(quiet: Duration) -> Pipelines {
-        Pipelines::new(Waits { peer_timeout: LONG, quiet })
+    fn pipelines(peek: Duration) -> Pipelines {
+        Pipelines::new(Timeouts { peek, peer: LONG })
     }
 
-    /// What comes of asking for `path`: the body, nothing, or no answer.
-    async fn asked(links: &Pipelines, peer: &Arc<str>, path: &str) -> Result<Option<Bytes>, ()> {
-        let (tell, told) = oneshot::channel();
-        let then = Box::new(|response: Option<Response<Bytes>>| drop(tell.send(response.map(Response::into_body))));
-        links.ask(peer, Question { key: AssetKey::parse(path, 100).unwrap(), accepted: Accepted::default(), then });
-        told.await.map_err(drop)
+    /// Peeks for `path`. Returns the body, `None` for a miss, or an error without a response.
+    async fn peek(pipelines: &Pipelines, peer: &Arc<str>, path: &str) -> Result<Option<Bytes>, ()> {
+        let (sender, receiver) = oneshot::channel();
+        let on_reply =
+            Box::new(|response: Option<Response<Bytes>>| drop(sender.send(response.map(Response::into_body))));
+        let key = AssetKey::parse(path, 100).unwrap();
+        pipelines.send(peer, PeekRequest { key, accepted: Accepted::default(), on_reply });
+        receiver.await.map_err(drop)
     }
 
-    async fn path(stream: &mut TcpStream) -> String {
+    /// Reads the head of a request and returns its path.
+    async fn read_path(stream: &mut TcpStream) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await.unwrap());
@@ -336,102 +343,109 @@ mod tests {
         String::from_utf8(head).unwrap().split(' ').nth(1).unwrap().to_owned()
     }
 
-    fn held(body: &str) -> String {
+    fn hit(body: &str) -> String {
         format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     }
 
     #[tokio::test]
-    async fn questions_go_out_before_others_are_answered() {
-        let (listener, peer) = listening().await;
-        let links = links(LONG);
-        let answering = async {
+    async fn peeks_are_sent_before_earlier_ones_are_answered() {
+        let (listener, peer) = listen().await;
+        let pipelines = pipelines(LONG);
+        let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            assert_eq!([path(&mut stream).await, path(&mut stream).await, path(&mut stream).await], ["/a", "/b", "/c"]);
-            stream.write_all([held("a"), peek_codec::NOTHING.to_owned(), held("c")].concat().as_bytes()).await.unwrap();
+            assert_eq!(
+                [read_path(&mut stream).await, read_path(&mut stream).await, read_path(&mut stream).await],
+                ["/a", "/b", "/c"]
+            );
+            stream.write_all([hit("a"), peek_codec::MISS.to_owned(), hit("c")].concat().as_bytes()).await.unwrap();
             stream
         };
-        let (a, b, c, _stream) =
-            tokio::join!(asked(&links, &peer, "/a"), asked(&links, &peer, "/b"), asked(&links, &peer, "/c"), answering);
+        let (a, b, c, _stream) = tokio::join!(
+            peek(&pipelines, &peer, "/a"),
+            peek(&pipelines, &peer, "/b"),
+            peek(&pipelines, &peer, "/c"),
+            server
+        );
         assert_eq!((a, b, c), (Ok(Some("a".into())), Ok(None), Ok(Some("c".into()))));
     }
 
     #[tokio::test]
-    async fn an_answer_that_comes_late_is_for_nobody() {
-        let (listener, peer) = listening().await;
-        let links = links(Duration::from_millis(20));
+    async fn a_late_response_is_discarded() {
+        let (listener, peer) = listen().await;
+        let pipelines = pipelines(Duration::from_millis(20));
         let accepting = async { listener.accept().await.unwrap().0 };
-        let (late, mut stream) = tokio::join!(asked(&links, &peer, "/late"), accepting);
+        let (late, mut stream) = tokio::join!(peek(&pipelines, &peer, "/late"), accepting);
         assert_eq!(late, Err(()));
-        assert_eq!(asked(&links, &peer, "/next").await, Err(()), "the link is behind");
-        stream.write_all(held("late").as_bytes()).await.unwrap();
-        // When that has come, it is behind no longer.
-        assert_eq!(path(&mut stream).await, "/late");
-        let answering = async {
-            assert_eq!(path(&mut stream).await, "/now");
-            stream.write_all(held("now").as_bytes()).await.unwrap();
+        assert_eq!(peek(&pipelines, &peer, "/next").await, Err(()), "the pipeline is overdue");
+        stream.write_all(hit("late").as_bytes()).await.unwrap();
+        // After the late response the pipeline takes peeks again.
+        assert_eq!(read_path(&mut stream).await, "/late");
+        let server = async {
+            assert_eq!(read_path(&mut stream).await, "/now");
+            stream.write_all(hit("now").as_bytes()).await.unwrap();
         };
-        let asking = async {
+        let client = async {
             loop {
-                if let Ok(body) = asked(&links, &peer, "/now").await {
+                if let Ok(body) = peek(&pipelines, &peer, "/now").await {
                     return body;
                 }
                 tokio::task::yield_now().await;
             }
         };
-        let (now, ()) = tokio::join!(asking, answering);
+        let (now, ()) = tokio::join!(client, server);
         assert_eq!(now, Some("now".into()));
     }
 
     #[tokio::test]
-    async fn who_has_not_been_asked_for_is_let_go_too() {
-        let (listener, peer) = listening().await;
-        let links = links(Duration::from_millis(20));
-        let all = futures_util::future::join_all((0..3 * OUT).map(|i| {
-            let (links, peer) = (&links, &peer);
-            async move { asked(links, peer, &format!("/{i}")).await }
+    async fn peeks_still_in_the_queue_time_out_too() {
+        let (listener, peer) = listen().await;
+        let pipelines = pipelines(Duration::from_millis(20));
+        let all = futures_util::future::join_all((0..3 * MAX_IN_FLIGHT).map(|i| {
+            let (pipelines, peer) = (&pipelines, &peer);
+            async move { peek(pipelines, peer, &format!("/{i}")).await }
         }));
         let (answers, stream) = tokio::join!(tokio::time::timeout(LONG / 2, all), listener.accept());
-        assert!(answers.expect("they wait for the end of the link").iter().all(Result::is_err));
+        assert!(answers.expect("the peeks wait until the pipeline ends").iter().all(Result::is_err));
         drop(stream);
     }
 
     #[tokio::test]
-    async fn a_link_that_has_ended_is_followed_by_another_after_a_while() {
-        let (listener, peer) = listening().await;
-        let links = links(LONG);
+    async fn an_ended_pipeline_is_replaced_after_the_reconnect_delay() {
+        let (listener, peer) = listen().await;
+        let pipelines = pipelines(LONG);
         let closing = async { drop(listener.accept().await.unwrap()) };
-        let (lost, ()) = tokio::join!(asked(&links, &peer, "/a"), closing);
+        let (lost, ()) = tokio::join!(peek(&pipelines, &peer, "/a"), closing);
         assert_eq!(lost, Err(()));
-        assert_eq!(asked(&links, &peer, "/a").await, Err(()), "it is too soon");
+        assert_eq!(peek(&pipelines, &peer, "/a").await, Err(()), "before the reconnect delay");
         tokio::time::pause();
-        tokio::time::advance(PAUSE).await;
+        tokio::time::advance(RECONNECT_DELAY).await;
         tokio::time::resume();
-        let answering = async {
+        let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            path(&mut stream).await;
-            stream.write_all(held("b").as_bytes()).await.unwrap();
+            read_path(&mut stream).await;
+            stream.write_all(hit("b").as_bytes()).await.unwrap();
             stream
         };
-        let (found, mut stream) = tokio::join!(asked(&links, &peer, "/b"), answering);
+        let (found, mut stream) = tokio::join!(peek(&pipelines, &peer, "/b"), server);
         assert_eq!(found, Ok(Some("b".into())));
-        // One that nobody asks by ends.
+        // An unused pipeline ends.
         tokio::time::pause();
-        tokio::time::advance(REST).await;
+        tokio::time::advance(IDLE_TIMEOUT).await;
         assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test]
-    async fn a_peer_that_falls_silent_in_the_middle_holds_nobody() {
-        let (listener, peer) = listening().await;
-        let links = Pipelines::new(Waits { peer_timeout: Duration::from_millis(60), quiet: Duration::from_millis(20) });
-        let answering = async {
+    async fn a_peer_that_stalls_in_a_response_delays_no_peek_beyond_its_timeout() {
+        let (listener, peer) = listen().await;
+        let pipelines = Pipelines::new(Timeouts { peer: Duration::from_millis(60), peek: Duration::from_millis(20) });
+        let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nbo").await.unwrap();
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).await
         };
-        let (nothing, closed) = tokio::join!(asked(&links, &peer, "/a"), answering);
+        let (nothing, closed) = tokio::join!(peek(&pipelines, &peer, "/a"), server);
         assert_eq!(nothing, Err(()));
-        assert!(closed.is_ok(), "the link is closed");
+        assert!(closed.is_ok(), "the pipeline is closed");
     }
 }

@@ -18,7 +18,8 @@ use crate::observe::access::Access;
 #[cfg(feature = "cli")]
 use crate::observe::access::Format;
 use crate::observe::metrics::Metrics;
-use crate::origin::{Bounded, Origin};
+use crate::origin::Origin;
+use crate::origin::embedded::Bounded;
 use crate::random::random;
 use crate::semantics::request_headers::Underscores;
 

@@ -18,7 +18,7 @@ use crate::origin::http_origin::HttpOrigin;
 use crate::peer::client::Peers;
 use crate::random::random;
 use crate::semantics::storing::FallbackTtls;
-use crate::upstream::{LIFETIME, Patience};
+use crate::upstream::{DEFAULT_LIFETIME, Timeouts};
 
 /// The source of an edge's origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +59,12 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
 /// Returns the client for the origin that `origin.url` names.
 pub(super) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
     let origin = &config.origin;
-    let patience = Patience {
+    let timeouts = Timeouts {
         connect: origin.connect_timeout.0,
         idle: origin.idle_timeout.0,
         lifetime: origin.connection_lifetime.0,
     };
-    let http = HttpOrigin::new(&origin.url, patience, origin.first_byte_timeout.0, origin.requests)
+    let http = HttpOrigin::new(&origin.url, timeouts, origin.first_byte_timeout.0, origin.requests)
         .map_err(|error| StartError::Config(format!("origin.url: {error}")))?;
     Ok(if origin.rewrite_location { http.rewriting_locations() } else { http })
 }
@@ -77,12 +77,12 @@ pub(super) fn peers_client(config: &Config) -> Peers {
             "cluster.first_byte_timeout should be greater than origin.first_byte_timeout: a slow origin will look like a failed peer"
         );
     }
-    let (connect, idle, lifetime) = (cluster.connect_timeout.0, cluster.idle_timeout.0, LIFETIME);
-    let patience = Patience { connect, idle, lifetime };
+    let (connect, idle, lifetime) = (cluster.connect_timeout.0, cluster.idle_timeout.0, DEFAULT_LIFETIME);
+    let timeouts = Timeouts { connect, idle, lifetime };
     // A connection whose request waits for a peek looks idle to hyper, which closes it at the
     // end of LINGER when this edge drains. The peek has to end before that.
     let peek_timeout = cluster.probe_timeout.0.min(LINGER / 2);
-    Peers::new(patience, cluster.first_byte_timeout.0, peek_timeout)
+    Peers::new(timeouts, cluster.first_byte_timeout.0, peek_timeout)
 }
 
 /// Returns the arena for large chunks of bodies.

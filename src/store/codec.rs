@@ -376,7 +376,7 @@ mod tests {
             stale: if stale { Stale::Allowed } else { Stale::Forbidden },
             changes: if changes { Changes::Possibly } else { Changes::Never },
         });
-        let until_evicted = proptest::option::of(duration()).prop_map(|said| Lifetime::UntilEvicted { stated });
+        let until_evicted = proptest::option::of(duration()).prop_map(|stated| Lifetime::UntilEvicted { stated });
         prop_oneof![until_evicted, terms.prop_map(Lifetime::For)]
     }
 

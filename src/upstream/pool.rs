@@ -1,152 +1,132 @@
-//! [`Pool`]: connections over HTTP/1.1, kept for one request after another.
+//! [`Pool`]: HTTP/1.1 connections, reused for one request after another.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use http::Uri;
-use http::uri::Scheme;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::service::Service as _;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use super::connector::Connector;
+use super::endpoint::Endpoint;
 use crate::body::{Body, describe};
 
-/// How many connections rest for each host.
-const MOST: usize = 256;
-/// How long a connection rests: for less than its other end is likely to keep it, or
-/// requests would often cross its end.
-const REST: Duration = Duration::from_secs(30);
-/// The most that is read ahead of whoever takes the body; it bounds an
-/// answer's head too. In bytes.
-const READ_AHEAD: usize = 256 * 1024;
+/// The most idle connections for each endpoint.
+const MAX_IDLE: usize = 256;
+/// The longest that an idle connection is kept. Servers are likely to keep theirs for longer;
+/// otherwise requests would often meet a connection that the server is closing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The size of a connection's read buffer, in bytes; it limits the head of a response, too.
+const READ_BUFFER: usize = 256 * 1024;
 
-/// A connection that is free for a request, or has taken one.
+/// An HTTP/1.1 connection, idle or with one request in flight.
 pub(super) struct Connection {
     pub(super) sender: SendRequest<Body>,
     opened: Instant,
 }
 
-/// The connections of a client.
+/// The connections of a [`Client`](super::Client).
 pub(super) struct Pool {
-    connector: TowerToHyperService<HttpConnector>,
-    connect: Duration,
+    connector: Connector,
     http: http1::Builder,
-    resting: Arc<Resting>,
+    idle: Arc<Idle>,
 }
 
 impl Pool {
-    /// Waits for a connection for the time of `connect`, and uses it for that of
-    /// `lifetime`; takes answers of at most `fields` fields.
-    pub(super) fn new(connect: Duration, lifetime: Duration, fields: usize) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(connect));
-        connector.set_nodelay(true);
+    /// Creates a pool. A new connection must be established within `connect_timeout` and is
+    /// reused up to the age of `lifetime`. Responses have at most `max_headers` header lines.
+    pub(super) fn new(connect_timeout: Duration, lifetime: Duration, max_headers: usize) -> Self {
         let mut http = http1::Builder::new();
-        http.max_buf_size(READ_AHEAD).max_headers(fields);
-        // A proxy removes blanks before the colon (RFC 9112 §5.1). A folded line stays an
-        // error (§5.2): that is a 502.
+        http.max_buf_size(READ_BUFFER).max_headers(max_headers);
+        // A proxy removes whitespace before the colon (RFC 9112 §5.1). A folded line stays an
+        // error (§5.2): the client gets a 502.
         http.allow_spaces_after_header_name_in_responses(true);
-        let resting = Arc::new(Resting { lifetime, hosts: Mutex::default() });
-        Self { connector: TowerToHyperService::new(connector), connect, http, resting }
+        let idle = Arc::new(Idle { lifetime, endpoints: Mutex::default() });
+        Self { connector: Connector::new(connect_timeout), http, idle }
     }
 
-    /// A connection to `host` that has brought an answer before.
-    pub(super) fn take(&self, host: &str) -> Option<Connection> {
-        self.resting.take(host)
+    /// Takes an idle connection to `endpoint` from the pool.
+    pub(super) fn take(&self, endpoint: &Endpoint) -> Option<Connection> {
+        self.idle.take(endpoint)
     }
 
-    /// A new connection to `host`, which may name a port; an error says why there is none.
-    pub(super) async fn open(&self, host: &str) -> Result<Connection, String> {
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query("/").build();
-        let uri = uri.map_err(|error| error.to_string())?;
-        let connecting = within(self.connect, self.connector.call(uri)).await;
-        let stream = connecting.map_err(|error| format!("{host}: {error}"))?;
-        let (sender, driver) = self.http.handshake(stream).await.map_err(|error| describe(&error))?;
-        // How it ends is told to the request that is under way then.
+    /// Opens a new connection to `endpoint`.
+    pub(super) async fn open(&self, endpoint: &Endpoint) -> Result<Connection, String> {
+        let io = self.connector.connect(endpoint).await?;
+        let (sender, driver) = self.http.handshake(TokioIo::new(io)).await.map_err(|error| describe(&error))?;
+        // The driver's error also reaches the request in flight, which reports it.
         tokio::spawn(driver.with_upgrades());
         Ok(Connection { sender, opened: Instant::now() })
     }
 
-    /// Keeps a connection that has brought the head of an answer, once it is free for
-    /// another request.
-    pub(super) fn keep(&self, host: &str, mut connection: Connection) {
+    /// Puts a connection back once it is idle. Called when the head of a response has arrived;
+    /// the body may still be in transfer.
+    pub(super) fn put(&self, endpoint: &Endpoint, mut connection: Connection) {
         if connection.sender.is_ready() {
-            return self.resting.add(host, connection);
+            return self.idle.add(endpoint, connection);
         }
-        let (resting, host) = (Arc::clone(&self.resting), Box::<str>::from(host));
+        let (idle, endpoint) = (Arc::clone(&self.idle), endpoint.clone());
         tokio::spawn(async move {
             if connection.sender.ready().await.is_ok() {
-                resting.add(&host, connection);
+                idle.add(&endpoint, connection);
             }
         });
     }
 }
 
-/// Waits for a connection for the time of `connect`. The connector by itself bounds the
-/// handshakes with the addresses of a name, but not the name's resolution.
-async fn within<T, E: Error>(connect: Duration, connecting: impl Future<Output = Result<T, E>>) -> Result<T, String> {
-    match tokio::time::timeout(connect, connecting).await {
-        Ok(connected) => connected.map_err(|error| describe(&error)),
-        Err(_) => Err(format!("no connection within {connect:?}: its name's resolution or its handshake is too slow")),
-    }
-}
-
-/// Connections that are not used, by host: of each, the last used is the last.
-struct Resting {
+/// The idle connections of each endpoint; the last used is the last in the list.
+struct Idle {
     lifetime: Duration,
-    hosts: Mutex<HashMap<Box<str>, Vec<Rested>>>,
+    endpoints: Mutex<HashMap<Endpoint, Vec<IdleConnection>>>,
 }
 
-struct Rested {
+struct IdleConnection {
     connection: Connection,
     since: Instant,
 }
 
-impl Resting {
-    fn hosts(&self) -> MutexGuard<'_, HashMap<Box<str>, Vec<Rested>>> {
-        // Nothing in a critical section can leave it half changed.
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+impl Idle {
+    fn endpoints(&self) -> MutexGuard<'_, HashMap<Endpoint, Vec<IdleConnection>>> {
+        // No critical section can panic halfway through a change.
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_of_use(&self, rested: &Rested) -> bool {
-        let Rested { connection, since } = rested;
-        connection.sender.is_ready() && since.elapsed() < REST && connection.opened.elapsed() < self.lifetime
+    fn is_usable(&self, idle: &IdleConnection) -> bool {
+        let IdleConnection { connection, since } = idle;
+        connection.sender.is_ready() && since.elapsed() < IDLE_TIMEOUT && connection.opened.elapsed() < self.lifetime
     }
 
-    fn take(&self, host: &str) -> Option<Connection> {
-        let mut hosts = self.hosts();
-        let connections = hosts.get_mut(host)?;
-        std::iter::from_fn(|| connections.pop()).find(|rested| self.is_of_use(rested)).map(|rested| rested.connection)
+    fn take(&self, endpoint: &Endpoint) -> Option<Connection> {
+        let mut endpoints = self.endpoints();
+        let connections = endpoints.get_mut(endpoint)?;
+        std::iter::from_fn(|| connections.pop()).find(|idle| self.is_usable(idle)).map(|idle| idle.connection)
     }
 
-    fn add(self: &Arc<Self>, host: &str, connection: Connection) {
-        let mut hosts = self.hosts();
-        if hosts.is_empty() {
+    fn add(self: &Arc<Self>, endpoint: &Endpoint, connection: Connection) {
+        let mut endpoints = self.endpoints();
+        if endpoints.is_empty() {
             tokio::spawn(Self::sweep(Arc::downgrade(self)));
         }
-        let rested = Rested { connection, since: Instant::now() };
-        match hosts.get_mut(host) {
-            Some(connections) if connections.len() < MOST => connections.push(rested),
+        let idle = IdleConnection { connection, since: Instant::now() };
+        match endpoints.get_mut(endpoint) {
+            Some(connections) if connections.len() < MAX_IDLE => connections.push(idle),
             Some(_) => {}
-            None => drop(hosts.insert(host.into(), vec![rested])),
+            None => drop(endpoints.insert(endpoint.clone(), vec![idle])),
         }
     }
 
-    /// Ends what has rested for too long, for as long as there is anything.
-    async fn sweep(resting: Weak<Self>) {
+    /// Closes connections that are idle for too long. Runs until no connection is left.
+    async fn sweep(idle: Weak<Self>) {
         loop {
-            tokio::time::sleep(REST).await;
-            let Some(resting) = resting.upgrade() else { return };
-            let mut hosts = resting.hosts();
-            hosts.retain(|_, connections| {
-                connections.retain(|rested| resting.is_of_use(rested));
+            tokio::time::sleep(IDLE_TIMEOUT).await;
+            let Some(idle) = idle.upgrade() else { return };
+            let mut endpoints = idle.endpoints();
+            endpoints.retain(|_, connections| {
+                connections.retain(|connection| idle.is_usable(connection));
                 !connections.is_empty()
             });
-            if hosts.is_empty() {
+            if endpoints.is_empty() {
                 return;
             }
         }
@@ -161,81 +141,74 @@ mod tests {
 
     use super::*;
 
-    /// A pool with a connection that rests, and its other end.
-    async fn resting() -> (Pool, String, TcpStream) {
+    /// Returns a pool with one idle connection, and the server's end of that connection.
+    async fn pool_with_idle_connection() -> (Pool, Endpoint, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = listener.local_addr().unwrap().to_string();
-        let answering = tokio::spawn(async move {
+        let endpoint = Endpoint::from(listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.read_u8().await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             stream
         });
-        let pool = Pool::new(Duration::from_secs(20), 4 * REST, 100);
-        assert!(pool.take(&host).is_none());
-        let mut connection = pool.open(&host).await.unwrap();
+        let pool = Pool::new(Duration::from_secs(20), 4 * IDLE_TIMEOUT, 100);
+        assert!(pool.take(&endpoint).is_none());
+        let mut connection = pool.open(&endpoint).await.unwrap();
         connection.sender.send_request(Request::new(Body::empty())).await.unwrap();
-        pool.keep(&host, connection);
-        while !pool.rests(&host) {
+        pool.put(&endpoint, connection);
+        while !pool.has_idle(&endpoint) {
             tokio::task::yield_now().await;
         }
-        (pool, host, answering.await.unwrap())
+        (pool, endpoint, server.await.unwrap())
     }
 
     impl Pool {
-        fn rests(&self, host: &str) -> bool {
-            let Some(connection) = self.take(host) else { return false };
-            self.keep(host, connection);
+        fn has_idle(&self, endpoint: &Endpoint) -> bool {
+            let Some(connection) = self.take(endpoint) else { return false };
+            self.put(endpoint, connection);
             true
         }
     }
 
     #[tokio::test]
-    async fn a_connection_rests_for_its_time() {
-        let (pool, host, _stream) = resting().await;
+    async fn an_idle_connection_is_kept_until_the_idle_timeout() {
+        let (pool, endpoint, _stream) = pool_with_idle_connection().await;
         tokio::time::pause();
-        tokio::time::advance(REST / 2).await;
-        assert!(pool.rests(&host), "it is used again");
-        tokio::time::advance(REST * 3 / 4).await;
-        assert!(pool.rests(&host), "and has rested since then only");
-        tokio::time::advance(REST).await;
-        assert!(!pool.rests(&host), "it may cross its end");
+        tokio::time::advance(IDLE_TIMEOUT / 2).await;
+        assert!(pool.has_idle(&endpoint), "before the timeout");
+        tokio::time::advance(IDLE_TIMEOUT * 3 / 4).await;
+        assert!(pool.has_idle(&endpoint), "each use restarts the timeout");
+        tokio::time::advance(IDLE_TIMEOUT).await;
+        assert!(!pool.has_idle(&endpoint), "the timeout has passed");
     }
 
     #[tokio::test]
-    async fn a_connection_takes_no_request_beyond_its_lifetime() {
-        let (pool, host, _stream) = resting().await;
+    async fn a_connection_older_than_its_lifetime_is_not_reused() {
+        let (pool, endpoint, _stream) = pool_with_idle_connection().await;
         tokio::time::pause();
         for _ in 0..5 {
-            tokio::time::advance(REST * 3 / 4).await;
-            assert!(pool.rests(&host));
+            tokio::time::advance(IDLE_TIMEOUT * 3 / 4).await;
+            assert!(pool.has_idle(&endpoint));
         }
-        tokio::time::advance(REST / 2).await;
-        assert!(!pool.rests(&host), "it is used all the time, and too old");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_nameserver_costs_the_time_of_connect_timeout() {
-        let (began, connect) = (Instant::now(), Duration::from_secs(2));
-        let error = within(connect, std::future::pending::<Result<(), std::io::Error>>()).await.unwrap_err();
-        assert!(began.elapsed() == connect && error.contains("2s"), "{error}");
+        tokio::time::advance(IDLE_TIMEOUT / 2).await;
+        assert!(!pool.has_idle(&endpoint), "it was never idle for long, but is too old");
     }
 
     #[tokio::test]
-    async fn what_nobody_uses_is_closed() {
-        let (pool, _host, mut stream) = resting().await;
+    async fn unused_connections_are_closed() {
+        let (pool, _endpoint, mut stream) = pool_with_idle_connection().await;
         tokio::time::pause();
-        tokio::time::advance(2 * REST).await;
+        tokio::time::advance(2 * IDLE_TIMEOUT).await;
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
-        assert!(pool.resting.hosts().is_empty());
+        assert!(pool.idle.endpoints().is_empty());
     }
 
     #[tokio::test]
-    async fn what_the_other_end_has_closed_is_not_used() {
-        let (pool, host, stream) = resting().await;
+    async fn a_connection_closed_by_the_server_is_not_used() {
+        let (pool, endpoint, stream) = pool_with_idle_connection().await;
         drop(stream);
-        while pool.rests(&host) {
+        while pool.has_idle(&endpoint) {
             tokio::task::yield_now().await;
         }
     }

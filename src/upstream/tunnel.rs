@@ -1,4 +1,4 @@
-//! [`Tunnel`]: what becomes of a connection that is HTTP no more.
+//! [`Tunnel`]: bytes between a client and the origin after a protocol switch (WebSocket).
 
 use std::io;
 use std::pin::Pin;
@@ -11,18 +11,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use crate::body::{Progress, describe};
 
-/// A client and the origin after a 101 (Switching Protocols). There is none
-/// before: until the origin has said so, what a client sends is HTTP.
-#[derive(Clone)]
+/// The connections of a client and the origin after a 101 (Switching Protocols). Until the
+/// origin has sent the 101, the client's bytes are handled as HTTP.
 pub(crate) struct Tunnel {
     pub(crate) client: OnUpgrade,
     pub(crate) origin: OnUpgrade,
 }
 
 impl Tunnel {
-    /// Carries bytes both ways until both sides have ended, one breaks off, or
-    /// neither has said anything for the time of `patience`.
-    pub(crate) async fn carry(self, patience: Duration) -> Result<(), String> {
+    /// Copies bytes both ways until both sides have ended, one fails, or no byte was
+    /// transferred for `idle_timeout`.
+    pub(crate) async fn carry(self, idle_timeout: Duration) -> Result<(), String> {
         let ends = futures_util::future::try_join(self.client, self.origin);
         let (client, origin) = ends.await.map_err(|error| describe(&error))?;
         let progress = Progress::begin();
@@ -30,13 +29,13 @@ impl Tunnel {
         let mut origin = TokioIo::new(origin);
         tokio::select! {
             ended = copy_bidirectional(&mut client, &mut origin) => ended.map(drop).map_err(|error| describe(&error)),
-            () = progress.stalls(patience) => Err(format!("nothing was said for {patience:?}")),
+            () = progress.stalls(idle_timeout) => Err(format!("idle for {idle_timeout:?}")),
         }
     }
 }
 
-/// The client's end. All that is carried comes from it or goes to it, so to
-/// note that is enough.
+/// The client's connection, which records progress. All bytes pass through it, so it is enough
+/// to observe this end.
 struct Observed {
     io: TokioIo<Upgraded>,
     progress: Progress,

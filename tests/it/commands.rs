@@ -105,7 +105,7 @@ fn owner_and_validate_know_of_discovery() {
     let owner = || peerage(folder.path(), &["owner", "/logo-0492830483.png"]);
     let output = owner();
     assert_eq!(output.status.code(), Some(69));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("cluster.discover: it cannot be read"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("cluster.discover: cannot read the file"));
     std::fs::write(folder.path().join("peers"), "127.0.0.1:7003\n127.0.0.1:7001\n").unwrap();
     let text = String::from_utf8(owner().stdout).unwrap();
     assert_eq!(text, "/logo-0492830483.png 127.0.0.1:7003 127.0.0.1:7001\n");

@@ -150,5 +150,5 @@ async fn a_silent_nameserver_costs_the_time_of_connect_timeout() {
     let edge = Process::run(command, folder.path(), text).await;
     assert_eq!(edge.get("/").await.status, 502);
     let line = line_with(&edge.out, "\"path\":\"/\"").await;
-    assert!(line.contains("no connection within 100ms"), "{line}");
+    assert!(line.contains("connect timeout after 100ms"), "{line}");
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::{Method, Request, Response};
+use http::{Method, Response};
 use peerage::config::Period;
-use peerage::{Body, Config, Error};
+use peerage::{Body, Call, Config, Error, Reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -217,9 +217,9 @@ async fn a_101_that_nobody_asked_for_is_garbage() {
 struct Switching;
 
 impl peerage::Origin for Switching {
-    fn fetch(&self, _: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, Error>> {
+    fn fetch(&self, _: Call) -> BoxFuture<'_, Result<Reply, Error>> {
         let switching = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
-        Box::pin(std::future::ready(Ok(switching.body(Body::empty()).unwrap())))
+        Box::pin(std::future::ready(Ok(switching.body(Body::empty()).unwrap().into())))
     }
 }
 

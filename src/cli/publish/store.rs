@@ -14,7 +14,7 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
 use crate::body::Body;
-use crate::cli::client::{FIRST_BYTE, PATIENCE};
+use crate::cli::client::{FIRST_BYTE, TIMEOUTS};
 use crate::cli::failure::Failure;
 use crate::cli::manifest::target;
 use crate::error::Error;
@@ -106,7 +106,7 @@ pub(super) struct Server {
 impl Server {
     fn new(url: &str) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|error| format!("`{url}`: {error}"))?;
-        let origin = HttpOrigin::new(&uri, PATIENCE, FIRST_BYTE, CONCURRENCY)?;
+        let origin = HttpOrigin::new(&uri, TIMEOUTS, FIRST_BYTE, CONCURRENCY)?;
         Ok(Self { origin, url: url.trim_end_matches('/').to_owned() })
     }
 
@@ -114,7 +114,7 @@ impl Server {
     async fn request(&self, method: Method, name: &str) -> Result<Response<Body>, Error> {
         let mut request = build_request(method, name, Body::empty())?;
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        self.origin.fetch(request).await
+        self.origin.fetch(request.into()).await.map(|reply| reply.response)
     }
 
     async fn put(&self, name: &str, size: u64, content: impl Fn() -> Result<Body, Failure>) -> Result<(), Failure> {
@@ -144,7 +144,7 @@ impl Server {
         let mut request = build_request(Method::PUT, name, content)?;
         request.headers_mut().insert(CONTENT_LENGTH, size.into());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type(Path::new(name))));
-        let (head, body) = self.origin.fetch(request).await?.into_parts();
+        let (head, body) = self.origin.fetch(request.into()).await?.response.into_parts();
         // Reads a short response to its end, so that the connection can be used again.
         let _ = Limited::new(body, SMALL).collect().await;
         Ok(head.status)

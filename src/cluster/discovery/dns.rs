@@ -1,4 +1,4 @@
-//! Members in DNS: the addresses of a name, or the targets of a service.
+//! Members in DNS: the addresses of a name or the targets of a service.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,64 +12,63 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
-use super::MOST;
+use super::list::MAX_MEMBERS;
 
-/// How many targets of a service are looked up at a time.
-const AT_ONCE: usize = 16;
+/// The most targets of a service that are resolved at the same time.
+const CONCURRENCY: usize = 16;
 
-/// The A and AAAA records of `name`, each with `port`.
+/// Returns the addresses in the A and AAAA records of `name`, each with `port`.
 ///
 /// # Errors
-/// Why they cannot be had. One of the two without an answer is an error: half
-/// of a list is none.
+/// Returns why a lookup failed. Both lookups must succeed: half of a list is not used.
 pub(super) async fn addresses(
     name: &str,
     port: u16,
     nameserver: Option<SocketAddr>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Vec<String>, String> {
     let name = parse(name)?;
-    let resolver = resolver(nameserver, patience)?;
-    let found = within(patience, addresses_of(&resolver, &name)).await?;
+    let resolver = resolver(nameserver, timeout)?;
+    let found = within(timeout, addresses_of(&resolver, &name)).await?;
     Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port).to_string()).collect())
 }
 
-/// The targets of the service `name` (RFC 2782), each with its port. Priorities
-/// and weights say nothing of members.
+/// Returns the targets of the service `name` (RFC 2782), each with its port. Priorities and
+/// weights are ignored.
 ///
-/// A target's name is resolved here, and the address is its name on the ring: the
-/// edge there knows its own address, and need not know its name in DNS, which
-/// perhaps only `nameserver` can resolve. An edge is one member, so of several
-/// addresses every edge takes the same one: the lowest, IPv4 first.
+/// A target's name is resolved here, and the address becomes the member's name on the ring. So an
+/// edge needs to know only its own address, not its DNS name, which perhaps only `nameserver` can
+/// resolve. An edge is one member: of several addresses every edge takes the same one, the lowest,
+/// IPv4 first.
 ///
 /// # Errors
-/// Why they cannot be had. One target without an address is an error.
+/// Returns why a lookup failed, or which target has no address.
 pub(super) async fn service(
     name: &str,
     nameserver: Option<SocketAddr>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Vec<String>, String> {
     let name = parse(name)?;
-    let resolver = resolver(nameserver, patience)?;
+    let resolver = resolver(nameserver, timeout)?;
     let found = async {
         let records = lookup(&resolver, &name, RecordType::SRV).await?;
         let targets = records.into_iter().filter_map(|data| match data {
-            // "." says that there is no such service.
+            // The target "." means that there is no such service.
             RData::SRV(target) if !target.target.is_root() => Some(target),
             _ => None,
         });
         let targets: Vec<_> = targets.collect();
-        if targets.len() > MOST {
-            return Err(format!("{name} has more than {MOST} targets"));
+        if targets.len() > MAX_MEMBERS {
+            return Err(format!("{name} has more than {MAX_MEMBERS} targets"));
         }
-        stream::iter(targets).map(|target| locate(&resolver, target)).buffered(AT_ONCE).try_collect().await
+        stream::iter(targets).map(|target| locate(&resolver, target)).buffered(CONCURRENCY).try_collect().await
     };
-    within(patience, found).await
+    within(timeout, found).await
 }
 
 async fn locate(resolver: &TokioResolver, target: SRV) -> Result<String, String> {
     let ip = addresses_of(resolver, &target.target).await?.into_iter().min();
-    let ip = ip.ok_or_else(|| format!("the target {} has no address", target.target))?;
+    let ip = ip.ok_or_else(|| format!("target {} has no address", target.target))?;
     Ok(SocketAddr::new(ip, target.port).to_string())
 }
 
@@ -83,7 +82,7 @@ async fn addresses_of(resolver: &TokioResolver, name: &Name) -> Result<Vec<IpAdd
     Ok(v4.into_iter().chain(v6).filter_map(address).collect())
 }
 
-/// The records of one type; none, where DNS says that there are none.
+/// Returns the records of one type; empty if DNS states that there are none.
 async fn lookup(resolver: &TokioResolver, name: &Name, kind: RecordType) -> Result<Vec<RData>, String> {
     match resolver.lookup(name.clone(), kind).await {
         Ok(found) => Ok(found.answers().iter().map(|record| record.data.clone()).collect()),
@@ -96,14 +95,14 @@ async fn lookup(resolver: &TokioResolver, name: &Name, kind: RecordType) -> Resu
     }
 }
 
-/// Made for each finding: it follows a change of the system's configuration, and
-/// remembers no answer.
-fn resolver(nameserver: Option<SocketAddr>, patience: Duration) -> Result<TokioResolver, String> {
-    let failed = |error: NetError| format!("the system's DNS cannot be used: {error}");
+/// Creates a resolver. A new one for each read follows changes of the system's configuration and
+/// caches no response.
+fn resolver(nameserver: Option<SocketAddr>, timeout: Duration) -> Result<TokioResolver, String> {
+    let failed = |error: NetError| format!("cannot use the system's DNS configuration: {error}");
     let mut builder = match nameserver {
         Some(at) => {
-            // Over UDP some, such as Consul, tell of a few members only, and not
-            // always of the same.
+            // Over UDP some servers, such as Consul, return only a few members, and not always
+            // the same ones.
             let mut server = NameServerConfig::tcp(at.ip());
             for connection in &mut server.connections {
                 connection.port = at.port();
@@ -116,15 +115,15 @@ fn resolver(nameserver: Option<SocketAddr>, patience: Duration) -> Result<TokioR
         None => TokioResolver::builder_tokio().map_err(failed)?,
     };
     let options = builder.options_mut();
-    options.timeout = options.timeout.min(patience / 2);
+    options.timeout = options.timeout.min(timeout / 2);
     builder.build().map_err(failed)
 }
 
 fn parse(name: &str) -> Result<Name, String> {
-    Name::from_utf8(name).map_err(|error| format!("{name} is not a name: {error}"))
+    Name::from_utf8(name).map_err(|error| format!("{name} is not a DNS name: {error}"))
 }
 
-async fn within<T>(patience: Duration, found: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let found = tokio::time::timeout(patience, found).await;
-    found.unwrap_or_else(|_| Err(format!("no answer within {patience:?}")))
+async fn within<T>(limit: Duration, found: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let found = tokio::time::timeout(limit, found).await;
+    found.unwrap_or_else(|_| Err(format!("timeout after {limit:?}")))
 }

@@ -1,11 +1,10 @@
-//! Members in an etcd: this edge puts its address there under a lease, and
-//! watches the others come and go, by the JSON gateway of etcd's v3 API.
+//! Members in etcd. This edge writes its address under a lease and watches the keys of the other
+//! edges, through the JSON gateway of etcd's v3 API.
 //!
-//! Whatever fails (no answer, a watch that ends, a revision that was compacted,
-//! a lease that was lost) has one cure: go to the next endpoint, register if need
-//! be, read the list again, watch from there. Who has been listed before stays
-//! so for one lease after that: an etcd that has forgotten everybody is told
-//! again within that time.
+//! Every failure (no response, the end of a watch, a compacted revision, a lost lease) is handled
+//! in the same way: go to the next endpoint, register if needed, read the list again and watch
+//! from its revision. Members that were listed before the failure stay listed for one more lease:
+//! if etcd has lost its data, all edges register again within that time.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,53 +18,54 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{MOST, Settings, checked};
+use super::list::{MAX_MEMBERS, checked};
+use super::settings::Settings;
 use crate::body::Body;
 use crate::error::Error;
 use crate::semantics::forward::MAX_HEADERS;
-use crate::upstream::{Blame, LIFETIME, Outgoing, Patience};
+use crate::upstream::{Client, DEFAULT_LIFETIME, Endpoint, ErrorKinds, Timeouts};
 
-/// The largest answer: so many members, with the longest keys, take less.
-const LARGEST: u64 = 16 * 1024 * 1024;
-/// The longest line of a watch.
-const LONGEST_LINE: usize = 1024 * 1024;
-/// How long an answer is waited for, or a third of the lease, if that is less.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The pause after a first failure; it doubles with each that follows.
+/// The largest response in bytes. The most members with the longest keys take less.
+const MAX_RESPONSE: u64 = 16 * 1024 * 1024;
+/// The longest line of a watch in bytes.
+const MAX_LINE: usize = 1024 * 1024;
+/// The longest wait for a response; a third of the lease if that is less.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after the first failure; each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// After how many leases a watch is begun anew: it may have died in silence.
-const LEASES_WATCHED: u32 = 6;
+/// The number of leases after which a watch is restarted: it may have ended without notice.
+const WATCH_LEASES: u32 = 6;
 
-const BLAME: Blame = Blame {
+const ERRORS: ErrorKinds = ErrorKinds {
     unreachable: Error::OriginUnreachable,
-    late: Error::OriginTimeout,
-    garbage: Error::OriginGarbage,
-    broke: Error::OriginBroke,
+    timeout: Error::OriginTimeout,
+    malformed: Error::OriginGarbage,
+    broken: Error::OriginBroke,
 };
 
-/// A client of an etcd, in which it registers this edge and finds the others.
+/// A client of etcd that registers this edge and lists the others.
 pub(super) struct Etcd {
-    outgoing: Outgoing,
-    endpoints: Vec<String>,
-    /// Which of them is asked.
-    at: usize,
-    /// What all members' keys begin with, up to and with a slash.
+    client: Client,
+    endpoints: Vec<Endpoint>,
+    /// The index of the endpoint in use.
+    current: usize,
+    /// The prefix of all members' keys, with a trailing slash.
     prefix: String,
     own: String,
     edge: String,
-    term: Duration,
-    /// The lease that this edge holds, if it holds one.
+    lease_term: Duration,
+    /// The id of this edge's lease.
     lease: Option<String>,
-    /// Whether this edge is listed under that lease.
+    /// The state of this edge's key under that lease.
     registered: Registered,
     renew_at: Instant,
     found: BTreeSet<String>,
-    /// Who was listed before the last failure, and is not known to have left.
+    /// The members that were listed before the last failure and are not known to have left.
     kept: BTreeSet<String>,
-    /// How many endpoints have failed since the last list.
+    /// The number of failures since the last list.
     failures: usize,
     pause: Duration,
-    longest_pause: Duration,
+    max_pause: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,7 @@ enum Registered {
     No,
 }
 
-/// What an event has changed.
+/// The effect of the events in one line of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Applied {
     Changed,
@@ -82,17 +82,18 @@ enum Applied {
 }
 
 impl Etcd {
-    pub(super) fn new(endpoints: &[String], prefix: &str, settings: &Settings) -> Self {
-        let term = settings.lease;
-        let patience = Patience { connect: settings.connect, idle: term * (LEASES_WATCHED + 1), lifetime: LIFETIME };
+    pub(super) fn new(endpoints: &[Endpoint], prefix: &str, settings: &Settings) -> Self {
+        let lease_term = settings.lease;
+        let timeouts =
+            Timeouts { connect: settings.connect, idle: lease_term * (WATCH_LEASES + 1), lifetime: DEFAULT_LIFETIME };
         Self {
-            outgoing: Outgoing::new(patience, BLAME, MAX_HEADERS),
+            client: Client::new(timeouts, ERRORS, MAX_HEADERS),
             endpoints: endpoints.to_vec(),
-            at: 0,
+            current: 0,
             prefix: format!("{prefix}/"),
             own: settings.own.to_string(),
             edge: settings.edge.clone(),
-            term,
+            lease_term,
             lease: None,
             registered: Registered::No,
             renew_at: Instant::now(),
@@ -100,15 +101,15 @@ impl Etcd {
             kept: BTreeSet::new(),
             failures: 0,
             pause: FIRST_PAUSE,
-            // A lease must be renewed meanwhile.
-            longest_pause: settings.refresh.min(term / 3),
+            // The lease must be renewed in time.
+            max_pause: settings.refresh.min(lease_term / 3),
         }
     }
 
-    /// Who is listed, by the first endpoint that answers.
+    /// Returns the members that are listed by the first endpoint that answers.
     ///
     /// # Errors
-    /// Why the last of them did not.
+    /// Returns the error of the last endpoint if none answers.
     pub(super) async fn list(&mut self) -> Result<Vec<String>, String> {
         let mut outcome = Ok(0);
         for _ in 0..self.endpoints.len() {
@@ -116,60 +117,59 @@ impl Etcd {
             if outcome.is_ok() {
                 break;
             }
-            self.go_on();
+            self.next_endpoint();
         }
         outcome.map(|_| self.listed())
     }
 
-    /// Registers this edge, and hands over each list, and a failure where all
-    /// endpoints have failed. Ends with its future only.
-    pub(super) async fn follow(&mut self, mut take: impl FnMut(Result<Vec<String>, String>)) {
+    /// Registers this edge and passes each list to `report`, or an error when all endpoints have
+    /// failed. Runs until its future is dropped.
+    pub(super) async fn follow(&mut self, mut report: impl FnMut(Result<Vec<String>, String>)) {
         loop {
-            let Err(error) = self.attend(&mut take).await;
-            let endpoint = &self.endpoints[self.at];
+            let Err(error) = self.register_and_watch(&mut report).await;
+            let endpoint = &self.endpoints[self.current];
             self.failures += 1;
             if self.failures.is_multiple_of(self.endpoints.len()) {
-                take(Err(format!("{endpoint}: {error}")));
+                report(Err(format!("{endpoint}: {error}")));
             } else if self.failures < self.endpoints.len() {
-                tracing::info!(%endpoint, %error, "etcd request failed, asking the next endpoint");
+                tracing::info!(%endpoint, %error, "etcd request failed, trying the next endpoint");
             } else {
-                tracing::debug!(%endpoint, %error, "etcd request failed again, asking the next endpoint");
+                tracing::debug!(%endpoint, %error, "etcd request failed again, trying the next endpoint");
             }
-            self.go_on();
-            self.keep();
+            self.next_endpoint();
+            self.keep_listed();
             sleep(self.pause).await;
-            self.pause = (self.pause * 2).min(self.longest_pause);
+            self.pause = (self.pause * 2).min(self.max_pause);
         }
     }
 
-    /// Says that this edge is gone. If nobody hears that, its lease runs out.
+    /// Revokes this edge's lease, which removes its key. If no endpoint answers, the lease expires.
     pub(super) async fn leave(&mut self) {
         let Some(lease) = self.lease.take() else {
             return;
         };
-        let patience = self.patience();
+        let limit = self.timeout();
         let revoked = async {
             for _ in 0..self.endpoints.len() {
                 if self.call::<Value>("/v3/lease/revoke", &json!({ "ID": lease })).await.is_ok() {
                     return;
                 }
-                self.go_on();
+                self.next_endpoint();
             }
         };
-        let _ = timeout(patience, revoked).await;
+        let _ = timeout(limit, revoked).await;
     }
 
-    fn patience(&self) -> Duration {
-        PATIENCE.min(self.term / 3)
+    fn timeout(&self) -> Duration {
+        TIMEOUT.min(self.lease_term / 3)
     }
 
-    fn go_on(&mut self) {
-        self.at = (self.at + 1) % self.endpoints.len();
+    fn next_endpoint(&mut self) {
+        self.current = (self.current + 1) % self.endpoints.len();
     }
 
-    /// Who is listed stays so for a while, whatever is read next; a list that was
-    /// refused is not kept.
-    fn keep(&mut self) {
+    /// Keeps the listed members for a while, whatever is read next. An invalid list is not kept.
+    fn keep_listed(&mut self) {
         if let Ok(list) = checked(self.listed()) {
             self.kept = list.into_iter().collect();
         }
@@ -180,27 +180,28 @@ impl Etcd {
         self.found.union(&self.kept).cloned().collect()
     }
 
-    async fn attend(
+    /// Registers this edge, reads the list and watches it until a failure.
+    async fn register_and_watch(
         &mut self,
-        take: &mut impl FnMut(Result<Vec<String>, String>),
+        report: &mut impl FnMut(Result<Vec<String>, String>),
     ) -> Result<std::convert::Infallible, String> {
         self.register().await?;
         loop {
             let revision = self.range().await?;
             if !self.found.contains(&self.own) {
                 self.registered = Registered::No;
-                return Err("it does not list this edge".to_owned());
+                return Err("this edge is missing from the list after registration".to_owned());
             }
             self.kept.retain(|entry| !self.found.contains(entry));
-            take(Ok(self.listed()));
+            report(Ok(self.listed()));
             self.failures = 0;
-            let leases = if self.kept.is_empty() { LEASES_WATCHED } else { 1 };
-            let until = Instant::now() + self.term * leases;
+            let leases = if self.kept.is_empty() { WATCH_LEASES } else { 1 };
+            let until = Instant::now() + self.lease_term * leases;
             let mut watch = self.watch(revision + 1).await?;
             loop {
                 tokio::select! {
                     line = watch.next() => match self.apply(&line?)? {
-                        Applied::Changed => take(Ok(self.listed())),
+                        Applied::Changed => report(Ok(self.listed())),
                         Applied::Nothing => {}
                     },
                     () = sleep_until(self.renew_at) => {
@@ -214,7 +215,7 @@ impl Etcd {
         }
     }
 
-    /// Has a lease, and this edge's address under it.
+    /// Renews or requests the lease and writes this edge's key under it.
     async fn register(&mut self) -> Result<(), String> {
         if self.lease.is_some() {
             self.renew().await?;
@@ -222,9 +223,9 @@ impl Etcd {
         let lease = if let Some(lease) = &self.lease {
             lease.clone()
         } else {
-            let seconds = self.term.as_millis().div_ceil(1000).to_string();
+            let seconds = self.lease_term.as_millis().div_ceil(1000).to_string();
             let granted: Granted = self.call("/v3/lease/grant", &json!({ "TTL": seconds })).await?;
-            self.renew_at = Instant::now() + self.term / 3;
+            self.renew_at = Instant::now() + self.lease_term / 3;
             self.lease.insert(granted.id).clone()
         };
         if self.registered == Registered::No {
@@ -238,50 +239,53 @@ impl Etcd {
 
     async fn renew(&mut self) -> Result<(), String> {
         let alive: Streamed<Alive> = self.call("/v3/lease/keepalive", &json!({ "ID": self.lease })).await?;
-        // What has run out has no time to live.
-        if alive.taken()?.ttl.is_none_or(|ttl| ttl == "0") {
+        // An expired lease has a TTL of 0.
+        if alive.into_result()?.ttl.is_none_or(|ttl| ttl == "0") {
             (self.lease, self.registered) = (None, Registered::No);
-            return Err("this edge's lease was lost; it registers again".to_owned());
+            return Err("the lease of this edge expired, registering again".to_owned());
         }
-        self.renew_at = Instant::now() + self.term / 3;
+        self.renew_at = Instant::now() + self.lease_term / 3;
         Ok(())
     }
 
-    /// Reads the list; the revision of the store that it is of.
+    /// Reads the list into `found`. Returns its revision.
     async fn range(&mut self) -> Result<u64, String> {
-        let (first, end) = self.keys();
-        let range = json!({ "key": first, "range_end": end, "keys_only": true, "limit": (MOST + 1).to_string() });
+        let (first, end) = self.key_range();
+        let range =
+            json!({ "key": first, "range_end": end, "keys_only": true, "limit": (MAX_MEMBERS + 1).to_string() });
         let listing: Listing = self.call("/v3/kv/range", &range).await?;
         self.found = listing.kvs.iter().map(|pair| self.entry(pair)).collect::<Result<_, _>>()?;
         Ok(listing.header.revision)
     }
 
     async fn watch(&self, revision: u64) -> Result<Lines, String> {
-        let (first, end) = self.keys();
+        let (first, end) = self.key_range();
         let create = json!({ "key": first, "range_end": end, "start_revision": revision.to_string() });
         let response = self.send("/v3/watch", &json!({ "create_request": create })).await?;
         match response.status() {
             StatusCode::OK => Ok(Lines { body: response.into_body(), buffer: Vec::new() }),
-            status => Err(format!("/v3/watch: it answers {status}")),
+            status => Err(format!("/v3/watch: status {status}")),
         }
     }
 
-    /// Takes one line of a watch.
+    /// Applies one line of a watch.
     fn apply(&mut self, line: &[u8]) -> Result<Applied, String> {
         let Watched { events, canceled, cancel_reason, compact_revision } =
-            parse::<Streamed<Watched>>("/v3/watch", line)?.taken()?;
+            parse::<Streamed<Watched>>("/v3/watch", line)?.into_result()?;
         if canceled || compact_revision.is_some() {
-            return Err(format!("the watch was cancelled: {}", shown(&cancel_reason)));
+            return Err(format!("watch cancelled: {}", escaped(&cancel_reason)));
         }
         let mut applied = Applied::Nothing;
         for event in events {
             let entry = self.entry(&event.kv)?;
             let changed = match event.kind {
-                Kind::Put if self.found.len() > MOST => return Err(format!("it lists more than {MOST} members")),
+                Kind::Put if self.found.len() > MAX_MEMBERS => {
+                    return Err(format!("more than {MAX_MEMBERS} members are listed"));
+                }
                 Kind::Put => self.found.insert(entry),
                 Kind::Delete if entry == self.own => {
                     self.registered = Registered::No;
-                    return Err("this edge's entry was removed; it registers again".to_owned());
+                    return Err("the key of this edge was removed, registering again".to_owned());
                 }
                 Kind::Delete => self.found.remove(&entry) | self.kept.remove(&entry),
             };
@@ -292,86 +296,96 @@ impl Etcd {
         Ok(applied)
     }
 
-    /// The first of the members' keys, and the first that is behind them all: `0`
-    /// comes after `/`.
-    fn keys(&self) -> (String, String) {
+    /// Returns the range of the members' keys in base64: the first key, and the first key after
+    /// them all (`0` is the byte after `/`).
+    fn key_range(&self) -> (String, String) {
         let end = format!("{}0", self.prefix.trim_end_matches('/'));
         (BASE64.encode(self.prefix.as_bytes()), BASE64.encode(end.as_bytes()))
     }
 
-    /// Whether it is an address is seen later, where all lists are checked.
+    /// Returns the address in a member's key. It is validated later, by [`checked`].
     fn entry(&self, pair: &Pair) -> Result<String, String> {
-        let key = BASE64.decode(pair.key.as_bytes()).map_err(|error| format!("a key is not base64: {error}"))?;
+        let key = BASE64.decode(pair.key.as_bytes()).map_err(|error| format!("key is not base64: {error}"))?;
         let key = String::from_utf8_lossy(&key);
         let entry = key.strip_prefix(&self.prefix);
-        Ok(entry.ok_or_else(|| format!("`{}` was not asked for", shown(&key)))?.to_owned())
+        Ok(entry.ok_or_else(|| format!("key `{}` does not have the prefix", escaped(&key)))?.to_owned())
     }
 
-    /// Asks, and waits for all of the answer.
+    /// Sends a request and parses the whole response.
     async fn call<T: DeserializeOwned>(&self, path: &str, content: &Value) -> Result<T, String> {
-        let answer = async {
+        let exchange = async {
             let response = self.send(path, content).await?;
             let status = response.status();
-            let body = response.into_body().at_most(LARGEST).collect().await.map_err(|error| told(&error))?.to_bytes();
+            let body = response
+                .into_body()
+                .at_most(MAX_RESPONSE)
+                .collect()
+                .await
+                .map_err(|error| describe_error(&error))?
+                .to_bytes();
             if status == StatusCode::OK {
                 return parse(path, &body);
             }
-            let why = serde_json::from_slice(&body).map(|failure: Failure| failure.message).unwrap_or_default();
-            Err(format!("{path}: it answers {status} {}", shown(&why)))
+            let message = serde_json::from_slice(&body).map(|failure: Failure| failure.message).unwrap_or_default();
+            Err(format!("{path}: status {status} {}", escaped(&message)))
         };
-        timeout(self.patience(), answer).await.unwrap_or_else(|_| Err(LATE.to_owned()))
+        timeout(self.timeout(), exchange).await.unwrap_or_else(|_| Err(TIMED_OUT.to_owned()))
     }
 
     async fn send(&self, path: &str, content: &Value) -> Result<Response<Body>, String> {
-        let endpoint = &self.endpoints[self.at];
+        let endpoint = &self.endpoints[self.current];
         let mut request = Request::post(Uri::default()).body(Body::from(content.to_string())).unwrap_or_default();
         *request.uri_mut() = path.parse().map_err(|error| format!("{error}"))?;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.outgoing.send(endpoint, request, self.patience()).await.map_err(|error| told(&error))
+        self.client
+            .send(endpoint, request, self.timeout())
+            .await
+            .map(|reply| reply.response)
+            .map_err(|error| describe_error(&error))
     }
 }
 
-const LATE: &str = "it did not answer in time";
+const TIMED_OUT: &str = "timeout";
 
-/// An error in words. (The HTTP client's own speak of an origin, which an etcd is not.)
-fn told(error: &Error) -> String {
+/// Describes an error of the HTTP client. (The error's own text names an origin.)
+fn describe_error(error: &Error) -> String {
     match error {
-        Error::OriginUnreachable(why) => format!("it cannot be reached: {why}"),
-        Error::OriginTimeout(_) => LATE.to_owned(),
-        Error::OriginGarbage(why) => format!("its answer is not HTTP: {why}"),
-        Error::OriginBroke(why) => format!("its answer broke off: {why}"),
+        Error::OriginUnreachable(cause) => format!("cannot connect: {cause}"),
+        Error::OriginTimeout(_) => TIMED_OUT.to_owned(),
+        Error::OriginGarbage(cause) => format!("invalid HTTP response: {cause}"),
+        Error::OriginBroke(cause) => format!("response cut off: {cause}"),
         other => other.to_string(),
     }
 }
 
-/// What comes from elsewhere, as it goes to the log.
-fn shown(text: &str) -> String {
+/// Shortens and escapes text from etcd for the log.
+fn escaped(text: &str) -> String {
     text.chars().take(200).collect::<String>().escape_debug().to_string()
 }
 
 fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(bytes).map_err(|error| format!("{path}: its answer makes no sense: {error}"))
+    serde_json::from_slice(bytes).map_err(|error| format!("{path}: invalid JSON response: {error}"))
 }
 
-/// The lines of a body that does not end.
+/// The lines of an endless body.
 struct Lines {
     body: Body,
     buffer: Vec<u8>,
 }
 
 impl Lines {
-    /// The next whole line. Nothing is lost when its future is dropped.
+    /// Returns the next complete line. Cancel-safe.
     async fn next(&mut self) -> Result<Vec<u8>, String> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let rest = self.buffer.split_off(end + 1);
                 return Ok(std::mem::replace(&mut self.buffer, rest));
             }
-            if self.buffer.len() > LONGEST_LINE {
-                return Err(format!("a line of the watch is longer than {LONGEST_LINE} bytes"));
+            if self.buffer.len() > MAX_LINE {
+                return Err(format!("a line of the watch is longer than {MAX_LINE} bytes"));
             }
-            let frame = self.body.frame().await.ok_or_else(|| "the watch ended".to_owned())?;
-            if let Ok(data) = frame.map_err(|error| told(&error))?.into_data() {
+            let frame = self.body.frame().await.ok_or_else(|| "watch ended".to_owned())?;
+            if let Ok(data) = frame.map_err(|error| describe_error(&error))?.into_data() {
                 self.buffer.extend_from_slice(&data);
             }
         }
@@ -384,7 +398,7 @@ struct Failure {
     message: String,
 }
 
-/// An item of a stream: what was asked for, or why there is none.
+/// An item of a streaming response: a result or an error.
 #[derive(Deserialize)]
 struct Streamed<T> {
     result: Option<T>,
@@ -392,9 +406,9 @@ struct Streamed<T> {
 }
 
 impl<T> Streamed<T> {
-    fn taken(self) -> Result<T, String> {
-        let why = self.error.map_or_else(|| "nothing".to_owned(), |error| shown(&error.message));
-        self.result.ok_or_else(|| format!("it answers: {why}"))
+    fn into_result(self) -> Result<T, String> {
+        let message = self.error.map_or_else(|| "no result".to_owned(), |error| escaped(&error.message));
+        self.result.ok_or_else(|| format!("etcd error: {message}"))
     }
 }
 
@@ -419,7 +433,7 @@ struct Listing {
 
 #[derive(Deserialize)]
 struct Header {
-    /// The gateway writes 64-bit numbers as text.
+    /// The gateway encodes 64-bit numbers as strings.
     #[serde(deserialize_with = "number")]
     revision: u64,
 }
@@ -430,7 +444,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
 
 #[derive(Deserialize)]
 struct Pair {
-    /// In base64.
+    /// The key in base64.
     key: String,
 }
 
@@ -453,7 +467,7 @@ struct Event {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "UPPERCASE")]
 enum Kind {
-    /// What the gateway leaves out.
+    /// The default, because the gateway omits it.
     #[default]
     Put,
     Delete,

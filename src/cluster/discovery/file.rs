@@ -1,32 +1,34 @@
-//! Members in a file: a `host:port` on each line, and comments from `#` on.
+//! Members in a file: one `host:port` on each line, with comments after `#`.
 //!
-//! It should be written under another name and renamed: then nobody reads half of
-//! it. A missing final newline means that the file may be half written.
+//! The file should be written under another name and renamed, so that an edge never reads half of
+//! it. A file without a final newline is rejected, because it may be half written.
 
 use std::path::Path;
 
 use tokio::io::AsyncReadExt;
 
-use super::{is_address, not_an_address};
+use super::list::not_an_address;
+use crate::cluster::is_address;
 
-/// A larger file is taken for a mistake; 10,000 members have room in it.
-const LARGEST: u64 = 1024 * 1024;
+/// The largest file in bytes; it has room for 10,000 members. A larger one is rejected as a
+/// mistake.
+const MAX_SIZE: u64 = 1024 * 1024;
 
-/// Who the file at `path` names.
+/// Reads the members in the file at `path`.
 ///
 /// # Errors
-/// Why it cannot be read, or which line of it is bad.
+/// Returns why the file cannot be read, or which line is invalid.
 pub(super) async fn read(path: &Path) -> Result<Vec<String>, String> {
-    let failed = |error: std::io::Error| format!("it cannot be read: {error}");
-    // Opening a pipe would wait for whoever writes to it.
+    let failed = |error: std::io::Error| format!("cannot read the file: {error}");
+    // Opening a named pipe would wait for a writer.
     if !tokio::fs::metadata(path).await.map_err(failed)?.is_file() {
-        return Err("it is not a file".to_owned());
+        return Err("not a regular file".to_owned());
     }
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).await.map_err(failed)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(format!("it is larger than {LARGEST} bytes"));
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).await.map_err(failed)?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(format!("the file is larger than {MAX_SIZE} bytes"));
     }
     parse(&bytes)
 }
@@ -49,7 +51,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<String>, String> {
     }
     if !text.is_empty() && !text.ends_with('\n') {
         return Err(format!(
-            "line {} has no end: the file is being written, or lacks its last newline",
+            "line {} has no newline: the file is being written, or lacks its final newline",
             text.lines().count()
         ));
     }
@@ -63,42 +65,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines() {
+    fn lines_are_parsed_and_bad_ones_named() {
         let good = "# edges\n\n10.0.0.5:7001\r\n  [::1]:7001  # the sixth\nedge.example.net:7001\n";
         assert_eq!(parse(good.as_bytes()).unwrap(), ["10.0.0.5:7001", "[::1]:7001", "edge.example.net:7001"]);
         assert_eq!(parse(b"").unwrap(), [""; 0]);
-        for (text, told) in [
+        for (text, part) in [
             (&b"10.0.0.5:7001\n\n10.0.0.6\n"[..], "line 3: `10.0.0.6`"),
-            (b"10.0.0.5:7001\n10.0.0.6:70", "line 2 has no end"),
+            (b"10.0.0.5:7001\n10.0.0.6:70", "line 2 has no newline"),
             (b"10.0.0.5:7001\n\xff:1\n", "line 2 is not UTF-8"),
             (b"a:1 b:1\n", "line 1: `a:1 b:1`"),
         ] {
             let error = parse(text).unwrap_err();
-            assert!(error.contains(told), "{error}");
+            assert!(error.contains(part), "{error}");
         }
     }
 
     #[tokio::test]
-    async fn what_is_no_file_or_too_large_is_refused() {
+    async fn a_folder_a_missing_file_and_a_large_file_are_rejected() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(read(folder.path()).await.unwrap_err().contains("not a file"));
+        assert!(read(folder.path()).await.unwrap_err().contains("not a regular file"));
         let path = folder.path().join("peers");
-        assert!(read(&path).await.unwrap_err().contains("cannot be read"));
-        let most = usize::try_from(LARGEST).unwrap();
-        std::fs::write(&path, "#".repeat(most) + "\n").unwrap();
+        assert!(read(&path).await.unwrap_err().contains("cannot read"));
+        let max = usize::try_from(MAX_SIZE).unwrap();
+        std::fs::write(&path, "#".repeat(max) + "\n").unwrap();
         assert!(read(&path).await.unwrap_err().contains("larger"));
-        std::fs::write(&path, "#".repeat(most - 1) + "\n").unwrap();
+        std::fs::write(&path, "#".repeat(max - 1) + "\n").unwrap();
         assert_eq!(read(&path).await.unwrap(), [""; 0]);
     }
 
     proptest! {
-        /// Whatever part of a file is there, no entry comes of it that was not in it.
         #[test]
-        fn a_torn_file_makes_up_nobody(ports in prop::collection::vec(1u16.., 1..5), at in 0usize..100) {
+        fn a_truncated_file_yields_no_entry_that_was_not_in_it(ports in prop::collection::vec(1u16.., 1..5), at in 0usize..100) {
             let lines: String = ports.iter().map(|port| format!("edge:{port}\n")).collect();
             let whole = parse(lines.as_bytes()).unwrap();
-            let torn = &lines.as_bytes()[..at.min(lines.len())];
-            if let Ok(entries) = parse(torn) {
+            let truncated = &lines.as_bytes()[..at.min(lines.len())];
+            if let Ok(entries) = parse(truncated) {
                 prop_assert!(whole.starts_with(&entries));
             }
         }

@@ -1,33 +1,33 @@
-//! Who a member is.
+//! [`Identity`]: a member of the cluster in SWIM.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::super::is_address;
-use super::super::view::State;
+use crate::cluster::is_address;
+use crate::cluster::view::State;
 
-/// A member, from one change of its own to the next.
+/// One version of a member; the member changes it when it starts, drains or comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
-    /// Its name on the ring.
+    /// The member's name on the ring.
     #[serde(serialize_with = "write", deserialize_with = "address")]
     pub(super) address: Arc<str>,
-    /// Its `edge.name`, for people.
+    /// The member's `edge.name`, for operators.
     #[serde(serialize_with = "write", deserialize_with = "edge")]
     pub(super) edge: Arc<str>,
-    /// Grows whenever it starts, drains, or comes back after it was declared
-    /// dead: of two at one address, the one with the greater bump counts.
+    /// The version; grows whenever the member starts, drains, or comes back after it was declared
+    /// dead. Of two identities at one address, the one with the greater bump wins.
     pub(super) bump: u64,
     pub(super) role: Role,
 }
 
-/// What a member does.
+/// The role of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Role {
     Serving,
-    /// It is going to leave, and owns nothing.
+    /// The member is about to leave and owns nothing.
     Draining,
 }
 
@@ -41,20 +41,20 @@ impl Role {
 }
 
 impl Identity {
-    /// Longer names of edges are cut.
-    const EDGE: usize = 64;
+    /// The longest `edge.name` in bytes; longer ones are cut.
+    const MAX_EDGE: usize = 64;
 
     pub(super) fn new(address: &str, edge: &str, bump: u64) -> Self {
-        let edge: String = edge.chars().take_while(char::is_ascii_graphic).take(Self::EDGE).collect();
+        let edge: String = edge.chars().take_while(char::is_ascii_graphic).take(Self::MAX_EDGE).collect();
         Self { address: address.into(), edge: edge.into(), bump, role: Role::Serving }
     }
 
-    /// Whoever is at this address.
+    /// Returns a placeholder for the member at this address with any name and bump.
     pub(super) fn unknown(address: &str) -> Self {
         Self::new(address, "", 0)
     }
 
-    /// This one, later than `bump`.
+    /// Returns this identity with a greater bump than `bump`.
     pub(super) fn after(&self, bump: u64) -> Self {
         Self { bump: bump.saturating_add(1), ..self.clone() }
     }
@@ -88,7 +88,7 @@ fn write<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Erro
     serializer.serialize_str(text)
 }
 
-/// It ends in log lines and is connected to: nothing but an address will do.
+/// Deserializes an address. It must be valid, because it goes to log lines and connections.
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
     let text = <&str>::deserialize(deserializer)?;
     if is_address(text) { Ok(text.into()) } else { Err(D::Error::custom("not an address")) }
@@ -96,6 +96,6 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Er
 
 fn edge<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
     let text = <&str>::deserialize(deserializer)?;
-    let fits = text.len() <= Identity::EDGE && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let fits = text.len() <= Identity::MAX_EDGE && text.bytes().all(|byte| byte.is_ascii_graphic());
     if fits { Ok(text.into()) } else { Err(D::Error::custom("not a name")) }
 }

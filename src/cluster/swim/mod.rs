@@ -1,21 +1,20 @@
-//! Who is alive: SWIM with suspicion (Das, Gupta and Motivala, 2002), by foca.
+//! [`Swim`]: failure detection by SWIM with suspicion (Das, Gupta and Motivala, 2002), with foca.
 //!
-//! A machine without sockets and clocks: datagrams, the time and what the edge
-//! itself notices go in; datagrams, the time at which it wants to be woken and
-//! a new list of members come out. Time is counted from when it was made.
+//! A state machine without sockets and clocks. Its inputs are datagrams, the time, the list of
+//! candidates and failed requests. Its outputs are datagrams, the time at which it must be woken
+//! and the states of the members. Time is counted from the creation of the state machine.
 //!
-//! What is added to SWIM here, each for a reason:
+//! Additions to SWIM:
 //!
-//! - Who is suspected is told so at once and again and again, by whoever
-//!   suspects it, so that it can object though most of the datagrams are lost.
-//! - Who is down, but listed, is knocked at for ever, so partitions heal.
-//! - Every datagram tells what its sender takes for the cluster, as a digest.
-//!   Who finds another one there sends all that it knows: what gossip missed
-//!   does not stay missed.
-//! - Who wakes up late was frozen itself, and condemns nobody at once.
+//! - A member that suspects another tells it so at once and repeatedly (a challenge), so that the
+//!   suspect can refute the suspicion even if most datagrams are lost.
+//! - A listed member that is down gets announcements for ever, so that partitions heal.
+//! - Every datagram carries a digest of its sender's view. A receiver with another digest sends
+//!   its full state, so that updates which gossip missed arrive later.
+//! - A deadline that is handled late means that this edge itself was frozen. The suspect then gets
+//!   its time again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,96 +22,88 @@ use foca::{Foca, Header, Member, NoCustomBroadcast, Notification, PostcardCodec,
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::membership::Admission;
-use super::view::{Known, State};
+use crate::cluster::membership::Admission;
+use crate::cluster::view::{Known, State};
+use filter::Filter;
 use identity::{Identity, Role};
-use wire::{PAYLOAD, Rejection};
+use outbound::Payload;
+use wire::Rejection;
 
 mod filter;
 mod identity;
 mod outbound;
+mod parameters;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod wire;
 
-/// How many members each piece of news is told to at a time, by each who knows it.
-const FANOUT: usize = 3;
-/// How often each who knows a piece of news tells it: enough for thousands of members.
-const TELLINGS: u8 = 12;
-/// How many members this edge tells of in the time between two probes, to those whose
-/// view differs from its own.
-const TOLD_AT_ONCE: usize = 64;
-/// How long it is remembered that a member has gone.
-const MOURNING: Duration = Duration::from_hours(1);
+pub(crate) use parameters::Parameters;
 
-/// How this edge takes part.
-#[derive(Debug, Clone)]
-pub(crate) struct Parameters {
-    /// Between two probes by one member.
-    pub(crate) probe_interval: Duration,
-    /// How long a probe's answer is waited for before others are asked to probe.
-    pub(crate) probe_timeout: Duration,
-    /// How long a suspected member may take to object.
-    pub(crate) suspicion: Duration,
-    /// Who may be a member.
-    pub(crate) admission: Admission,
-}
+/// The number of members that a full state covers in the time between two probes.
+const SYNC_RATE: usize = 64;
+/// The most members that get an announcement at a time.
+const MAX_ANNOUNCEMENTS: usize = 16;
 
 type Address = Arc<str>;
 
-/// A datagram that is to be sent.
+/// A datagram to send.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub(crate) struct Datagram {
     pub(crate) to: Address,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// See the module.
+/// The state machine; see the module's documentation.
 pub(crate) struct Swim {
     foca: Foca<Identity, PostcardCodec, SmallRng, NoCustomBroadcast>,
     parameters: Parameters,
-    /// When it was made, in milliseconds of its clock.
+    /// The time of creation, in milliseconds of this edge's clock.
     started: u64,
     listed: BTreeSet<Address>,
-    /// Listed ones of which nothing has been heard yet. They count as suspect:
-    /// who starts would otherwise own everything for a moment.
+    /// Listed members that gossip has not heard from yet. They count as suspect; otherwise an edge
+    /// that starts would own all keys for a moment.
     awaited: BTreeSet<Address>,
-    /// Members that a request could not reach, with the time until which that is no news.
+    /// Members that a request could not reach, with the time until which further failures are
+    /// ignored.
     doubted: BTreeMap<Address, Duration>,
     jobs: BTreeMap<(Duration, u64), Job>,
-    jobs_made: u64,
-    outgoing: Vec<(Address, Vec<u8>)>,
-    /// Nobody has answered to this identity yet.
+    next_job: u64,
+    outgoing: Vec<Payload>,
+    /// No member has responded to this edge's current identity yet.
     introducing: bool,
-    /// Others took this edge for dead, and it has said that it is not.
+    /// Other members declared this edge dead and it has refuted that; reset when read.
     returned: bool,
-    next_turn: usize,
-    next_telling: Duration,
-    /// What this edge takes for the cluster, and what it shows of it.
+    /// The position in the list of members at which the next announcements begin.
+    next_announced: usize,
+    /// The earliest time of the next full state.
+    next_sync: Duration,
+    /// The digest of this edge's view, which datagrams carry.
     digest: u64,
-    shown: u64,
+    /// A fingerprint of the states that [`take_news`](Self::take_news) returns.
+    fingerprint: u64,
+    /// The fingerprint when the states were last taken.
     taken: Option<u64>,
 }
 
-/// What is to be done at a certain time.
+/// A job with a due time.
 #[derive(Debug)]
 enum Job {
-    /// As foca wants it.
+    /// A timer of foca.
     Foca(Timer<Identity>),
-    /// Announces this edge to those that are listed, or were members, and are not there.
-    Knock,
-    /// Tells a suspect that it is one, again.
+    /// Announces this edge to listed and former members that are absent.
+    Announce,
+    /// Tells a suspect again that it is suspected.
     Challenge(Member<Identity>),
-    /// Declares a suspect dead, unless it has objected.
-    Condemn(Member<Identity>),
-    /// Ends the wait for a word of a listed one.
-    GiveUp(Address),
+    /// Declares a suspect dead unless it has refuted the suspicion.
+    DeclareDead(Member<Identity>),
+    /// Ends the wait for a first datagram of a listed member.
+    StopAwaiting(Address),
 }
 
-/// What foca wants done.
+/// The effects that foca requests.
 #[derive(Default)]
 struct Effects {
-    outgoing: Vec<(Address, Vec<u8>)>,
+    outgoing: Vec<Payload>,
     timers: Vec<(Timer<Identity>, Duration)>,
     renamed: bool,
 }
@@ -132,11 +123,12 @@ impl Runtime<Identity> for &mut Effects {
 }
 
 impl Swim {
-    /// The edge `name`, whose address is `own`. `started` grows from each start
-    /// of it to the next; `seed` makes its choices its own.
+    /// Creates the state machine of the edge `name` with the address `own`. `started` must grow
+    /// from each start of the edge to the next. `seed` must differ between edges.
     pub(crate) fn new(parameters: Parameters, own: &str, name: &str, started: u64, seed: u64) -> Self {
         let identity = Identity::new(own, name, started);
-        let foca = Foca::new(identity, rules(&parameters), SmallRng::seed_from_u64(seed), PostcardCodec);
+        let foca =
+            Foca::new(identity, parameters::foca_config(&parameters), SmallRng::seed_from_u64(seed), PostcardCodec);
         let mut swim = Self {
             foca,
             parameters,
@@ -145,51 +137,51 @@ impl Swim {
             awaited: BTreeSet::new(),
             doubted: BTreeMap::new(),
             jobs: BTreeMap::new(),
-            jobs_made: 0,
+            next_job: 0,
             outgoing: Vec::new(),
             introducing: true,
             returned: false,
-            next_turn: usize::try_from(seed % 1000).unwrap_or_default(),
-            next_telling: Duration::ZERO,
+            next_announced: usize::try_from(seed % 1000).unwrap_or_default(),
+            next_sync: Duration::ZERO,
             digest: 0,
-            shown: 0,
+            fingerprint: 0,
             taken: None,
         };
         swim.refresh();
         swim
     }
 
-    /// Takes another list of who might be a member. What comes of it is news
-    /// even if it says the same: whoever gave it has made do without meanwhile.
+    /// Replaces the list of candidates. The states are then news even if they are the same: the
+    /// caller has used a provisional view since it had the new list.
     pub(crate) fn list(&mut self, now: Duration, names: impl IntoIterator<Item = Address>) {
         let was_guest = self.is_guest();
         self.listed = names.into_iter().collect();
         if was_guest && !self.is_guest() {
-            self.ask_suspects_again(now);
+            self.restart_suspicions(now);
         }
         self.awaited.retain(|name| self.listed.contains(name));
         let known: BTreeSet<_> = self.foca.iter_membership_state().map(|member| &member.id().address).collect();
         let own = &self.foca.identity().address;
         let new: Vec<_> = self.listed.iter().filter(|name| *name != own && !known.contains(name)).cloned().collect();
         for name in new {
-            self.schedule(now + self.parameters.suspicion, Job::GiveUp(Arc::clone(&name)));
+            self.schedule(now + self.parameters.suspicion, Job::StopAwaiting(Arc::clone(&name)));
             self.awaited.insert(name);
         }
         self.taken = None;
-        self.jobs.retain(|_, job| !matches!(job, Job::Knock));
-        self.knock(now);
+        self.jobs.retain(|_, job| !matches!(job, Job::Announce));
+        self.announce_to_absent(now);
         self.refresh();
     }
 
-    /// Takes a datagram.
+    /// Handles a received datagram.
     pub(crate) fn receive(&mut self, now: Duration, datagram: &[u8]) -> Result<(), Rejection> {
         let (digest, payload) = wire::unpack(datagram)?;
-        let (Header { src, dst, .. }, payload) = self.sift(now, payload)?;
+        let (Header { src, dst, .. }, payload) = self.filter(now).apply(payload)?;
         if self.is_guest() {
             return Err(Rejection::Guest);
         }
         if dst.address == self.foca.identity().address && dst.bump > self.foca.identity().bump {
-            // It has met this edge under a later bump: the clock has been set back since.
+            // The sender knows this edge with a later bump: the clock was set back since.
             self.rename(now, self.foca.identity().after(dst.bump));
         }
         let handled = self.run(now, |foca, effects| foca.handle_data(&payload, effects));
@@ -199,18 +191,19 @@ impl Swim {
         }
         self.introducing &= dst != *self.foca.identity();
         self.refresh();
-        if digest != self.digest && now >= self.next_telling {
-            // The more there is to tell, the longer the pause: gossip has told most of it.
-            let pause = self.foca.num_members().div_ceil(TOLD_AT_ONCE).max(1);
-            self.next_telling = now + self.parameters.probe_interval * u32::try_from(pause).unwrap_or(u32::MAX);
-            self.tell_all(&src);
+        if digest != self.digest && now >= self.next_sync {
+            // A larger state is sent less often: gossip has already sent most of it.
+            let pause = self.foca.num_members().div_ceil(SYNC_RATE).max(1);
+            self.next_sync = now + self.parameters.probe_interval * u32::try_from(pause).unwrap_or(u32::MAX);
+            let members: Vec<_> = self.foca.iter_membership_state().cloned().collect();
+            self.outgoing.extend(outbound::full_state(self.foca.identity(), &src, &members));
         }
         Ok(())
     }
 
-    /// A request could not reach this peer: it is suspected at once, and has
-    /// less time than others to object, for it is known to be in trouble. A
-    /// live one does so within a round trip, and goes on owning what it owns.
+    /// Suspects a peer that a request could not reach. It has less time to refute the suspicion
+    /// than others, because there is evidence against it. A live peer refutes within a round trip
+    /// and keeps its keys.
     pub(crate) fn doubt(&mut self, now: Duration, name: &str) {
         self.doubted.retain(|_, until| *until > now);
         let known = self.foca.iter_members().find(|member| *member.id().address == *name);
@@ -220,12 +213,12 @@ impl Swim {
         self.doubted.insert(name.into(), now + self.parameters.suspicion);
         let suspect = Member::new(member.id().clone(), member.incarnation(), foca::State::Suspect);
         self.apply(now, suspect.clone());
-        let patience = (self.parameters.suspicion / 3).max(self.parameters.probe_timeout * 3);
-        self.suspect(now, &suspect, patience);
+        let limit = (self.parameters.suspicion / 3).max(self.parameters.probe_timeout * 3);
+        self.suspect(now, &suspect, limit);
         self.refresh();
     }
 
-    /// Says that this edge owns nothing from now on; it goes on taking part.
+    /// Announces that this edge owns nothing from now on. It remains a member.
     pub(crate) fn drain(&mut self, now: Duration) {
         if self.foca.identity().role == Role::Serving {
             let mut draining = self.foca.identity().after(self.foca.identity().bump);
@@ -235,60 +228,68 @@ impl Swim {
         }
     }
 
-    /// Says that this edge is gone.
+    /// Announces that this edge leaves.
     pub(crate) fn leave(&mut self, now: Duration) {
         let _ = self.run(now, |foca, effects| foca.leave_cluster(effects));
-        // Once more, to others: the last word is heard by whoever gets it.
+        // Repeat it to other members, because datagrams may be lost.
         let _ = self.run(now, |foca, effects| foca.gossip(effects));
         self.jobs.clear();
     }
 
-    /// When [`wake`](Self::wake) is wanted.
+    /// Returns the time at which [`wake`](Self::wake) must be called.
     pub(crate) fn wakes_at(&self) -> Option<Duration> {
         self.jobs.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Does what is due.
+    /// Runs the jobs that are due.
     pub(crate) fn wake(&mut self, now: Duration) {
         while let Some(first) = self.jobs.first_entry().filter(|first| first.key().0 <= now) {
             let ((due, _), job) = first.remove_entry();
-            self.work(now, due, job);
+            self.run_job(now, due, job);
         }
         self.refresh();
     }
 
-    /// What is to be sent. A guest says nothing, for he has heard nothing.
-    pub(crate) fn take_outgoing(&mut self) -> impl Iterator<Item = Outgoing> {
+    /// Takes the datagrams to send. A guest sends none, because it handles none.
+    pub(crate) fn take_outgoing(&mut self) -> impl Iterator<Item = Datagram> {
         if self.is_guest() {
             self.outgoing.clear();
         }
         let digest = self.digest;
-        let pack = move |(to, payload): (Address, Vec<u8>)| Outgoing { to, bytes: wire::pack(digest, &payload) };
+        let pack = move |(to, payload): Payload| Datagram { to, bytes: wire::pack(digest, &payload) };
         std::mem::take(&mut self.outgoing).into_iter().map(pack)
     }
 
-    /// Whether others took this edge for dead since this was last asked.
+    /// Returns true if other members declared this edge dead since the last call.
     pub(crate) fn take_returned(&mut self) -> bool {
         std::mem::take(&mut self.returned)
     }
 
-    /// Everybody and how it is, by address, if that is news since it was last
-    /// taken.
+    /// Returns the states of all members, sorted by address, if they changed since the last call.
     pub(crate) fn take_news(&mut self) -> Option<Vec<Known>> {
-        (self.taken.replace(self.shown) != Some(self.shown)).then(|| self.known())
+        (self.taken.replace(self.fingerprint) != Some(self.fingerprint)).then(|| self.known())
     }
 
-    /// Whether every listed one has been heard of, or waited for long enough.
+    /// Returns true if gossip has heard from each listed member, or waited for long enough.
     pub(crate) fn has_joined(&self) -> bool {
         self.awaited.is_empty() || self.is_guest()
     }
 
     fn admits(&self, address: &str) -> bool {
-        self.parameters.admission == Admission::Heard || self.listed.contains(address)
+        self.parameters.admission == Admission::Authenticated || self.listed.contains(address)
     }
 
-    /// Whether this edge is no member: those that are would not answer it. It
-    /// takes the list's word for who they are.
+    fn filter(&self, now: Duration) -> Filter<impl Fn(&str) -> bool, impl Fn(&str) -> bool> {
+        let foca = &self.foca;
+        let is_known = move |address: &str| {
+            *address == *foca.identity().address
+                || foca.iter_membership_state().any(|member| *member.id().address == *address)
+        };
+        Filter { admits: |address: &str| self.admits(address), is_known, max_bump: filter::max_bump(self.started, now) }
+    }
+
+    /// Returns true if this edge is no member: its own list does not contain it. The members would
+    /// not answer its gossip, so it takes all listed members to be alive.
     fn is_guest(&self) -> bool {
         !self.listed.is_empty() && !self.admits(&self.foca.identity().address)
     }
@@ -322,67 +323,68 @@ impl Swim {
         states.into_iter().map(known).collect()
     }
 
-    /// Members that are refused, because one that started before them has the same
-    /// `edge.name`. All edges refuse the same one, for they compare what gossip says. One
-    /// that is down or drains has given its name up.
+    /// Returns the members that are refused because a member that started earlier has the same
+    /// `edge.name`. All edges refuse the same one, because they compare the values from gossip. A
+    /// member that is down or drains has given up its name.
     fn namesakes(&self) -> Vec<&Identity> {
         let own = self.foca.identity();
-        let is_there = |member: &&Member<Identity>| {
+        let holds_name = |member: &&Member<Identity>| {
             let address = &member.id().address;
             matches!(state(member), State::Alive | State::Suspect) && self.admits(address) && *address != own.address
         };
-        let there = self.foca.iter_membership_state().filter(is_there).map(Member::id);
+        let others = self.foca.iter_membership_state().filter(holds_name).map(Member::id);
         let own = Some(own).filter(|own| own.role == Role::Serving);
-        let mut named: Vec<_> = there.chain(own).filter(|member| !member.edge.is_empty()).collect();
+        let mut named: Vec<_> = others.chain(own).filter(|member| !member.edge.is_empty()).collect();
         named.sort_by_key(|member| (&member.edge, member.bump, &member.address));
         named.windows(2).filter(|pair| pair[0].edge == pair[1].edge).map(|pair| pair[1]).collect()
     }
 
-    /// Sums up anew what has changed. A sum does not depend on an order.
+    /// Recomputes the digest and the fingerprint. Both are sums, which do not depend on the order of
+    /// members.
     fn refresh(&mut self) {
         let own = self.foca.identity().fingerprint();
-        let (mut digest, mut shown) = (own, own);
+        let (mut digest, mut states) = (own, own);
         for member in self.foca.iter_membership_state() {
             let fingerprint = member.id().fingerprint();
             if member.state() != foca::State::Down {
                 digest = digest.wrapping_add(fingerprint);
             }
-            shown = shown.wrapping_add(fingerprint.rotate_left(1 + member.state() as u32));
+            states = states.wrapping_add(fingerprint.rotate_left(1 + member.state() as u32));
         }
         for name in &self.listed {
             let awaited = u32::from(self.awaited.contains(name));
-            shown = shown.wrapping_add(identity::hash(name).rotate_left(awaited));
+            states = states.wrapping_add(identity::hash(name).rotate_left(awaited));
         }
-        (self.digest, self.shown) = (digest, shown);
+        (self.digest, self.fingerprint) = (digest, states);
     }
 
     fn schedule(&mut self, at: Duration, job: Job) {
-        self.jobs_made += 1;
-        self.jobs.insert((at, self.jobs_made), job);
+        self.next_job += 1;
+        self.jobs.insert((at, self.next_job), job);
     }
 
-    fn work(&mut self, now: Duration, due: Duration, job: Job) {
+    fn run_job(&mut self, now: Duration, due: Duration, job: Job) {
         match job {
             Job::Foca(timer) => {
-                // Its only complaint is of a timer that came late, and it makes up for that.
+                // The only error is about a late timer, which foca handles.
                 let _ = self.run(now, |foca, effects| foca.handle_timer(timer, effects));
             }
-            Job::Knock => self.knock(now),
-            Job::GiveUp(name) => drop(self.awaited.remove(&name)),
-            Job::Challenge(suspect) | Job::Condemn(suspect) if !self.is_suspect(&suspect) => {}
-            Job::Challenge(_) | Job::Condemn(_) if self.is_guest() => {}
+            Job::Announce => self.announce_to_absent(now),
+            Job::StopAwaiting(name) => drop(self.awaited.remove(&name)),
+            Job::Challenge(suspect) | Job::DeclareDead(suspect) if !self.is_suspect(&suspect) => {}
+            Job::Challenge(_) | Job::DeclareDead(_) if self.is_guest() => {}
             Job::Challenge(suspect) => self.challenge(now, suspect),
-            // This edge was frozen itself, and may not have heard an objection.
-            Job::Condemn(suspect) if now > due + self.parameters.probe_interval => {
-                self.schedule(now + self.parameters.suspicion, Job::Condemn(suspect));
+            // This edge itself was frozen and may have missed a refutation.
+            Job::DeclareDead(suspect) if now > due + self.parameters.probe_interval => {
+                self.schedule(now + self.parameters.suspicion, Job::DeclareDead(suspect));
             }
-            Job::Condemn(suspect) => {
+            Job::DeclareDead(suspect) => {
                 self.apply(now, Member::new(suspect.id().clone(), suspect.incarnation(), foca::State::Down));
             }
         }
     }
 
-    /// Has foca do something, and does what comes of it.
+    /// Calls foca and applies the effects that it requests.
     fn run(
         &mut self,
         now: Duration,
@@ -410,26 +412,72 @@ impl Swim {
     }
 
     fn apply(&mut self, now: Duration, member: Member<Identity>) {
-        // It fails only if an address does not fit into a datagram.
+        // Fails only if an address does not fit into a datagram.
         let _ = self.run(now, |foca, effects| foca.apply_many(std::iter::once(member), true, effects));
+    }
+
+    fn challenge(&mut self, now: Duration, suspect: Member<Identity>) {
+        self.outgoing.push(outbound::challenge(self.foca.identity(), &suspect));
+        self.schedule(now + self.parameters.probe_timeout, Job::Challenge(suspect));
+    }
+
+    fn rename(&mut self, now: Duration, identity: Identity) {
+        let _ = self.run(now, |foca, effects| foca.change_identity(identity, effects));
+        self.introduce(now);
+    }
+
+    /// Announces this edge's new identity to some of the members; each of them responds.
+    fn introduce(&mut self, now: Duration) {
+        self.introducing = true;
+        let members: Vec<_> = self.foca.iter_members().map(|member| member.id().clone()).collect();
+        self.announce(now, members);
+    }
+
+    fn announce_to_absent(&mut self, now: Duration) {
+        self.schedule(now + self.parameters.probe_interval, Job::Announce);
+        if self.is_guest() {
+            return;
+        }
+        let own = &self.foca.identity().address;
+        let mut absent: BTreeMap<_, _> = self.listed.iter().map(|name| (name, Identity::unknown(name))).collect();
+        for member in self.foca.iter_membership_state() {
+            if member.state() != foca::State::Down && !self.introducing {
+                absent.remove(&member.id().address);
+            } else if self.admits(&member.id().address) {
+                absent.insert(&member.id().address, member.id().clone());
+            }
+        }
+        absent.remove(own);
+        let absent = absent.into_values().collect();
+        self.announce(now, absent);
+    }
+
+    /// Announces this edge to some of `others`, in turn.
+    fn announce(&mut self, now: Duration, mut others: Vec<Identity>) {
+        let count = others.len().max(1);
+        others.rotate_left(self.next_announced % count);
+        self.next_announced = self.next_announced.wrapping_add(MAX_ANNOUNCEMENTS);
+        for other in others.into_iter().take(MAX_ANNOUNCEMENTS) {
+            let _ = self.run(now, |foca, effects| foca.announce(other, effects));
+        }
     }
 
     fn is_suspect(&self, suspect: &Member<Identity>) -> bool {
         self.foca.iter_members().any(|member| member == suspect)
     }
 
-    fn suspect(&mut self, now: Duration, suspect: &Member<Identity>, patience: Duration) {
-        let sooner = self.jobs.range(..=(now + patience, u64::MAX));
-        let mut sooner = sooner.filter(|(_, job)| matches!(job, Job::Condemn(other) if other == suspect));
+    fn suspect(&mut self, now: Duration, suspect: &Member<Identity>, limit: Duration) {
+        let sooner = self.jobs.range(..=(now + limit, u64::MAX));
+        let mut sooner = sooner.filter(|(_, job)| matches!(job, Job::DeclareDead(other) if other == suspect));
         if sooner.next().is_none() {
             self.schedule(now, Job::Challenge(suspect.clone()));
-            self.schedule(now + patience, Job::Condemn(suspect.clone()));
+            self.schedule(now + limit, Job::DeclareDead(suspect.clone()));
         }
     }
 
-    /// Begins each suspicion anew: while this edge was a guest, it heard no objections.
-    fn ask_suspects_again(&mut self, now: Duration) {
-        self.jobs.retain(|_, job| !matches!(job, Job::Challenge(_) | Job::Condemn(_)));
+    /// Restarts each suspicion: while this edge was a guest, it received no refutations.
+    fn restart_suspicions(&mut self, now: Duration) {
+        self.jobs.retain(|_, job| !matches!(job, Job::Challenge(_) | Job::DeclareDead(_)));
         let suspects: Vec<_> =
             self.foca.iter_members().filter(|member| member.state() == foca::State::Suspect).cloned().collect();
         for suspect in suspects {
@@ -444,24 +492,5 @@ fn state(member: &Member<Identity>) -> State {
         (_, Role::Draining) => State::Draining,
         (foca::State::Suspect, Role::Serving) => State::Suspect,
         (foca::State::Alive, Role::Serving) => State::Alive,
-    }
-}
-
-/// foca's part of the rules; its own ways to meet those who are down do not
-/// reach those who were never met, so they stay off.
-fn rules(parameters: &Parameters) -> foca::Config {
-    let some = |number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN);
-    foca::Config {
-        probe_period: parameters.probe_interval,
-        probe_rtt: parameters.probe_timeout,
-        num_indirect_probes: some(FANOUT),
-        max_transmissions: NonZeroU8::new(TELLINGS).unwrap_or(NonZeroU8::MIN),
-        suspect_to_down_after: parameters.suspicion,
-        remove_down_after: Some(MOURNING),
-        max_packet_size: some(PAYLOAD),
-        notify_down_members: true,
-        periodic_announce: None,
-        periodic_announce_to_down_members: None,
-        periodic_gossip: Some(foca::PeriodicParams { frequency: parameters.probe_timeout, num_members: some(FANOUT) }),
     }
 }

@@ -1,104 +1,57 @@
-//! What this edge says of itself by itself, and of others: foca does the rest.
+//! The datagrams that this edge builds itself, beside those of foca.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BufMut;
 use foca::{Codec, Header, Member, Message, PostcardCodec};
 
 use super::identity::Identity;
 use super::wire::PAYLOAD;
-use super::{Job, Swim};
 
-/// How many are knocked at, or introduced to, at a time.
-const AT_ONCE: usize = 16;
+/// A payload and the address of its receiver.
+pub(super) type Payload = (Arc<str>, Vec<u8>);
 
-impl Swim {
-    /// A ping that says that its receiver is suspected: the answer objects.
-    pub(super) fn challenge(&mut self, now: Duration, suspect: Member<Identity>) {
-        let (payload, _) = self.datagram(suspect.id(), Message::Ping(0), std::slice::from_ref(&suspect));
-        self.outgoing.push((Arc::clone(&suspect.id().address), payload));
-        self.schedule(now + self.parameters.probe_timeout, Job::Challenge(suspect));
+/// Builds a ping that tells `suspect` that it is suspected. Its response refutes the suspicion.
+pub(super) fn challenge(from: &Identity, suspect: &Member<Identity>) -> Payload {
+    let (payload, _) = datagram(from, suspect.id(), Message::Ping(0), std::slice::from_ref(suspect));
+    (Arc::clone(&suspect.id().address), payload)
+}
+
+/// Builds the datagrams that tell `to` about all `members`.
+pub(super) fn full_state(from: &Identity, to: &Identity, members: &[Member<Identity>]) -> Vec<Payload> {
+    let (mut payloads, mut rest) = (Vec::new(), members);
+    while !rest.is_empty() {
+        let (payload, count) = datagram(from, to, Message::Gossip, rest);
+        payloads.push((Arc::clone(&to.address), payload));
+        rest = &rest[count.max(1)..];
     }
+    payloads
+}
 
-    /// Tells `to` all that is known.
-    pub(super) fn tell_all(&mut self, to: &Identity) {
-        let members: Vec<_> = self.foca.iter_membership_state().cloned().collect();
-        let mut rest = &members[..];
-        while !rest.is_empty() {
-            let (payload, told) = self.datagram(to, Message::Gossip, rest);
-            self.outgoing.push((Arc::clone(&to.address), payload));
-            rest = &rest[told.max(1)..];
+/// Builds a datagram in foca's format, with updates about the first of `members`. Returns with it
+/// the number of updates that fit. foca does not expose this edge's incarnation, so the header says
+/// 0, which supersedes no other.
+pub(super) fn datagram(
+    from: &Identity,
+    to: &Identity,
+    message: Message<Identity>,
+    members: &[Member<Identity>],
+) -> (Vec<u8>, usize) {
+    let header = Header { src: from.clone(), src_incarnation: 0, dst: to.clone(), message };
+    let mut payload = Vec::with_capacity(PAYLOAD).limit(PAYLOAD);
+    let _ = PostcardCodec.encode_header(&header, &mut payload);
+    let at = payload.get_ref().len();
+    payload.put_u16(0);
+    let mut count: u16 = 0;
+    for member in members {
+        let before = payload.get_ref().len();
+        if PostcardCodec.encode_member(member, &mut payload).is_err() {
+            payload.get_mut().truncate(before);
+            break;
         }
+        count += 1;
     }
-
-    /// A datagram as foca makes them, to a member and `about` members of our choice; and
-    /// how many of these had room in it. foca does not tell this edge's incarnation, so
-    /// it says 0, which is news to nobody.
-    pub(super) fn datagram(
-        &self,
-        to: &Identity,
-        message: Message<Identity>,
-        about: &[Member<Identity>],
-    ) -> (Vec<u8>, usize) {
-        let header = Header { src: self.foca.identity().clone(), src_incarnation: 0, dst: to.clone(), message };
-        let mut payload = Vec::with_capacity(PAYLOAD).limit(PAYLOAD);
-        let _ = PostcardCodec.encode_header(&header, &mut payload);
-        let at = payload.get_ref().len();
-        payload.put_u16(0);
-        let mut count: u16 = 0;
-        for member in about {
-            let before = payload.get_ref().len();
-            if PostcardCodec.encode_member(member, &mut payload).is_err() {
-                payload.get_mut().truncate(before);
-                break;
-            }
-            count += 1;
-        }
-        let mut payload = payload.into_inner();
-        payload[at..at + 2].copy_from_slice(&count.to_be_bytes());
-        (payload, usize::from(count))
-    }
-
-    pub(super) fn rename(&mut self, now: Duration, identity: Identity) {
-        let _ = self.run(now, |foca, effects| foca.change_identity(identity, effects));
-        self.introduce(now);
-    }
-
-    /// Tells some of the members who this edge is now; each of them answers.
-    pub(super) fn introduce(&mut self, now: Duration) {
-        self.introducing = true;
-        let members: Vec<_> = self.foca.iter_members().map(|member| member.id().clone()).collect();
-        self.announce(now, members);
-    }
-
-    pub(super) fn knock(&mut self, now: Duration) {
-        self.schedule(now + self.parameters.probe_interval, Job::Knock);
-        if self.is_guest() {
-            return;
-        }
-        let own = &self.foca.identity().address;
-        let mut absent: BTreeMap<_, _> = self.listed.iter().map(|name| (name, Identity::unknown(name))).collect();
-        for member in self.foca.iter_membership_state() {
-            if member.state() != foca::State::Down && !self.introducing {
-                absent.remove(&member.id().address);
-            } else if self.admits(&member.id().address) {
-                absent.insert(&member.id().address, member.id().clone());
-            }
-        }
-        absent.remove(own);
-        let absent = absent.into_values().collect();
-        self.announce(now, absent);
-    }
-
-    /// Announces this edge to some of `others`, to other ones each time.
-    fn announce(&mut self, now: Duration, mut others: Vec<Identity>) {
-        let count = others.len().max(1);
-        others.rotate_left(self.next_turn % count);
-        self.next_turn = self.next_turn.wrapping_add(AT_ONCE);
-        for other in others.into_iter().take(AT_ONCE) {
-            let _ = self.run(now, |foca, effects| foca.announce(other, effects));
-        }
-    }
+    let mut payload = payload.into_inner();
+    payload[at..at + 2].copy_from_slice(&count.to_be_bytes());
+    (payload, usize::from(count))
 }

@@ -1,42 +1,43 @@
-//! What stands before what foca says: which protocol and which placement the
-//! sender follows, and a digest of its view.
+//! The header before foca's payload: the versions of protocol and placement, and a digest of the
+//! sender's view.
 
 use std::sync::Arc;
 
-use super::super::ring::PLACEMENT_VERSION;
+use crate::cluster::ring::PLACEMENT_VERSION;
 
-/// Changes with the form of datagrams.
+/// The version of the datagram format.
 pub(crate) const PROTOCOL: u8 = 1;
 
-const MARK: &[u8; 4] = b"peer";
-const HEAD: usize = MARK.len() + 1 + 8 + 8;
-/// A datagram and what seals it stay below what any network carries whole.
+const MAGIC: &[u8; 4] = b"peer";
+const HEAD: usize = MAGIC.len() + 1 + 8 + 8;
+/// The longest payload in bytes. A datagram with its tag stays below the MTU of any common network.
 pub(super) const PAYLOAD: usize = 1200 - HEAD;
 
-/// Why a datagram was not taken.
+/// The reason why a datagram was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// It does not know the secret.
+    /// The tag is missing or wrong: the sender has another secret or none.
     Seal,
-    /// Its sender follows another protocol, or places keys in another way: in
-    /// one view with it, edges would disagree about owners.
+    /// The sender has another protocol or placement version: edges in one view would disagree
+    /// about owners.
     Version {
         /// The sender's [`PROTOCOL`].
         protocol: u8,
         /// The sender's [`PLACEMENT_VERSION`].
         placement: u64,
     },
-    /// Its sender is not listed, and there is no secret that it could know.
+    /// The sender is not listed and there is no secret that would authenticate it.
     Stranger(Arc<str>),
-    /// It is for a member, and this edge is none: others list it, and its own list does not.
+    /// This edge is no member: other edges list it, but its own list does not.
     Guest,
-    /// It is malformed.
+    /// The datagram is malformed.
     Garbage,
 }
 
+/// Puts the header before foca's payload.
 pub(super) fn pack(digest: u64, payload: &[u8]) -> Vec<u8> {
     let mut datagram = Vec::with_capacity(HEAD + payload.len());
-    datagram.extend_from_slice(MARK);
+    datagram.extend_from_slice(MAGIC);
     datagram.push(PROTOCOL);
     datagram.extend_from_slice(&PLACEMENT_VERSION.to_le_bytes());
     datagram.extend_from_slice(&digest.to_le_bytes());
@@ -44,9 +45,9 @@ pub(super) fn pack(digest: u64, payload: &[u8]) -> Vec<u8> {
     datagram
 }
 
-/// The sender's digest, and what foca said.
+/// Returns the sender's digest and foca's payload.
 pub(super) fn unpack(datagram: &[u8]) -> Result<(u64, &[u8]), Rejection> {
-    let rest = datagram.strip_prefix(MARK).ok_or(Rejection::Garbage)?;
+    let rest = datagram.strip_prefix(MAGIC).ok_or(Rejection::Garbage)?;
     let (&[protocol], rest) = rest.split_first_chunk().ok_or(Rejection::Garbage)?;
     let (placement, rest) = rest.split_first_chunk().ok_or(Rejection::Garbage)?;
     let placement = u64::from_le_bytes(*placement);
@@ -62,9 +63,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_comes_out_and_other_versions_do_not() {
-        let datagram = pack(7, b"said");
-        assert_eq!(unpack(&datagram), Ok((7, &b"said"[..])));
+    fn packed_payloads_are_unpacked_and_other_versions_rejected() {
+        let datagram = pack(7, b"payload");
+        assert_eq!(unpack(&datagram), Ok((7, &b"payload"[..])));
         for (at, rejection) in [
             (0, Rejection::Garbage),
             (4, Rejection::Version { protocol: PROTOCOL ^ 1, placement: PLACEMENT_VERSION }),

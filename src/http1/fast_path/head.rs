@@ -186,9 +186,9 @@ mod tests {
     #[test]
     fn the_longest_peek_fits_the_fast_path() {
         let mut peek = bytes::BytesMut::new();
-        let target = format!("/{}", "a".repeat(peek_codec::LONGEST - 1));
+        let target = format!("/{}", "a".repeat(peek_codec::MAX_TARGET - 1));
         let all = NamedCodings::default().and(b"gzip, br, zstd").accepted();
-        peek_codec::ask(&mut peek, &"h".repeat(255), &target, all);
+        peek_codec::write_request(&mut peek, &"h".repeat(255), &target, all);
         assert!(
             peek.len() < MAX_HEAD
                 && matches!(NextRequest::parse(&peek), NextRequest::Peek(_, length) if length == peek.len())

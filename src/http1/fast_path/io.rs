@@ -189,7 +189,7 @@ impl FastPath {
         };
         if matches!(next, NextRequest::Peek(..)) && self.handler.answers_peeks() {
             head.clear();
-            head.extend_from_slice(peek_codec::NOTHING.as_bytes());
+            head.extend_from_slice(peek_codec::MISS.as_bytes());
             self.responses.push(head, None, cx)?;
             // This counts as a request, or a connection with such peeks alone would time out.
             drop(self.handler.requests().begin());

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::hosts::HostResolver;
 use super::rejection_log::RejectionLog;
 use super::socket::GossipSocket;
-use crate::cluster::membership::{Admission, Following, List, Membership};
+use crate::cluster::membership::{Admission, GossipInputs, List, Membership};
 use crate::cluster::seal::Seal;
 use crate::cluster::swim::wire::{PROTOCOL, Rejection};
 use crate::cluster::swim::{Parameters, Swim};
@@ -40,7 +40,7 @@ pub(crate) struct Gossip {
     swim: Swim,
     began: Instant,
     membership: Arc<Membership>,
-    following: Following,
+    following: GossipInputs,
     list: List,
     metrics: Arc<Metrics>,
     hosts: HostResolver,
@@ -58,7 +58,7 @@ impl Gossip {
         metrics: Arc<Metrics>,
     ) -> Self {
         let secret = config.secret.as_ref().map(|secret| secret.0.as_str());
-        let admission = if secret.is_some() { Admission::Heard } else { Admission::Listed };
+        let admission = if secret.is_some() { Admission::Authenticated } else { Admission::Listed };
         let parameters = Parameters {
             probe_interval: config.probe_interval.0,
             probe_timeout: config.probe_timeout.0,

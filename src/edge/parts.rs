@@ -1,0 +1,175 @@
+//! [`Edge`], and the parts that it is made of.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderValue};
+use tokio::sync::Semaphore;
+
+use super::cache::Cache;
+use super::fetch::Fetcher;
+use super::filler::Filler;
+use super::forwarding::Requester;
+use super::hedge_budget::HedgeBudget;
+use super::invalidate::Invalidator;
+use super::key_list::KeyList;
+use super::missed_purges::MissedPurges;
+use super::peering::Peering;
+use super::policy::{Limits, Policy};
+use super::quota::Quotas;
+use super::settings::Settings;
+use crate::body::zero_copy::Arena;
+use crate::cluster::membership::Membership;
+#[cfg(feature = "observe")]
+use crate::observe::metrics::Gauges;
+use crate::observe::metrics::{Metrics, Source};
+use crate::origin::Origin;
+use crate::peer::client::Peers;
+use crate::store::tiers::Plan;
+
+/// The parts of an edge.
+pub(crate) struct Parts {
+    pub(crate) name: String,
+    pub(crate) limits: Limits,
+    /// The identifier of this process in CDN-Loop. No other edge has the same.
+    pub(crate) loop_id: HeaderValue,
+    pub(crate) plan: Plan,
+    /// The memory for the large chunks of bodies.
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) policy: Policy,
+    pub(crate) origin: Box<dyn Origin>,
+    pub(crate) peers: Peers,
+    /// The number of peers that are asked before the origin.
+    pub(crate) attempts: usize,
+    /// The time limit of a peer that answers from its own store.
+    pub(crate) peer_timeout: Duration,
+    /// The time that a request waits before its peer is pinged.
+    pub(crate) probe_interval: Duration,
+    /// The number of keys that a warm-up pulls, or lists for another edge.
+    pub(crate) warm_keys: usize,
+    /// The number of fills that may wait for a head without any reader.
+    pub(crate) max_detached_fills: usize,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// One edge: it answers requests, and fetches missing assets from its peers or the origin.
+pub struct Edge {
+    pub(super) settings: Arc<Settings>,
+    pub(super) cache: Arc<Cache>,
+    pub(super) peering: Arc<Peering>,
+    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) filler: Arc<Filler>,
+    pub(super) invalidator: Invalidator,
+    pub(super) key_list: KeyList,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Edge {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let metrics = parts.metrics;
+        let settings = Arc::new(Settings::new(parts.name, parts.loop_id, parts.limits, parts.policy));
+        let cache = Arc::new(Cache::new(parts.plan, parts.arena));
+        let peering = Arc::new(Peering {
+            client: parts.peers,
+            membership: parts.membership,
+            missed_purges: MissedPurges::default(),
+            hedge_budget: HedgeBudget::new(),
+            attempts: parts.attempts,
+            peer_timeout: parts.peer_timeout,
+            probe_interval: parts.probe_interval,
+            metrics: Arc::clone(&metrics),
+        });
+        let fetcher = Arc::new(Fetcher {
+            peering: Arc::clone(&peering),
+            origin: ArcSwap::from_pointee(parts.origin),
+            quotas: Quotas::new(Arc::clone(&settings), Arc::clone(&metrics)),
+            settings: Arc::clone(&settings),
+            metrics: Arc::clone(&metrics),
+        });
+        let invalidator =
+            Invalidator { settings: Arc::clone(&settings), cache: Arc::clone(&cache), peering: Arc::clone(&peering) };
+        let filler = Arc::new(Filler {
+            settings: Arc::clone(&settings),
+            cache: Arc::clone(&cache),
+            peering: Arc::clone(&peering),
+            fetcher: Arc::clone(&fetcher),
+            invalidator: invalidator.clone(),
+            detached_fills: Semaphore::new(parts.max_detached_fills),
+            metrics: Arc::clone(&metrics),
+        });
+        let key_list = KeyList::new(Arc::clone(&cache), Arc::clone(&peering), parts.warm_keys);
+        Arc::new(Self { settings, cache, peering, fetcher, filler, invalidator, key_list, metrics })
+    }
+
+    /// Returns the membership of the cluster.
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.peering.membership
+    }
+
+    /// Replaces the policy. If the rules for names differ, the responses that they judge differently
+    /// are removed, flights store nothing, and all marks are dropped.
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        let policy = Arc::new(policy);
+        let before = self.settings.policy.swap(Arc::clone(&policy));
+        if !policy.has_same_rules(&before) {
+            self.cache.flights.invalidate_all();
+            self.cache.store.retain(|asset| policy.judges_alike(&before, asset));
+            self.cache.store.unmark_all();
+        }
+    }
+
+    /// Replaces the origin.
+    pub(crate) fn set_origin(&self, origin: Box<dyn Origin>) {
+        self.fetcher.origin.store(Arc::new(origin));
+    }
+
+    /// Returns the memory for the large chunks of bodies.
+    pub(crate) fn arena(&self) -> &Arc<Arena> {
+        &self.cache.arena
+    }
+
+    /// Returns the member that this edge adds to the Via of a response.
+    pub(crate) fn via(&self) -> &HeaderValue {
+        &self.settings.via
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    #[cfg(feature = "observe")]
+    pub(crate) fn gauges(&self) -> Gauges {
+        use crate::store::tiers::Tier;
+        let tier = |tier: Tier| {
+            let (bytes, objects, evictions) = self.cache.store.figures(tier);
+            (tier.name(), bytes, objects, evictions)
+        };
+        let view = self.peering.membership.view();
+        Gauges {
+            flights: self.cache.flights.under_way(),
+            readers: self.cache.flights.readers(),
+            tiers: Tier::ALL.map(tier).to_vec(),
+            memory_used: self.cache.budget.used(),
+            lent: self.cache.arena.spliced(),
+            peers: view.peers().iter().map(|peer| (Arc::clone(&peer.name), peer.is_up())).collect(),
+        }
+    }
+
+    /// Returns the client of a request with `headers` on a connection from `connection`.
+    pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
+        self.settings.policy.load().forwarding.requester(source, connection, headers)
+    }
+
+    /// Returns the client that `address` counts for; `None` for a trusted proxy.
+    pub(crate) fn counted_client(&self, address: IpAddr) -> Option<IpAddr> {
+        self.settings.policy.load().forwarding.counted(address)
+    }
+
+    /// Probes the peers that do not answer, forever.
+    pub(crate) async fn look_after_peers(self: Arc<Self>) {
+        self.peering.probe_silent_peers().await;
+    }
+}
