@@ -1,4 +1,4 @@
-//! Edges as processes, which can be killed, frozen and started again.
+//! Edges as processes that can be killed, frozen and restarted.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,31 +15,32 @@ use crate::harness::within;
 use crate::origin::{Origin, Script};
 use crate::process::{BINARY, Process, free_ports};
 
-/// How long the origin takes.
+/// Delay of each origin response.
 pub const ORIGIN: Duration = Duration::from_millis(300);
-/// A peer that does not answer usually owns nothing after so long.
+/// Time after which a peer that stopped answering usually owns nothing.
 pub const NOTICED: Duration = Duration::from_secs(3);
-/// How many names there are.
+/// Number of keys that the load requests.
 pub const KEYS: usize = 1000;
 
-/// One of all names.
+/// Returns the path of a key.
 pub fn path(key: usize) -> String {
     format!("/asset-{key:016x}.bin")
 }
 
-/// An origin that takes its time over every name.
+/// Starts an origin that delays each response by [`ORIGIN`].
 pub async fn slow_origin() -> Origin {
     slow_origin_at([127, 0, 0, 1].into()).await
 }
 
-/// As those of whom the cluster is for, it has strong entity tags and ranges.
+/// Starts a slow origin at `address`. Like common origins of assets, it has strong entity tags
+/// and supports ranges.
 pub async fn slow_origin_at(address: IpAddr) -> Origin {
     let origin = Origin::at(address).await;
-    origin.script("*", Script::telling().tag("\"v1\"").with_ranges().delay(ORIGIN));
+    origin.script("*", Script::body_per_target().tag("\"v1\"").with_ranges().delay(ORIGIN));
     origin
 }
 
-/// Where an edge is to be found.
+/// The listen addresses of an edge.
 #[derive(Clone)]
 pub struct Place {
     pub clients: SocketAddr,
@@ -47,7 +48,7 @@ pub struct Place {
     pub admin: SocketAddr,
 }
 
-/// An edge whose process comes and goes.
+/// An edge in a process that can be killed and restarted.
 pub struct Edge {
     pub name: String,
     pub place: Place,
@@ -57,8 +58,9 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// One that is not running yet; `more` is of `[cluster]`, and what follows it. The
-    /// origin is always there: a connection to it that takes long is the machine's fault.
+    /// Returns an edge that is not running yet. `more` is appended to its `[cluster]` table and may
+    /// add tables. The origin is always up: only a busy machine makes a connect to it slow, hence
+    /// the long `connect_timeout`.
     pub fn new(number: usize, place: Place, origin: &Uri, more: &str) -> Self {
         let name = format!("edge-{number}");
         let Place { clients, peers, admin } = &place;
@@ -73,7 +75,7 @@ impl Edge {
         self.start_by(Command::new(BINARY)).await;
     }
 
-    /// Starts it by a command that becomes the binary, and waits until it listens.
+    /// Starts it with a command that executes the binary, and waits until it listens.
     pub async fn start_by(&mut self, command: Command) {
         self.process = Some(Process::run(command, self.folder.path(), &self.text).await);
     }
@@ -90,7 +92,7 @@ impl Edge {
         self.process.as_ref().unwrap().signal("CONT");
     }
 
-    /// Whom `/peers` has as members, other than down, and each as what.
+    /// Returns the members that `/peers` lists in a state other than down, with their states.
     async fn sees(&self) -> BTreeMap<String, String> {
         let got = ask(self.place.admin, Method::GET, "/peers").get().await;
         let page: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
@@ -110,13 +112,13 @@ impl Edge {
     }
 }
 
-/// Between two looks at another process, which shares the machine.
+/// Waits between two polls of another process, which needs the CPU as well.
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
-/// Waits until all of `edges` have each other alive, and nobody else in any way
-/// but down; how long that took.
+/// Waits until each of `edges` sees all of them as alive and every other member as down. Returns
+/// the time taken.
 pub async fn agree<'a>(edges: impl IntoIterator<Item = &'a Edge> + Clone) -> Duration {
     let began = Instant::now();
     let alive = |edge: &Edge| (edge.place.peers.to_string(), "alive".to_owned());
@@ -132,20 +134,20 @@ pub async fn agree<'a>(edges: impl IntoIterator<Item = &'a Edge> + Clone) -> Dur
     began.elapsed()
 }
 
-/// Places on loopback.
+/// Returns free loopback addresses for `count` edges.
 pub fn places(count: usize) -> Vec<Place> {
     let at = |port: &u16| SocketAddr::from(([127, 0, 0, 1], *port));
     let ports = free_ports(3 * count);
     ports.chunks(3).map(|it| Place { clients: at(&it[0]), peers: at(&it[1]), admin: at(&it[2]) }).collect()
 }
 
-/// The line of `[cluster]` that lists those at `places`.
+/// Returns the line of `[cluster]` that lists the edges at `places` as peers.
 pub fn listing<'a>(places: impl IntoIterator<Item = &'a Place>) -> String {
     let peers: Vec<_> = places.into_iter().map(|place| place.peers.to_string()).collect();
     format!("peers = {peers:?}\n")
 }
 
-/// Three edges, all listed, who have met.
+/// Starts three edges that list each other, and waits until they agree.
 pub async fn three(origin: &Origin, more: &str) -> Vec<Edge> {
     let places = places(3);
     let more = listing(&places) + more;
@@ -158,7 +160,7 @@ pub async fn three(origin: &Origin, more: &str) -> Vec<Edge> {
     edges
 }
 
-/// Who owns a name among `edges`.
+/// Returns the owner of a path among `edges`.
 pub fn owner<'a>(edges: impl IntoIterator<Item = &'a Edge> + Clone, path: &str) -> &'a Edge {
     let names: Vec<_> = edges.clone().into_iter().map(|edge| edge.place.peers.to_string()).collect();
     let ring = Ring::new(names.iter().map(String::as_str));

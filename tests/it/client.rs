@@ -1,4 +1,4 @@
-//! A client that notices everything: what came, and whether it came whole.
+//! An HTTP client that reports everything that it receives, and whether the body was complete.
 
 use std::net::SocketAddr;
 
@@ -11,23 +11,23 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// A request that is being put together.
+/// A request to be sent.
 #[derive(Clone)]
 pub struct Ask {
     address: SocketAddr,
     request: Request<Full<Bytes>>,
     version: Version,
-    /// That of a request over HTTP/2.
+    /// The Host header of a request over HTTP/2, beside `:authority`.
     host: Option<HeaderValue>,
 }
 
-/// A whole answer, or as much of it as came.
+/// A response, as far as it was received.
 #[derive(Debug)]
 pub struct Got {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// Whether the body ended as HTTP has it end.
+    /// True if the body ended as its framing requires.
     pub complete: bool,
 }
 
@@ -36,7 +36,7 @@ impl Got {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// This edge's member of Cache-Status: the last.
+    /// Returns the Cache-Status member of the edge that answered, which is the last one.
     pub fn cache_status(&self) -> &str {
         self.field("cache-status").rsplit(", ").next().unwrap()
     }
@@ -46,7 +46,7 @@ impl Got {
     }
 }
 
-/// An answer whose body has still to be read.
+/// A response whose body was not read yet.
 pub struct Open {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -77,18 +77,18 @@ impl Ask {
         self
     }
 
-    /// Goes over HTTP/2 and has a Host beside `:authority`.
+    /// Sends over HTTP/2, with a Host header beside `:authority`.
     pub fn also_host(mut self, host: &str) -> Self {
         self.host = Some(host.parse().unwrap());
         self.http2()
     }
 
-    /// Waits for the head.
+    /// Sends the request and waits for the response head.
     pub async fn open(self) -> Open {
         self.try_open().await.unwrap()
     }
 
-    /// Waits for the head; an error if the connection ends before it.
+    /// Like [`open`](Self::open), but returns an error if the connection ends before the head.
     pub async fn try_open(self) -> hyper::Result<Open> {
         let response = if self.version == Version::HTTP_2 {
             self.connect_http2().await.send_request(self.into_http2()).await?
@@ -121,15 +121,15 @@ impl Ask {
         self.request
     }
 
-    /// Waits for all of it.
+    /// Sends the request and waits for the whole response.
     pub async fn get(self) -> Got {
         self.open().await.rest().await
     }
 }
 
-/// Sends `asks` over one connection, and returns when the edge has taken all of them:
-/// it takes them in their order, and has answered `last`, which came behind them.
-pub async fn taken(asks: impl IntoIterator<Item = Ask>, last: Ask) -> Vec<JoinHandle<Got>> {
+/// Sends `asks` over one connection, and returns when the edge has accepted all of them. An edge
+/// accepts requests in order, so a response to `last`, which is sent behind them, proves that.
+pub async fn send_until_accepted(asks: impl IntoIterator<Item = Ask>, last: Ask) -> Vec<JoinHandle<Got>> {
     let mut sender = last.connect_http2().await;
     let mut answers = Vec::new();
     for ask in asks {
@@ -146,17 +146,17 @@ impl Open {
         Self { status: parts.status, headers: parts.headers, body }
     }
 
-    /// The next piece of the body; `None` at its end. Panics if it breaks off.
+    /// Returns the next chunk of the body, or `None` at its end. Panics if the body breaks off.
     pub async fn piece(&mut self) -> Option<Bytes> {
         self.try_piece().await.map(Result::unwrap)
     }
 
-    /// As [`piece`](Self::piece); an error if it breaks off.
+    /// Like [`piece`](Self::piece), but returns an error if the body breaks off.
     pub async fn try_piece(&mut self) -> Option<hyper::Result<Bytes>> {
         Some(self.body.frame().await?.map(|frame| frame.into_data().unwrap()))
     }
 
-    /// At least `count` bytes more.
+    /// Reads at least `count` more bytes.
     pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while bytes.len() < count {

@@ -25,7 +25,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn validate_says_good_or_which_key() {
+fn validate_reports_success_or_the_invalid_key() {
     let folder = folder();
     let file = folder.path().join("config.toml");
     let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
@@ -60,7 +60,7 @@ fn validate_says_good_or_which_key() {
 }
 
 #[test]
-fn configuration_without_an_origin_is_refused_and_the_environment_can_name_it() {
+fn configuration_without_an_origin_is_rejected_and_the_environment_can_set_it() {
     let folder = folder();
     std::fs::write(folder.path().join("config.toml"), "[edge]\nname = \"edge-9\"\n").unwrap();
     for command in ["run", "validate"] {
@@ -72,12 +72,12 @@ fn configuration_without_an_origin_is_refused_and_the_environment_can_name_it() 
     let mut named = Command::new(BINARY);
     named.arg("validate").current_dir(folder.path()).env("PEERAGE_ORIGIN__URL", "http://127.0.0.1:9");
     assert_eq!(named.output().unwrap().status.code(), Some(0));
-    // It asks no origin.
+    // `owner` contacts no origin, so it needs none.
     assert_eq!(peerage(folder.path(), &["owner", "--set", "cluster.gossip=true", "/a"]).status.code(), Some(0));
 }
 
 #[test]
-fn help_and_version_are_no_errors() {
+fn help_and_version_exit_with_0() {
     let folder = folder();
     for argument in ["--help", "--version"] {
         let output = peerage(folder.path(), &[argument]);
@@ -96,7 +96,7 @@ fn owner_prints_the_rank_of_each_path() {
 }
 
 #[test]
-fn owner_and_validate_know_of_discovery() {
+fn owner_and_validate_use_discovery() {
     let folder = folder();
     let discover = format!("[cluster]\ndiscover = \"file:{}\"\n", folder.path().join("peers").display());
     std::fs::write(folder.path().join("config.toml"), discover).unwrap();
@@ -112,7 +112,7 @@ fn owner_and_validate_know_of_discovery() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_told_with_its_key() {
+async fn port_in_use_is_reported_with_its_configuration_key() {
     let folder = folder();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
@@ -129,7 +129,7 @@ async fn a_taken_port_is_told_with_its_key() {
 }
 
 #[tokio::test]
-async fn sigterm_drains_and_every_request_has_its_line() {
+async fn sigterm_drains_and_logs_each_request() {
     let folder = folder();
     let origin = Origin::start().await;
     let gate = Gate::closed();
@@ -163,7 +163,7 @@ async fn sigterm_drains_and_every_request_has_its_line() {
 }
 
 #[tokio::test]
-async fn file_limit_lowers_the_default_of_connections_quietly_and_a_set_one_with_a_warning() {
+async fn low_file_limit_lowers_default_connections_silently_and_configured_ones_with_a_warning() {
     let origin = Origin::start().await;
     for (limits, warns) in [("", false), ("[limits]\nconnections = 20000\n", true)] {
         let folder = folder();
@@ -180,12 +180,12 @@ async fn file_limit_lowers_the_default_of_connections_quietly_and_a_set_one_with
 }
 
 #[tokio::test]
-async fn access_line_tells_the_request_and_why_its_response_was_not_stored() {
+async fn access_log_line_has_the_request_and_the_reason_for_not_storing_its_response() {
     let (folder, origin) = (folder(), Origin::start().await);
     origin.script("/private", Script::ok("mine").field("cache-control", "private"));
     origin.script("/shared", Script::ok("ours").field("cache-control", "max-age=60"));
     let edge = Process::edge(folder.path(), &origin.url(), "[log]\nformat = \"json\"\n").await;
-    // The third is answered by the fast path, the last finds nothing.
+    // The fast path answers the third request.
     for (path, id) in [("/private", "a-1"), ("/shared", "a-2"), ("/shared", "a-3")] {
         ask(edge.clients, Method::GET, path).field("user-agent", "probe/1").field("x-request-id", id).get().await;
     }
@@ -213,9 +213,9 @@ async fn access_line_tells_the_request_and_why_its_response_was_not_stored() {
     }
 }
 
-/// A reader of standard error that has gone, and one that has stopped to read.
+/// Standard error is a full device once, and a pipe that is never read once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_read_the_log_harms_nobody() {
+async fn unwritable_or_unread_log_blocks_no_request() {
     for stderr in ["2>/dev/full", ""] {
         let folder = folder();
         let clients = SocketAddr::from(([127, 0, 0, 1], free_ports(1)[0]));
@@ -230,7 +230,7 @@ async fn who_does_not_read_the_log_harms_nobody() {
         within(20, async { while TcpStream::connect(clients).await.is_err() {} }).await;
         let signal = |name: &str| Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
         assert!(signal("HUP").success());
-        // Each is a line of its own, and all of them are more than a pipe takes.
+        // Each request logs a line of its own, and together they exceed the buffer of a pipe.
         for round in 0..20 {
             let asks = (0..50).map(|i| ask(clients, Method::GET, &format!("/{round}-{i}")).get());
             for got in within(20, all(asks)).await {
@@ -244,7 +244,7 @@ async fn who_does_not_read_the_log_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_drain_that_is_over_writes_the_lines_of_what_it_cuts() {
+async fn expired_drain_logs_the_requests_that_it_cuts() {
     let folder = folder();
     let origin = Origin::start().await;
     let gate = Gate::closed();
@@ -266,7 +266,7 @@ async fn a_drain_that_is_over_writes_the_lines_of_what_it_cuts() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_at_once() {
+async fn second_signal_ends_the_process_at_once() {
     let folder = folder();
     let origin = Origin::start().await;
     let gate = Gate::closed();
@@ -282,7 +282,7 @@ async fn a_second_signal_ends_at_once() {
 }
 
 #[tokio::test]
-async fn who_refuses_connections_says_so_once_and_when_it_is_over() {
+async fn connection_limit_is_logged_once_when_reached_and_when_left() {
     let (folder, origin) = (folder(), Origin::start().await);
     origin.script("*", Script::ok("x"));
     let edge = Process::edge(folder.path(), &origin.url(), "[limits]\nconnections = 1\n").await;
@@ -323,7 +323,7 @@ async fn tls_on_the_cleartext_port_is_logged_once_in_a_period_and_counted() {
 }
 
 #[tokio::test]
-async fn sighup_reloads_and_a_bad_file_changes_nothing() {
+async fn sighup_reloads_and_an_invalid_file_changes_nothing() {
     let folder = folder();
     let (first, second) = (Origin::start().await, Origin::start().await);
     first.script("*", Script::ok("first"));
@@ -351,7 +351,7 @@ async fn sighup_reloads_and_a_bad_file_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_development_origin_goes_on_when_nobody_reads_what_it_prints() {
+async fn development_origin_serves_after_its_output_is_closed() {
     let folder = folder();
     std::fs::write(folder.path().join("a"), "x").unwrap();
     let mut command = Command::new(BINARY);
@@ -368,7 +368,7 @@ async fn the_development_origin_goes_on_when_nobody_reads_what_it_prints() {
 }
 
 #[tokio::test]
-async fn the_development_origin_serves_a_folder() {
+async fn development_origin_serves_a_folder_and_accepts_put() {
     let folder = folder();
     let site = folder.path().join("site");
     std::fs::create_dir(&site).unwrap();
@@ -391,7 +391,7 @@ async fn the_development_origin_serves_a_folder() {
         assert!(process.get(path).await.status.is_client_error(), "{path}");
     }
     let put = |path| ask(address, Method::PUT, path).body("new");
-    // As a process that was killed may have left it.
+    // A killed process may have left this file.
     std::fs::write(site.join(".b.0.part"), "part").unwrap();
     assert_eq!(put("/b").get().await.status, 201);
     assert_eq!(put("/a/b%20c-0492830483.txt").get().await.status, 201);
@@ -402,7 +402,7 @@ async fn the_development_origin_serves_a_folder() {
 }
 
 #[test]
-fn the_demos_site_is_named_by_its_contents() {
+fn demo_site_is_named_by_its_contents() {
     use sha2::{Digest, Sha256};
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("static-origin");
     let page = std::fs::read_to_string(folder.join("index.html")).unwrap();

@@ -1,4 +1,4 @@
-//! Connections byte by byte, on both sides of an edge.
+//! Raw connections to an edge, and from an edge to its origin.
 
 use peerage::{Config, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::{Running, config, run, within};
 
-/// One end of a connection, byte by byte.
+/// One end of a connection, which is read and written byte by byte.
 pub struct End(pub TcpStream);
 
 impl End {
@@ -14,14 +14,14 @@ impl End {
         self.0.write_all(bytes.as_bytes()).await.unwrap();
     }
 
-    /// As much as `expected` is long, and it has to be that.
+    /// Reads as many bytes as `expected` has, and compares them.
     pub async fn hears(&mut self, expected: &str) {
         let mut bytes = vec![0; expected.len()];
         within(20, self.0.read_exact(&mut bytes)).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&bytes), expected);
     }
 
-    /// A head, and nothing of what follows it.
+    /// Reads a head, and nothing behind it.
     pub async fn head(&mut self) -> String {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -30,10 +30,10 @@ impl End {
         head
     }
 
-    /// Nothing but the end of the connection.
+    /// Checks that nothing comes before the end of the connection.
     pub async fn ends(&mut self) {
         let mut rest = Vec::new();
-        // Cut short is an end too.
+        // A reset is an end too.
         let _ = within(20, self.0.read_to_end(&mut rest)).await;
         assert_eq!(String::from_utf8_lossy(&rest), "");
     }
@@ -47,7 +47,7 @@ pub async fn accept(listener: &TcpListener) -> End {
     End(within(20, listener.accept()).await.unwrap().0)
 }
 
-/// An edge, and the listener that is its origin.
+/// Starts an edge, and returns it with the listener that is its origin.
 pub async fn before_an_origin(change: impl FnOnce(&mut Config)) -> (Running, TcpListener) {
     let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config("edge-1");

@@ -1,4 +1,4 @@
-//! One fill for everybody: streaming, leaving, failing.
+//! Request coalescing: one fill streams to all readers; readers leave and sources fail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,8 @@ async fn three_hundred_clients_of_three_edges_cost_one_fetch() {
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let asks: Vec<_> = (0..300).map(|i| cluster.edges[i % 3].get(ASSET)).collect();
     let gots = tokio::spawn(all(asks.into_iter().map(Ask::get)));
-    // The origin says nothing before all of them wait: at the owner, the two others as well.
+    // The origin holds its response until all clients wait. At the owner, the two other edges
+    // wait as well.
     for (edge, readers) in cluster.rank(ASSET).into_iter().zip([102.0, 100.0, 100.0]) {
         cluster.edges[edge].metric_becomes("peerage_flight_readers", readers).await;
     }
@@ -41,7 +42,7 @@ async fn three_hundred_clients_of_three_edges_cost_one_fetch() {
 }
 
 #[tokio::test]
-async fn who_joins_late_at_another_edge_has_at_once_what_is_there() {
+async fn late_reader_at_another_edge_gets_the_received_bytes_at_once() {
     let origin = Origin::start().await;
     let body = pattern(5 * MIB);
     let gate = Gate::closed();
@@ -51,7 +52,7 @@ async fn who_joins_late_at_another_edge_has_at_once_what_is_there() {
     gate.open(2 * MIB);
     let mut early = cluster.edges[rank[1]].get(ASSET).open().await;
     let first = within(20, early.bytes(2 * MIB)).await;
-    // The origin holds the rest back: what comes now is there already.
+    // The origin holds the rest back, so these bytes are at the owner already.
     let mut late = cluster.edges[rank[2]].get(ASSET).open().await;
     assert_eq!(within(20, late.bytes(2 * MIB)).await, first);
     gate.open(3 * MIB);
@@ -64,7 +65,7 @@ async fn who_joins_late_at_another_edge_has_at_once_what_is_there() {
 }
 
 #[tokio::test]
-async fn an_origin_that_breaks_off_is_nobodys_whole_answer() {
+async fn body_that_breaks_off_is_incomplete_for_each_reader_and_not_stored() {
     let body = pattern(MIB);
     let half = body.len() / 2;
     for script in [
@@ -105,7 +106,7 @@ async fn an_origin_that_breaks_off_is_nobodys_whole_answer() {
 }
 
 #[tokio::test]
-async fn where_the_connections_end_tells_the_answers_a_broken_one_is_reset() {
+async fn http_1_0_connection_is_reset_when_the_body_breaks_off() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for (script, whole) in [(Script::ok("whole"), true), (Script::ok("broken off").cut_at(6), false)] {
@@ -120,7 +121,7 @@ async fn where_the_connections_end_tells_the_answers_a_broken_one_is_reset() {
 }
 
 #[tokio::test]
-async fn a_body_longer_than_it_said_is_cut_to_its_length() {
+async fn body_longer_than_its_content_length_is_cut() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(ASSET, Script::ok(pattern(1000)).claim(900));
@@ -129,7 +130,7 @@ async fn a_body_longer_than_it_said_is_cut_to_its_length() {
 }
 
 #[tokio::test]
-async fn the_first_clients_leaving_harms_nobody() {
+async fn first_client_leaving_mid_body_affects_no_other_reader() {
     let origin = Origin::start().await;
     let body = pattern(MIB);
     let gate = Gate::closed();
@@ -146,7 +147,7 @@ async fn the_first_clients_leaving_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_harms_nobody() {
+async fn client_leaving_before_the_head_does_not_end_the_fill() {
     let origin = Origin::start().await;
     let body = pattern(1000);
     let gate = Gate::closed();
@@ -164,7 +165,7 @@ async fn a_client_that_leaves_before_the_head_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_fill_that_nobody_waits_for_goes_on() {
+async fn fill_without_readers_continues_and_is_stored() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     origin.script(ASSET, Script::ok(pattern(MIB)).gate(&gate));
@@ -178,7 +179,7 @@ async fn a_fill_that_nobody_waits_for_goes_on() {
 }
 
 #[tokio::test]
-async fn a_fill_that_nobody_waits_for_is_bounded() {
+async fn fill_without_readers_ends_with_detached_fill_timeout() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     origin.script(ASSET, Script::ok(pattern(MIB)).gate(&gate));
@@ -187,7 +188,7 @@ async fn a_fill_that_nobody_waits_for_is_bounded() {
     let mut only = edge.get(ASSET).open().await;
     only.bytes(1000).await;
     drop(only);
-    // It ends with one of the next pieces, long before the last.
+    // It ends with one of the next chunks, long before the last.
     let drips = async {
         while edge.metric("peerage_flights").await > 0.0 {
             gate.open(1);
@@ -198,7 +199,7 @@ async fn a_fill_that_nobody_waits_for_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_reader_that_takes_nothing_stalls_nobody() {
+async fn idle_reader_stalls_no_other_reader() {
     let origin = Origin::start().await;
     let body = pattern(16 * MIB);
     origin.script(ASSET, Script::ok(body.clone()));
@@ -211,14 +212,14 @@ async fn a_reader_that_takes_nothing_stalls_nobody() {
 }
 
 #[tokio::test]
-async fn a_panicking_fill_strands_nobody() {
+async fn panic_in_a_fill_leaves_no_request_waiting() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
     let edge = embedded(move |_: AssetKey| {
         let call = counted.fetch_add(1, Ordering::Relaxed);
         async move {
             tokio::task::yield_now().await;
-            assert!(call > 0, "the first call panics, as the test wants");
+            assert!(call > 0, "intended panic of the first call");
             Ok::<_, std::io::Error>(Some(Bytes::from_static(b"well")))
         }
     })
@@ -230,7 +231,7 @@ async fn a_panicking_fill_strands_nobody() {
 }
 
 #[tokio::test]
-async fn an_embedded_origin_has_the_whole_way() {
+async fn embedded_origin_serves_misses_hits_and_errors() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
     let edge = embedded(move |key: AssetKey| {
@@ -255,27 +256,27 @@ async fn an_embedded_origin_has_the_whole_way() {
 }
 
 #[tokio::test]
-async fn a_failing_origin_is_asked_once_for_all_who_wait() {
+async fn error_response_of_one_fetch_answers_all_waiting_requests() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let failing = Script::status(503);
     for (requests, script) in [(1, failing.clone()), (2, failing.field("cache-control", "no-store"))] {
         let gate = Gate::closed();
         origin.script(ASSET, script.gate(&gate));
-        // All of them have its head before any of its body comes.
+        // All clients have the head before any of the body comes.
         let heads = within(20, all((0..30).map(|_| edge.get(ASSET)).map(Ask::open))).await;
         gate.open(1000);
         let gots = within(20, all(heads.into_iter().map(Open::rest))).await;
         assert!(gots.iter().all(|got| got.status == 503 && got.complete && got.text() == "status 503\n"));
         assert_eq!(origin.count(ASSET), requests);
     }
-    // It is the answer to those who waited, and to nobody after them.
+    // The error answers the requests that waited, and no later one.
     origin.script(ASSET, Script::ok("well"));
     assert_eq!(edge.get(ASSET).get().await.text(), "well");
 }
 
 #[tokio::test]
-async fn an_unreachable_origin_is_told_to_all() {
+async fn unreachable_origin_is_502_for_all_waiting_requests() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         config.origin.url = "http://127.0.0.1:1".parse().unwrap();
@@ -284,12 +285,12 @@ async fn an_unreachable_origin_is_told_to_all() {
     let gots = within(20, all((0..5).map(|_| edge.get(ASSET)).map(Ask::get))).await;
     for got in gots {
         assert_eq!((got.status.as_u16(), got.cache_status()), (502, "edge-1;detail=origin-unreachable"));
-        assert!(!got.text().contains("127.0.0.1"), "an inner address: {}", got.text());
+        assert!(!got.text().contains("127.0.0.1"), "the response shows an internal address: {}", got.text());
     }
 }
 
 #[tokio::test]
-async fn an_origin_that_does_not_begin_gets_504() {
+async fn origin_that_exceeds_first_byte_timeout_is_504() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("late").hold(&Gate::closed()));
     let edge = alone(&origin, |config| config.origin.first_byte_timeout = Period(Duration::from_millis(100))).await;
@@ -298,7 +299,7 @@ async fn an_origin_that_does_not_begin_gets_504() {
 }
 
 #[tokio::test]
-async fn garbage_is_no_answer() {
+async fn malformed_origin_response_is_502() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for raw in ["nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", ""] {
@@ -310,7 +311,7 @@ async fn garbage_is_no_answer() {
 }
 
 #[tokio::test]
-async fn what_is_not_storable_is_released_together_and_then_not_queued_for() {
+async fn waiters_for_an_uncacheable_response_are_forwarded_together_and_later_requests_do_not_wait() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let page = Script::ok("yours").field("cache-control", "private");
@@ -323,7 +324,7 @@ async fn what_is_not_storable_is_released_together_and_then_not_queued_for() {
     let gots = within(20, waiting).await.unwrap();
     assert!(gots.iter().all(|got| got.text() == "yours"));
     assert_eq!(origin.count("/page"), 10);
-    // None of these waits for another: all ten arrive before any is answered.
+    // None of these waits for another: all ten arrive before the first response.
     let gate = Gate::closed();
     origin.script("/page", page.gate(&gate));
     let asks: Vec<_> = (0..10).map(|_| edge.get("/page").get()).collect();
@@ -335,7 +336,7 @@ async fn what_is_not_storable_is_released_together_and_then_not_queued_for() {
 }
 
 #[tokio::test]
-async fn a_marked_name_that_becomes_storable_is_stored_again() {
+async fn uncacheable_name_is_stored_again_once_it_is_cacheable() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("/page", Script::ok("a").field("cache-control", "no-store"));
@@ -347,7 +348,7 @@ async fn a_marked_name_that_becomes_storable_is_stored_again() {
 }
 
 #[tokio::test]
-async fn a_range_is_served_as_soon_as_its_bytes_are_there() {
+async fn range_is_served_from_a_flight_once_its_bytes_have_arrived() {
     let origin = Origin::start().await;
     let body = pattern(MIB);
     let gate = Gate::closed();
@@ -365,7 +366,7 @@ async fn a_range_is_served_as_soon_as_its_bytes_are_there() {
 }
 
 #[tokio::test]
-async fn a_body_that_outgrows_its_limit_goes_on_for_all_and_is_not_kept() {
+async fn body_that_outgrows_max_object_reaches_all_readers_and_is_not_stored() {
     let origin = Origin::start().await;
     let body = pattern(40 * MIB);
     let small = |config: &mut peerage::Config| {
@@ -386,18 +387,18 @@ async fn a_body_that_outgrows_its_limit_goes_on_for_all_and_is_not_kept() {
     let fast = edge.get(ASSET).open().await;
     gate.open(4 * body.len());
     assert_same(&within(60, fast.rest()).await, &body);
-    // Far behind by now, it goes on with a range of its own.
+    // The slow reader fell out of the window, and resumes with a range request of its own.
     assert_same(&within(60, lagging.rest()).await, &body);
     let asked: Vec<_> = origin.seen()[before..].iter().map(|seen| seen.field("range").is_some()).collect();
     assert_eq!(asked, [false, true]);
-    // Nothing made room for it, and nothing is left of it.
+    // The body evicted nothing, and none of it is stored.
     assert!(edge.get(kept).get().await.cache_status().contains(";hit"));
     assert!(edge.metric("peerage_evictions_total{tier=\"main\"}").await < 0.1);
     edge.metric_becomes("peerage_flights", 0.0).await;
 }
 
 #[tokio::test]
-async fn a_window_is_never_outrun_by_its_own_fill() {
+async fn fill_never_overruns_the_only_reader_of_its_window() {
     let origin = Origin::start().await;
     let body = pattern(8 * MIB);
     for max_object in [300_000, 1_000_000] {
@@ -406,12 +407,12 @@ async fn a_window_is_never_outrun_by_its_own_fill() {
             config.cache.max_object = Some(Size(max_object));
         })
         .await;
-        // Without an entity tag nobody could go on alone.
+        // Without an entity tag, a reader that falls out of the window could not resume.
         origin.script("/plain", Script::ok(body.clone()).chunked().field("cache-control", "max-age=60"));
         for _ in 0..3 {
             let mut open = edge.get("/plain").open().await;
             let mut came = open.bytes(1).await;
-            // Slow to begin with, so that the origin is far ahead by then.
+            // Slow at first, so that an unbounded fill would be far ahead.
             for _ in 0..50 {
                 tokio::task::yield_now().await;
             }
@@ -422,9 +423,9 @@ async fn a_window_is_never_outrun_by_its_own_fill() {
     }
 }
 
-/// Of anything but a 200 no part can be asked for: who fell behind could not go on.
+/// A reader that falls out of the window could not resume: Range applies to a 200 alone.
 #[tokio::test]
-async fn an_error_page_of_unknown_length_is_shared_only_if_it_is_small() {
+async fn error_response_of_unknown_length_is_shared_only_if_it_is_small() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         config.cache.memory = Size(16 * MIB as u64);
@@ -461,7 +462,7 @@ async fn an_error_page_of_unknown_length_is_shared_only_if_it_is_small() {
     }
     assert_eq!(origin.count("/small"), 1);
 
-    // No head waits for long, for a body that does not come.
+    // The head does not wait long for a body that does not come.
     let (gate, path) = (Gate::closed(), "/slow");
     origin.script(path, missing(small.clone()).gate(&gate));
     let mut slow = within(20, edge.get(path).open()).await;
@@ -471,7 +472,7 @@ async fn an_error_page_of_unknown_length_is_shared_only_if_it_is_small() {
 }
 
 #[tokio::test]
-async fn without_room_a_body_of_unknown_length_still_comes_whole() {
+async fn body_of_unknown_length_is_complete_when_memory_is_full() {
     let origin = Origin::start().await;
     let body = pattern(3 * MIB);
     let edge = alone(&origin, |config| {
@@ -489,7 +490,7 @@ async fn without_room_a_body_of_unknown_length_still_comes_whole() {
 }
 
 #[tokio::test]
-async fn an_embedded_origin_that_never_answers_is_given_up() {
+async fn embedded_origin_that_never_answers_is_504() {
     let mut config = crate::harness::config("edge-1");
     config.origin.first_byte_timeout = Period(Duration::from_millis(50));
     let never = |_: AssetKey| std::future::pending::<Result<Option<Bytes>, std::io::Error>>();
@@ -498,7 +499,7 @@ async fn an_embedded_origin_that_never_answers_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_reload_leaves_an_embedded_origin_in_its_place() {
+async fn reload_keeps_an_embedded_origin() {
     let config = crate::harness::config("edge-1");
     let given = |_: AssetKey| async { Ok::<_, std::io::Error>(Some(Bytes::from_static(b"given"))) };
     let server = peerage::Server::bind_with(config.clone(), given).await.unwrap();
@@ -512,7 +513,7 @@ async fn a_reload_leaves_an_embedded_origin_in_its_place() {
 }
 
 #[tokio::test]
-async fn a_length_beyond_all_memory_is_just_a_large_one() {
+async fn content_length_beyond_all_memory_streams_through() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let endless = Script::ok("begins").claim(usize::MAX - 2).tag("\"v1\"");
@@ -524,7 +525,7 @@ async fn a_length_beyond_all_memory_is_just_a_large_one() {
 }
 
 #[tokio::test]
-async fn an_object_above_the_limit_streams_through_and_evicts_nothing() {
+async fn body_larger_than_max_object_streams_through_and_evicts_nothing() {
     let origin = Origin::start().await;
     let body = pattern(12 * MIB);
     let edge = alone(&origin, |config| {
@@ -550,10 +551,10 @@ async fn an_object_above_the_limit_streams_through_and_evicts_nothing() {
     assert!(edge.metric("peerage_memory_used_bytes").await < 3e6);
 }
 
-/// A fill whose source breaks off goes on from another, at the byte where it
-/// was, and clients see nothing of it.
+/// A fill whose source breaks off resumes from another source at the same byte. Clients notice
+/// nothing.
 #[tokio::test]
-async fn a_fill_goes_on_where_its_source_broke_off() {
+async fn fill_resumes_from_another_source_where_the_first_broke_off() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let body = pattern(1_000_000);
@@ -574,7 +575,7 @@ async fn a_fill_goes_on_where_its_source_broke_off() {
 }
 
 #[tokio::test]
-async fn what_follows_must_be_of_the_same_asset() {
+async fn resume_rejects_another_representation() {
     let body = pattern(1_000_000);
     let cut = || Script::ok(body.clone()).tag("\"v1\"").with_ranges().cut_at(400_000);
     let other = Script::ok(pattern(1_000_000)).tag("\"v2\"").with_ranges();
@@ -605,7 +606,7 @@ async fn what_follows_must_be_of_the_same_asset() {
 }
 
 #[tokio::test]
-async fn a_rest_that_forbids_storing_is_delivered_and_not_stored() {
+async fn resumed_body_is_delivered_and_not_stored_if_the_second_source_forbids_storing() {
     let body = pattern(1_000_000);
     for (name, value, stored) in [
         ("cache-control", "max-age=60", true),
@@ -633,7 +634,7 @@ async fn a_rest_that_forbids_storing_is_delivered_and_not_stored() {
 }
 
 #[tokio::test]
-async fn a_rest_that_forbids_storing_is_stored_by_no_edge() {
+async fn resumed_body_is_stored_by_no_edge_if_the_second_source_forbids_storing() {
     let body = pattern(1_000_000);
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
@@ -660,8 +661,8 @@ async fn a_rest_that_forbids_storing_is_stored_by_no_edge() {
     }
 }
 
-/// A hashed name and a plain one that the peer owns.
-fn of_the_peer(edge: &crate::harness::Running, peer: &Origin) -> [String; 2] {
+/// Returns a path with a hash and a plain path, both owned by the peer.
+fn paths_of_peer(edge: &crate::harness::Running, peer: &Origin) -> [String; 2] {
     let owned = |name: fn(u64) -> String| {
         (0..1000).map(name).find(|path| crate::proving::is_owned_by(edge, peer, path)).unwrap()
     };
@@ -669,12 +670,12 @@ fn of_the_peer(edge: &crate::harness::Running, peer: &Origin) -> [String; 2] {
 }
 
 #[tokio::test]
-async fn when_the_owner_is_lost_in_the_middle_everybody_has_the_rest() {
+async fn readers_get_the_rest_from_the_origin_when_the_owner_breaks_off() {
     let origin = Origin::start().await;
     let (edge, peer) = crate::proving::with_scripted_peer(&origin, |_| {}).await;
     let body = pattern(1_000_000);
     let whole = || Script::ok(body.clone()).tag("\"v1\"").field("cache-control", "max-age=60");
-    for path in of_the_peer(&edge, &peer) {
+    for path in paths_of_peer(&edge, &peer) {
         peer.script(&path, whole().cut_at(300_000));
         origin.script(&path, whole().with_ranges());
         let asks: Vec<_> = (0..6).map(|_| edge.get(&path)).collect();
@@ -689,16 +690,16 @@ async fn when_the_owner_is_lost_in_the_middle_everybody_has_the_rest() {
 }
 
 #[tokio::test]
-async fn when_the_owner_freezes_in_the_middle_everybody_has_the_rest() {
+async fn readers_get_the_rest_from_the_origin_when_the_owner_freezes() {
     let origin = Origin::start().await;
-    // Its timeouts are far away: only the ping that it owes gives it up.
+    // Its timeouts are far away: only an overdue ping can reveal that it is frozen.
     let (edge, peer) = crate::proving::with_scripted_peer(&origin, |config| {
         crate::proving::probe_often(config).idle_timeout = Period(Duration::from_mins(10));
     })
     .await;
     let body = pattern(1_000_000);
     let whole = || Script::ok(body.clone()).tag("\"v1\"").field("cache-control", "max-age=60");
-    let paths = of_the_peer(&edge, &peer);
+    let paths = paths_of_peer(&edge, &peer);
     let (frozen, never) = (Gate::closed(), Gate::closed());
     frozen.open(600_000);
     for path in &paths {
@@ -716,8 +717,8 @@ async fn when_the_owner_freezes_in_the_middle_everybody_has_the_rest() {
 }
 
 #[tokio::test]
-async fn few_fills_go_on_that_nobody_waits_for_and_all_who_left_are_counted() {
-    // It takes requests, and says nothing.
+async fn fills_without_readers_are_limited_and_abandoned_requests_are_counted() {
+    // The origin accepts requests and never answers.
     let (edge, _origin) = before_an_origin(|config| {
         (config.origin.requests, config.limits.requests_per_client) = (6, 20);
     })
@@ -731,7 +732,7 @@ async fn few_fills_go_on_that_nobody_waits_for_and_all_who_left_are_counted() {
 }
 
 #[tokio::test]
-async fn a_passed_answer_counts_when_it_has_ended() {
+async fn passed_response_is_counted_when_its_body_ends() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let passed = |body: &'static str| Script::ok(body).field("cache-control", "no-store");

@@ -1,4 +1,4 @@
-//! Message framing: no hop reads a message's end where another does not.
+//! Message framing: all hops agree on where a message ends.
 
 use http::Method;
 use tokio::io::AsyncReadExt;
@@ -10,18 +10,18 @@ use crate::origin::{Origin, Script};
 const PAGE: &str = "/page";
 const HASHED: &str = "/logo-0123456789abcdef.png";
 
-/// All that comes on a connection after `request`, to its end.
-async fn told(edge: &Running, request: &str) -> String {
+/// Sends `request` on a new connection, and returns all bytes that come before its end.
+async fn exchange(edge: &Running, request: &str) -> String {
     let mut client = connect(edge).await;
     client.say(request).await;
     let mut answer = Vec::new();
-    // Cut short is an end too.
+    // A reset is an end too.
     let _ = within(20, client.0.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[tokio::test]
-async fn a_request_length_is_plain_digits_over_http_1() {
+async fn request_content_length_must_be_plain_digits_over_http_1() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
     let edge = alone(&origin, |_| {}).await;
@@ -44,18 +44,18 @@ async fn a_request_length_is_plain_digits_over_http_1() {
         "99999999999999999999",
         "18446744073709551621",
     ] {
-        let answer = told(&edge, &put(&format!("content-length: {length}"))).await;
+        let answer = exchange(&edge, &put(&format!("content-length: {length}"))).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{length}: {answer}");
-        // Nor for a request that is answered from memory.
-        let answer = told(&edge, &put(&format!("content-length: {length}")).replace("PUT", "GET")).await;
+        // The same for a method that is answered from memory.
+        let answer = exchange(&edge, &put(&format!("content-length: {length}")).replace("PUT", "GET")).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{length}: {answer}");
     }
-    let answer = told(&edge, &put("content-length: 5\r\ncontent-length: 6")).await;
+    let answer = exchange(&edge, &put("content-length: 5\r\ncontent-length: 6")).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert!(origin.seen().is_empty());
-    // Blanks around the value are no part of it (RFC 9110 §5.5), and repeats become one.
+    // Blanks around the value are not part of it (RFC 9110 §5.5), and repeated values become one.
     for fields in ["Content-Length:\t 5 \t", "content-length: 5\r\ncontent-length: 5", "CONTENT-LENGTH:5"] {
-        let answer = told(&edge, &put(fields)).await;
+        let answer = exchange(&edge, &put(fields)).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{fields}: {answer}");
         let seen = origin.seen().pop().unwrap();
         let stated: Vec<_> = seen.fields.iter().filter(|(name, _)| name == "content-length").collect();
@@ -64,7 +64,7 @@ async fn a_request_length_is_plain_digits_over_http_1() {
 }
 
 #[tokio::test]
-async fn a_request_length_is_plain_digits_over_http_2() {
+async fn request_content_length_must_be_plain_digits_over_http_2() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
     let edge = alone(&origin, |_| {}).await;
@@ -89,7 +89,7 @@ async fn a_request_length_is_plain_digits_over_http_2() {
 }
 
 #[tokio::test]
-async fn a_response_length_goes_on_in_plain_digits() {
+async fn response_content_length_is_forwarded_as_plain_digits() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let respond = |status: &str, lengths: &str| {
@@ -127,9 +127,11 @@ async fn content_of_unknown_length_reaches_the_origin_with_any_method() {
     let edge = alone(&origin, |_| {}).await;
     for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
         let head = format!("{method} /page HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: Chunked\r\n");
-        let answer =
-            told(&edge, &format!("{head}te: trailers\r\ntrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n"))
-                .await;
+        let answer = exchange(
+            &edge,
+            &format!("{head}te: trailers\r\ntrailer: x-sum\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n"),
+        )
+        .await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{method}: {answer}");
         let seen = origin.seen().pop().unwrap();
         assert_eq!((&*seen.method, &*seen.body), (method, &b"hello"[..]));
@@ -141,13 +143,13 @@ async fn content_of_unknown_length_reaches_the_origin_with_any_method() {
 }
 
 #[tokio::test]
-async fn an_expectation_and_an_upgrade_stay_on_their_connection() {
+async fn expect_and_upgrade_headers_are_not_forwarded() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
     let edge = alone(&origin, |_| {}).await;
     let fields = "expect: 100-continue\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\nconnection: close, upgrade";
     let answer =
-        told(&edge, &format!("PUT /page HTTP/1.1\r\nhost: x\r\n{fields}\r\ncontent-length: 5\r\n\r\nhello")).await;
+        exchange(&edge, &format!("PUT /page HTTP/1.1\r\nhost: x\r\n{fields}\r\ncontent-length: 5\r\n\r\nhello")).await;
     assert!(answer.contains("HTTP/1.1 200 "), "{answer}");
     let seen = origin.seen().pop().unwrap();
     assert_eq!(&*seen.body, b"hello");
@@ -161,7 +163,7 @@ async fn a_host_that_contradicts_the_authority_is_400() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
     let edge = alone(&origin, |_| {}).await;
-    // The client of these tests has `site.example` in `:authority`.
+    // The test client sends `site.example` as `:authority`.
     for (host, status) in
         [("site.example", 200), ("SITE.example", 200), ("other.example", 400), ("site.example:81", 400)]
     {
@@ -171,7 +173,7 @@ async fn a_host_that_contradicts_the_authority_is_400() {
 }
 
 #[tokio::test]
-async fn an_unreadable_first_chunk_is_502() {
+async fn malformed_first_chunk_is_502() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for size in ["", "x", "-5", "+5", "0x5", "5 5", "5\n", "fffffffffffffffff", "5;a\nb"] {
@@ -191,7 +193,7 @@ async fn an_unreadable_first_chunk_is_502() {
 }
 
 #[tokio::test]
-async fn a_later_chunk_that_is_unreadable_breaks_the_response_off() {
+async fn malformed_later_chunk_breaks_the_response_off() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("*", Script::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\nx\r\n"));
@@ -204,7 +206,7 @@ async fn a_later_chunk_that_is_unreadable_breaks_the_response_off() {
 }
 
 #[tokio::test]
-async fn a_trailer_line_that_ends_in_a_bare_lf_is_400_and_the_connections_end() {
+async fn trailer_line_ending_in_a_bare_lf_is_400_and_closes_the_connection() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks").field("cache-control", "max-age=60"));
     let edge = alone(&origin, |_| {}).await;
@@ -212,27 +214,28 @@ async fn a_trailer_line_that_ends_in_a_bare_lf_is_400_and_the_connections_end() 
     let inner = "GET /inner HTTP/1.1\r\nhost: x\r\n\r\n";
     let put = "PUT /other HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n";
     for (before, trailers) in [("", "x: y\n\n"), ("", "x: y\n\r\n"), ("", "\n"), (inner, "x: y\r\nz: z\n\n")] {
-        let answer = told(&edge, &format!("{before}{put}{trailers}{inner}")).await;
+        let answer = exchange(&edge, &format!("{before}{put}{trailers}{inner}")).await;
         let statuses: Vec<_> = answer.match_indices("HTTP/1.1 ").map(|(at, _)| &answer[at + 9..at + 12]).collect();
         let expected: &[&str] = if before.is_empty() { &["400"] } else { &["200", "400"] };
         assert_eq!(statuses, expected, "{trailers:?}: {answer}");
     }
     assert!(origin.seen().iter().all(|seen| seen.method != "PUT" || seen.body != b"hello"), "{:?}", origin.seen());
-    // Trailers that are well-formed hold nothing up.
+    // Well-formed trailers delay nothing.
     let answer =
-        told(&edge, &format!("{put}x: y\r\n\r\n{}", inner.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n"))).await;
+        exchange(&edge, &format!("{put}x: y\r\n\r\n{}", inner.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")))
+            .await;
     assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{answer}");
-    // Nor does content that looks so.
+    // Content that looks like such a trailer is forwarded.
     let body = format!("0\r\nx: y\n\n{inner}");
     let put =
         format!("PUT /raw HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    assert!(told(&edge, &put).await.starts_with("HTTP/1.1 200 "));
+    assert!(exchange(&edge, &put).await.starts_with("HTTP/1.1 200 "));
     assert_eq!(origin.seen().pop().unwrap().body, body.as_bytes());
     assert_eq!(edge.ask(Method::PUT, "/large").body(pattern(300_000)).get().await.status, 200);
 }
 
 #[tokio::test]
-async fn blanks_before_an_origins_colon_are_removed() {
+async fn blanks_before_a_colon_are_removed_from_origin_responses() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for (blank, framing) in [
@@ -253,29 +256,29 @@ async fn blanks_before_an_origins_colon_are_removed() {
             }
         }
     }
-    // Other lines that are none are no answer (RFC 9112 §2.2, §5.2).
+    // Other malformed header lines are a 502 (RFC 9112 §2.2, §5.2).
     for line in ["X A: b", "X-A\r: b", " X-A: b", "X-A: b\r\n c", ": b", "X-A", "X-A\0: b"] {
         for path in [PAGE, HASHED] {
             origin.script(path, Script::raw(format!("HTTP/1.1 200 OK\r\n{line}\r\ncontent-length: 5\r\n\r\nhello")));
             assert_eq!(edge.get(path).get().await.status, 502, "{line:?}");
         }
     }
-    // Of a request, a blank there is refused.
+    // In a request, a blank before the colon is rejected.
     for blank in [" ", "\t"] {
-        let answer = told(&edge, &format!("GET {PAGE} HTTP/1.1\r\nhost{blank}: x\r\n\r\n")).await;
+        let answer = exchange(&edge, &format!("GET {PAGE} HTTP/1.1\r\nhost{blank}: x\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     }
 }
 
 #[tokio::test]
-async fn the_rest_of_a_response_that_was_longer_than_it_said_harms_no_other_request() {
+async fn bytes_beyond_content_length_do_not_answer_the_next_request() {
     let (edge, origin) = before_an_origin(|_| {}).await;
     let first = tokio::spawn(edge.get("/first").get());
     let mut upstream = accept(&origin).await;
     upstream.head().await;
     upstream.say("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\npage").await;
     assert_eq!(within(20, first).await.unwrap().text(), "page");
-    // The rest comes when the connection is in use again.
+    // The surplus bytes come when the connection is in use again.
     let second = tokio::spawn(edge.get("/second").get());
     assert!(upstream.head().await.starts_with("GET /second "));
     upstream.say("and more of it").await;

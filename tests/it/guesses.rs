@@ -1,5 +1,5 @@
-//! The origin's word holds: a name that looks hashed, and a request header that no key
-//! holds, never override it.
+//! The origin's headers decide. Neither a name that looks hashed nor a request header outside the
+//! key overrides them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::client::Ask;
 use crate::harness::{Cluster, Running, all, alone, config, run, within};
 use crate::origin::{Gate, Origin, Script};
 
-/// Names that the rules of today and of before took for hashed, and one that is proven.
+/// Names that the rules of this version or of earlier ones took for hashed.
 const NAMES: [&str; 9] = [
     "/api/orders/550e8400-e29b-41d4-a716-446655440000.json",
     "/img/550e8400-e29b-41d4-a716-4466554400ab.png",
@@ -26,7 +26,7 @@ const NAMES: [&str; 9] = [
     "/static/main.8e0d62a0.chunk.js",
 ];
 const SCRIPT: &str = "/assets/index-BxYz12Ab.js";
-/// Its contents are `there`.
+/// A name that holds the digest of its contents, `there`.
 const PROVEN: &str = "/v2/x/blobs/sha256:e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
 const DIGEST: &str = "e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
 
@@ -52,7 +52,7 @@ async fn no_name_overrides_the_origins_cache_control() {
 }
 
 #[tokio::test]
-async fn a_page_that_needs_a_session_is_given_to_each_client_as_the_origin_answers_it() {
+async fn response_that_depends_on_a_session_is_fetched_for_each_client() {
     for status in [302, 401, 403, 404] {
         for anonymous_first in [true, false] {
             let origin = Origin::start().await;
@@ -75,14 +75,14 @@ async fn a_page_that_needs_a_session_is_given_to_each_client_as_the_origin_answe
 }
 
 #[tokio::test]
-async fn a_hinted_script_is_stored_for_each_coding_and_fetched_once_for_the_cluster() {
+async fn script_with_a_hashed_name_is_fetched_once_for_each_coding() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     origin.script(SCRIPT, script("").varies_by("accept-encoding").field("content-encoding", "gzip"));
     for edge in &cluster.edges {
         for coding in ["gzip", "br, gzip", "identity"] {
             for ask in [edge.get(SCRIPT), edge.get(SCRIPT).http2(), edge.get(SCRIPT)] {
-                // A browser's cookie makes no difference.
+                // A cookie makes no difference.
                 let got = ask.field("accept-encoding", coding).field("cookie", "a=b").get().await;
                 assert_eq!(got.text(), coding);
             }
@@ -96,7 +96,7 @@ async fn a_hinted_script_is_stored_for_each_coding_and_fetched_once_for_the_clus
 }
 
 #[tokio::test]
-async fn a_hint_that_does_not_hold_sends_a_client_with_a_cookie_to_the_origin_as_it_came() {
+async fn request_with_a_cookie_is_forwarded_unchanged_when_a_hashed_name_proves_wrong() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let page = Script::ok("page").field("content-type", "text/html").echoes("cookie");
@@ -104,12 +104,12 @@ async fn a_hint_that_does_not_hold_sends_a_client_with_a_cookie_to_the_origin_as
     for client in ["a=1", "a=2", "a=3"] {
         assert_eq!(edge.get(SCRIPT).field("cookie", client).get().await.text(), client);
     }
-    // Once it is known, there is one request for each client.
+    // One fill without the cookie, and then one request for each client.
     assert_eq!(origin.count(SCRIPT), 4);
 }
 
-/// Headers by which servers behind proxies choose a host, a method or a path, and others
-/// of which no cache knows the effect.
+/// Request headers by which servers behind proxies choose a host, a method or a path, and headers
+/// whose effect no cache knows.
 fn foreign_headers() -> Vec<String> {
     let mut names: Vec<_> = "x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-http-method-override \
         x-original-url x-rewrite-url x-host x-url-scheme x-wap-profile base-url request-uri x-tenant x-api-key \
@@ -125,7 +125,7 @@ fn foreign_headers() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_foreign_header_shapes_a_response_that_others_get() {
+async fn unknown_request_header_shapes_no_response_to_others() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(2, &origin, |_| {}).await;
     for (number, header) in foreign_headers().into_iter().enumerate() {
@@ -143,13 +143,13 @@ async fn no_foreign_header_shapes_a_response_that_others_get() {
 }
 
 #[tokio::test]
-async fn a_header_that_vary_names_is_sent_once_that_is_known() {
+async fn header_named_by_vary_is_sent_with_a_fill_once_vary_is_known() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     origin.script("/page", Script::ok("").field("cache-control", "max-age=60").varies_by("x-tenant"));
     let ask = |edge: &Running, tenant: &str| edge.get("/page").field("x-tenant", tenant).get();
     for edge in &cluster.edges {
-        // The first is sent alone, the second leads a fill.
+        // The first request passes, the second leads a fill.
         for _ in 0..2 {
             assert_eq!(ask(edge, "a").await.text(), "a");
         }
@@ -160,7 +160,7 @@ async fn a_header_that_vary_names_is_sent_once_that_is_known() {
 }
 
 #[tokio::test]
-async fn origin_forward_names_headers_that_go_with_a_fill() {
+async fn headers_of_origin_forward_are_sent_with_a_fill() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| config.origin.forward = vec!["X-Tenant".to_owned()]).await;
     origin.script("/page", Script::ok("").field("cache-control", "max-age=60").varies_by("x-tenant"));
@@ -171,7 +171,7 @@ async fn origin_forward_names_headers_that_go_with_a_fill() {
 }
 
 #[tokio::test]
-async fn a_failing_origin_is_asked_once_for_a_crowd_without_cookies() {
+async fn error_is_fetched_once_for_all_requests_without_cookies() {
     for (status, name) in [(503, "/page"), (404, "/page"), (302, "/page"), (500, SCRIPT), (404, PROVEN)] {
         let origin = Origin::start().await;
         let edge = alone(&origin, |_| {}).await;
@@ -187,7 +187,7 @@ async fn a_failing_origin_is_asked_once_for_a_crowd_without_cookies() {
         for got in within(20, crowd).await.unwrap() {
             assert_eq!(got.status.as_u16(), status);
         }
-        // Each client with a cookie goes on at once, side by side with the others.
+        // Each request with a cookie is forwarded at once, concurrently with the others.
         origin.arrived(4).await;
         gate.open(3);
         within(20, members).await.unwrap();
@@ -195,7 +195,7 @@ async fn a_failing_origin_is_asked_once_for_a_crowd_without_cookies() {
     }
 }
 
-/// Values of a header that origins read, and two clients that differ in it.
+/// Request headers that origins read, each with the values of two clients.
 const READ: [(&str, &str, &str); 5] = [
     ("accept", "text/evil", "text/html"),
     ("accept-language", "de", "en"),
@@ -205,7 +205,7 @@ const READ: [(&str, &str, &str); 5] = [
 ];
 
 #[tokio::test]
-async fn an_unstored_redirect_or_client_error_answers_only_requests_like_the_one_that_caused_it() {
+async fn unstored_redirect_or_client_error_answers_only_requests_with_the_same_headers() {
     for (header, evil, good) in READ {
         for status in [302, 400, 403, 404, 406, 503] {
             let origin = Origin::start().await;
@@ -222,7 +222,7 @@ async fn an_unstored_redirect_or_client_error_answers_only_requests_like_the_one
             edge.metric_becomes("peerage_flight_readers", 6.0).await;
             gate.open(1);
             assert_eq!(within(20, first).await.unwrap().status.as_u16(), status);
-            // A redirect with `no-store` is for one request.
+            // A redirect with `no-store` answers a single request.
             let shared = status != 302;
             assert_eq!(within(20, alike).await.unwrap().status == 200, !shared, "{header} {status}");
             let failed = status == 503;
@@ -234,8 +234,8 @@ async fn an_unstored_redirect_or_client_error_answers_only_requests_like_the_one
     }
 }
 
-/// A script of a response that states no lifetime, for each way of storing it nevertheless.
-fn silent() -> [(&'static str, Script); 3] {
+/// Returns responses without a stated lifetime, one for each rule that stores them nevertheless.
+fn responses_without_lifetime() -> [(&'static str, Script); 3] {
     let old = "Sun, 06 Nov 1994 08:49:37 GMT";
     [
         (SCRIPT, script("").echoes("x-token").field("vary", "Accept-Encoding")),
@@ -245,10 +245,10 @@ fn silent() -> [(&'static str, Script); 3] {
 }
 
 #[tokio::test]
-async fn a_response_to_a_header_that_vary_once_named_is_stored_only_with_a_stated_freshness() {
+async fn response_to_a_header_once_named_by_vary_is_stored_only_with_explicit_freshness() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |config| config.cache.heuristic = Period(Duration::from_hours(1))).await;
-    for (name, echo) in silent() {
+    for (name, echo) in responses_without_lifetime() {
         origin.script(name, Script::status(401).field("vary", "X-Token"));
         for edge in &cluster.edges {
             assert_eq!(edge.get(name).get().await.status, 401);
@@ -266,11 +266,11 @@ async fn a_response_to_a_header_that_vary_once_named_is_stored_only_with_a_state
 }
 
 #[tokio::test]
-async fn an_owner_stores_nothing_by_a_header_that_only_a_peer_knows_to_vary() {
+async fn owner_stores_no_response_to_a_header_that_only_its_peer_knows_from_vary() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(1, &origin, |config| config.cache.heuristic = Period(Duration::from_hours(1))).await;
     let edge = &cluster.edges[0];
-    for (name, echo) in silent() {
+    for (name, echo) in responses_without_lifetime() {
         origin.script(name, echo);
         let by_peer = |token: &str| edge.get_as_peer(name).field("x-token", token).get();
         for token in ["alice", "bob"] {
@@ -278,7 +278,7 @@ async fn an_owner_stores_nothing_by_a_header_that_only_a_peer_knows_to_vary() {
         }
         assert_eq!(edge.get(name).get().await.text(), "nothing", "{name}");
     }
-    // Nor does a crowd of a peer share an error that was made for one of them.
+    // Concurrent requests of a peer do not share an error that was made for one of them, either.
     let gate = Gate::closed();
     origin.script("/error", Script::ok("").echoes("x-token").with_status(403).hold(&gate));
     let tokens = ["alice", "bob", "carol"];
@@ -292,7 +292,7 @@ async fn an_owner_stores_nothing_by_a_header_that_only_a_peer_knows_to_vary() {
 }
 
 #[tokio::test]
-async fn headers_of_a_304_to_a_cookie_are_given_to_others_only_with_a_stated_freshness() {
+async fn headers_of_a_304_to_a_cookie_are_shared_only_with_explicit_freshness() {
     for control in ["no-cache", "max-age=0", "max-age=0, stale-while-revalidate=60", "max-age=0, stale-if-error=60"] {
         let origin = Origin::start().await;
         let edge = alone(&origin, |_| {}).await;
@@ -311,7 +311,7 @@ async fn headers_of_a_304_to_a_cookie_are_given_to_others_only_with_a_stated_fre
             assert_eq!(ask.get().await.field("x-user"), "", "{control}");
         }
         edge.metric_becomes("peerage_flights", 0.0).await;
-        // What a request without a Cookie learns is for all.
+        // Headers of a 304 to a request without Cookie are for all clients.
         origin.script("/page", page().field("x-user", "anybody"));
         edge.get("/page").field("cache-control", "no-cache").get().await;
         let got = edge.get("/page").field("cache-control", "max-stale").get().await;
@@ -320,7 +320,7 @@ async fn headers_of_a_304_to_a_cookie_are_given_to_others_only_with_a_stated_fre
 }
 
 #[tokio::test]
-async fn headers_of_a_proven_name_that_were_made_for_one_client_are_not_stored() {
+async fn headers_made_for_one_client_are_not_stored_under_a_verified_name() {
     for header in ["cookie", "x-token"] {
         let origin = Origin::start().await;
         let edge = alone(&origin, |_| {}).await;
@@ -337,7 +337,7 @@ async fn headers_of_a_proven_name_that_were_made_for_one_client_are_not_stored()
 }
 
 #[tokio::test]
-async fn waiters_of_a_response_that_is_not_stored_go_on_at_once_and_side_by_side() {
+async fn waiters_for_an_unstored_response_are_forwarded_concurrently() {
     for control in ["no-store", "private", "no-cache"] {
         let origin = Origin::start().await;
         let edge = alone(&origin, |_| {}).await;
@@ -353,7 +353,7 @@ async fn waiters_of_a_response_that_is_not_stored_go_on_at_once_and_side_by_side
 }
 
 #[tokio::test]
-async fn the_first_client_gets_an_answer_made_for_its_own_headers() {
+async fn first_client_gets_a_response_to_its_own_headers() {
     for name in ["/page", SCRIPT, "/font-0a1b2c3d.woff2"] {
         for header in ["origin", "accept", "accept-language", "user-agent", "sec-fetch-mode", "dpr"] {
             let origin = Origin::start().await;
@@ -367,7 +367,7 @@ async fn the_first_client_gets_an_answer_made_for_its_own_headers() {
 }
 
 #[tokio::test]
-async fn a_proven_name_is_stored_by_origin_for_cors() {
+async fn verified_name_is_stored_for_each_origin_header() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let blob = Script::ok("there").field("vary", "Origin").field("cache-control", "no-cache");
@@ -380,7 +380,7 @@ async fn a_proven_name_is_stored_by_origin_for_cors() {
 }
 
 #[tokio::test]
-async fn a_changed_rule_changes_the_worth_of_stored_responses_at_once() {
+async fn reloaded_immutable_rules_apply_to_stored_responses_at_once() {
     let origin = Origin::start().await;
     let mut first = config("edge-1");
     first.origin.url = origin.url();
@@ -405,7 +405,7 @@ async fn a_changed_rule_changes_the_worth_of_stored_responses_at_once() {
         edge.get(&path).get().await;
         edge.get("/page").get().await;
     }
-    // The blob is validated each time now, and other names are stored as before.
+    // The blob is revalidated each time now; other responses stay stored.
     assert_eq!((origin.count(&path), origin.count("/page")), (3, 1));
     reloading.reload(first).unwrap();
     for _ in 0..2 {
@@ -415,7 +415,7 @@ async fn a_changed_rule_changes_the_worth_of_stored_responses_at_once() {
 }
 
 #[tokio::test]
-async fn contents_that_were_wrong_are_fetched_again_once_no_rule_verifies_them() {
+async fn wrong_contents_are_fetched_again_once_no_rule_verifies_them() {
     let origin = Origin::start().await;
     let mut verified = config("edge-1");
     verified.origin.url = origin.url();
@@ -427,7 +427,7 @@ async fn contents_that_were_wrong_are_fetched_again_once_no_rule_verifies_them()
     let mut reloading = server.reloading();
     let edge = run(server);
     let path = format!("/cas/{DIGEST}");
-    // What is short is verified before its first byte is sent.
+    // A short body is verified before its first byte is sent.
     for body in [Bytes::from_static(b"wrong"), Bytes::from(vec![b'x'; 1 << 20])] {
         origin.script(&path, Script::ok(body.clone()).field("cache-control", "max-age=60"));
         for _ in 0..2 {
@@ -439,7 +439,7 @@ async fn contents_that_were_wrong_are_fetched_again_once_no_rule_verifies_them()
         assert_eq!((got.status.as_u16(), got.body == body), (200, true), "{}", got.cache_status());
         reloading.reload(verified.clone()).unwrap();
     }
-    // A fill that began before the change leaves no mark.
+    // A fill that began before the reload does not mark the contents as wrong.
     let (body, gate) = (Bytes::from(vec![b'x'; 1 << 20]), Gate::closed());
     let script = Script::ok(body.clone()).field("cache-control", "max-age=60");
     origin.scripts(&path, [script.clone().gate(&gate), script]);
@@ -453,7 +453,7 @@ async fn contents_that_were_wrong_are_fetched_again_once_no_rule_verifies_them()
 }
 
 #[tokio::test]
-async fn a_rule_of_the_operator_leaves_the_sets_on() {
+async fn configured_immutable_rule_keeps_the_built_in_rules() {
     let origin = Origin::start().await;
     let rule = ImmutableConfig::path("/cas/{hash}", Some(Algorithm::Sha256));
     let edge = alone(&origin, |config| config.immutable = vec![rule]).await;
@@ -465,7 +465,7 @@ async fn a_rule_of_the_operator_leaves_the_sets_on() {
 }
 
 #[tokio::test]
-async fn a_head_of_a_hinted_name_goes_on_as_a_head() {
+async fn head_for_a_hashed_name_is_forwarded_as_head() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(SCRIPT, script("x"));

@@ -1,4 +1,4 @@
-//! Edges in this process, on ports of their own.
+//! Edges in this process, on ports that the system chooses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl Running {
         ask(self.clients, method, target)
     }
 
-    /// As another edge would ask.
+    /// Returns a GET as another edge sends it.
     pub fn get_as_peer(&self, target: &str) -> Ask {
         ask(self.peers.expect("it is in a cluster"), Method::GET, target)
     }
@@ -41,8 +41,8 @@ impl Running {
         self.peers.expect("it is in a cluster").to_string()
     }
 
-    /// A figure of `/metrics`, such as `peerage_flights`; the sum of a family's, if its
-    /// last labels are left out.
+    /// Returns a value of `/metrics`, such as `peerage_flights`. Without its last labels, returns the
+    /// sum over the series with the given ones.
     pub async fn metric(&self, name: &str) -> f64 {
         let page = ask(self.admin, Method::GET, "/metrics").get().await;
         let begun = name.strip_suffix('}').map(|begun| format!("{begun},"));
@@ -54,7 +54,7 @@ impl Running {
         found.into_iter().map(value).sum()
     }
 
-    /// Waits until a figure is what it should be.
+    /// Waits until a metric has this value.
     pub async fn metric_becomes(&self, name: &str, value: f64) {
         let reached = async {
             while (self.metric(name).await - value).abs() > f64::EPSILON {
@@ -65,18 +65,18 @@ impl Running {
         assert!(waited.is_ok(), "{name} is {}, not {value}", self.metric(name).await);
     }
 
-    /// Drains; how many connections it had to cut.
+    /// Drains the edge. Returns the number of connections that were cut.
     pub async fn stop(&mut self) -> usize {
         self.begin_stop();
         self.ended().await
     }
 
-    /// Waits until it has drained; how many connections it had to cut.
+    /// Waits until the edge has drained. Returns the number of connections that were cut.
     pub async fn ended(&mut self) -> usize {
         self.ended.take().unwrap().await.unwrap().unwrap()
     }
 
-    /// Tells it to drain, and does not wait.
+    /// Begins to drain, and does not wait.
     pub fn begin_stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
     }
@@ -86,7 +86,7 @@ fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// Everything on ports that the system chooses.
+/// Returns a configuration whose ports are chosen by the system.
 pub fn config(name: &str) -> Config {
     let mut config = Config::default();
     config.edge.name = name.to_owned();
@@ -100,7 +100,7 @@ pub fn run(server: Server) -> Running {
     let edge = Arc::clone(server.edge());
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(server.run(async {
-        // Dropped with the test, or told.
+        // Ends when the sender sends, or is dropped with the test.
         let _ = stopped.await;
     }));
     Running {
@@ -113,7 +113,7 @@ pub fn run(server: Server) -> Running {
     }
 }
 
-/// An edge alone, in front of `origin`.
+/// Starts a single edge in front of `origin`.
 pub async fn alone(origin: &Origin, change: impl FnOnce(&mut Config)) -> Running {
     let mut config = config("edge-1");
     config.origin.url = origin.url();
@@ -121,12 +121,12 @@ pub async fn alone(origin: &Origin, change: impl FnOnce(&mut Config)) -> Running
     run(Server::bind(config).await.unwrap())
 }
 
-/// An edge alone, in front of an embedded origin.
+/// Starts a single edge in front of an embedded origin.
 pub async fn embedded(origin: impl _Origin) -> Running {
     run(Server::bind_with(config("edge-1"), origin).await.unwrap())
 }
 
-/// Edges that act as one cache.
+/// Edges that form a cluster.
 pub struct Cluster {
     pub edges: Vec<Running>,
 }
@@ -136,7 +136,7 @@ impl Cluster {
         Self::before(count, &origin.url(), change).await
     }
 
-    /// As [`start`](Self::start), in front of an origin that is not scripted.
+    /// Like [`start`](Self::start), in front of an origin that is not scripted.
     pub async fn before(count: usize, origin: &http::Uri, change: impl Fn(&mut Config)) -> Self {
         let mut edges = Vec::new();
         for number in 1..=count {
@@ -158,7 +158,7 @@ impl Cluster {
         self.edges.iter().map(Running::name).collect()
     }
 
-    /// The positions of the edges in rank for a path.
+    /// Returns the positions of the edges in the rank order of a path.
     pub fn rank(&self, path: &str) -> Vec<usize> {
         let key = AssetKey::parse(path, usize::MAX).unwrap();
         let view = self.edges[0].edge.membership().view();
@@ -166,7 +166,7 @@ impl Cluster {
         view.ring.rank(key.hash()).iter().map(|member| position(member.name())).collect()
     }
 
-    /// A path, distinct by `seed`, that the edge at `owner` owns.
+    /// Returns a path that the edge at `owner` owns. Each `seed` gives another path.
     pub fn path_owned_by(&self, owner: usize, seed: usize) -> String {
         (0..100_000)
             .map(|i| format!("/asset-{:016x}.bin", seed * 1_000_000 + i))
@@ -175,18 +175,18 @@ impl Cluster {
     }
 }
 
-/// `len` bytes that tell when one of them is in the wrong place.
+/// Returns `len` bytes of a pattern that shows a byte in the wrong place.
 pub fn pattern(len: usize) -> Bytes {
     (0..len).map(|i| u8::try_from((i / 7 + i * 31) % 251).unwrap()).collect()
 }
 
-/// Fails when `future` takes so long that it must be hanging.
+/// Fails if `future` takes so many seconds that it must be hanging.
 pub async fn within<T>(seconds: u64, future: impl Future<Output = T>) -> T {
     let limit = std::time::Duration::from_secs(seconds);
-    tokio::time::timeout(limit, future).await.expect("it hangs")
+    tokio::time::timeout(limit, future).await.expect("the operation takes too long")
 }
 
-/// All of `futures`, side by side.
+/// Runs `futures` concurrently, and returns their results in order.
 pub async fn all<T: Send + 'static>(
     futures: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
@@ -201,5 +201,5 @@ pub async fn all<T: Send + 'static>(
 pub fn assert_same(got: &Got, body: &Bytes) {
     assert_eq!(got.status, 200);
     assert!(got.complete);
-    assert!(got.body == *body, "{} of {} bytes, or wrong ones", got.body.len(), body.len());
+    assert!(got.body == *body, "{} of {} bytes, or wrong bytes", got.body.len(), body.len());
 }

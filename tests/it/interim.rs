@@ -1,4 +1,4 @@
-//! Interim responses on their way from the origin to a client.
+//! Informational responses on their way from the origin to a client.
 
 use std::time::Duration;
 
@@ -24,21 +24,21 @@ fn early(vias: &[&str]) -> String {
     format!("HTTP/1.1 103 Early Hints\r\nlink: </a.css>;rel=preload\r\n{vias}\r\n")
 }
 
-/// The final answer, whole.
-async fn ends_well(client: &mut End) {
+/// Reads the final response and checks it.
+async fn expect_final_response(client: &mut End) {
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     client.hears("ok").await;
 }
 
 #[tokio::test]
-async fn hints_come_while_the_origin_thinks() {
+async fn early_hints_arrive_before_the_final_response() {
     let (edge, listener) = before_an_origin(|_| {}).await;
     let mut client = connect(&edge).await;
     let put = "PUT /page HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".to_owned();
     client.say(&get("/page")).await;
     let mut origin = accept(&listener).await;
-    // One connection for all: by a fill, past the cache, by a fill under a hash.
+    // One client connection for a fill, a pass, and a fill of a hashed name.
     for next in [Some(put), Some(get("/logo-0492830483.png")), None] {
         origin.head().await;
         for _ in 0..2 {
@@ -46,7 +46,7 @@ async fn hints_come_while_the_origin_thinks() {
             client.hears(&early(&["edge-1"])).await;
         }
         origin.say(FINAL).await;
-        ends_well(&mut client).await;
+        expect_final_response(&mut client).await;
         if let Some(next) = next {
             client.say(&next).await;
         }
@@ -54,7 +54,7 @@ async fn hints_come_while_the_origin_thinks() {
 }
 
 #[tokio::test]
-async fn hints_that_come_with_the_answer_go_before_it() {
+async fn early_hints_sent_with_the_response_precede_it() {
     let (edge, listener) = before_an_origin(|_| {}).await;
     let mut client = connect(&edge).await;
     client.say(&get("/page")).await;
@@ -62,11 +62,11 @@ async fn hints_that_come_with_the_answer_go_before_it() {
     origin.head().await;
     origin.say(&format!("{EARLY}HTTP/1.1 100 Continue\r\n\r\n{EARLY}{FINAL}")).await;
     client.hears(&early(&["edge-1"]).repeat(2)).await;
-    ends_well(&mut client).await;
+    expect_final_response(&mut client).await;
 }
 
 #[tokio::test]
-async fn hints_come_through_a_peer() {
+async fn early_hints_are_forwarded_through_a_peer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let unused = Origin::start().await;
@@ -77,17 +77,17 @@ async fn hints_come_through_a_peer() {
     let mut origin = accept(&listener).await;
     origin.head().await;
     origin.say(&format!("HTTP/1.1 102 Processing\r\n\r\n{EARLY}")).await;
-    // No 102 comes from behind a peer: that is how peers acknowledge a request.
+    // A 102 of the owner is not forwarded: peers acknowledge requests with it.
     client.hears(&early(&["edge-2", "edge-1"])).await;
     origin.say(FINAL).await;
-    ends_well(&mut client).await;
-    // From memory, as if there had been none.
+    expect_final_response(&mut client).await;
+    // A hit has no informational responses.
     client.say(&get(&path)).await;
-    ends_well(&mut client).await;
+    expect_final_response(&mut client).await;
 }
 
 #[tokio::test]
-async fn hints_go_before_a_change_of_protocol_too() {
+async fn early_hints_precede_a_switch_of_protocols() {
     let (edge, listener) = before_an_origin(|_| {}).await;
     let mut client = connect(&edge).await;
     client.say("GET /chat HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
@@ -100,12 +100,12 @@ async fn hints_go_before_a_change_of_protocol_too() {
         .await;
     client.hears(&early(&["edge-1"])).await;
     assert!(client.head().await.starts_with("HTTP/1.1 101 "));
-    // What follows is of the other protocol, whatever it looks like.
+    // Bytes behind the 101 belong to the other protocol, even if they look like HTTP.
     client.hears(EARLY).await;
 }
 
 #[tokio::test]
-async fn other_versions_get_the_answer_alone() {
+async fn http_2_and_http_1_0_clients_get_the_final_response_alone() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("*", Script::raw(format!("{EARLY}{FINAL}")));
@@ -121,7 +121,7 @@ async fn other_versions_get_the_answer_alone() {
 }
 
 #[tokio::test]
-async fn a_flood_of_hints_is_bounded_and_harms_nobody() {
+async fn early_hints_of_a_response_are_limited_to_16() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("/flood", Script::raw(format!("{}{FINAL}", EARLY.repeat(10_000))));
@@ -129,14 +129,14 @@ async fn a_flood_of_hints_is_bounded_and_harms_nobody() {
     let mut client = connect(&edge).await;
     client.say(&(get("/flood") + &get("/page"))).await;
     client.hears(&early(&["edge-1"]).repeat(16)).await;
-    ends_well(&mut client).await;
+    expect_final_response(&mut client).await;
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     client.hears("page").await;
 }
 
 #[tokio::test]
-async fn hints_wait_for_the_end_of_the_answer_before() {
+async fn early_hints_wait_for_the_end_of_the_previous_response() {
     let (edge, listener) = before_an_origin(|_| {}).await;
     let body = pattern(3_000_000);
     let mut client = connect(&edge).await;
@@ -145,7 +145,7 @@ async fn hints_wait_for_the_end_of_the_answer_before() {
     origin.head().await;
     origin.say("HTTP/1.1 200 OK\r\ncontent-length: 3000000\r\n\r\n").await;
     origin.0.write_all(&body).await.unwrap();
-    // The client reads nothing until the origin has said all.
+    // The client reads nothing until the origin has sent everything.
     let (mut client, mut origin) = (client, origin);
     let hinting = async {
         origin.head().await;
@@ -157,13 +157,13 @@ async fn hints_wait_for_the_end_of_the_answer_before() {
         tokio::io::AsyncReadExt::read_exact(&mut client.0, &mut came).await.unwrap();
         assert!(came == body);
         client.hears(&early(&["edge-1"])).await;
-        ends_well(&mut client).await;
+        expect_final_response(&mut client).await;
     };
     within(20, futures_util::future::join(hinting, reading)).await;
 }
 
 #[tokio::test]
-async fn hints_that_come_too_late_are_dropped() {
+async fn early_hints_after_a_504_are_dropped() {
     let (edge, listener) =
         before_an_origin(|config| config.origin.first_byte_timeout = Period(Duration::from_millis(200))).await;
     let mut client = connect(&edge).await;
@@ -172,11 +172,11 @@ async fn hints_that_come_too_late_are_dropped() {
     late.head().await;
     assert!(client.head().await.starts_with("HTTP/1.1 504 "));
     client.hears("the origin did not answer in time\n").await;
-    // The edge may have hung up already.
+    // The edge may have closed the connection already.
     let _ = late.0.write_all(format!("{EARLY}{FINAL}").as_bytes()).await;
     client.say(&get("/page")).await;
     let mut origin = accept(&listener).await;
     origin.head().await;
     origin.say(FINAL).await;
-    ends_well(&mut client).await;
+    expect_final_response(&mut client).await;
 }

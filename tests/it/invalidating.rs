@@ -1,4 +1,4 @@
-//! What a write has changed is forgotten, on every edge.
+//! Invalidation: a write drops the stored responses that it changes, on every edge.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ fn page(text: &'static str) -> Script {
 }
 
 #[tokio::test]
-async fn a_write_through_one_edge_is_seen_through_all() {
+async fn write_through_one_edge_invalidates_on_all_edges() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     for (round, method) in [Method::POST, Method::PUT, Method::DELETE].into_iter().enumerate() {
@@ -38,7 +38,7 @@ async fn a_write_through_one_edge_is_seen_through_all() {
 }
 
 #[tokio::test]
-async fn what_an_answer_names_is_forgotten_too_but_not_for_an_error() {
+async fn location_headers_of_a_successful_write_are_invalidated_too() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for path in ["/list", "/item", "/other"] {
@@ -56,9 +56,9 @@ async fn what_an_answer_names_is_forgotten_too_but_not_for_an_error() {
     }
 }
 
-/// An origin may not know by which name clients ask, and calls itself by its own.
+/// An origin may not know the public host, and use its own in Location.
 #[tokio::test]
-async fn what_the_origin_calls_by_its_own_name_is_forgotten_too() {
+async fn location_with_the_origins_own_host_is_invalidated_too() {
     let origin = Origin::start().await;
     for (prefix, others) in [("", "other.example"), ("/site", "site.example:81")] {
         let edge = alone(&origin, |config| {
@@ -86,7 +86,7 @@ async fn what_the_origin_calls_by_its_own_name_is_forgotten_too() {
 }
 
 #[tokio::test]
-async fn what_comes_in_while_it_is_changed_is_not_kept() {
+async fn fill_during_a_write_is_delivered_and_not_stored() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     let old = Script::ok(pattern(1000)).field("cache-control", "max-age=100");
@@ -97,7 +97,7 @@ async fn what_comes_in_while_it_is_changed_is_not_kept() {
     open.bytes(10).await;
     origin.script("/page", page("new"));
     edge.ask(Method::PUT, "/page").get().await;
-    // Who asks now does not join what was under way.
+    // A new request does not join the fill in progress.
     assert_eq!(edge.get("/page").get().await.text(), "new");
     gate.open(1000);
     assert!(within(20, open.rest()).await.complete);
@@ -107,7 +107,7 @@ async fn what_comes_in_while_it_is_changed_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_purge_by_a_client_is_refused_or_the_origins_business() {
+async fn purge_by_a_client_is_rejected_or_forwarded_to_the_origin() {
     let origin = Origin::start().await;
     let purge = || Method::from_bytes(b"PURGE").unwrap();
     for (listed, status) in [(false, 405), (true, 403)] {
@@ -124,7 +124,7 @@ async fn a_purge_by_a_client_is_refused_or_the_origins_business() {
 }
 
 #[tokio::test]
-async fn writes_invalidate_nothing_where_the_operator_says_so() {
+async fn writes_invalidate_nothing_without_invalidate_on_write() {
     let origin = Origin::start().await;
     for invalidates in [true, false] {
         let cluster = Cluster::start(2, &origin, |config| config.cache.invalidate_on_write = invalidates).await;
@@ -141,7 +141,7 @@ async fn writes_invalidate_nothing_where_the_operator_says_so() {
 }
 
 #[tokio::test]
-async fn a_write_counts_whether_or_not_its_client_waits() {
+async fn write_invalidates_after_its_client_has_left() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("/page", page("old"));
@@ -158,7 +158,7 @@ async fn a_write_counts_whether_or_not_its_client_waits() {
 }
 
 #[tokio::test]
-async fn a_write_whose_client_leaves_before_it_has_a_place_is_not_sent() {
+async fn queued_write_is_not_sent_after_its_client_has_left() {
     let (edge, origin) = before_an_origin(|config| {
         (config.origin.requests, config.limits.requests_per_client) = (1, 3);
     })
@@ -178,7 +178,7 @@ async fn a_write_whose_client_leaves_before_it_has_a_place_is_not_sent() {
     assert_eq!(within(20, third).await.unwrap().status, 204);
 }
 
-/// An edge whose peer is a listener, before an origin that takes every write.
+/// Starts an edge whose peer is a listener, and an origin that accepts every write.
 async fn beside_a_listener() -> (Origin, Running, TcpListener) {
     let origin = Origin::start().await;
     origin.script("*", page("done"));
@@ -190,7 +190,7 @@ async fn beside_a_listener() -> (Origin, Running, TcpListener) {
 }
 
 #[tokio::test]
-async fn a_purge_that_crosses_the_end_of_a_connection_is_sent_again() {
+async fn purge_is_retried_when_the_peer_closes_the_connection() {
     let (_origin, edge, peer) = beside_a_listener().await;
     let first = tokio::spawn(edge.ask(Method::PUT, "/page").get());
     let mut connection = accept(&peer).await;
@@ -207,7 +207,7 @@ async fn a_purge_that_crosses_the_end_of_a_connection_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_peer_that_was_away_hears_of_a_write_when_it_is_back() {
+async fn returning_peer_receives_the_purges_that_it_missed() {
     let (_origin, edge, peer) = beside_a_listener().await;
     let address = peer.local_addr().unwrap();
     drop(peer);
@@ -220,7 +220,7 @@ async fn a_peer_that_was_away_hears_of_a_write_when_it_is_back() {
         let mut connection = accept(&peer).await;
         let head = connection.head().await;
         if head.starts_with("PURGE ") {
-            // It is back, and in trouble still.
+            // The peer is back, and still loses connections.
             if lost < 2 {
                 lost += 1;
                 continue;
@@ -232,7 +232,7 @@ async fn a_peer_that_was_away_hears_of_a_write_when_it_is_back() {
     assert!(heard.into_iter().eq(["/one", "/two"]));
 }
 
-/// Connects each client of `listener` with `server`.
+/// Forwards each connection of `listener` to `server`.
 async fn relay(listener: TcpListener, server: SocketAddr) {
     loop {
         let (mut client, _) = listener.accept().await.unwrap();
@@ -244,9 +244,9 @@ async fn relay(listener: TcpListener, server: SocketAddr) {
 }
 
 #[tokio::test]
-async fn a_peer_that_missed_more_invalidations_than_are_kept_serves_nothing_unproven_from_before() {
+async fn peer_that_missed_too_many_purges_serves_nothing_unverified_from_before() {
     let origin = Origin::start().await;
-    // The relay carries no gossip, which would keep the peer down.
+    // The relay carries no gossip, so gossip would keep the peer down.
     let cluster = || Cluster::start(1, &origin, |config| config.cluster.as_mut().unwrap().gossip = false);
     let (writer, away) = (cluster().await.edges.remove(0), cluster().await.edges.remove(0));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -274,19 +274,19 @@ async fn a_peer_that_missed_more_invalidations_than_are_kept_serves_nothing_unpr
         assert_eq!(writer.ask(Method::POST, path).get().await.status, 200);
     }
     writer.metric_becomes("peerage_overflowed_invalidations_total", 1.0).await;
-    // It comes back with all that it has stored.
+    // The peer returns with all that it has stored.
     let back = tokio::spawn(relay(TcpListener::bind(address).await.unwrap(), away.peers.unwrap()));
     let forgotten = async { while away.get("/page").get().await.text() != "new" {} };
     within(20, forgotten).await;
     assert_eq!(away.get("/variant").get().await.text(), "new");
     assert!(away.get(&proven).get().await.cache_status().contains(";hit"));
-    // Once is enough: what is stored after that is kept.
+    // The peer drops its responses once: a response that is stored afterwards stays.
     assert!(away.get("/page").get().await.cache_status().contains(";hit"));
     back.abort();
 }
 
 #[tokio::test]
-async fn a_client_cannot_have_everything_forgotten() {
+async fn purge_of_everything_is_rejected_for_a_client_and_accepted_from_a_peer() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(1, &origin, |_| {}).await;
     let edge = &cluster.edges[0];
@@ -304,7 +304,7 @@ async fn a_client_cannot_have_everything_forgotten() {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_gone_holds_up_no_write() {
+async fn write_does_not_wait_for_a_stopped_peer() {
     let origin = Origin::start().await;
     let mut cluster = Cluster::start(2, &origin, |_| {}).await;
     origin.script("/page", page("old"));

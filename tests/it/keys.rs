@@ -1,10 +1,10 @@
-//! Names: the same asset on every edge, or a refusal; never another's bytes.
+//! Keys: a target is the same asset on every edge, or is rejected.
 
 use crate::harness::{Cluster, within};
 use crate::origin::{Origin, Script};
 
 #[tokio::test]
-async fn a_name_is_the_same_asset_on_every_edge() {
+async fn target_is_the_same_asset_on_every_edge() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let long = format!("/{}.bin", "a-0123456789abcdef/".repeat(430));
@@ -24,7 +24,7 @@ async fn a_name_is_the_same_asset_on_every_edge() {
         ("//a-0123456789abcdef.png", "//a-0123456789abcdef.png"),
         (&long, &long),
     ];
-    // Each asset's bytes are its name, so a mix-up shows.
+    // The body of each asset is its name, so that a mix-up is detected.
     for (_, canonical) in &names {
         origin.script(canonical, Script::ok((*canonical).to_owned()).field("cache-control", "max-age=60"));
     }
@@ -38,7 +38,7 @@ async fn a_name_is_the_same_asset_on_every_edge() {
 }
 
 #[tokio::test]
-async fn what_could_be_two_names_is_refused_by_every_edge() {
+async fn ambiguous_target_is_400_on_every_edge() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     for target in [

@@ -1,5 +1,5 @@
-//! Sockets are lent large bodies that are asked for often, and nobody can tell but by the
-//! metrics.
+//! Zero-copy sends of large bodies that are requested often. Only the metrics tell them from
+//! copies.
 
 use std::net::TcpListener;
 
@@ -11,27 +11,27 @@ use rustix::net::sockopt::set_tcp_congestion;
 
 use crate::client::Ask;
 use crate::ends::connect;
-use crate::fast_path::answer;
+use crate::fast_path::read_response;
 use crate::harness::{Running, alone, assert_same, config, pattern, run};
 use crate::origin::{Origin, Script};
 
 const LENT: &str = "peerage_lent_bytes_total";
-/// What was stored and has been copied so often is lent from then on.
+/// A stored body is sent without a copy after this many copies.
 const COPIES: usize = 4;
 
 fn kept(body: &Bytes) -> Script {
     Script::ok(body.clone()).field("cache-control", "max-age=1000").field("etag", "\"a\"")
 }
 
-async fn asked_often(edge: &Running, path: &str, body: &Bytes) {
-    // The first answer is sent as it comes.
+async fn request_often(edge: &Running, path: &str, body: &Bytes) {
+    // The first response is sent while it arrives.
     for _ in 0..2 + COPIES {
         assert_same(&edge.get(path).get().await, body);
     }
 }
 
 #[tokio::test]
-async fn a_large_body_is_lent_and_is_right() {
+async fn large_body_is_sent_by_zero_copy_with_the_right_bytes() {
     let origin = Origin::start().await;
     for (zero_copy, len) in
         [(ZeroCopy::On, 100_000), (ZeroCopy::On, 2_000_000), (ZeroCopy::On, 20_000), (ZeroCopy::Off, 2_000_000)]
@@ -39,7 +39,7 @@ async fn a_large_body_is_lent_and_is_right() {
         let edge = alone(&origin, |config| config.edge.zero_copy = zero_copy).await;
         let (path, body) = (format!("/body-{len}"), pattern(len));
         origin.script(&path, kept(&body));
-        asked_often(&edge, &path, &body).await;
+        request_often(&edge, &path, &body).await;
         for end in [1, len / 2, len] {
             let ranged = |ask: Ask| ask.field("range", &format!("bytes={}-{}", end / 3, end - 1));
             let part = body.slice(end / 3..end);
@@ -49,8 +49,8 @@ async fn a_large_body_is_lent_and_is_right() {
             }
         }
         assert_same(&edge.get(&path).http2().get().await, &body);
-        asked_often(&edge, &path, &body).await;
-        // What a socket leaves of a piece may be little, and is copied.
+        request_often(&edge, &path, &body).await;
+        // A small rest of a chunk, which the socket did not accept, is copied.
         let before = edge.metric(LENT).await;
         assert_same(&edge.get(&path).get().await, &body);
         let share = (edge.metric(LENT).await - before) / f64::from(u32::try_from(len).unwrap());
@@ -59,14 +59,14 @@ async fn a_large_body_is_lent_and_is_right() {
 }
 
 #[tokio::test]
-async fn large_bodies_are_lent_by_default_unless_the_socket_is_under_bbr() {
+async fn large_body_is_sent_by_zero_copy_by_default_except_under_bbr() {
     let origin = Origin::start().await;
     let body = pattern(300_000);
     origin.script("*", kept(&body));
     let mut tried = Vec::new();
     for control in ["reno", "cubic", "bbr"] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Not every system has it, or lets every user choose it.
+        // Not every kernel has each algorithm, or lets every user choose it.
         if set_tcp_congestion(&listener, control).is_err() {
             continue;
         }
@@ -75,48 +75,48 @@ async fn large_bodies_are_lent_by_default_unless_the_socket_is_under_bbr() {
         config.origin.url = origin.url();
         config.edge.listen = listener.local_addr().unwrap();
         let edge = run(Server::bind_on(config, vec![listener]).await.unwrap());
-        asked_often(&edge, "/body", &body).await;
+        request_often(&edge, "/body", &body).await;
         assert_same(&edge.get("/body").get().await, &body);
         assert_eq!(edge.metric(LENT).await > 0.0, control != "bbr", "{control}");
     }
-    assert!(tried.contains(&"reno"), "every kernel has it, and lets every user choose it: {tried:?}");
+    assert!(tried.contains(&"reno"), "every kernel has reno, and lets every user choose it: {tried:?}");
 }
 
 #[tokio::test]
-async fn answers_that_come_together_are_lent_in_their_order() {
+async fn pipelined_responses_are_sent_by_zero_copy_in_order() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| config.edge.zero_copy = ZeroCopy::On).await;
     let bodies: Vec<_> = [300_000, 10, 70_000, 0, 600_000, 65_536, 262_144].map(pattern).into();
     for (at, body) in bodies.iter().enumerate() {
         let path = format!("/{at}");
         origin.script(&path, kept(body));
-        asked_often(&edge, &path, body).await;
+        request_often(&edge, &path, body).await;
     }
     let before = edge.metric(LENT).await;
     let mut end = connect(&edge).await;
     let asks: String = (0..bodies.len()).map(|at| format!("GET /{at} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
     end.say(&asks).await;
     for body in &bodies {
-        let (head, came) = answer(&mut end).await;
+        let (head, came) = read_response(&mut end).await;
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
         assert!(came == *body, "{} bytes", body.len());
     }
     assert!(edge.metric(LENT).await > before);
 }
 
-/// What is sent lies in the socket, and what it was stored in holds other bytes since.
+/// The body waits in the socket while the store reuses memory for other bodies.
 #[tokio::test]
-async fn who_reads_late_reads_what_was_sent() {
+async fn late_reader_gets_the_bytes_that_were_sent() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| config.edge.zero_copy = ZeroCopy::On).await;
     let old = Bytes::from(vec![b'o'; 128 * 1024]);
     origin.script("/page", kept(&old));
-    asked_often(&edge, "/page", &old).await;
+    request_often(&edge, "/page", &old).await;
     let (hits, lent) = ("peerage_requests_total{source=\"client\",result=\"hit\"}", edge.metric(LENT).await);
     let counted = edge.metric(hits).await;
     let mut late = connect(&edge).await;
     late.say("GET /page HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    // It counts when the socket has taken all of it.
+    // A hit is counted when the socket has accepted all of it.
     edge.metric_becomes(hits, counted + 1.0).await;
     assert!(edge.metric(LENT).await >= lent + 128.0 * 1024.0);
     let new = Bytes::from(vec![b'n'; 128 * 1024]);
@@ -128,6 +128,6 @@ async fn who_reads_late_reads_what_was_sent() {
         assert_same(&edge.get(&path).get().await, &new);
     }
     assert_same(&edge.get("/page").get().await, &new);
-    let (_, came) = answer(&mut late).await;
-    assert!(came == old, "it was sent what came after it");
+    let (_, came) = read_response(&mut late).await;
+    assert!(came == old, "received bytes that were stored after the send");
 }

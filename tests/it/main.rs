@@ -1,5 +1,4 @@
-//! Peerage as its users have it: real sockets, real edges, and an origin that
-//! does what the test tells it to.
+//! Integration tests: real edges on real sockets, and an origin that follows a script.
 
 #![allow(missing_docs)]
 
@@ -33,6 +32,7 @@ mod restarting;
 mod rules;
 mod serving;
 mod storing;
+mod tool;
 mod tools;
 mod trust;
 mod upgrading;

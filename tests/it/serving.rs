@@ -1,4 +1,4 @@
-//! HTTP towards clients and operators.
+//! HTTP for clients and operators.
 
 use bytes::Bytes;
 use http::Method;
@@ -16,12 +16,12 @@ use crate::harness::{Cluster, Running, alone, pattern, within};
 use crate::origin::{Gate, Origin, Script, Seen};
 
 const ASSET: &str = "/logo-0492830483.png";
-/// Their contents are `pixels`.
+/// Names that hold the digest of their contents, `pixels`.
 const PROVEN: &str = "/v2/x/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b382344b296206612eb8a907a37b2b2f37";
 const CHUNKED: &str = "/v2/chunked/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b382344b296206612eb8a907a37b2b2f37";
 
 #[tokio::test]
-async fn both_versions_of_http_get_the_same() {
+async fn http_1_1_and_http_2_get_the_same_response() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(ASSET, Script::ok("pixels").field("content-type", "image/png").field("etag", "\"a\""));
@@ -40,7 +40,7 @@ async fn both_versions_of_http_get_the_same() {
 async fn head_is_get_without_the_body() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
-    // A proven name is fetched whole; of another, only the head.
+    // For a verified name a HEAD fetches the body; for another name, only the head.
     for (path, fetched_by, script) in [
         (PROVEN, "GET", Script::ok("pixels")),
         (CHUNKED, "GET", Script::ok("pixels").chunked()),
@@ -62,7 +62,7 @@ async fn head_is_get_without_the_body() {
 }
 
 #[tokio::test]
-async fn conditions_and_ranges_on_a_hit() {
+async fn conditions_and_ranges_are_evaluated_on_a_hit() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let body = pattern(1000);
@@ -85,12 +85,12 @@ async fn conditions_and_ranges_on_a_hit() {
         assert_eq!(got.field("cache-control") == "no-store", status == 416, "{range}");
     }
     assert_eq!(origin.count(ASSET), 1);
-    // A precondition for the origin is judged after a validation (RFC 9111 §4.3.2).
+    // If-Match is evaluated after a revalidation at the origin (RFC 9111 §4.3.2).
     assert_eq!(get("if-match", "\"b\"").await.status, 412);
     assert_eq!(origin.count(ASSET), 2);
 }
 
-/// The parts of a multipart/byteranges body: Content-Range and content.
+/// Returns the parts of a multipart/byteranges body: Content-Range and content.
 fn parts(got: &crate::client::Got) -> Vec<(String, String)> {
     let boundary = got.field("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap().to_owned();
     let whole = got.text();
@@ -108,7 +108,7 @@ fn parts(got: &crate::client::Got) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn several_ranges_come_as_parts_on_a_hit_and_on_a_flight() {
+async fn several_ranges_are_a_multipart_body_on_a_hit_and_on_a_flight() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let body: String = (0..100).map(|i| format!("{i:09}\n")).collect();
@@ -178,14 +178,14 @@ async fn only_listed_methods_reach_the_origin() {
             let got = over(edge.ask(method.parse().unwrap(), "/form").body("a=b")).get().await;
             assert_eq!((got.status.as_u16(), got.field("allow")), (status, allow), "{method}");
             assert_eq!(origin.seen().len() - before, usize::from(status == 200), "{method}");
-            // The connection and the edge go on.
+            // The connection and the edge stay usable.
             assert_eq!(over(edge.get(ASSET)).get().await.text(), "done");
         }
     }
 }
 
 #[tokio::test]
-async fn bodies_stream_both_ways() {
+async fn request_and_response_bodies_are_streamed() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     origin.script("/form", Script::ok(pattern(100_000)).gate(&gate));
@@ -199,7 +199,7 @@ async fn bodies_stream_both_ways() {
 }
 
 #[tokio::test]
-async fn a_connections_fields_do_not_cross() {
+async fn hop_by_hop_headers_are_not_forwarded() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("/a", Script::ok("x").field("connection", "x-inner").field("x-inner", "1").field("keep-alive", "5"));
@@ -216,7 +216,7 @@ async fn a_connections_fields_do_not_cross() {
 }
 
 #[tokio::test]
-async fn via_tells_the_version_that_each_message_came_by() {
+async fn via_has_the_http_version_of_each_message() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for name in ["/page-", "/logo-abcdef"] {
@@ -241,14 +241,14 @@ async fn via_tells_the_version_that_each_message_came_by() {
     }
 }
 
-/// The values of a field, in the order of their lines.
+/// Returns the values of a header, in their order.
 fn values(seen: &Seen, name: &str) -> Vec<String> {
     let lines = seen.fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
     lines.map(|(_, value)| value.clone()).collect()
 }
 
 #[tokio::test]
-async fn cookie_lines_over_http2_become_one() {
+async fn cookie_headers_over_http_2_are_joined() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("/page", Script::ok("x"));
@@ -260,7 +260,7 @@ async fn cookie_lines_over_http2_become_one() {
 }
 
 #[tokio::test]
-async fn cdn_loop_names_each_edge_and_ends_what_comes_back() {
+async fn cdn_loop_names_each_edge_and_a_returning_request_is_508() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("*", Script::ok("x"));
@@ -278,7 +278,7 @@ async fn cdn_loop_names_each_edge_and_ends_what_comes_back() {
 }
 
 #[tokio::test]
-async fn a_transfer_coding_other_than_chunked_is_not_implemented() {
+async fn transfer_coding_other_than_chunked_is_501() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x"));
     let edge = alone(&origin, |_| {}).await;
@@ -295,7 +295,7 @@ async fn a_transfer_coding_other_than_chunked_is_not_implemented() {
 }
 
 #[tokio::test]
-async fn bad_targets_are_refused_and_harm_nobody() {
+async fn invalid_targets_are_rejected_and_not_forwarded() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for (target, status) in [
@@ -339,7 +339,7 @@ async fn malformed_requests_get_an_error_and_a_closed_connection() {
 }
 
 #[tokio::test]
-async fn one_host_is_needed() {
+async fn request_without_exactly_one_host_is_400() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x"));
     let edge = alone(&origin, |_| {}).await;
@@ -355,7 +355,7 @@ async fn one_host_is_needed() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_or_takes_nothing_is_let_go() {
+async fn silent_client_and_stalled_reader_are_disconnected() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         config.limits.header_timeout = Period(std::time::Duration::from_millis(100));
@@ -366,22 +366,22 @@ async fn who_says_nothing_or_takes_nothing_is_let_go() {
         let answer = raw(&edge, beginning).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
     }
-    // A body larger than what sockets hold, of which nothing is read.
+    // A body larger than the socket buffers, of which the client reads nothing.
     origin.script(ASSET, Script::ok(pattern(30_000_000)));
     let mut silent = TcpStream::connect(edge.clients).await.unwrap();
     silent.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
     let error = "peerage_requests_total{source=\"client\",result=\"miss\"}";
     edge.metric_becomes(error, 1.0).await;
     let mut came = Vec::new();
-    // Cut short: closed, or reset.
+    // The connection may be closed or reset.
     let _ = within(20, silent.read_to_end(&mut came)).await;
     assert!(came.len() < 30_000_000);
-    // Those who said nothing are not among them.
+    // The silent clients do not count as stalled.
     edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
 }
 
 #[tokio::test]
-async fn an_operator_is_let_in_when_all_admin_connections_are_taken() {
+async fn new_admin_connection_replaces_the_oldest_one_at_the_limit() {
     let edge = alone(&Origin::start().await, |_| {}).await;
     let mut silent = Vec::new();
     for _ in 0..64 {
@@ -389,7 +389,7 @@ async fn an_operator_is_let_in_when_all_admin_connections_are_taken() {
     }
     let healthy = ask(edge.admin, Method::GET, "/healthz").get();
     assert_eq!(within(20, healthy).await.status, 200);
-    // The oldest has made room, and no other.
+    // The oldest connection made room, and no other one.
     assert!(!matches!(within(20, silent[0].read(&mut [0])).await, Ok(1..)));
     silent[63].write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert_eq!(within(20, silent[63].read_u8()).await.unwrap(), b'H');
@@ -405,7 +405,7 @@ async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_c
     let window_update = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01".to_vec();
     for (ended, frame) in [ping, settings, priority, window_update].into_iter().enumerate() {
         let mut client = TcpStream::connect(edge.clients).await.unwrap();
-        // The connection may end before all is sent, and with a reset.
+        // The connection may be reset before everything is sent.
         let _ = client.write_all(&[preface.to_vec(), frame.repeat(1000)].concat()).await;
         let mut came = Vec::new();
         let _ = within(20, client.read_to_end(&mut came)).await;
@@ -417,11 +417,11 @@ async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_c
 }
 
 #[tokio::test]
-async fn a_stream_whose_window_stays_shut_is_let_go() {
+async fn http_2_stream_with_a_closed_window_is_reset_after_send_timeout() {
     let origin = Origin::start().await;
     let edge =
         alone(&origin, |config| config.limits.send_timeout = Period(std::time::Duration::from_millis(100))).await;
-    // More than the client's windows let through.
+    // More than the client's windows allow.
     origin.script(ASSET, Script::ok(pattern(30_000_000)));
     let open = edge.get(ASSET).http2().open().await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"miss\"}", 1.0).await;
@@ -429,15 +429,18 @@ async fn a_stream_whose_window_stays_shut_is_let_go() {
     edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
 }
 
-/// A client over HTTP/2 that lets so many bytes of each stream through before it reads.
-async fn narrow(edge: &Running, window: u32) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
+/// Connects an HTTP/2 client with this initial window for each stream.
+async fn connect_with_window(
+    edge: &Running,
+    window: u32,
+) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
     let io = TokioIo::new(TcpStream::connect(edge.clients).await.unwrap());
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
     let (sender, connection) = builder.initial_stream_window_size(window).handshake(io).await.unwrap();
     (sender, tokio::spawn(connection))
 }
 
-async fn ask_narrowly(sender: &mut SendRequest<Empty<Bytes>>) -> Incoming {
+async fn request_asset(sender: &mut SendRequest<Empty<Bytes>>) -> Incoming {
     let request = http::Request::get(format!("http://site.example{ASSET}")).body(Empty::new()).unwrap();
     let response = within(20, sender.send_request(request)).await.unwrap();
     assert_eq!(response.status(), 200);
@@ -445,19 +448,19 @@ async fn ask_narrowly(sender: &mut SendRequest<Empty<Bytes>>) -> Incoming {
 }
 
 #[tokio::test]
-async fn of_small_answers_that_nobody_takes_nothing_is_held_for_ever() {
+async fn small_http_2_responses_that_are_not_read_end_after_send_timeout() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         config.limits.send_timeout = Period(std::time::Duration::from_millis(200));
     })
     .await;
     origin.script(ASSET, Script::ok("pixels"));
-    // All of it is in the connection's hands with the first byte that goes through.
+    // With the first byte that the window lets through, the connection holds the whole body.
     for window in [0, 1] {
-        let (mut sender, connection) = narrow(&edge, window).await;
+        let (mut sender, connection) = connect_with_window(&edge, window).await;
         let mut bodies = Vec::new();
         for _ in 0..5 {
-            bodies.push(ask_narrowly(&mut sender).await);
+            bodies.push(request_asset(&mut sender).await);
         }
         let _ = within(20, connection).await.unwrap();
         for body in bodies {
@@ -467,7 +470,7 @@ async fn of_small_answers_that_nobody_takes_nothing_is_held_for_ever() {
 }
 
 #[tokio::test]
-async fn who_takes_little_at_a_time_is_not_cut_nor_are_those_beside_who_takes_nothing() {
+async fn slow_http_2_reader_is_not_cut_and_keeps_a_paused_stream_open() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         config.limits.send_timeout = Period(std::time::Duration::from_secs(2));
@@ -475,25 +478,24 @@ async fn who_takes_little_at_a_time_is_not_cut_nor_are_those_beside_who_takes_no
     .await;
     let body = pattern(200_000);
     origin.script(ASSET, Script::ok(body.clone()));
-    let (mut sender, connection) = narrow(&edge, 16 * 1024).await;
-    let paused = ask_narrowly(&mut sender).await;
-    let mut slow = ask_narrowly(&mut sender).await;
+    let (mut sender, connection) = connect_with_window(&edge, 16 * 1024).await;
+    let paused = request_asset(&mut sender).await;
+    let mut slow = request_asset(&mut sender).await;
     let mut came = Vec::new();
     while let Some(frame) = within(20, slow.frame()).await {
         came.extend_from_slice(&frame.unwrap().into_data().unwrap());
-        // What is tested here is the passing of time: it takes longer than the time in
-        // which nothing may be taken, and less than twice that. A busy machine may add
-        // much to each pause.
+        // Time has to pass here: longer than send_timeout, in which a connection may accept
+        // nothing, and less than twice that. A busy machine may lengthen each pause a lot.
         tokio::time::sleep(std::time::Duration::from_millis(180)).await;
     }
     assert!(came == body);
-    // Then nobody takes anything any more.
+    // From here on, no stream is read.
     let _ = within(20, connection).await.unwrap();
     assert!(paused.collect().await.is_err());
 }
 
 #[tokio::test]
-async fn an_idle_connection_over_http2_is_ended_in_words() {
+async fn idle_http_2_connection_is_closed_with_goaway() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("x"));
     let edge =
@@ -503,7 +505,7 @@ async fn an_idle_connection_over_http2_is_ended_in_words() {
     let connection = tokio::spawn(connection);
     let request = http::Request::get(format!("http://site.example{ASSET}")).body(Empty::<Bytes>::new()).unwrap();
     assert_eq!(within(20, sender.send_request(request)).await.unwrap().status(), 200);
-    // The client has not let go of it, and hears that it should.
+    // The client still holds the connection, and is told to close it.
     assert!(within(20, connection).await.unwrap().is_ok());
     drop(sender);
 }
@@ -527,7 +529,7 @@ async fn statuses_bytes_and_connections_are_counted() {
 }
 
 #[tokio::test]
-async fn a_long_upload_is_not_a_slow_answer() {
+async fn long_upload_does_not_count_in_first_byte_timeout() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
     let edge = alone(&origin, |config| {
@@ -537,7 +539,7 @@ async fn a_long_upload_is_not_a_slow_answer() {
     let mut stream = TcpStream::connect(edge.clients).await.unwrap();
     stream.write_all(b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nconnection: close\r\n\r\n").await.unwrap();
     for _ in 0..10 {
-        // What is tested here is the passing of time.
+        // Time has to pass here.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         stream.write_all(b"x").await.unwrap();
     }
@@ -547,7 +549,7 @@ async fn a_long_upload_is_not_a_slow_answer() {
 }
 
 #[tokio::test]
-async fn an_old_origin_does_not_make_the_edge_old() {
+async fn response_of_an_http_1_0_origin_is_sent_as_http_1_1() {
     let origin = Origin::start().await;
     origin.script("*", Script::raw("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"));
     let edge = alone(&origin, |_| {}).await;
@@ -556,7 +558,7 @@ async fn an_old_origin_does_not_make_the_edge_old() {
 }
 
 #[tokio::test]
-async fn an_absolute_target_or_a_host_chooses_no_other_origin() {
+async fn absolute_target_and_host_choose_no_other_origin() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("ours"));
     let edge = alone(&origin, |_| {}).await;
@@ -569,12 +571,12 @@ async fn an_absolute_target_or_a_host_chooses_no_other_origin() {
 }
 
 #[tokio::test]
-async fn an_unread_request_body_does_not_poison_the_connection() {
+async fn unread_request_body_is_not_parsed_as_a_request() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("pixels"));
     let edge = alone(&origin, |_| {}).await;
     edge.get(ASSET).get().await;
-    // The body looks like a request; it must not be taken for one.
+    // The body looks like a request, and must not be parsed as one.
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n".to_string();
     let request = format!(
         "GET {ASSET} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{smuggled}GET {ASSET} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
@@ -629,7 +631,7 @@ async fn one_client_cannot_take_every_connection() {
     let mut refused = TcpStream::connect(at).await.unwrap();
     assert!(!matches!(within(20, refused.read(&mut [0])).await, Ok(1..)));
     edge.metric_becomes("peerage_refused_client_connections_total", 1.0).await;
-    // Another client, by the address that it comes from.
+    // Another client, by its address.
     let other = tokio::net::TcpSocket::new_v4().unwrap();
     other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut other = other.connect(at).await.unwrap();
@@ -658,9 +660,9 @@ async fn the_connections_of_a_trusted_proxy_count_for_no_client() {
 }
 
 #[tokio::test]
-async fn a_send_buffer_bounds_what_a_slow_reader_holds() {
+async fn send_buffer_limits_the_bytes_that_a_slow_reader_holds() {
     let origin = Origin::start().await;
-    // Copied to sockets: pages that are lent are the store's.
+    // Copied into sockets: with zero copy, the pages would belong to the store.
     let edge = alone(&origin, |config| {
         config.edge.zero_copy = ZeroCopy::Off;
         config.limits.send_buffer = Size(32 * 1024);
@@ -673,7 +675,7 @@ async fn a_send_buffer_bounds_what_a_slow_reader_holds() {
     let mut client = client.connect(edge.clients).await.unwrap();
     client.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
     edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
-    // What comes now is what both sockets held.
+    // The bytes that still come were in the buffers of both sockets.
     let mut came = Vec::new();
     let _ = within(20, client.read_to_end(&mut came)).await;
     assert!(came.len() < 300_000, "{}", came.len());
@@ -707,7 +709,7 @@ async fn operators_see_health_metrics_and_peers() {
 }
 
 #[tokio::test]
-async fn draining_lets_what_is_under_way_end() {
+async fn drain_completes_responses_in_transit() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     origin.script(ASSET, Script::ok(pattern(1000)).gate(&gate));
@@ -724,7 +726,7 @@ async fn draining_lets_what_is_under_way_end() {
         }
     };
     within(20, unready).await;
-    // Nobody new is let in.
+    // No new connection is accepted.
     let refused = async { while TcpStream::connect(edge.clients).await.is_ok() {} };
     within(20, refused).await;
     gate.open(1000);
@@ -733,7 +735,7 @@ async fn draining_lets_what_is_under_way_end() {
 }
 
 #[tokio::test]
-async fn draining_is_bounded() {
+async fn drain_cuts_connections_after_its_time_limit() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     origin.script(ASSET, Script::ok(pattern(1000)).gate(&gate));
@@ -745,7 +747,7 @@ async fn draining_is_bounded() {
 }
 
 #[tokio::test]
-async fn the_limits_on_heads_are_those_configured() {
+async fn limits_on_request_heads_are_those_configured() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         config.limits.uri = Size(300);

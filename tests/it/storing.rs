@@ -1,4 +1,4 @@
-//! What is stored, for how long, and what is not.
+//! Storing: which responses are stored, and for how long.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::harness::{Cluster, alone, pattern};
 use crate::origin::{Origin, Script};
 
 const HASHED: &str = "/logo-0492830483.png";
-/// Its contents are `there`.
+/// A name that holds the digest of its contents, `there`.
 const PROVEN: &str = "/v2/x/blobs/sha256:e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
 
 #[tokio::test]
-async fn what_may_be_stored_is_and_nothing_else() {
+async fn exactly_the_cacheable_responses_are_stored() {
     for (path, script, stored) in [
         (HASHED, Script::ok("x"), true),
         (HASHED, Script::ok("x").field("cache-control", "max-age=0"), false),
@@ -64,7 +64,7 @@ async fn what_may_be_stored_is_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn age_counts_and_expires() {
+async fn age_grows_until_the_response_expires() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("/a", Script::ok("x").field("cache-control", "max-age=100").field("age", "40"));
@@ -74,7 +74,7 @@ async fn age_counts_and_expires() {
     assert!((40..60).contains(&age(&hit)));
     let ttl: u64 = hit.cache_status().strip_prefix("edge-1;hit;ttl=").unwrap().parse().unwrap();
     assert!((40..60).contains(&ttl), "{ttl}");
-    // A second's freshness, nearly all of it gone on arrival.
+    // Nine of ten seconds of freshness have passed on arrival.
     let date = httpdate::fmt_http_date(std::time::SystemTime::now() - Duration::from_secs(9));
     origin.script("/b", Script::ok("x").field("cache-control", "max-age=10").field("date", &date));
     edge.get("/b").get().await;
@@ -84,15 +84,15 @@ async fn age_counts_and_expires() {
 }
 
 #[tokio::test]
-async fn a_missing_date_is_that_of_the_fill() {
+async fn missing_date_is_set_to_the_time_of_the_fill() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let date = |got: &crate::client::Got| httpdate::parse_http_date(got.field("date")).unwrap();
     for path in [HASHED, "/plain.png"] {
-        // The scripted origin says no Date.
+        // The scripted origin sends no Date.
         origin.script(path, Script::ok("x").field("cache-control", "max-age=600"));
         let filled = date(&cluster.edges[0].get(path).get().await);
-        // What hyper would add by now, as it does to an edge's own words, is later.
+        // A Date that hyper adds now, as to a response of the edge itself, is later.
         let later = async {
             let own_words = || cluster.edges[0].get("/none").field("cache-control", "only-if-cached").get();
             while date(&own_words().await) <= filled {}
@@ -111,16 +111,16 @@ async fn a_missing_date_is_that_of_the_fill() {
 }
 
 #[tokio::test]
-async fn a_missing_asset_asked_nine_times_costs_one_request() {
+async fn missing_asset_costs_one_origin_request_within_negative_ttl() {
     let origin = Origin::start().await;
-    // Long enough that a slow machine's test does not outlive it.
+    // Long enough for a slow machine.
     let cluster = Cluster::start(3, &origin, |config| config.cache.negative_ttl = Period(Duration::from_mins(1))).await;
     for i in 0..9 {
         let got = cluster.edges[i % 3].get(PROVEN).get().await;
         assert_eq!((got.status.as_u16(), got.text()), (404, "status 404\n"));
     }
     assert_eq!(origin.count(PROVEN), 1);
-    // One with a session may see more than a request without.
+    // A client with a session may see more than one without.
     let got = cluster.edges[0].get(PROVEN).field("cookie", "session=1").get().await;
     assert_eq!((got.status.as_u16(), origin.seen()[1].field("cookie")), (404, Some("session=1")));
 }
@@ -136,7 +136,7 @@ async fn a_missing_asset_is_found_once_it_is_there() {
 }
 
 #[tokio::test]
-async fn a_404_for_another_name_is_not_remembered() {
+async fn plain_404_is_not_stored() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for _ in 0..2 {
@@ -162,7 +162,7 @@ async fn memory_stays_within_its_budget() {
         assert!(edge.metric("peerage_memory_used_bytes").await <= 8.0 * 1024.0 * 1024.0);
     }
     let bytes = edge.metric("peerage_cache_bytes{tier=\"main\"}").await;
-    // All but the share of flights, and of what is known of names that vary.
+    // All but the share of flights and the metadata of variants.
     let tier = 8.0 * 1024.0 * 1024.0 * (1.0 - 0.25 - 1.0 / 64.0);
     assert!(bytes <= tier && bytes > tier / 2.0, "{bytes}");
     assert!(edge.metric("peerage_evictions_total{tier=\"main\"}").await > 50.0);
@@ -172,7 +172,7 @@ async fn memory_stays_within_its_budget() {
 async fn copy_up_to_max_object_is_kept_by_an_edge_that_does_not_own_it() {
     const MIB: u64 = 1024 * 1024;
     let origin = Origin::start().await;
-    // A hot tier of 2 MiB, whose shards take a quarter of max_object.
+    // The hot tier has 2 MiB, and each of its shards holds a quarter of max_object.
     let cluster = Cluster::start(2, &origin, |config| config.cache.memory = Size(16 * MIB)).await;
     for (seed, len) in [100_000, 1_000_000, 2_000_000].into_iter().enumerate() {
         let path = cluster.path_owned_by(1, seed);
@@ -185,7 +185,7 @@ async fn copy_up_to_max_object_is_kept_by_an_edge_that_does_not_own_it() {
 }
 
 #[tokio::test]
-async fn long_fields_are_counted() {
+async fn long_headers_count_in_the_memory_budget() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for i in 0..10 {
@@ -200,7 +200,7 @@ async fn long_fields_are_counted() {
 }
 
 #[tokio::test]
-async fn a_body_whose_end_proves_nothing_is_stored_by_no_edge() {
+async fn body_that_ends_with_its_connection_is_stored_by_no_edge() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("cut off?").until_close());
     let cluster = Cluster::start(2, &origin, |_| {}).await;
@@ -214,7 +214,7 @@ async fn a_body_whose_end_proves_nothing_is_stored_by_no_edge() {
 }
 
 #[tokio::test]
-async fn a_content_length_beside_chunks_is_not_believed() {
+async fn content_length_beside_chunked_coding_is_ignored() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let raw = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\na\r\n0123456789\r\n0\r\n\r\n";
@@ -232,7 +232,7 @@ async fn a_content_length_beside_chunks_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_said_twice_goes_on_once() {
+async fn repeated_content_length_is_forwarded_once() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for lengths in ["content-length: 5, 5", "content-length: 5\r\ncontent-length: 5", "content-length: 5"] {
@@ -251,7 +251,7 @@ async fn a_length_that_is_said_twice_goes_on_once() {
 }
 
 #[tokio::test]
-async fn a_get_with_content_cannot_shift_another_answer_under_a_name() {
+async fn content_of_a_get_cannot_shift_responses_between_keys() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("/a", Script::ok("a").field("cache-control", "max-age=60"));
@@ -260,7 +260,7 @@ async fn a_get_with_content_cannot_shift_another_answer_under_a_name() {
     let got = edge.get("/a").body(inner).get().await;
     assert_eq!((got.text(), got.cache_status()), ("a", "edge-1;fwd=uri-miss"));
     assert_eq!(origin.seen()[0].body, inner.as_bytes());
-    // As a peer or a fill would: a length without content.
+    // As a peer or a fill would send it: a length without content.
     for _ in 0..3 {
         assert_eq!(edge.get("/a").get().await.text(), "a");
     }
@@ -268,7 +268,7 @@ async fn a_get_with_content_cannot_shift_another_answer_under_a_name() {
 }
 
 #[tokio::test]
-async fn fields_are_kept_in_memory_of_their_own_and_whole() {
+async fn repeated_and_empty_headers_are_stored() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(HASHED, Script::ok("x").field("link", "<a>").field("link", "<b>").field("x-empty", ""));

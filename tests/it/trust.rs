@@ -1,4 +1,4 @@
-//! What one client does, or one odd answer says, harms no other.
+//! Isolation of clients: an unusual request or response changes no response to others.
 
 use http::Method;
 use peerage::config::{ImmutableConfig, Size};
@@ -12,7 +12,7 @@ use crate::proving::{is_owned_by, with_scripted_peer};
 
 const PAGE: &str = "/page";
 
-fn checked(config: &mut peerage::Config) {
+fn with_digest_names(config: &mut peerage::Config) {
     config.immutable = vec![ImmutableConfig::path("/**/*-{hash}.*", Some(Algorithm::Sha256))];
 }
 
@@ -21,7 +21,7 @@ fn name(body: &[u8]) -> String {
     format!("/blob-{hex}.bin")
 }
 
-/// A page that is fresh for a minute, and can be validated.
+/// Returns a page that is fresh for a minute and has an entity tag.
 fn page(text: &'static str) -> Script {
     Script::ok(text).field("cache-control", "max-age=60").tag("\"v1\"")
 }
@@ -31,7 +31,7 @@ fn is_hit(got: &Got) -> bool {
 }
 
 #[tokio::test]
-async fn a_validation_for_one_request_is_not_for_another() {
+async fn revalidation_with_a_cookie_answers_no_request_with_another_cookie() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let page = Script::ok("alice's").field("cache-control", "no-cache").tag("\"alice\"");
@@ -49,7 +49,7 @@ async fn a_validation_for_one_request_is_not_for_another() {
 }
 
 #[tokio::test]
-async fn a_head_shapes_nothing_that_others_get() {
+async fn head_with_unknown_headers_changes_no_stored_response() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, page("v1"));
@@ -59,7 +59,7 @@ async fn a_head_shapes_nothing_that_others_get() {
     evil(edge.ask(Method::HEAD, PAGE)).get().await;
     let seen = origin.seen().pop().unwrap();
     assert_eq!((seen.field("x-forwarded-scheme"), seen.field("x-forwarded-host")), (None, None));
-    // One for which it must be told of the client teaches nothing.
+    // A HEAD that is forwarded with headers of its client updates nothing.
     let got = edge.get(PAGE).get().await;
     assert!(is_hit(&got));
     origin.script(PAGE, page("v1").field("link", "<https://worse/>"));
@@ -69,7 +69,7 @@ async fn a_head_shapes_nothing_that_others_get() {
 }
 
 #[tokio::test]
-async fn a_head_that_tells_nothing_keeps_nothing_fresh() {
+async fn head_without_a_validator_refreshes_nothing() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let chunked = |text: &'static str| Script::ok(text).chunked().field("cache-control", "max-age=100");
@@ -83,7 +83,7 @@ async fn a_head_that_tells_nothing_keeps_nothing_fresh() {
 }
 
 #[tokio::test]
-async fn what_begins_to_vary_is_no_longer_for_everybody() {
+async fn response_that_begins_to_vary_is_no_longer_shared() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, page("alice's"));
@@ -95,7 +95,7 @@ async fn what_begins_to_vary_is_no_longer_for_everybody() {
 }
 
 #[tokio::test]
-async fn a_304s_connection_is_its_own() {
+async fn hop_by_hop_headers_of_a_304_are_not_stored() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let script = page("v1").field("connection", "keep-alive, x-conn").field("keep-alive", "timeout=5");
@@ -109,12 +109,12 @@ async fn a_304s_connection_is_its_own() {
 }
 
 #[tokio::test]
-async fn a_coding_or_credentials_make_no_name_wrong_for_others() {
+async fn coded_response_or_credentials_mark_no_name_as_wrong() {
     let body = pattern(1000);
     let path = name(&body);
     for credentials in [true, false] {
         let origin = Origin::start().await;
-        let edge = alone(&origin, checked).await;
+        let edge = alone(&origin, with_digest_names).await;
         let coded = Script::ok("gzipped").field("content-encoding", "gzip").field("vary", "accept-encoding");
         origin.script(&path, coded.field("cache-control", "public, max-age=9"));
         let ask = edge.get(&path).field("accept-encoding", "gzip").field("cookie", "c");
@@ -133,7 +133,7 @@ async fn a_coding_or_credentials_make_no_name_wrong_for_others() {
 }
 
 #[tokio::test]
-async fn a_digest_of_the_content_is_of_that_content() {
+async fn content_digest_is_sent_with_the_whole_content_alone() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let digest = format!("sha-256=:{}:", data_encoding::BASE64.encode(&Sha256::digest(b"0123456789")));
@@ -151,11 +151,11 @@ async fn a_digest_of_the_content_is_of_that_content() {
 }
 
 #[tokio::test]
-async fn a_reader_left_behind_goes_on_where_the_name_tells() {
+async fn reader_that_falls_out_of_the_window_resumes_under_a_verified_name() {
     let origin = Origin::start().await;
     let body = pattern(24 << 20);
     let edge = alone(&origin, |config| {
-        checked(config);
+        with_digest_names(config);
         config.cache.memory = Size(16 << 20);
         config.cache.max_object = Some(Size(2 << 20));
     })
@@ -174,7 +174,7 @@ async fn a_reader_left_behind_goes_on_where_the_name_tells() {
 }
 
 #[tokio::test]
-async fn a_write_overtakes_what_is_not_known_to_vary_yet() {
+async fn write_invalidates_a_fill_of_an_unknown_variant() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let varies = |text: &'static str| page(text).field("vary", "x-a");
@@ -192,8 +192,8 @@ async fn a_write_overtakes_what_is_not_known_to_vary_yet() {
 }
 
 #[tokio::test]
-async fn an_odd_request_takes_nothing_away_from_others() {
-    for (what, answer, credentials) in
+async fn error_to_one_request_keeps_the_stored_response() {
+    for (case, answer, credentials) in
         [("401", Script::status(401), true), ("400", Script::status(400), false), ("304", page("v1"), true)]
     {
         let origin = Origin::start().await;
@@ -204,10 +204,10 @@ async fn an_odd_request_takes_nothing_away_from_others() {
         let odd = edge.get(PAGE).field("cache-control", "no-cache");
         let odd = if credentials { odd.field("authorization", "Basic x") } else { odd };
         odd.get().await;
-        assert_eq!(origin.count(PAGE), 2, "{what}");
-        assert!(is_hit(&edge.get(PAGE).get().await), "{what}");
+        assert_eq!(origin.count(PAGE), 2, "{case}");
+        assert!(is_hit(&edge.get(PAGE).get().await), "{case}");
     }
-    // Nor is a name marked that nothing is stored under.
+    // Nor does such an error mark a name that has no stored response.
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.scripts(PAGE, [Script::status(400), page("v1")]);
@@ -216,7 +216,7 @@ async fn an_odd_request_takes_nothing_away_from_others() {
 }
 
 #[tokio::test]
-async fn a_request_near_the_limit_is_answered_by_the_owner_too() {
+async fn request_near_the_header_limit_is_answered_through_the_owner() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(2, &origin, |config| {
         config.limits.header = Size(8 * 1024);
@@ -238,15 +238,16 @@ async fn a_request_near_the_limit_is_answered_by_the_owner_too() {
     assert!(is_hit(&cluster.edges[0].get(&path).get().await));
 }
 
-/// What HTTP/1.1 libraries take, more or less: what an edge adds must not break it.
+/// HTTP/1.1 libraries accept about a hundred headers. Headers that an edge adds must not exceed
+/// that.
 #[tokio::test]
-async fn a_hundred_fields_go_by_way_of_the_owner_too() {
+async fn hundred_headers_pass_through_the_owner() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(2, &origin, |_| {}).await;
     let path = (0..1000).map(|i| format!("/plain/{i}")).find(|path| cluster.rank(path)[0] == 1).unwrap();
     origin.script("*", Script::ok("x").field("cache-control", "max-age=60"));
     for (number, status) in [(100, 200), (101, 431)] {
-        // Host is one of them; Cache-Control has it fetched.
+        // Host is one of them; Cache-Control forces a fetch.
         let ask = cluster.edges[0].get(&path).field("cache-control", "no-cache");
         let ask = (2..number).fold(ask, |ask, i| ask.field("x-field", &i.to_string()));
         assert_eq!(ask.get().await.status, status, "{number}");
@@ -257,7 +258,7 @@ async fn a_hundred_fields_go_by_way_of_the_owner_too() {
     let many = (0..95).fold(Script::ok("many"), |script, i| script.field("x-field", &i.to_string()));
     origin.script("*", many.field("cache-control", "max-age=60"));
     for i in 0..2 {
-        // Over HTTP/1.1, this client takes a hundred fields itself.
+        // Over HTTP/1.1, this client itself accepts a hundred headers only.
         let got = cluster.edges[i].get("/plain/many").http2().get().await;
         assert_eq!((got.status.as_u16(), got.headers.get_all("x-field").iter().count()), (200, 95));
     }
@@ -265,7 +266,7 @@ async fn a_hundred_fields_go_by_way_of_the_owner_too() {
 }
 
 #[tokio::test]
-async fn many_variants_make_room_for_new_ones() {
+async fn old_variants_make_room_for_new_ones() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| config.cache.variants = 4).await;
     origin.script(PAGE, page("x").field("vary", "accept-language"));
@@ -278,7 +279,7 @@ async fn many_variants_make_room_for_new_ones() {
 }
 
 #[tokio::test]
-async fn a_part_for_credentials_costs_no_more_than_the_part() {
+async fn range_and_condition_of_a_request_with_credentials_are_forwarded() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("*", Script::ok(pattern(1000)).with_ranges().tag("\"a\""));
@@ -294,7 +295,7 @@ async fn a_part_for_credentials_costs_no_more_than_the_part() {
 }
 
 #[tokio::test]
-async fn what_changes_now_and_then_stays_worth_a_validation() {
+async fn response_that_changes_rarely_is_stored_and_revalidated() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let version = |tag: &str| Script::ok(tag.to_owned()).field("cache-control", "no-cache").tag(tag);
@@ -302,11 +303,11 @@ async fn what_changes_now_and_then_stays_worth_a_validation() {
     for _ in 0..3 {
         edge.get(PAGE).get().await;
     }
-    // It was the same twice: an edit now is stored, and validated the next time.
+    // It was unchanged twice: a new version is stored, and revalidated the next time.
     origin.script(PAGE, version("\"v2\""));
     assert!(edge.get(PAGE).get().await.cache_status().contains(";stored"));
     assert!(edge.get(PAGE).get().await.cache_status().contains("fwd-status=304"));
-    // What is another each time is let be for a while.
+    // A response that differs each time is not stored for a while.
     origin.scripts(PAGE, ["\"v3\"", "\"v4\"", "\"v5\"", "\"v6\""].map(version));
     edge.get(PAGE).get().await;
     edge.get(PAGE).get().await;
@@ -314,7 +315,7 @@ async fn what_changes_now_and_then_stays_worth_a_validation() {
 }
 
 #[tokio::test]
-async fn what_may_be_served_stale_stays_stored_when_it_changes() {
+async fn response_with_stale_while_revalidate_stays_stored_when_it_changes() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let version =
@@ -335,7 +336,7 @@ async fn what_may_be_served_stale_stays_stored_when_it_changes() {
 }
 
 #[tokio::test]
-async fn who_comes_when_a_slow_answer_is_stale_shares_the_next() {
+async fn requests_after_a_slow_response_became_stale_share_the_next_fill() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let gate = Gate::closed();
@@ -358,12 +359,12 @@ async fn who_comes_when_a_slow_answer_is_stale_shares_the_next() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_checked_is_not_kept_under_a_name_that_can() {
+async fn coded_body_that_cannot_be_verified_is_not_stored_under_a_verified_name() {
     let body = pattern(1000);
     let path = name(&body);
     for (coding, kept) in [("gzip", false), ("aws-chunked", false), ("identity", true)] {
         let origin = Origin::start().await;
-        let edge = alone(&origin, checked).await;
+        let edge = alone(&origin, with_digest_names).await;
         let sent = if kept { body.clone() } else { "coded".into() };
         origin.script(&path, Script::ok(sent.clone()).field("content-encoding", coding));
         for turn in 0..2 {
@@ -375,7 +376,7 @@ async fn what_cannot_be_checked_is_not_kept_under_a_name_that_can() {
 }
 
 #[tokio::test]
-async fn what_a_validation_tells_somebody_is_told_to_nobody_else() {
+async fn headers_of_a_revalidation_with_credentials_are_not_shared() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, Script::ok("v1").field("cache-control", "public, max-age=60").tag("\"v1\""));
@@ -387,10 +388,10 @@ async fn what_a_validation_tells_somebody_is_told_to_nobody_else() {
     assert!(is_hit(&got) && got.field("x-user").is_empty());
 }
 
-/// What a cache before this one had validated a while ago is no answer to a request that
-/// came since, and wants it validated.
+/// A response that another cache revalidated earlier does not satisfy a later request for
+/// revalidation.
 #[tokio::test]
-async fn who_wants_it_newer_does_not_share_another_cache_s_validation() {
+async fn no_cache_request_does_not_share_an_earlier_revalidation_of_a_peer() {
     let origin = Origin::start().await;
     let (edge, peer) = with_scripted_peer(&origin, |_| {}).await;
     let path = (0..1000).map(|i| format!("/plain/{i}")).find(|path| is_owned_by(&edge, &peer, path)).unwrap();
@@ -400,10 +401,10 @@ async fn who_wants_it_newer_does_not_share_another_cache_s_validation() {
     let gate = Gate::closed();
     peer.scripts(&path, [old.clone(), old.acknowledged().hold(&gate)]);
     assert_eq!(edge.get(&path).get().await.text(), "old");
-    // The peer is asked behind this one,
+    // The peer is asked in the background,
     assert_eq!(edge.get(&path).get().await.text(), "old");
     edge.metric_becomes("peerage_flights", 1.0).await;
-    // and this one comes while it is.
+    // and this request comes meanwhile.
     let newer = tokio::spawn(edge.get(&path).field("cache-control", "no-cache").get());
     edge.metric_becomes("peerage_flight_readers", 1.0).await;
     gate.open(1);
@@ -411,7 +412,7 @@ async fn who_wants_it_newer_does_not_share_another_cache_s_validation() {
 }
 
 #[tokio::test]
-async fn a_stale_answer_to_who_allows_it_is_for_nobody_else() {
+async fn stale_response_to_a_max_stale_request_is_not_shared() {
     let origin = Origin::start().await;
     let (edge, peer) = with_scripted_peer(&origin, |_| {}).await;
     let path = (0..1000).map(|i| format!("/plain/{i}")).find(|path| is_owned_by(&edge, &peer, path)).unwrap();
@@ -429,7 +430,7 @@ async fn a_stale_answer_to_who_allows_it_is_for_nobody_else() {
 }
 
 #[tokio::test]
-async fn what_is_large_and_no_200_is_whole_for_who_is_slow_too() {
+async fn large_non_200_is_delivered_whole_to_a_slow_reader() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| config.cache.max_object = Some(Size(1 << 20))).await;
     let path = "/large-0492830483.bin";

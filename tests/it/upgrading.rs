@@ -1,4 +1,4 @@
-//! WebSocket: HTTP until the origin's 101, and bytes from there on.
+//! WebSocket: HTTP until the origin's 101, a tunnel of bytes from there on.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const WEBSOCKET: &str = "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: keep-alive
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-accept: eQ==\r\nkeep-alive: 5\r\ncontent-length: 5\r\n\r\n";
 
-/// A tunnel that stands.
+/// Opens a tunnel, and returns its ends at the client and at the origin.
 async fn tunnel(edge: &Running, listener: &TcpListener) -> (End, End) {
     let mut client = connect(edge).await;
     client.say(WEBSOCKET).await;
@@ -30,10 +30,10 @@ async fn tunnel(edge: &Running, listener: &TcpListener) -> (End, End) {
 }
 
 #[tokio::test]
-async fn bytes_flow_both_ways_once_the_origin_has_switched() {
+async fn bytes_flow_both_ways_after_a_101() {
     let (edge, listener) = before_an_origin(|_| {}).await;
     let mut client = connect(&edge).await;
-    // It does not wait for the 101; the origin has what it says behind it.
+    // The client does not wait for the 101. The origin gets these bytes behind the request.
     client.say(&format!("{WEBSOCKET}early ")).await;
     let mut origin = accept(&listener).await;
     let asked = origin.head().await;
@@ -57,7 +57,7 @@ async fn bytes_flow_both_ways_once_the_origin_has_switched() {
         client.say(&format!("pong {turn}")).await;
         origin.hears(&format!("pong {turn}")).await;
     }
-    // One side has said all, the other has not.
+    // The client has closed its direction, the origin has not.
     client.0.shutdown().await.unwrap();
     origin.ends().await;
     origin.say("and so on").await;
@@ -67,7 +67,7 @@ async fn bytes_flow_both_ways_once_the_origin_has_switched() {
 }
 
 #[tokio::test]
-async fn a_tunnel_takes_no_place_at_the_origin_once_it_stands() {
+async fn open_tunnel_does_not_count_as_a_request_at_the_origin() {
     let (edge, listener) = before_an_origin(|config| config.limits.requests_per_client = 1).await;
     let mut tunnels = Vec::new();
     for _ in 0..2 {
@@ -80,7 +80,7 @@ async fn a_tunnel_takes_no_place_at_the_origin_once_it_stands() {
 }
 
 #[tokio::test]
-async fn a_tunnel_has_the_place_of_its_connection() {
+async fn tunnel_counts_in_the_limit_of_connections() {
     let (edge, listener) = before_an_origin(|config| config.limits.connections = 1).await;
     let (mut client, mut origin) = tunnel(&edge, &listener).await;
     connect(&edge).await.ends().await;
@@ -94,7 +94,7 @@ async fn a_tunnel_has_the_place_of_its_connection() {
         loop {
             let mut client = connect(&edge).await;
             let mut byte = [0];
-            // Refused for as long as the tunnel has not ended.
+            // Rejected until the tunnel has ended.
             if client.0.write_all(b"nonsense\r\n\r\n").await.is_ok() && client.0.read_exact(&mut byte).await.is_ok() {
                 break;
             }
@@ -104,7 +104,7 @@ async fn a_tunnel_has_the_place_of_its_connection() {
 }
 
 #[tokio::test]
-async fn a_tunnel_and_a_slow_answer_outlive_the_wait_for_a_head() {
+async fn tunnel_and_slow_response_outlive_header_timeout() {
     let wait = Duration::from_millis(50);
     let (edge, listener) = before_an_origin(|config| config.limits.header_timeout = Period(wait)).await;
     let (mut client, mut origin) = tunnel(&edge, &listener).await;
@@ -112,7 +112,7 @@ async fn a_tunnel_and_a_slow_answer_outlive_the_wait_for_a_head() {
     patient.say("GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
     let mut slow = accept(&listener).await;
     slow.head().await;
-    // Who asks for nothing is let go: by then the time has passed for all three.
+    // A silent connection is closed. By then, the timeout has passed for all three.
     connect(&edge).await.ends().await;
     client.say("still there").await;
     origin.hears("still there").await;
@@ -125,13 +125,13 @@ async fn a_tunnel_and_a_slow_answer_outlive_the_wait_for_a_head() {
 }
 
 #[tokio::test]
-async fn any_other_answer_is_an_ordinary_one() {
+async fn response_other_than_101_is_an_ordinary_response() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     for status in [200, 403, 426] {
         origin.script("/chat", Script::status(status));
         let mut client = connect(&edge).await;
-        // What follows is read as HTTP, since nothing else was agreed upon.
+        // The bytes behind it are parsed as HTTP, since no other protocol was agreed.
         client.say(&format!("{WEBSOCKET}GET /next HTTP/1.1\r\nhost: x\r\n\r\n\u{1}raw\r\n\r\n")).await;
         assert!(client.head().await.starts_with(&format!("HTTP/1.1 {status} ")));
         client.hears(&format!("status {status}\n")).await;
@@ -146,7 +146,7 @@ async fn any_other_answer_is_an_ordinary_one() {
 }
 
 #[tokio::test]
-async fn a_stored_response_does_not_answer_it() {
+async fn stored_response_does_not_answer_a_websocket_request() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script("/chat", Script::ok("page").field("cache-control", "max-age=60"));
@@ -159,7 +159,7 @@ async fn a_stored_response_does_not_answer_it() {
 }
 
 #[tokio::test]
-async fn whatever_else_is_offered_is_ignored() {
+async fn upgrade_to_another_protocol_is_ignored() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(1, &origin, |_| {}).await;
     let edge = &cluster.edges[0];
@@ -187,7 +187,7 @@ async fn whatever_else_is_offered_is_ignored() {
 }
 
 #[tokio::test]
-async fn a_101_that_nobody_asked_for_is_garbage() {
+async fn unsolicited_101_is_502() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(1, &origin, |_| {}).await;
     let edge = &cluster.edges[0];
@@ -204,7 +204,7 @@ async fn a_101_that_nobody_asked_for_is_garbage() {
         assert_eq!((answer.status.as_u16(), answer.cache_status()), (502, "edge-1;detail=origin-garbage"));
         assert!(answer.complete);
     }
-    // Nor is one to another protocol than was asked for.
+    // A 101 for another protocol is a 502, too.
     for other in [SWITCHING.replace("websocket\r\n", "h2c\r\n"), SWITCHING.replace("connection: Upgrade\r\n", "")] {
         origin.script("/chat", Script::raw(other));
         let mut client = connect(edge).await;
@@ -213,7 +213,7 @@ async fn a_101_that_nobody_asked_for_is_garbage() {
     }
 }
 
-/// An embedded origin that has no connection to switch.
+/// An embedded origin, which has no connection to switch.
 struct Switching;
 
 impl peerage::Origin for Switching {
@@ -224,7 +224,7 @@ impl peerage::Origin for Switching {
 }
 
 #[tokio::test]
-async fn an_embedded_origin_cannot_switch() {
+async fn embedded_origin_cannot_switch_protocols() {
     let edge = embedded(Switching).await;
     let mut client = connect(&edge).await;
     client.say(WEBSOCKET).await;
@@ -232,7 +232,7 @@ async fn an_embedded_origin_cannot_switch() {
 }
 
 #[tokio::test]
-async fn the_drain_ends_it() {
+async fn drain_ends_a_tunnel() {
     let drain = |config: &mut Config| config.edge.drain = Period(Duration::from_millis(50));
     let (mut edge, listener) = before_an_origin(drain).await;
     let (mut client, mut origin) = tunnel(&edge, &listener).await;
@@ -242,12 +242,12 @@ async fn the_drain_ends_it() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_is_let_go() {
+async fn silent_tunnel_is_closed_after_tunnel_timeout() {
     let patience = |config: &mut Config| config.limits.tunnel_timeout = Period(Duration::from_millis(1500));
     let (edge, listener) = before_an_origin(patience).await;
     let (mut client, mut origin) = tunnel(&edge, &listener).await;
     for _ in 0..8 {
-        // What is tested here is the passing of time: longer in all than the bound.
+        // Time has to pass here: longer in all than the timeout.
         tokio::time::sleep(Duration::from_millis(250)).await;
         origin.say("x").await;
         client.hears("x").await;

@@ -1,21 +1,21 @@
-//! Stale responses: validated, served meanwhile, served for want of better.
+//! Stale responses: revalidated, served during a revalidation, served when the origin fails.
 
 use http::Method;
 use tokio::task::JoinHandle;
 
-use crate::client::{Ask, Got, taken};
+use crate::client::{Ask, Got, send_until_accepted};
 use crate::harness::{Cluster, Running, alone, within};
 use crate::origin::{Gate, Origin, Script};
 
 const PAGE: &str = "/page";
 
-/// Fresh for less than a second more when it comes.
+/// Returns a response that is fresh for less than a second after its arrival.
 fn soon_stale(body: &'static str, control: &str) -> Script {
     Script::ok(body).field("cache-control", &format!("max-age=100, {control}")).field("age", "99").tag("\"v1\"")
 }
 
-/// Asks until the origin has seen so many requests for the page.
-async fn until_asked(edge: &Running, origin: &Origin, times: usize) -> Got {
+/// Repeats a request until the origin has received this many requests for the page.
+async fn get_until_origin_requests(edge: &Running, origin: &Origin, times: usize) -> Got {
     let asking = async {
         loop {
             let got = edge.get(PAGE).get().await;
@@ -27,21 +27,21 @@ async fn until_asked(edge: &Running, origin: &Origin, times: usize) -> Got {
     within(20, asking).await
 }
 
-/// Has an edge take as many requests as `ask`; what will come of each.
-async fn waiting(edge: &Running, count: usize, ask: Ask) -> Vec<JoinHandle<Got>> {
+/// Has an edge accept `count` requests, and returns their pending responses.
+async fn pending_requests(edge: &Running, count: usize, ask: Ask) -> Vec<JoinHandle<Got>> {
     let last = edge.get("/nothing").field("cache-control", "only-if-cached");
-    within(20, taken(vec![ask; count], last)).await
+    within(20, send_until_accepted(vec![ask; count], last)).await
 }
 
 #[tokio::test]
-async fn a_stale_response_is_validated_and_fresh_again() {
+async fn stale_response_is_revalidated_and_fresh_again() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, soon_stale("v1", "").field("x-version", "1"));
     assert_eq!(edge.get(PAGE).get().await.cache_status(), "edge-1;fwd=uri-miss;stored");
-    // What a 304 says is taken over.
+    // The headers of the 304 replace the stored ones.
     origin.script(PAGE, Script::ok("v1").tag("\"v1\"").field("cache-control", "max-age=100").field("x-version", "2"));
-    let validated = until_asked(&edge, &origin, 2).await;
+    let validated = get_until_origin_requests(&edge, &origin, 2).await;
     assert!(
         validated.cache_status().starts_with("edge-1;fwd=stale;fwd-status=304;ttl="),
         "{}",
@@ -57,37 +57,37 @@ async fn a_stale_response_is_validated_and_fresh_again() {
 }
 
 #[tokio::test]
-async fn another_representation_replaces_what_was_stale() {
+async fn another_representation_replaces_the_stale_one() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, soon_stale("v1", ""));
     edge.get(PAGE).get().await;
     origin.script(PAGE, Script::ok("v2").tag("\"v2\"").field("cache-control", "max-age=100"));
-    let replaced = until_asked(&edge, &origin, 2).await;
+    let replaced = get_until_origin_requests(&edge, &origin, 2).await;
     assert_eq!((replaced.text(), replaced.cache_status()), ("v2", "edge-1;fwd=stale;stored"));
     assert_eq!(edge.get(PAGE).get().await.text(), "v2");
     assert_eq!(origin.count(PAGE), 2);
 }
 
 #[tokio::test]
-async fn a_304_for_another_representation_is_no_answer() {
+async fn not_modified_for_another_representation_is_retried_without_a_condition() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, soon_stale("v1", ""));
     edge.get(PAGE).get().await;
     let another = || Script::raw("HTTP/1.1 304 Not Modified\r\netag: \"v9\"\r\n\r\n");
     origin.scripts(PAGE, [another(), Script::ok("v9").field("cache-control", "max-age=100")]);
-    assert_eq!(until_asked(&edge, &origin, 3).await.text(), "v9");
+    assert_eq!(get_until_origin_requests(&edge, &origin, 3).await.text(), "v9");
     let conditions: Vec<_> = origin.seen().iter().map(|seen| seen.field("if-none-match").is_some()).collect();
     assert_eq!(conditions, [false, true, false]);
     assert!(edge.get(PAGE).get().await.cache_status().contains(";hit"));
-    // Twice is no mistake any more.
+    // A second 304 without a condition is an origin error.
     origin.script("/other", another());
     assert_eq!((edge.get("/other").get().await.status.as_u16(), origin.count("/other")), (502, 2));
 }
 
 #[tokio::test]
-async fn an_edge_whose_copy_is_newer_than_the_owners_goes_on() {
+async fn edge_with_a_newer_copy_than_the_owner_accepts_an_older_response() {
     let dated = |text: &'static str, date: &str| Script::ok(text).field("last-modified", date);
     let origin = Origin::start().await;
     let cluster = Cluster::start(2, &origin, |_| {}).await;
@@ -114,7 +114,7 @@ async fn an_edge_whose_copy_is_newer_than_the_owners_goes_on() {
 }
 
 #[tokio::test]
-async fn who_wants_it_newer_does_not_join_what_began_before() {
+async fn no_cache_request_does_not_join_an_earlier_fill() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let gate = Gate::closed();
@@ -128,7 +128,7 @@ async fn who_wants_it_newer_does_not_join_what_began_before() {
 }
 
 #[tokio::test]
-async fn many_who_want_it_newer_at_a_time_share_what_comes() {
+async fn concurrent_max_age_0_requests_share_one_fill() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(2, &origin, |_| {}).await;
     let page = Script::ok("new").field("cache-control", "max-age=100");
@@ -136,7 +136,7 @@ async fn many_who_want_it_newer_at_a_time_share_what_comes() {
         let gate = Gate::closed();
         origin.script(PAGE, page.clone().hold(&gate));
         let edge = &cluster.edges[place];
-        let answers = waiting(edge, 20, edge.get(PAGE).field("cache-control", "max-age=0")).await;
+        let answers = pending_requests(edge, 20, edge.get(PAGE).field("cache-control", "max-age=0")).await;
         gate.open(20);
         for got in answers {
             assert_eq!(within(20, got).await.unwrap().text(), "new");
@@ -146,7 +146,7 @@ async fn many_who_want_it_newer_at_a_time_share_what_comes() {
 }
 
 #[tokio::test]
-async fn a_condition_is_answered_from_what_its_own_fill_brought() {
+async fn condition_is_evaluated_against_the_response_of_its_own_fill() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(2, &origin, |_| {}).await;
     let asks = |edge: &Running, tag| edge.get(PAGE).field("if-none-match", tag).get();
@@ -160,14 +160,14 @@ async fn a_condition_is_answered_from_what_its_own_fill_brought() {
 }
 
 #[tokio::test]
-async fn what_a_304_adds_is_counted() {
+async fn headers_added_by_a_304_count_in_the_memory_budget() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, soon_stale("v1", ""));
     edge.get(PAGE).get().await;
     let longer = Script::ok("v1").tag("\"v1\"").field("cache-control", "max-age=100");
     origin.script(PAGE, longer.field("x-long", &"x".repeat(50_000)));
-    until_asked(&edge, &origin, 2).await;
+    get_until_origin_requests(&edge, &origin, 2).await;
     let counted = edge.metric("peerage_memory_used_bytes").await;
     assert!((50_000.0..60_000.0).contains(&counted), "{counted}");
     assert_eq!(edge.get(PAGE).get().await.field("x-long").len(), 50_000);
@@ -185,7 +185,7 @@ async fn many_edges_with_a_stale_copy_cost_one_conditional_request() {
     let fresh = Script::ok("v1").tag("\"v1\"").field("cache-control", "max-age=100");
     let gate = Gate::closed();
     origin.script(PAGE, fresh.hold(&gate));
-    // By now it is stale on all of them: this observes it on one.
+    // Waits until it is stale on each edge.
     let stale = async {
         let wish = |edge: &Running| edge.get(PAGE).field("cache-control", "only-if-cached").get();
         for edge in &cluster.edges {
@@ -195,7 +195,7 @@ async fn many_edges_with_a_stale_copy_cost_one_conditional_request() {
     within(20, stale).await;
     let mut answers = Vec::new();
     for edge in &cluster.edges {
-        answers.extend(waiting(edge, 10, edge.get(PAGE)).await);
+        answers.extend(pending_requests(edge, 10, edge.get(PAGE)).await);
     }
     gate.open(30);
     for got in answers {
@@ -206,7 +206,7 @@ async fn many_edges_with_a_stale_copy_cost_one_conditional_request() {
 }
 
 #[tokio::test]
-async fn while_it_is_validated_a_stale_response_is_served_at_once() {
+async fn stale_response_is_served_at_once_while_it_is_revalidated() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, soon_stale("v1", "stale-while-revalidate=60"));
@@ -214,9 +214,9 @@ async fn while_it_is_validated_a_stale_response_is_served_at_once() {
     let slow = Script::ok("v2").tag("\"v2\"").field("cache-control", "max-age=100");
     let gate = Gate::closed();
     origin.script(PAGE, slow.hold(&gate));
-    let stale = until_asked(&edge, &origin, 2).await;
+    let stale = get_until_origin_requests(&edge, &origin, 2).await;
     assert_eq!(stale.text(), "v1");
-    // One at a time, however many ask.
+    // One revalidation at a time, however many requests come.
     for _ in 0..5 {
         let got = edge.get(PAGE).get().await;
         assert!(got.text() == "v1" && got.cache_status().starts_with("edge-1;hit;ttl="), "{}", got.cache_status());
@@ -229,7 +229,7 @@ async fn while_it_is_validated_a_stale_response_is_served_at_once() {
 }
 
 #[tokio::test]
-async fn when_the_origin_fails_a_stale_response_may_do() {
+async fn stale_response_is_served_when_the_origin_fails_if_allowed() {
     for (control, does) in
         [("stale-if-error=60", true), ("stale-if-error=60, must-revalidate", false), ("public", false)]
     {
@@ -238,7 +238,7 @@ async fn when_the_origin_fails_a_stale_response_may_do() {
         origin.script(PAGE, soon_stale("v1", control));
         edge.get(PAGE).get().await;
         origin.script(PAGE, Script::status(503));
-        let got = until_asked(&edge, &origin, 2).await;
+        let got = get_until_origin_requests(&edge, &origin, 2).await;
         assert_eq!(got.status == 200, does, "{control}: {}", got.status);
         if does {
             assert!(got.cache_status().starts_with("edge-1;fwd=stale;fwd-status=503;ttl="), "{}", got.cache_status());
@@ -251,7 +251,7 @@ async fn when_the_origin_fails_a_stale_response_may_do() {
 }
 
 #[tokio::test]
-async fn what_a_request_wishes_of_a_stored_response() {
+async fn cache_control_of_a_request_is_honoured() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, Script::ok("v1").tag("\"v1\"").field("cache-control", "max-age=100").field("age", "50"));
@@ -276,7 +276,7 @@ async fn what_a_request_wishes_of_a_stored_response() {
     }
     assert!(edge.get(PAGE).field("pragma", "no-cache").get().await.cache_status().contains("fwd=request"));
     assert_eq!(wish("only-if-cached, max-age=10").await.status, 504);
-    // Nothing is kept of what a request does not want kept.
+    // With no-store in the request, the response is not stored.
     origin.script("/secret", Script::ok("x").field("cache-control", "max-age=100"));
     for _ in 0..2 {
         let got = edge.get("/secret").field("cache-control", "no-store").get().await;
@@ -285,7 +285,7 @@ async fn what_a_request_wishes_of_a_stored_response() {
 }
 
 #[tokio::test]
-async fn a_proven_name_is_not_validated() {
+async fn verified_name_is_not_revalidated() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let asset = "/v2/x/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b382344b296206612eb8a907a37b2b2f37";
@@ -298,7 +298,7 @@ async fn a_proven_name_is_not_validated() {
 }
 
 #[tokio::test]
-async fn a_conditional_request_for_what_is_stale_is_answered_from_what_is_validated() {
+async fn conditional_request_for_a_stale_response_is_answered_after_revalidation() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     origin.script(PAGE, soon_stale("v1", ""));

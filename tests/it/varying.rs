@@ -8,11 +8,11 @@ use crate::origin::{Gate, Origin, Script};
 
 const PAGE: &str = "/page";
 
-fn by(field: &str) -> Script {
+fn varying_by(field: &str) -> Script {
     Script::ok("").field("cache-control", "max-age=100").varies_by(field)
 }
 
-/// Has `x-a` go with a fill.
+/// Has `x-a` sent with fills.
 fn forwarding(config: &mut Config) {
     config.origin.forward = vec!["X-A".to_owned()];
 }
@@ -21,8 +21,8 @@ async fn get(edge: &Running, field: &'static str, value: &str) -> Got {
     within(20, edge.get(PAGE).field(field, value).get()).await
 }
 
-/// Asks until it comes from memory: what has just come is stored a moment later.
-async fn hit(edge: &Running, field: &'static str, value: &str) -> Got {
+/// Repeats a request until it is a hit: a response is stored a moment after it was sent.
+async fn get_hit(edge: &Running, field: &'static str, value: &str) -> Got {
     let asking = async {
         loop {
             let got = get(edge, field, value).await;
@@ -35,16 +35,16 @@ async fn hit(edge: &Running, field: &'static str, value: &str) -> Got {
 }
 
 #[tokio::test]
-async fn each_variant_is_stored_and_given_to_who_selects_it() {
+async fn each_variant_is_stored_and_sent_to_requests_that_select_it() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
-    origin.script(PAGE, by("accept-encoding").field("x-page", "1"));
+    origin.script(PAGE, varying_by("accept-encoding").field("x-page", "1"));
     for edge in &cluster.edges {
         for (accepts, variant) in
             [("gzip", "gzip"), ("BR, gzip", "br, gzip"), ("gzip;q=0", "identity"), ("deflate", "identity")]
         {
             assert_eq!(get(edge, "accept-encoding", accepts).await.text(), variant, "{accepts}");
-            assert_eq!(hit(edge, "accept-encoding", accepts).await.text(), variant);
+            assert_eq!(get_hit(edge, "accept-encoding", accepts).await.text(), variant);
         }
         assert_eq!(edge.get(PAGE).get().await.text(), "identity");
     }
@@ -52,12 +52,12 @@ async fn each_variant_is_stored_and_given_to_who_selects_it() {
 }
 
 #[tokio::test]
-async fn who_waits_for_another_variant_goes_on_to_its_own() {
+async fn request_that_waited_for_another_variant_fetches_its_own() {
     let origin = Origin::start().await;
     let edge = alone(&origin, forwarding).await;
     let gate = Gate::closed();
-    origin.script(PAGE, by("x-a").gate(&gate));
-    // All of them join one flight, for nobody knows yet that it varies.
+    origin.script(PAGE, varying_by("x-a").gate(&gate));
+    // All requests join one flight, since the page is not known to vary yet.
     let asks: Vec<_> = (0..12).map(|i| edge.get(PAGE).field("x-a", &(i % 3).to_string()).get()).collect();
     let waiting = tokio::spawn(all(asks));
     origin.arrived(1).await;
@@ -66,13 +66,13 @@ async fn who_waits_for_another_variant_goes_on_to_its_own() {
         assert_eq!(got.text(), (i % 3).to_string());
     }
     for i in 0..3 {
-        assert_eq!(hit(&edge, "x-a", &i.to_string()).await.text(), i.to_string());
+        assert_eq!(get_hit(&edge, "x-a", &i.to_string()).await.text(), i.to_string());
     }
     assert_eq!(origin.count(PAGE), 3);
 }
 
 #[tokio::test]
-async fn a_content_coding_that_nobody_explains_is_a_variant_too() {
+async fn response_with_a_content_coding_is_a_variant_without_vary() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |_| {}).await;
     let coded = Script::ok("coded").field("cache-control", "max-age=100").field("content-encoding", "gzip");
@@ -80,38 +80,38 @@ async fn a_content_coding_that_nobody_explains_is_a_variant_too() {
     assert_eq!(get(&edge, "accept-encoding", "gzip").await.text(), "coded");
     origin.script(PAGE, Script::ok("plain").field("cache-control", "max-age=100"));
     assert_eq!(edge.get(PAGE).get().await.text(), "plain");
-    assert_eq!(hit(&edge, "accept-encoding", "gzip").await.text(), "coded");
+    assert_eq!(get_hit(&edge, "accept-encoding", "gzip").await.text(), "coded");
 }
 
 #[tokio::test]
-async fn what_the_connection_takes_away_selects_nothing() {
+async fn hop_by_hop_header_selects_no_variant() {
     let origin = Origin::start().await;
     let edge = alone(&origin, forwarding).await;
-    origin.script(PAGE, by("x-a"));
+    origin.script(PAGE, varying_by("x-a"));
     assert_eq!(get(&edge, "x-a", "1").await.text(), "1");
-    // As many do, it varies only where the field is.
+    // Like many origins, it sends Vary only for requests with the header.
     origin.script(PAGE, Script::ok("without").field("cache-control", "max-age=100"));
     let got = edge.get(PAGE).field("x-a", "2").field("connection", "x-a").get().await;
     assert_eq!(got.text(), "without");
-    origin.script(PAGE, by("x-a"));
+    origin.script(PAGE, varying_by("x-a"));
     assert_eq!(get(&edge, "x-a", "2").await.text(), "2");
 }
 
 #[tokio::test]
-async fn variants_are_bounded() {
+async fn variants_of_a_name_are_limited() {
     let origin = Origin::start().await;
     let edge = alone(&origin, |config| {
         forwarding(config);
         config.cache.variants = 3;
     })
     .await;
-    origin.script(PAGE, by("x-a"));
+    origin.script(PAGE, varying_by("x-a"));
     for i in 0..6 {
         let got = get(&edge, "x-a", &i.to_string()).await;
         assert_eq!(got.text(), i.to_string());
         assert!(got.cache_status().contains("stored"), "{i}: {}", got.cache_status());
     }
-    // The oldest have made room.
+    // The oldest variants have made room.
     assert!(edge.metric("peerage_cache_objects{tier=\"main\"}").await < 3.1);
     for i in [5, 4, 3] {
         assert!(get(&edge, "x-a", &i.to_string()).await.cache_status().contains(";hit"), "{i}");
@@ -119,13 +119,13 @@ async fn variants_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_write_makes_all_variants_be_forgotten() {
+async fn write_invalidates_all_variants() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(2, &origin, forwarding).await;
-    origin.script(PAGE, by("x-a"));
+    origin.script(PAGE, varying_by("x-a"));
     for edge in &cluster.edges {
         for value in ["1", "2"] {
-            hit(edge, "x-a", value).await;
+            get_hit(edge, "x-a", value).await;
         }
     }
     cluster.edges[0].ask(http::Method::POST, PAGE).get().await;
@@ -135,6 +135,6 @@ async fn a_write_makes_all_variants_be_forgotten() {
             get(edge, "x-a", value).await;
         }
     }
-    // Each of them once more, for both edges.
+    // Each variant is fetched once more, for both edges.
     assert_eq!(origin.count(PAGE), before + 2);
 }

@@ -1,5 +1,4 @@
-//! Keys that come to another owner: they are taken over from who had them, and
-//! the origin hears nothing of it.
+//! Handoff: the new owner of a key gets it from the previous owner, without an origin request.
 
 use http::Method;
 use peerage::cluster::view::State;
@@ -19,7 +18,7 @@ fn paths(count: usize) -> Vec<String> {
     (0..count).map(|i| format!("/asset-{i:016x}.bin")).collect()
 }
 
-/// An edge that is not running yet, of a cluster in which everybody knows the secret.
+/// Returns an edge that is not running yet, of a cluster with a shared secret.
 async fn bind(name: &str, origin: &Origin, peers: Vec<String>) -> Server {
     let mut config = config(name);
     config.origin.url = origin.url();
@@ -28,7 +27,7 @@ async fn bind(name: &str, origin: &Origin, peers: Vec<String>) -> Server {
     Server::bind(config).await.unwrap()
 }
 
-/// Waits until all of `edges` see all of them.
+/// Waits until all of `edges` see each other as alive.
 async fn meet(edges: &[&Running]) {
     for edge in edges {
         for other in edges {
@@ -51,7 +50,7 @@ fn owns(edge: &Running, path: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_joins_takes_over_from_those_who_had_it() {
+async fn joining_edge_gets_its_keys_from_the_previous_owners() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
     let [first, second, third] = three(&origin).await;
@@ -67,12 +66,12 @@ async fn who_joins_takes_over_from_those_who_had_it() {
             assert_eq!(edge.get(path).get().await.text(), "pixels");
         }
     }
-    assert_eq!(origin.seen().len(), paths.len(), "somebody holds all of them");
+    assert_eq!(origin.seen().len(), paths.len(), "every key is stored at some edge");
     let moved = paths.iter().filter(|path| owns(&fourth, path)).count();
     assert!((1..=40).contains(&moved), "{moved} of 80");
     let held = fourth.metric("peerage_takeovers_total{outcome=\"held\"}").await;
     assert!(held >= 1.0, "{held}");
-    // What it owns it has to keep, as if it had it from the origin.
+    // Its own keys are in the main tier, like responses from the origin.
     let main = fourth.metric("peerage_cache_objects{tier=\"main\"}").await;
     #[allow(clippy::cast_precision_loss)]
     let moved = moved as f64;
@@ -80,7 +79,7 @@ async fn who_joins_takes_over_from_those_who_had_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_starts_warm_has_what_it_owns_before_it_is_ready() {
+async fn edge_with_a_warm_start_stores_its_keys_before_it_is_ready() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
     let [first, second, third] = three(&origin).await;
@@ -108,7 +107,7 @@ async fn who_starts_warm_has_what_it_owns_before_it_is_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_coming_in_at_the_old_owner_is_not_fetched_again() {
+async fn fill_in_progress_at_the_previous_owner_is_joined() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     origin.script("*", Script::ok("pixels").gate(&gate));
@@ -116,7 +115,7 @@ async fn what_is_coming_in_at_the_old_owner_is_not_fetched_again() {
     let paths = paths(40);
     let mut coming = Vec::new();
     for path in &paths {
-        // Its head is there; it is the body that waits.
+        // The head is there, and the body waits.
         coming.push(first.get(path).open().await);
     }
     let second = run(bind("edge-2", &origin, vec![first.name()]).await);
@@ -134,7 +133,7 @@ async fn what_is_coming_in_at_the_old_owner_is_not_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_drains_hands_over_what_it_holds() {
+async fn draining_edge_hands_its_keys_to_the_new_owner() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
     let gate = Gate::closed();
@@ -159,9 +158,9 @@ async fn who_drains_hands_over_what_it_holds() {
     assert_eq!(held.await.unwrap().text(), "pixels");
 }
 
-/// No client's request has to find out whether a peer is back.
+/// No request of a client probes whether a peer is back.
 #[tokio::test]
-async fn a_peer_that_does_not_answer_is_asked_until_it_does() {
+async fn unreachable_peer_is_probed_until_it_answers() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
     let cluster = Cluster::start(1, &origin, |config| config.cluster.as_mut().unwrap().gossip = false).await;
@@ -187,9 +186,9 @@ async fn a_peer_that_does_not_answer_is_asked_until_it_does() {
     assert!(latency.is_some());
 }
 
-/// A write may not have come to all who hold what was before.
+/// A write may not have reached every edge that stores the previous response.
 #[tokio::test]
-async fn what_a_write_has_changed_is_taken_over_from_nobody() {
+async fn written_key_is_fetched_from_the_origin_and_not_from_a_previous_owner() {
     let (origin, holder) = (Origin::start().await, Origin::start().await);
     origin.script("*", Script::ok("new").field("cache-control", "max-age=600"));
     holder.script("*", Script::ok("old").field("cache-control", "max-age=600"));
@@ -199,7 +198,7 @@ async fn what_a_write_has_changed_is_taken_over_from_nobody() {
     edge.edge.membership().replace([own.as_str(), other.as_str()]);
     let mut pages = (0..100).map(|i| format!("/page-{i}")).filter(|path| owns(edge, path));
     let (first, second) = (pages.next().unwrap(), pages.next().unwrap());
-    assert_eq!(edge.get(&first).get().await.text(), "old", "it is asked for what nobody has changed");
+    assert_eq!(edge.get(&first).get().await.text(), "old", "a key that was not written comes from the peer");
     assert_eq!(holder.seen()[0].field("cache-control"), Some("only-if-cached"));
     assert_eq!(edge.ask(Method::PUT, &second).body("new").get().await.status, 200);
     assert_eq!(edge.get(&second).get().await.text(), "new");
