@@ -75,7 +75,7 @@ done
 say "The operator sees it: in the log, and as a figure to be alarmed by."
 until_so grep -qs "content digest mismatch.*$bad" "$stage"/edge-?.err
 try 'grep -h "content digest mismatch.*$bad" "$stage"/edge-?.err'
-wrong_content_ttl=$(metric 'peerage_wrong_contents_total{from="origin"}')
+wrong=$(metric 'peerage_wrong_contents_total{from="origin"}')
 ((wrong >= 2)) || fail "peerage_wrong_contents_total is $wrong"
 echo "  peerage_wrong_contents_total{from=\"origin\"} $wrong"
 

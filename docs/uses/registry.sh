@@ -125,7 +125,7 @@ is "the registry gives it nevertheless" \
 ! cmp -s got words.tar.gz || fail "the layer is right"
 try 'curl -sS -i "$edge1/v2/team/demo/blobs/sha256:$words"'
 is "the status" "$(curl -sS -o got -w '%{http_code}' "$edge2/v2/team/demo/blobs/sha256:$words")" 502
-wrong_content_ttl=$(metric 'peerage_wrong_contents_total{from="origin"}')
+wrong=$(metric 'peerage_wrong_contents_total{from="origin"}')
 ((wrong >= 2)) || fail "peerage_wrong_contents_total is $wrong"
 echo "  peerage_wrong_contents_total{from=\"origin\"} $wrong"
 
