@@ -16,7 +16,11 @@ allowance=2
 few=200
 many=5200
 
-command -v valgrind >/dev/null || { echo "no valgrind: instructions are not counted"; exit 0; }
+if ! command -v valgrind >/dev/null; then
+    echo "valgrind is not installed: instructions are not counted (install Debian's package valgrind)"
+    [[ ${PEERAGE_REQUIRE_TOOLS:-} != 1 ]]
+    exit
+fi
 vector=$(grep -qw avx2 /proc/cpuinfo && echo avx2 || echo plain)
 machine="$(uname -m)-$vector rustc-$(rustc --version | cut -d' ' -f2) glibc-$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)"
 
