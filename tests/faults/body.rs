@@ -8,7 +8,7 @@ use http::Method;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::client::ask;
+use crate::client::request;
 use crate::cluster::{KEYS, ORIGIN, owner, path, slow_origin, three};
 use crate::harness::{pattern, within};
 use crate::load::Load;
@@ -24,11 +24,11 @@ fn read(edge: SocketAddr, path: &str, body: &Bytes) -> (watch::Receiver<usize>, 
     let (path, body) = (path.to_owned(), body.clone());
     let reading = tokio::spawn(async move {
         let began = Instant::now();
-        let mut open = ask(edge, Method::GET, &path).try_open().await.map_err(|error| error.to_string())?;
+        let mut open = request(edge, Method::GET, &path).try_open().await.map_err(|error| error.to_string())?;
         if open.status != 200 {
             return Err(open.status.to_string());
         }
-        while let Some(piece) = open.try_piece().await {
+        while let Some(piece) = open.try_chunk().await {
             let from = *at.borrow();
             let piece = piece.map_err(|error| format!("{error} after {from} bytes"))?;
             if body.get(from..from + piece.len()) != Some(&piece[..]) {
@@ -48,7 +48,7 @@ async fn kill_owner_mid_body(case: &str, more: &str) {
     let body: Bytes = once.iter().copied().cycle().take(LENGTH).collect();
     let mut edges = three(&origin, more).await;
     let path = (KEYS..2 * KEYS).map(path).find(|path| owner(&edges, path).name == "edge-1").unwrap();
-    origin.script(&path, Script::ok(body.clone()).tag("\"v1\"").with_ranges().delay(ORIGIN).pace(PACE));
+    origin.script(&path, Script::ok(body.clone()).etag("\"v1\"").with_ranges().delay(ORIGIN).pace(PACE));
     let load = Load::over_all(&edges[1..]);
     let mut readings = Vec::new();
     // Four clients start at once, four when 25 MiB have come, four after the owner is killed.
@@ -71,7 +71,7 @@ async fn kill_owner_mid_body(case: &str, more: &str) {
     let report = load.end().await;
     let seen = origin.seen();
     let fetches: Vec<_> = seen.iter().filter(|seen| seen.target == path).collect();
-    let fetches: Vec<_> = fetches.iter().map(|seen| (seen.by(), seen.field("range").unwrap_or("all"))).collect();
+    let fetches: Vec<_> = fetches.iter().map(|seen| (seen.by(), seen.header("range").unwrap_or("all"))).collect();
     let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
     println!(
         "owner killed in a body of 100 MiB, {case}: {} of {} clients received all of it, slowest {:.2?}; origin fetches \

@@ -10,7 +10,7 @@ use peerage::AssetKey;
 use peerage::cluster::ring::Ring;
 use tempfile::TempDir;
 
-use crate::client::ask;
+use crate::client::request;
 use crate::harness::within;
 use crate::origin::{Origin, Script};
 use crate::process::{BINARY, Process, free_ports};
@@ -36,7 +36,7 @@ pub async fn slow_origin() -> Origin {
 /// and supports ranges.
 pub async fn slow_origin_at(address: IpAddr) -> Origin {
     let origin = Origin::at(address).await;
-    origin.script("*", Script::body_per_target().tag("\"v1\"").with_ranges().delay(ORIGIN));
+    origin.script("*", Script::body_per_target().etag("\"v1\"").with_ranges().delay(ORIGIN));
     origin
 }
 
@@ -94,7 +94,7 @@ impl Edge {
 
     /// Returns the members that `/peers` lists in a state other than down, with their states.
     async fn sees(&self) -> BTreeMap<String, String> {
-        let got = ask(self.place.admin, Method::GET, "/peers").get().await;
+        let got = request(self.place.admin, Method::GET, "/peers").send().await;
         let page: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
         let members = page["members"].as_array().unwrap().iter();
         let text = |member: &serde_json::Value, field| member[field].as_str().unwrap().to_owned();
@@ -104,7 +104,7 @@ impl Edge {
 
     pub async fn is_ready(&self) {
         let ready = async {
-            while ask(self.place.admin, Method::GET, "/readyz").get().await.status != 200 {
+            while request(self.place.admin, Method::GET, "/readyz").send().await.status != 200 {
                 pause().await;
             }
         };

@@ -53,7 +53,7 @@ impl PooledClient {
         Self(Client::builder(TokioExecutor::new()).build(connector))
     }
 
-    async fn ask(&self, edge: SocketAddr, key: usize, began: Instant) -> Outcome {
+    async fn request(&self, edge: SocketAddr, key: usize, began: Instant) -> Outcome {
         let answer = tokio::time::timeout(HANGS, self.check(edge, &path(key))).await;
         let fault = answer.unwrap_or_else(|_| Err("it hangs".to_owned())).err();
         Outcome { edge, key, began, took: began.elapsed(), fault }
@@ -145,7 +145,7 @@ async fn run(live: Live, key: impl Fn(usize) -> usize, mut ended: mpsc::Receiver
         };
         let (asker, key) = (asker.clone(), key(number));
         requests.spawn(async move {
-            let asked = asker.ask(edge, key, due).await;
+            let asked = asker.request(edge, key, due).await;
             under_way.send_modify(|count| *count -= 1);
             asked
         });
@@ -166,7 +166,7 @@ pub async fn sweep<'a>(
                 asked.push(requests.join_next().await.unwrap().unwrap());
             }
             let (asker, edge) = (asker.clone(), edge.place.clients);
-            requests.spawn(async move { asker.ask(edge, key, Instant::now()).await });
+            requests.spawn(async move { asker.request(edge, key, Instant::now()).await });
         }
     }
     asked.extend(requests.join_all().await);

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::harness::{Cluster, Running, alone, pattern, within};
+use crate::harness::{Cluster, TestEdge, pattern, single_edge, within};
 use crate::origin::{Origin, Script};
 use crate::process::{Process, line_with};
 use crate::tool::require;
@@ -82,12 +82,12 @@ const VISITS: [(usize, &str); 4] = [(0, ";fwd=uri-miss"), (0, ";hit"), (1, ";"),
 impl Stage {
     async fn start() -> Self {
         let site = Site::start().await;
-        let cluster = Cluster::before(3, &site.origin.url(), |_| {}).await;
+        let cluster = Cluster::in_front_of(3, &site.origin.url(), |_| {}).await;
         Self { site, cluster }
     }
 
     /// Returns the edge of a visit once the fills of earlier visits have ended.
-    async fn edge(&self, number: usize) -> &Running {
+    async fn edge(&self, number: usize) -> &TestEdge {
         for edge in &self.cluster.edges {
             edge.metric_becomes("peerage_flights", 0.0).await;
         }
@@ -128,13 +128,13 @@ struct Curled {
 }
 
 impl Curled {
-    fn field(&self, name: &str) -> &str {
-        field(&self.head, name)
+    fn header(&self, name: &str) -> &str {
+        header(&self.head, name)
     }
 
     /// Checks how the Cache-Status member of the edge that answered (the last one) continues.
     fn assert_status_continues(&self, said: &str) {
-        let member = self.field("cache-status").rsplit(", ").next().unwrap();
+        let member = self.header("cache-status").rsplit(", ").next().unwrap();
         assert!(member.starts_with("edge-") && member["edge-1".len()..].starts_with(said), "{member} is not {said}");
     }
 }
@@ -194,14 +194,14 @@ async fn curl_gets_several_ranges_as_multipart() {
         got.assert_status_continues(said);
         let body = std::fs::read(&file).unwrap();
         assert_eq!((&*got.status, got.downloaded), ("206", body.len()));
-        let boundary = got.field("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap();
+        let boundary = got.header("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap();
         let expected = [("0-3", photo.slice(..4)), ("3008-3011", photo.slice(3008..3012))];
         let expected =
             expected.map(|(range, bytes)| (format!("bytes {range}/{length}"), "image/png".to_owned(), bytes));
         assert_eq!(parts(&body, boundary), expected);
         // The gap is smaller than the head of a part would be.
         let got = curl(edge, PHOTO, &file, "--range 0-3,8-11").await;
-        assert_eq!((&*got.status, got.field("content-range")), ("206", &*format!("bytes 0-11/{length}")));
+        assert_eq!((&*got.status, got.header("content-range")), ("206", &*format!("bytes 0-11/{length}")));
         assert_holds(&file, &photo.slice(..12));
     }
     stage.assert_one_fetch(PHOTO);
@@ -217,13 +217,13 @@ fn parts(body: &[u8], boundary: &str) -> Vec<(String, String, Bytes)> {
         // The requested bytes contain no empty line.
         let [head, content] = &split(part, b"\r\n\r\n")[..] else { panic!("malformed part {part:?}") };
         let head = std::str::from_utf8(head).unwrap();
-        (field(head, "content-range").to_owned(), field(head, "content-type").to_owned(), content.to_vec().into())
+        (header(head, "content-range").to_owned(), header(head, "content-type").to_owned(), content.to_vec().into())
     };
     parts.iter().map(part).collect()
 }
 
 /// Returns the value of a header in a head.
-fn field<'a>(head: &'a str, name: &str) -> &'a str {
+fn header<'a>(head: &'a str, name: &str) -> &'a str {
     let mut fields = head.lines().filter_map(|line| line.split_once(": "));
     fields.find_map(|(field, value)| field.eq_ignore_ascii_case(name).then_some(value)).unwrap_or_default()
 }
@@ -246,7 +246,7 @@ async fn curl_gets_304_for_a_copy_that_is_current() {
     let (copy, other, photo) = (stage.site.file("copy"), stage.site.file("other"), stage.site.bytes(PHOTO));
     // Directly from the origin, so that the copy has the date of the original.
     let got = curl(stage.site.origin.clients, PHOTO, &copy, "--remote-time").await;
-    assert!(!got.field("last-modified").is_empty());
+    assert!(!got.header("last-modified").is_empty());
     for (number, said) in VISITS {
         let edge = stage.edge(number).await.clients;
         let got = curl(edge, PHOTO, &other, &format!("-z {}", copy.display())).await;
@@ -288,12 +288,12 @@ async fn curl_gets_no_chunked_coding_over_http_1_0() {
     let origin = Origin::start().await;
     let words = pattern(100_000);
     origin.script("*", Script::ok(words.clone()).chunked());
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let file = folder.path().join("words");
     // The first response is stored, the second passes through.
     for path in [FILM, "/words"] {
         let got = curl(edge.clients, path, &file, "--http1.0").await;
-        assert_eq!((&*got.status, got.field("transfer-encoding")), ("200", ""));
+        assert_eq!((&*got.status, got.header("transfer-encoding")), ("200", ""));
         assert_holds(&file, &words);
     }
 }
@@ -308,8 +308,8 @@ async fn curl_head_request_gets_headers_without_a_body() {
         curl(stage.edge(number).await.clients, FILM, &film, "").await;
         let got = curl(stage.edge(number).await.clients, FILM, &head, "-I").await;
         assert_eq!((&*got.status, got.downloaded), ("200", 0));
-        assert_eq!(got.field("content-length"), FILM_LENGTH.to_string());
-        assert_eq!(got.field("cache-control"), "public, max-age=31536000, immutable");
+        assert_eq!(got.header("content-length"), FILM_LENGTH.to_string());
+        assert_eq!(got.header("cache-control"), "public, max-age=31536000, immutable");
         got.assert_status_continues(said);
     }
     stage.assert_one_fetch(FILM);
@@ -329,8 +329,8 @@ async fn curl_decodes_a_stored_gzip_response() {
     let words = Bytes::from("the words of a page\n".repeat(3));
     let folder = tempfile::tempdir().unwrap();
     let origin = Origin::start().await;
-    let packed = Script::ok(PACKED).field("content-encoding", "gzip").field("vary", "accept-encoding");
-    origin.script("/words", packed.field("cache-control", "max-age=600"));
+    let packed = Script::ok(PACKED).header("content-encoding", "gzip").header("vary", "accept-encoding");
+    origin.script("/words", packed.header("cache-control", "max-age=600"));
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let file = folder.path().join("words");
     for (number, said) in VISITS {

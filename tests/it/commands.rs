@@ -9,8 +9,8 @@ use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::ask;
-use crate::harness::{all, pattern, within};
+use crate::client::request;
+use crate::harness::{join_all, pattern, within};
 use crate::origin::{Gate, Origin, Script};
 use crate::process::{BINARY, Process, free_ports, line_with};
 
@@ -134,16 +134,16 @@ async fn sigterm_drains_and_logs_each_request() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     let path = "/logo-0492830483.png";
-    origin.script(path, Script::ok(pattern(1000)).gate(&gate));
+    origin.script(path, Script::ok(pattern(1000)).hold_body(&gate));
     let mut edge = Process::edge(folder.path(), &origin.url(), "[log]\nformat = \"json\"\n").await;
     gate.open(10);
-    let mut open = ask(edge.clients, Method::GET, path).open().await;
-    open.bytes(10).await;
+    let mut open = request(edge.clients, Method::GET, path).open().await;
+    open.read_at_least(10).await;
     edge.signal("TERM");
     line_with(&folder.path().join("err"), "draining").await;
     gate.open(1000);
     assert!(open.rest().await.complete);
-    assert_eq!(edge.ends().await, Some(0));
+    assert_eq!(edge.exit_code().await, Some(0));
     let line = line_with(&folder.path().join("out"), path).await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     for (field, value) in [
@@ -182,17 +182,21 @@ async fn low_file_limit_lowers_default_connections_silently_and_configured_ones_
 #[tokio::test]
 async fn access_log_line_has_the_request_and_the_reason_for_not_storing_its_response() {
     let (folder, origin) = (folder(), Origin::start().await);
-    origin.script("/private", Script::ok("mine").field("cache-control", "private"));
-    origin.script("/shared", Script::ok("ours").field("cache-control", "max-age=60"));
+    origin.script("/private", Script::ok("mine").header("cache-control", "private"));
+    origin.script("/shared", Script::ok("ours").header("cache-control", "max-age=60"));
     let edge = Process::edge(folder.path(), &origin.url(), "[log]\nformat = \"json\"\n").await;
     // The fast path answers the third request.
     for (path, id) in [("/private", "a-1"), ("/shared", "a-2"), ("/shared", "a-3")] {
-        ask(edge.clients, Method::GET, path).field("user-agent", "probe/1").field("x-request-id", id).get().await;
+        request(edge.clients, Method::GET, path)
+            .header("user-agent", "probe/1")
+            .header("x-request-id", id)
+            .send()
+            .await;
     }
-    ask(edge.clients, Method::GET, "/none").field("cache-control", "only-if-cached").get().await;
-    ask(edge.clients, Method::GET, "/private").field("x-request-id", "a-4").get().await;
-    ask(edge.clients, Method::POST, "/private").field("x-request-id", "a-5").get().await;
-    ask(edge.clients, Method::GET, "/unknown").field("x-tenant", "t").field("x-request-id", "a-6").get().await;
+    request(edge.clients, Method::GET, "/none").header("cache-control", "only-if-cached").send().await;
+    request(edge.clients, Method::GET, "/private").header("x-request-id", "a-4").send().await;
+    request(edge.clients, Method::POST, "/private").header("x-request-id", "a-5").send().await;
+    request(edge.clients, Method::GET, "/unknown").header("x-tenant", "t").header("x-request-id", "a-6").send().await;
     for (part, told) in [
         ("a-1", serde_json::json!({"result": "pass", "reason": "private"})),
         ("a-2", serde_json::json!({"result": "miss", "reason": null})),
@@ -232,8 +236,8 @@ async fn unwritable_or_unread_log_blocks_no_request() {
         assert!(signal("HUP").success());
         // Each request logs a line of its own, and together they exceed the buffer of a pipe.
         for round in 0..20 {
-            let asks = (0..50).map(|i| ask(clients, Method::GET, &format!("/{round}-{i}")).get());
-            for got in within(20, all(asks)).await {
+            let asks = (0..50).map(|i| request(clients, Method::GET, &format!("/{round}-{i}")).send());
+            for got in within(20, join_all(asks)).await {
                 assert_eq!(got.status, 502);
             }
         }
@@ -249,7 +253,7 @@ async fn expired_drain_logs_the_requests_that_it_cuts() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
     let path = "/logo-0492830483.png";
-    origin.script(path, Script::ok(pattern(1000)).gate(&gate));
+    origin.script(path, Script::ok(pattern(1000)).hold_body(&gate));
     let mut command = Command::new(BINARY);
     command.env("PEERAGE_EDGE__DRAIN", "100ms");
     let text = format!(
@@ -257,9 +261,9 @@ async fn expired_drain_logs_the_requests_that_it_cuts() {
         origin.url()
     );
     let mut edge = Process::run(command, folder.path(), &text).await;
-    let open = ask(edge.clients, Method::GET, path).open().await;
+    let open = request(edge.clients, Method::GET, path).open().await;
     edge.signal("TERM");
-    assert_eq!(edge.ends().await, Some(0));
+    assert_eq!(edge.exit_code().await, Some(0));
     assert!(!open.rest().await.complete);
     let line = line_with(&folder.path().join("out"), path).await;
     assert!(line.contains("\"complete\":false") && line.contains("\"client\":\"127.0.0.1\""), "{line}");
@@ -270,15 +274,15 @@ async fn second_signal_ends_the_process_at_once() {
     let folder = folder();
     let origin = Origin::start().await;
     let gate = Gate::closed();
-    origin.script("*", Script::ok(pattern(1000)).gate(&gate));
+    origin.script("*", Script::ok(pattern(1000)).hold_body(&gate));
     let mut edge = Process::edge(folder.path(), &origin.url(), "").await;
     gate.open(10);
-    let mut open = ask(edge.clients, Method::GET, "/a").open().await;
-    open.bytes(10).await;
+    let mut open = request(edge.clients, Method::GET, "/a").open().await;
+    open.read_at_least(10).await;
     edge.signal("INT");
     line_with(&folder.path().join("err"), "draining").await;
     edge.signal("INT");
-    edge.ends().await;
+    edge.exit_code().await;
 }
 
 #[tokio::test]
@@ -294,7 +298,7 @@ async fn connection_limit_is_logged_once_when_reached_and_when_left() {
     }
     line_with(&err, "limits.connections reached, rejecting connections").await;
     drop(held);
-    let let_in = async { while ask(edge.clients, Method::GET, "/a").try_open().await.is_err() {} };
+    let let_in = async { while request(edge.clients, Method::GET, "/a").try_open().await.is_err() {} };
     within(20, let_in).await;
     line_with(&err, "below limits.connections again").await;
     let told = std::fs::read_to_string(&err).unwrap();
@@ -314,7 +318,7 @@ async fn tls_on_the_cleartext_port_is_logged_once_in_a_period_and_counted() {
     let err = folder.path().join("err");
     line_with(&err, "TLS spoken to the cleartext port").await;
     edge.signal("TERM");
-    edge.ends().await;
+    edge.exit_code().await;
     let told = std::fs::read_to_string(&err).unwrap();
     let written = told.lines().filter(|line| line.contains("\"message\":\"TLS spoken")).count();
     assert_eq!(written, 1, "{told}");
@@ -361,7 +365,7 @@ async fn development_origin_serves_after_its_output_is_closed() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim().rsplit("http://").next().unwrap().parse().unwrap();
     for _ in 0..2 {
-        assert_eq!(within(20, ask(address, Method::GET, "/a").get()).await.text(), "x");
+        assert_eq!(within(20, request(address, Method::GET, "/a").send()).await.text(), "x");
     }
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
@@ -379,26 +383,26 @@ async fn development_origin_serves_a_folder_and_accepts_put() {
     let address = process.clients;
 
     let logo = process.get("/logo-0492830483.png").await;
-    assert_eq!((logo.field("content-type"), &logo.body), ("image/png", &pattern(1000)));
-    assert_eq!(logo.field("cache-control"), "public, max-age=31536000, immutable");
-    let tag = logo.field("etag").to_owned();
+    assert_eq!((logo.header("content-type"), &logo.body), ("image/png", &pattern(1000)));
+    assert_eq!(logo.header("cache-control"), "public, max-age=31536000, immutable");
+    let tag = logo.header("etag").to_owned();
     assert!(tag.starts_with('"'));
-    let get = |path| ask(address, Method::GET, path);
-    assert_eq!(get("/logo-0492830483.png").field("if-none-match", &tag).get().await.status, 304);
-    let part = get("/logo-0492830483.png").field("range", "bytes=990-").field("if-range", &tag).get().await;
+    let get = |path| request(address, Method::GET, path);
+    assert_eq!(get("/logo-0492830483.png").header("if-none-match", &tag).send().await.status, 304);
+    let part = get("/logo-0492830483.png").header("range", "bytes=990-").header("if-range", &tag).send().await;
     assert_eq!((part.status.as_u16(), part.body), (206, pattern(1000).slice(990..)));
     for path in ["/../secret", "/%2e%2e/secret", "/link", "/none", "/"] {
         assert!(process.get(path).await.status.is_client_error(), "{path}");
     }
-    let put = |path| ask(address, Method::PUT, path).body("new");
+    let put = |path| request(address, Method::PUT, path).body("new");
     // A killed process may have left this file.
     std::fs::write(site.join(".b.0.part"), "part").unwrap();
-    assert_eq!(put("/b").get().await.status, 201);
-    assert_eq!(put("/a/b%20c-0492830483.txt").get().await.status, 201);
+    assert_eq!(put("/b").send().await.status, 201);
+    assert_eq!(put("/a/b%20c-0492830483.txt").send().await.status, 201);
     assert_eq!(std::fs::read(site.join("a/b c-0492830483.txt")).unwrap(), b"new");
-    assert_eq!(put("/logo-0492830483.png").get().await.status, 204);
-    assert_ne!(process.get("/logo-0492830483.png").await.field("etag"), tag);
-    assert_eq!(ask(address, Method::DELETE, "/logo-0492830483.png").get().await.status, 405);
+    assert_eq!(put("/logo-0492830483.png").send().await.status, 204);
+    assert_ne!(process.get("/logo-0492830483.png").await.header("etag"), tag);
+    assert_eq!(request(address, Method::DELETE, "/logo-0492830483.png").send().await.status, 405);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 use peerage::Server;
 use peerage::config::{ClusterConfig, Period};
 
-use crate::harness::{Running, config, run, within};
+use crate::harness::{TestEdge, config, run, within};
 use crate::origin::{Gate, Origin, Script};
 use crate::process::Process;
 use crate::tool::require;
@@ -30,18 +30,18 @@ fn cluster(discover: &str) -> ClusterConfig {
     }
 }
 
-async fn edge(name: &str, cluster: ClusterConfig) -> Running {
+async fn edge(name: &str, cluster: ClusterConfig) -> TestEdge {
     let mut config = config(name);
     config.cluster = Some(cluster);
     run(Server::bind(config).await.unwrap())
 }
 
-fn listed(edge: &Running) -> Vec<String> {
+fn listed(edge: &TestEdge) -> Vec<String> {
     edge.edge.membership().view().members().iter().map(|member| member.address.to_string()).collect()
 }
 
 /// Waits until `edge` lists exactly these members.
-async fn lists<S: AsRef<str>>(edge: &Running, expected: &[S]) {
+async fn lists<S: AsRef<str>>(edge: &TestEdge, expected: &[S]) {
     let mut expected: Vec<_> = expected.iter().map(|name| name.as_ref().to_owned()).collect();
     expected.sort_unstable();
     let reached = async {
@@ -54,7 +54,7 @@ async fn lists<S: AsRef<str>>(edge: &Running, expected: &[S]) {
 }
 
 /// Waits until a metric of `edge` has grown by `more`.
-async fn metric_grows(edge: &Running, metric: &str, more: f64) {
+async fn metric_grows(edge: &TestEdge, metric: &str, more: f64) {
     let before = edge.metric(metric).await;
     let reached = async {
         while edge.metric(metric).await < before + more {
@@ -64,8 +64,8 @@ async fn metric_grows(edge: &Running, metric: &str, more: f64) {
     within(30, reached).await;
 }
 
-async fn is_ready(edge: &Running) -> bool {
-    crate::client::ask(edge.admin, http::Method::GET, "/readyz").get().await.status == 200
+async fn is_ready(edge: &TestEdge) -> bool {
+    crate::client::request(edge.admin, http::Method::GET, "/readyz").send().await.status == 200
 }
 
 /// Replaces the file atomically.
@@ -244,7 +244,7 @@ async fn etcd_discovery_registers_members_and_keeps_them_during_an_outage() {
     let three = listed(&first).into_iter().find(|name| *name != one && *name != two).unwrap();
 
     let began = Instant::now();
-    second.stop().await;
+    second.drain().await;
     lists(&first, &[&one, &three]).await;
     let left = began.elapsed();
 
@@ -319,7 +319,7 @@ async fn member_missing_after_a_failure_stays_for_one_lease() {
     let etcd = scripted().await;
     etcd.scripts("/v3/kv/range", [listing(&members), listing(&members[..1])]);
     let gate = Gate::closed();
-    etcd.scripts("/v3/watch", [Script::ok("").chunked(), Script::ok("{}\n{}\n").chunked().gate(&gate)]);
+    etcd.scripts("/v3/watch", [Script::ok("").chunked(), Script::ok("{}\n{}\n").chunked().hold_body(&gate)]);
     let source = format!("etcd:{}/p", etcd.address);
     let edge = edge("edge-1", ClusterConfig { advertise: Some(members[0].clone()), ..cluster(&source) }).await;
     edge.metric_becomes(OK, 2.0).await;
@@ -381,7 +381,7 @@ async fn invalid_etcd_responses_change_no_list_and_fail_no_request() {
     let mut asked = 0;
     let all_asked = async {
         while etcd.count("/v3/kv/range") < count + 2 {
-            assert_eq!(edge.get(&format!("/asset-{asked:016x}.bin")).get().await.text(), "pixels");
+            assert_eq!(edge.get(&format!("/asset-{asked:016x}.bin")).send().await.text(), "pixels");
             assert_eq!(listed(&edge), members);
             asked += 1;
         }
@@ -393,6 +393,6 @@ async fn invalid_etcd_responses_change_no_list_and_fail_no_request() {
     let more = [&members[..], &["127.0.0.1:3".to_owned()]].concat();
     etcd.script("/v3/kv/range", listing(&more));
     lists(&edge, &more).await;
-    edge.stop().await;
+    edge.drain().await;
     assert_eq!(etcd.count("/v3/lease/revoke"), 1);
 }

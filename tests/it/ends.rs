@@ -4,18 +4,18 @@ use peerage::{Config, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::{Running, config, run, within};
+use crate::harness::{TestEdge, config, run, within};
 
 /// One end of a connection, which is read and written byte by byte.
-pub struct End(pub TcpStream);
+pub struct RawConnection(pub TcpStream);
 
-impl End {
-    pub async fn say(&mut self, bytes: &str) {
+impl RawConnection {
+    pub async fn write(&mut self, bytes: &str) {
         self.0.write_all(bytes.as_bytes()).await.unwrap();
     }
 
     /// Reads as many bytes as `expected` has, and compares them.
-    pub async fn hears(&mut self, expected: &str) {
+    pub async fn expect_bytes(&mut self, expected: &str) {
         let mut bytes = vec![0; expected.len()];
         within(20, self.0.read_exact(&mut bytes)).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&bytes), expected);
@@ -31,7 +31,7 @@ impl End {
     }
 
     /// Checks that nothing comes before the end of the connection.
-    pub async fn ends(&mut self) {
+    pub async fn expect_end(&mut self) {
         let mut rest = Vec::new();
         // A reset is an end too.
         let _ = within(20, self.0.read_to_end(&mut rest)).await;
@@ -39,16 +39,16 @@ impl End {
     }
 }
 
-pub async fn connect(edge: &Running) -> End {
-    End(TcpStream::connect(edge.clients).await.unwrap())
+pub async fn connect(edge: &TestEdge) -> RawConnection {
+    RawConnection(TcpStream::connect(edge.clients).await.unwrap())
 }
 
-pub async fn accept(listener: &TcpListener) -> End {
-    End(within(20, listener.accept()).await.unwrap().0)
+pub async fn accept(listener: &TcpListener) -> RawConnection {
+    RawConnection(within(20, listener.accept()).await.unwrap().0)
 }
 
 /// Starts an edge, and returns it with the listener that is its origin.
-pub async fn before_an_origin(change: impl FnOnce(&mut Config)) -> (Running, TcpListener) {
+pub async fn edge_with_raw_origin(change: impl FnOnce(&mut Config)) -> (TestEdge, TcpListener) {
     let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config("edge-1");
     config.origin.url = format!("http://{}", origin.local_addr().unwrap()).parse().unwrap();

@@ -10,13 +10,13 @@ use peerage::config::{ClusterConfig, Period, Secret};
 use peerage::{AssetKey, Server};
 use tokio::net::UdpSocket;
 
-use crate::client::ask;
-use crate::harness::{Cluster, Running, config, run, within};
+use crate::client::request;
+use crate::harness::{Cluster, TestEdge, config, run, within};
 use crate::origin::{Gate, Origin, Script};
 use crate::process::{BINARY, Process, free_ports};
 
 /// Waits until `edge` sees `address` in a state; `None` means that it does not list it.
-pub async fn sees(edge: &Running, address: &str, state: Option<State>) {
+pub async fn sees(edge: &TestEdge, address: &str, state: Option<State>) {
     let seen = async {
         while edge.edge.membership().view().member(address).map(|member| member.state) != state {
             tokio::task::yield_now().await;
@@ -25,7 +25,7 @@ pub async fn sees(edge: &Running, address: &str, state: Option<State>) {
     within(20, seen).await;
 }
 
-fn owners(edge: &Running) -> Vec<String> {
+fn owners(edge: &TestEdge) -> Vec<String> {
     edge.edge.membership().view().ring.members().iter().map(|member| member.name().to_string()).collect()
 }
 
@@ -34,7 +34,7 @@ pub fn secret(text: &str) -> Secret {
 }
 
 /// Starts an edge that knows `secret` and the addresses `peers`.
-pub async fn start_edge(name: &str, secret: Option<Secret>, peers: Vec<String>) -> Running {
+pub async fn start_edge(name: &str, secret: Option<Secret>, peers: Vec<String>) -> TestEdge {
     let mut config = config(name);
     let listen = "127.0.0.1:0".parse().unwrap();
     config.cluster = Some(ClusterConfig { listen, peers, secret, ..ClusterConfig::default() });
@@ -54,7 +54,7 @@ async fn stopped_edge_is_down_and_restarted_edge_is_alive() {
     }
     let path = cluster.path_owned_by(2, 1);
     let epoch = cluster.edges[0].edge.membership().view().epoch;
-    cluster.edges[2].stop().await;
+    cluster.edges[2].drain().await;
     for edge in &cluster.edges[..2] {
         sees(edge, &names[2], Some(State::Down)).await;
         assert!(!owners(edge).contains(&names[2]));
@@ -62,7 +62,7 @@ async fn stopped_edge_is_down_and_restarted_edge_is_alive() {
         edge.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
     }
     assert!(cluster.edges[0].edge.membership().view().epoch > epoch);
-    assert_eq!(cluster.edges[0].get(&path).get().await.text(), "pixels");
+    assert_eq!(cluster.edges[0].get(&path).send().await.text(), "pixels");
     assert_eq!(
         cluster.edges[0].edge.membership().view().peer(&names[2]).unwrap().errors(),
         0,
@@ -173,13 +173,13 @@ async fn without_gossip_every_listed_edge_counts_as_alive() {
     let origin = Origin::start().await;
     let mut cluster = Cluster::start(2, &origin, |config| config.cluster.as_mut().unwrap().gossip = false).await;
     let names = cluster.names();
-    cluster.edges[1].stop().await;
+    cluster.edges[1].drain().await;
     let path = cluster.path_owned_by(1, 1);
-    cluster.edges[0].get(&path).get().await;
+    cluster.edges[0].get(&path).send().await;
     let view = cluster.edges[0].edge.membership().view();
     assert_eq!(view.member(&names[1]).unwrap().state, State::Alive);
     assert!(!view.peer(&names[1]).unwrap().is_up());
-    assert_eq!(ask(cluster.edges[0].admin, Method::GET, "/readyz").get().await.status, 200);
+    assert_eq!(request(cluster.edges[0].admin, Method::GET, "/readyz").send().await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,7 +220,7 @@ async fn later_of_two_edges_with_one_name_is_refused_and_asks_the_owner() {
     // The refused edge does not own keys in its own view either.
     assert_eq!(owners(&cluster.edges[0]), owners(&cluster.edges[1]));
     for edge in &cluster.edges {
-        assert_eq!(edge.get("/a-0123456789abcdef.bin").get().await.text(), "pixels");
+        assert_eq!(edge.get("/a-0123456789abcdef.bin").send().await.text(), "pixels");
     }
     assert_eq!(origin.seen().len(), 1);
 }
@@ -231,16 +231,16 @@ async fn draining_edge_owns_no_key_and_still_answers() {
     origin.script("*", Script::ok("pixels"));
     // A request in flight keeps the edge draining during the checks.
     let gate = Gate::closed();
-    origin.script("/held", Script::ok("pixels").gate(&gate));
+    origin.script("/held", Script::ok("pixels").hold_body(&gate));
     let mut cluster = Cluster::start(2, &origin, |_| {}).await;
     let names = cluster.names();
     sees(&cluster.edges[0], &names[1], Some(State::Alive)).await;
-    let asking = tokio::spawn(cluster.edges[1].get("/held").get());
+    let asking = tokio::spawn(cluster.edges[1].get("/held").send());
     origin.arrived(1).await;
-    cluster.edges[1].begin_stop();
+    cluster.edges[1].begin_drain();
     sees(&cluster.edges[0], &names[1], Some(State::Draining)).await;
     assert_eq!(owners(&cluster.edges[0]), [names[0].clone()]);
-    let got = cluster.edges[1].get_as_peer("/a-0123456789abcdef.bin").get().await;
+    let got = cluster.edges[1].get_as_peer("/a-0123456789abcdef.bin").send().await;
     assert_eq!(got.text(), "pixels");
     gate.open(6);
     assert_eq!(asking.await.unwrap().text(), "pixels");
@@ -263,7 +263,7 @@ async fn frozen_process_is_down_and_alive_again_when_it_resumes() {
     first.metric_becomes("peerage_members{state=\"down\"}", 1.0).await;
     println!("a frozen process was down after {:?}", began.elapsed());
     let peers: serde_json::Value =
-        serde_json::from_slice(&ask(first.admin, Method::GET, "/peers").get().await.body).unwrap();
+        serde_json::from_slice(&request(first.admin, Method::GET, "/peers").send().await.body).unwrap();
     let frozen = peers["members"].as_array().unwrap().iter().find(|peer| peer["own"] == false).unwrap();
     assert_eq!((&frozen["name"], &frozen["state"]), (&"edge-7".into(), &"down".into()));
     assert!(frozen["share"].as_f64().unwrap() < 0.01 && frozen["since"].as_str().unwrap().ends_with('Z'));
@@ -333,7 +333,7 @@ async fn a_slow_origin_behind_a_healthy_owner_is_asked_once() {
         })
         .await;
         let path = cluster.path_owned_by(2, usize::from(gossip));
-        let (one, two) = (cluster.edges[0].get(&path).get(), cluster.edges[1].get(&path).get());
+        let (one, two) = (cluster.edges[0].get(&path).send(), cluster.edges[1].get(&path).send());
         let (one, two) = tokio::join!(one, two);
         assert_eq!((one.text(), two.text(), origin.count(&path)), ("x", "x", 1));
     }

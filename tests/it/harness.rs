@@ -10,11 +10,11 @@ use peerage::{AssetKey, Config, Edge, Origin as _Origin, RunError, Server};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::client::{Ask, Got, ask};
+use crate::client::{FullResponse, RequestBuilder, request};
 use crate::origin::Origin;
 
 /// A running edge.
-pub struct Running {
+pub struct TestEdge {
     pub clients: SocketAddr,
     pub peers: Option<SocketAddr>,
     pub admin: SocketAddr,
@@ -23,18 +23,18 @@ pub struct Running {
     ended: Option<JoinHandle<Result<usize, RunError>>>,
 }
 
-impl Running {
-    pub fn get(&self, target: &str) -> Ask {
-        ask(self.clients, Method::GET, target)
+impl TestEdge {
+    pub fn get(&self, target: &str) -> RequestBuilder {
+        request(self.clients, Method::GET, target)
     }
 
-    pub fn ask(&self, method: Method, target: &str) -> Ask {
-        ask(self.clients, method, target)
+    pub fn request(&self, method: Method, target: &str) -> RequestBuilder {
+        request(self.clients, method, target)
     }
 
     /// Returns a GET as another edge sends it.
-    pub fn get_as_peer(&self, target: &str) -> Ask {
-        ask(self.peers.expect("it is in a cluster"), Method::GET, target)
+    pub fn get_as_peer(&self, target: &str) -> RequestBuilder {
+        request(self.peers.expect("it is in a cluster"), Method::GET, target)
     }
 
     pub fn name(&self) -> String {
@@ -44,7 +44,7 @@ impl Running {
     /// Returns a value of `/metrics`, such as `peerage_flights`. Without its last labels, returns the
     /// sum over the series with the given ones.
     pub async fn metric(&self, name: &str) -> f64 {
-        let page = ask(self.admin, Method::GET, "/metrics").get().await;
+        let page = request(self.admin, Method::GET, "/metrics").send().await;
         let begun = name.strip_suffix('}').map(|begun| format!("{begun},"));
         let is_meant = |line: &&str| begun.as_ref().is_some_and(|begun| line.starts_with(begun));
         let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
@@ -66,18 +66,18 @@ impl Running {
     }
 
     /// Drains the edge. Returns the number of connections that were cut.
-    pub async fn stop(&mut self) -> usize {
-        self.begin_stop();
-        self.ended().await
+    pub async fn drain(&mut self) -> usize {
+        self.begin_drain();
+        self.drained().await
     }
 
     /// Waits until the edge has drained. Returns the number of connections that were cut.
-    pub async fn ended(&mut self) -> usize {
+    pub async fn drained(&mut self) -> usize {
         self.ended.take().unwrap().await.unwrap().unwrap()
     }
 
     /// Begins to drain, and does not wait.
-    pub fn begin_stop(&mut self) {
+    pub fn begin_drain(&mut self) {
         let _ = self.stop.take().unwrap().send(());
     }
 }
@@ -95,7 +95,7 @@ pub fn config(name: &str) -> Config {
     config
 }
 
-pub fn run(server: Server) -> Running {
+pub fn run(server: Server) -> TestEdge {
     let addresses = server.addresses();
     let edge = Arc::clone(server.edge());
     let (stop, stopped) = oneshot::channel::<()>();
@@ -103,7 +103,7 @@ pub fn run(server: Server) -> Running {
         // Ends when the sender sends, or is dropped with the test.
         let _ = stopped.await;
     }));
-    Running {
+    TestEdge {
         clients: addresses.clients,
         peers: addresses.peers,
         admin: addresses.admin,
@@ -114,7 +114,7 @@ pub fn run(server: Server) -> Running {
 }
 
 /// Starts a single edge in front of `origin`.
-pub async fn alone(origin: &Origin, change: impl FnOnce(&mut Config)) -> Running {
+pub async fn single_edge(origin: &Origin, change: impl FnOnce(&mut Config)) -> TestEdge {
     let mut config = config("edge-1");
     config.origin.url = origin.url();
     change(&mut config);
@@ -122,22 +122,22 @@ pub async fn alone(origin: &Origin, change: impl FnOnce(&mut Config)) -> Running
 }
 
 /// Starts a single edge in front of an embedded origin.
-pub async fn embedded(origin: impl _Origin) -> Running {
+pub async fn embedded(origin: impl _Origin) -> TestEdge {
     run(Server::bind_with(config("edge-1"), origin).await.unwrap())
 }
 
 /// Edges that form a cluster.
 pub struct Cluster {
-    pub edges: Vec<Running>,
+    pub edges: Vec<TestEdge>,
 }
 
 impl Cluster {
     pub async fn start(count: usize, origin: &Origin, change: impl Fn(&mut Config)) -> Self {
-        Self::before(count, &origin.url(), change).await
+        Self::in_front_of(count, &origin.url(), change).await
     }
 
     /// Like [`start`](Self::start), in front of an origin that is not scripted.
-    pub async fn before(count: usize, origin: &http::Uri, change: impl Fn(&mut Config)) -> Self {
+    pub async fn in_front_of(count: usize, origin: &http::Uri, change: impl Fn(&mut Config)) -> Self {
         let mut edges = Vec::new();
         for number in 1..=count {
             let mut config = config(&format!("edge-{number}"));
@@ -155,7 +155,7 @@ impl Cluster {
     }
 
     pub fn names(&self) -> Vec<String> {
-        self.edges.iter().map(Running::name).collect()
+        self.edges.iter().map(TestEdge::name).collect()
     }
 
     /// Returns the positions of the edges in the rank order of a path.
@@ -187,7 +187,7 @@ pub async fn within<T>(seconds: u64, future: impl Future<Output = T>) -> T {
 }
 
 /// Runs `futures` concurrently, and returns their results in order.
-pub async fn all<T: Send + 'static>(
+pub async fn join_all<T: Send + 'static>(
     futures: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
     let tasks: Vec<_> = futures.into_iter().map(tokio::spawn).collect();
@@ -198,7 +198,7 @@ pub async fn all<T: Send + 'static>(
     results
 }
 
-pub fn assert_same(got: &Got, body: &Bytes) {
+pub fn assert_same(got: &FullResponse, body: &Bytes) {
     assert_eq!(got.status, 200);
     assert!(got.complete);
     assert!(got.body == *body, "{} of {} bytes, or wrong bytes", got.body.len(), body.len());

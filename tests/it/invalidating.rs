@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::ends::{End, accept, before_an_origin, connect};
-use crate::harness::{Cluster, Running, alone, pattern, within};
+use crate::ends::{RawConnection, accept, connect, edge_with_raw_origin};
+use crate::harness::{Cluster, TestEdge, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
 
 fn page(text: &'static str) -> Script {
-    Script::ok(text).field("cache-control", "max-age=100")
+    Script::ok(text).header("cache-control", "max-age=100")
 }
 
 #[tokio::test]
@@ -22,17 +22,17 @@ async fn write_through_one_edge_invalidates_on_all_edges() {
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     for (round, method) in [Method::POST, Method::PUT, Method::DELETE].into_iter().enumerate() {
         origin.script("/page", page("old"));
-        cluster.edges[round].ask(Method::POST, "/page").get().await;
+        cluster.edges[round].request(Method::POST, "/page").send().await;
         for edge in &cluster.edges {
-            assert_eq!(edge.get("/page").get().await.text(), "old");
+            assert_eq!(edge.get("/page").send().await.text(), "old");
         }
         origin.script("/page", page("new"));
         for edge in &cluster.edges {
-            assert!(edge.get("/page").get().await.cache_status().contains(";hit"));
+            assert!(edge.get("/page").send().await.cache_status().contains(";hit"));
         }
-        assert_eq!(cluster.edges[round].ask(method, "/page").get().await.status, 200);
+        assert_eq!(cluster.edges[round].request(method, "/page").send().await.status, 200);
         for edge in &cluster.edges {
-            assert_eq!(edge.get("/page").get().await.text(), "new");
+            assert_eq!(edge.get("/page").send().await.text(), "new");
         }
     }
 }
@@ -40,19 +40,19 @@ async fn write_through_one_edge_invalidates_on_all_edges() {
 #[tokio::test]
 async fn location_headers_of_a_successful_write_are_invalidated_too() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for path in ["/list", "/item", "/other"] {
         origin.script(path, page("old"));
-        edge.get(path).get().await;
+        edge.get(path).send().await;
     }
-    origin.script("/form", Script::status(500).field("location", "/item"));
-    edge.ask(Method::POST, "/form").get().await;
-    assert!(edge.get("/item").get().await.cache_status().contains(";hit"));
-    let named = Script::ok("done").field("location", "http://site.example/item").field("content-location", "list");
+    origin.script("/form", Script::status(500).header("location", "/item"));
+    edge.request(Method::POST, "/form").send().await;
+    assert!(edge.get("/item").send().await.cache_status().contains(";hit"));
+    let named = Script::ok("done").header("location", "http://site.example/item").header("content-location", "list");
     origin.script("/form", named);
-    edge.ask(Method::POST, "/form").get().await;
+    edge.request(Method::POST, "/form").send().await;
     for (path, hit) in [("/item", false), ("/list", false), ("/other", true)] {
-        assert_eq!(edge.get(path).get().await.cache_status().contains(";hit"), hit, "{path}");
+        assert_eq!(edge.get(path).send().await.cache_status().contains(";hit"), hit, "{path}");
     }
 }
 
@@ -61,26 +61,26 @@ async fn location_headers_of_a_successful_write_are_invalidated_too() {
 async fn location_with_the_origins_own_host_is_invalidated_too() {
     let origin = Origin::start().await;
     for (prefix, others) in [("", "other.example"), ("/site", "site.example:81")] {
-        let edge = alone(&origin, |config| {
+        let edge = single_edge(&origin, |config| {
             config.origin.url = format!("http://{}{prefix}", origin.address).parse().unwrap();
         })
         .await;
         for path in ["/item", "/list", "/other"] {
             origin.script(&format!("{prefix}{path}"), page("old"));
-            edge.get(path).get().await;
+            edge.get(path).send().await;
         }
         let own = |path: &str| format!("http://{}{prefix}{path}", origin.address);
-        let done = || Script::ok("done").field("location", &own("/item"));
+        let done = || Script::ok("done").header("location", &own("/item"));
         let turns = [
-            done().field("content-location", &own("/list")),
-            done().field("content-location", &format!("http://{others}{prefix}/other")),
+            done().header("content-location", &own("/list")),
+            done().header("content-location", &format!("http://{others}{prefix}/other")),
         ];
         origin.scripts(&format!("{prefix}/form"), turns);
         for _ in 0..2 {
-            edge.ask(Method::POST, "/form").get().await;
+            edge.request(Method::POST, "/form").send().await;
         }
         for (path, hit) in [("/item", false), ("/list", false), ("/other", true)] {
-            assert_eq!(edge.get(path).get().await.cache_status().contains(";hit"), hit, "{path}");
+            assert_eq!(edge.get(path).send().await.cache_status().contains(";hit"), hit, "{path}");
         }
     }
 }
@@ -89,19 +89,19 @@ async fn location_with_the_origins_own_host_is_invalidated_too() {
 async fn fill_during_a_write_is_delivered_and_not_stored() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
-    let old = Script::ok(pattern(1000)).field("cache-control", "max-age=100");
-    origin.script("/page", old.gate(&gate));
-    let edge = alone(&origin, |_| {}).await;
+    let old = Script::ok(pattern(1000)).header("cache-control", "max-age=100");
+    origin.script("/page", old.hold_body(&gate));
+    let edge = single_edge(&origin, |_| {}).await;
     gate.open(10);
     let mut open = edge.get("/page").open().await;
-    open.bytes(10).await;
+    open.read_at_least(10).await;
     origin.script("/page", page("new"));
-    edge.ask(Method::PUT, "/page").get().await;
+    edge.request(Method::PUT, "/page").send().await;
     // A new request does not join the fill in progress.
-    assert_eq!(edge.get("/page").get().await.text(), "new");
+    assert_eq!(edge.get("/page").send().await.text(), "new");
     gate.open(1000);
     assert!(within(20, open.rest()).await.complete);
-    let hit = edge.get("/page").get().await;
+    let hit = edge.get("/page").send().await;
     assert!(hit.text() == "new" && hit.cache_status().contains(";hit"), "{}", hit.cache_status());
     edge.metric_becomes("peerage_flights", 0.0).await;
 }
@@ -116,10 +116,10 @@ async fn purge_by_a_client_is_rejected_or_forwarded_to_the_origin() {
         })
         .await;
         origin.script("/page", page("old"));
-        cluster.edges[0].get("/page").get().await;
+        cluster.edges[0].get("/page").send().await;
         origin.script("/page", Script::status(403));
-        assert_eq!(cluster.edges[0].ask(purge(), "/page").get().await.status, status);
-        assert!(cluster.edges[0].get("/page").get().await.cache_status().contains(";hit"));
+        assert_eq!(cluster.edges[0].request(purge(), "/page").send().await.status, status);
+        assert!(cluster.edges[0].get("/page").send().await.cache_status().contains(";hit"));
     }
 }
 
@@ -130,12 +130,12 @@ async fn writes_invalidate_nothing_without_invalidate_on_write() {
         let cluster = Cluster::start(2, &origin, |config| config.cache.invalidate_on_write = invalidates).await;
         origin.script("/page", page("old"));
         for edge in &cluster.edges {
-            edge.get("/page").get().await;
+            edge.get("/page").send().await;
         }
         origin.script("/page", page("new"));
-        assert_eq!(cluster.edges[0].ask(Method::POST, "/page").get().await.text(), "new");
+        assert_eq!(cluster.edges[0].request(Method::POST, "/page").send().await.text(), "new");
         for edge in &cluster.edges {
-            assert_eq!(edge.get("/page").get().await.text(), if invalidates { "new" } else { "old" });
+            assert_eq!(edge.get("/page").send().await.text(), if invalidates { "new" } else { "old" });
         }
     }
 }
@@ -143,43 +143,43 @@ async fn writes_invalidate_nothing_without_invalidate_on_write() {
 #[tokio::test]
 async fn write_invalidates_after_its_client_has_left() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     origin.script("/page", page("old"));
-    edge.get("/page").get().await;
+    edge.get("/page").send().await;
     let gate = Gate::closed();
-    origin.scripts("/page", [page("done").hold(&gate), page("new")]);
-    let writing = tokio::spawn(edge.ask(Method::PUT, "/page").get());
+    origin.scripts("/page", [page("done").hold_response(&gate), page("new")]);
+    let writing = tokio::spawn(edge.request(Method::PUT, "/page").send());
     origin.arrived(2).await;
     writing.abort();
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\"}", 1.0).await;
     gate.open(1);
-    let forgotten = async { while edge.get("/page").get().await.text() != "new" {} };
+    let forgotten = async { while edge.get("/page").send().await.text() != "new" {} };
     within(20, forgotten).await;
 }
 
 #[tokio::test]
 async fn queued_write_is_not_sent_after_its_client_has_left() {
-    let (edge, origin) = before_an_origin(|config| {
+    let (edge, origin) = edge_with_raw_origin(|config| {
         (config.origin.requests, config.limits.requests_per_client) = (1, 3);
     })
     .await;
-    let first = tokio::spawn(edge.ask(Method::DELETE, "/first").get());
+    let first = tokio::spawn(edge.request(Method::DELETE, "/first").send());
     let mut connection = accept(&origin).await;
     assert!(connection.head().await.starts_with("DELETE /first "));
-    connect(&edge).await.say("DELETE /second HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    connect(&edge).await.write("DELETE /second HTTP/1.1\r\nhost: x\r\n\r\n").await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\"}", 1.0).await;
-    let third = tokio::spawn(edge.ask(Method::DELETE, "/third").get());
+    let third = tokio::spawn(edge.request(Method::DELETE, "/third").send());
     let done = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
-    connection.say(done).await;
+    connection.write(done).await;
     assert_eq!(within(20, first).await.unwrap().status, 204);
     let mut connection = accept(&origin).await;
     assert!(connection.head().await.starts_with("DELETE /third "));
-    connection.say(done).await;
+    connection.write(done).await;
     assert_eq!(within(20, third).await.unwrap().status, 204);
 }
 
 /// Starts an edge whose peer is a listener, and an origin that accepts every write.
-async fn beside_a_listener() -> (Origin, Running, TcpListener) {
+async fn beside_a_listener() -> (Origin, TestEdge, TcpListener) {
     let origin = Origin::start().await;
     origin.script("*", page("done"));
     let edge = Cluster::start(1, &origin, |_| {}).await.edges.remove(0);
@@ -192,17 +192,17 @@ async fn beside_a_listener() -> (Origin, Running, TcpListener) {
 #[tokio::test]
 async fn purge_is_retried_when_the_peer_closes_the_connection() {
     let (_origin, edge, peer) = beside_a_listener().await;
-    let first = tokio::spawn(edge.ask(Method::PUT, "/page").get());
+    let first = tokio::spawn(edge.request(Method::PUT, "/page").send());
     let mut connection = accept(&peer).await;
     assert!(connection.head().await.starts_with("PURGE /page "));
-    connection.say("HTTP/1.1 204 No Content\r\n\r\n").await;
+    connection.write("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert_eq!(within(20, first).await.unwrap().status, 200);
-    let second = tokio::spawn(edge.ask(Method::PUT, "/page").get());
+    let second = tokio::spawn(edge.request(Method::PUT, "/page").send());
     assert!(connection.head().await.starts_with("PURGE /page "));
     drop(connection);
     let mut connection = accept(&peer).await;
     assert!(connection.head().await.starts_with("PURGE /page "));
-    connection.say("HTTP/1.1 204 No Content\r\n\r\n").await;
+    connection.write("HTTP/1.1 204 No Content\r\n\r\n").await;
     assert_eq!(within(20, second).await.unwrap().status, 200);
 }
 
@@ -212,7 +212,7 @@ async fn returning_peer_receives_the_purges_that_it_missed() {
     let address = peer.local_addr().unwrap();
     drop(peer);
     for path in ["/one", "/two"] {
-        assert_eq!(within(20, edge.ask(Method::PUT, path).get()).await.status, 200);
+        assert_eq!(within(20, edge.request(Method::PUT, path).send()).await.status, 200);
     }
     let peer = TcpListener::bind(address).await.unwrap();
     let (mut heard, mut lost) = (BTreeSet::new(), 0);
@@ -227,7 +227,7 @@ async fn returning_peer_receives_the_purges_that_it_missed() {
             }
             heard.insert(head.split(' ').nth(1).unwrap().to_owned());
         }
-        connection.say("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+        connection.write("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
     }
     assert!(heard.into_iter().eq(["/one", "/two"]));
 }
@@ -259,29 +259,29 @@ async fn peer_that_missed_too_many_purges_serves_nothing_unverified_from_before(
     let proven = format!("/v2/a/blobs/sha256:{digits}");
     origin.script(&proven, Script::ok(body));
     origin.script("/page", page("old"));
-    origin.script("/variant", page("old").field("vary", "accept-language"));
+    origin.script("/variant", page("old").header("vary", "accept-language"));
     let paths = ["/page", "/variant", &proven];
     for path in paths {
-        away.get(path).get().await;
-        assert!(away.get(path).get().await.cache_status().contains(";hit"), "{path}");
+        away.get(path).send().await;
+        assert!(away.get(path).send().await.cache_status().contains(";hit"), "{path}");
     }
     origin.script("*", Script::ok("done"));
     for number in 0..1100 {
-        writer.ask(Method::POST, &format!("/made-up/{number}")).get().await;
+        writer.request(Method::POST, &format!("/made-up/{number}")).send().await;
     }
     for path in ["/page", "/variant"] {
-        origin.script(path, page("new").field("vary", "accept-language"));
-        assert_eq!(writer.ask(Method::POST, path).get().await.status, 200);
+        origin.script(path, page("new").header("vary", "accept-language"));
+        assert_eq!(writer.request(Method::POST, path).send().await.status, 200);
     }
     writer.metric_becomes("peerage_overflowed_invalidations_total", 1.0).await;
     // The peer returns with all that it has stored.
     let back = tokio::spawn(relay(TcpListener::bind(address).await.unwrap(), away.peers.unwrap()));
-    let forgotten = async { while away.get("/page").get().await.text() != "new" {} };
+    let forgotten = async { while away.get("/page").send().await.text() != "new" {} };
     within(20, forgotten).await;
-    assert_eq!(away.get("/variant").get().await.text(), "new");
-    assert!(away.get(&proven).get().await.cache_status().contains(";hit"));
+    assert_eq!(away.get("/variant").send().await.text(), "new");
+    assert!(away.get(&proven).send().await.cache_status().contains(";hit"));
     // The peer drops its responses once: a response that is stored afterwards stays.
-    assert!(away.get("/page").get().await.cache_status().contains(";hit"));
+    assert!(away.get("/page").send().await.cache_status().contains(";hit"));
     back.abort();
 }
 
@@ -291,16 +291,16 @@ async fn purge_of_everything_is_rejected_for_a_client_and_accepted_from_a_peer()
     let cluster = Cluster::start(1, &origin, |_| {}).await;
     let edge = &cluster.edges[0];
     origin.script("/page", page("old"));
-    edge.get("/page").get().await;
+    edge.get("/page").send().await;
     let purge = "PURGE * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let mut connection = connect(edge).await;
-    connection.say(purge).await;
+    connection.write(purge).await;
     assert!(connection.head().await.starts_with("HTTP/1.1 4"));
-    assert!(edge.get("/page").get().await.cache_status().contains(";hit"));
-    let mut peer = End(TcpStream::connect(edge.peers.unwrap()).await.unwrap());
-    peer.say(purge).await;
+    assert!(edge.get("/page").send().await.cache_status().contains(";hit"));
+    let mut peer = RawConnection(TcpStream::connect(edge.peers.unwrap()).await.unwrap());
+    peer.write(purge).await;
     assert!(peer.head().await.starts_with("HTTP/1.1 204 "));
-    assert!(!edge.get("/page").get().await.cache_status().contains(";hit"));
+    assert!(!edge.get("/page").send().await.cache_status().contains(";hit"));
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn write_does_not_wait_for_a_stopped_peer() {
     let origin = Origin::start().await;
     let mut cluster = Cluster::start(2, &origin, |_| {}).await;
     origin.script("/page", page("old"));
-    cluster.edges[1].stop().await;
-    let got = within(20, cluster.edges[0].ask(Method::POST, "/page").get()).await;
+    cluster.edges[1].drain().await;
+    let got = within(20, cluster.edges[0].request(Method::POST, "/page").send()).await;
     assert_eq!(got.status, 200);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Method;
 use peerage::config::Period;
 
-use crate::harness::{alone, run};
+use crate::harness::{run, single_edge};
 use crate::origin::{Origin, Script};
 use crate::process::{BINARY, Process, line_with};
 use crate::tool::require;
@@ -16,29 +16,31 @@ use crate::tool::require;
 async fn location_with_the_origins_host_is_rewritten_to_a_path() {
     let origin = Origin::start().await;
     let url = origin.url();
-    let redirect = |location: &str| Script::status(301).field("location", location).field("content-location", location);
-    origin.script("/folder", redirect(&format!("{url}folder/?a#b")).field("cache-control", "max-age=60"));
+    let redirect =
+        |location: &str| Script::status(301).header("location", location).header("content-location", location);
+    origin.script("/folder", redirect(&format!("{url}folder/?a#b")).header("cache-control", "max-age=60"));
     origin.script("/elsewhere", redirect("http://other.example/folder/"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for hit in [false, true] {
-        let got = edge.get("/folder").get().await;
+        let got = edge.get("/folder").send().await;
         assert_eq!(got.cache_status().contains("hit"), hit);
-        assert_eq!((got.field("location"), got.field("content-location")), ("/folder/?a#b", "/folder/?a#b"));
+        assert_eq!((got.header("location"), got.header("content-location")), ("/folder/?a#b", "/folder/?a#b"));
     }
-    assert_eq!(edge.get("/elsewhere").get().await.field("location"), "http://other.example/folder/");
-    assert_eq!(edge.ask(Method::POST, "/folder").get().await.field("location"), "/folder/?a#b");
-    let as_sent = alone(&origin, |config| config.origin.rewrite_location = false).await;
-    assert_eq!(as_sent.get("/folder").get().await.field("location"), format!("{url}folder/?a#b"));
+    assert_eq!(edge.get("/elsewhere").send().await.header("location"), "http://other.example/folder/");
+    assert_eq!(edge.request(Method::POST, "/folder").send().await.header("location"), "/folder/?a#b");
+    let as_sent = single_edge(&origin, |config| config.origin.rewrite_location = false).await;
+    assert_eq!(as_sent.get("/folder").send().await.header("location"), format!("{url}folder/?a#b"));
 }
 
 #[tokio::test]
 async fn location_is_rewritten_without_the_path_of_origin_url() {
     let origin = Origin::start().await;
-    origin.script("/site/a", Script::status(302).field("location", "/site/b"));
-    origin.script("/site/out", Script::status(302).field("location", "/login"));
-    let edge = alone(&origin, |config| config.origin.url = format!("{}site/", origin.url()).parse().unwrap()).await;
-    assert_eq!(edge.get("/a").get().await.field("location"), "/b");
-    assert_eq!(edge.get("/out").get().await.field("location"), "/login");
+    origin.script("/site/a", Script::status(302).header("location", "/site/b"));
+    origin.script("/site/out", Script::status(302).header("location", "/login"));
+    let edge =
+        single_edge(&origin, |config| config.origin.url = format!("{}site/", origin.url()).parse().unwrap()).await;
+    assert_eq!(edge.get("/a").send().await.header("location"), "/b");
+    assert_eq!(edge.get("/out").send().await.header("location"), "/login");
 }
 
 /// A server process that is killed with the test.
@@ -57,9 +59,9 @@ async fn assert_redirect_leads_to_the_folder(url: &str) {
     let mut config = crate::harness::config("edge-1");
     config.origin.url = url.parse().unwrap();
     let edge = run(peerage::Server::bind(config).await.unwrap());
-    let got = edge.get("/folder").get().await;
-    assert_eq!((got.status.as_u16(), got.field("location")), (301, "/folder/"));
-    assert_eq!(edge.get(got.field("location")).get().await.text(), "index\n");
+    let got = edge.get("/folder").send().await;
+    assert_eq!((got.status.as_u16(), got.header("location")), (301, "/folder/"));
+    assert_eq!(edge.get(got.header("location")).send().await.text(), "index\n");
 }
 
 fn site(folder: &Path) -> std::path::PathBuf {
@@ -114,9 +116,9 @@ async fn connection_past_its_lifetime_is_not_reused() {
     let origin = Origin::start().await;
     for (lifetime, connections) in [(Duration::from_nanos(1), 3), (Duration::from_mins(10), 1)] {
         let before = origin.connections();
-        let edge = alone(&origin, |config| config.origin.connection_lifetime = Period(lifetime)).await;
+        let edge = single_edge(&origin, |config| config.origin.connection_lifetime = Period(lifetime)).await;
         for _ in 0..3 {
-            edge.ask(Method::POST, "/").get().await;
+            edge.request(Method::POST, "/").send().await;
         }
         assert_eq!(origin.connections() - before, connections, "{lifetime:?}");
     }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use tokio::net::TcpStream;
 
-use crate::harness::{alone, within};
+use crate::harness::{single_edge, within};
 use crate::origin::Origin;
 use crate::process::free_ports;
 use crate::tool::require;
@@ -59,24 +59,26 @@ async fn response_that_nginx_compressed_is_revalidated_by_its_weak_entity_tag() 
     let gzip = "gzip on; gzip_vary on; gzip_proxied any; gzip_types text/css; add_header Cache-Control no-cache;";
     let nginx = Nginx::start(folder.path(), gzip).await;
     let unused = Origin::start().await;
-    let edge = alone(&unused, |config| config.origin.url = format!("http://{}", nginx.address).parse().unwrap()).await;
-    let get = || edge.get("/app.css").field("accept-encoding", "gzip").get();
+    let edge =
+        single_edge(&unused, |config| config.origin.url = format!("http://{}", nginx.address).parse().unwrap()).await;
+    let get = || edge.get("/app.css").header("accept-encoding", "gzip").send();
     let first = get().await;
-    assert!(first.field("etag").starts_with("W/\"") && first.cache_status().ends_with(";stored"), "{first:?}");
+    assert!(first.header("etag").starts_with("W/\"") && first.cache_status().ends_with(";stored"), "{first:?}");
     for _ in 0..4 {
         let got = get().await;
         assert!(got.cache_status().contains(";fwd=stale;fwd-status=304"), "{}", got.cache_status());
         assert_eq!((got.status.as_u16(), got.complete, &got.body), (200, true, &first.body));
-        for (field, value) in [("etag", first.field("etag")), ("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
+        for (field, value) in
+            [("etag", first.header("etag")), ("content-encoding", "gzip"), ("vary", "Accept-Encoding")]
         {
-            assert_eq!(got.field(field), value);
+            assert_eq!(got.header(field), value);
         }
     }
     // A client with the current entity tag gets a 304.
-    let held = edge.get("/app.css").field("accept-encoding", "gzip").field("if-none-match", first.field("etag"));
-    assert_eq!(held.get().await.status, 304);
+    let held = edge.get("/app.css").header("accept-encoding", "gzip").header("if-none-match", first.header("etag"));
+    assert_eq!(held.send().await.status, 304);
     // Changed contents have another entity tag.
     std::fs::write(folder.path().join("app.css"), "body { color: blue; }\n".repeat(50)).unwrap();
     let changed = get().await;
-    assert!(changed.field("etag") != first.field("etag") && changed.body != first.body, "{changed:?}");
+    assert!(changed.header("etag") != first.header("etag") && changed.body != first.body, "{changed:?}");
 }

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 #[derive(Clone)]
 pub struct Script {
     status: u16,
-    fields: Vec<(String, String)>,
+    headers: Vec<(String, String)>,
     body: Bytes,
     framing: Framing,
     delay: Duration,
@@ -83,7 +83,7 @@ impl Script {
     pub fn ok(body: impl Into<Bytes>) -> Self {
         Self {
             status: 200,
-            fields: Vec::new(),
+            headers: Vec::new(),
             body: body.into(),
             framing: Framing::Length(None),
             delay: Duration::ZERO,
@@ -121,8 +121,8 @@ impl Script {
         Self { raw: Some(bytes.into()), ..Self::ok("") }
     }
 
-    pub fn field(mut self, name: &str, value: &str) -> Self {
-        self.fields.push((name.to_owned(), value.to_owned()));
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -139,7 +139,7 @@ impl Script {
     }
 
     /// Sends a Content-Length that differs from the length of the body.
-    pub fn claim(self, length: usize) -> Self {
+    pub fn claim_length(self, length: usize) -> Self {
         Self { framing: Framing::Length(Some(length)), ..self }
     }
 
@@ -155,18 +155,18 @@ impl Script {
     }
 
     /// Sends nothing before `gate` releases a response.
-    pub fn hold(self, gate: &Gate) -> Self {
+    pub fn hold_response(self, gate: &Gate) -> Self {
         Self { hold: Some(gate.clone()), ..self }
     }
 
     /// Sends the bytes of the body that `gate` releases.
-    pub fn gate(self, gate: &Gate) -> Self {
+    pub fn hold_body(self, gate: &Gate) -> Self {
         Self { gate: Some(gate.clone()), ..self }
     }
 
     /// Varies by a request header, and sends the value of that header as the body.
     pub fn varies_by(self, field: &str) -> Self {
-        Self { echoes: Some(field.to_owned()), ..self }.field("vary", field)
+        Self { echoes: Some(field.to_owned()), ..self }.header("vary", field)
     }
 
     /// Like [`varies_by`](Self::varies_by), without a Vary header.
@@ -177,13 +177,13 @@ impl Script {
 
     /// Sends a bare response with `status` to a request without the header `field`.
     #[allow(dead_code)] // for tests/faults
-    pub fn needs(self, field: &str, status: u16) -> Self {
+    pub fn requires_header(self, field: &str, status: u16) -> Self {
         Self { needs: Some((field.to_owned(), status)), ..self }
     }
 
     /// Sends an entity tag, and 304 to a conditional request with that tag.
-    pub fn tag(self, tag: &str) -> Self {
-        Self { validates: Some(tag.to_owned()), ..self }.field("etag", tag)
+    pub fn etag(self, tag: &str) -> Self {
+        Self { validates: Some(tag.to_owned()), ..self }.header("etag", tag)
     }
 
     /// Sends the body at this rate, in bytes per second.
@@ -194,7 +194,7 @@ impl Script {
 
     /// States no lifetime, even under a name that [is lasting](is_lasting).
     #[allow(dead_code)] // for tests/faults
-    pub fn silent(self) -> Self {
+    pub fn without_lifetime(self) -> Self {
         Self { lifetime: Lifetime::AsStated, ..self }
     }
 
@@ -202,7 +202,7 @@ impl Script {
         let states = |(name, _): &(String, String)| {
             ["cache-control", "cdn-cache-control", "expires"].iter().any(|field| name.eq_ignore_ascii_case(field))
         };
-        self.status == 200 && self.lifetime == Lifetime::ByName && !self.fields.iter().any(states)
+        self.status == 200 && self.lifetime == Lifetime::ByName && !self.headers.iter().any(states)
     }
 
     /// Supports `Range: bytes=N-`.
@@ -216,19 +216,19 @@ impl Script {
 pub struct Seen {
     pub method: String,
     pub target: String,
-    pub fields: Vec<(String, String)>,
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 impl Seen {
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// Returns the name of the edge that sent the request: the last one in Via.
     #[allow(dead_code)] // for tests/faults
     pub fn by(&self) -> &str {
-        let via = self.fields.iter().rfind(|(field, _)| field.eq_ignore_ascii_case("via"));
+        let via = self.headers.iter().rfind(|(field, _)| field.eq_ignore_ascii_case("via"));
         via.and_then(|(_, via)| via.rsplit(' ').next()).unwrap_or_default()
     }
 }
@@ -317,7 +317,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     while let Some(seen) = read_request(&mut stream).await? {
-        if seen.field("peerage-peek").is_some() && state.rejects_peeks.load(Ordering::Relaxed) {
+        if seen.header("peerage-peek").is_some() && state.rejects_peeks.load(Ordering::Relaxed) {
             stream.get_mut().write_all(b"HTTP/1.1 504 Scripted\r\ncontent-length: 0\r\n\r\n").await?;
             continue;
         }
@@ -327,28 +327,28 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
             let turns = scripts.get_mut(known);
             turns.and_then(|turns| if turns.len() > 1 { turns.pop_front() } else { turns.front().cloned() })
         };
-        let (method, range) = (seen.method.clone(), seen.field("range").map(str::to_owned));
-        let known = seen.field("if-none-match").map(str::to_owned);
-        let fields = seen.clone();
+        let (method, range) = (seen.method.clone(), seen.header("range").map(str::to_owned));
+        let known = seen.header("if-none-match").map(str::to_owned);
+        let headers = seen.clone();
         state.seen.lock().unwrap().push(seen);
         state.arrived.send_modify(|arrived| *arrived += 1);
         let mut script = script.unwrap_or_else(|| Script::status(404));
         if let Some((field, status)) = &script.needs
-            && fields.field(field).is_none()
+            && headers.header(field).is_none()
         {
             script = Script { hold: script.hold.clone(), ..Script::status(*status) };
         }
         if script.by_target {
-            script.body = body_per_target(&fields.target);
+            script.body = body_per_target(&headers.target);
         }
         if let Some(field) = &script.echoes {
-            script.body = fields.field(field).unwrap_or("nothing").to_owned().into();
+            script.body = headers.header(field).unwrap_or("nothing").to_owned().into();
         }
         if known.is_some() && script.validates == known {
             script = Script { status: 304, body: Bytes::new(), framing: Framing::Nothing, ..script };
         }
-        if script.states_no_lifetime() && is_lasting(&fields.target) {
-            script = script.field("cache-control", "public, max-age=31536000, immutable");
+        if script.states_no_lifetime() && is_lasting(&headers.target) {
+            script = script.header("cache-control", "public, max-age=31536000, immutable");
         }
         if !respond(stream.get_mut(), &script, &method, range.as_deref()).await? {
             return Ok(());
@@ -373,20 +373,20 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Opti
     }
     let mut words = line.split(' ');
     let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
-    let mut fields = Vec::new();
+    let mut headers = Vec::new();
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).await?;
         let Some((name, value)) = line.trim_end().split_once(':') else {
             break;
         };
-        fields.push((name.to_owned(), value.trim().to_owned()));
+        headers.push((name.to_owned(), value.trim().to_owned()));
     }
-    let mut seen = Seen { method, target, fields, body: Vec::new() };
-    if let Some(length) = seen.field("content-length") {
+    let mut seen = Seen { method, target, headers, body: Vec::new() };
+    if let Some(length) = seen.header("content-length") {
         seen.body = vec![0; length.parse().unwrap()];
         stream.read_exact(&mut seen.body).await?;
-    } else if seen.field("transfer-encoding").is_some() {
+    } else if seen.header("transfer-encoding").is_some() {
         loop {
             let mut size = String::new();
             stream.read_line(&mut size).await?;
@@ -424,7 +424,7 @@ async fn respond(stream: &mut TcpStream, script: &Script, method: &str, range: O
         head = format!("HTTP/1.1 206 Scripted\r\ncontent-range: bytes {from}-{}/{}\r\n", body.len() - 1, body.len());
         body = body.slice(from..);
     }
-    for (name, value) in &script.fields {
+    for (name, value) in &script.headers {
         head += &format!("{name}: {value}\r\n");
     }
     match script.framing {

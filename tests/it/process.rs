@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use http::Method;
 
-use crate::client::{Got, ask};
+use crate::client::{FullResponse, request};
 use crate::harness::within;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
@@ -55,8 +55,8 @@ impl Process {
         format!("http://{}", self.clients).parse().unwrap()
     }
 
-    pub async fn get(&self, path: &str) -> Got {
-        ask(self.clients, Method::GET, path).get().await
+    pub async fn get(&self, path: &str) -> FullResponse {
+        request(self.clients, Method::GET, path).send().await
     }
 
     pub fn signal(&self, name: &str) {
@@ -64,7 +64,7 @@ impl Process {
         assert!(status.success());
     }
 
-    pub async fn ends(&mut self) -> Option<i32> {
+    pub async fn exit_code(&mut self) -> Option<i32> {
         let ended = async {
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {

@@ -12,8 +12,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use sha2::{Digest, Sha256};
 
-use crate::client::Got;
-use crate::harness::{Cluster, Running, alone, pattern, within};
+use crate::client::FullResponse;
+use crate::harness::{Cluster, TestEdge, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
 
 const SMALL: usize = 1000;
@@ -39,7 +39,7 @@ fn flipped(body: &Bytes) -> Bytes {
     wrong.into()
 }
 
-fn is_right(got: &Got, body: &Bytes) -> bool {
+fn is_right(got: &FullResponse, body: &Bytes) -> bool {
     got.complete && got.status == 200 && got.body == *body
 }
 
@@ -49,14 +49,14 @@ const FROM_PEER: &str = "peerage_wrong_contents_total{from=\"peer\"}";
 #[tokio::test]
 async fn wrong_copy_is_fetched_again_before_a_byte_is_sent() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, with_digest_names).await;
+    let edge = single_edge(&origin, with_digest_names).await;
     for (digits, chunked) in [(64, false), (16, false), (16, true)] {
         let body = pattern(SMALL + digits + usize::from(chunked));
         let path = name(&body, digits);
         let script = |body: &Bytes| if chunked { Script::ok(body.clone()).chunked() } else { Script::ok(body.clone()) };
         origin.scripts(&path, [script(&flipped(&body)), script(&body)]);
-        assert!(is_right(&edge.get(&path).get().await, &body));
-        assert!(edge.get(&path).get().await.cache_status().contains(";hit"));
+        assert!(is_right(&edge.get(&path).send().await, &body));
+        assert!(edge.get(&path).send().await.cache_status().contains(";hit"));
         assert_eq!(origin.count(&path), 2);
     }
     assert!((edge.metric(FROM_ORIGIN).await - 3.0).abs() < 0.1);
@@ -65,41 +65,41 @@ async fn wrong_copy_is_fetched_again_before_a_byte_is_sent() {
 #[tokio::test]
 async fn wrong_contents_of_the_origin_are_502_and_not_fetched_again_for_a_while() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, with_digest_names).await;
+    let edge = single_edge(&origin, with_digest_names).await;
     let body = pattern(SMALL);
     let path = name(&body, 16);
     origin.script(&path, Script::ok(flipped(&body)));
     for _ in 0..5 {
-        let got = edge.get(&path).get().await;
+        let got = edge.get(&path).send().await;
         assert_eq!((got.status.as_u16(), got.cache_status()), (502, "edge-1;detail=origin-wrong-content"));
         assert!(!got.text().contains("127.0.0.1") && got.text().contains("promises"));
     }
     assert_eq!(origin.count(&path), 2);
     // A write may have corrected the contents.
     origin.script(&path, Script::ok(body.clone()));
-    assert_eq!(edge.get(&path).get().await.status, 502);
-    edge.ask(Method::PUT, &path).body("").get().await;
-    assert!(is_right(&edge.get(&path).get().await, &body));
+    assert_eq!(edge.get(&path).send().await.status, 502);
+    edge.request(Method::PUT, &path).body("").send().await;
+    assert!(is_right(&edge.get(&path).send().await, &body));
 }
 
 #[tokio::test]
 async fn contents_are_verified_for_every_2xx_status() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, with_digest_names).await;
+    let edge = single_edge(&origin, with_digest_names).await;
     for status in [200, 201, 203, 226, 299] {
         let body = pattern(SMALL + usize::from(status));
         let path = name(&body, 16);
-        let script = |body: Bytes| Script::ok(body).with_status(status).field("cache-control", "max-age=60");
+        let script = |body: Bytes| Script::ok(body).with_status(status).header("cache-control", "max-age=60");
         origin.script(&path, script(flipped(&body)));
         for field in ["cache-control", "x-unknown", "cookie", "accept"] {
-            let got = edge.get(&path).field(field, "no-store").get().await;
+            let got = edge.get(&path).header(field, "no-store").send().await;
             assert_eq!((got.status.as_u16(), got.cache_status().contains("hit")), (502, false), "{status} {field}");
         }
         // A write may have corrected the contents.
-        edge.ask(Method::PUT, &path).body("").get().await;
+        edge.request(Method::PUT, &path).body("").send().await;
         origin.script(&path, script(body.clone()));
         for hit in [false, true] {
-            let got = edge.get(&path).get().await;
+            let got = edge.get(&path).send().await;
             assert_eq!((got.status.as_u16(), got.cache_status().contains(";hit")), (status, hit));
             assert!(got.complete && got.body == body);
         }
@@ -107,8 +107,8 @@ async fn contents_are_verified_for_every_2xx_status() {
     // Other statuses say nothing about the contents.
     for status in [204, 404] {
         let path = name(&status.to_string().into_bytes(), 16);
-        origin.script(&path, Script::ok("").with_status(status).field("cache-control", "max-age=60"));
-        assert_eq!(edge.get(&path).get().await.status, status);
+        origin.script(&path, Script::ok("").with_status(status).header("cache-control", "max-age=60"));
+        assert_eq!(edge.get(&path).send().await.status, status);
     }
 }
 
@@ -126,7 +126,7 @@ async fn long_wrong_body_is_incomplete_for_every_reader() {
         let mut wrong = body.to_vec();
         wrong[LARGE - 1] ^= 1;
         let gate = Gate::closed();
-        let script = Script::ok(wrong).gate(&gate);
+        let script = Script::ok(wrong).hold_body(&gate);
         origin.script(&path, if chunked { script.chunked() } else { script });
         gate.open(LARGE / 2);
         let mut readers = Vec::new();
@@ -134,8 +134,8 @@ async fn long_wrong_body_is_incomplete_for_every_reader() {
             readers.push(edge.get(&path).open().await);
             readers.push(edge.get(&path).http2().open().await);
             if !chunked {
-                readers.push(edge.get(&path).field("range", "bytes=0-99").open().await);
-                readers.push(edge.get(&path).field("range", "bytes=0-9, 1000-1009").open().await);
+                readers.push(edge.get(&path).header("range", "bytes=0-99").open().await);
+                readers.push(edge.get(&path).header("range", "bytes=0-9, 1000-1009").open().await);
             }
         }
         gate.open(LARGE);
@@ -150,9 +150,9 @@ async fn long_wrong_body_is_incomplete_for_every_reader() {
         }
         // The right contents are served once the origin has them.
         origin.script(&path, Script::ok(body.clone()));
-        cluster.edges[0].ask(Method::PUT, &path).body("").get().await;
+        cluster.edges[0].request(Method::PUT, &path).body("").send().await;
         for edge in &cluster.edges {
-            assert!(is_right(&edge.get(&path).get().await, &body));
+            assert!(is_right(&edge.get(&path).send().await, &body));
         }
     }
 }
@@ -161,7 +161,7 @@ async fn long_wrong_body_is_incomplete_for_every_reader() {
 #[tokio::test]
 async fn reader_that_falls_out_of_the_window_gets_no_mixture_of_copies() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         with_digest_names(config);
         config.cache.max_object = Some(Size(1 << 20));
     })
@@ -174,7 +174,7 @@ async fn reader_that_falls_out_of_the_window_gets_no_mixture_of_copies() {
         first[0] ^= u8::from(!ends_well);
         let gate = Gate::closed();
         let script = |body: Bytes| if chunked { Script::ok(body).chunked() } else { Script::ok(body) };
-        origin.scripts(&path, [script(first.into()).gate(&gate), script(body.clone())]);
+        origin.scripts(&path, [script(first.into()).hold_body(&gate), script(body.clone())]);
         let opening = [edge.get(&path), edge.get(&path)].map(|ask| tokio::spawn(ask.open()));
         edge.metric_becomes("peerage_flights", 1.0).await;
         // Until enough has come, every request joins the one flight. The second one does so
@@ -185,7 +185,7 @@ async fn reader_that_falls_out_of_the_window_gets_no_mixture_of_copies() {
         gate.open(2 << 20);
         let [slow, fast] = opening;
         let (mut slow, fast) = (slow.await.unwrap(), fast.await.unwrap());
-        let begun = slow.bytes(1000).await.len();
+        let begun = slow.read_at_least(1000).await.len();
         assert_eq!(origin.count(&path), 1);
         gate.open(body.len());
         assert_eq!(within(60, fast.rest()).await.complete, ends_well);
@@ -199,14 +199,14 @@ async fn reader_that_falls_out_of_the_window_gets_no_mixture_of_copies() {
 #[tokio::test]
 async fn range_of_a_body_completes_once_the_body_is_verified() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, with_digest_names).await;
+    let edge = single_edge(&origin, with_digest_names).await;
     let body = pattern(LARGE);
     let path = name(&body, 16);
     let gate = Gate::closed();
-    origin.script(&path, Script::ok(body.clone()).gate(&gate));
+    origin.script(&path, Script::ok(body.clone()).hold_body(&gate));
     gate.open(LARGE / 2);
-    let mut open = edge.get(&path).field("range", "bytes=10-99").open().await;
-    assert_eq!(within(20, open.bytes(89)).await, body[10..99]);
+    let mut open = edge.get(&path).header("range", "bytes=10-99").open().await;
+    assert_eq!(within(20, open.read_at_least(89)).await, body[10..99]);
     gate.open(LARGE);
     let got = within(20, open.rest()).await;
     assert!(got.complete && got.body == body[99..100]);
@@ -215,9 +215,9 @@ async fn range_of_a_body_completes_once_the_body_is_verified() {
 /// Starts an edge with a single peer, which is scripted like the origin. The peer acknowledges no
 /// request. So probes are rare and answers to them may be late; otherwise a busy machine would
 /// have the edge doubt the peer and ask the next one in rank.
-pub async fn with_scripted_peer(origin: &Origin, change: impl FnOnce(&mut peerage::Config)) -> (Running, Origin) {
+pub async fn with_scripted_peer(origin: &Origin, change: impl FnOnce(&mut peerage::Config)) -> (TestEdge, Origin) {
     let peer = Origin::start().await;
-    let edge = alone(origin, |config| {
+    let edge = single_edge(origin, |config| {
         config.cluster = Some(peerage::config::ClusterConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             peers: Vec::new(),
@@ -248,13 +248,13 @@ pub fn probe_often(config: &mut peerage::Config) -> &mut peerage::config::Cluste
     cluster
 }
 
-pub fn is_owned_by(edge: &Running, peer: &Origin, path: &str) -> bool {
+pub fn is_owned_by(edge: &TestEdge, peer: &Origin, path: &str) -> bool {
     let key = peerage::AssetKey::parse(path, 1000).unwrap();
     **edge.edge.membership().view().ring.owner(key.hash()).unwrap().name() == *peer.address.to_string()
 }
 
 /// Returns a body whose name the peer owns. Each `seed` gives another body.
-fn body_of_peer(edge: &Running, peer: &Origin, len: usize, seed: usize) -> Bytes {
+fn body_of_peer(edge: &TestEdge, peer: &Origin, len: usize, seed: usize) -> Bytes {
     let body =
         |i: usize| -> Bytes { [format!("{seed}/{i}/").as_bytes(), &pattern(len)].concat()[..len].to_vec().into() };
     (0..1000).map(body).find(|body| is_owned_by(edge, peer, &name(body, 64))).unwrap()
@@ -273,9 +273,9 @@ async fn wrong_contents_of_a_peer_are_purged_there_counted_and_fetched_elsewhere
         let path = name(&body, 64);
         peer.script(&path, Script::ok(flipped(&body)));
         origin.script(&path, Script::ok(body.clone()));
-        let first = edge.get(&path).get().await;
+        let first = edge.get(&path).send().await;
         assert!(is_right(&first, &body) || len == LARGE && !first.complete);
-        assert!(is_right(&edge.get(&path).get().await, &body));
+        assert!(is_right(&edge.get(&path).send().await, &body));
         let told = async {
             while !peer.seen().iter().any(|seen| seen.method == "PURGE" && seen.target == path) {
                 tokio::task::yield_now().await;
@@ -290,56 +290,56 @@ async fn wrong_contents_of_a_peer_are_purged_there_counted_and_fetched_elsewhere
     let body = body_of_peer(&edge, &peer, SMALL, 3);
     let path = name(&body, 64);
     peer.script(&path, Script::ok(body.clone()));
-    assert!(is_right(&edge.get(&path).get().await, &body));
+    assert!(is_right(&edge.get(&path).send().await, &body));
     assert_eq!(origin.count(&path), 0);
 }
 
 #[tokio::test]
 async fn verified_response_has_a_repr_digest_and_an_etag() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, with_digest_names).await;
+    let edge = single_edge(&origin, with_digest_names).await;
     let encoded = |body: &[u8]| data_encoding::BASE64.encode(&Sha256::digest(body));
     for (digits, len) in [(64, SMALL), (16, SMALL + 1), (64, LARGE), (16, LARGE + 1)] {
         let body = pattern(len);
         let path = name(&body, digits);
         origin.script(&path, Script::ok(body.clone()));
         let field = format!("sha-256=:{}:", encoded(&body));
-        let miss = edge.get(&path).get().await;
+        let miss = edge.get(&path).send().await;
         // The digest of a long body whose name shows only a part of it is known at its end.
         let known = digits == 64 || len < LARGE;
-        assert_eq!(miss.field("repr-digest"), if known { &field } else { "" });
-        assert_eq!(miss.field("etag"), format!("\"{}\"", &sha256(&body)[..digits]));
-        let hit = edge.get(&path).get().await;
-        assert_eq!((hit.field("repr-digest"), hit.field("etag")), (&*field, miss.field("etag")));
-        let part = edge.get(&path).field("range", "bytes=1-2").get().await;
-        assert_eq!((part.status.as_u16(), part.field("repr-digest")), (206, &*field));
-        let same = edge.get(&path).field("if-none-match", hit.field("etag")).get().await;
+        assert_eq!(miss.header("repr-digest"), if known { &field } else { "" });
+        assert_eq!(miss.header("etag"), format!("\"{}\"", &sha256(&body)[..digits]));
+        let hit = edge.get(&path).send().await;
+        assert_eq!((hit.header("repr-digest"), hit.header("etag")), (&*field, miss.header("etag")));
+        let part = edge.get(&path).header("range", "bytes=1-2").send().await;
+        assert_eq!((part.status.as_u16(), part.header("repr-digest")), (206, &*field));
+        let same = edge.get(&path).header("if-none-match", hit.header("etag")).send().await;
         assert_eq!(same.status, 304);
-        let unwanted = edge.get(&path).field("want-repr-digest", "sha-256=0").get().await;
-        assert_eq!(unwanted.field("repr-digest"), "");
+        let unwanted = edge.get(&path).header("want-repr-digest", "sha-256=0").send().await;
+        assert_eq!(unwanted.header("repr-digest"), "");
     }
     // The origin's own tag stays.
     let body = pattern(77);
-    origin.script(&name(&body, 64), Script::ok(body.clone()).field("etag", "\"own\""));
-    assert_eq!(edge.get(&name(&body, 64)).get().await.field("etag"), "\"own\"");
+    origin.script(&name(&body, 64), Script::ok(body.clone()).header("etag", "\"own\""));
+    assert_eq!(edge.get(&name(&body, 64)).send().await.header("etag"), "\"own\"");
 }
 
 #[tokio::test]
 async fn digest_header_of_the_origin_is_verified_for_any_name() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let right = format!("sha-256=:{}:", data_encoding::BASE64.encode(&Sha256::digest(b"text")));
     for field in ["repr-digest", "content-digest"] {
         for control in ["max-age=60", "no-store"] {
             let path = format!("/{field}/{control}");
-            let script = |text: &'static str| Script::ok(text).field("cache-control", control).field(field, &right);
+            let script = |text: &'static str| Script::ok(text).header("cache-control", control).header(field, &right);
             origin.script(&path, script("text"));
-            assert_eq!(edge.get(&path).get().await.text(), "text");
+            assert_eq!(edge.get(&path).send().await.text(), "text");
             let path = format!("/wrong/{field}/{control}");
             origin.script(&path, script("texx"));
-            let got = edge.get(&path).get().await;
+            let got = edge.get(&path).send().await;
             assert!(got.status == 502 || !got.complete, "{path}: {} {:?}", got.status, got.body);
-            assert!(!edge.get(&path).get().await.cache_status().contains(";hit"));
+            assert!(!edge.get(&path).send().await.cache_status().contains(";hit"));
         }
     }
 }
@@ -347,7 +347,7 @@ async fn digest_header_of_the_origin_is_verified_for_any_name() {
 #[tokio::test]
 async fn unstored_body_is_verified_while_it_streams() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         with_digest_names(config);
         config.cache.max_object = Some(Size(LARGE as u64 / 2));
     })
@@ -358,18 +358,18 @@ async fn unstored_body_is_verified_while_it_streams() {
         for wrong in [true, false] {
             let script = Script::ok(if wrong { flipped(&body) } else { body.clone() });
             origin.script(&path, if chunked { script.chunked() } else { script });
-            edge.ask(Method::PUT, &path).body("").get().await;
-            let got = edge.get(&path).get().await;
+            edge.request(Method::PUT, &path).body("").send().await;
+            let got = edge.get(&path).send().await;
             assert_eq!(is_right(&got, &body), !wrong, "{chunked}: {} {}", got.status, got.cache_status());
             assert!(got.complete != wrong || got.status == 502);
-            edge.ask(Method::PUT, &path).body("").get().await;
-            let got = edge.get(&path).field("cache-control", "no-store").get().await;
+            edge.request(Method::PUT, &path).body("").send().await;
+            let got = edge.get(&path).header("cache-control", "no-store").send().await;
             assert_eq!(is_right(&got, &body), !wrong, "{chunked}: {}", got.status);
         }
     }
     // An empty body is wrong as well.
     origin.script(&path, Script::ok(""));
-    assert_eq!(edge.get(&path).field("cache-control", "no-store").get().await.status, 502);
+    assert_eq!(edge.get(&path).header("cache-control", "no-store").send().await.status, 502);
 }
 
 /// A defect of a copy.
@@ -402,8 +402,8 @@ impl Fault {
                 framed(Script::ok(wrong))
             }
             Self::Cut(part) => framed(Script::ok(body.clone())).cut_at(at(part)),
-            Self::Longer => Script::ok(body.clone()).claim(body.len() + 1),
-            Self::Shorter(part) => Script::ok(body.clone()).claim(at(part)),
+            Self::Longer => Script::ok(body.clone()).claim_length(body.len() + 1),
+            Self::Shorter(part) => Script::ok(body.clone()).claim_length(at(part)),
             Self::Unframed(part) => Script::ok(body.slice(..at(part))).until_close(),
             Self::Swapped => framed(Script::ok(body.iter().map(|byte| byte.wrapping_add(1)).collect::<Bytes>())),
         }
@@ -494,7 +494,7 @@ async fn no_client_gets_wrong_bytes_from_peeks() {
 
 /// Requests an asset three times. Returns 1 if a response had the right bytes, else 0.
 async fn check(
-    edge: &Running,
+    edge: &TestEdge,
     peer: &Origin,
     origin: &Origin,
     number: usize,

@@ -282,7 +282,7 @@ async fn failed_put_is_retried_once() {
     assert_eq!(puts.len(), 2);
     for put in puts {
         assert_eq!((put.target.as_str(), put.body.as_slice()), ("/a-ba7816bf8f01cfea.txt", &b"abc"[..]));
-        assert_eq!(put.field("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(put.header("content-type"), Some("text/plain; charset=utf-8"));
     }
 }
 
@@ -386,7 +386,7 @@ async fn urls_are_verified_and_truncated_bodies_are_not_called_wrong() {
     origin.script(&name(&wrong), Script::ok("others"));
     origin.script(&name(&cut), Script::ok(cut.clone()).cut_at(10));
     origin.script(&name(&close), Script::ok(close.slice(..7)).until_close());
-    origin.script(&name(&coded), Script::ok("coded").field("content-encoding", "gzip"));
+    origin.script(&name(&coded), Script::ok("coded").header("content-encoding", "gzip"));
     origin.script("/page.html", Script::ok("page"));
     let verify = async |paths: &[&str]| {
         let urls: Vec<_> = paths.iter().map(|path| format!("http://{}{path}", origin.address)).collect();

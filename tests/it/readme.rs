@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use http::Method;
 
-use crate::client::ask;
+use crate::client::request;
 use crate::tool::require;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
@@ -195,7 +195,7 @@ async fn example_embeds_an_edge() {
     lines.read_line(&mut line).unwrap();
     let address = line.trim().rsplit("http://").next().unwrap().parse().unwrap();
     for _ in 0..2 {
-        assert_eq!(ask(address, Method::GET, "/anything").get().await.text(), "this is /anything\n");
+        assert_eq!(request(address, Method::GET, "/anything").send().await.text(), "this is /anything\n");
     }
     child.kill().unwrap();
     child.wait().unwrap();

@@ -16,7 +16,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::client::ask;
+use crate::client::request;
 use crate::harness::within;
 use crate::origin::{Origin, Script};
 use crate::process::BINARY;
@@ -75,7 +75,7 @@ impl Sockets {
     /// Waits until the process on these sockets is ready.
     async fn ready(&self) {
         let ready = async {
-            while ask(self.admin(), Method::GET, "/readyz").get().await.status != 200 {
+            while request(self.admin(), Method::GET, "/readyz").send().await.status != 200 {
                 tokio::task::yield_now().await;
             }
         };

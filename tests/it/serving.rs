@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::client::{Ask, ask};
-use crate::harness::{Cluster, Running, alone, pattern, within};
+use crate::client::{RequestBuilder, request};
+use crate::harness::{Cluster, TestEdge, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script, Seen};
 
 const ASSET: &str = "/logo-0492830483.png";
@@ -23,15 +23,15 @@ const CHUNKED: &str = "/v2/chunked/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b3
 #[tokio::test]
 async fn http_1_1_and_http_2_get_the_same_response() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
-    origin.script(ASSET, Script::ok("pixels").field("content-type", "image/png").field("etag", "\"a\""));
+    let edge = single_edge(&origin, |_| {}).await;
+    origin.script(ASSET, Script::ok("pixels").header("content-type", "image/png").header("etag", "\"a\""));
     for _ in 0..2 {
-        let one = edge.get(ASSET).get().await;
-        let two = edge.get(ASSET).http2().get().await;
+        let one = edge.get(ASSET).send().await;
+        let two = edge.get(ASSET).http2().send().await;
         for got in [one, two] {
-            assert_eq!((got.text(), got.field("content-type"), got.field("etag")), ("pixels", "image/png", "\"a\""));
-            assert_eq!((got.field("via"), got.field("content-length")), ("1.1 edge-1", "6"));
-            assert!(!got.field("date").is_empty());
+            assert_eq!((got.text(), got.header("content-type"), got.header("etag")), ("pixels", "image/png", "\"a\""));
+            assert_eq!((got.header("via"), got.header("content-length")), ("1.1 edge-1", "6"));
+            assert!(!got.header("date").is_empty());
         }
     }
 }
@@ -39,7 +39,7 @@ async fn http_1_1_and_http_2_get_the_same_response() {
 #[tokio::test]
 async fn head_is_get_without_the_body() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     // For a verified name a HEAD fetches the body; for another name, only the head.
     for (path, fetched_by, script) in [
         (PROVEN, "GET", Script::ok("pixels")),
@@ -48,15 +48,15 @@ async fn head_is_get_without_the_body() {
         ("/page", "HEAD", Script::ok("pixels")),
     ] {
         origin.script(path, script);
-        let miss = edge.ask(Method::HEAD, path).get().await;
+        let miss = edge.request(Method::HEAD, path).send().await;
         assert_eq!((miss.status.as_u16(), miss.body.len()), (200, 0));
         let seen = origin.seen().pop().unwrap();
         assert_eq!((seen.target.as_str(), seen.method.as_str()), (path, fetched_by));
-        edge.get(path).get().await;
-        let hit = edge.ask(Method::HEAD, path).get().await;
-        assert_eq!((hit.field("content-length"), hit.body.len()), ("6", 0), "{path}");
-        let hit = edge.ask(Method::HEAD, path).http2().get().await;
-        assert_eq!((hit.field("content-length"), hit.body.len()), ("6", 0), "{path}");
+        edge.get(path).send().await;
+        let hit = edge.request(Method::HEAD, path).send().await;
+        assert_eq!((hit.header("content-length"), hit.body.len()), ("6", 0), "{path}");
+        let hit = edge.request(Method::HEAD, path).http2().send().await;
+        assert_eq!((hit.header("content-length"), hit.body.len()), ("6", 0), "{path}");
         assert!(fetched_by == "HEAD" || origin.count(path) == 1, "{path}");
     }
 }
@@ -64,13 +64,13 @@ async fn head_is_get_without_the_body() {
 #[tokio::test]
 async fn conditions_and_ranges_are_evaluated_on_a_hit() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let body = pattern(1000);
-    origin.script(ASSET, Script::ok(body.clone()).field("etag", "\"a\"").field("content-type", "image/png"));
-    edge.get(ASSET).get().await;
-    let get = |name, value: &'static str| edge.get(ASSET).field(name, value).get();
+    origin.script(ASSET, Script::ok(body.clone()).header("etag", "\"a\"").header("content-type", "image/png"));
+    edge.get(ASSET).send().await;
+    let get = |name, value: &'static str| edge.get(ASSET).header(name, value).send();
     let same = get("if-none-match", "\"b\", \"a\"").await;
-    assert_eq!((same.status.as_u16(), same.body.len(), same.field("etag")), (304, 0, "\"a\""));
+    assert_eq!((same.status.as_u16(), same.body.len(), same.header("etag")), (304, 0, "\"a\""));
     assert_eq!(get("if-none-match", "\"b\"").await.status, 200);
     for (range, status, part, shown) in [
         ("bytes=0-9", 206, &body[..10], "bytes 0-9/1000"),
@@ -80,9 +80,9 @@ async fn conditions_and_ranges_are_evaluated_on_a_hit() {
         ("bytes=x", 200, &body[..], ""),
     ] {
         let got = get("range", range).await;
-        assert_eq!((got.status.as_u16(), got.field("content-range")), (status, shown), "{range}");
+        assert_eq!((got.status.as_u16(), got.header("content-range")), (status, shown), "{range}");
         assert_eq!(got.body, part);
-        assert_eq!(got.field("cache-control") == "no-store", status == 416, "{range}");
+        assert_eq!(got.header("cache-control") == "no-store", status == 416, "{range}");
     }
     assert_eq!(origin.count(ASSET), 1);
     // If-Match is evaluated after a revalidation at the origin (RFC 9111 §4.3.2).
@@ -91,8 +91,8 @@ async fn conditions_and_ranges_are_evaluated_on_a_hit() {
 }
 
 /// Returns the parts of a multipart/byteranges body: Content-Range and content.
-fn parts(got: &crate::client::Got) -> Vec<(String, String)> {
-    let boundary = got.field("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap().to_owned();
+fn parts(got: &crate::client::FullResponse) -> Vec<(String, String)> {
+    let boundary = got.header("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap().to_owned();
     let whole = got.text();
     let (inner, end) = whole.rsplit_once(&format!("\r\n--{boundary}--")).unwrap();
     assert_eq!(end, "\r\n");
@@ -110,17 +110,17 @@ fn parts(got: &crate::client::Got) -> Vec<(String, String)> {
 #[tokio::test]
 async fn several_ranges_are_a_multipart_body_on_a_hit_and_on_a_flight() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let body: String = (0..100).map(|i| format!("{i:09}\n")).collect();
     let gate = Gate::closed();
-    origin.script(ASSET, Script::ok(body.clone()).field("content-type", "text/plain").gate(&gate));
+    origin.script(ASSET, Script::ok(body.clone()).header("content-type", "text/plain").hold_body(&gate));
     gate.open(600);
     let mut first = edge.get(ASSET).open().await;
-    first.bytes(600).await;
+    first.read_at_least(600).await;
     for turn in ["flight", "hit"] {
-        let got = within(20, edge.get(ASSET).field("range", "bytes=500-509, 0-9").get()).await;
+        let got = within(20, edge.get(ASSET).header("range", "bytes=500-509, 0-9").send()).await;
         assert_eq!((got.status.as_u16(), got.complete), (206, true), "{turn}");
-        assert_eq!(got.field("content-length"), got.body.len().to_string());
+        assert_eq!(got.header("content-length"), got.body.len().to_string());
         let expected = [("bytes 500-509/1000", &body[500..510]), ("bytes 0-9/1000", &body[..10])];
         assert_eq!(parts(&got), expected.map(|(range, part)| (range.to_owned(), part.to_owned())));
         if turn == "flight" {
@@ -128,7 +128,7 @@ async fn several_ranges_are_a_multipart_body_on_a_hit_and_on_a_flight() {
             edge.metric_becomes("peerage_cache_objects{tier=\"main\"}", 1.0).await;
         }
     }
-    let head = edge.ask(Method::HEAD, ASSET).field("range", "bytes=0-9,500-509").get().await;
+    let head = edge.request(Method::HEAD, ASSET).header("range", "bytes=0-9,500-509").send().await;
     assert_eq!(head.status, 200);
     assert_eq!(origin.count(ASSET), 1);
 }
@@ -136,10 +136,10 @@ async fn several_ranges_are_a_multipart_body_on_a_hit_and_on_a_flight() {
 #[tokio::test]
 async fn other_methods_are_forwarded_with_their_bodies() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     origin.script("/form", Script::ok("thanks"));
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
-        let got = edge.ask(method.clone(), "/form?x=1").body("a=b").get().await;
+        let got = edge.request(method.clone(), "/form?x=1").body("a=b").send().await;
         assert_eq!(got.cache_status(), "edge-1;fwd=method");
         let seen = origin.seen().pop().unwrap();
         assert_eq!(
@@ -147,7 +147,7 @@ async fn other_methods_are_forwarded_with_their_bodies() {
             (method.as_str(), "/form?x=1", &b"a=b"[..])
         );
     }
-    assert_eq!(edge.ask(Method::TRACE, "/form").get().await.status, 405);
+    assert_eq!(edge.request(Method::TRACE, "/form").send().await.status, 405);
 }
 
 #[tokio::test]
@@ -155,9 +155,11 @@ async fn only_listed_methods_reach_the_origin() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("done"));
     let listed = |methods: &'static [&'static str]| {
-        alone(&origin, move |config| config.limits.methods = methods.iter().map(|&name| name.to_owned()).collect())
+        single_edge(&origin, move |config| {
+            config.limits.methods = methods.iter().map(|&name| name.to_owned()).collect()
+        })
     };
-    let by_default = alone(&origin, |_| {}).await;
+    let by_default = single_edge(&origin, |_| {}).await;
     let reading = listed(&["GET", "HEAD"]).await;
     let dav = listed(&["GET", "HEAD", "PROPFIND"]).await;
     let every = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
@@ -173,13 +175,13 @@ async fn only_listed_methods_reach_the_origin() {
         (&dav, "PROPFIND", 200, ""),
         (&dav, "MKCOL", 501, ""),
     ] {
-        for over in [|ask: Ask| ask, Ask::http2] {
+        for over in [|ask: RequestBuilder| ask, RequestBuilder::http2] {
             let before = origin.seen().len();
-            let got = over(edge.ask(method.parse().unwrap(), "/form").body("a=b")).get().await;
-            assert_eq!((got.status.as_u16(), got.field("allow")), (status, allow), "{method}");
+            let got = over(edge.request(method.parse().unwrap(), "/form").body("a=b")).send().await;
+            assert_eq!((got.status.as_u16(), got.header("allow")), (status, allow), "{method}");
             assert_eq!(origin.seen().len() - before, usize::from(status == 200), "{method}");
             // The connection and the edge stay usable.
-            assert_eq!(over(edge.get(ASSET)).get().await.text(), "done");
+            assert_eq!(over(edge.get(ASSET)).send().await.text(), "done");
         }
     }
 }
@@ -188,11 +190,11 @@ async fn only_listed_methods_reach_the_origin() {
 async fn request_and_response_bodies_are_streamed() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
-    origin.script("/form", Script::ok(pattern(100_000)).gate(&gate));
-    let edge = alone(&origin, |_| {}).await;
+    origin.script("/form", Script::ok(pattern(100_000)).hold_body(&gate));
+    let edge = single_edge(&origin, |_| {}).await;
     gate.open(10);
-    let mut open = within(20, edge.ask(Method::POST, "/form").body(pattern(500_000)).open()).await;
-    assert!(within(20, open.bytes(10)).await == pattern(100_000)[..10]);
+    let mut open = within(20, edge.request(Method::POST, "/form").body(pattern(500_000)).open()).await;
+    assert!(within(20, open.read_at_least(10)).await == pattern(100_000)[..10]);
     assert!(origin.seen()[0].body == pattern(500_000));
     gate.open(100_000);
     assert!(open.rest().await.complete);
@@ -201,60 +203,61 @@ async fn request_and_response_bodies_are_streamed() {
 #[tokio::test]
 async fn hop_by_hop_headers_are_not_forwarded() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
-    origin.script("/a", Script::ok("x").field("connection", "x-inner").field("x-inner", "1").field("keep-alive", "5"));
+    let edge = single_edge(&origin, |_| {}).await;
+    origin
+        .script("/a", Script::ok("x").header("connection", "x-inner").header("x-inner", "1").header("keep-alive", "5"));
     let got = edge
-        .ask(Method::POST, "/a")
-        .field("connection", "x-outer, via")
-        .field("x-outer", "1")
-        .field("te", "trailers")
-        .get()
+        .request(Method::POST, "/a")
+        .header("connection", "x-outer, via")
+        .header("x-outer", "1")
+        .header("te", "trailers")
+        .send()
         .await;
-    assert_eq!((got.field("x-inner"), got.field("keep-alive")), ("", ""));
+    assert_eq!((got.header("x-inner"), got.header("keep-alive")), ("", ""));
     let seen = &origin.seen()[0];
-    assert_eq!((seen.field("x-outer"), seen.field("te"), seen.field("via")), (None, None, Some("1.1 edge-1")));
+    assert_eq!((seen.header("x-outer"), seen.header("te"), seen.header("via")), (None, None, Some("1.1 edge-1")));
 }
 
 #[tokio::test]
 async fn via_has_the_http_version_of_each_message() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for name in ["/page-", "/logo-abcdef"] {
         for version in ["1.0", "1.1", "2.0"] {
             let path = format!("{name}{}.png", version.replace('.', ""));
             origin.script(&path, Script::ok("x"));
             match version {
                 "1.0" => assert!(raw(&edge, &format!("GET {path} HTTP/1.0\r\n\r\n")).await.contains(" 200 ")),
-                "1.1" => assert_eq!(edge.get(&path).get().await.status, 200),
-                _ => assert_eq!(edge.get(&path).http2().get().await.status, 200),
+                "1.1" => assert_eq!(edge.get(&path).send().await.status, 200),
+                _ => assert_eq!(edge.get(&path).http2().send().await.status, 200),
             }
             let seen = origin.seen().pop().unwrap();
-            assert_eq!((&seen.target, seen.field("via")), (&path, Some(&*format!("{version} edge-1"))));
+            assert_eq!((&seen.target, seen.header("via")), (&path, Some(&*format!("{version} edge-1"))));
         }
     }
     for path in ["/old", "/old-abcdef10.png"] {
         origin.script(path, Script::raw("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"));
         for ask in [edge.get(path), edge.get(path).http2()] {
-            let got = ask.get().await;
-            assert_eq!((got.text(), got.field("via")), ("ok", "1.0 edge-1"), "{path}: {}", got.cache_status());
+            let got = ask.send().await;
+            assert_eq!((got.text(), got.header("via")), ("ok", "1.0 edge-1"), "{path}: {}", got.cache_status());
         }
     }
 }
 
 /// Returns the values of a header, in their order.
 fn values(seen: &Seen, name: &str) -> Vec<String> {
-    let lines = seen.fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
+    let lines = seen.headers.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
     lines.map(|(_, value)| value.clone()).collect()
 }
 
 #[tokio::test]
 async fn cookie_headers_over_http_2_are_joined() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     origin.script("/page", Script::ok("x"));
     for method in [Method::GET, Method::POST] {
-        let ask = edge.ask(method, "/page").http2();
-        ask.field("cookie", "a=1").field("cookie", "b=2; c=3").get().await;
+        let ask = edge.request(method, "/page").http2();
+        ask.header("cookie", "a=1").header("cookie", "b=2; c=3").send().await;
         assert_eq!(values(&origin.seen().pop().unwrap(), "cookie"), ["a=1; b=2; c=3"]);
     }
 }
@@ -262,16 +265,16 @@ async fn cookie_headers_over_http_2_are_joined() {
 #[tokio::test]
 async fn cdn_loop_names_each_edge_and_a_returning_request_is_508() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     origin.script("*", Script::ok("x"));
     for path in ["/page", ASSET] {
-        edge.get(path).field("cdn-loop", "other.example").get().await;
+        edge.get(path).header("cdn-loop", "other.example").send().await;
         let ids = values(&origin.seen().pop().unwrap(), "cdn-loop").join(", ");
         let own = ids.strip_prefix("other.example, ").unwrap();
         assert!(own.starts_with("peerage-") && !own.contains(','), "{ids}");
         let requests = origin.seen().len();
-        for ask in [edge.get(path), edge.get(path).http2(), edge.ask(Method::POST, path)] {
-            assert_eq!(ask.field("cdn-loop", &ids).get().await.status, 508);
+        for ask in [edge.get(path), edge.get(path).http2(), edge.request(Method::POST, path)] {
+            assert_eq!(ask.header("cdn-loop", &ids).send().await.status, 508);
         }
         assert_eq!(origin.seen().len(), requests);
     }
@@ -281,7 +284,7 @@ async fn cdn_loop_names_each_edge_and_a_returning_request_is_508() {
 async fn transfer_coding_other_than_chunked_is_501() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for method in ["GET", "POST"] {
         let request = |coding: &str| {
             format!(
@@ -297,7 +300,7 @@ async fn transfer_coding_other_than_chunked_is_501() {
 #[tokio::test]
 async fn invalid_targets_are_rejected_and_not_forwarded() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for (target, status) in [
         ("/a/../b".to_owned(), 400),
         ("/a%2f..%2fb".to_owned(), 400),
@@ -305,14 +308,14 @@ async fn invalid_targets_are_rejected_and_not_forwarded() {
         ("/%zz".to_owned(), 400),
         (format!("/{}", "a".repeat(20_000)), 414),
     ] {
-        let got = edge.get(&target).get().await;
+        let got = edge.get(&target).send().await;
         assert_eq!(got.status, status);
         assert!(got.cache_status().starts_with("edge-1;detail="));
     }
     assert!(origin.seen().is_empty());
 }
 
-async fn raw(edge: &crate::harness::Running, request: &str) -> String {
+async fn raw(edge: &crate::harness::TestEdge, request: &str) -> String {
     let mut stream = TcpStream::connect(edge.clients).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -324,7 +327,7 @@ async fn raw(edge: &crate::harness::Running, request: &str) -> String {
 async fn malformed_requests_get_an_error_and_a_closed_connection() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(1_000_000));
     for (request, status) in [
         ("GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "400"),
@@ -342,7 +345,7 @@ async fn malformed_requests_get_an_error_and_a_closed_connection() {
 async fn request_without_exactly_one_host_is_400() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for (request, status) in [
         ("GET /a HTTP/1.1\r\nconnection: close\r\n\r\n", "400"),
         ("GET /a HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n", "400"),
@@ -357,7 +360,7 @@ async fn request_without_exactly_one_host_is_400() {
 #[tokio::test]
 async fn silent_client_and_stalled_reader_are_disconnected() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.limits.header_timeout = Period(std::time::Duration::from_millis(100));
         config.limits.send_timeout = Period(std::time::Duration::from_millis(100));
     })
@@ -382,12 +385,12 @@ async fn silent_client_and_stalled_reader_are_disconnected() {
 
 #[tokio::test]
 async fn new_admin_connection_replaces_the_oldest_one_at_the_limit() {
-    let edge = alone(&Origin::start().await, |_| {}).await;
+    let edge = single_edge(&Origin::start().await, |_| {}).await;
     let mut silent = Vec::new();
     for _ in 0..64 {
         silent.push(TcpStream::connect(edge.admin).await.unwrap());
     }
-    let healthy = ask(edge.admin, Method::GET, "/healthz").get();
+    let healthy = request(edge.admin, Method::GET, "/healthz").send();
     assert_eq!(within(20, healthy).await.status, 200);
     // The oldest connection made room, and no other one.
     assert!(!matches!(within(20, silent[0].read(&mut [0])).await, Ok(1..)));
@@ -397,7 +400,7 @@ async fn new_admin_connection_replaces_the_oldest_one_at_the_limit() {
 
 #[tokio::test]
 async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_calm() {
-    let edge = alone(&Origin::start().await, |config| config.limits.control_frames = 100).await;
+    let edge = single_edge(&Origin::start().await, |config| config.limits.control_frames = 100).await;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let ping = [&b"\0\0\x08\x06"[..], &[0; 13]].concat();
     let settings = b"\0\0\0\x04\0\0\0\0\0".to_vec();
@@ -420,7 +423,7 @@ async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_c
 async fn http_2_stream_with_a_closed_window_is_reset_after_send_timeout() {
     let origin = Origin::start().await;
     let edge =
-        alone(&origin, |config| config.limits.send_timeout = Period(std::time::Duration::from_millis(100))).await;
+        single_edge(&origin, |config| config.limits.send_timeout = Period(std::time::Duration::from_millis(100))).await;
     // More than the client's windows allow.
     origin.script(ASSET, Script::ok(pattern(30_000_000)));
     let open = edge.get(ASSET).http2().open().await;
@@ -431,7 +434,7 @@ async fn http_2_stream_with_a_closed_window_is_reset_after_send_timeout() {
 
 /// Connects an HTTP/2 client with this initial window for each stream.
 async fn connect_with_window(
-    edge: &Running,
+    edge: &TestEdge,
     window: u32,
 ) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
     let io = TokioIo::new(TcpStream::connect(edge.clients).await.unwrap());
@@ -450,7 +453,7 @@ async fn request_asset(sender: &mut SendRequest<Empty<Bytes>>) -> Incoming {
 #[tokio::test]
 async fn small_http_2_responses_that_are_not_read_end_after_send_timeout() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.limits.send_timeout = Period(std::time::Duration::from_millis(200));
     })
     .await;
@@ -472,7 +475,7 @@ async fn small_http_2_responses_that_are_not_read_end_after_send_timeout() {
 #[tokio::test]
 async fn slow_http_2_reader_is_not_cut_and_keeps_a_paused_stream_open() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.limits.send_timeout = Period(std::time::Duration::from_secs(2));
     })
     .await;
@@ -499,7 +502,8 @@ async fn idle_http_2_connection_is_closed_with_goaway() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("x"));
     let edge =
-        alone(&origin, |config| config.limits.header_timeout = Period(std::time::Duration::from_millis(100))).await;
+        single_edge(&origin, |config| config.limits.header_timeout = Period(std::time::Duration::from_millis(100)))
+            .await;
     let io = TokioIo::new(TcpStream::connect(edge.clients).await.unwrap());
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     let connection = tokio::spawn(connection);
@@ -514,9 +518,9 @@ async fn idle_http_2_connection_is_closed_with_goaway() {
 async fn statuses_bytes_and_connections_are_counted() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
-    let edge = alone(&origin, |_| {}).await;
-    assert_eq!(edge.ask(Method::POST, "/a").body("all of it").get().await.text(), "thanks");
-    edge.get("/a").field("range", "bytes=0-").field("expect", "the unexpected").get().await;
+    let edge = single_edge(&origin, |_| {}).await;
+    assert_eq!(edge.request(Method::POST, "/a").body("all of it").send().await.text(), "thanks");
+    edge.get("/a").header("range", "bytes=0-").header("expect", "the unexpected").send().await;
     edge.metric_becomes("peerage_received_bytes_total{source=\"client\"}", 9.0).await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"pass\",status=\"2xx\"}", 1.0).await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\",status=\"4xx\"}", 1.0).await;
@@ -532,7 +536,7 @@ async fn statuses_bytes_and_connections_are_counted() {
 async fn long_upload_does_not_count_in_first_byte_timeout() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.origin.first_byte_timeout = Period(std::time::Duration::from_millis(1500));
     })
     .await;
@@ -552,7 +556,7 @@ async fn long_upload_does_not_count_in_first_byte_timeout() {
 async fn response_of_an_http_1_0_origin_is_sent_as_http_1_1() {
     let origin = Origin::start().await;
     origin.script("*", Script::raw("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let answer = raw(&edge, "GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
 }
@@ -561,21 +565,21 @@ async fn response_of_an_http_1_0_origin_is_sent_as_http_1_1() {
 async fn absolute_target_and_host_choose_no_other_origin() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("ours"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let answer =
         raw(&edge, &format!("GET http://169.254.169.254{ASSET} HTTP/1.1\r\nhost: evil\r\nconnection: close\r\n\r\n"))
             .await;
     assert!(answer.ends_with("ours"), "{answer}");
-    assert!(edge.get(ASSET).get().await.cache_status().contains(";hit"));
-    assert_eq!(origin.seen()[0].field("host"), Some(origin.address.to_string().as_str()));
+    assert!(edge.get(ASSET).send().await.cache_status().contains(";hit"));
+    assert_eq!(origin.seen()[0].header("host"), Some(origin.address.to_string().as_str()));
 }
 
 #[tokio::test]
 async fn unread_request_body_is_not_parsed_as_a_request() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("pixels"));
-    let edge = alone(&origin, |_| {}).await;
-    edge.get(ASSET).get().await;
+    let edge = single_edge(&origin, |_| {}).await;
+    edge.get(ASSET).send().await;
     // The body looks like a request, and must not be parsed as one.
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n".to_string();
     let request = format!(
@@ -590,7 +594,7 @@ async fn unread_request_body_is_not_parsed_as_a_request() {
 #[tokio::test]
 async fn connections_above_the_limit_are_closed_and_counted() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| config.limits.connections = 1).await;
+    let edge = single_edge(&origin, |config| config.limits.connections = 1).await;
     origin.script(ASSET, Script::ok("pixels"));
     let mut held = TcpStream::connect(edge.clients).await.unwrap();
     held.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
@@ -613,7 +617,7 @@ async fn connections_above_the_limit_are_closed_and_counted() {
 #[tokio::test]
 async fn one_client_cannot_take_every_connection() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.edge.listen = "0.0.0.0:0".parse().unwrap();
         config.limits.connections = 40;
     })
@@ -642,7 +646,7 @@ async fn one_client_cannot_take_every_connection() {
 #[tokio::test]
 async fn the_connections_of_a_trusted_proxy_count_for_no_client() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.edge.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         config.limits.connections_per_client = 1;
     })
@@ -663,7 +667,7 @@ async fn the_connections_of_a_trusted_proxy_count_for_no_client() {
 async fn send_buffer_limits_the_bytes_that_a_slow_reader_holds() {
     let origin = Origin::start().await;
     // Copied into sockets: with zero copy, the pages would belong to the store.
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.edge.zero_copy = ZeroCopy::Off;
         config.limits.send_buffer = Size(32 * 1024);
         config.limits.send_timeout = Period(std::time::Duration::from_millis(100));
@@ -686,16 +690,17 @@ async fn operators_see_health_metrics_and_peers() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let admin = cluster.edges[0].admin;
-    let get = |path| ask(admin, Method::GET, path).get();
+    let get = |path| request(admin, Method::GET, path).send();
     assert_eq!(get("/healthz").await.text(), "ok\n");
     assert_eq!(get("/readyz").await.status, 200);
     assert_eq!(get("/nothing").await.status, 404);
-    assert_eq!(ask(admin, Method::POST, "/healthz").get().await.status, 405);
-    let open = ask(admin, Method::GET, "/metrics").field("accept", "application/openmetrics-text;q=0.5").get().await;
-    assert!(open.field("content-type").starts_with("application/openmetrics-text"));
+    assert_eq!(request(admin, Method::POST, "/healthz").send().await.status, 405);
+    let open =
+        request(admin, Method::GET, "/metrics").header("accept", "application/openmetrics-text;q=0.5").send().await;
+    assert!(open.header("content-type").starts_with("application/openmetrics-text"));
     assert!(open.text().contains("# TYPE peerage_requests counter\n") && open.text().ends_with("# EOF\n"));
     let plain = get("/metrics").await;
-    assert_eq!(plain.field("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     assert!(plain.text().contains("# TYPE peerage_requests_total counter\n") && !plain.text().contains("# EOF"));
     let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
     assert_eq!(samples(plain.text()), samples(open.text()));
@@ -712,15 +717,15 @@ async fn operators_see_health_metrics_and_peers() {
 async fn drain_completes_responses_in_transit() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
-    origin.script(ASSET, Script::ok(pattern(1000)).gate(&gate));
-    let mut edge = alone(&origin, |_| {}).await;
+    origin.script(ASSET, Script::ok(pattern(1000)).hold_body(&gate));
+    let mut edge = single_edge(&origin, |_| {}).await;
     gate.open(10);
     let mut open = edge.get(ASSET).open().await;
-    open.bytes(10).await;
-    edge.begin_stop();
+    open.read_at_least(10).await;
+    edge.begin_drain();
     let unready = async {
         loop {
-            if ask(edge.admin, Method::GET, "/readyz").get().await.status == 503 {
+            if request(edge.admin, Method::GET, "/readyz").send().await.status == 503 {
                 break;
             }
         }
@@ -738,22 +743,23 @@ async fn drain_completes_responses_in_transit() {
 async fn drain_cuts_connections_after_its_time_limit() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
-    origin.script(ASSET, Script::ok(pattern(1000)).gate(&gate));
-    let mut edge = alone(&origin, |config| config.edge.drain = Period(std::time::Duration::from_millis(50))).await;
+    origin.script(ASSET, Script::ok(pattern(1000)).hold_body(&gate));
+    let mut edge =
+        single_edge(&origin, |config| config.edge.drain = Period(std::time::Duration::from_millis(50))).await;
     gate.open(10);
     let mut open = edge.get(ASSET).open().await;
-    open.bytes(10).await;
-    assert_eq!(within(20, edge.stop()).await, 1);
+    open.read_at_least(10).await;
+    assert_eq!(within(20, edge.drain()).await, 1);
 }
 
 #[tokio::test]
 async fn limits_on_request_heads_are_those_configured() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.limits.uri = Size(300);
         config.limits.header = Size(8 * 1024);
     })
     .await;
-    assert_eq!(edge.get(&format!("/{}", "a".repeat(300))).get().await.status, 414);
-    assert_eq!(edge.get("/a").field("x-long", &"a".repeat(9000)).get().await.status, 431);
+    assert_eq!(edge.get(&format!("/{}", "a".repeat(300))).send().await.status, 414);
+    assert_eq!(edge.get("/a").header("x-long", &"a".repeat(9000)).send().await.status, 431);
 }

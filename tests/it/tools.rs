@@ -70,7 +70,7 @@ impl Stage {
         let port = words(&line).skip_while(|word| *word != "port").nth(1).unwrap();
         let url = format!("http://127.0.0.1:{port}").parse().unwrap();
         let cluster =
-            Cluster::before(3, &url, |config| config.cache.heuristic = Period(Duration::from_hours(24))).await;
+            Cluster::in_front_of(3, &url, |config| config.cache.heuristic = Period(Duration::from_hours(24))).await;
         Self { folder, cluster, _server: server }
     }
 
@@ -104,7 +104,7 @@ impl Stage {
         self.write("film.bin", &film);
         self.publish().await;
         for edge in &self.cluster.edges {
-            assert!(edge.get("/film.bin").get().await.body == film);
+            assert!(edge.get("/film.bin").send().await.body == film);
         }
         film
     }

@@ -2,14 +2,14 @@
 
 use peerage::Config;
 
-use crate::client::Got;
-use crate::harness::{Cluster, Running, all, alone, within};
+use crate::client::FullResponse;
+use crate::harness::{Cluster, TestEdge, join_all, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
 
 const PAGE: &str = "/page";
 
 fn varying_by(field: &str) -> Script {
-    Script::ok("").field("cache-control", "max-age=100").varies_by(field)
+    Script::ok("").header("cache-control", "max-age=100").varies_by(field)
 }
 
 /// Has `x-a` sent with fills.
@@ -17,12 +17,12 @@ fn forwarding(config: &mut Config) {
     config.origin.forward = vec!["X-A".to_owned()];
 }
 
-async fn get(edge: &Running, field: &'static str, value: &str) -> Got {
-    within(20, edge.get(PAGE).field(field, value).get()).await
+async fn get(edge: &TestEdge, field: &'static str, value: &str) -> FullResponse {
+    within(20, edge.get(PAGE).header(field, value).send()).await
 }
 
 /// Repeats a request until it is a hit: a response is stored a moment after it was sent.
-async fn get_hit(edge: &Running, field: &'static str, value: &str) -> Got {
+async fn get_hit(edge: &TestEdge, field: &'static str, value: &str) -> FullResponse {
     let asking = async {
         loop {
             let got = get(edge, field, value).await;
@@ -38,7 +38,7 @@ async fn get_hit(edge: &Running, field: &'static str, value: &str) -> Got {
 async fn each_variant_is_stored_and_sent_to_requests_that_select_it() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
-    origin.script(PAGE, varying_by("accept-encoding").field("x-page", "1"));
+    origin.script(PAGE, varying_by("accept-encoding").header("x-page", "1"));
     for edge in &cluster.edges {
         for (accepts, variant) in
             [("gzip", "gzip"), ("BR, gzip", "br, gzip"), ("gzip;q=0", "identity"), ("deflate", "identity")]
@@ -46,7 +46,7 @@ async fn each_variant_is_stored_and_sent_to_requests_that_select_it() {
             assert_eq!(get(edge, "accept-encoding", accepts).await.text(), variant, "{accepts}");
             assert_eq!(get_hit(edge, "accept-encoding", accepts).await.text(), variant);
         }
-        assert_eq!(edge.get(PAGE).get().await.text(), "identity");
+        assert_eq!(edge.get(PAGE).send().await.text(), "identity");
     }
     assert_eq!(origin.count(PAGE), 3);
 }
@@ -54,12 +54,12 @@ async fn each_variant_is_stored_and_sent_to_requests_that_select_it() {
 #[tokio::test]
 async fn request_that_waited_for_another_variant_fetches_its_own() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, forwarding).await;
+    let edge = single_edge(&origin, forwarding).await;
     let gate = Gate::closed();
-    origin.script(PAGE, varying_by("x-a").gate(&gate));
+    origin.script(PAGE, varying_by("x-a").hold_body(&gate));
     // All requests join one flight, since the page is not known to vary yet.
-    let asks: Vec<_> = (0..12).map(|i| edge.get(PAGE).field("x-a", &(i % 3).to_string()).get()).collect();
-    let waiting = tokio::spawn(all(asks));
+    let asks: Vec<_> = (0..12).map(|i| edge.get(PAGE).header("x-a", &(i % 3).to_string()).send()).collect();
+    let waiting = tokio::spawn(join_all(asks));
     origin.arrived(1).await;
     gate.open(1000);
     for (i, got) in within(20, waiting).await.unwrap().iter().enumerate() {
@@ -74,24 +74,24 @@ async fn request_that_waited_for_another_variant_fetches_its_own() {
 #[tokio::test]
 async fn response_with_a_content_coding_is_a_variant_without_vary() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
-    let coded = Script::ok("coded").field("cache-control", "max-age=100").field("content-encoding", "gzip");
+    let edge = single_edge(&origin, |_| {}).await;
+    let coded = Script::ok("coded").header("cache-control", "max-age=100").header("content-encoding", "gzip");
     origin.script(PAGE, coded);
     assert_eq!(get(&edge, "accept-encoding", "gzip").await.text(), "coded");
-    origin.script(PAGE, Script::ok("plain").field("cache-control", "max-age=100"));
-    assert_eq!(edge.get(PAGE).get().await.text(), "plain");
+    origin.script(PAGE, Script::ok("plain").header("cache-control", "max-age=100"));
+    assert_eq!(edge.get(PAGE).send().await.text(), "plain");
     assert_eq!(get_hit(&edge, "accept-encoding", "gzip").await.text(), "coded");
 }
 
 #[tokio::test]
 async fn hop_by_hop_header_selects_no_variant() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, forwarding).await;
+    let edge = single_edge(&origin, forwarding).await;
     origin.script(PAGE, varying_by("x-a"));
     assert_eq!(get(&edge, "x-a", "1").await.text(), "1");
     // Like many origins, it sends Vary only for requests with the header.
-    origin.script(PAGE, Script::ok("without").field("cache-control", "max-age=100"));
-    let got = edge.get(PAGE).field("x-a", "2").field("connection", "x-a").get().await;
+    origin.script(PAGE, Script::ok("without").header("cache-control", "max-age=100"));
+    let got = edge.get(PAGE).header("x-a", "2").header("connection", "x-a").send().await;
     assert_eq!(got.text(), "without");
     origin.script(PAGE, varying_by("x-a"));
     assert_eq!(get(&edge, "x-a", "2").await.text(), "2");
@@ -100,7 +100,7 @@ async fn hop_by_hop_header_selects_no_variant() {
 #[tokio::test]
 async fn variants_of_a_name_are_limited() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         forwarding(config);
         config.cache.variants = 3;
     })
@@ -128,7 +128,7 @@ async fn write_invalidates_all_variants() {
             get_hit(edge, "x-a", value).await;
         }
     }
-    cluster.edges[0].ask(http::Method::POST, PAGE).get().await;
+    cluster.edges[0].request(http::Method::POST, PAGE).send().await;
     let before = origin.count(PAGE);
     for edge in &cluster.edges {
         for value in ["1", "2"] {

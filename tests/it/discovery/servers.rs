@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use http::Method;
 use tokio::net::TcpStream;
 
-use crate::client::ask;
+use crate::client::request;
 use crate::harness::within;
 
 /// Returns a free port. It is below the range that the system assigns by itself, so that a
@@ -69,7 +69,7 @@ impl Etcd {
                 }
                 let address = ([127, 0, 0, 1], self.port).into();
                 if TcpStream::connect(address).await.is_ok() {
-                    let health = ask(address, Method::GET, "/health").get().await;
+                    let health = request(address, Method::GET, "/health").send().await;
                     if health.text().contains("true") {
                         return true;
                     }
