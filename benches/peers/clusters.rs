@@ -174,7 +174,7 @@ fn random(number: usize, seed: u64) -> u64 {
     xxh3_64(&[number as u64, seed].map(u64::to_le_bytes).concat())
 }
 
-/// Of a hundred keys, 50 have 1 KiB, 30 have 4, 15 have 16, 4 have 64 and 1 has 256.
+/// Returns the size of a key: 50 of a hundred have 1 KiB, 30 have 4, 15 have 16, 4 have 64 and 1 has 256.
 fn size(key: usize) -> usize {
     let kib = match random(key, 3) % 100 {
         0..50 => 1,

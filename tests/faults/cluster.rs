@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::client::request;
 use crate::harness::within;
 use crate::origin::{Origin, Script};
-use crate::process::{BINARY, Process, free_ports};
+use crate::process::{BINARY, Process, Signal, free_ports};
 
 /// Delay of each origin response.
 pub const ORIGIN: Duration = Duration::from_millis(300);
@@ -85,11 +85,11 @@ impl Edge {
     }
 
     pub fn freeze(&self) {
-        self.process.as_ref().unwrap().signal("STOP");
+        self.process.as_ref().unwrap().signal(Signal::STOP);
     }
 
     pub fn thaw(&self) {
-        self.process.as_ref().unwrap().signal("CONT");
+        self.process.as_ref().unwrap().signal(Signal::CONT);
     }
 
     /// Returns the members that `/peers` lists in a state other than down, with their states.

@@ -23,13 +23,13 @@ mod origin;
 #[allow(dead_code)]
 mod process;
 
-mod body;
 mod cluster;
-mod coming;
-mod contradiction;
-mod leaving;
+mod joining;
+mod large_body;
 mod load;
+mod owner_loss;
 mod partition;
+mod peer_lists;
 
 /// Reserves the machine for one test.
 async fn reserve_machine() -> MutexGuard<'static, ()> {

@@ -87,12 +87,12 @@ struct Host {
 impl Host {
     /// Creates a namespace that is connected to both networks.
     async fn new(number: u8, folder: &Path) -> Self {
-        let said = folder.join(format!("host-{number}"));
+        let ready = folder.join(format!("host-{number}"));
         let mut command = Command::new("unshare");
         command.args(["--net", "sh", "-c", "echo here; exec cat"]).stdin(Stdio::piped());
-        let holder = command.stdout(std::fs::File::create(&said).unwrap()).spawn().unwrap();
+        let holder = command.stdout(std::fs::File::create(&ready).unwrap()).spawn().unwrap();
         let host = Self { holder, number };
-        line_with(&said, "here").await;
+        line_with(&ready, "here").await;
         let pid = host.holder.id().to_string();
         for (bridge, network) in NETWORKS {
             let (link, address) = (format!("{bridge}{number}"), address(network, number));

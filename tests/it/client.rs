@@ -46,7 +46,7 @@ impl FullResponse {
     }
 }
 
-/// A response whose body was not read yet.
+/// A response before its body is read.
 pub struct OpenResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::harness::{Cluster, TestEdge, pattern, single_edge, within};
 use crate::origin::{Origin, Script};
 use crate::process::{Process, line_with};
-use crate::tool::require;
+use crate::programs::require;
 
 use browser::Browser;
 
@@ -133,9 +133,12 @@ impl Curled {
     }
 
     /// Checks how the Cache-Status member of the edge that answered (the last one) continues.
-    fn assert_status_continues(&self, said: &str) {
+    fn assert_status_continues(&self, status: &str) {
         let member = self.header("cache-status").rsplit(", ").next().unwrap();
-        assert!(member.starts_with("edge-") && member["edge-1".len()..].starts_with(said), "{member} is not {said}");
+        assert!(
+            member.starts_with("edge-") && member["edge-1".len()..].starts_with(status),
+            "{member} is not {status}"
+        );
     }
 }
 
@@ -171,11 +174,11 @@ async fn curl_resumes_a_download_through_each_edge() {
     require(&["curl"]);
     let stage = Stage::start().await;
     let (file, film) = (stage.site.file("film"), stage.site.bytes(FILM));
-    for (number, said) in VISITS {
+    for (number, status) in VISITS {
         truncated(&file, &film);
         let got = curl(stage.edge(number).await.clients, FILM, &file, "-C -").await;
         assert_eq!((&*got.status, got.downloaded), ("206", FILM_LENGTH / 2));
-        got.assert_status_continues(said);
+        got.assert_status_continues(status);
         assert_holds(&file, &film);
     }
     stage.assert_one_fetch(FILM);
@@ -188,10 +191,10 @@ async fn curl_gets_several_ranges_as_multipart() {
     let stage = Stage::start().await;
     let (file, photo) = (stage.site.file("parts"), stage.site.bytes(PHOTO));
     let length = photo.len();
-    for (number, said) in VISITS {
+    for (number, status) in VISITS {
         let edge = stage.edge(number).await.clients;
         let got = curl(edge, PHOTO, &file, "--range 0-3,3008-3011").await;
-        got.assert_status_continues(said);
+        got.assert_status_continues(status);
         let body = std::fs::read(&file).unwrap();
         assert_eq!((&*got.status, got.downloaded), ("206", body.len()));
         let boundary = got.header("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap();
@@ -247,11 +250,11 @@ async fn curl_gets_304_for_a_copy_that_is_current() {
     // Directly from the origin, so that the copy has the date of the original.
     let got = curl(stage.site.origin.clients, PHOTO, &copy, "--remote-time").await;
     assert!(!got.header("last-modified").is_empty());
-    for (number, said) in VISITS {
+    for (number, status) in VISITS {
         let edge = stage.edge(number).await.clients;
         let got = curl(edge, PHOTO, &other, &format!("-z {}", copy.display())).await;
         assert_eq!((&*got.status, got.downloaded), ("304", 0));
-        got.assert_status_continues(said);
+        got.assert_status_continues(status);
         let got = curl(edge, PHOTO, &other, "-z 2001-01-01").await;
         assert_eq!((&*got.status, got.downloaded), ("200", photo.len()));
         assert_holds(&other, &photo);
@@ -269,11 +272,11 @@ async fn curl_gets_the_same_body_over_every_http_version() {
     for (option, version) in [("--http1.0", "1.0"), ("--http1.1", "1.1"), ("--http2-prior-knowledge", "2")] {
         let stage = Stage::start().await;
         let (file, film) = (stage.site.file("film"), stage.site.bytes(FILM));
-        for (number, said) in VISITS {
+        for (number, status) in VISITS {
             let got = curl(stage.edge(number).await.clients, FILM, &file, option).await;
             assert!(got.head.starts_with(&format!("HTTP/{version} 200")), "{option}: {}", got.head);
             assert_eq!(got.downloaded, FILM_LENGTH);
-            got.assert_status_continues(said);
+            got.assert_status_continues(status);
             assert_holds(&file, &film);
         }
         stage.assert_one_fetch(FILM);
@@ -304,13 +307,13 @@ async fn curl_head_request_gets_headers_without_a_body() {
     require(&["curl"]);
     let stage = Stage::start().await;
     let (head, film) = (stage.site.file("head-of-film"), stage.site.file("film"));
-    for (number, said) in [(0, ";hit"), (1, ";hit")] {
+    for (number, status) in [(0, ";hit"), (1, ";hit")] {
         curl(stage.edge(number).await.clients, FILM, &film, "").await;
         let got = curl(stage.edge(number).await.clients, FILM, &head, "-I").await;
         assert_eq!((&*got.status, got.downloaded), ("200", 0));
         assert_eq!(got.header("content-length"), FILM_LENGTH.to_string());
         assert_eq!(got.header("cache-control"), "public, max-age=31536000, immutable");
-        got.assert_status_continues(said);
+        got.assert_status_continues(status);
     }
     stage.assert_one_fetch(FILM);
 }
@@ -333,10 +336,10 @@ async fn curl_decodes_a_stored_gzip_response() {
     origin.script("/words", packed.header("cache-control", "max-age=600"));
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let file = folder.path().join("words");
-    for (number, said) in VISITS {
+    for (number, status) in VISITS {
         let got = curl(cluster.edges[number].clients, "/words", &file, "--compressed").await;
         assert_eq!((&*got.status, got.downloaded), ("200", PACKED.len()));
-        got.assert_status_continues(said);
+        got.assert_status_continues(status);
         assert_holds(&file, &words);
     }
     assert_eq!(origin.count("/words"), 1);
@@ -366,12 +369,12 @@ async fn wget_resumes_a_download_and_gets_416_for_a_complete_file() {
     for (number, _) in VISITS {
         truncated(&file, &film);
         let edge = stage.edge(number).await.clients;
-        let said = wget(edge, stage.site.folder.path()).await;
-        assert!(said.contains("HTTP/1.1 206 Partial Content"), "{said}");
+        let output = wget(edge, stage.site.folder.path()).await;
+        assert!(output.contains("HTTP/1.1 206 Partial Content"), "{output}");
         assert_holds(&file, &film);
         // The file is complete, so wget requests the bytes behind its end.
-        let said = wget(edge, stage.site.folder.path()).await;
-        assert!(said.contains("HTTP/1.1 416 Range Not Satisfiable"), "{said}");
+        let output = wget(edge, stage.site.folder.path()).await;
+        assert!(output.contains("HTTP/1.1 416 Range Not Satisfiable"), "{output}");
         assert_holds(&file, &film);
     }
     stage.assert_one_fetch(FILM);
@@ -382,9 +385,9 @@ async fn wget(edge: SocketAddr, folder: &Path) -> String {
     let mut command = Command::new("wget");
     command.args(["--no-config", "--no-proxy", "-t1", "-S", "-c", &format!("http://{edge}{FILM}")]);
     let output = run(command.current_dir(folder).env("LC_ALL", "C")).await;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{}: {said}", output.status);
-    said
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{}: {text}", output.status);
+    text
 }
 
 /// Runs a Python script that fails where an expectation does not hold.
@@ -448,9 +451,9 @@ fn summary(line: &Value) -> (&str, &str, u64, &str, u64) {
 
 /// Checks that the page is rendered: its images, its style, and the output of its script, which
 /// shows the Cache-Status of each asset.
-async fn assert_rendered(browser: &mut Browser, events: &[Value], assets: &[String], said: &str) {
+async fn assert_rendered(browser: &mut Browser, events: &[Value], assets: &[String], status: &str) {
     assert_eq!(browser::errors(events), Vec::<&Value>::new());
-    let told = browser.value(
+    let lines = browser.value(
         "new Promise(resolve => {
             const list = document.querySelector('output');
             const lines = () => [...list.children].map(line => line.textContent);
@@ -459,9 +462,9 @@ async fn assert_rendered(browser: &mut Browser, events: &[Value], assets: &[Stri
             look();
         })",
     );
-    let told = told.await;
-    for (line, asset) in told.as_array().unwrap().iter().zip(assets) {
-        assert!(line.as_str().unwrap().starts_with(&format!("{asset}: edge-7{said}")), "{told}");
+    let lines = lines.await;
+    for (line, asset) in lines.as_array().unwrap().iter().zip(assets) {
+        assert!(line.as_str().unwrap().starts_with(&format!("{asset}: edge-7{status}")), "{lines}");
     }
     let widths = browser.value("[...document.images].map(image => image.naturalWidth)").await;
     let widths: Vec<_> = widths.as_array().unwrap().iter().map(|width| width.as_u64().unwrap()).collect();

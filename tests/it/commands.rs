@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::client::request;
 use crate::harness::{join_all, pattern, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::process::{BINARY, Process, free_ports, line_with};
+use crate::process::{BINARY, Process, Signal, free_ports, line_with, send_signal};
 
 fn peerage(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(BINARY);
@@ -139,7 +139,7 @@ async fn sigterm_drains_and_logs_each_request() {
     gate.open(10);
     let mut open = request(edge.clients, Method::GET, path).open().await;
     open.read_at_least(10).await;
-    edge.signal("TERM");
+    edge.signal(Signal::TERM);
     line_with(&folder.path().join("err"), "draining").await;
     gate.open(1000);
     assert!(open.rest().await.complete);
@@ -232,8 +232,7 @@ async fn unwritable_or_unread_log_blocks_no_request() {
         command.args(["-c", &shell, BINARY]).current_dir(folder.path());
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         within(20, async { while TcpStream::connect(clients).await.is_err() {} }).await;
-        let signal = |name: &str| Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
-        assert!(signal("HUP").success());
+        send_signal(&child, Signal::HUP);
         // Each request logs a line of its own, and together they exceed the buffer of a pipe.
         for round in 0..20 {
             let asks = (0..50).map(|i| request(clients, Method::GET, &format!("/{round}-{i}")).send());
@@ -241,7 +240,7 @@ async fn unwritable_or_unread_log_blocks_no_request() {
                 assert_eq!(got.status, 502);
             }
         }
-        assert!(signal("TERM").success());
+        send_signal(&child, Signal::TERM);
         let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
         assert_eq!(within(20, ended).await.unwrap().code(), Some(0), "{stderr}");
     }
@@ -262,7 +261,7 @@ async fn expired_drain_logs_the_requests_that_it_cuts() {
     );
     let mut edge = Process::run(command, folder.path(), &text).await;
     let open = request(edge.clients, Method::GET, path).open().await;
-    edge.signal("TERM");
+    edge.signal(Signal::TERM);
     assert_eq!(edge.exit_code().await, Some(0));
     assert!(!open.rest().await.complete);
     let line = line_with(&folder.path().join("out"), path).await;
@@ -279,9 +278,9 @@ async fn second_signal_ends_the_process_at_once() {
     gate.open(10);
     let mut open = request(edge.clients, Method::GET, "/a").open().await;
     open.read_at_least(10).await;
-    edge.signal("INT");
+    edge.signal(Signal::INT);
     line_with(&folder.path().join("err"), "draining").await;
-    edge.signal("INT");
+    edge.signal(Signal::INT);
     edge.exit_code().await;
 }
 
@@ -317,7 +316,7 @@ async fn tls_on_the_cleartext_port_is_logged_once_in_a_period_and_counted() {
     }
     let err = folder.path().join("err");
     line_with(&err, "TLS spoken to the cleartext port").await;
-    edge.signal("TERM");
+    edge.signal(Signal::TERM);
     edge.exit_code().await;
     let told = std::fs::read_to_string(&err).unwrap();
     let written = told.lines().filter(|line| line.contains("\"message\":\"TLS spoken")).count();
@@ -338,17 +337,17 @@ async fn sighup_reloads_and_an_invalid_file_changes_nothing() {
     let good = std::fs::read_to_string(&file).unwrap();
     let mut open = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
     open.write_all(b"[cache]\nmemroy = 1\n").unwrap();
-    edge.signal("HUP");
+    edge.signal(Signal::HUP);
     let told = line_with(&folder.path().join("err"), "configuration rejected").await;
     assert!(told.contains("cache.memory"), "{told}");
     assert_eq!(edge.get("/a").await.text(), "first");
     std::fs::write(&file, "").unwrap();
-    edge.signal("HUP");
+    edge.signal(Signal::HUP);
     line_with(&folder.path().join("err"), "origin.url: missing").await;
     assert_eq!(edge.get("/b").await.text(), "first");
     let changed = good.replace(&first.url().to_string(), &second.url().to_string());
     std::fs::write(&file, changed + "[limits]\nstreams = 7\n").unwrap();
-    edge.signal("HUP");
+    edge.signal(Signal::HUP);
     let told = line_with(&folder.path().join("err"), "need a restart").await;
     assert!(told.contains("[limits]"), "{told}");
     assert_eq!(edge.get("/a").await.text(), "second");

@@ -9,8 +9,8 @@ use peerage::config::{ClusterConfig, Period};
 
 use crate::harness::{TestEdge, config, run, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::process::Process;
-use crate::tool::require;
+use crate::process::{Process, Signal};
+use crate::programs::require;
 
 use servers::{Etcd, Nameserver};
 
@@ -256,7 +256,7 @@ async fn etcd_discovery_registers_members_and_keeps_them_during_an_outage() {
     let four = fourth.name();
     lists(&first, &[&one, &three, &four]).await;
     lists(&fourth, &[&one, &three, &four]).await;
-    process.signal("KILL");
+    process.signal(Signal::KILL);
     let began = Instant::now();
     lists(&first, &[&one, &four]).await;
     println!("a drained edge left the list after {left:?}, a killed one after {:?}, lease 2s", began.elapsed());

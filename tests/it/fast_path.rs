@@ -8,9 +8,9 @@ use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedReadHalf;
 
-use crate::ends::{RawConnection, connect};
 use crate::harness::{TestEdge, pattern, single_edge, within};
 use crate::origin::{Origin, Script};
+use crate::raw_connection::{RawConnection, connect};
 
 /// Reads a response with a Content-Length to a GET.
 pub async fn read_response(end: &mut RawConnection) -> (String, Vec<u8>) {

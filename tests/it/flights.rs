@@ -11,9 +11,9 @@ use peerage::config::{Period, Size};
 use tokio::io::AsyncReadExt;
 
 use crate::client::{OpenResponse, RequestBuilder};
-use crate::ends::{connect, edge_with_raw_origin};
 use crate::harness::{Cluster, assert_same, embedded, join_all, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
+use crate::raw_connection::{connect, edge_with_raw_origin};
 
 const ASSET: &str = "/asset-0123456789abcdef.bin";
 const MIB: usize = 1024 * 1024;
@@ -26,14 +26,14 @@ async fn three_hundred_clients_of_three_edges_cost_one_fetch() {
     origin.script(ASSET, Script::ok(body.clone()).hold_response(&gate));
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let asks: Vec<_> = (0..300).map(|i| cluster.edges[i % 3].get(ASSET)).collect();
-    let gots = tokio::spawn(join_all(asks.into_iter().map(RequestBuilder::send)));
+    let responses = tokio::spawn(join_all(asks.into_iter().map(RequestBuilder::send)));
     // The origin holds its response until all clients wait. At the owner, the two other edges
     // wait as well.
     for (edge, readers) in cluster.rank(ASSET).into_iter().zip([102.0, 100.0, 100.0]) {
         cluster.edges[edge].metric_becomes("peerage_flight_readers", readers).await;
     }
     gate.open(1);
-    for got in &within(60, gots).await.unwrap() {
+    for got in &within(60, responses).await.unwrap() {
         assert_same(got, &body);
     }
     assert_eq!(origin.count(ASSET), 1);
@@ -224,9 +224,9 @@ async fn panic_in_a_fill_leaves_no_request_waiting() {
         }
     })
     .await;
-    let gots = within(20, join_all((0..5).map(|_| edge.get(ASSET)).map(RequestBuilder::send))).await;
-    assert!(gots.iter().any(|got| got.status == 500 && got.complete));
-    assert!(gots.iter().all(|got| got.status == 500 || got.text() == "well"));
+    let responses = within(20, join_all((0..5).map(|_| edge.get(ASSET)).map(RequestBuilder::send))).await;
+    assert!(responses.iter().any(|got| got.status == 500 && got.complete));
+    assert!(responses.iter().all(|got| got.status == 500 || got.text() == "well"));
     assert_eq!(edge.get(ASSET).send().await.text(), "well");
 }
 
@@ -266,8 +266,8 @@ async fn error_response_of_one_fetch_answers_all_waiting_requests() {
         // All clients have the head before any of the body comes.
         let heads = within(20, join_all((0..30).map(|_| edge.get(ASSET)).map(RequestBuilder::open))).await;
         gate.open(1000);
-        let gots = within(20, join_all(heads.into_iter().map(OpenResponse::rest))).await;
-        assert!(gots.iter().all(|got| got.status == 503 && got.complete && got.text() == "status 503\n"));
+        let responses = within(20, join_all(heads.into_iter().map(OpenResponse::rest))).await;
+        assert!(responses.iter().all(|got| got.status == 503 && got.complete && got.text() == "status 503\n"));
         assert_eq!(origin.count(ASSET), requests);
     }
     // The error answers the requests that waited, and no later one.
@@ -282,8 +282,8 @@ async fn unreachable_origin_is_502_for_all_waiting_requests() {
         config.origin.url = "http://127.0.0.1:1".parse().unwrap();
     })
     .await;
-    let gots = within(20, join_all((0..5).map(|_| edge.get(ASSET)).map(RequestBuilder::send))).await;
-    for got in gots {
+    let responses = within(20, join_all((0..5).map(|_| edge.get(ASSET)).map(RequestBuilder::send))).await;
+    for got in responses {
         assert_eq!((got.status.as_u16(), got.cache_status()), (502, "edge-1;detail=origin-unreachable"));
         assert!(!got.text().contains("127.0.0.1"), "the response shows an internal address: {}", got.text());
     }
@@ -322,8 +322,8 @@ async fn waiters_for_an_uncacheable_response_are_forwarded_together_and_later_re
     let waiting = tokio::spawn(join_all(asks));
     edge.metric_becomes("peerage_flight_readers", 10.0).await;
     gate.open(10);
-    let gots = within(20, waiting).await.unwrap();
-    assert!(gots.iter().all(|got| got.text() == "yours"));
+    let responses = within(20, waiting).await.unwrap();
+    assert!(responses.iter().all(|got| got.text() == "yours"));
     assert_eq!(origin.count("/page"), 10);
     // None of these waits for another: all ten arrive before the first response.
     let gate = Gate::closed();
@@ -332,8 +332,8 @@ async fn waiters_for_an_uncacheable_response_are_forwarded_together_and_later_re
     let waiting = tokio::spawn(join_all(asks));
     within(20, origin.arrived(20)).await;
     gate.open(1000);
-    let gots = within(20, waiting).await.unwrap();
-    assert!(gots.iter().all(|got| got.cache_status() == "edge-1;fwd=bypass"));
+    let responses = within(20, waiting).await.unwrap();
+    assert!(responses.iter().all(|got| got.cache_status() == "edge-1;fwd=bypass"));
 }
 
 #[tokio::test]
@@ -443,13 +443,13 @@ async fn error_response_of_unknown_length_is_shared_only_if_it_is_small() {
         gate.open(4 * body.len());
     };
     let (lagging, fast, ()) = tokio::join!(edge.get("/large").open(), edge.get("/large").open(), begin);
-    let mut told = Vec::new();
+    let mut statuses = Vec::new();
     for open in [fast, lagging] {
         let got = within(60, open.rest()).await;
         assert!(got.status == 404 && got.complete && got.body == body, "{} bytes", got.body.len());
-        told.push(got.cache_status().to_owned());
+        statuses.push(got.cache_status().to_owned());
     }
-    assert!(told.iter().any(|status| status.ends_with(";detail=unknown-length")), "{told:?}");
+    assert!(statuses.iter().any(|status| status.ends_with(";detail=unknown-length")), "{statuses:?}");
 
     let (small, gate) = (pattern(1000), Gate::closed());
     let before = origin.seen().len();
@@ -540,11 +540,11 @@ async fn body_larger_than_max_object_streams_through_and_evicts_nothing() {
         edge.get(&format!("/small-{i:016x}.bin")).send().await;
     }
     origin.script(ASSET, Script::ok(body.clone()));
-    let gots = within(60, join_all((0..4).map(|_| edge.get(ASSET)).map(RequestBuilder::send))).await;
-    for got in &gots {
+    let responses = within(60, join_all((0..4).map(|_| edge.get(ASSET)).map(RequestBuilder::send))).await;
+    for got in &responses {
         assert_same(got, &body);
     }
-    assert!(gots.iter().any(|got| got.cache_status() == "edge-1;fwd=uri-miss;detail=too-large"));
+    assert!(responses.iter().any(|got| got.cache_status() == "edge-1;fwd=uri-miss;detail=too-large"));
     let before = origin.seen().len();
     for i in 0..20 {
         assert!(edge.get(&format!("/small-{i:016x}.bin")).send().await.cache_status().contains(";hit"));
@@ -553,7 +553,7 @@ async fn body_larger_than_max_object_streams_through_and_evicts_nothing() {
     assert!(edge.metric("peerage_memory_used_bytes").await < 3e6);
 }
 
-/// A fill whose source breaks off resumes from another source at the same byte. Clients notice
+/// When its source breaks off, a fill resumes from another source at the same byte. Clients notice
 /// nothing.
 #[tokio::test]
 async fn fill_resumes_from_another_source_where_the_first_broke_off() {
@@ -666,7 +666,7 @@ async fn resumed_body_is_stored_by_no_edge_if_the_second_source_forbids_storing(
 /// Returns a path with a hash and a plain path, both owned by the peer.
 fn paths_of_peer(edge: &crate::harness::TestEdge, peer: &Origin) -> [String; 2] {
     let owned = |name: fn(u64) -> String| {
-        (0..1000).map(name).find(|path| crate::proving::is_owned_by(edge, peer, path)).unwrap()
+        (0..1000).map(name).find(|path| crate::verification::is_owned_by(edge, peer, path)).unwrap()
     };
     [owned(|i| format!("/asset-{i:016x}.bin")), owned(|i| format!("/plain/{i}"))]
 }
@@ -674,7 +674,7 @@ fn paths_of_peer(edge: &crate::harness::TestEdge, peer: &Origin) -> [String; 2] 
 #[tokio::test]
 async fn readers_get_the_rest_from_the_origin_when_the_owner_breaks_off() {
     let origin = Origin::start().await;
-    let (edge, peer) = crate::proving::with_scripted_peer(&origin, |_| {}).await;
+    let (edge, peer) = crate::verification::with_scripted_peer(&origin, |_| {}).await;
     let body = pattern(1_000_000);
     let whole = || Script::ok(body.clone()).etag("\"v1\"").header("cache-control", "max-age=60");
     for path in paths_of_peer(&edge, &peer) {
@@ -695,8 +695,8 @@ async fn readers_get_the_rest_from_the_origin_when_the_owner_breaks_off() {
 async fn readers_get_the_rest_from_the_origin_when_the_owner_freezes() {
     let origin = Origin::start().await;
     // Its timeouts are far away: only an overdue ping can reveal that it is frozen.
-    let (edge, peer) = crate::proving::with_scripted_peer(&origin, |config| {
-        crate::proving::probe_often(config).idle_timeout = Period(Duration::from_mins(10));
+    let (edge, peer) = crate::verification::with_scripted_peer(&origin, |config| {
+        crate::verification::probe_often(config).idle_timeout = Period(Duration::from_mins(10));
     })
     .await;
     let body = pattern(1_000_000);
@@ -710,8 +710,8 @@ async fn readers_get_the_rest_from_the_origin_when_the_owner_freezes() {
     }
     // It answers no OPTIONS either.
     peer.script("*", Script::ok("").hold_response(&never));
-    let gots = within(20, join_all(paths.iter().map(|path| edge.get(path).send()))).await;
-    for (got, path) in gots.iter().zip(&paths) {
+    let responses = within(20, join_all(paths.iter().map(|path| edge.get(path).send()))).await;
+    for (got, path) in responses.iter().zip(&paths) {
         assert_same(got, &body);
         assert_eq!(origin.count(path), 1);
     }

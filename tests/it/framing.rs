@@ -3,9 +3,9 @@
 use http::Method;
 use tokio::io::AsyncReadExt;
 
-use crate::ends::{accept, connect, edge_with_raw_origin};
 use crate::harness::{TestEdge, pattern, single_edge, within};
 use crate::origin::{Origin, Script};
+use crate::raw_connection::{accept, connect, edge_with_raw_origin};
 
 const PAGE: &str = "/page";
 const HASHED: &str = "/logo-0123456789abcdef.png";

@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use crate::client::request;
 use crate::harness::{Cluster, TestEdge, config, run, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::process::{BINARY, Process, free_ports};
+use crate::process::{BINARY, Process, Signal, free_ports};
 
 /// Waits until `edge` sees `address` in a state; `None` means that it does not list it.
 pub async fn sees(edge: &TestEdge, address: &str, state: Option<State>) {
@@ -258,7 +258,7 @@ async fn frozen_process_is_down_and_alive_again_when_it_resumes() {
     );
     let process = Process::edge(folder.path(), &origin.url(), &cluster).await;
     first.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
-    process.signal("STOP");
+    process.signal(Signal::STOP);
     let began = std::time::Instant::now();
     first.metric_becomes("peerage_members{state=\"down\"}", 1.0).await;
     println!("a frozen process was down after {:?}", began.elapsed());
@@ -267,7 +267,7 @@ async fn frozen_process_is_down_and_alive_again_when_it_resumes() {
     let frozen = peers["members"].as_array().unwrap().iter().find(|peer| peer["own"] == false).unwrap();
     assert_eq!((&frozen["name"], &frozen["state"]), (&"edge-7".into(), &"down".into()));
     assert!(frozen["share"].as_f64().unwrap() < 0.01 && frozen["since"].as_str().unwrap().ends_with('Z'));
-    process.signal("CONT");
+    process.signal(Signal::CONT);
     first.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
 }
 
@@ -303,7 +303,7 @@ async fn request_keys_of_a_frozen_owner(more: &str) {
         .collect();
     // The edges have met once one of them fetches a key through its owner.
     assert_eq!(edges[1].get(&owned[0]).await.text(), "x");
-    edges[0].signal("STOP");
+    edges[0].signal(Signal::STOP);
     let began = std::time::Instant::now();
     let mut slowest = Duration::ZERO;
     for (i, path) in owned[1..].iter().enumerate() {
@@ -313,7 +313,7 @@ async fn request_keys_of_a_frozen_owner(more: &str) {
         assert_eq!((got.status.as_u16(), got.text()), (200, "x"), "{path}");
         slowest = slowest.max(began.elapsed());
     }
-    edges[0].signal("CONT");
+    edges[0].signal(Signal::CONT);
     println!("slowest of 19 requests for keys of a frozen owner: {slowest:?}, all in {:?}", began.elapsed());
 }
 

@@ -86,7 +86,7 @@ fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// Returns a configuration whose ports are chosen by the system.
+/// Returns a configuration with ports that the system chooses.
 pub fn config(name: &str) -> Config {
     let mut config = Config::default();
     config.edge.name = name.to_owned();

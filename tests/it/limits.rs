@@ -8,9 +8,9 @@ use peerage::{AssetKey, Config, Server};
 use tokio::net::TcpListener;
 
 use crate::client::{FullResponse, RequestBuilder};
-use crate::ends::{RawConnection, accept, connect, edge_with_raw_origin};
 use crate::harness::{Cluster, TestEdge, config, pattern, run, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
+use crate::raw_connection::{RawConnection, accept, connect, edge_with_raw_origin};
 
 const ERRORS: &str = "peerage_requests_total{source=\"client\",result=\"error\"}";
 const REFUSED: &str = "peerage_refused_client_requests_total";

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::harness::{single_edge, within};
 use crate::origin::Origin;
 use crate::process::free_ports;
-use crate::tool::require;
+use crate::programs::require;
 
 /// An nginx that is killed with the test.
 struct Nginx {

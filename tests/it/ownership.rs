@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use crate::client::RequestBuilder;
 use crate::harness::{Cluster, TestEdge, config, join_all, run, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::proving::is_owned_by;
+use crate::verification::is_owned_by;
 
 #[tokio::test]
 async fn miss_is_fetched_from_the_owner_and_kept_as_a_copy() {
@@ -55,7 +55,7 @@ async fn stopped_owners_keys_are_fetched_once_by_the_successor() {
     let dead = cluster.edges[2].name();
     cluster.edges[2].drain().await;
     let asks: Vec<_> = paths.iter().flat_map(|path| cluster.edges[..2].iter().map(|edge| edge.get(path))).collect();
-    let gots = tokio::spawn(join_all(asks.into_iter().map(RequestBuilder::send)));
+    let responses = tokio::spawn(join_all(asks.into_iter().map(RequestBuilder::send)));
     // All wait before the origin answers: two clients for each key, and one edge at the other.
     let all_wait = async {
         let waiting = async |edge: usize| cluster.edges[edge].metric("peerage_flight_readers").await;
@@ -65,8 +65,8 @@ async fn stopped_owners_keys_are_fetched_once_by_the_successor() {
     };
     within(20, all_wait).await;
     gate.open(10);
-    let gots = within(20, gots).await.unwrap();
-    assert!(gots.iter().all(|got| got.text() == "pixels"));
+    let responses = within(20, responses).await.unwrap();
+    assert!(responses.iter().all(|got| got.text() == "pixels"));
     for path in &paths {
         assert_eq!(origin.count(path), 1, "{path}");
     }
@@ -98,8 +98,8 @@ async fn silent_owner_is_passed_over() {
 async fn owner_that_answers_pings_and_no_requests_blocks_no_key() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
-    let (edge, peer) = crate::proving::with_scripted_peer(&origin, |config| {
-        crate::proving::probe_often(config).first_byte_timeout = Period(Duration::from_mins(10));
+    let (edge, peer) = crate::verification::with_scripted_peer(&origin, |config| {
+        crate::verification::probe_often(config).first_byte_timeout = Period(Duration::from_mins(10));
     })
     .await;
     let (never, name) = (Gate::closed(), peer.address.to_string());
@@ -112,8 +112,8 @@ async fn owner_that_answers_pings_and_no_requests_blocks_no_key() {
         peer.script(path, Script::ok("late").hold_response(&never));
     }
     peer.script("*", Script::ok(""));
-    let gots = join_all(paths.iter().map(|path| edge.get(path).send()));
-    for got in within(60, gots).await {
+    let responses = join_all(paths.iter().map(|path| edge.get(path).send()));
+    for got in within(60, responses).await {
         assert_eq!(got.text(), "pixels");
     }
     // It answers pings, and so it does not stay down.
@@ -123,7 +123,7 @@ async fn owner_that_answers_pings_and_no_requests_blocks_no_key() {
 #[tokio::test]
 async fn response_that_breaks_off_in_its_first_chunk_does_not_mark_the_peer_as_down() {
     let origin = Origin::start().await;
-    let (edge, peer) = crate::proving::with_scripted_peer(&origin, |_| {}).await;
+    let (edge, peer) = crate::verification::with_scripted_peer(&origin, |_| {}).await;
     origin.script("*", Script::ok("pixels"));
     peer.reject_peeks();
     // No other response of the peer may mark it as up again.
@@ -251,8 +251,8 @@ async fn edges_with_contradicting_lists_answer_every_key() {
             edge.edge.membership().replace(list);
         }
         let asks: Vec<_> = (0..40).map(|i| cluster.edges[i % 2].get(&format!("/a-{:016x}.bin", i / 2))).collect();
-        let gots = within(10, join_all(asks.into_iter().map(RequestBuilder::send))).await;
-        assert!(gots.iter().all(|got| got.text() == "pixels"));
+        let responses = within(10, join_all(asks.into_iter().map(RequestBuilder::send))).await;
+        assert!(responses.iter().all(|got| got.text() == "pixels"));
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use http::Method;
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 
 use crate::client::{FullResponse, request};
 use crate::harness::within;
@@ -59,9 +61,8 @@ impl Process {
         request(self.clients, Method::GET, path).send().await
     }
 
-    pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+    pub fn signal(&self, signal: Signal) {
+        send_signal(&self.child, signal);
     }
 
     pub async fn exit_code(&mut self) -> Option<i32> {
@@ -82,6 +83,10 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+pub fn send_signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 fn start(command: &mut Command, out: PathBuf) -> (Child, PathBuf) {

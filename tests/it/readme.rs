@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use http::Method;
 
 use crate::client::request;
-use crate::tool::require;
+use crate::programs::require;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
 

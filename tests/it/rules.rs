@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::FullResponse;
-use crate::ends::{accept, connect, edge_with_raw_origin};
 use crate::harness::{Cluster, TestEdge, join_all, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
+use crate::raw_connection::{accept, connect, edge_with_raw_origin};
 
 const PAGE: &str = "/page";
 
@@ -21,11 +21,11 @@ async fn clusters_of_one_and_three(origin: &Origin) -> [Cluster; 2] {
 
 /// Requests `path` at all edges, one after the other.
 async fn each(cluster: &Cluster, path: &str) -> Vec<FullResponse> {
-    let mut gots = Vec::new();
+    let mut responses = Vec::new();
     for edge in &cluster.edges {
-        gots.push(edge.get(path).send().await);
+        responses.push(edge.get(path).send().await);
     }
-    gots
+    responses
 }
 
 #[tokio::test]
@@ -244,7 +244,7 @@ async fn query_rules_select_the_parameters_of_the_key() {
     for count in [1, 3] {
         let cluster = Cluster::start(count, &origin, |config| config.query = rules()).await;
         origin.script("*", Script::ok("x").header("cache-control", "max-age=60"));
-        for (asked, told) in [
+        for (asked, forwarded) in [
             (["/img/a?w=1&utm=x", "/img/a?utm=y&w=1"], "/img/a?w=1"),
             (["/static/a?v=1", "/static/a?v=2"], "/static/a"),
             (["/other?v=1", "/other?v=1"], "/other?v=1"),
@@ -256,7 +256,7 @@ async fn query_rules_select_the_parameters_of_the_key() {
                 }
             }
             let seen: Vec<_> = origin.seen().split_off(before).into_iter().map(|seen| seen.target).collect();
-            assert_eq!(seen, [told], "{asked:?}");
+            assert_eq!(seen, [forwarded], "{asked:?}");
         }
         // A write is forwarded with its whole query, and invalidates the key of its target.
         cluster.edges[0].request(Method::POST, "/static/a?v=7").send().await;

@@ -62,9 +62,9 @@ impl Browser {
             .spawn()
             .unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut said = child.stderr.take().unwrap();
+        let mut errors = child.stderr.take().unwrap();
         let all_gone = tokio::spawn(async move {
-            tokio::io::copy(&mut said, &mut tokio::io::sink()).await.unwrap();
+            tokio::io::copy(&mut errors, &mut tokio::io::sink()).await.unwrap();
         });
         let mut browser = Self { child, all_gone, input, output, session: Value::Null, calls: 0, events: Vec::new() };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" })).await;

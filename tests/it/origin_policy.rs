@@ -27,7 +27,7 @@ const NAMES: [&str; 9] = [
 ];
 const SCRIPT: &str = "/assets/index-BxYz12Ab.js";
 /// A name that holds the digest of its contents, `there`.
-const PROVEN: &str = "/v2/x/blobs/sha256:e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
+const VERIFIED: &str = "/v2/x/blobs/sha256:e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
 const DIGEST: &str = "e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
 
 fn script(body: &str) -> Script {
@@ -57,7 +57,7 @@ async fn response_that_depends_on_a_session_is_fetched_for_each_client() {
         for anonymous_first in [true, false] {
             let origin = Origin::start().await;
             let cluster = Cluster::start(3, &origin, |_| {}).await;
-            for name in NAMES.into_iter().chain([PROVEN]) {
+            for name in NAMES.into_iter().chain([VERIFIED]) {
                 origin.script(name, Script::ok("there").requires_header("cookie", status).without_lifetime());
                 for edge in &cluster.edges {
                     let (member, anonymous) = (edge.get(name).header("cookie", "session=1"), edge.get(name));
@@ -109,7 +109,7 @@ async fn request_with_a_cookie_is_forwarded_unchanged_when_a_hashed_name_proves_
 }
 
 /// Request headers by which servers behind proxies choose a host, a method or a path, and headers
-/// whose effect no cache knows.
+/// with an effect that no cache knows.
 fn foreign_headers() -> Vec<String> {
     let mut names: Vec<_> = "x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-http-method-override \
         x-original-url x-rewrite-url x-host x-url-scheme x-wap-profile base-url request-uri x-tenant x-api-key \
@@ -172,7 +172,7 @@ async fn headers_of_origin_forward_are_sent_with_a_fill() {
 
 #[tokio::test]
 async fn error_is_fetched_once_for_all_requests_without_cookies() {
-    for (status, name) in [(503, "/page"), (404, "/page"), (302, "/page"), (500, SCRIPT), (404, PROVEN)] {
+    for (status, name) in [(503, "/page"), (404, "/page"), (302, "/page"), (500, SCRIPT), (404, VERIFIED)] {
         let origin = Origin::start().await;
         let edge = single_edge(&origin, |_| {}).await;
         let gate = Gate::closed();
@@ -196,7 +196,7 @@ async fn error_is_fetched_once_for_all_requests_without_cookies() {
 }
 
 /// Request headers that origins read, each with the values of two clients.
-const READ: [(&str, &str, &str); 5] = [
+const CONTENT_HEADERS: [(&str, &str, &str); 5] = [
     ("accept", "text/evil", "text/html"),
     ("accept-language", "de", "en"),
     ("origin", "https://evil.example", "https://a.example"),
@@ -206,7 +206,7 @@ const READ: [(&str, &str, &str); 5] = [
 
 #[tokio::test]
 async fn unstored_redirect_or_client_error_answers_only_requests_with_the_same_headers() {
-    for (header, evil, good) in READ {
+    for (header, evil, good) in CONTENT_HEADERS {
         for status in [302, 400, 403, 404, 406, 503] {
             let origin = Origin::start().await;
             let edge = single_edge(&origin, |_| {}).await;
@@ -324,15 +324,15 @@ async fn headers_made_for_one_client_are_not_stored_under_a_verified_name() {
     for header in ["cookie", "x-token"] {
         let origin = Origin::start().await;
         let edge = single_edge(&origin, |_| {}).await;
-        origin.script(PROVEN, Script::status(401).header("vary", header));
-        assert_eq!(edge.get(PROVEN).send().await.status, 401);
+        origin.script(VERIFIED, Script::status(401).header("vary", header));
+        assert_eq!(edge.get(VERIFIED).send().await.status, 401);
         for user in ["alice", "bob", "alice"] {
             let blob = Script::ok("there").requires_header(header, 401).header("vary", "Origin").header("x-user", user);
-            origin.script(PROVEN, blob.without_lifetime());
-            let got = edge.get(PROVEN).header(header, &format!("user={user}")).send().await;
+            origin.script(VERIFIED, blob.without_lifetime());
+            let got = edge.get(VERIFIED).header(header, &format!("user={user}")).send().await;
             assert_eq!((got.text(), got.header("x-user")), ("there", user), "{header}");
         }
-        assert_eq!(edge.get(PROVEN).send().await.status, 401, "{header}");
+        assert_eq!(edge.get(VERIFIED).send().await.status, 401, "{header}");
     }
 }
 
@@ -371,12 +371,12 @@ async fn verified_name_is_stored_for_each_origin_header() {
     let origin = Origin::start().await;
     let edge = single_edge(&origin, |_| {}).await;
     let blob = Script::ok("there").header("vary", "Origin").header("cache-control", "no-cache");
-    origin.script(PROVEN, blob);
+    origin.script(VERIFIED, blob);
     for site in ["https://a.example", "https://b.example", "https://a.example", "https://b.example"] {
-        assert_eq!(edge.get(PROVEN).header("origin", site).send().await.text(), "there");
+        assert_eq!(edge.get(VERIFIED).header("origin", site).send().await.text(), "there");
     }
-    let told: Vec<_> = origin.seen().iter().map(|seen| seen.header("origin").unwrap().to_owned()).collect();
-    assert_eq!(told, ["https://a.example", "https://b.example"]);
+    let origins: Vec<_> = origin.seen().iter().map(|seen| seen.header("origin").unwrap().to_owned()).collect();
+    assert_eq!(origins, ["https://a.example", "https://b.example"]);
 }
 
 #[tokio::test]

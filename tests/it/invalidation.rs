@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::ends::{RawConnection, accept, connect, edge_with_raw_origin};
 use crate::harness::{Cluster, TestEdge, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
+use crate::raw_connection::{RawConnection, accept, connect, edge_with_raw_origin};
 
 fn page(text: &'static str) -> Script {
     Script::ok(text).header("cache-control", "max-age=100")
@@ -178,7 +178,7 @@ async fn queued_write_is_not_sent_after_its_client_has_left() {
     assert_eq!(within(20, third).await.unwrap().status, 204);
 }
 
-/// Starts an edge whose peer is a listener, and an origin that accepts every write.
+/// Starts an edge with a listener as its peer, and an origin that accepts every write.
 async fn beside_a_listener() -> (Origin, TestEdge, TcpListener) {
     let origin = Origin::start().await;
     origin.script("*", page("done"));

@@ -7,9 +7,9 @@ use peerage::config::Period;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use crate::ends::{RawConnection, accept, connect, edge_with_raw_origin};
 use crate::harness::{Cluster, pattern, single_edge, within};
 use crate::origin::{Origin, Script};
+use crate::raw_connection::{RawConnection, accept, connect, edge_with_raw_origin};
 
 const EARLY: &str =
     "HTTP/1.1 103 Early Hints\r\nlink: </a.css>;rel=preload\r\nconnection: x-inner\r\nx-inner: 1\r\n\r\n";

@@ -10,7 +10,7 @@ use crate::origin::{Origin, Script};
 
 const HASHED: &str = "/logo-0492830483.png";
 /// A name that holds the digest of its contents, `there`.
-const PROVEN: &str = "/v2/x/blobs/sha256:e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
+const VERIFIED: &str = "/v2/x/blobs/sha256:e244f187f696561d5fd7e00f618e7ba641dc52e3c137380f6fa23a854b773aac";
 
 #[tokio::test]
 async fn exactly_the_cacheable_responses_are_stored() {
@@ -120,12 +120,12 @@ async fn missing_asset_costs_one_origin_request_within_negative_ttl() {
     // Long enough for a slow machine.
     let cluster = Cluster::start(3, &origin, |config| config.cache.negative_ttl = Period(Duration::from_mins(1))).await;
     for i in 0..9 {
-        let got = cluster.edges[i % 3].get(PROVEN).send().await;
+        let got = cluster.edges[i % 3].get(VERIFIED).send().await;
         assert_eq!((got.status.as_u16(), got.text()), (404, "status 404\n"));
     }
-    assert_eq!(origin.count(PROVEN), 1);
+    assert_eq!(origin.count(VERIFIED), 1);
     // A client with a session may see more than one without.
-    let got = cluster.edges[0].get(PROVEN).header("cookie", "session=1").send().await;
+    let got = cluster.edges[0].get(VERIFIED).header("cookie", "session=1").send().await;
     assert_eq!((got.status.as_u16(), origin.seen()[1].header("cookie")), (404, Some("session=1")));
 }
 
@@ -133,9 +133,9 @@ async fn missing_asset_costs_one_origin_request_within_negative_ttl() {
 async fn a_missing_asset_is_found_once_it_is_there() {
     let origin = Origin::start().await;
     let edge = single_edge(&origin, |config| config.cache.negative_ttl = Period(Duration::from_millis(1))).await;
-    assert_eq!(edge.get(PROVEN).send().await.status, 404);
-    origin.script(PROVEN, Script::ok("there"));
-    let found = async { while edge.get(PROVEN).send().await.status == 404 {} };
+    assert_eq!(edge.get(VERIFIED).send().await.status, 404);
+    origin.script(VERIFIED, Script::ok("there"));
+    let found = async { while edge.get(VERIFIED).send().await.status == 404 {} };
     crate::harness::within(20, found).await;
 }
 
@@ -244,8 +244,8 @@ async fn repeated_content_length_is_forwarded_once() {
             .script("*", Script::raw(format!("HTTP/1.1 200 OK\r\ncache-control: no-store\r\n{lengths}\r\n\r\nhello")));
         for method in [Method::GET, Method::HEAD, Method::POST] {
             let got = edge.request(method.clone(), "/plain").send().await;
-            let said: Vec<_> = got.headers.get_all("content-length").iter().collect();
-            assert!(said == ["5"] && got.complete, "{method}, {lengths}: {said:?}");
+            let values: Vec<_> = got.headers.get_all("content-length").iter().collect();
+            assert!(values == ["5"] && got.complete, "{method}, {lengths}: {values:?}");
         }
     }
     origin.script("*", Script::raw("HTTP/1.1 200 OK\r\ncache-control: no-store\r\ncontent-length: 5, 6\r\n\r\n"));

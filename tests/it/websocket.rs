@@ -9,9 +9,9 @@ use peerage::{Body, Config, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::ends::{RawConnection, accept, connect, edge_with_raw_origin};
 use crate::harness::{Cluster, TestEdge, embedded, single_edge, within};
 use crate::origin::{Origin, Script};
+use crate::raw_connection::{RawConnection, accept, connect, edge_with_raw_origin};
 
 const WEBSOCKET: &str = "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n\
     sec-websocket-version: 13\r\nsec-websocket-key: a2V5\r\n\r\n";

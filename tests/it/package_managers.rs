@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::harness::{Cluster, pattern, within};
 use crate::process::line_with;
-use crate::tool::require;
+use crate::programs::require;
 
 const FILM_LENGTH: usize = 3_000_000;
 const WHEEL: &str = "peerage_demo-1.0-py3-none-any.whl";

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::process::BINARY;
-use crate::tool::require;
+use crate::programs::require;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/uses");
 

@@ -253,7 +253,7 @@ pub fn is_owned_by(edge: &TestEdge, peer: &Origin, path: &str) -> bool {
     **edge.edge.membership().view().ring.owner(key.hash()).unwrap().name() == *peer.address.to_string()
 }
 
-/// Returns a body whose name the peer owns. Each `seed` gives another body.
+/// Returns a body with a name that the peer owns. Each `seed` gives another body.
 fn body_of_peer(edge: &TestEdge, peer: &Origin, len: usize, seed: usize) -> Bytes {
     let body =
         |i: usize| -> Bytes { [format!("{seed}/{i}/").as_bytes(), &pattern(len)].concat()[..len].to_vec().into() };
@@ -276,12 +276,12 @@ async fn wrong_contents_of_a_peer_are_purged_there_counted_and_fetched_elsewhere
         let first = edge.get(&path).send().await;
         assert!(is_right(&first, &body) || len == LARGE && !first.complete);
         assert!(is_right(&edge.get(&path).send().await, &body));
-        let told = async {
+        let purged = async {
             while !peer.seen().iter().any(|seen| seen.method == "PURGE" && seen.target == path) {
                 tokio::task::yield_now().await;
             }
         };
-        within(20, told).await;
+        within(20, purged).await;
         let asked = peer.seen().iter().filter(|seen| seen.method == "GET" && seen.target == path).count();
         assert_eq!((asked, origin.count(&path)), (1, 1));
     }
@@ -305,7 +305,7 @@ async fn verified_response_has_a_repr_digest_and_an_etag() {
         origin.script(&path, Script::ok(body.clone()));
         let field = format!("sha-256=:{}:", encoded(&body));
         let miss = edge.get(&path).send().await;
-        // The digest of a long body whose name shows only a part of it is known at its end.
+        // If the name shows only a part of the digest of a long body, the end of the body tells it.
         let known = digits == 64 || len < LARGE;
         assert_eq!(miss.header("repr-digest"), if known { &field } else { "" });
         assert_eq!(miss.header("etag"), format!("\"{}\"", &sha256(&body)[..digits]));

@@ -1,4 +1,4 @@
-//! Edges whose peer lists contradict one another.
+//! Contradicting peer lists.
 
 use std::time::Duration;
 

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use crate::client::request;
 use crate::harness::within;
 use crate::origin::{Origin, Script};
-use crate::process::BINARY;
+use crate::process::{BINARY, Signal, send_signal};
 
 const KEYS: usize = 1000;
 /// Each client sends a request every 120 ms: 200 requests per second in all.
@@ -87,7 +87,7 @@ struct EdgeProcess(Child);
 
 impl EdgeProcess {
     fn terminate(&self) {
-        assert!(Command::new("kill").arg(self.0.id().to_string()).status().unwrap().success());
+        send_signal(&self.0, Signal::TERM);
     }
 
     async fn ended(mut self) -> Option<i32> {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::client::{FullResponse, RequestBuilder};
 use crate::harness::{Cluster, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::proving::{is_owned_by, with_scripted_peer};
+use crate::verification::{is_owned_by, with_scripted_peer};
 
 const PAGE: &str = "/page";
 

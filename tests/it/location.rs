@@ -10,7 +10,7 @@ use peerage::config::Period;
 use crate::harness::{run, single_edge};
 use crate::origin::{Origin, Script};
 use crate::process::{BINARY, Process, line_with};
-use crate::tool::require;
+use crate::programs::require;
 
 #[tokio::test]
 async fn location_with_the_origins_host_is_rewritten_to_a_path() {

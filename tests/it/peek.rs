@@ -11,11 +11,11 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::ends::{RawConnection, connect};
 use crate::fast_path::expect_response;
 use crate::harness::{Cluster, TestEdge, assert_same, join_all, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::proving::{is_owned_by, with_scripted_peer};
+use crate::raw_connection::{RawConnection, connect};
+use crate::verification::{is_owned_by, with_scripted_peer};
 
 const HELD: &str = "peerage_peeks_total{outcome=\"held\"}";
 const MISSING: &str = "peerage_peeks_total{outcome=\"missing\"}";

@@ -10,12 +10,12 @@ use peerage::config::ZeroCopy;
 use rustix::net::sockopt::set_tcp_congestion;
 
 use crate::client::RequestBuilder;
-use crate::ends::connect;
 use crate::fast_path::read_response;
 use crate::harness::{TestEdge, assert_same, config, pattern, run, single_edge};
 use crate::origin::{Origin, Script};
+use crate::raw_connection::connect;
 
-const LENT: &str = "peerage_lent_bytes_total";
+const ZERO_COPY_BYTES: &str = "peerage_lent_bytes_total";
 /// A stored body is sent without a copy after this many copies.
 const COPIES: usize = 4;
 
@@ -51,9 +51,9 @@ async fn large_body_is_sent_by_zero_copy_with_the_right_bytes() {
         assert_same(&edge.get(&path).http2().send().await, &body);
         request_often(&edge, &path, &body).await;
         // A small rest of a chunk, which the socket did not accept, is copied.
-        let before = edge.metric(LENT).await;
+        let before = edge.metric(ZERO_COPY_BYTES).await;
         assert_same(&edge.get(&path).send().await, &body);
-        let share = (edge.metric(LENT).await - before) / f64::from(u32::try_from(len).unwrap());
+        let share = (edge.metric(ZERO_COPY_BYTES).await - before) / f64::from(u32::try_from(len).unwrap());
         assert_eq!(share > 0.7, zero_copy == ZeroCopy::On && len >= 64 * 1024, "{zero_copy:?} {len} {share}");
     }
 }
@@ -77,7 +77,7 @@ async fn large_body_is_sent_by_zero_copy_by_default_except_under_bbr() {
         let edge = run(Server::bind_on(config, vec![listener]).await.unwrap());
         request_often(&edge, "/body", &body).await;
         assert_same(&edge.get("/body").send().await, &body);
-        assert_eq!(edge.metric(LENT).await > 0.0, control != "bbr", "{control}");
+        assert_eq!(edge.metric(ZERO_COPY_BYTES).await > 0.0, control != "bbr", "{control}");
     }
     assert!(tried.contains(&"reno"), "every kernel has reno, and lets every user choose it: {tried:?}");
 }
@@ -92,7 +92,7 @@ async fn pipelined_responses_are_sent_by_zero_copy_in_order() {
         origin.script(&path, kept(body));
         request_often(&edge, &path, body).await;
     }
-    let before = edge.metric(LENT).await;
+    let before = edge.metric(ZERO_COPY_BYTES).await;
     let mut end = connect(&edge).await;
     let asks: String = (0..bodies.len()).map(|at| format!("GET /{at} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
     end.write(&asks).await;
@@ -101,7 +101,7 @@ async fn pipelined_responses_are_sent_by_zero_copy_in_order() {
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
         assert!(came == *body, "{} bytes", body.len());
     }
-    assert!(edge.metric(LENT).await > before);
+    assert!(edge.metric(ZERO_COPY_BYTES).await > before);
 }
 
 /// The body waits in the socket while the store reuses memory for other bodies.
@@ -112,13 +112,13 @@ async fn late_reader_gets_the_bytes_that_were_sent() {
     let old = Bytes::from(vec![b'o'; 128 * 1024]);
     origin.script("/page", kept(&old));
     request_often(&edge, "/page", &old).await;
-    let (hits, lent) = ("peerage_requests_total{source=\"client\",result=\"hit\"}", edge.metric(LENT).await);
+    let (hits, lent) = ("peerage_requests_total{source=\"client\",result=\"hit\"}", edge.metric(ZERO_COPY_BYTES).await);
     let counted = edge.metric(hits).await;
     let mut late = connect(&edge).await;
     late.write("GET /page HTTP/1.1\r\nHost: a\r\n\r\n").await;
     // A hit is counted when the socket has accepted all of it.
     edge.metric_becomes(hits, counted + 1.0).await;
-    assert!(edge.metric(LENT).await >= lent + 128.0 * 1024.0);
+    assert!(edge.metric(ZERO_COPY_BYTES).await >= lent + 128.0 * 1024.0);
     let new = Bytes::from(vec![b'n'; 128 * 1024]);
     origin.script("/page", kept(&new));
     edge.request(Method::POST, "/page").send().await;

@@ -17,7 +17,7 @@ use crate::origin::{Gate, Origin, Script, Seen};
 
 const ASSET: &str = "/logo-0492830483.png";
 /// Names that hold the digest of their contents, `pixels`.
-const PROVEN: &str = "/v2/x/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b382344b296206612eb8a907a37b2b2f37";
+const VERIFIED: &str = "/v2/x/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b382344b296206612eb8a907a37b2b2f37";
 const CHUNKED: &str = "/v2/chunked/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b382344b296206612eb8a907a37b2b2f37";
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn head_is_get_without_the_body() {
     let edge = single_edge(&origin, |_| {}).await;
     // For a verified name a HEAD fetches the body; for another name, only the head.
     for (path, fetched_by, script) in [
-        (PROVEN, "GET", Script::ok("pixels")),
+        (VERIFIED, "GET", Script::ok("pixels")),
         (CHUNKED, "GET", Script::ok("pixels").chunked()),
         (ASSET, "HEAD", Script::ok("pixels")),
         ("/page", "HEAD", Script::ok("pixels")),
@@ -156,7 +156,7 @@ async fn only_listed_methods_reach_the_origin() {
     origin.script("*", Script::ok("done"));
     let listed = |methods: &'static [&'static str]| {
         single_edge(&origin, move |config| {
-            config.limits.methods = methods.iter().map(|&name| name.to_owned()).collect()
+            config.limits.methods = methods.iter().map(|&name| name.to_owned()).collect();
         })
     };
     let by_default = single_edge(&origin, |_| {}).await;
@@ -420,7 +420,7 @@ async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_c
 }
 
 #[tokio::test]
-async fn http_2_stream_with_a_closed_window_is_reset_after_send_timeout() {
+async fn http_2_stream_with_a_closed_window_ends_after_send_timeout() {
     let origin = Origin::start().await;
     let edge =
         single_edge(&origin, |config| config.limits.send_timeout = Period(std::time::Duration::from_millis(100))).await;

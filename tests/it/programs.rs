@@ -3,9 +3,9 @@
 //! Such a test is marked `#[ignore = "needs …"]`, so that `cargo test` reports it as ignored. Run it
 //! with `cargo test -- --include-ignored`: a missing program then fails the test.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
-/// Programs whose Debian package has another name.
+/// Debian packages with another name than the program.
 const PACKAGES: [(&str, &str); 9] = [
     ("apt-ftparchive", "apt-utils"),
     ("apt-get", "apt"),
@@ -32,7 +32,7 @@ pub fn require(programs: &[&str]) {
         probe.arg(listed(&VERSIONS, program).unwrap_or("--version"));
         let status = probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         let package = listed(&PACKAGES, program).unwrap_or(program);
-        let works = status.as_ref().is_ok_and(|status| status.success());
+        let works = status.as_ref().is_ok_and(ExitStatus::success);
         assert!(works, "{program} cannot be run ({status:?}): install Debian's package {package}");
     }
 }
