@@ -66,8 +66,8 @@ fn main() {
 
     println!("{:<46} {:>10} {:>8}", "keys", "most", "load");
     println!("{:<46} {:>10} {:>8.3}  (goal {GOAL})", "  of an owner", keys.most(), keys.ratio());
-    println!("{:<46} {join:>10} {:>8.3}", "  moved by a join, over one share", join as f64 / even(EDGES + 1));
-    println!("{:<46} {leave:>10} {:>8.3}", "  moved by a leave, over one share", leave as f64 / even(EDGES));
+    println!("{:<46} {join:>10} {:>8.3}", "  moved by a join, over one share", join as f64 / even_share(EDGES + 1));
+    println!("{:<46} {leave:>10} {:>8.3}", "  moved by a leave, over one share", leave as f64 / even_share(EDGES));
     let row = |name: &str, run: &Run| {
         println!("{name}");
         println!("{:<46} {:>10} {:>7.1}%", "  that needed a hop to a peer", run.hops, percent(run.hops));
@@ -108,7 +108,7 @@ fn percent(requests: usize) -> f64 {
 }
 
 /// Returns the number of keys of each member if all members had the same.
-fn even(members: usize) -> f64 {
+fn even_share(members: usize) -> f64 {
     KEYS as f64 / members as f64
 }
 
@@ -206,7 +206,7 @@ fn tiers(objects: usize) -> Vec<Tier> {
 }
 
 /// Returns true if `tier` holds `key`, and inserts it if not.
-fn finds(tier: &mut Tier, key: u32) -> bool {
+fn get_or_insert(tier: &mut Tier, key: u32) -> bool {
     let found = tier.get(&key).is_some();
     if !found {
         tier.insert(key, ());
@@ -234,14 +234,14 @@ impl Run {
             all[edge as usize] += 1;
             let owner = placement.owners[key as usize];
             if owner != edge {
-                if hot > 0 && finds(&mut hots[edge as usize], key) {
+                if hot > 0 && get_or_insert(&mut hots[edge as usize], key) {
                     continue;
                 }
                 hops += 1;
                 all[owner as usize] += 1;
             }
             asked[owner as usize] += 1;
-            fetches += usize::from(!finds(&mut mains[owner as usize], key));
+            fetches += usize::from(!get_or_insert(&mut mains[owner as usize], key));
         }
         Self { hops, fetches, asked: Load::of(asked), all: Load::of(all) }
     }
@@ -257,7 +257,7 @@ impl Run {
 /// Returns the number of origin requests if each edge is alone.
 fn alone(stream: &[Request], memory: usize) -> usize {
     let mut tiers = tiers(memory);
-    stream.iter().filter(|&&(edge, key)| !finds(&mut tiers[edge as usize], key)).count()
+    stream.iter().filter(|&&(edge, key)| !get_or_insert(&mut tiers[edge as usize], key)).count()
 }
 
 /// The load of each edge, the highest first.

@@ -43,7 +43,7 @@ const DEPTH: u64 = 32;
 /// Bytes that a client reads at once.
 const READ: usize = 256 * 1024;
 /// The headers of a static file server, besides Content-Length.
-const FIELDS: [(&str, &str); 7] = [
+const HEADERS: [(&str, &str); 7] = [
     ("server", "nginx/1.22.1"),
     ("date", "Sun, 22 Nov 2026 12:00:00 GMT"),
     ("content-type", "application/octet-stream"),
@@ -69,11 +69,11 @@ pub fn measure(allocator: &str, settings: &[Option<(&str, &str)>]) {
     let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for &setting in settings {
         let name = setting.map_or(allocator.to_owned(), |(name, value)| format!("{allocator}, {name}={value}"));
-        for fields in [FIELDS.len(), 1] {
-            let edge = Edge::start(setting, ROOMY, fields);
-            println!("{name}: {}", clients.block_on(cost_of_an_object(&edge, fields)));
+        for headers in [HEADERS.len(), 1] {
+            let edge = Edge::start(setting, ROOMY, headers);
+            println!("{name}: {}", clients.block_on(cost_of_an_object(&edge, headers)));
         }
-        let edge = Edge::start(setting, TIGHT, FIELDS.len());
+        let edge = Edge::start(setting, TIGHT, HEADERS.len());
         println!("{name}: {}", clients.block_on(under_churn(&edge, churn)));
     }
 }
@@ -86,7 +86,7 @@ impl Origin for GeneratedOrigin {
         let length = usize::from_str_radix(&request.uri().path()["/asset-".len()..][..8], 16).unwrap();
         let mut response = Response::new(Bytes::from(vec![b'x'; length]).into());
         response.headers_mut().insert("content-length", length.into());
-        for (name, value) in &FIELDS[FIELDS.len() - self.0..] {
+        for (name, value) in &HEADERS[HEADERS.len() - self.0..] {
             // As over a connection: slices of the bytes that were read.
             let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(value.as_bytes())).unwrap();
             response.headers_mut().insert(HeaderName::from_static(name), value);
@@ -99,12 +99,12 @@ fn path(length: usize, number: u64) -> String {
     format!("/asset-{length:08x}{number:08x}.bin")
 }
 
-async fn serve(memory: u64, fields: usize) {
+async fn serve(memory: u64, headers: usize) {
     let mut config = Config::default();
     config.edge.listen = "127.0.0.1:0".parse().unwrap();
     config.admin.listen = "127.0.0.1:0".parse().unwrap();
     config.cache.memory = Size(memory);
-    let server = Server::bind_with(config, GeneratedOrigin(fields)).await.unwrap();
+    let server = Server::bind_with(config, GeneratedOrigin(headers)).await.unwrap();
     println!("{} {}", server.addresses().clients, server.addresses().admin);
     server.run(std::future::pending()).await.unwrap();
 }
@@ -116,9 +116,9 @@ struct Edge {
 }
 
 impl Edge {
-    fn start(setting: Option<(&str, &str)>, memory: u64, fields: usize) -> Self {
+    fn start(setting: Option<(&str, &str)>, memory: u64, headers: usize) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--serve", &memory.to_string(), &fields.to_string()]).envs(setting);
+        command.args(["--serve", &memory.to_string(), &headers.to_string()]).envs(setting);
         let (child, addresses) = Child::start(command);
         let (clients, admin) = addresses.split_once(' ').unwrap();
         Self { child, clients: clients.parse().unwrap(), admin: admin.parse().unwrap() }
@@ -209,7 +209,7 @@ impl Client {
     }
 }
 
-async fn cost_of_an_object(edge: &Edge, fields: usize) -> String {
+async fn cost_of_an_object(edge: &Edge, headers: usize) -> String {
     let object: fn(u64) -> String = |number| path(OBJECT, number);
     // Memory that is in use from the beginning, such as tables and buffers, does not count.
     edge.ask(object, OBJECTS..OBJECTS + 10 * CONNECTIONS).await;
@@ -226,7 +226,7 @@ async fn cost_of_an_object(edge: &Edge, fields: usize) -> String {
     format!(
         "{OBJECTS} objects of 1 KiB with {} headers of the origin: {:.0} B each besides the body (accounted: {:.0} B); \
           a hit {hit:.2} us of CPU, {DEPTH} pipelined",
-        fields + 1,
+        headers + 1,
         each - OBJECT as f64,
         counted - OBJECT as f64
     )

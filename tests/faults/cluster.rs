@@ -42,7 +42,7 @@ pub async fn slow_origin_at(address: IpAddr) -> Origin {
 
 /// The listen addresses of an edge.
 #[derive(Clone)]
-pub struct Place {
+pub struct Addresses {
     pub clients: SocketAddr,
     pub peers: SocketAddr,
     pub admin: SocketAddr,
@@ -51,7 +51,7 @@ pub struct Place {
 /// An edge in a process that can be killed and restarted.
 pub struct Edge {
     pub name: String,
-    pub place: Place,
+    pub addresses: Addresses,
     folder: TempDir,
     text: String,
     process: Option<Process>,
@@ -61,14 +61,14 @@ impl Edge {
     /// Returns an edge that is not running yet. `more` is appended to its `[cluster]` table and may
     /// add tables. The origin is always up: only a busy machine makes a connect to it slow, hence
     /// the long `connect_timeout`.
-    pub fn new(number: usize, place: Place, origin: &Uri, more: &str) -> Self {
+    pub fn new(number: usize, addresses: Addresses, origin: &Uri, more: &str) -> Self {
         let name = format!("edge-{number}");
-        let Place { clients, peers, admin } = &place;
+        let Addresses { clients, peers, admin } = &addresses;
         let text = format!(
             "[edge]\nname = \"{name}\"\nlisten = \"{clients}\"\n[origin]\nurl = \"{origin}\"\nconnect_timeout = \"20s\"\n\
              [admin]\nlisten = \"{admin}\"\n[log]\naccess = false\n[cluster]\nlisten = \"{peers}\"\n{more}"
         );
-        Self { name, place, folder: tempfile::tempdir().unwrap(), text, process: None }
+        Self { name, addresses, folder: tempfile::tempdir().unwrap(), text, process: None }
     }
 
     pub async fn start(&mut self) {
@@ -94,7 +94,7 @@ impl Edge {
 
     /// Returns the members that `/peers` lists in a state other than down, with their states.
     async fn sees(&self) -> BTreeMap<String, String> {
-        let got = request(self.place.admin, Method::GET, "/peers").send().await;
+        let got = request(self.addresses.admin, Method::GET, "/peers").send().await;
         let page: serde_json::Value = serde_json::from_slice(&got.body).unwrap();
         let members = page["members"].as_array().unwrap().iter();
         let text = |member: &serde_json::Value, field| member[field].as_str().unwrap().to_owned();
@@ -104,7 +104,7 @@ impl Edge {
 
     pub async fn is_ready(&self) {
         let ready = async {
-            while request(self.place.admin, Method::GET, "/readyz").send().await.status != 200 {
+            while request(self.addresses.admin, Method::GET, "/readyz").send().await.status != 200 {
                 pause().await;
             }
         };
@@ -121,7 +121,7 @@ async fn pause() {
 /// the time taken.
 pub async fn agree<'a>(edges: impl IntoIterator<Item = &'a Edge> + Clone) -> Duration {
     let began = Instant::now();
-    let alive = |edge: &Edge| (edge.place.peers.to_string(), "alive".to_owned());
+    let alive = |edge: &Edge| (edge.addresses.peers.to_string(), "alive".to_owned());
     let all: BTreeMap<_, _> = edges.clone().into_iter().map(alive).collect();
     for edge in edges {
         let agrees = async {
@@ -135,25 +135,25 @@ pub async fn agree<'a>(edges: impl IntoIterator<Item = &'a Edge> + Clone) -> Dur
 }
 
 /// Returns free loopback addresses for `count` edges.
-pub fn places(count: usize) -> Vec<Place> {
+pub fn free_addresses(count: usize) -> Vec<Addresses> {
     let at = |port: &u16| SocketAddr::from(([127, 0, 0, 1], *port));
     let ports = free_ports(3 * count);
-    ports.chunks(3).map(|it| Place { clients: at(&it[0]), peers: at(&it[1]), admin: at(&it[2]) }).collect()
+    ports.chunks(3).map(|it| Addresses { clients: at(&it[0]), peers: at(&it[1]), admin: at(&it[2]) }).collect()
 }
 
-/// Returns the line of `[cluster]` that lists the edges at `places` as peers.
-pub fn listing<'a>(places: impl IntoIterator<Item = &'a Place>) -> String {
-    let peers: Vec<_> = places.into_iter().map(|place| place.peers.to_string()).collect();
+/// Returns the line of `[cluster]` that lists the edges at `all_addresses` as peers.
+pub fn listing<'a>(all_addresses: impl IntoIterator<Item = &'a Addresses>) -> String {
+    let peers: Vec<_> = all_addresses.into_iter().map(|addresses| addresses.peers.to_string()).collect();
     format!("peers = {peers:?}\n")
 }
 
 /// Starts three edges that list each other, and waits until they agree.
 pub async fn three(origin: &Origin, more: &str) -> Vec<Edge> {
-    let places = places(3);
-    let more = listing(&places) + more;
+    let all_addresses = free_addresses(3);
+    let more = listing(&all_addresses) + more;
     let mut edges = Vec::new();
-    for (i, place) in places.into_iter().enumerate() {
-        edges.push(Edge::new(i + 1, place, &origin.url(), &more));
+    for (i, addresses) in all_addresses.into_iter().enumerate() {
+        edges.push(Edge::new(i + 1, addresses, &origin.url(), &more));
         edges[i].start().await;
     }
     agree(&edges).await;
@@ -162,8 +162,8 @@ pub async fn three(origin: &Origin, more: &str) -> Vec<Edge> {
 
 /// Returns the owner of a path among `edges`.
 pub fn owner<'a>(edges: impl IntoIterator<Item = &'a Edge> + Clone, path: &str) -> &'a Edge {
-    let names: Vec<_> = edges.clone().into_iter().map(|edge| edge.place.peers.to_string()).collect();
+    let names: Vec<_> = edges.clone().into_iter().map(|edge| edge.addresses.peers.to_string()).collect();
     let ring = Ring::new(names.iter().map(String::as_str));
     let owner = ring.owner(AssetKey::parse(path, 100).unwrap().hash()).unwrap().name();
-    edges.into_iter().find(|edge| edge.place.peers.to_string() == **owner).unwrap()
+    edges.into_iter().find(|edge| edge.addresses.peers.to_string() == **owner).unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Edge, KEYS, agree, listing, owner, path, places, slow_origin, three};
+use crate::cluster::{Edge, KEYS, agree, free_addresses, listing, owner, path, slow_origin, three};
 use crate::load::{Load, Report, assert_coalesced, assert_doubts, fetches, sweep, warm};
 use crate::origin::{Origin, Seen};
 use crate::reserve_machine;
@@ -89,8 +89,8 @@ async fn fourth_edge_gets_its_keys_from_the_others_and_fails_no_request() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = origin.seen().len();
     // The new edge knows the secret and the address of one member.
-    let more = listing([&edges[0].place]) + secret;
-    let mut fourth = Edge::new(4, places(1).remove(0), &origin.url(), &more);
+    let more = listing([&edges[0].addresses]) + secret;
+    let mut fourth = Edge::new(4, free_addresses(1).remove(0), &origin.url(), &more);
     fourth.start().await;
     fourth.is_ready().await;
     load.join(&fourth);
@@ -104,8 +104,8 @@ async fn fourth_edge_gets_its_keys_from_the_others_and_fails_no_request() {
     let new = KEYS..2 * KEYS;
     sweep(&edges[..1], new.clone()).await.assert_well();
     let seen = origin.seen().split_off(before + again.len());
-    let moved = seen.iter().filter(|seen| owner(&edges[..3], &seen.target).name != seen.by()).count();
-    let misplaced = seen.iter().filter(|seen| owner(&edges, &seen.target).name != seen.by()).count();
+    let moved = seen.iter().filter(|seen| owner(&edges[..3], &seen.target).name != seen.via()).count();
+    let misplaced = seen.iter().filter(|seen| owner(&edges, &seen.target).name != seen.via()).count();
     let moved_of_1000 = moved_per_thousand(&edges[..3], &edges);
     println!(
         "fourth edge joins: {}; agreed in {met:.2?}; then each key at each edge: {}; {} origin fetches of stored keys; \
@@ -128,10 +128,10 @@ async fn fourth_edge_gets_its_keys_from_the_others_and_fails_no_request() {
 async fn two_edges_that_start_together_fetch_each_key_once() {
     let _machine = reserve_machine().await;
     let origin = slow_origin().await;
-    let places = places(2);
-    let more = listing(&places);
-    let edge = |(i, place)| Edge::new(i + 1, place, &origin.url(), &more);
-    let mut edges: Vec<_> = places.into_iter().enumerate().map(edge).collect();
+    let all_addresses = free_addresses(2);
+    let more = listing(&all_addresses);
+    let edge = |(i, addresses)| Edge::new(i + 1, addresses, &origin.url(), &more);
+    let mut edges: Vec<_> = all_addresses.into_iter().enumerate().map(edge).collect();
     let (first, second) = edges.split_at_mut(1);
     tokio::join!(first[0].start(), second[0].start());
     tokio::join!(edges[0].is_ready(), edges[1].is_ready());
@@ -145,7 +145,7 @@ async fn two_edges_that_start_together_fetch_each_key_once() {
     let seen = origin.seen();
     let fetches = fetches(&seen, |_, _| true);
     let most = fetches.values().max().unwrap();
-    let misplaced = seen.iter().filter(|seen| owner(&edges, &seen.target).name != seen.by()).count();
+    let misplaced = seen.iter().filter(|seen| owner(&edges, &seen.target).name != seen.via()).count();
     println!(
         "two edges start together: {report}; agreed in {met:.2?}; {} keys, {} origin fetches, at most {most} of one key, \
           {misplaced} not by the owner",

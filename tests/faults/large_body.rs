@@ -61,7 +61,7 @@ async fn kill_owner_mid_body(case: &str, more: &str) {
             edges[0].kill();
         }
         for edge in [&edges[1], &edges[1], &edges[2], &edges[2]] {
-            readings.push(read(edge.place.clients, &path, &body));
+            readings.push(read(edge.addresses.clients, &path, &body));
         }
     }
     let mut results = Vec::new();
@@ -71,7 +71,7 @@ async fn kill_owner_mid_body(case: &str, more: &str) {
     let report = load.end().await;
     let seen = origin.seen();
     let fetches: Vec<_> = seen.iter().filter(|seen| seen.target == path).collect();
-    let fetches: Vec<_> = fetches.iter().map(|seen| (seen.by(), seen.header("range").unwrap_or("all"))).collect();
+    let fetches: Vec<_> = fetches.iter().map(|seen| (seen.via(), seen.header("range").unwrap_or("all"))).collect();
     let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
     println!(
         "owner killed in a body of 100 MiB, {case}: {} of {} clients received all of it, slowest {:.2?}; origin fetches \

@@ -110,7 +110,7 @@ impl Load {
     pub async fn leave(&self, edge: &Edge) {
         let under_way = {
             let mut live = self.live.lock().unwrap();
-            let at = live.iter().position(|(address, _)| *address == edge.place.clients).unwrap();
+            let at = live.iter().position(|(address, _)| *address == edge.addresses.clients).unwrap();
             live.remove(at).1
         };
         under_way.subscribe().wait_for(|count| *count == 0).await.unwrap();
@@ -124,7 +124,7 @@ impl Load {
 }
 
 fn asking(edge: &Edge) -> LoadedEdge {
-    (edge.place.clients, Arc::default())
+    (edge.addresses.clients, Arc::default())
 }
 
 async fn run(live: Live, key: impl Fn(usize) -> usize, mut ended: mpsc::Receiver<()>) -> Vec<Outcome> {
@@ -165,7 +165,7 @@ pub async fn sweep<'a>(
             if requests.len() == AT_A_TIME {
                 asked.push(requests.join_next().await.unwrap().unwrap());
             }
-            let (asker, edge) = (asker.clone(), edge.place.clients);
+            let (asker, edge) = (asker.clone(), edge.addresses.clients);
             requests.spawn(async move { asker.request(edge, key, Instant::now()).await });
         }
     }
@@ -235,7 +235,7 @@ impl fmt::Display for Report {
 pub fn assert_coalesced(seen: &[crate::origin::Seen], edges: usize, owners: impl Fn(&str) -> usize) -> usize {
     let mut by_each: HashMap<_, usize> = HashMap::new();
     for seen in seen {
-        *by_each.entry((&*seen.target, seen.by())).or_default() += 1;
+        *by_each.entry((&*seen.target, seen.via())).or_default() += 1;
     }
     let twice: Vec<_> = by_each.iter().filter(|(_, count)| **count > 1).take(5).collect();
     assert!(twice.is_empty(), "an edge fetched a key twice: {twice:?}");
@@ -253,7 +253,7 @@ pub fn assert_doubts(fetches: usize, edges: usize) {
 /// Counts the origin fetches of each path. `count` selects them by path and edge.
 pub fn fetches(seen: &[crate::origin::Seen], count: impl Fn(&str, &str) -> bool) -> HashMap<&str, usize> {
     let mut fetches = HashMap::new();
-    for seen in seen.iter().filter(|seen| count(&seen.target, seen.by())) {
+    for seen in seen.iter().filter(|seen| count(&seen.target, seen.via())) {
         *fetches.entry(&*seen.target).or_default() += 1;
     }
     fetches

@@ -79,6 +79,6 @@ async fn frozen_owner_fails_no_request_and_its_successor_owns_its_keys() {
     report.assert_well();
     assert_coalesced(&seen, edges.len(), |path| 1 + usize::from(moved.iter().any(|it| it == path)));
     // From then on the successor is the owner, and no request waits for the frozen edge.
-    let misplaced = seen[agreed..].iter().filter(|seen| owner(&edges[1..], &seen.target).name != seen.by());
+    let misplaced = seen[agreed..].iter().filter(|seen| owner(&edges[1..], &seen.target).name != seen.via());
     assert_doubts(misplaced.count(), edges.len());
 }

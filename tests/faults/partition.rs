@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Edge, KEYS, Place, agree, listing, slow_origin_at};
+use crate::cluster::{Addresses, Edge, KEYS, agree, listing, slow_origin_at};
 use crate::load::{Load, Report, assert_coalesced, fetches, sweep, warm};
 use crate::origin::Origin;
 use crate::process::{BINARY, line_with};
@@ -104,9 +104,9 @@ impl Host {
         host
     }
 
-    fn place(&self) -> Place {
+    fn addresses(&self) -> Addresses {
         let at = |network, port| SocketAddr::new(address(network, self.number), port);
-        Place { clients: at(1, 8001), peers: at(2, 7001), admin: at(1, 9901) }
+        Addresses { clients: at(1, 8001), peers: at(2, 7001), admin: at(1, 9901) }
     }
 
     /// Returns a command that executes the binary in this namespace.
@@ -136,9 +136,9 @@ async fn cut_off() {
     for number in 1..=3 {
         hosts.push(Host::new(number, folder.path()).await);
     }
-    let places: Vec<_> = hosts.iter().map(Host::place).collect();
+    let all_addresses: Vec<_> = hosts.iter().map(Host::addresses).collect();
     for (i, host) in hosts.iter().enumerate() {
-        edges.push(Edge::new(i + 1, places[i].clone(), &origin.url(), &listing(&places)));
+        edges.push(Edge::new(i + 1, all_addresses[i].clone(), &origin.url(), &listing(&all_addresses)));
         edges[i].start_by(host.command()).await;
     }
     agree(&edges).await;

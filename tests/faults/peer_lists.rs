@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Edge, KEYS, listing, places, slow_origin};
+use crate::cluster::{Edge, KEYS, free_addresses, listing, slow_origin};
 use crate::load::{Load, assert_coalesced, fetches};
 use crate::reserve_machine;
 
@@ -19,11 +19,11 @@ fn key(request: usize) -> usize {
 /// `lists[i]`.
 async fn contradict(case: &str, lists: [&[usize]; 3], more: &str) {
     let origin = slow_origin().await;
-    let places = places(3);
+    let all_addresses = free_addresses(3);
     let mut edges = Vec::new();
     for (i, list) in lists.into_iter().enumerate() {
-        let more = listing(list.iter().map(|at| &places[*at])) + more;
-        edges.push(Edge::new(i + 1, places[i].clone(), &origin.url(), &more));
+        let more = listing(list.iter().map(|at| &all_addresses[*at])) + more;
+        edges.push(Edge::new(i + 1, all_addresses[i].clone(), &origin.url(), &more));
         edges[i].start().await;
     }
     let load = Load::begin(&edges, key);

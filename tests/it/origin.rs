@@ -227,7 +227,7 @@ impl Seen {
 
     /// Returns the name of the edge that sent the request: the last one in Via.
     #[allow(dead_code)] // for tests/faults
-    pub fn by(&self) -> &str {
+    pub fn via(&self) -> &str {
         let via = self.headers.iter().rfind(|(field, _)| field.eq_ignore_ascii_case("via"));
         via.and_then(|(_, via)| via.rsplit(' ').next()).unwrap_or_default()
     }
