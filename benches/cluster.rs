@@ -1,12 +1,11 @@
-//! What a cluster does under load, seen from outside: real processes, three
-//! edges and an origin that takes its time. `cargo bench --bench cluster`
-//! prints, and asserts what must hold whatever the machine's speed.
+//! A cluster under load: three edges and a slow origin, as processes. `cargo bench --bench cluster`
+//! prints figures, and asserts the results that do not depend on the machine's speed.
 //!
-//! 1. A stampede: 300 clients, one cold 4 MiB asset, origin 300 ms.
-//! 2. A late joiner: 5 MB that take 5 s; who joins after 2 s at another edge.
+//! 1. Stampede: 300 clients, one cold asset of 4 MiB, origin 300 ms.
+//! 2. Late joiner: 5 MB that take 5 s, and a client at another edge after 2 s.
 //! 3. An object of 1 GiB through an edge with 64 MiB of memory, twenty readers,
 //!    ten of them at 100 KB/s: resident memory.
-//! 4. Contradicting lists of peers: the slowest answer of 100 keys.
+//! 4. Contradicting peer lists: the slowest response of 100 requests.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -23,7 +22,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
 const ORIGIN_DELAY: Duration = Duration::from_millis(300);
 
 fn main() {
-    // `cargo test` runs benches too, with this argument: nothing to do.
+    // `cargo test` runs benches with this argument; there is nothing to test.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
@@ -36,7 +35,7 @@ fn main() {
     });
 }
 
-/// An origin in this process: it counts, and sends as slowly as it is told.
+/// An origin in this process. It counts requests and sends at a given pace.
 struct Origin {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -60,7 +59,7 @@ impl Origin {
             while let Ok((stream, _)) = listener.accept().await {
                 let counter = Arc::clone(&counter);
                 tokio::spawn(async move {
-                    // An edge that goes away is its own business.
+                    // The edge may close the connection at any time.
                     let _ = send(stream, pace, &counter).await;
                 });
             }
@@ -97,11 +96,10 @@ async fn send(mut stream: TcpStream, pace: Pace, counter: &AtomicUsize) -> std::
     }
 }
 
-/// A body repeats after so many bytes: a prime, so that no two of its pieces
-/// that are easily mixed up are the same.
+/// The period of a body in bytes. It is prime, so that chunks that may be mixed up differ.
 const PERIOD: usize = 1_000_003;
 
-/// What stands at an offset of every body; at most a million bytes of it.
+/// Returns the bytes at an offset of every body, at most a million of them.
 fn bytes_at(offset: u64, len: usize) -> &'static [u8] {
     static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let once = (0..PERIOD).map(|i| u8::try_from((i / 4096 + i * 31) % 251).unwrap());
@@ -131,8 +129,8 @@ impl Drop for Edge {
     }
 }
 
-/// Edges as processes; `peers` makes the list of the edge at a position from
-/// the addresses of all.
+/// Starts edges as processes. `peers` returns the peer ports of the edge at a position, given the
+/// ports of all.
 async fn edges(
     folder: &TempDir,
     origin: &Origin,
@@ -171,24 +169,24 @@ async fn edges(
     edges
 }
 
-fn everybody(_: usize, ports: &[u16]) -> Vec<u16> {
+fn all_peers(_: usize, ports: &[u16]) -> Vec<u16> {
     ports.to_vec()
 }
 
-struct Got {
-    /// The first byte of the answer, which is of its head.
+struct Measured {
+    /// Time to the first byte of the head.
     head: Duration,
-    /// The first byte of its body.
+    /// Time to the first byte of the body.
     first_byte: Duration,
     total: Duration,
     bytes: u64,
-    /// What had come a moment after the first byte.
+    /// Bytes within 100 ms of the first byte of the body.
     at_once: u64,
 }
 
-/// Gets `path`, checks each byte, and takes at most `rate` bytes a second.
+/// Requests `path` and checks each byte. Reads at most `rate` bytes per second.
 #[allow(clippy::cast_precision_loss)] // rates are small
-async fn get(address: SocketAddr, path: &str, length: u64, rate: Option<u64>, stop: &AtomicBool) -> Got {
+async fn get(address: SocketAddr, path: &str, length: u64, rate: Option<u64>, stop: &AtomicBool) -> Measured {
     let began = Instant::now();
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream
@@ -197,10 +195,11 @@ async fn get(address: SocketAddr, path: &str, length: u64, rate: Option<u64>, st
         .unwrap();
     let mut buffer = vec![0; if rate.is_some() { 10_000 } else { 256 * 1024 }];
     let mut head = Vec::new();
-    let mut got = Got { head: Duration::ZERO, first_byte: Duration::ZERO, total: Duration::ZERO, bytes: 0, at_once: 0 };
+    let mut got =
+        Measured { head: Duration::ZERO, first_byte: Duration::ZERO, total: Duration::ZERO, bytes: 0, at_once: 0 };
     while got.bytes < length && !stop.load(Ordering::Relaxed) {
         let read = stream.read(&mut buffer).await.unwrap();
-        assert!(read > 0, "the answer broke off after {} bytes", got.bytes);
+        assert!(read > 0, "the response broke off after {} bytes", got.bytes);
         let mut data = &buffer[..read];
         if head.is_empty() {
             got.head = began.elapsed();
@@ -222,7 +221,7 @@ async fn get(address: SocketAddr, path: &str, length: u64, rate: Option<u64>, st
         if began.elapsed() < got.first_byte + Duration::from_millis(100) {
             got.at_once = got.bytes;
         }
-        // Whoever has read must not keep another from seeing its first byte.
+        // Reading must not delay the first byte of another client.
         tokio::task::yield_now().await;
         if let Some(rate) = rate {
             tokio::time::sleep(Duration::from_secs_f64(10_000.0 / rate as f64)).await;
@@ -243,7 +242,7 @@ async fn stampede() {
     let folder = tempfile::tempdir().unwrap();
     let pace = Pace { length: LENGTH, piece: 256 * 1024, delay: ORIGIN_DELAY, between: Duration::ZERO };
     let origin = Origin::start(pace).await;
-    let edges = edges(&folder, &origin, 3, "", everybody).await;
+    let edges = edges(&folder, &origin, 3, "", all_peers).await;
     let mut medians = Vec::new();
     for round in 0..ROUNDS {
         let path = format!("/asset-{round:016x}.bin");
@@ -267,9 +266,9 @@ async fn stampede() {
     medians.sort();
     let (head, last_head, first, last_first, total) = medians[ROUNDS / 2];
     println!(
-        "stampede: 300 clients at 3 edges, 4 MiB, origin {ORIGIN_DELAY:?}, {ROUNDS} rounds: {} origin fetches; the median round: \
-         first byte of the head after {head:.1?} (median), {last_head:.1?} (last), of the body {first:.1?}, {last_first:.1?}, all whole \
-         after {total:.1?}; medians from {:.1?} to {:.1?}",
+        "stampede: 300 clients at 3 edges, 4 MiB, origin {ORIGIN_DELAY:?}, {ROUNDS} rounds: {} origin fetches; median round: \
+         first byte of the head after {head:.1?} (median) and {last_head:.1?} (last), of the body after {first:.1?} and \
+         {last_first:.1?}, all bodies complete after {total:.1?}; medians from {:.1?} to {:.1?}",
         origin.asked(),
         medians[0].0,
         medians[ROUNDS - 1].0
@@ -286,14 +285,14 @@ async fn late_joiner() {
         between: Duration::from_millis(50),
     })
     .await;
-    let edges = edges(&folder, &origin, 3, "", everybody).await;
+    let edges = edges(&folder, &origin, 3, "", all_peers).await;
     let path = "/drip-0123456789abcdef.bin";
     let early = tokio::spawn(get(edges[0].clients, path, LENGTH, None, never()));
     tokio::time::sleep(Duration::from_secs(2)).await;
     let late = get(edges[1].clients, path, LENGTH, None, never()).await;
     let early = early.await.unwrap();
     println!(
-        "late joiner: 5 MB over {:.1?}; after 2 s at another edge: first byte after {:.1?}, {} bytes within 100 ms of it; {} origin fetch",
+        "late joiner: 5 MB in {:.1?}; joined after 2 s at another edge: first byte after {:.1?}, {} bytes within 100 ms of it; {} origin fetch",
         early.total,
         late.first_byte,
         late.at_once,
@@ -307,7 +306,7 @@ async fn larger_than_memory() {
     let folder = tempfile::tempdir().unwrap();
     let origin =
         Origin::start(Pace { length: LENGTH, piece: 512 * 1024, delay: Duration::ZERO, between: Duration::ZERO }).await;
-    let edges = edges(&folder, &origin, 1, "memory = \"64MiB\"\nmax_object = \"8MiB\"", everybody).await;
+    let edges = edges(&folder, &origin, 1, "memory = \"64MiB\"\nmax_object = \"8MiB\"", all_peers).await;
     let path = "/huge-0123456789abcdef.bin";
     let done = Arc::new(AtomicBool::new(false));
     for (readers, slow) in [(1, 0), (10, 10)] {
@@ -334,7 +333,7 @@ async fn larger_than_memory() {
             slowly += task.await.unwrap();
         }
         println!(
-            "1 GiB through 64 MiB of memory: {readers} readers at full speed, {slow} at 100 KB/s ({slowly} bytes by then): at most {} MiB resident",
+            "1 GiB through 64 MiB of memory: {readers} readers at full speed, {slow} at 100 KB/s ({slowly} bytes so far): at most {} MiB resident",
             most >> 20
         );
         let _ = std::io::stdout().flush();
@@ -344,7 +343,7 @@ async fn larger_than_memory() {
 async fn contradiction() {
     let folder = tempfile::tempdir().unwrap();
     let origin = Origin::start(Pace { length: 1000, piece: 1000, delay: ORIGIN_DELAY, between: Duration::ZERO }).await;
-    // Each believes that the other owns everything.
+    // Each edge takes the other one for the owner of every key.
     let edges = edges(&folder, &origin, 2, "", |i, ports| vec![ports[1 - i]]).await;
     let tasks: Vec<_> = (0..100)
         .map(|i| {
@@ -359,6 +358,6 @@ async fn contradiction() {
         slowest = slowest.max(task.await.unwrap());
     }
     println!(
-        "contradicting lists: 100 requests for 50 keys at 2 edges, origin {ORIGIN_DELAY:?}: the slowest after {slowest:.1?}"
+        "contradicting lists: 100 requests for 50 keys at 2 edges, origin {ORIGIN_DELAY:?}: slowest response {slowest:.1?}"
     );
 }

@@ -1,9 +1,9 @@
-//! What the functions on a request's way cost: `cargo bench --bench functions`.
+//! The cost of the functions that handle a request: `cargo bench --bench functions`.
 //!
-//! What the library keeps to itself (the tiers, a flight's body) is compiled in
-//! here from its own files, of which not everything is used.
+//! Private parts of the library (the tiers, a flight's body) are compiled in from its own files,
+//! not all of which is used here.
 
-#![allow(missing_docs)] // of what criterion's macros make
+#![allow(missing_docs)] // in the code of criterion's macros
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -52,13 +52,13 @@ mod semantics {
     pub(crate) use peerage::semantics::{cache_status, date, freshness, vary};
 }
 
-/// Metadata of a response that is stored until it is evicted.
-fn facts(born: SystemTime) -> Metadata {
+/// Returns the metadata of a response that is stored until it is evicted.
+fn metadata(born: SystemTime) -> Metadata {
     let (lifetime, validated) = (Lifetime::UntilEvicted { stated: None }, Validated::Never);
     Metadata { status: StatusCode::OK, born, lifetime, validated }
 }
 
-/// The fields of a hit, of those that a file server sends.
+/// Packing and unpacking of the headers that a file server sends.
 fn fields(criterion: &mut Criterion) {
     let mut headers = HeaderMap::new();
     for (name, value) in [
@@ -75,16 +75,17 @@ fn fields(criterion: &mut Criterion) {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    let facts = facts(SystemTime::now());
-    let forms = Templates::new(Budget::new(0));
-    let packed = forms.pack(facts, &headers, 1024);
-    criterion.bench_function("fields/pack", |bencher| bencher.iter(|| forms.pack(facts, black_box(&headers), 1024)));
+    let metadata = metadata(SystemTime::now());
+    let templates = Templates::new(Budget::new(0));
+    let packed = templates.pack(metadata, &headers, 1024);
+    criterion
+        .bench_function("fields/pack", |bencher| bencher.iter(|| templates.pack(metadata, black_box(&headers), 1024)));
     let fields = PackedHeaders::new(&packed.template, packed.times, &packed.values, 1024);
     criterion.bench_function("fields/unpack", |bencher| bencher.iter(|| black_box(fields).unpack()));
 }
 
-/// A hit: one name again and again, and one of so many that their entries are
-/// not in the processor's caches.
+/// The lookup of a hit: one key repeatedly, and one of so many keys that their entries are not in
+/// the processor's caches.
 fn memory(criterion: &mut Criterion) {
     const MEMORY: u64 = 1 << 30;
     for objects in [1, 200_000] {
@@ -94,11 +95,11 @@ fn memory(criterion: &mut Criterion) {
             (0..objects).map(|i| AssetKey::parse(&format!("/asset-{i:016x}.bin"), 100).unwrap()).collect();
         let now = SystemTime::now();
         for key in &keys {
-            let head = tiers.pack(facts(now), &HeaderMap::new(), 1024);
+            let head = tiers.pack(metadata(now), &HeaderMap::new(), 1024);
             let charge = budget.charge(2048).unwrap();
             tiers.store(Tier::Main, key, Stored::new(key, head, Content::Small(&[b'x'; 1024]), charge));
         }
-        // A prime's steps: no two lookups in a row are of neighbours.
+        // Steps of a prime: successive lookups are far apart.
         let mut at = 0;
         criterion.bench_function(&format!("memory/find/{objects}"), |bencher| {
             bencher.iter(|| {
@@ -110,18 +111,18 @@ fn memory(criterion: &mut Criterion) {
     }
 }
 
-/// A body of 1 MiB through a flight, in pieces as a connection reads them.
+/// A body of 1 MiB through a flight, in chunks of the size that a connection reads.
 fn flight(criterion: &mut Criterion) {
     const CHUNK: usize = 16 * 1024;
-    const PIECES: usize = 64;
+    const CHUNKS: usize = 64;
     let chunk = Bytes::from(vec![b'x'; CHUNK]);
     let mut group = criterion.benchmark_group("flight");
-    group.throughput(Throughput::Bytes((PIECES * CHUNK) as u64));
-    let arena = Arena::reserve((PIECES * CHUNK) as u64).unwrap();
+    group.throughput(Throughput::Bytes((CHUNKS * CHUNK) as u64));
+    let arena = Arena::reserve((CHUNKS * CHUNK) as u64).unwrap();
     group.bench_function("append", |bencher| {
         bencher.iter_batched_ref(
             || Growing::new(Arc::clone(&arena)),
-            |body| (0..PIECES).for_each(|_| body.append(chunk.clone())),
+            |body| (0..CHUNKS).for_each(|_| body.append(chunk.clone())),
             BatchSize::LargeInput,
         );
     });
@@ -134,7 +135,7 @@ fn flight(criterion: &mut Criterion) {
             };
             let stream = |(body, readers): &mut (Arc<Growing>, Vec<Reader>)| {
                 let mut context = Context::from_waker(Waker::noop());
-                for _ in 0..PIECES {
+                for _ in 0..CHUNKS {
                     body.append(chunk.clone());
                     for reader in &mut *readers {
                         while let Poll::Ready(Next::Data(data)) = reader.poll_next(usize::MAX, &mut context) {
@@ -177,7 +178,7 @@ fn ring(criterion: &mut Criterion) {
     }
 }
 
-/// What verification costs a fill: bytes per second on one core.
+/// The speed of the digests that verify a fill, in bytes per second on one core.
 fn digests(criterion: &mut Criterion) {
     let data = vec![7; 256 * 1024];
     let mut group = criterion.benchmark_group("digest");

@@ -1,9 +1,8 @@
-//! What a hit costs: CPU time of a whole process for each request, Peerage
-//! beside bare hyper with a lookup and a `Full<Bytes>`, in pairs, in one run.
+//! The cost of a hit: CPU time of a whole process for each request, Peerage beside bare hyper with a
+//! lookup and a `Full<Bytes>`, in pairs, in one run.
 //!
-//! `cargo bench --bench hit` prints a table. Each server is a process of its
-//! own with one worker thread; the clients are this process, over 64 kept-alive
-//! connections on loopback.
+//! `cargo bench --bench hit` prints a table. Each server is a process of its own with one worker
+//! thread; the clients are this process, with 64 kept-alive connections on loopback.
 
 use std::convert::Infallible;
 use std::io::{IsTerminal, Write};
@@ -45,7 +44,7 @@ fn main() {
         Some("hyper") => one_worker().block_on(serve_hyper()),
         Some("peerage") => one_worker().block_on(serve_peerage()),
         Some(other) => panic!("no such server: {other}"),
-        // `cargo test` runs benches too, with this argument: nothing to do.
+        // `cargo test` runs benches with this argument; there is nothing to test.
         None if arguments.iter().any(|argument| argument == "--test") => {}
         None => compare(),
     }
@@ -91,7 +90,7 @@ impl Target {
 fn compare() {
     let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (hyper, peerage) = (Target::start("hyper"), Target::start("peerage"));
-    println!("CPU microseconds a request, median of {PAIRS} pairs of rounds of {ROUND:?}, {CONNECTIONS} connections");
+    println!("CPU microseconds per request, median of {PAIRS} pairs of rounds of {ROUND:?}, {CONNECTIONS} connections");
     println!("{:>9}  {:>10}  {:>10}  {:>6}  (least to most)", "body", "bare hyper", "peerage", "ratio");
     for size in SIZES {
         let mut rounds = Vec::new();
@@ -125,7 +124,7 @@ fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {
     figures
 }
 
-/// CPU microseconds of the server for each request of one round.
+/// Returns the server's CPU microseconds for each request of one round.
 #[allow(clippy::cast_precision_loss)] // counts are far below 2^52
 fn cost(clients: &Runtime, target: &Target, size: usize) -> f64 {
     let before = target.child.cpu();
@@ -141,7 +140,7 @@ fn cost(clients: &Runtime, target: &Target, size: usize) -> f64 {
     target.child.cpu().saturating_sub(before).as_secs_f64() * 1e6 / requests as f64
 }
 
-/// Asks over one connection until the time is up; how often.
+/// Sends requests over one connection until the time is up. Returns their number.
 async fn ask(address: SocketAddr, size: usize, until: Instant) -> u64 {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -161,7 +160,7 @@ async fn ask(address: SocketAddr, size: usize, until: Instant) -> u64 {
                 whole = head.map_or(usize::MAX, |head| head + 4 + size);
             }
         }
-        assert!(read == whole && buffer.starts_with(b"HTTP/1.1 200"), "not the answer that was asked for");
+        assert!(read == whole && buffer.starts_with(b"HTTP/1.1 200"), "not the expected response");
         requests += 1;
     }
     requests

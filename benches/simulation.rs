@@ -1,10 +1,9 @@
-//! A thousand edges on paper: how evenly the ring divides keys and requests,
-//! what hot copies save, what moves when an edge joins or leaves.
-//! `cargo bench --bench simulation [-- --seed N]` prints a table, and writes it
-//! with a plot to `target/simulation/`.
+//! A simulation of a thousand edges: how evenly the ring divides keys and requests, how much the hot
+//! tier saves, and how many keys move when an edge joins or leaves. `cargo bench --bench simulation
+//! [-- --seed N]` prints a table, and writes it with a plot to `target/simulation/`.
 //!
-//! The ring, the keys and the tiers' policy are the real ones; requests come one
-//! after another, at any edge, each for one object of the same size.
+//! The ring, the keys and the policy of the tiers are the real ones. Requests come one after another,
+//! at any edge, each for one object of the same size.
 
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // counts are far below 2^32
 
@@ -24,29 +23,29 @@ use serde_json::json;
 const EDGES: usize = 1000;
 const KEYS: usize = 1_000_000;
 const REQUESTS: usize = 20_000_000;
-/// Of the Zipf distribution: what is k-th in rank is asked for `k^-0.9` as often.
+/// Exponent of the Zipf distribution: the key of rank k is requested with a frequency of `k^-0.9`.
 const EXPONENT: f64 = 0.9;
-/// What an edge's memory holds, in objects, and its shares as configured by
-/// default: twice what it owns.
+/// Objects in an edge's memory: twice the number of its own keys. The shares are the defaults of the
+/// configuration.
 const MEMORY: usize = 2000;
 const HOT_SHARE: f64 = 0.125;
 const FLIGHT_SHARE: f64 = 0.25;
 const SEED: u64 = 492_830_483;
-/// No owner should have more than this many times the mean.
+/// The goal for the most loaded owner, as a multiple of the mean.
 const GOAL: f64 = 1.12;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    // `cargo test` runs benches too, with this argument: nothing to do.
+    // `cargo test` runs benches with this argument; there is nothing to test.
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
     let seed = arguments.iter().position(|argument| argument == "--seed");
-    let seed = seed.map_or(SEED, |at| arguments[at + 1].parse().expect("a seed is a number"));
+    let seed = seed.map_or(SEED, |at| arguments[at + 1].parse().expect("--seed needs a number"));
     let began = Instant::now();
     println!(
         "{EDGES} edges of {MEMORY} objects, {KEYS} keys, {REQUESTS} requests, Zipf({EXPONENT}), seed {seed}; \
-         load is that of the most loaded over the mean"
+         load is the maximum over the mean"
     );
 
     let hashes: Vec<u64> = (0..KEYS).map(hash).collect();
@@ -67,8 +66,8 @@ fn main() {
 
     println!("{:<46} {:>10} {:>8}", "keys", "most", "load");
     println!("{:<46} {:>10} {:>8.3}  (goal {GOAL})", "  of an owner", keys.most(), keys.ratio());
-    println!("{:<46} {join:>10} {:>8.3}", "  moved by a join, over one share", join as f64 / even(EDGES + 1));
-    println!("{:<46} {leave:>10} {:>8.3}", "  moved by a leave, over one share", leave as f64 / even(EDGES));
+    println!("{:<46} {join:>10} {:>8.3}", "  moved by a join, over one share", join as f64 / even_share(EDGES + 1));
+    println!("{:<46} {leave:>10} {:>8.3}", "  moved by a leave, over one share", leave as f64 / even_share(EDGES));
     let row = |name: &str, run: &Run| {
         println!("{name}");
         println!("{:<46} {:>10} {:>7.1}%", "  that needed a hop to a peer", run.hops, percent(run.hops));
@@ -78,9 +77,9 @@ fn main() {
     };
     row("requests, no hot tier", &without);
     row(&format!("requests, hot tier of {} %", HOT_SHARE * 100.0), &with);
-    println!("requests, edges that know of no other");
+    println!("requests, each edge alone");
     println!("{:<46} {alone:>10} {:>7.1}%", "  that went to the origin", percent(alone));
-    println!("{:<46} {:>10}", "names that were asked for at all", distinct(&stream));
+    println!("{:<46} {:>10}", "distinct keys requested", distinct(&stream));
 
     let figures = json!({
         "seed": seed, "edges": EDGES, "keys": KEYS, "requests": REQUESTS, "zipf": EXPONENT, "memory_objects": MEMORY,
@@ -108,12 +107,12 @@ fn percent(requests: usize) -> f64 {
     100.0 * requests as f64 / REQUESTS as f64
 }
 
-/// How many keys each of so many members would own, were all alike.
-fn even(members: usize) -> f64 {
+/// Returns the number of keys of each member if all members had the same.
+fn even_share(members: usize) -> f64 {
     KEYS as f64 / members as f64
 }
 
-/// Who owns each key.
+/// The owner of each key.
 struct Placement {
     ring: Ring,
     owners: Vec<u32>,
@@ -124,7 +123,7 @@ impl Placement {
         let ring = Ring::new(names.iter().map(String::as_str));
         let index: HashMap<&Arc<str>, u32> =
             ring.members().iter().enumerate().map(|(i, member)| (member.name(), i as u32)).collect();
-        let owner = |&hash: &u64| index[ring.owner(hash).expect("a ring of somebody").name()];
+        let owner = |&hash: &u64| index[ring.owner(hash).expect("the ring has members").name()];
         let owners = hashes.iter().map(owner).collect();
         Self { ring, owners }
     }
@@ -133,23 +132,25 @@ impl Placement {
         self.ring.members()[owner as usize].name()
     }
 
-    /// What each owner has, when each key counts as given.
+    /// Returns the sum of the weights of each owner's keys.
     fn counts(&self, weights: impl Iterator<Item = usize>) -> Vec<usize> {
         let mut counts = vec![0; self.ring.members().len()];
         self.owners.iter().zip(weights).for_each(|(&owner, weight)| counts[owner as usize] += weight);
         counts
     }
 
-    /// How many keys have another owner in `other`, which has one member more:
-    /// nobody but that one may have gained any.
+    /// Returns the number of keys that have another owner in `other`, which has one member more. Only
+    /// that member may gain keys.
     fn moved(&self, other: &Self, more: &str) -> usize {
         let owners = self.owners.iter().zip(&other.owners).map(|(&one, &other_one)| (one, other_one));
         let moved = owners.filter(|&(one, other_one)| self.name(one) != other.name(other_one));
-        moved.inspect(|&(_, owner)| assert_eq!(other.name(owner), more, "a key moved between two who stayed")).count()
+        moved
+            .inspect(|&(_, owner)| assert_eq!(other.name(owner), more, "a key moved between two members of both rings"))
+            .count()
     }
 }
 
-/// A request: at which edge, for which key.
+/// A request: the edge, and the key.
 type Request = (u32, u32);
 
 fn stream(seed: u64) -> Vec<Request> {
@@ -180,7 +181,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// From 0 up to, not including, 1.
+    /// Returns a number from 0 up to, and not including, 1.
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
@@ -194,7 +195,7 @@ fn distinct(stream: &[Request]) -> usize {
     asked.into_iter().filter(|&asked| asked).count()
 }
 
-/// Hashed alike in every run.
+/// The hash function is the same in every run.
 type Tier = Cache<u32, (), UnitWeighter, BuildHasherDefault<DefaultHasher>>;
 
 fn tiers(objects: usize) -> Vec<Tier> {
@@ -204,8 +205,8 @@ fn tiers(objects: usize) -> Vec<Tier> {
     (0..EDGES).map(|_| tier()).collect()
 }
 
-/// Whether `tier` has `key`; it has it from now on.
-fn finds(tier: &mut Tier, key: u32) -> bool {
+/// Returns true if `tier` holds `key`, and inserts it if not.
+fn get_or_insert(tier: &mut Tier, key: u32) -> bool {
     let found = tier.get(&key).is_some();
     if !found {
         tier.insert(key, ());
@@ -213,18 +214,18 @@ fn finds(tier: &mut Tier, key: u32) -> bool {
     found
 }
 
-/// What became of all requests.
+/// The outcome of all requests.
 struct Run {
     hops: usize,
     fetches: usize,
-    /// Requests that reached each edge as the key's owner.
+    /// Requests that reached each edge as the owner of the key.
     asked: Load,
-    /// All that reached it, by clients and by peers.
+    /// All requests that reached each edge, from clients and from peers.
     all: Load,
 }
 
 impl Run {
-    /// With tiers that hold so many objects; no hot one if that is 0.
+    /// Runs the requests with tiers of these sizes in objects; 0 means no hot tier.
     fn of(placement: &Placement, stream: &[Request], main: usize, hot: usize) -> Self {
         let (mut mains, mut hots) = (tiers(main), tiers(hot));
         let (mut hops, mut fetches) = (0, 0);
@@ -233,14 +234,14 @@ impl Run {
             all[edge as usize] += 1;
             let owner = placement.owners[key as usize];
             if owner != edge {
-                if hot > 0 && finds(&mut hots[edge as usize], key) {
+                if hot > 0 && get_or_insert(&mut hots[edge as usize], key) {
                     continue;
                 }
                 hops += 1;
                 all[owner as usize] += 1;
             }
             asked[owner as usize] += 1;
-            fetches += usize::from(!finds(&mut mains[owner as usize], key));
+            fetches += usize::from(!get_or_insert(&mut mains[owner as usize], key));
         }
         Self { hops, fetches, asked: Load::of(asked), all: Load::of(all) }
     }
@@ -253,13 +254,13 @@ impl Run {
     }
 }
 
-/// How often the origin is asked when each edge is for itself.
+/// Returns the number of origin requests if each edge is alone.
 fn alone(stream: &[Request], memory: usize) -> usize {
     let mut tiers = tiers(memory);
-    stream.iter().filter(|&&(edge, key)| !finds(&mut tiers[edge as usize], key)).count()
+    stream.iter().filter(|&&(edge, key)| !get_or_insert(&mut tiers[edge as usize], key)).count()
 }
 
-/// What each edge has to do, the most loaded first.
+/// The load of each edge, the highest first.
 struct Load(Vec<usize>);
 
 impl Load {
@@ -276,14 +277,14 @@ impl Load {
         self.relative().next().unwrap_or_default()
     }
 
-    /// Over the mean.
+    /// Returns the loads relative to the mean.
     fn relative(&self) -> impl Iterator<Item = f64> {
         let mean = self.0.iter().sum::<usize>() as f64 / self.0.len() as f64;
         self.0.iter().map(move |&count| count as f64 / mean)
     }
 }
 
-/// The load of all edges over their rank, both axes logarithmic.
+/// Plots the load of all edges over their rank, with two logarithmic axes.
 fn plot(curves: &[(&str, &Load)]) -> String {
     let x = |rank: f64| 60.0 + 200.0 * rank.log10();
     let y = |load: f64| 220.0 - 120.0 * load.max(0.1).log10();

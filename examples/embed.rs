@@ -1,8 +1,8 @@
 //! An edge inside another program: the origin is a closure from key to bytes.
 //!
-//! `cargo run --example embed`, then `curl -i http://127.0.0.1:8001/anything`;
-//! an address as argument has it listen elsewhere. Give each of several such
-//! programs a `[cluster]` with the same peers, and they act as one cache.
+//! `cargo run --example embed`, then `curl -i http://127.0.0.1:8001/anything`; an address as argument
+//! is the one to listen on. Several such programs with a `[cluster]` of the same peers act as one
+//! cache.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         config.edge.listen = address.parse()?;
     }
 
-    // Slow, as a database or a renderer is; it is asked once for each key.
+    // Slow, as a database or a renderer is. It is called once for each key.
     let origin = |key: AssetKey| async move {
         tokio::time::sleep(Duration::from_millis(300)).await;
         println!("made {key}");

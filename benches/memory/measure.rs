@@ -1,12 +1,12 @@
-//! What an edge's process takes of the machine's memory, seen from outside:
+//! Memory of an edge's process, measured from outside:
 //!
-//! 1. What an object costs besides its body: resident memory of a million
-//!    objects of 1 KiB, less the bodies; and the CPU time of a hit among them.
-//! 2. Resident memory over `cache.memory`, sampled while objects of all sizes
-//!    push one another out: 10 minutes; `-- --quick`: one.
+//! 1. The cost of an object besides its body: resident memory of a million objects of 1 KiB, less
+//!    the bodies; and the CPU time of a hit among them.
+//! 2. Resident memory over `cache.memory`, sampled while objects of all sizes evict one another:
+//!    10 minutes; `-- --quick`: one.
 //!
-//! The edge is a child process, with this program's allocator; its origin is in
-//! its own process, keeps nothing, and makes each asset from its name.
+//! The edge is a child process with this program's allocator. Its origin runs in the same process,
+//! stores nothing, and makes each asset from its name.
 
 #![allow(clippy::cast_precision_loss)] // counts are far below 2^52
 
@@ -33,17 +33,17 @@ mod spent;
 const OBJECTS: u64 = 1_000_000;
 const OBJECT: usize = 1024;
 const MIB: u64 = 1024 * 1024;
-/// So that the main tier holds all of them.
+/// Enough memory for all objects in the main tier.
 const ROOMY: u64 = 6144 * MIB;
-/// For the churn: small enough that it is turned over many times.
+/// Memory for the churn, small enough to be replaced many times.
 const TIGHT: u64 = 512 * MIB;
 const CONNECTIONS: u64 = 16;
-/// Requests that a connection sends at a time.
+/// Requests that a connection sends at once.
 const DEPTH: u64 = 32;
-/// What a client takes of an answer at a time.
+/// Bytes that a client reads at once.
 const READ: usize = 256 * 1024;
-/// What a static file server sends with a file, besides its length.
-const FIELDS: [(&str, &str); 7] = [
+/// The headers of a static file server, besides Content-Length.
+const HEADERS: [(&str, &str); 7] = [
     ("server", "nginx/1.22.1"),
     ("date", "Sun, 22 Nov 2026 12:00:00 GMT"),
     ("content-type", "application/octet-stream"),
@@ -53,15 +53,15 @@ const FIELDS: [(&str, &str); 7] = [
     ("accept-ranges", "bytes"),
 ];
 
-/// Measures edges with the allocator of this program, which is called so; each
-/// of `settings` is a variable of the environment that the allocator knows.
+/// Measures edges with this program's allocator, which is named `allocator`. Each of `settings` is
+/// an environment variable of that allocator.
 pub fn measure(allocator: &str, settings: &[Option<(&str, &str)>]) {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "--serve") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         return runtime.block_on(serve(arguments[at + 1].parse().unwrap(), arguments[at + 2].parse().unwrap()));
     }
-    // `cargo test` runs benches too, with this argument: nothing to do.
+    // `cargo test` runs benches with this argument; there is nothing to test.
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
@@ -69,25 +69,25 @@ pub fn measure(allocator: &str, settings: &[Option<(&str, &str)>]) {
     let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for &setting in settings {
         let name = setting.map_or(allocator.to_owned(), |(name, value)| format!("{allocator}, {name}={value}"));
-        for fields in [FIELDS.len(), 1] {
-            let edge = Edge::start(setting, ROOMY, fields);
-            println!("{name}: {}", clients.block_on(of_an_object(&edge, fields)));
+        for headers in [HEADERS.len(), 1] {
+            let edge = Edge::start(setting, ROOMY, headers);
+            println!("{name}: {}", clients.block_on(cost_of_an_object(&edge, headers)));
         }
-        let edge = Edge::start(setting, TIGHT, FIELDS.len());
+        let edge = Edge::start(setting, TIGHT, HEADERS.len());
         println!("{name}: {}", clients.block_on(under_churn(&edge, churn)));
     }
 }
 
-/// An origin that makes each asset from its name: its length, and so many fields.
-struct Made(usize);
+/// An origin that makes each asset from the length in its name, with this many headers.
+struct GeneratedOrigin(usize);
 
-impl Origin for Made {
+impl Origin for GeneratedOrigin {
     fn fetch(&self, call: Call) -> BoxFuture<'_, Result<Reply, Error>> {
         let length = usize::from_str_radix(&call.request.uri().path()["/asset-".len()..][..8], 16).unwrap();
         let mut response = Response::new(Bytes::from(vec![b'x'; length]).into());
         response.headers_mut().insert("content-length", length.into());
-        for (name, value) in &FIELDS[FIELDS.len() - self.0..] {
-            // As they come over a connection: slices of what was read.
+        for (name, value) in &HEADERS[HEADERS.len() - self.0..] {
+            // As over a connection: slices of the bytes that were read.
             let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(value.as_bytes())).unwrap();
             response.headers_mut().insert(HeaderName::from_static(name), value);
         }
@@ -99,12 +99,12 @@ fn path(length: usize, number: u64) -> String {
     format!("/asset-{length:08x}{number:08x}.bin")
 }
 
-async fn serve(memory: u64, fields: usize) {
+async fn serve(memory: u64, headers: usize) {
     let mut config = Config::default();
     config.edge.listen = "127.0.0.1:0".parse().unwrap();
     config.admin.listen = "127.0.0.1:0".parse().unwrap();
     config.cache.memory = Size(memory);
-    let server = Server::bind_with(config, Made(fields)).await.unwrap();
+    let server = Server::bind_with(config, GeneratedOrigin(headers)).await.unwrap();
     println!("{} {}", server.addresses().clients, server.addresses().admin);
     server.run(std::future::pending()).await.unwrap();
 }
@@ -116,22 +116,22 @@ struct Edge {
 }
 
 impl Edge {
-    fn start(setting: Option<(&str, &str)>, memory: u64, fields: usize) -> Self {
+    fn start(setting: Option<(&str, &str)>, memory: u64, headers: usize) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--serve", &memory.to_string(), &fields.to_string()]).envs(setting);
+        command.args(["--serve", &memory.to_string(), &headers.to_string()]).envs(setting);
         let (child, addresses) = Child::start(command);
         let (clients, admin) = addresses.split_once(' ').unwrap();
         Self { child, clients: clients.parse().unwrap(), admin: admin.parse().unwrap() }
     }
 
-    /// Bytes of its memory that are resident.
+    /// Returns the resident memory in bytes.
     fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    /// What it says of itself by this name.
+    /// Returns the value of a metric.
     async fn metric(&self, name: &str) -> u64 {
         let mut client = Client::connect(self.admin).await;
         let text = client.get_all(std::iter::once("/metrics".to_owned())).await;
@@ -139,7 +139,7 @@ impl Edge {
         line.trim().parse().unwrap_or_else(|_| panic!("no metric {name}"))
     }
 
-    /// Has `paths` asked for, over all connections at once.
+    /// Requests `paths` over all connections at once.
     async fn ask(&self, paths: fn(u64) -> String, numbers: Range<u64>) {
         let share = (numbers.end - numbers.start) / CONNECTIONS;
         let tasks: Vec<_> = (0..CONNECTIONS)
@@ -159,7 +159,7 @@ impl Edge {
     }
 }
 
-/// A connection that is kept, with what was read ahead.
+/// A connection that is kept open, with the bytes that were read ahead.
 struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -172,7 +172,7 @@ impl Client {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// Sends all requests at a time, and takes the answers; returns the last body.
+    /// Sends all requests at once, and reads the responses. Returns the last body.
     async fn get_all(&mut self, paths: impl Iterator<Item = String>) -> String {
         let requests: Vec<_> = paths.map(|path| format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n")).collect();
         self.stream.write_all(requests.concat().as_bytes()).await.unwrap();
@@ -209,9 +209,9 @@ impl Client {
     }
 }
 
-async fn of_an_object(edge: &Edge, fields: usize) -> String {
+async fn cost_of_an_object(edge: &Edge, headers: usize) -> String {
     let object: fn(u64) -> String = |number| path(OBJECT, number);
-    // What is there from the beginning, tables and buffers, is not theirs.
+    // Memory that is in use from the beginning, such as tables and buffers, does not count.
     edge.ask(object, OBJECTS..OBJECTS + 10 * CONNECTIONS).await;
     let before = edge.resident();
     edge.ask(object, 0..OBJECTS).await;
@@ -220,20 +220,20 @@ async fn of_an_object(edge: &Edge, fields: usize) -> String {
     assert_eq!(objects, OBJECTS + 10 * CONNECTIONS, "not all of them were stored");
     let counted = edge.metric("peerage_cache_bytes{tier=\"main\"}").await as f64 / objects as f64;
     let (hits, before) = (200_000, edge.child.cpu());
-    // Far apart, as requests are.
+    // Far apart, as real requests are.
     edge.ask(|number| path(OBJECT, number * 7_919 % OBJECTS), 0..hits).await;
     let hit = edge.child.cpu().saturating_sub(before).as_secs_f64() * 1e6 / hits as f64;
     format!(
-        "{OBJECTS} objects of 1 KiB with {} fields of the origin: {:.0} B each besides the body (counted: {:.0} B); \
-         a hit {hit:.2} us of CPU, {DEPTH} to a write",
-        fields + 1,
+        "{OBJECTS} objects of 1 KiB with {} headers of the origin: {:.0} B each besides the body (accounted: {:.0} B); \
+          a hit {hit:.2} us of CPU, {DEPTH} pipelined",
+        headers + 1,
         each - OBJECT as f64,
         counted - OBJECT as f64
     )
 }
 
-/// Sizes, as exponents of 2, that come for a while each: what one leaves behind
-/// does not fit the next.
+/// Ranges of sizes, as exponents of 2, one after another: the memory that one phase frees does not
+/// fit the next.
 const PHASES: [(f64, f64); 4] = [(8.0, 14.0), (15.0, 20.0), (8.0, 12.0), (8.0, 21.0)];
 const PHASE: Duration = Duration::from_secs(5);
 
@@ -256,15 +256,15 @@ async fn under_churn(edge: &Edge, time: Duration) -> String {
     let mean = tail.iter().sum::<f64>() / tail.len() as f64;
     format!(
         "{requests} requests, {} GiB in {time:?} through {} MiB: resident over cache.memory at most {most:.3}, \
-         {mean:.3} in the second half, {:.3} at the end (counted: {counted:.3})",
+         {mean:.3} in the second half, {:.3} at the end (accounted: {counted:.3})",
         bytes >> 30,
         TIGHT / MIB,
         edge.resident() as f64 / TIGHT as f64
     )
 }
 
-/// Asks for what nobody had, and as often for one of a few that stay; how often,
-/// and how much came.
+/// Requests new objects, and as often one of a few that repeat. Returns the number of requests and
+/// bytes.
 async fn churn(address: SocketAddr, client: u64, began: Instant, time: Duration) -> (u64, u64) {
     let mut connection = Client::connect(address).await;
     let (mut requests, mut bytes) = (0, 0);
@@ -284,7 +284,7 @@ async fn churn(address: SocketAddr, client: u64, began: Instant, time: Duration)
     (requests, bytes)
 }
 
-/// A length whose logarithm is anywhere between those of `range`, by `number`.
+/// Returns a length that depends on `number`, with a uniform logarithm between those of `range`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // below 2^21
 fn length(number: u64, range: (f64, f64)) -> usize {
     let part = (mix(number) >> 11) as f64 / (1_u64 << 53) as f64;

@@ -1,5 +1,5 @@
-//! How each cache is started: in memory, one worker, no log, connections kept.
-//! The files in `settings` are what it runs with.
+//! The start of each cache: in memory, one worker, no log, connections kept alive. Their
+//! configuration is in `settings`.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::process::{Process, free_addresses};
 
-/// Every server; the order is that of the tables.
+/// Every server, in the order of the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cache {
     Floor,
@@ -23,7 +23,7 @@ pub enum Cache {
 impl Cache {
     pub const ALL: [Self; 6] =
         [Self::Floor, Self::Hyper, Self::Peerage, Self::Nginx, Self::Varnish, Self::TrafficServer];
-    /// Those that can be a cluster.
+    /// The caches that can form a cluster.
     pub const CLUSTERS: [Self; 3] = [Self::Peerage, Self::Nginx, Self::Varnish];
 
     pub fn name(self) -> &'static str {
@@ -37,7 +37,7 @@ impl Cache {
         }
     }
 
-    /// The program, and Debian's package of it.
+    /// Returns the program, and Debian's package of it.
     fn program(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Floor | Self::Hyper | Self::Peerage => None,
@@ -47,12 +47,12 @@ impl Cache {
         }
     }
 
-    /// Whether it is here; if not, a line says what to install.
+    /// Returns true if it is installed; if not, prints the package to install.
     pub fn is_here(self) -> bool {
         self.program().is_none_or(|(program, package)| is_here(program, package))
     }
 
-    /// One server in front of `origin`, on one processor.
+    /// Starts a server in front of `origin`, on one processor.
     pub fn start(self, origin: SocketAddr) -> Process {
         let folder = folder();
         let at = free_addresses(3);
@@ -92,24 +92,24 @@ impl Cache {
     }
 }
 
-/// Whether a program is here; if not, a line says what to install.
+/// Returns true if a program is installed; if not, prints the package to install.
 pub fn is_here(program: &str, package: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
     let found = found.is_ok_and(|status| status.success());
     if !found {
-        println!("no {program}: left out (Debian's package is {package})");
+        println!("{program} is not installed: left out (install Debian's package {package})");
     }
     found
 }
 
-/// A folder in memory, if the system has one.
+/// Returns a folder in memory, if the system has one.
 pub fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
     tempfile::Builder::new().prefix("bench-peers-").tempdir_in(parent).unwrap()
 }
 
-/// Writes a settings file with its places filled in; where it is.
+/// Writes a configuration file with its placeholders filled in, and returns its path.
 pub fn write(folder: &TempDir, name: &str, template: &str, values: &[(&str, String)]) -> String {
     let text =
         values.iter().fold(template.to_owned(), |text, (place, value)| text.replace(&format!("@{place}@"), value));
@@ -118,14 +118,14 @@ pub fn write(folder: &TempDir, name: &str, template: &str, values: &[(&str, Stri
     file.to_str().unwrap().to_owned()
 }
 
-/// This program as a server.
+/// Returns a command that runs this program as a server.
 fn this_program(server: &str, address: SocketAddr) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--serve", server]).arg(address.to_string());
     command
 }
 
-/// The real binary: defaults, but for one thread, no access log, and `settings`.
+/// Returns the binary with its defaults, but for one thread, no access log, and `settings`.
 pub fn peerage(
     folder: &TempDir,
     settings: &str,
@@ -143,13 +143,13 @@ pub fn peerage(
 
 pub fn nginx(file: &str) -> Command {
     let mut command = Command::new("nginx");
-    // Else it opens Debian's log before it has read its settings.
+    // Otherwise nginx opens Debian's log before it reads its configuration.
     command.args(["-e", "stderr", "-c", file]);
     command
 }
 
-/// A thread for each connection that has work is Varnish's way; all of them are
-/// there when it starts. What it logs to memory is masked.
+/// Varnish uses a thread for each active connection; all of them are started in advance. Its log in
+/// memory is masked.
 pub fn varnish(folder: &Path, file: &str, memory: &str) -> Command {
     let mut command = Command::new("varnishd");
     command.args(["-F", "-j", "none", "-n"]).arg(folder.join("run")).args(["-f", file]);
@@ -180,7 +180,7 @@ fn traffic_server(folder: &TempDir, origin: SocketAddr) -> Command {
     }
     write(folder, "storage.config", &format!("{root}/cache 512M\n"), &[]);
     write(folder, "remap.config", &format!("map / http://{origin}/\n"), &[]);
-    // Without this file nobody may ask.
+    // Without this file no client has access.
     let allow = "ip_allow:\n  - {apply: in, ip_addrs: 127.0.0.1, action: allow, methods: ALL}\n";
     write(folder, "ip_allow.yaml", allow, &[]);
     let layout = format!(

@@ -1,5 +1,4 @@
-//! The clients of a cluster: they ask any node, and those of a node that dies
-//! move to the others.
+//! The clients of a cluster. They use any node, and move to the others when a node dies.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
@@ -10,19 +9,19 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Who has not answered by then has failed.
+/// A request that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Clients {
     nodes: Vec<SocketAddr>,
-    /// Connections to each that nobody uses.
+    /// Idle connections to each node.
     idle: Vec<Mutex<Vec<TcpStream>>>,
     dead: AtomicUsize,
 }
 
-/// What came of a request.
-pub enum Got {
-    /// How long the first byte of the body took, from the first try on.
+/// The outcome of a request.
+pub enum Outcome {
+    /// Time to the first byte of the body, from the first attempt.
     Whole {
         first_byte: Duration,
         tries: u32,
@@ -36,12 +35,12 @@ impl Clients {
         Self { nodes, idle, dead: AtomicUsize::new(usize::MAX) }
     }
 
-    /// From now on nobody asks `node`.
+    /// Sends no request to `node` from now on.
     pub fn lose(&self, node: usize) {
         self.dead.store(node, Ordering::Relaxed);
     }
 
-    /// Opens connections to every node, so that none is opened later.
+    /// Opens connections to every node, so that none is opened during a measurement.
     pub async fn connect(&self, count: usize) {
         for (address, idle) in self.nodes.iter().zip(&self.idle) {
             for _ in 0..count {
@@ -51,18 +50,17 @@ impl Clients {
         }
     }
 
-    /// Gets a body of `size` from the node that `choice` falls on. What a node
-    /// that has died breaks off is asked of another; anything else that goes
-    /// wrong is a failure.
-    pub async fn get(&self, choice: usize, path: &str, size: usize) -> Got {
+    /// Requests a body of `size` from the node that `choice` selects. A request that breaks off at a
+    /// node that has died is retried at another one; any other error is a failure.
+    pub async fn get(&self, choice: usize, path: &str, size: usize) -> Outcome {
         let began = Instant::now();
         let mut tries = 1;
         loop {
             let node = self.alive(choice);
             match tokio::time::timeout(PATIENCE, self.ask(node, path, size)).await {
-                Ok(Ok(at)) => return Got::Whole { first_byte: at - began, tries },
+                Ok(Ok(at)) => return Outcome::Whole { first_byte: at - began, tries },
                 Ok(Err(_)) if self.alive(choice) != node => tries += 1,
-                _ => return Got::Failed,
+                _ => return Outcome::Failed,
             }
         }
     }
@@ -70,11 +68,11 @@ impl Clients {
     fn alive(&self, choice: usize) -> usize {
         let count = self.nodes.len();
         let (node, dead) = (choice % count, self.dead.load(Ordering::Relaxed));
-        // Another part of the choice, so that both survivors get as many.
+        // Another part of the choice, so that both survivors get the same share.
         if node == dead { (dead + 1 + choice / count % (count - 1)) % count } else { node }
     }
 
-    /// When the first byte of the body came.
+    /// Sends a request, and returns the time of the first byte of the body.
     async fn ask(&self, node: usize, path: &str, size: usize) -> Result<Instant> {
         let idle = self.idle[node].lock().unwrap().pop();
         let mut stream = match idle {
@@ -107,7 +105,7 @@ async fn read(stream: &mut TcpStream, size: usize) -> Result<Instant> {
         if body.is_none() {
             body = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n").map(|end| end + 4);
             if body.is_some() && !buffer.starts_with(b"HTTP/1.1 200") {
-                return Err(Error::other("not a good answer"));
+                return Err(Error::other("not a complete 200 response"));
             }
         }
         let Some(body) = body else { continue };
@@ -116,7 +114,7 @@ async fn read(stream: &mut TcpStream, size: usize) -> Result<Instant> {
         }
         match first_byte {
             Some(first_byte) if filled == body + size => return Ok(first_byte),
-            // Whoever has read must not keep another from seeing its first byte.
+            // Reading must not delay the first byte of another client.
             _ => tokio::task::yield_now().await,
         }
     }

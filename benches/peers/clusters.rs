@@ -1,4 +1,4 @@
-//! Clusters: a stampede, and a long stream of requests in which an owner dies.
+//! Clusters: a stampede, and a long series of requests during which an owner dies.
 
 use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::caches::Cache;
-use super::clients::{Clients, Got};
+use super::clients::{Clients, Outcome};
 use super::control::current;
 use super::installed;
 use super::nodes::{self, NODES};
@@ -21,19 +21,19 @@ use super::report::{load_average, save};
 const DELAY: Duration = Duration::from_millis(300);
 const STAMPEDE: usize = 300;
 const STAMPEDED: usize = 4 * 1024 * 1024;
-/// The exponent of Zipf's law.
+/// The exponent of the Zipf distribution.
 const SKEW: f64 = 0.9;
 
 struct Plan {
     stampedes: u32,
     keys: usize,
-    /// Requests a second, and how long before and after the death.
+    /// Requests per second, and the time before and after the death.
     rate: u32,
     half: Duration,
     streams: u32,
 }
 
-/// One cluster in one part of one round.
+/// The figures of one cluster in one part of one round.
 #[derive(Serialize)]
 struct Measured {
     part: &'static str,
@@ -42,7 +42,7 @@ struct Measured {
     requests: usize,
     origin_fetches: u64,
     failed: usize,
-    /// Asked again elsewhere, because the node died under them.
+    /// Requests that were retried at another node because theirs died.
     moved: usize,
     first_byte_p50_milliseconds: f64,
     first_byte_p99_milliseconds: f64,
@@ -76,7 +76,7 @@ fn progress(part: &str, cache: Cache, round: u32, rounds: u32) {
     }
 }
 
-/// Clients at all nodes want the same cold asset at once; the clusters take turns.
+/// Clients at all nodes request the same cold asset at once. The clusters take turns.
 async fn stampedes(caches: &[Cache], plan: &Plan) -> Vec<Measured> {
     let mut clusters = Vec::new();
     for &cache in caches {
@@ -103,8 +103,8 @@ async fn stampedes(caches: &[Cache], plan: &Plan) -> Vec<Measured> {
     parts
 }
 
-/// A warm cluster under a stream of requests, in the middle of which a node is
-/// killed: what it owned is somebody else's from there on.
+/// A warm cluster under a series of requests. In the middle a node is killed, and its keys move to
+/// others.
 async fn stream(cache: Cache, plan: &Plan, round: u32) -> [Measured; 2] {
     let origin = Origin::start();
     let mut nodes = nodes::start(cache, origin.address);
@@ -119,7 +119,7 @@ async fn stream(cache: Cache, plan: &Plan, round: u32) -> [Measured; 2] {
     let survivors: Vec<_> = nodes.drain(1..).collect();
     let counting = Counting::start(&survivors, &origin);
     let death = async {
-        // Under way, so that requests die with it.
+        // In mid-stream, so that requests die with it.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let mut node = nodes.remove(0);
         clients.lose(0);
@@ -133,13 +133,13 @@ fn clients(nodes: &[Process]) -> Arc<Clients> {
     Arc::new(Clients::new(nodes.iter().map(|node| node.clients).collect()))
 }
 
-/// Every key once, the least wanted first, at any node.
+/// Requests every key once, the least popular first, at any node.
 async fn warm(clients: &Arc<Clients>, keys: usize) {
     let mut tasks = JoinSet::new();
     for key in (0..keys).rev() {
         if tasks.len() >= 64 {
             let got = tasks.join_next().await;
-            assert!(matches!(got, Some(Ok(Got::Whole { .. }))), "cannot be warmed");
+            assert!(matches!(got, Some(Ok(Outcome::Whole { .. }))), "a request failed while the cluster was warmed");
         }
         let clients = Arc::clone(clients);
         tasks.spawn(async move { ask(&clients, key, random(key, 1)).await });
@@ -147,8 +147,13 @@ async fn warm(clients: &Arc<Clients>, keys: usize) {
     tasks.join_all().await;
 }
 
-/// Requests at a rate that does not wait for answers.
-async fn paced(clients: &Arc<Clients>, stream: &Stream, requests: std::ops::Range<usize>, rate: u32) -> JoinSet<Got> {
+/// Sends requests at a rate that does not depend on the responses.
+async fn paced(
+    clients: &Arc<Clients>,
+    stream: &Stream,
+    requests: std::ops::Range<usize>,
+    rate: u32,
+) -> JoinSet<Outcome> {
     let mut tasks = JoinSet::new();
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
     for request in requests {
@@ -159,17 +164,17 @@ async fn paced(clients: &Arc<Clients>, stream: &Stream, requests: std::ops::Rang
     tasks
 }
 
-async fn ask(clients: &Clients, key: usize, choice: u64) -> Got {
+async fn ask(clients: &Clients, key: usize, choice: u64) -> Outcome {
     let size = size(key);
     clients.get(usize::try_from(choice >> 32).unwrap(), &path(u32::try_from(key).unwrap(), size), size).await
 }
 
-/// The same for every cluster and in every run.
+/// Returns a number that is the same for every cluster and in every run.
 fn random(number: usize, seed: u64) -> u64 {
     xxh3_64(&[number as u64, seed].map(u64::to_le_bytes).concat())
 }
 
-/// Of a hundred keys, 50 are of 1 KiB, 30 of 4, 15 of 16, 4 of 64 and 1 of 256.
+/// Returns the size of a key: 50 of a hundred have 1 KiB, 30 have 4, 15 have 16, 4 have 64 and 1 has 256.
 fn size(key: usize) -> usize {
     let kib = match random(key, 3) % 100 {
         0..50 => 1,
@@ -181,9 +186,9 @@ fn size(key: usize) -> usize {
     kib * 1024
 }
 
-/// Keys by Zipf's law: the first is wanted most.
+/// Keys by a Zipf distribution: the first is the most popular.
 struct Stream {
-    /// The weight of each key and of all before it.
+    /// For each key, its weight plus the weights of all keys before it.
     sums: Vec<f64>,
 }
 
@@ -206,7 +211,7 @@ impl Stream {
     }
 }
 
-/// From where a part's figures count.
+/// The counters at the beginning of a part.
 struct Counting<'a> {
     nodes: &'a [Process],
     origin: &'a Origin,
@@ -220,18 +225,18 @@ impl<'a> Counting<'a> {
     }
 
     #[allow(clippy::cast_precision_loss)] // counts are small
-    fn end(&self, part: &'static str, cache: Cache, round: u32, got: Vec<Got>) -> Measured {
+    fn end(&self, part: &'static str, cache: Cache, round: u32, got: Vec<Outcome>) -> Measured {
         let cpu = self.nodes.iter().map(Process::cpu).sum::<Duration>().saturating_sub(self.cpu);
         let requests = got.len();
         let mut moved = 0;
         let mut first: Vec<_> = got
             .into_iter()
             .filter_map(|got| match got {
-                Got::Whole { first_byte, tries } => {
+                Outcome::Whole { first_byte, tries } => {
                     moved += usize::from(tries > 1);
                     Some(first_byte.as_secs_f64() * 1e3)
                 }
-                Got::Failed => None,
+                Outcome::Failed => None,
             })
             .collect();
         first.sort_by(f64::total_cmp);
@@ -257,10 +262,10 @@ fn print(parts: &[Measured], plan: &Plan, load_before: &str) {
     let stream = Stream::new(plan.keys);
     let keys: HashSet<_> = (count..2 * count).map(|request| stream.key(request)).collect();
     println!(
-        "\nThree nodes and an origin that takes {DELAY:?}. Stampede: {STAMPEDE} clients, one cold asset of 4 MiB. Stream: {} \
-         requests a second, Zipf({SKEW}) over {} keys of 1 to 256 KiB, all asked for once before; one of three nodes is \
-         killed after {:?}, and {} keys are asked for after that. TCP's congestion control is {}. The machine's load \
-         was {load_before} when it began.\n",
+        "\nThree nodes and an origin with a delay of {DELAY:?}. Stampede: {STAMPEDE} clients, one cold asset of 4 MiB. \
+         Stream: {} requests per second, Zipf({SKEW}) over {} keys of 1 to 256 KiB, each requested once before; one of \
+         three nodes is killed after {:?}, and {} keys are requested after that. TCP's congestion control is {}. The \
+         machine's load was {load_before} at the start.\n",
         plan.rate,
         plan.keys,
         plan.half,

@@ -1,24 +1,24 @@
-//! The congestion control that all servers send by: how often it wakes the reader is a good
-//! part of what a large body costs.
+//! The congestion control of all servers. How often it wakes the reader is a good part of the cost
+//! of a large body.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// New sockets have it, on both sides, unless their program chooses another; none of these
-/// does.
+/// New sockets have it, on both sides, unless their program chooses another one; none of these
+/// programs does.
 const SETTING: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
-/// The name of the control that new sockets have.
+/// Returns the name of the congestion control of new sockets.
 pub fn current() -> String {
     std::fs::read_to_string(SETTING).unwrap_or_default().trim().to_owned()
 }
 
-/// A control that is set for as long as this lives, and until the process is interrupted.
+/// A congestion control that is set while this lives, or until the process is interrupted.
 pub struct Control {
     before: String,
 }
 
 impl Control {
-    /// Sets it before any server starts.
+    /// Sets the congestion control. Servers must start afterwards.
     pub fn set(name: &str) -> Self {
         let control = Self { before: current() };
         restore_when_interrupted(control.before.clone());
@@ -40,7 +40,7 @@ impl Drop for Control {
 
 fn restore(before: &str) {
     if let Err(error) = std::fs::write(SETTING, before) {
-        eprintln!("the congestion control is not `{before}` again: {error}");
+        eprintln!("the congestion control `{before}` was not restored: {error}");
     }
 }
 

@@ -1,6 +1,5 @@
-//! What no cache can be under: a socket loop that writes a prebuilt answer, and
-//! bare hyper with a lookup and a `Full<Bytes>`. Each is a process of its own
-//! with one thread.
+//! The lower bounds of a cache's cost: a socket loop that writes a prebuilt response, and bare hyper
+//! with a lookup and a `Full<Bytes>`. Each is a process of its own with one thread.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -15,9 +14,9 @@ use super::{SIZES, bare};
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// Answers with what is prebuilt for the first line of the request. Readiness is
-/// mio's: with a thread for each connection, switching threads costs more than
-/// all of this, and the floor would not be one.
+/// Sends the prebuilt response for the first line of each request. It polls with mio: with a thread
+/// for each connection, switching threads would cost more than all the rest, and this would be no
+/// lower bound.
 pub fn socket_loop(address: SocketAddr) {
     let answers: Vec<_> = SIZES.iter().map(|&size| (path(0, size), answer(size))).collect();
     let mut poll = Poll::new().unwrap();
@@ -55,12 +54,12 @@ fn answer(size: usize) -> Vec<u8> {
 struct Connection<'a> {
     stream: TcpStream,
     request: Vec<u8>,
-    /// What the socket has not taken of the answer.
+    /// The part of the response that the socket has not accepted yet.
     left: &'a [u8],
 }
 
 impl<'a> Connection<'a> {
-    /// As far as the socket lets it; an error is the end of the connection.
+    /// Writes and reads as far as the socket allows. An error ends the connection.
     fn go_on(&mut self, answers: &'a [(String, Vec<u8>)]) -> std::io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
@@ -87,7 +86,7 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// Bare hyper, HTTP/1.1 and HTTP/2.
+/// Serves with bare hyper, over HTTP/1.1 and HTTP/2.
 pub async fn hyper(address: SocketAddr) {
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     bare::serve(listener, SIZES.map(|size| (path(0, size), Bytes::from(vec![b'x'; size])))).await;

@@ -1,4 +1,4 @@
-//! Hits: every cache alone, all of them up, asked in turn.
+//! Hits: each cache alone; all of them run, and they are measured in turn.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use super::process::Process;
 use super::report::{Figures, Goal, Results, load_average, save};
 use super::{control, installed, plot};
 
-/// A body, and the load that it is asked with.
+/// A body, and the load of requests for it.
 struct Load {
     name: &'static str,
     size: usize,
-    /// Of wrk. Few for the large one: what is under way when the time is up is
-    /// paid for and not counted.
+    /// Connections of wrk. Few for the large body: responses in transit at the end cost CPU time and
+    /// are not counted.
     connections: usize,
-    /// Requests a second of the paced client: far below what the slowest can do.
+    /// Requests per second of the paced client, far below the capacity of the slowest server.
     rate: f64,
-    /// For so many seconds: of 100 requests or fewer, the 99th percentile is the slowest.
+    /// Duration in seconds. Of 100 requests or fewer, the 99th percentile is the slowest.
     paced: f64,
 }
 
@@ -34,15 +34,15 @@ const LOADS: [Load; 4] = [
 const HTTP2: &str = "1 KiB, HTTP/2";
 const HOP: &str = "1 KiB, a peer has it";
 const CODED_HOP: &str = "1 KiB of gzip, a peer has it";
-/// The names in each.
+/// The names of the bodies in each.
 const HOPS: [(&str, Named); 2] = [(HOP, path), (CODED_HOP, script)];
-/// The peers of the goals.
+/// The caches that the goals compare with.
 const OTHERS: [&str; 3] = ["nginx", "varnish", "traffic server"];
 
 struct Plan {
     rounds: usize,
     time: Duration,
-    /// The part of its time that the paced client is given.
+    /// The share of its duration that the paced client gets.
     paced: f64,
 }
 
@@ -83,7 +83,7 @@ pub fn compare(quick: bool) {
     report(&results, &plan, &load_before);
 }
 
-/// Asks until even who admits what is asked for again has it in memory.
+/// Repeats requests until even a cache that admits repeated requests only stores the responses.
 fn warm(server: &Process) {
     let mut client = Client::connect(server.clients);
     for load in LOADS {
@@ -116,7 +116,7 @@ fn over_http2(results: &mut Results, servers: &Servers, plan: &Plan, round: usiz
     }
 }
 
-/// On standard error, which is not the table.
+/// Prints to standard error, which is separate from the table.
 fn progress(load: &str, server: &str, round: usize, rounds: usize) {
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K{load}: round {round} of {rounds}, {server}");
@@ -129,9 +129,9 @@ fn report(results: &Results, plan: &Plan, load_before: &str) {
     let control = control::current();
     let rates: Vec<_> = LOADS.iter().map(|load| format!("{} {}", load.rate, load.name)).collect();
     println!(
-        "\nMedians of {} rounds of {:?}; each server on one processor, the load on another; the rate: {}, a second. \
-         TCP's congestion control is {}. The machine's load was {load_before} when it began; above 0.5, believe no \
-         latency.\n",
+        "\nMedians of {} rounds of {:?}; each server on one processor, the load on another; requests per second of the paced \
+         client: {}. TCP's congestion control is {}. The machine's load was {load_before} at the start; above 0.5, \
+         latencies are not reliable.\n",
         plan.rounds,
         plan.time,
         rates.join(", "),

@@ -1,6 +1,6 @@
-//! The cost of a hop to a peer: two edges, names that the second owns and
-//! has in memory, asked of the first. The first cannot keep them: its share for
-//! hot copies is the least that there is, and the names are many.
+//! The cost of a hop to a peer: the first of two edges gets requests for names that the second owns
+//! and stores. The first cannot keep them: its hot tier is as small as possible, and the names are
+//! many.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use super::paced::{Client, text};
 use super::process::{Process, free_addresses};
 use super::report::Figures;
 
-/// How many names go round: 1 KiB each, beside 2.5 MiB for hot copies.
+/// Number of names in turn: 1 KiB each, with 2.5 MiB for hot copies.
 const NAMES: usize = 10_000;
 const SIZE: usize = 1024;
 
 pub struct Hop {
-    /// For wrk's script.
+    /// The folder of wrk's script.
     folder: TempDir,
     asked: Process,
     owner: Process,
@@ -31,7 +31,7 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// Names are made by `path`, of a number and a length.
+    /// Starts two edges. `path` makes names from a number and a length.
     pub fn start(origin: SocketAddr, path: Named) -> Self {
         let at = free_addresses(6);
         let peers = [at[4].to_string(), at[5].to_string()];
@@ -65,9 +65,8 @@ impl Hop {
         Self { folder: folder(), asked, owner, admin: at[3], paths }
     }
 
-    /// A hit at the owner; the same through the other, where the processor time
-    /// is that of both. The part of the requests that took the hop is printed if
-    /// it is not all.
+    /// Measures a hit at the owner, and the same through the other edge, where the CPU time is that of
+    /// both. Prints the share of requests that took the hop if some did not.
     pub fn round(&self, connections: usize, time: Duration) -> (Figures, Figures) {
         let run = |edge: &Process| wrk(&self.folder, edge.clients, &self.paths, connections, time);
         let hit = cost(&[&self.owner], || run(&self.owner));
@@ -76,12 +75,12 @@ impl Hop {
         let hops = self.hits() - before;
         let part = hops / (hop.requests_per_second * time.as_secs_f64());
         if part < 0.9 {
-            println!("only {:.0} % of the requests went on to the owner", part * 100.0);
+            println!("only {:.0} % of the requests reached the owner", part * 100.0);
         }
         (hit, hop)
     }
 
-    /// What the owner has answered from memory for peers.
+    /// Returns the number of hits that the owner has served to peers.
     fn hits(&self) -> f64 {
         let metrics = text(self.admin, "/metrics");
         let name = "peerage_requests_total{source=\"peer\",result=\"hit\",";

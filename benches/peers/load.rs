@@ -12,7 +12,7 @@ use super::origin::is_script;
 use super::process::Process;
 use super::report::Figures;
 
-/// Measures the CPU time that `servers` spend on a run, and its speed.
+/// Measures the CPU time of `servers` during a run, and the speed of the run.
 pub fn cost(servers: &[&Process], run: impl FnOnce() -> Speed) -> Figures {
     let cpu = || servers.iter().map(|server| server.cpu()).sum::<Duration>();
     let before = cpu();
@@ -27,27 +27,27 @@ pub fn cost(servers: &[&Process], run: impl FnOnce() -> Speed) -> Figures {
     }
 }
 
-/// What a run at full speed came to.
+/// The results of a run at full speed.
 pub struct Speed {
     pub requests: f64,
     pub per_second: f64,
     pub bytes_per_second: Option<f64>,
-    /// Milliseconds; none where the tool does not say.
+    /// In milliseconds; `None` if the tool does not print it.
     pub p50: Option<f64>,
     pub p99: Option<f64>,
 }
 
-/// wrk's own summary is for people; this prints its figures in a line.
+/// wrk's own summary is hard to parse; this prints its figures in one line.
 const DONE: &str = "done = function(summary, latency)
   local e = summary.errors
   io.write(string.format('figures %d %d %d %d %f %f\\n', summary.requests, summary.duration, summary.bytes,
     e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(50), latency:percentile(99)))
 end\n";
 
-/// wrk with one thread, for `paths` in turn.
+/// Runs wrk with one thread, requesting `paths` in turn.
 pub fn wrk(folder: &TempDir, address: SocketAddr, paths: &[String], connections: usize, time: Duration) -> Speed {
     let mut script = DONE.to_owned();
-    // One target needs no code for each request.
+    // A single target needs no code for each request.
     if paths.len() > 1 {
         let requests: String = paths.iter().fold(String::new(), |mut text, path| {
             let _ = write!(text, "wrk.format('GET', '{path}'),");
@@ -70,7 +70,7 @@ pub fn wrk(folder: &TempDir, address: SocketAddr, paths: &[String], connections:
     let text = output(&command);
     let line = text.lines().find_map(|line| line.strip_prefix("figures ")).unwrap_or_else(|| panic!("wrk: {text}"));
     let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().unwrap()).collect();
-    assert!(figures[0] > 0.0 && figures[3] == 0.0, "wrk met errors at {address}{}: {text}", paths[0]);
+    assert!(figures[0] > 0.0 && figures[3] == 0.0, "wrk reported errors at {address}{}: {text}", paths[0]);
     let seconds = figures[1] / 1e6;
     Speed {
         requests: figures[0],
@@ -81,7 +81,7 @@ pub fn wrk(folder: &TempDir, address: SocketAddr, paths: &[String], connections:
     }
 }
 
-/// h2load with prior knowledge: eight connections, four requests at a time on each.
+/// Runs h2load with prior knowledge: eight connections, four concurrent requests on each.
 pub fn h2load(address: SocketAddr, path: &str, time: Duration) -> Speed {
     let mut command = Command::new("h2load");
     command.args(["-t1", "-c8", "-m4", "-D", &time.as_secs_f64().ceil().to_string()]);
@@ -93,12 +93,12 @@ pub fn h2load(address: SocketAddr, path: &str, time: Duration) -> Speed {
     };
     let requests = figure("requests:", " succeeded").unwrap_or_else(|| panic!("h2load: {text}"));
     let good = figure("status codes:", " 2xx").unwrap_or_default();
-    assert!(requests > 0.0 && good >= requests, "h2load met errors at {address}{path}: {text}");
+    assert!(requests > 0.0 && good >= requests, "h2load reported errors at {address}{path}: {text}");
     let seconds = time.as_secs_f64().ceil();
     Speed { requests, per_second: requests / seconds, bytes_per_second: None, p50: None, p99: None }
 }
 
-/// What it prints, run on the second processor: the server has the first.
+/// Returns the output of a command that runs on the second processor: the server has the first.
 pub fn output(command: &Command) -> String {
     let mut pinned = Command::new("taskset");
     pinned.args(["-c", "1"]).arg(command.get_program()).args(command.get_args());

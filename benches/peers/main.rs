@@ -1,10 +1,8 @@
-//! Peerage beside other caches, in one run: `cargo bench --bench peers` compares
-//! hits, each cache alone on one processor; `cargo bench --bench peers --
-//! clusters` compares three of each that act as one. `--quick` is a short run
-//! of either, and `--control cubic` (as root) has every server send by that
-//! congestion control. What is not installed is left out with a line that names its
-//! package. The tables go to standard output, and with a plot to
-//! `target/bench-peers`.
+//! Peerage beside other caches, in one run. `cargo bench --bench peers` compares hits, each cache
+//! alone on one processor. `cargo bench --bench peers -- clusters` compares clusters of three.
+//! `--quick` is a short run of either, and `--control cubic` (as root) sets the congestion control
+//! of all servers. A program that is not installed is left out, and a line names its package. The
+//! tables are printed to standard output, and written with a plot to `target/bench-peers`.
 
 #[path = "../shared/bare.rs"]
 mod bare;
@@ -28,7 +26,7 @@ mod spent;
 use caches::Cache;
 use control::Control;
 
-/// The bodies that are asked for, in bytes.
+/// The lengths of the bodies, in bytes.
 const SIZES: [usize; 4] = [1024, 16 * 1024, 256 * 1024, 10 * 1024 * 1024];
 
 fn main() {
@@ -36,8 +34,7 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("--serve") => serve(&arguments[1..]),
         Some("--pace") => paced::pace(&arguments[1..]),
-        // `cargo test` runs benches too, with this argument: nothing to do.
-        // `cargo test` runs benches too, with this argument: nothing to do.
+        // `cargo test` runs benches with this argument; there is nothing to test.
         _ if has(&arguments, "--test") => {}
         _ => measure(&arguments),
     }
@@ -49,7 +46,7 @@ fn has(arguments: &[String], argument: &str) -> bool {
 
 fn measure(arguments: &[String]) {
     let _until_dropped = arguments.iter().position(|given| given == "--control").map(|at| {
-        let name = arguments.get(at + 1).expect("--control wants the name of a congestion control, such as cubic");
+        let name = arguments.get(at + 1).expect("--control needs the name of a congestion control, such as cubic");
         Control::set(name)
     });
     let compare = if has(arguments, "clusters") { clusters::compare } else { hits::compare };
@@ -57,7 +54,7 @@ fn measure(arguments: &[String]) {
 }
 
 fn serve(arguments: &[String]) {
-    let [server, address] = arguments else { panic!("wants SERVER ADDRESS") };
+    let [server, address] = arguments else { panic!("expected SERVER ADDRESS") };
     let address = address.parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     match server.as_str() {
@@ -67,7 +64,7 @@ fn serve(arguments: &[String]) {
     }
 }
 
-/// Those of `caches` that are installed, with a line for each that is not.
+/// Returns those of `caches` that are installed, and prints a line for each other one.
 fn installed(caches: &[Cache]) -> Vec<Cache> {
     caches.iter().copied().filter(|cache| cache.is_here()).collect()
 }

@@ -1,5 +1,5 @@
-//! Three of a cache that act as one, in front of one origin, each as its own
-//! makers would have it. One worker and 1 GiB each.
+//! Clusters of three, in front of one origin, each configured as its authors recommend. One worker
+//! and 1 GiB for each node.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -11,13 +11,13 @@ use super::process::{Process, free_addresses};
 
 pub const NODES: usize = 3;
 
-/// The addresses of all.
+/// The addresses of all nodes.
 struct Addresses {
     origin: SocketAddr,
     clients: Vec<SocketAddr>,
-    /// Where peers ask.
+    /// The ports for peers.
     peers: Vec<SocketAddr>,
-    /// Peerage's operator's ports.
+    /// The admin ports of Peerage.
     admin: Vec<SocketAddr>,
 }
 
@@ -38,7 +38,7 @@ pub fn start(cache: Cache, origin: SocketAddr) -> Vec<Process> {
             }
         }
     }
-    // All have probed one another.
+    // By now all nodes have probed one another.
     std::thread::sleep(Duration::from_secs(1));
     nodes
 }

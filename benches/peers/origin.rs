@@ -1,6 +1,5 @@
-//! An origin in this process: it counts, and waits as long as it is told. A
-//! name says how long its body is; a script comes coded with gzip, and varies by
-//! Accept-Encoding.
+//! An origin in this process. It counts requests and delays responses. A name holds the length of
+//! its body; a script has the content coding gzip, and varies by Accept-Encoding.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,15 +9,15 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Makes the target of a body of a number and a length.
+/// Makes the target of a body from a number and a length.
 pub type Named = fn(u32, usize) -> String;
 
-/// The target of a body; the last eight digits are its length.
+/// Returns the target of a body. Its last eight digits are the length.
 pub fn path(id: u32, length: usize) -> String {
     format!("/asset-{id:08x}{length:08x}.bin")
 }
 
-/// As [`path`], of a script.
+/// Like [`path`], for a script.
 pub fn script(id: u32, length: usize) -> String {
     path(id, length).replace(".bin", ".js")
 }
@@ -48,7 +47,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Starts it on a thread of its own, for as long as this process lives.
+    /// Starts an origin on a thread of its own, for as long as this process lives.
     pub fn start() -> Self {
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
@@ -61,12 +60,12 @@ impl Origin {
         Self { address, shared }
     }
 
-    /// How many requests have come so far.
+    /// Returns the number of requests so far.
     pub fn asked(&self) -> u64 {
         self.shared.asked.load(Ordering::Relaxed)
     }
 
-    /// How long each answer waits from now on.
+    /// Sets the delay of each response from now on.
     pub fn delay(&self, delay: Duration) {
         self.shared.delay.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
     }
@@ -76,7 +75,7 @@ async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
     listener.set_nonblocking(true).unwrap();
     let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((stream, _)) = listener.accept().await {
-        // A cache that goes away is its own business.
+        // The cache may close the connection at any time.
         let shared = Arc::clone(&shared);
         tokio::spawn(async move { answer(stream, &shared).await });
     }
@@ -103,7 +102,7 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         };
         let fields = format!("content-type: {content}\r\ncache-control: public, max-age=31536000, immutable");
         let mut piece = format!("HTTP/1.1 200 OK\r\ncontent-length: {left}\r\n{fields}\r\n\r\n").into_bytes();
-        // A small answer is one write.
+        // A small response is a single write.
         let with_head = left.min(filler.len());
         piece.extend_from_slice(&filler[..with_head]);
         stream.write_all(&piece).await?;

@@ -1,5 +1,5 @@
-//! A paced client of our own, for wrk knows no rate, and the plain one that
-//! warms and looks.
+//! A client with a constant rate, which wrk does not have, and a plain client for warming and
+//! checking.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::load::output;
 
-/// Median and 99th percentile in milliseconds at a rate that does not wait for
-/// answers; a process of its own, on the second processor.
+/// Returns the median and the 99th percentile in milliseconds at a rate that does not depend on the
+/// responses. The client is a process of its own, on the second processor.
 pub fn paced(address: SocketAddr, path: &str, size: usize, pace: Pace) -> (f64, f64) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--pace", &address.to_string(), path, &size.to_string()]);
@@ -22,17 +22,17 @@ pub fn paced(address: SocketAddr, path: &str, size: usize, pace: Pace) -> (f64, 
 
 #[derive(Clone, Copy)]
 pub struct Pace {
-    /// Requests a second.
+    /// Requests per second.
     pub rate: f64,
     pub time: Duration,
 }
 
-/// Connections of the paced client.
+/// Number of connections of the paced client.
 const PACED: u32 = 32;
 
-/// The process of [`paced`]: prints two figures.
+/// Runs the process of [`paced`], and prints its two figures.
 pub fn pace(arguments: &[String]) {
-    let [address, path, size, rate, seconds] = arguments else { panic!("wants ADDRESS PATH SIZE RATE SECONDS") };
+    let [address, path, size, rate, seconds] = arguments else { panic!("expected ADDRESS PATH SIZE RATE SECONDS") };
     let (address, size) = (address.parse().unwrap(), size.parse().unwrap());
     let pace = Pace { rate: rate.parse().unwrap(), time: Duration::from_secs_f64(seconds.parse().unwrap()) };
     let began = Instant::now() + Duration::from_millis(50);
@@ -47,9 +47,9 @@ pub fn pace(arguments: &[String]) {
     println!("{} {}", at(50), at(99));
 }
 
-/// One of the clients, which take turns. A request that is late because the
-/// answer before it was is counted from when it was due; one that is late because
-/// this thread woke late is not the server's fault, and counts from when it went out.
+/// Runs one of the clients, which take turns. A request that is late because of the response before
+/// it counts from its scheduled time. A request that is late because this thread woke late counts
+/// from the time when it was sent: that is not the server's fault.
 fn ask_at_times(
     address: SocketAddr,
     path: &str,
@@ -78,7 +78,7 @@ fn ask_at_times(
     took
 }
 
-/// A connection that is kept.
+/// A connection that is kept open.
 pub struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -91,7 +91,7 @@ impl Client {
         Self { stream, buffer: vec![0; 256 * 1024] }
     }
 
-    /// Gets the whole of a body of `size`.
+    /// Requests a body of `size` and reads all of it.
     pub fn get(&mut self, path: &str, size: usize) {
         self.stream
             .write_all(format!("GET {path} HTTP/1.1\r\nhost: bench\r\naccept-encoding: gzip\r\n\r\n").as_bytes())
@@ -118,7 +118,7 @@ impl Client {
     }
 }
 
-/// A whole answer as it is.
+/// Returns a whole response as text.
 pub fn text(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();

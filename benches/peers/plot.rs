@@ -1,4 +1,4 @@
-//! A plot by hand: a panel for each load, a bar for each server.
+//! The plot: a panel for each load, a bar for each server.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ const BAR: usize = 18;
 const GAP: usize = 6;
 const COLUMNS: usize = 2;
 
-/// CPU time of a request, least is best; each panel has a scale of its own.
+/// Draws the CPU time per request; less is better. Each panel has its own scale.
 pub fn svg(results: &Results, control: &str) -> String {
     let mut loads: Vec<&str> = results.rows.iter().map(|row| row.load.as_str()).collect();
     loads.dedup();
@@ -21,7 +21,7 @@ pub fn svg(results: &Results, control: &str) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" \
          font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-         <text x=\"16\" y=\"26\" font-size=\"15\" font-weight=\"bold\">CPU microseconds a request, under {control}</text>\n",
+         <text x=\"16\" y=\"26\" font-size=\"15\" font-weight=\"bold\">CPU microseconds per request, under {control}</text>\n",
         whole.0, whole.1
     );
     for (at, load) in loads.iter().enumerate() {
@@ -44,7 +44,7 @@ fn panel(svg: &mut String, bars: &[(&str, f64)], left: usize, top: usize) {
     for (at, (server, cpu)) in bars.iter().enumerate() {
         let (x, y) = (left + LABELS, top + at * (BAR + GAP));
         let wide = cpu / most * room;
-        // What cannot be had, Peerage, the others.
+        // The lower bounds, Peerage, the other caches.
         let colour = match *server {
             "floor" | "bare hyper" => "#b8bcc2",
             "peerage" | "through a peer" => "#1f5fa8",

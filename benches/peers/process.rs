@@ -1,4 +1,4 @@
-//! A server under test: a process with all its descendants, and its folder.
+//! A server under test: a process with its descendants, and its folder.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -10,11 +10,11 @@ use super::spent::spent;
 
 pub struct Process {
     child: Child,
-    /// Its configuration and what it stores; removed when it is.
+    /// The folder of its configuration and storage, which is removed with it.
     folder: TempDir,
-    /// Where clients ask, by HTTP/1.1.
+    /// The address for clients over HTTP/1.1.
     pub clients: SocketAddr,
-    /// Where they ask by cleartext HTTP/2, if it can.
+    /// The address for clients over cleartext HTTP/2, if the server supports it.
     pub http2: Option<SocketAddr>,
 }
 
@@ -37,7 +37,7 @@ impl Process {
         process
     }
 
-    /// Its own id and those of all that it started.
+    /// Returns the ids of the process and of all its descendants.
     fn tree(&self) -> Vec<u32> {
         let parents: Vec<_> = std::fs::read_dir("/proc").unwrap().filter_map(|entry| parent(&entry.ok()?)).collect();
         let mut tree = vec![self.child.id()];
@@ -50,8 +50,8 @@ impl Process {
         tree
     }
 
-    /// Lets all of it run on one processor only, which is not the load's. Done
-    /// afterwards because Traffic Server chooses its processors when it starts.
+    /// Restricts all of them to one processor, apart from the load. Done after the start, because
+    /// Traffic Server chooses its processors when it starts.
     pub fn pin(self) -> Self {
         for id in self.tree() {
             let pinned = Command::new("taskset").args(["-acp", "0", &id.to_string()]).stdout(Stdio::null()).status();
@@ -60,14 +60,14 @@ impl Process {
         self
     }
 
-    /// What all its threads have spent on a processor, in user and system mode.
+    /// Returns the CPU time of all threads, in user and system mode.
     pub fn cpu(&self) -> Duration {
         self.tree().into_iter().map(spent).sum()
     }
 
-    /// SIGKILL for all of it.
+    /// Sends SIGKILL to all of them.
     pub fn kill(&mut self) {
-        // Children of what is killed first would be nobody's.
+        // The children of a process that is killed first would leave the tree.
         let ids: Vec<_> = self.tree().iter().map(u32::to_string).collect();
         let _ = Command::new("sh").arg("-c").arg(format!("kill -9 {}", ids.join(" "))).stderr(Stdio::null()).status();
         let _ = self.child.wait();
@@ -82,18 +82,18 @@ impl Drop for Process {
     }
 }
 
-/// A process and its parent.
+/// Returns the ids of a process and of its parent.
 fn parent(entry: &std::fs::DirEntry) -> Option<(u32, u32)> {
     let id = entry.file_name().to_str()?.parse().ok()?;
     let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-    // A name may hold blanks and parentheses; behind the last come state and parent.
+    // The name may hold blanks and parentheses; the state and the parent follow the last one.
     let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
     Some((id, parent))
 }
 
-/// Addresses on loopback that nobody listens at.
+/// Returns loopback addresses at which no process listens.
 pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    // Held together, so that all differ.
+    // Bound at the same time, so that all differ.
     let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     held.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }

@@ -1,20 +1,21 @@
-//! What was measured, round by round, and its tables.
+//! The measurements, round by round, and their tables.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// One cache under one load in one round. What a tool does not say is none.
+/// The figures of one cache under one load in one round. A figure that a tool does not print is
+/// `None`.
 #[derive(Serialize, Clone, Copy, Default)]
 pub struct Figures {
-    /// Processor time of all the cache's processes, user and system.
+    /// CPU time of all the cache's processes, in user and system mode.
     pub cpu_microseconds: f64,
     pub requests_per_second: f64,
     pub bytes_per_second: Option<f64>,
     /// At full speed.
     pub p50_milliseconds: Option<f64>,
     pub p99_milliseconds: Option<f64>,
-    /// At a rate that is the same for all.
+    /// At a rate that is the same for all caches.
     pub paced_p50_milliseconds: Option<f64>,
     pub paced_p99_milliseconds: Option<f64>,
 }
@@ -32,7 +33,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// The rounds of a server under a load, from the first on in order.
+    /// Returns the rounds of a server under a load, in order.
     pub fn rounds(&mut self, load: &str, server: &'static str) -> &mut Vec<Figures> {
         let found = self.rows.iter().position(|row| row.load == load && row.server == server);
         let at = found.unwrap_or_else(|| {
@@ -47,23 +48,22 @@ impl Results {
         row.map(|row| row.rounds.iter().map(figure).collect()).unwrap_or_default()
     }
 
-    /// Per round, what a server needs of what another does; none if one side was not
-    /// measured.
+    /// Returns for each round the ratio of a server's figure to that of another one; empty if one of
+    /// them was not measured.
     pub fn ratios(&self, load: &str, server: &str, other: &str, figure: fn(&Figures) -> f64) -> Vec<f64> {
         let others = self.figures(load, other, figure);
         self.figures(load, server, figure).into_iter().zip(others).map(|(own, other)| own / other).collect()
     }
 
-    /// Who of `servers` has the least median. (The least of each round would be who
-    /// was luckiest in it: with three servers of the same speed, nobody's median is
-    /// as good.)
+    /// Returns the server with the least median. (The least figure of each round would favour luck: of
+    /// three equally fast servers, none has a median as good as that.)
     pub fn best<'a>(&self, load: &str, servers: &[&'a str], figure: fn(&Figures) -> f64) -> Option<&'a str> {
         let median = |server: &str| median(self.figures(load, server, figure).into_iter());
         let medians = servers.iter().filter_map(|server| Some((*server, median(server)?)));
         medians.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(server, _)| server)
     }
 
-    /// All rows, each figure the median of its rounds, as Markdown.
+    /// Prints all rows as Markdown, each figure the median of its rounds.
     pub fn print(&self) {
         println!(
             "| load | server | CPU µs a request | requests/s | MB/s | p50 ms | p99 ms | p50 ms at the rate | p99 ms at the rate |\n\
@@ -85,12 +85,12 @@ impl Results {
     }
 }
 
-/// A bound on a ratio, and the ratios that were measured.
+/// An upper bound of a ratio, and the measured ratios.
 #[derive(Serialize)]
 pub struct Goal {
     pub of: String,
     pub at_most: f64,
-    /// The median of the rounds' ratios, the least and the most.
+    /// The median, the minimum and the maximum of the rounds' ratios.
     pub measured: Option<[f64; 3]>,
 }
 
@@ -103,7 +103,7 @@ impl Goal {
         Self { of: of.to_owned(), at_most, measured }
     }
 
-    /// As Markdown; nothing is asserted, for machines differ.
+    /// Prints them as Markdown. Nothing is asserted, since machines differ.
     pub fn print(goals: &[Self]) {
         println!("\n| ratio, median of the rounds | goal | measured | least to most | |\n|---|---:|---:|---:|---|");
         for Self { of, at_most, measured } in goals {
@@ -118,7 +118,7 @@ impl Goal {
     }
 }
 
-/// Of the last minute: what others did to the processors.
+/// Returns the load average of the last minute: the work of other processes.
 pub fn load_average() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or_default().to_owned()
@@ -134,7 +134,7 @@ pub fn shown(figure: Option<f64>, digits: usize) -> String {
     figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.digits$}"))
 }
 
-/// Writes a file to `target/bench-peers` and says so.
+/// Writes a file to `target/bench-peers`, and prints its path.
 pub fn save(name: &str, contents: &str) {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench-peers");
     std::fs::create_dir_all(&folder).unwrap();

@@ -1,5 +1,5 @@
-//! Bare hyper, HTTP/1.1 and HTTP/2, with a lookup and a `Full<Bytes>`: what an edge
-//! could cost at the least.
+//! Bare hyper, HTTP/1.1 and HTTP/2, with a lookup and a `Full<Bytes>`: a lower bound of the cost of
+//! an edge.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use hyper_util::server::conn::auto;
 use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
 
-/// Serves `assets`, each by its path, for as long as the process lives.
+/// Serves `assets`, by their paths, for as long as the process lives.
 pub async fn serve(listener: TcpListener, assets: impl IntoIterator<Item = (String, Bytes)>) {
     let cache = Arc::new(Cache::<String, Bytes>::new(1000));
     for (path, body) in assets {

@@ -1,4 +1,4 @@
-//! A server in a process of its own, which ends with what holds it.
+//! A server in a process of its own, which ends with its handle.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child as Process, Command, Stdio};
@@ -21,7 +21,7 @@ impl Child {
         self.0.id()
     }
 
-    /// What it has spent on the processors.
+    /// Returns its CPU time.
     pub fn cpu(&self) -> Duration {
         spent(self.id())
     }

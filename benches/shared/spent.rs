@@ -1,8 +1,8 @@
-//! What a process has spent on the processors, for the benchmarks.
+//! The CPU time of a process, for the benchmarks.
 
 use std::time::Duration;
 
-/// Of all its threads, in user and system mode; nothing if it has ended.
+/// Returns the CPU time of all its threads, in user and system mode; zero if it has ended.
 pub fn spent(process: u32) -> Duration {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Duration::ZERO };
     let spent = |task: std::fs::DirEntry| {

@@ -1,15 +1,15 @@
-//! What clients see when edges are killed, freeze, come back, join, disagree and
-//! lose sight of one another: the binary as processes, under load.
+//! Faults as clients see them: edges are killed, freeze, return, join, disagree or are partitioned.
+//! The binary runs as processes, under load.
 //!
-//! Each test loads the whole machine, so they run one at a time. They judge answers and
-//! origin fetches; times are printed, and judged in the benches, for they depend on the
-//! machine: `cargo test --test faults -- --nocapture`.
+//! Each test loads the whole machine, so the tests run one at a time. They check responses and
+//! origin fetches. Times depend on the machine: they are printed here, and measured in the
+//! benches: `cargo test --test faults -- --nocapture`.
 
 #![allow(missing_docs)]
 
 use tokio::sync::{Mutex, MutexGuard};
 
-// What tests/it is made of, and uses all of.
+// Shared with tests/it, which uses all of their items.
 #[path = "../it/client.rs"]
 #[allow(dead_code)]
 mod client;
@@ -23,16 +23,16 @@ mod origin;
 #[allow(dead_code)]
 mod process;
 
-mod body;
 mod cluster;
-mod coming;
-mod contradiction;
-mod leaving;
+mod joining;
+mod large_body;
 mod load;
+mod owner_loss;
 mod partition;
+mod peer_lists;
 
-/// Holds the machine for one test.
-async fn by_itself() -> MutexGuard<'static, ()> {
+/// Reserves the machine for one test.
+async fn reserve_machine() -> MutexGuard<'static, ()> {
     static MACHINE: Mutex<()> = Mutex::const_new(());
     MACHINE.lock().await
 }

@@ -1,51 +1,55 @@
-//! A network that falls apart: one edge here, two there.
+//! A network partition: one edge on one side, two on the other.
 //!
-//! The test runs itself again in namespaces of its own, where it is the hub of
-//! two networks: clients and the origin reach edges by one, edges one another by
-//! the other. All of that vanishes with its last process.
+//! The test runs itself again in namespaces of its own. There it is the hub of two networks:
+//! clients and the origin reach the edges over one, the edges reach each other over the other.
+//! The kernel removes all of it with its last process.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::by_itself;
-use crate::cluster::{Edge, KEYS, Place, agree, listing, slow_origin_at};
+use crate::cluster::{Addresses, Edge, KEYS, agree, listing, slow_origin_at};
 use crate::load::{Load, Report, assert_coalesced, fetches, sweep, warm};
 use crate::origin::Origin;
 use crate::process::{BINARY, line_with};
+use crate::reserve_machine;
 
-/// Set where the namespaces are there already.
+/// Set in the process that runs inside the namespaces.
 const INSIDE: &str = "PEERAGE_TEST_INSIDE";
 const SPLIT: Duration = Duration::from_secs(10);
 
 #[test]
-fn one_edge_is_cut_off_from_two() {
+#[ignore = "needs network namespaces, ip, unshare and nsenter"]
+fn each_side_of_a_partition_fails_no_request_and_both_agree_after_it_heals() {
     if std::env::var_os(INSIDE).is_some() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         return runtime.block_on(cut_off());
     }
-    let _machine = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(by_itself());
-    let unshare = match namespaces() {
-        Ok(unshare) => unshare,
-        Err(reason) => return println!("partition: not tried, for this machine has no namespaces: {reason}"),
-    };
+    let _machine = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(reserve_machine());
+    let unshare = namespaces().unwrap_or_else(|reason| {
+        panic!(
+            "this test needs network namespaces: root or user namespaces, ip (Debian's package iproute2), unshare and \
+             nsenter (Debian's package util-linux): {reason}"
+        )
+    });
     let mut command = Command::new(unshare[0]);
     command.args(&unshare[1..]).arg(std::env::current_exe().unwrap()).env(INSIDE, "");
-    command.args(["--exact", "partition::one_edge_is_cut_off_from_two", "--nocapture"]);
+    command.args(["--exact", "partition::each_side_of_a_partition_fails_no_request_and_both_agree_after_it_heals"]);
+    command.args(["--include-ignored", "--nocapture"]);
     let output = command.stdin(Stdio::null()).output().unwrap();
     println!("{}", String::from_utf8_lossy(&output.stdout).trim());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What has to go well in there.
+/// Commands that must succeed inside the namespaces.
 const NEEDED: &str = "ip link add hub type bridge && ip link add one type veth && nsenter -V";
 
-/// The command by which another runs in namespaces of its own; all that it
-/// starts ends with it.
+/// Returns the command that runs another one in new namespaces. Processes started there end with
+/// it.
 fn namespaces() -> Result<Vec<&'static str>, String> {
     let mut reasons = Vec::new();
-    // As root, or as whom the system lets be root in there.
+    // As root, or as a user that the system lets become root in a user namespace.
     for user in [&[][..], &["--map-root-user"]] {
         let mut unshare = vec!["unshare", "--net", "--mount", "--pid", "--mount-proc", "--kill-child"];
         unshare.extend(user);
@@ -60,36 +64,35 @@ fn namespaces() -> Result<Vec<&'static str>, String> {
     Err(reasons.join("; "))
 }
 
-/// Runs `ip`, by way of `through`.
+/// Runs `ip` through the command `through`.
 fn ip(through: &[&str], arguments: &str) {
     let words: Vec<_> = through.iter().copied().chain(["ip"]).chain(arguments.split(' ')).collect();
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The two networks, by their bridges and the third number of their addresses.
+/// The two networks: the name of the bridge, and the third byte of the addresses.
 const NETWORKS: [(&str, u8); 2] = [("front", 1), ("back", 2)];
 
 fn address(network: u8, host: u8) -> IpAddr {
     [10, 77, network, host].into()
 }
 
-/// A network namespace, which is there as long as its process, which is there
-/// as long as this one.
+/// A network namespace. It exists as long as its holder process, which ends with this process.
 struct Host {
     holder: Child,
     number: u8,
 }
 
 impl Host {
-    /// On both networks.
+    /// Creates a namespace that is connected to both networks.
     async fn new(number: u8, folder: &Path) -> Self {
-        let said = folder.join(format!("host-{number}"));
+        let ready = folder.join(format!("host-{number}"));
         let mut command = Command::new("unshare");
         command.args(["--net", "sh", "-c", "echo here; exec cat"]).stdin(Stdio::piped());
-        let holder = command.stdout(std::fs::File::create(&said).unwrap()).spawn().unwrap();
+        let holder = command.stdout(std::fs::File::create(&ready).unwrap()).spawn().unwrap();
         let host = Self { holder, number };
-        line_with(&said, "here").await;
+        line_with(&ready, "here").await;
         let pid = host.holder.id().to_string();
         for (bridge, network) in NETWORKS {
             let (link, address) = (format!("{bridge}{number}"), address(network, number));
@@ -101,12 +104,12 @@ impl Host {
         host
     }
 
-    fn place(&self) -> Place {
+    fn addresses(&self) -> Addresses {
         let at = |network, port| SocketAddr::new(address(network, self.number), port);
-        Place { clients: at(1, 8001), peers: at(2, 7001), admin: at(1, 9901) }
+        Addresses { clients: at(1, 8001), peers: at(2, 7001), admin: at(1, 9901) }
     }
 
-    /// What becomes the binary in here.
+    /// Returns a command that executes the binary in this namespace.
     fn command(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.holder.id().to_string(), "-n", BINARY]);
@@ -133,9 +136,9 @@ async fn cut_off() {
     for number in 1..=3 {
         hosts.push(Host::new(number, folder.path()).await);
     }
-    let places: Vec<_> = hosts.iter().map(Host::place).collect();
+    let all_addresses: Vec<_> = hosts.iter().map(Host::addresses).collect();
     for (i, host) in hosts.iter().enumerate() {
-        edges.push(Edge::new(i + 1, places[i].clone(), &origin.url(), &listing(&places)));
+        edges.push(Edge::new(i + 1, all_addresses[i].clone(), &origin.url(), &listing(&all_addresses)));
         edges[i].start_by(host.command()).await;
     }
     agree(&edges).await;
@@ -159,18 +162,19 @@ async fn split_and_heal(origin: &Origin, edges: &[Edge]) {
     let reports = [load.end().await, sweep(edges, 0..KEYS).await];
 
     let seen = origin.seen();
-    // While it is split, each side brings in for itself.
+    // During the partition each side fetches for itself.
     let most = |own| fetches(&seen, |_, by| (by == "edge-1") == own).into_values().max().unwrap_or_default();
     let (one, two) = (most(true), most(false));
     println!(
-        "partition: {}; noticed in {noticed:.2?}; one view {healed:.2?} after it healed; then each key at each edge: {}; origin \
-         fetches: {warmed} before, {} in {SPLIT:?} of partition, {} after; of a key at most {one} by the one, {two} by the two",
+        "partition: {}; detected in {noticed:.2?}; agreed {healed:.2?} after it healed; then each key at each edge: {}; \
+        origin fetches: {warmed} before, {} in {SPLIT:?} of partition, {} after; at most {one} of one key by the single \
+         edge, {two} by the pair",
         reports[0],
         reports[1],
         split - warmed,
         seen.len() - split
     );
     reports.iter().for_each(Report::assert_well);
-    // Each side has an owner of its own.
+    // Each side has its own owner of a key.
     assert_coalesced(&seen, edges.len(), |_| 2);
 }

@@ -1,4 +1,4 @@
-//! A client that notices everything: what came, and whether it came whole.
+//! An HTTP client that reports everything that it receives, and whether the body was complete.
 
 use std::net::SocketAddr;
 
@@ -11,34 +11,34 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// A request that is being put together.
+/// A request to be sent.
 #[derive(Clone)]
-pub struct Ask {
+pub struct RequestBuilder {
     address: SocketAddr,
     request: Request<Full<Bytes>>,
     version: Version,
-    /// That of a request over HTTP/2.
+    /// The Host header of a request over HTTP/2, beside `:authority`.
     host: Option<HeaderValue>,
 }
 
-/// A whole answer, or as much of it as came.
+/// A response, as far as it was received.
 #[derive(Debug)]
-pub struct Got {
+pub struct FullResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// Whether the body ended as HTTP has it end.
+    /// True if the body ended as its framing requires.
     pub complete: bool,
 }
 
-impl Got {
-    pub fn field(&self, name: &str) -> &str {
+impl FullResponse {
+    pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// This edge's member of Cache-Status: the last.
+    /// Returns the Cache-Status member of the edge that answered, which is the last one.
     pub fn cache_status(&self) -> &str {
-        self.field("cache-status").rsplit(", ").next().unwrap()
+        self.header("cache-status").rsplit(", ").next().unwrap()
     }
 
     pub fn text(&self) -> &str {
@@ -46,23 +46,23 @@ impl Got {
     }
 }
 
-/// An answer whose body has still to be read.
-pub struct Open {
+/// A response before its body is read.
+pub struct OpenResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     body: Incoming,
 }
 
-pub fn ask(address: SocketAddr, method: Method, target: &str) -> Ask {
+pub fn request(address: SocketAddr, method: Method, target: &str) -> RequestBuilder {
     let mut request = Request::new(Full::default());
     *request.method_mut() = method;
     *request.uri_mut() = target.parse().unwrap();
     request.headers_mut().insert("host", "site.example".parse().unwrap());
-    Ask { address, request, version: Version::HTTP_11, host: None }
+    RequestBuilder { address, request, version: Version::HTTP_11, host: None }
 }
 
-impl Ask {
-    pub fn field(mut self, name: &'static str, value: &str) -> Self {
+impl RequestBuilder {
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
         self.request.headers_mut().append(name, value.parse().unwrap());
         self
     }
@@ -77,19 +77,19 @@ impl Ask {
         self
     }
 
-    /// Goes over HTTP/2 and has a Host beside `:authority`.
+    /// Sends over HTTP/2, with a Host header beside `:authority`.
     pub fn also_host(mut self, host: &str) -> Self {
         self.host = Some(host.parse().unwrap());
         self.http2()
     }
 
-    /// Waits for the head.
-    pub async fn open(self) -> Open {
+    /// Sends the request and waits for the response head.
+    pub async fn open(self) -> OpenResponse {
         self.try_open().await.unwrap()
     }
 
-    /// Waits for the head; an error if the connection ends before it.
-    pub async fn try_open(self) -> hyper::Result<Open> {
+    /// Like [`open`](Self::open), but returns an error if the connection ends before the head.
+    pub async fn try_open(self) -> hyper::Result<OpenResponse> {
         let response = if self.version == Version::HTTP_2 {
             self.connect_http2().await.send_request(self.into_http2()).await?
         } else {
@@ -97,7 +97,7 @@ impl Ask {
             tokio::spawn(connection);
             sender.send_request(self.request).await?
         };
-        Ok(Open::of(response))
+        Ok(OpenResponse::of(response))
     }
 
     async fn connect(&self) -> TokioIo<TcpStream> {
@@ -121,51 +121,54 @@ impl Ask {
         self.request
     }
 
-    /// Waits for all of it.
-    pub async fn get(self) -> Got {
+    /// Sends the request and waits for the whole response.
+    pub async fn send(self) -> FullResponse {
         self.open().await.rest().await
     }
 }
 
-/// Sends `asks` over one connection, and returns when the edge has taken all of them:
-/// it takes them in their order, and has answered `last`, which came behind them.
-pub async fn taken(asks: impl IntoIterator<Item = Ask>, last: Ask) -> Vec<JoinHandle<Got>> {
+/// Sends `asks` over one connection, and returns when the edge has accepted all of them. An edge
+/// accepts requests in order, so a response to `last`, which is sent behind them, proves that.
+pub async fn send_until_accepted(
+    asks: impl IntoIterator<Item = RequestBuilder>,
+    last: RequestBuilder,
+) -> Vec<JoinHandle<FullResponse>> {
     let mut sender = last.connect_http2().await;
     let mut answers = Vec::new();
     for ask in asks {
         let answer = sender.send_request(ask.into_http2());
-        answers.push(tokio::spawn(async move { Open::of(answer.await.unwrap()).rest().await }));
+        answers.push(tokio::spawn(async move { OpenResponse::of(answer.await.unwrap()).rest().await }));
     }
     sender.send_request(last.into_http2()).await.unwrap();
     answers
 }
 
-impl Open {
+impl OpenResponse {
     fn of(response: Response<Incoming>) -> Self {
         let (parts, body) = response.into_parts();
         Self { status: parts.status, headers: parts.headers, body }
     }
 
-    /// The next piece of the body; `None` at its end. Panics if it breaks off.
-    pub async fn piece(&mut self) -> Option<Bytes> {
-        self.try_piece().await.map(Result::unwrap)
+    /// Returns the next chunk of the body, or `None` at its end. Panics if the body breaks off.
+    pub async fn chunk(&mut self) -> Option<Bytes> {
+        self.try_chunk().await.map(Result::unwrap)
     }
 
-    /// As [`piece`](Self::piece); an error if it breaks off.
-    pub async fn try_piece(&mut self) -> Option<hyper::Result<Bytes>> {
+    /// Like [`chunk`](Self::chunk), but returns an error if the body breaks off.
+    pub async fn try_chunk(&mut self) -> Option<hyper::Result<Bytes>> {
         Some(self.body.frame().await?.map(|frame| frame.into_data().unwrap()))
     }
 
-    /// At least `count` bytes more.
-    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+    /// Reads at least `count` more bytes.
+    pub async fn read_at_least(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while bytes.len() < count {
-            bytes.extend_from_slice(&self.piece().await.expect("the body is longer"));
+            bytes.extend_from_slice(&self.chunk().await.expect("the body is longer"));
         }
         bytes
     }
 
-    pub async fn rest(mut self) -> Got {
+    pub async fn rest(mut self) -> FullResponse {
         let mut body = Vec::new();
         let mut complete = true;
         while let Some(frame) = self.body.frame().await {
@@ -176,6 +179,6 @@ impl Open {
                 break;
             }
         }
-        Got { status: self.status, headers: self.headers, body: body.into(), complete }
+        FullResponse { status: self.status, headers: self.headers, body: body.into(), complete }
     }
 }

@@ -1,5 +1,4 @@
-//! What people really use: curl, wget, Python's own client and a browser, on
-//! the demo's site. A program that is not here is skipped, and said to be.
+//! Common clients on the demo's site: curl, wget, Python's http.client and a browser.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,9 +10,10 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::harness::{Cluster, Running, alone, pattern, within};
+use crate::harness::{Cluster, TestEdge, pattern, single_edge, within};
 use crate::origin::{Origin, Script};
 use crate::process::{Process, line_with};
+use crate::programs::require;
 
 use browser::Browser;
 
@@ -21,7 +21,7 @@ mod browser;
 
 const PHOTO: &str = "/photo-59a1930b1c4284a8.png";
 const STYLE: &str = "/style-b42d312740cc2ba0.css";
-/// Larger than a piece of memory, and than any client's buffer.
+/// Larger than a chunk in memory, and than any client's buffer.
 const FILM: &str = "/film-0492830483.bin";
 const FILM_LENGTH: usize = 1_000_000;
 
@@ -33,7 +33,7 @@ fn demo_files() -> impl Iterator<Item = String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap())
 }
 
-/// The demo's site, and a film, at a development origin.
+/// The demo's site plus a large file, served by a development origin.
 struct Site {
     folder: tempfile::TempDir,
     origin: Process,
@@ -52,7 +52,7 @@ impl Site {
         Self { folder, origin }
     }
 
-    /// A file that a client may write.
+    /// Returns the path of a file that a client may write.
     fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -61,7 +61,7 @@ impl Site {
         std::fs::read(self.file("site").join(&path[1..])).unwrap().into()
     }
 
-    /// The targets of the requests that reached the origin, each with its method.
+    /// Returns the method and target of each request that reached the origin.
     fn asked(&self) -> Vec<String> {
         let lines = std::fs::read_to_string(&self.origin.out).unwrap();
         let words = lines.lines().filter_map(|line| line.split_once("Z origin "));
@@ -75,49 +75,43 @@ struct Stage {
     cluster: Cluster,
 }
 
-/// Which edge is asked, and what it says to it: it has nothing; it has the
-/// asset; another gets it from the first, or owns it; that one has it too.
+/// The edge of each visit, and the start of its Cache-Status: a miss, a hit, at another edge a
+/// fetch from the first (unless it owns the asset), and a hit there.
 const VISITS: [(usize, &str); 4] = [(0, ";fwd=uri-miss"), (0, ";hit"), (1, ";"), (1, ";hit")];
 
 impl Stage {
     async fn start() -> Self {
         let site = Site::start().await;
-        let cluster = Cluster::before(3, &site.origin.url(), |_| {}).await;
+        let cluster = Cluster::in_front_of(3, &site.origin.url(), |_| {}).await;
         Self { site, cluster }
     }
 
-    /// The edge of a visit, when what earlier visits began has ended.
-    async fn edge(&self, number: usize) -> &Running {
+    /// Returns the edge of a visit once the fills of earlier visits have ended.
+    async fn edge(&self, number: usize) -> &TestEdge {
         for edge in &self.cluster.edges {
             edge.metric_becomes("peerage_flights", 0.0).await;
         }
         &self.cluster.edges[number]
     }
 
-    /// After all visits: one fetch was enough.
-    fn one_fetch(&self, path: &str) {
+    /// Checks that all visits together cost one origin fetch.
+    fn assert_one_fetch(&self, path: &str) {
         assert_eq!(self.site.asked(), [format!("GET {path}")]);
     }
 }
 
-/// The first of `programs` that is here and does what `probe` asks of it; says
-/// so if none does.
-async fn any_here(programs: &[&'static str], probe: impl IntoIterator<Item = String> + Clone) -> Option<&'static str> {
+/// Returns the first of `programs` that runs with the options `probe`. Fails the test if none does.
+async fn first_that_runs(programs: &[&'static str], probe: impl IntoIterator<Item = String> + Clone) -> &'static str {
     for program in programs {
         let mut command = Command::new(program);
         let output = command.args(probe.clone()).stdin(Stdio::null()).kill_on_drop(true).output();
         if let Ok(Ok(output)) = timeout(Duration::from_mins(1), output).await
             && output.status.success()
         {
-            return Some(program);
+            return program;
         }
     }
-    eprintln!("skipped: no {} here", programs[0]);
-    None
-}
-
-async fn is_here(program: &'static str) -> bool {
-    any_here(&[program], ["--version".to_owned()]).await.is_some()
+    panic!("none of {programs:?} can be run: install Debian's package {}", programs[0]);
 }
 
 /// Runs a client to its end.
@@ -125,27 +119,30 @@ async fn run(command: &mut Command) -> Output {
     within(60, command.kill_on_drop(true).stdin(Stdio::null()).output()).await.unwrap()
 }
 
-/// What curl says of an answer.
+/// A response as curl reports it.
 struct Curled {
     status: String,
-    /// Of the body, in bytes.
+    /// Bytes of the body.
     downloaded: usize,
     head: String,
 }
 
 impl Curled {
-    fn field(&self, name: &str) -> &str {
-        field(&self.head, name)
+    fn header(&self, name: &str) -> &str {
+        header(&self.head, name)
     }
 
-    /// Checks how the member of Cache-Status of the edge that was asked, the last, goes on.
-    fn says(&self, said: &str) {
-        let member = self.field("cache-status").rsplit(", ").next().unwrap();
-        assert!(member.starts_with("edge-") && member["edge-1".len()..].starts_with(said), "{member} is not {said}");
+    /// Checks how the Cache-Status member of the edge that answered (the last one) continues.
+    fn assert_status_continues(&self, status: &str) {
+        let member = self.header("cache-status").rsplit(", ").next().unwrap();
+        assert!(
+            member.starts_with("edge-") && member["edge-1".len()..].starts_with(status),
+            "{member} is not {status}"
+        );
     }
 }
 
-/// Has curl get `path` into `file`; `options` are words.
+/// Downloads `path` into `file` with curl; `options` are separated by blanks.
 async fn curl(server: SocketAddr, path: &str, file: &Path, options: &str) -> Curled {
     let head = file.with_extension("head");
     let mut command = Command::new("curl");
@@ -154,14 +151,14 @@ async fn curl(server: SocketAddr, path: &str, file: &Path, options: &str) -> Cur
     let output = run(command.arg(format!("http://{server}{path}"))).await;
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "curl {options} {path}: {}: {errors}", output.status);
-    // Not as curl counts: it makes a 304 of an answer that is no newer.
+    // Not curl's own status: it reports a 304 for a response that is no newer.
     let head = std::fs::read_to_string(head).unwrap();
     let status = head.lines().rfind(|line| line.starts_with("HTTP/")).and_then(|line| line.split(' ').nth(1));
     let downloaded = String::from_utf8(output.stdout).unwrap().parse().unwrap();
     Curled { status: status.unwrap().to_owned(), downloaded, head }
 }
 
-/// Half of `whole`, as a download that broke off leaves it.
+/// Leaves half of `whole` in `file`, as an interrupted download does.
 fn truncated(file: &Path, whole: &Bytes) {
     std::fs::write(file, &whole[..whole.len() / 2]).unwrap();
 }
@@ -172,66 +169,64 @@ fn assert_holds(file: &Path, whole: &Bytes) {
 }
 
 #[tokio::test]
-async fn curl_resumes() {
-    if !is_here("curl").await {
-        return;
-    }
+#[ignore = "needs curl"]
+async fn curl_resumes_a_download_through_each_edge() {
+    require(&["curl"]);
     let stage = Stage::start().await;
     let (file, film) = (stage.site.file("film"), stage.site.bytes(FILM));
-    for (number, said) in VISITS {
+    for (number, status) in VISITS {
         truncated(&file, &film);
         let got = curl(stage.edge(number).await.clients, FILM, &file, "-C -").await;
         assert_eq!((&*got.status, got.downloaded), ("206", FILM_LENGTH / 2));
-        got.says(said);
+        got.assert_status_continues(status);
         assert_holds(&file, &film);
     }
-    stage.one_fetch(FILM);
+    stage.assert_one_fetch(FILM);
 }
 
 #[tokio::test]
-async fn curl_gets_several_ranges() {
-    if !is_here("curl").await {
-        return;
-    }
+#[ignore = "needs curl"]
+async fn curl_gets_several_ranges_as_multipart() {
+    require(&["curl"]);
     let stage = Stage::start().await;
     let (file, photo) = (stage.site.file("parts"), stage.site.bytes(PHOTO));
     let length = photo.len();
-    for (number, said) in VISITS {
+    for (number, status) in VISITS {
         let edge = stage.edge(number).await.clients;
         let got = curl(edge, PHOTO, &file, "--range 0-3,3008-3011").await;
-        got.says(said);
+        got.assert_status_continues(status);
         let body = std::fs::read(&file).unwrap();
         assert_eq!((&*got.status, got.downloaded), ("206", body.len()));
-        let boundary = got.field("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap();
+        let boundary = got.header("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap();
         let expected = [("0-3", photo.slice(..4)), ("3008-3011", photo.slice(3008..3012))];
         let expected =
             expected.map(|(range, bytes)| (format!("bytes {range}/{length}"), "image/png".to_owned(), bytes));
         assert_eq!(parts(&body, boundary), expected);
-        // What lies between is less than the head of a part would be.
+        // The gap is smaller than the head of a part would be.
         let got = curl(edge, PHOTO, &file, "--range 0-3,8-11").await;
-        assert_eq!((&*got.status, got.field("content-range")), ("206", &*format!("bytes 0-11/{length}")));
+        assert_eq!((&*got.status, got.header("content-range")), ("206", &*format!("bytes 0-11/{length}")));
         assert_holds(&file, &photo.slice(..12));
     }
-    stage.one_fetch(PHOTO);
+    stage.assert_one_fetch(PHOTO);
 }
 
-/// The parts of a multipart body: Content-Range, Content-Type, bytes.
+/// Returns the parts of a multipart body: Content-Range, Content-Type, bytes.
 fn parts(body: &[u8], boundary: &str) -> Vec<(String, String, Bytes)> {
-    // The first delimiter needs no line before it.
+    // The first delimiter may come without a line break before it.
     let body = [b"\r\n", body].concat();
     let pieces = split(&body, format!("\r\n--{boundary}").as_bytes());
-    let [_, parts @ .., b"--\r\n"] = &pieces[..] else { panic!("it has no end: {pieces:?}") };
+    let [_, parts @ .., b"--\r\n"] = &pieces[..] else { panic!("no closing delimiter: {pieces:?}") };
     let part = |part: &&[u8]| {
-        // No bytes that a test asks for hold an empty line.
-        let [head, content] = &split(part, b"\r\n\r\n")[..] else { panic!("{part:?} is no part") };
+        // The requested bytes contain no empty line.
+        let [head, content] = &split(part, b"\r\n\r\n")[..] else { panic!("malformed part {part:?}") };
         let head = std::str::from_utf8(head).unwrap();
-        (field(head, "content-range").to_owned(), field(head, "content-type").to_owned(), content.to_vec().into())
+        (header(head, "content-range").to_owned(), header(head, "content-type").to_owned(), content.to_vec().into())
     };
     parts.iter().map(part).collect()
 }
 
-/// The value of a field in a head.
-fn field<'a>(head: &'a str, name: &str) -> &'a str {
+/// Returns the value of a header in a head.
+fn header<'a>(head: &'a str, name: &str) -> &'a str {
     let mut fields = head.lines().filter_map(|line| line.split_once(": "));
     fields.find_map(|(field, value)| field.eq_ignore_ascii_case(name).then_some(value)).unwrap_or_default()
 }
@@ -247,90 +242,83 @@ fn split<'a>(mut text: &'a [u8], at: &[u8]) -> Vec<&'a [u8]> {
 }
 
 #[tokio::test]
-async fn curl_asks_only_for_what_is_newer() {
-    if !is_here("curl").await {
-        return;
-    }
+#[ignore = "needs curl"]
+async fn curl_gets_304_for_a_copy_that_is_current() {
+    require(&["curl"]);
     let stage = Stage::start().await;
     let (copy, other, photo) = (stage.site.file("copy"), stage.site.file("other"), stage.site.bytes(PHOTO));
-    // Past the edges: from then on the copy has the date of the original.
+    // Directly from the origin, so that the copy has the date of the original.
     let got = curl(stage.site.origin.clients, PHOTO, &copy, "--remote-time").await;
-    assert!(!got.field("last-modified").is_empty());
-    for (number, said) in VISITS {
+    assert!(!got.header("last-modified").is_empty());
+    for (number, status) in VISITS {
         let edge = stage.edge(number).await.clients;
         let got = curl(edge, PHOTO, &other, &format!("-z {}", copy.display())).await;
         assert_eq!((&*got.status, got.downloaded), ("304", 0));
-        got.says(said);
+        got.assert_status_continues(status);
         let got = curl(edge, PHOTO, &other, "-z 2001-01-01").await;
         assert_eq!((&*got.status, got.downloaded), ("200", photo.len()));
         assert_holds(&other, &photo);
     }
-    assert_eq!(stage.site.asked().len(), 2, "one by us, one by the edges");
+    assert_eq!(stage.site.asked().len(), 2, "one by this test, one by the edges");
 }
 
 #[tokio::test]
-async fn curl_gets_the_same_by_every_version_of_http() {
-    if !is_here("curl").await {
-        return;
-    }
+#[ignore = "needs curl"]
+async fn curl_gets_the_same_body_over_every_http_version() {
+    require(&["curl"]);
     let known = run(Command::new("curl").args(["-q", "--version"])).await;
-    let speaks_http2 = String::from_utf8_lossy(&known.stdout).contains("HTTP2");
+    let supports_http2 = String::from_utf8_lossy(&known.stdout).contains("HTTP2");
+    assert!(supports_http2, "this curl has no HTTP/2: install Debian's package curl");
     for (option, version) in [("--http1.0", "1.0"), ("--http1.1", "1.1"), ("--http2-prior-knowledge", "2")] {
-        if version == "2" && !speaks_http2 {
-            eprintln!("skipped: this curl speaks no HTTP/2");
-            continue;
-        }
         let stage = Stage::start().await;
         let (file, film) = (stage.site.file("film"), stage.site.bytes(FILM));
-        for (number, said) in VISITS {
+        for (number, status) in VISITS {
             let got = curl(stage.edge(number).await.clients, FILM, &file, option).await;
             assert!(got.head.starts_with(&format!("HTTP/{version} 200")), "{option}: {}", got.head);
             assert_eq!(got.downloaded, FILM_LENGTH);
-            got.says(said);
+            got.assert_status_continues(status);
             assert_holds(&file, &film);
         }
-        stage.one_fetch(FILM);
+        stage.assert_one_fetch(FILM);
     }
 }
 
 #[tokio::test]
-async fn curl_sees_no_chunks_by_an_old_version_of_http() {
-    if !is_here("curl").await {
-        return;
-    }
+#[ignore = "needs curl"]
+async fn curl_gets_no_chunked_coding_over_http_1_0() {
+    require(&["curl"]);
     let folder = tempfile::tempdir().unwrap();
     let origin = Origin::start().await;
     let words = pattern(100_000);
     origin.script("*", Script::ok(words.clone()).chunked());
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let file = folder.path().join("words");
-    // The first is stored, the second passes through.
+    // The first response is stored, the second passes through.
     for path in [FILM, "/words"] {
         let got = curl(edge.clients, path, &file, "--http1.0").await;
-        assert_eq!((&*got.status, got.field("transfer-encoding")), ("200", ""));
+        assert_eq!((&*got.status, got.header("transfer-encoding")), ("200", ""));
         assert_holds(&file, &words);
     }
 }
 
 #[tokio::test]
-async fn curl_gets_the_head_alone() {
-    if !is_here("curl").await {
-        return;
-    }
+#[ignore = "needs curl"]
+async fn curl_head_request_gets_headers_without_a_body() {
+    require(&["curl"]);
     let stage = Stage::start().await;
     let (head, film) = (stage.site.file("head-of-film"), stage.site.file("film"));
-    for (number, said) in [(0, ";hit"), (1, ";hit")] {
+    for (number, status) in [(0, ";hit"), (1, ";hit")] {
         curl(stage.edge(number).await.clients, FILM, &film, "").await;
         let got = curl(stage.edge(number).await.clients, FILM, &head, "-I").await;
         assert_eq!((&*got.status, got.downloaded), ("200", 0));
-        assert_eq!(got.field("content-length"), FILM_LENGTH.to_string());
-        assert_eq!(got.field("cache-control"), "public, max-age=31536000, immutable");
-        got.says(said);
+        assert_eq!(got.header("content-length"), FILM_LENGTH.to_string());
+        assert_eq!(got.header("cache-control"), "public, max-age=31536000, immutable");
+        got.assert_status_continues(status);
     }
-    stage.one_fetch(FILM);
+    stage.assert_one_fetch(FILM);
 }
 
-/// gzip of "the words of a page\n" thrice.
+/// gzip of "the words of a page\n" three times.
 const PACKED: &[u8] = &[
     0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0x2b, 0xc9, 0x48, 0x55, 0x28, 0xcf, 0x2f, 0x4a, 0x29,
     0x56, 0xc8, 0x4f, 0x53, 0x48, 0x54, 0x28, 0x48, 0x4c, 0x4f, 0xe5, 0x2a, 0x21, 0x52, 0x0c, 0x00, 0xbd, 0xee, 0xee,
@@ -338,35 +326,33 @@ const PACKED: &[u8] = &[
 ];
 
 #[tokio::test]
-async fn curl_unpacks_what_is_packed() {
-    if !is_here("curl").await {
-        return;
-    }
+#[ignore = "needs curl"]
+async fn curl_decodes_a_stored_gzip_response() {
+    require(&["curl"]);
     let words = Bytes::from("the words of a page\n".repeat(3));
     let folder = tempfile::tempdir().unwrap();
     let origin = Origin::start().await;
-    let packed = Script::ok(PACKED).field("content-encoding", "gzip").field("vary", "accept-encoding");
-    origin.script("/words", packed.field("cache-control", "max-age=600"));
+    let packed = Script::ok(PACKED).header("content-encoding", "gzip").header("vary", "accept-encoding");
+    origin.script("/words", packed.header("cache-control", "max-age=600"));
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let file = folder.path().join("words");
-    for (number, said) in VISITS {
+    for (number, status) in VISITS {
         let got = curl(cluster.edges[number].clients, "/words", &file, "--compressed").await;
         assert_eq!((&*got.status, got.downloaded), ("200", PACKED.len()));
-        got.says(said);
+        got.assert_status_continues(status);
         assert_holds(&file, &words);
     }
     assert_eq!(origin.count("/words"), 1);
 }
 
 #[tokio::test]
-async fn curl_is_told_to_continue() {
-    if !is_here("curl").await {
-        return;
-    }
+#[ignore = "needs curl"]
+async fn curl_upload_gets_100_continue() {
+    require(&["curl"]);
     let stage = Stage::start().await;
     let (answer, film) = (stage.site.file("answer"), stage.site.file("site").join(&FILM[1..]));
     let edge = stage.edge(0).await.clients;
-    // Were it not told, curl would wait for longer than the test does.
+    // Without 100 Continue, curl would wait for longer than the test does.
     let options = format!("-T {} -H Expect:100-continue --expect100-timeout 600", film.display());
     let got = curl(edge, "/new/copy-0492830483.bin", &answer, &options).await;
     assert_eq!(got.status, "201");
@@ -375,37 +361,36 @@ async fn curl_is_told_to_continue() {
 }
 
 #[tokio::test]
-async fn wget_resumes() {
-    if !is_here("wget").await {
-        return;
-    }
+#[ignore = "needs wget"]
+async fn wget_resumes_a_download_and_gets_416_for_a_complete_file() {
+    require(&["wget"]);
     let stage = Stage::start().await;
     let (file, film) = (stage.site.file(&FILM[1..]), stage.site.bytes(FILM));
     for (number, _) in VISITS {
         truncated(&file, &film);
         let edge = stage.edge(number).await.clients;
-        let said = wget(edge, stage.site.folder.path()).await;
-        assert!(said.contains("HTTP/1.1 206 Partial Content"), "{said}");
+        let output = wget(edge, stage.site.folder.path()).await;
+        assert!(output.contains("HTTP/1.1 206 Partial Content"), "{output}");
         assert_holds(&file, &film);
-        // It is whole, so wget asks for what lies behind its end.
-        let said = wget(edge, stage.site.folder.path()).await;
-        assert!(said.contains("HTTP/1.1 416 Range Not Satisfiable"), "{said}");
+        // The file is complete, so wget requests the bytes behind its end.
+        let output = wget(edge, stage.site.folder.path()).await;
+        assert!(output.contains("HTTP/1.1 416 Range Not Satisfiable"), "{output}");
         assert_holds(&file, &film);
     }
-    stage.one_fetch(FILM);
+    stage.assert_one_fetch(FILM);
 }
 
-/// Has wget go on with the film in `folder`; what it says.
+/// Continues wget's download of the film in `folder`, and returns its output.
 async fn wget(edge: SocketAddr, folder: &Path) -> String {
     let mut command = Command::new("wget");
     command.args(["--no-config", "--no-proxy", "-t1", "-S", "-c", &format!("http://{edge}{FILM}")]);
     let output = run(command.current_dir(folder).env("LC_ALL", "C")).await;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{}: {said}", output.status);
-    said
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{}: {text}", output.status);
+    text
 }
 
-/// Has Python run a script that fails where its expectations do.
+/// Runs a Python script that fails where an expectation does not hold.
 async fn python(script: &str, edge: SocketAddr, arguments: &[&Path]) {
     let mut command = Command::new("python3");
     command.args(["-I", "-c", script, &edge.ip().to_string(), &edge.port().to_string()]).args(arguments);
@@ -415,38 +400,35 @@ async fn python(script: &str, edge: SocketAddr, arguments: &[&Path]) {
 }
 
 #[tokio::test]
-async fn python_keeps_its_connection() {
-    if !is_here("python3").await {
-        return;
-    }
+#[ignore = "needs python3"]
+async fn python_client_reuses_one_connection() {
+    require(&["python3"]);
     let stage = Stage::start().await;
     for (number, _) in VISITS {
         let edge = stage.edge(number).await.clients;
         let style = stage.site.file("site").join(&STYLE[1..]);
         python(include_str!("clients/keep_alive.py"), edge, &[Path::new(STYLE), &style]).await;
     }
-    stage.one_fetch(STYLE);
+    stage.assert_one_fetch(STYLE);
 }
 
 #[tokio::test]
-async fn python_is_told_to_continue() {
-    if !is_here("python3").await {
-        return;
-    }
+#[ignore = "needs python3"]
+async fn python_upload_gets_100_continue() {
+    require(&["python3"]);
     let stage = Stage::start().await;
     let edge = stage.edge(0).await.clients;
     python(include_str!("clients/expect_continue.py"), edge, &[]).await;
     assert_eq!(&stage.site.bytes("/note-0492830483.txt")[..], b"the body, sent when asked for");
 }
 
-/// The lines that the edge wrote for its clients' requests.
+/// The access log of an edge.
 struct AccessLog {
     read: usize,
 }
 
 impl AccessLog {
-    /// Those since the last time. A request of our own is the sign that they
-    /// are all there.
+    /// Returns the lines since the last call. A request of the test itself marks their end.
     async fn more(&mut self, edge: &Process) -> Vec<Value> {
         let sign = format!("/sign-{}", self.read);
         edge.get(&sign).await;
@@ -460,19 +442,18 @@ impl AccessLog {
     }
 }
 
-/// What a line of the access log says of an answer: method, path, status, what
-/// became of it, bytes of its body.
+/// Returns the method, path, status, result and body bytes of a line of the access log.
 fn summary(line: &Value) -> (&str, &str, u64, &str, u64) {
     let text = |field: &str| line[field].as_str().unwrap();
     let number = |field: &str| line[field].as_u64().unwrap();
     (text("method"), text("path"), number("status"), text("result"), number("bytes"))
 }
 
-/// Checks that the page is there as its author meant it: its images, its
-/// style, and what its script finds out, which is what the edge says of each asset.
-async fn assert_rendered(browser: &mut Browser, events: &[Value], assets: &[String], said: &str) {
+/// Checks that the page is rendered: its images, its style, and the output of its script, which
+/// shows the Cache-Status of each asset.
+async fn assert_rendered(browser: &mut Browser, events: &[Value], assets: &[String], status: &str) {
     assert_eq!(browser::errors(events), Vec::<&Value>::new());
-    let told = browser.value(
+    let lines = browser.value(
         "new Promise(resolve => {
             const list = document.querySelector('output');
             const lines = () => [...list.children].map(line => line.textContent);
@@ -481,9 +462,9 @@ async fn assert_rendered(browser: &mut Browser, events: &[Value], assets: &[Stri
             look();
         })",
     );
-    let told = told.await;
-    for (line, asset) in told.as_array().unwrap().iter().zip(assets) {
-        assert!(line.as_str().unwrap().starts_with(&format!("{asset}: edge-7{said}")), "{told}");
+    let lines = lines.await;
+    for (line, asset) in lines.as_array().unwrap().iter().zip(assets) {
+        assert!(line.as_str().unwrap().starts_with(&format!("{asset}: edge-7{status}")), "{lines}");
     }
     let widths = browser.value("[...document.images].map(image => image.naturalWidth)").await;
     let widths: Vec<_> = widths.as_array().unwrap().iter().map(|width| width.as_u64().unwrap()).collect();
@@ -492,18 +473,17 @@ async fn assert_rendered(browser: &mut Browser, events: &[Value], assets: &[Stri
 }
 
 #[tokio::test]
-async fn a_browser_loads_the_page_twice_and_gets_it_once() {
+#[ignore = "needs chromium"]
+async fn browser_reload_transfers_no_body_again() {
     let profile = tempfile::tempdir().unwrap();
     let profile = profile.path();
     let programs = ["chromium", "chromium-browser", "google-chrome"];
     let probe = browser::flags(profile).chain(["--dump-dom".to_owned(), "about:blank".to_owned()]);
-    let Some(program) = any_here(&programs, probe).await else {
-        return;
-    };
+    let program = first_that_runs(&programs, probe).await;
     let site = Site::start().await;
     let folder = site.file("edge");
     std::fs::create_dir(&folder).unwrap();
-    // As in the demo, the names prove the contents: the page's script asks for them with `no-cache`.
+    // As in the demo, names prove contents: the page's script requests them with `no-cache`.
     let rule = "[[immutable]]\npath = \"/**/*-{hash}.*\"\ndigest = \"sha256\"\nlength = 16\n";
     let edge = Process::edge(&folder, &site.origin.url(), &format!("[log]\nformat = \"json\"\n{rule}")).await;
     let (url, mut log) = (edge.url().to_string(), AccessLog { read: 0 });
@@ -518,13 +498,13 @@ async fn a_browser_loads_the_page_twice_and_gets_it_once() {
             }
         }
         come.sort();
-        // An image may be the tab's icon too, which the browser asks for by itself.
+        // The browser may request an image for the tab's icon as well.
         come.dedup();
         let length = |asset: &String| site.bytes(asset).len() as u64;
         assert_eq!(come, assets.iter().map(|asset| (asset.clone(), length(asset))).collect::<Vec<_>>());
     };
 
-    // The first time: all of it comes.
+    // First visit: all assets are transferred.
     let mut browser = Browser::start(program, profile).await;
     let events = browser.visit(&url).await;
     let lines = log.more(&edge).await;
@@ -533,8 +513,8 @@ async fn a_browser_loads_the_page_twice_and_gets_it_once() {
     assert_all_come(&lines, &["miss", "collapsed", "hit"]);
     browser.close().await;
 
-    // The second time, on another day: no answer of the edge's has a body, and
-    // none but the page itself is asked for. (What the page's script asks is HEAD.)
+    // Second visit, with a new browser process: no response of the edge has a body, and only
+    // the page itself is requested. (The page's script sends HEAD requests.)
     let mut browser = Browser::start(program, profile).await;
     let events = browser.visit(&url).await;
     let lines = log.more(&edge).await;
@@ -544,19 +524,19 @@ async fn a_browser_loads_the_page_twice_and_gets_it_once() {
         assert_eq!(bytes, 0, "{method} {path}");
         assert!(method == "HEAD" || (path, status) == ("/", 304), "{method} {path} {status}");
     }
-    // It may take the page for fresh, or ask whether it is.
-    let mut kept = browser::from_its_cache(&events);
+    // The browser may treat the page as fresh, or revalidate it.
+    let mut kept = browser::from_browser_cache(&events);
     kept.retain(|path| path != "/");
     assert_eq!(kept, assets);
 
-    // Again without the browser's cache: all of it comes, out of the edge's memory.
+    // Without the browser's cache all assets are transferred again, from the edge's memory.
     let events = browser.reload_hard().await;
     let lines = log.more(&edge).await;
     assert_rendered(&mut browser, &events, &assets, ";hit;").await;
     assert_all_come(&lines, &["hit"]);
     browser.close().await;
 
-    // After all of this, the origin was asked once for each.
+    // In all, the origin received one request for each asset.
     let mut asked = site.asked();
     asked.retain(|request| assets.iter().any(|asset| request.ends_with(asset)));
     asked.sort();

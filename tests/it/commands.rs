@@ -9,10 +9,10 @@ use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::ask;
-use crate::harness::{all, pattern, within};
+use crate::client::request;
+use crate::harness::{join_all, pattern, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::process::{BINARY, Process, free_ports, line_with};
+use crate::process::{BINARY, Process, Signal, free_ports, line_with, send_signal};
 
 fn peerage(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(BINARY);
@@ -25,7 +25,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn validate_says_good_or_which_key() {
+fn validate_reports_success_or_the_invalid_key() {
     let folder = folder();
     let file = folder.path().join("config.toml");
     let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml");
@@ -60,7 +60,7 @@ fn validate_says_good_or_which_key() {
 }
 
 #[test]
-fn configuration_without_an_origin_is_refused_and_the_environment_can_name_it() {
+fn configuration_without_an_origin_is_rejected_and_the_environment_can_set_it() {
     let folder = folder();
     std::fs::write(folder.path().join("config.toml"), "[edge]\nname = \"edge-9\"\n").unwrap();
     for command in ["run", "validate"] {
@@ -72,12 +72,12 @@ fn configuration_without_an_origin_is_refused_and_the_environment_can_name_it() 
     let mut named = Command::new(BINARY);
     named.arg("validate").current_dir(folder.path()).env("PEERAGE_ORIGIN__URL", "http://127.0.0.1:9");
     assert_eq!(named.output().unwrap().status.code(), Some(0));
-    // It asks no origin.
+    // `owner` contacts no origin, so it needs none.
     assert_eq!(peerage(folder.path(), &["owner", "--set", "cluster.gossip=true", "/a"]).status.code(), Some(0));
 }
 
 #[test]
-fn help_and_version_are_no_errors() {
+fn help_and_version_exit_with_0() {
     let folder = folder();
     for argument in ["--help", "--version"] {
         let output = peerage(folder.path(), &[argument]);
@@ -96,7 +96,7 @@ fn owner_prints_the_rank_of_each_path() {
 }
 
 #[test]
-fn owner_and_validate_know_of_discovery() {
+fn owner_and_validate_use_discovery() {
     let folder = folder();
     let discover = format!("[cluster]\ndiscover = \"file:{}\"\n", folder.path().join("peers").display());
     std::fs::write(folder.path().join("config.toml"), discover).unwrap();
@@ -112,7 +112,7 @@ fn owner_and_validate_know_of_discovery() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_told_with_its_key() {
+async fn port_in_use_is_reported_with_its_configuration_key() {
     let folder = folder();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
@@ -129,21 +129,21 @@ async fn a_taken_port_is_told_with_its_key() {
 }
 
 #[tokio::test]
-async fn sigterm_drains_and_every_request_has_its_line() {
+async fn sigterm_drains_and_logs_each_request() {
     let folder = folder();
     let origin = Origin::start().await;
     let gate = Gate::closed();
     let path = "/logo-0492830483.png";
-    origin.script(path, Script::ok(pattern(1000)).gate(&gate));
+    origin.script(path, Script::ok(pattern(1000)).hold_body(&gate));
     let mut edge = Process::edge(folder.path(), &origin.url(), "[log]\nformat = \"json\"\n").await;
     gate.open(10);
-    let mut open = ask(edge.clients, Method::GET, path).open().await;
-    open.bytes(10).await;
-    edge.signal("TERM");
+    let mut open = request(edge.clients, Method::GET, path).open().await;
+    open.read_at_least(10).await;
+    edge.signal(Signal::TERM);
     line_with(&folder.path().join("err"), "draining").await;
     gate.open(1000);
     assert!(open.rest().await.complete);
-    assert_eq!(edge.ends().await, Some(0));
+    assert_eq!(edge.exit_code().await, Some(0));
     let line = line_with(&folder.path().join("out"), path).await;
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     for (field, value) in [
@@ -163,7 +163,7 @@ async fn sigterm_drains_and_every_request_has_its_line() {
 }
 
 #[tokio::test]
-async fn file_limit_lowers_the_default_of_connections_quietly_and_a_set_one_with_a_warning() {
+async fn low_file_limit_lowers_default_connections_silently_and_configured_ones_with_a_warning() {
     let origin = Origin::start().await;
     for (limits, warns) in [("", false), ("[limits]\nconnections = 20000\n", true)] {
         let folder = folder();
@@ -180,19 +180,23 @@ async fn file_limit_lowers_the_default_of_connections_quietly_and_a_set_one_with
 }
 
 #[tokio::test]
-async fn access_line_tells_the_request_and_why_its_response_was_not_stored() {
+async fn access_log_line_has_the_request_and_the_reason_for_not_storing_its_response() {
     let (folder, origin) = (folder(), Origin::start().await);
-    origin.script("/private", Script::ok("mine").field("cache-control", "private"));
-    origin.script("/shared", Script::ok("ours").field("cache-control", "max-age=60"));
+    origin.script("/private", Script::ok("mine").header("cache-control", "private"));
+    origin.script("/shared", Script::ok("ours").header("cache-control", "max-age=60"));
     let edge = Process::edge(folder.path(), &origin.url(), "[log]\nformat = \"json\"\n").await;
-    // The third is answered by the fast path, the last finds nothing.
+    // The fast path answers the third request.
     for (path, id) in [("/private", "a-1"), ("/shared", "a-2"), ("/shared", "a-3")] {
-        ask(edge.clients, Method::GET, path).field("user-agent", "probe/1").field("x-request-id", id).get().await;
+        request(edge.clients, Method::GET, path)
+            .header("user-agent", "probe/1")
+            .header("x-request-id", id)
+            .send()
+            .await;
     }
-    ask(edge.clients, Method::GET, "/none").field("cache-control", "only-if-cached").get().await;
-    ask(edge.clients, Method::GET, "/private").field("x-request-id", "a-4").get().await;
-    ask(edge.clients, Method::POST, "/private").field("x-request-id", "a-5").get().await;
-    ask(edge.clients, Method::GET, "/unknown").field("x-tenant", "t").field("x-request-id", "a-6").get().await;
+    request(edge.clients, Method::GET, "/none").header("cache-control", "only-if-cached").send().await;
+    request(edge.clients, Method::GET, "/private").header("x-request-id", "a-4").send().await;
+    request(edge.clients, Method::POST, "/private").header("x-request-id", "a-5").send().await;
+    request(edge.clients, Method::GET, "/unknown").header("x-tenant", "t").header("x-request-id", "a-6").send().await;
     for (part, told) in [
         ("a-1", serde_json::json!({"result": "pass", "reason": "private"})),
         ("a-2", serde_json::json!({"result": "miss", "reason": null})),
@@ -213,9 +217,9 @@ async fn access_line_tells_the_request_and_why_its_response_was_not_stored() {
     }
 }
 
-/// A reader of standard error that has gone, and one that has stopped to read.
+/// Standard error is a full device once, and a pipe that is never read once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_does_not_read_the_log_harms_nobody() {
+async fn unwritable_or_unread_log_blocks_no_request() {
     for stderr in ["2>/dev/full", ""] {
         let folder = folder();
         let clients = SocketAddr::from(([127, 0, 0, 1], free_ports(1)[0]));
@@ -228,28 +232,27 @@ async fn who_does_not_read_the_log_harms_nobody() {
         command.args(["-c", &shell, BINARY]).current_dir(folder.path());
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         within(20, async { while TcpStream::connect(clients).await.is_err() {} }).await;
-        let signal = |name: &str| Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
-        assert!(signal("HUP").success());
-        // Each is a line of its own, and all of them are more than a pipe takes.
+        send_signal(&child, Signal::HUP);
+        // Each request logs a line of its own, and together they exceed the buffer of a pipe.
         for round in 0..20 {
-            let asks = (0..50).map(|i| ask(clients, Method::GET, &format!("/{round}-{i}")).get());
-            for got in within(20, all(asks)).await {
+            let asks = (0..50).map(|i| request(clients, Method::GET, &format!("/{round}-{i}")).send());
+            for got in within(20, join_all(asks)).await {
                 assert_eq!(got.status, 502);
             }
         }
-        assert!(signal("TERM").success());
+        send_signal(&child, Signal::TERM);
         let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
         assert_eq!(within(20, ended).await.unwrap().code(), Some(0), "{stderr}");
     }
 }
 
 #[tokio::test]
-async fn a_drain_that_is_over_writes_the_lines_of_what_it_cuts() {
+async fn expired_drain_logs_the_requests_that_it_cuts() {
     let folder = folder();
     let origin = Origin::start().await;
     let gate = Gate::closed();
     let path = "/logo-0492830483.png";
-    origin.script(path, Script::ok(pattern(1000)).gate(&gate));
+    origin.script(path, Script::ok(pattern(1000)).hold_body(&gate));
     let mut command = Command::new(BINARY);
     command.env("PEERAGE_EDGE__DRAIN", "100ms");
     let text = format!(
@@ -257,32 +260,32 @@ async fn a_drain_that_is_over_writes_the_lines_of_what_it_cuts() {
         origin.url()
     );
     let mut edge = Process::run(command, folder.path(), &text).await;
-    let open = ask(edge.clients, Method::GET, path).open().await;
-    edge.signal("TERM");
-    assert_eq!(edge.ends().await, Some(0));
+    let open = request(edge.clients, Method::GET, path).open().await;
+    edge.signal(Signal::TERM);
+    assert_eq!(edge.exit_code().await, Some(0));
     assert!(!open.rest().await.complete);
     let line = line_with(&folder.path().join("out"), path).await;
     assert!(line.contains("\"complete\":false") && line.contains("\"client\":\"127.0.0.1\""), "{line}");
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_at_once() {
+async fn second_signal_ends_the_process_at_once() {
     let folder = folder();
     let origin = Origin::start().await;
     let gate = Gate::closed();
-    origin.script("*", Script::ok(pattern(1000)).gate(&gate));
+    origin.script("*", Script::ok(pattern(1000)).hold_body(&gate));
     let mut edge = Process::edge(folder.path(), &origin.url(), "").await;
     gate.open(10);
-    let mut open = ask(edge.clients, Method::GET, "/a").open().await;
-    open.bytes(10).await;
-    edge.signal("INT");
+    let mut open = request(edge.clients, Method::GET, "/a").open().await;
+    open.read_at_least(10).await;
+    edge.signal(Signal::INT);
     line_with(&folder.path().join("err"), "draining").await;
-    edge.signal("INT");
-    edge.ends().await;
+    edge.signal(Signal::INT);
+    edge.exit_code().await;
 }
 
 #[tokio::test]
-async fn who_refuses_connections_says_so_once_and_when_it_is_over() {
+async fn connection_limit_is_logged_once_when_reached_and_when_left() {
     let (folder, origin) = (folder(), Origin::start().await);
     origin.script("*", Script::ok("x"));
     let edge = Process::edge(folder.path(), &origin.url(), "[limits]\nconnections = 1\n").await;
@@ -294,7 +297,7 @@ async fn who_refuses_connections_says_so_once_and_when_it_is_over() {
     }
     line_with(&err, "limits.connections reached, rejecting connections").await;
     drop(held);
-    let let_in = async { while ask(edge.clients, Method::GET, "/a").try_open().await.is_err() {} };
+    let let_in = async { while request(edge.clients, Method::GET, "/a").try_open().await.is_err() {} };
     within(20, let_in).await;
     line_with(&err, "below limits.connections again").await;
     let told = std::fs::read_to_string(&err).unwrap();
@@ -313,8 +316,8 @@ async fn tls_on_the_cleartext_port_is_logged_once_in_a_period_and_counted() {
     }
     let err = folder.path().join("err");
     line_with(&err, "TLS handshake on a cleartext port").await;
-    edge.signal("TERM");
-    edge.ends().await;
+    edge.signal(Signal::TERM);
+    edge.exit_code().await;
     let told = std::fs::read_to_string(&err).unwrap();
     let written = told.lines().filter(|line| line.contains("\"message\":\"TLS handshake")).count();
     assert_eq!(written, 1, "{told}");
@@ -323,7 +326,7 @@ async fn tls_on_the_cleartext_port_is_logged_once_in_a_period_and_counted() {
 }
 
 #[tokio::test]
-async fn sighup_reloads_and_a_bad_file_changes_nothing() {
+async fn sighup_reloads_and_an_invalid_file_changes_nothing() {
     let folder = folder();
     let (first, second) = (Origin::start().await, Origin::start().await);
     first.script("*", Script::ok("first"));
@@ -334,24 +337,24 @@ async fn sighup_reloads_and_a_bad_file_changes_nothing() {
     let good = std::fs::read_to_string(&file).unwrap();
     let mut open = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
     open.write_all(b"[cache]\nmemroy = 1\n").unwrap();
-    edge.signal("HUP");
+    edge.signal(Signal::HUP);
     let told = line_with(&folder.path().join("err"), "configuration rejected").await;
     assert!(told.contains("cache.memory"), "{told}");
     assert_eq!(edge.get("/a").await.text(), "first");
     std::fs::write(&file, "").unwrap();
-    edge.signal("HUP");
+    edge.signal(Signal::HUP);
     line_with(&folder.path().join("err"), "missing value for origin.url").await;
     assert_eq!(edge.get("/b").await.text(), "first");
     let changed = good.replace(&first.url().to_string(), &second.url().to_string());
     std::fs::write(&file, changed + "[limits]\nstreams = 7\n").unwrap();
-    edge.signal("HUP");
+    edge.signal(Signal::HUP);
     let told = line_with(&folder.path().join("err"), "need a restart").await;
     assert!(told.contains("[limits]"), "{told}");
     assert_eq!(edge.get("/a").await.text(), "second");
 }
 
 #[tokio::test]
-async fn the_development_origin_goes_on_when_nobody_reads_what_it_prints() {
+async fn development_origin_serves_after_its_output_is_closed() {
     let folder = folder();
     std::fs::write(folder.path().join("a"), "x").unwrap();
     let mut command = Command::new(BINARY);
@@ -361,14 +364,14 @@ async fn the_development_origin_goes_on_when_nobody_reads_what_it_prints() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim().rsplit("http://").next().unwrap().parse().unwrap();
     for _ in 0..2 {
-        assert_eq!(within(20, ask(address, Method::GET, "/a").get()).await.text(), "x");
+        assert_eq!(within(20, request(address, Method::GET, "/a").send()).await.text(), "x");
     }
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
 }
 
 #[tokio::test]
-async fn the_development_origin_serves_a_folder() {
+async fn development_origin_serves_a_folder_and_accepts_put() {
     let folder = folder();
     let site = folder.path().join("site");
     std::fs::create_dir(&site).unwrap();
@@ -379,30 +382,30 @@ async fn the_development_origin_serves_a_folder() {
     let address = process.clients;
 
     let logo = process.get("/logo-0492830483.png").await;
-    assert_eq!((logo.field("content-type"), &logo.body), ("image/png", &pattern(1000)));
-    assert_eq!(logo.field("cache-control"), "public, max-age=31536000, immutable");
-    let tag = logo.field("etag").to_owned();
+    assert_eq!((logo.header("content-type"), &logo.body), ("image/png", &pattern(1000)));
+    assert_eq!(logo.header("cache-control"), "public, max-age=31536000, immutable");
+    let tag = logo.header("etag").to_owned();
     assert!(tag.starts_with('"'));
-    let get = |path| ask(address, Method::GET, path);
-    assert_eq!(get("/logo-0492830483.png").field("if-none-match", &tag).get().await.status, 304);
-    let part = get("/logo-0492830483.png").field("range", "bytes=990-").field("if-range", &tag).get().await;
+    let get = |path| request(address, Method::GET, path);
+    assert_eq!(get("/logo-0492830483.png").header("if-none-match", &tag).send().await.status, 304);
+    let part = get("/logo-0492830483.png").header("range", "bytes=990-").header("if-range", &tag).send().await;
     assert_eq!((part.status.as_u16(), part.body), (206, pattern(1000).slice(990..)));
     for path in ["/../secret", "/%2e%2e/secret", "/link", "/none", "/"] {
         assert!(process.get(path).await.status.is_client_error(), "{path}");
     }
-    let put = |path| ask(address, Method::PUT, path).body("new");
-    // As a process that was killed may have left it.
+    let put = |path| request(address, Method::PUT, path).body("new");
+    // A killed process may have left this file.
     std::fs::write(site.join(".b.0.part"), "part").unwrap();
-    assert_eq!(put("/b").get().await.status, 201);
-    assert_eq!(put("/a/b%20c-0492830483.txt").get().await.status, 201);
+    assert_eq!(put("/b").send().await.status, 201);
+    assert_eq!(put("/a/b%20c-0492830483.txt").send().await.status, 201);
     assert_eq!(std::fs::read(site.join("a/b c-0492830483.txt")).unwrap(), b"new");
-    assert_eq!(put("/logo-0492830483.png").get().await.status, 204);
-    assert_ne!(process.get("/logo-0492830483.png").await.field("etag"), tag);
-    assert_eq!(ask(address, Method::DELETE, "/logo-0492830483.png").get().await.status, 405);
+    assert_eq!(put("/logo-0492830483.png").send().await.status, 204);
+    assert_ne!(process.get("/logo-0492830483.png").await.header("etag"), tag);
+    assert_eq!(request(address, Method::DELETE, "/logo-0492830483.png").send().await.status, 405);
 }
 
 #[test]
-fn the_demos_site_is_named_by_its_contents() {
+fn demo_site_is_named_by_its_contents() {
     use sha2::{Digest, Sha256};
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("static-origin");
     let page = std::fs::read_to_string(folder.join("index.html")).unwrap();

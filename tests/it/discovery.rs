@@ -1,4 +1,4 @@
-//! Who might be a member, as a file, DNS or etcd has it.
+//! Discovery of members by a file, DNS or etcd.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,18 +7,19 @@ use data_encoding::BASE64;
 use peerage::Server;
 use peerage::config::{ClusterConfig, Period};
 
-use crate::harness::{Running, cluster_of, config, run, within};
+use crate::harness::{TestEdge, cluster_of, config, run, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::process::Process;
+use crate::process::{Process, Signal};
+use crate::programs::require;
 
-use servers::{Etcd, Nameserver, is_here};
+use servers::{Etcd, Nameserver};
 
 mod servers;
 
 const OK: &str = "peerage_discoveries_total{outcome=\"ok\"}";
 const FAILED: &str = "peerage_discoveries_total{outcome=\"error\"}";
 
-/// Looks often, and is forgotten soon.
+/// Returns a configuration with a short refresh period and a short lease.
 fn cluster(discover: &str) -> ClusterConfig {
     let mut cluster = cluster_of(ClusterConfig::default().peers);
     cluster.discover = Some(discover.to_owned());
@@ -34,18 +35,18 @@ fn advertised(discover: &str, own: &str) -> ClusterConfig {
     cluster
 }
 
-async fn edge(name: &str, cluster: ClusterConfig) -> Running {
+async fn edge(name: &str, cluster: ClusterConfig) -> TestEdge {
     let mut config = config(name);
     config.cluster = Some(cluster);
     run(Server::bind(config).await.unwrap())
 }
 
-fn listed(edge: &Running) -> Vec<String> {
+fn listed(edge: &TestEdge) -> Vec<String> {
     edge.edge.membership().view().members().iter().map(|member| member.address.to_string()).collect()
 }
 
-/// Waits until `edge` lists these.
-async fn lists<S: AsRef<str>>(edge: &Running, expected: &[S]) {
+/// Waits until `edge` lists exactly these members.
+async fn lists<S: AsRef<str>>(edge: &TestEdge, expected: &[S]) {
     let mut expected: Vec<_> = expected.iter().map(|name| name.as_ref().to_owned()).collect();
     expected.sort_unstable();
     let reached = async {
@@ -57,22 +58,22 @@ async fn lists<S: AsRef<str>>(edge: &Running, expected: &[S]) {
     assert!(waited.is_ok(), "{:?} is listed, not {expected:?}", listed(edge));
 }
 
-/// Waits until `edge` has counted more of `what`; how many now.
-async fn counts_on(edge: &Running, what: &str, more: f64) {
-    let before = edge.metric(what).await;
+/// Waits until a metric of `edge` has grown by `more`.
+async fn metric_grows(edge: &TestEdge, metric: &str, more: f64) {
+    let before = edge.metric(metric).await;
     let reached = async {
-        while edge.metric(what).await < before + more {
+        while edge.metric(metric).await < before + more {
             tokio::task::yield_now().await;
         }
     };
     within(30, reached).await;
 }
 
-async fn is_ready(edge: &Running) -> bool {
-    crate::client::ask(edge.admin, http::Method::GET, "/readyz").get().await.status == 200
+async fn is_ready(edge: &TestEdge) -> bool {
+    crate::client::request(edge.admin, http::Method::GET, "/readyz").send().await.status == 200
 }
 
-/// As a careful writer does.
+/// Replaces the file atomically.
 fn write(path: &Path, lines: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, lines).unwrap();
@@ -80,7 +81,7 @@ fn write(path: &Path, lines: &str) {
 }
 
 #[tokio::test]
-async fn edges_follow_a_file_and_a_bad_line_changes_nothing() {
+async fn file_discovery_follows_the_file_and_ignores_invalid_contents() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("peers");
     let source = format!("file:{}", file.display());
@@ -88,8 +89,8 @@ async fn edges_follow_a_file_and_a_bad_line_changes_nothing() {
     let second = edge("edge-2", cluster(&source)).await;
     let third = edge("edge-3", cluster(&source)).await;
     let (one, two, three) = (first.name(), second.name(), third.name());
-    // There is no file yet: each is alone, and serves.
-    counts_on(&first, FAILED, 1.0).await;
+    // Without the file each edge is alone, and serves.
+    metric_grows(&first, FAILED, 1.0).await;
     lists(&first, &[&one]).await;
     assert!(is_ready(&first).await);
 
@@ -105,23 +106,23 @@ async fn edges_follow_a_file_and_a_bad_line_changes_nothing() {
     let epoch = first.edge.membership().view().epoch;
     for bad in [format!("{one}\nedge seven\n"), format!("{one}\n{two}"), String::new(), "\u{0}\n".to_owned()] {
         write(&file, &bad);
-        counts_on(&first, FAILED, 2.0).await;
+        metric_grows(&first, FAILED, 2.0).await;
         lists(&first, &[&one, &two, &three]).await;
     }
     std::fs::remove_file(&file).unwrap();
-    counts_on(&first, FAILED, 2.0).await;
+    metric_grows(&first, FAILED, 2.0).await;
     write(&file, &format!("{three}\n{two}\n{one}\n"));
-    counts_on(&first, OK, 2.0).await;
-    assert_eq!(first.edge.membership().view().epoch, epoch, "the same list is no news");
+    metric_grows(&first, OK, 2.0).await;
+    assert_eq!(first.edge.membership().view().epoch, epoch, "an equal list changes no view");
     write(&file, &format!("{one}\n{two}\n"));
     lists(&first, &[&one, &two]).await;
 }
 
 #[tokio::test]
-async fn an_edge_is_ready_when_it_has_met_those_that_were_found() {
+async fn edge_is_ready_once_discovered_members_are_alive_or_down() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("peers");
-    // Nobody is there: it has to be waited for.
+    // No peer listens there: readiness waits until it counts as down.
     write(&file, "127.0.0.1:1\n127.0.0.1:2\n");
     let mut cluster = cluster(&format!("file:{}", file.display()));
     cluster.advertise = Some("127.0.0.1:2".to_owned());
@@ -138,7 +139,7 @@ async fn an_edge_is_ready_when_it_has_met_those_that_were_found() {
 }
 
 #[tokio::test]
-async fn a_reload_leaves_what_was_found() {
+async fn reload_keeps_discovered_members() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("peers");
     let mut config = config("edge-1");
@@ -158,9 +159,9 @@ async fn a_reload_leaves_what_was_found() {
     lists(&edge, &["10.0.0.1:7001", "10.0.0.2:7001"]).await;
 }
 
-/// Without any of these sources: the program itself knows who its members are.
+/// Without a source of discovery, the embedding program supplies the list.
 #[tokio::test]
-async fn a_program_hands_in_its_own_list() {
+async fn embedding_program_supplies_the_member_list() {
     let own = cluster_of(Vec::new());
     let (first, second) = (edge("edge-1", own.clone()).await, edge("edge-2", own).await);
     let names = [first.name(), second.name()];
@@ -180,20 +181,19 @@ fn asks(nameserver: &Nameserver, source: &str, own: &str) -> ClusterConfig {
 }
 
 #[tokio::test]
-async fn the_addresses_of_a_name_are_followed() {
-    if !is_here("dnsmasq") {
-        return;
-    }
+#[ignore = "needs dnsmasq"]
+async fn dns_discovery_follows_the_addresses_of_a_name() {
+    require(&["dnsmasq"]);
     let folder = tempfile::tempdir().unwrap();
     let hosts = "127.0.0.1 edges.test\n127.0.0.7 edges.test\n::1 edges.test\n127.0.0.8 others.test\n";
     let mut dns = Nameserver::start(folder.path(), hosts, &[]).await;
     let edge = edge("edge-1", asks(&dns, "dns:edges.test:1", "127.0.0.1:1")).await;
     lists(&edge, &["127.0.0.1:1", "127.0.0.7:1", "[::1]:1"]).await;
     dns.kill();
-    counts_on(&edge, FAILED, 2.0).await;
-    // Nobody of that name is an error too.
+    metric_grows(&edge, FAILED, 2.0).await;
+    // A name without an address is an error too.
     assert!(dns.start_again(folder.path(), "127.0.0.8 others.test\n", &[]).await);
-    counts_on(&edge, FAILED, 5.0).await;
+    metric_grows(&edge, FAILED, 5.0).await;
     lists(&edge, &["127.0.0.1:1", "127.0.0.7:1", "[::1]:1"]).await;
     let many: String = (1..=200).map(|host| format!("127.0.1.{host} edges.test\n")).collect();
     assert!(dns.start_again(folder.path(), &(many + "127.0.0.1 edges.test\n"), &[]).await);
@@ -203,10 +203,9 @@ async fn the_addresses_of_a_name_are_followed() {
 }
 
 #[tokio::test]
-async fn the_targets_of_a_service_are_followed_by_their_addresses() {
-    if !is_here("dnsmasq") {
-        return;
-    }
+#[ignore = "needs dnsmasq"]
+async fn srv_discovery_follows_the_addresses_of_its_targets() {
+    require(&["dnsmasq"]);
     let folder = tempfile::tempdir().unwrap();
     let hosts = "127.0.0.1 one.test\n::1 two.test\n127.0.0.9 two.test\n127.0.0.2 two.test\n";
     let target = |target: &str| format!("--srv-host=_peerage._tcp.test,{target}");
@@ -216,9 +215,9 @@ async fn the_targets_of_a_service_are_followed_by_their_addresses() {
     lists(&edge, &["127.0.0.1:11"]).await;
     assert!(dns.start_again(folder.path(), hosts, &[&one, &two]).await);
     lists(&edge, &["127.0.0.1:11", "127.0.0.2:12"]).await;
-    // The third has no address yet: what would be left out is waited for.
+    // The third target has no address yet: an incomplete list is not applied.
     assert!(dns.start_again(folder.path(), hosts, &[&two, &three]).await);
-    counts_on(&edge, FAILED, 5.0).await;
+    metric_grows(&edge, FAILED, 5.0).await;
     lists(&edge, &["127.0.0.1:11", "127.0.0.2:12"]).await;
     let hosts = hosts.to_owned() + "127.0.0.3 three.test\n";
     assert!(dns.start_again(folder.path(), &hosts, &[&two, &three]).await);
@@ -226,10 +225,9 @@ async fn the_targets_of_a_service_are_followed_by_their_addresses() {
 }
 
 #[tokio::test]
-async fn edges_meet_in_an_etcd_and_go_on_without_it() {
-    if !is_here("etcd") {
-        return;
-    }
+#[ignore = "needs etcd"]
+async fn etcd_discovery_registers_members_and_keeps_them_during_an_outage() {
+    require(&["etcd"]);
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut etcd = Etcd::start(&data).await;
@@ -252,29 +250,28 @@ async fn edges_meet_in_an_etcd_and_go_on_without_it() {
     let three = listed(&first).into_iter().find(|name| *name != one && *name != two).unwrap();
 
     let began = Instant::now();
-    second.stop().await;
+    second.drain().await;
     lists(&first, &[&one, &three]).await;
     let left = began.elapsed();
 
     etcd.kill();
-    counts_on(&first, FAILED, 3.0).await;
+    metric_grows(&first, FAILED, 3.0).await;
     lists(&first, &[&one, &three]).await;
     assert!(etcd.start_again(&data).await);
     let fourth = edge("edge-4", cluster(&source)).await;
     let four = fourth.name();
     lists(&first, &[&one, &three, &four]).await;
     lists(&fourth, &[&one, &three, &four]).await;
-    process.signal("KILL");
+    process.signal(Signal::KILL);
     let began = Instant::now();
     lists(&first, &[&one, &four]).await;
-    println!("who left was gone after {left:?}, who was killed after {:?}, with a lease of 2s", began.elapsed());
+    println!("a drained edge left the list after {left:?}, a killed one after {:?}, lease 2s", began.elapsed());
 }
 
 #[tokio::test]
-async fn an_etcd_that_has_forgotten_everybody_is_told_again() {
-    if !is_here("etcd") {
-        return;
-    }
+#[ignore = "needs etcd"]
+async fn members_register_again_in_an_etcd_that_lost_its_data() {
+    require(&["etcd"]);
     let folder = tempfile::tempdir().unwrap();
     let mut etcd = Etcd::start(&folder.path().join("old")).await;
     let first = edge("edge-1", cluster(&etcd.source())).await;
@@ -282,7 +279,7 @@ async fn an_etcd_that_has_forgotten_everybody_is_told_again() {
     let names = [first.name(), second.name()];
     lists(&first, &names).await;
     lists(&second, &names).await;
-    // Nobody loses sight of anybody, whatever comes.
+    // Neither edge loses the other at any time.
     let [watching, also] = [&first, &second].map(|edge| {
         let (edge, names) = (std::sync::Arc::clone(&edge.edge), names.clone());
         tokio::spawn(async move {
@@ -293,9 +290,9 @@ async fn an_etcd_that_has_forgotten_everybody_is_told_again() {
     });
     etcd.kill();
     // For longer than a lease.
-    counts_on(&first, FAILED, 12.0).await;
+    metric_grows(&first, FAILED, 12.0).await;
     assert!(etcd.start_again(&folder.path().join("new")).await);
-    // A newcomer sees all of them, so both are registered.
+    // A new edge lists all of them, so both are registered.
     let third = edge("edge-3", cluster(&etcd.source())).await;
     let all = [first.name(), second.name(), third.name()];
     for edge in [&first, &second, &third] {
@@ -304,7 +301,7 @@ async fn an_etcd_that_has_forgotten_everybody_is_told_again() {
     assert!(!watching.is_finished() && !also.is_finished());
 }
 
-/// What an etcd says whose list is `entries`.
+/// Returns the response of an etcd that lists `entries`.
 fn listing(entries: &[String]) -> Script {
     let kvs: Vec<_> = entries
         .iter()
@@ -313,7 +310,7 @@ fn listing(entries: &[String]) -> Script {
     Script::ok(serde_json::json!({ "header": { "revision": "7" }, "kvs": kvs }).to_string())
 }
 
-/// An etcd that has leases; what it lists, and what is to be seen, the test says.
+/// Starts a fake etcd that grants leases. Tests script its lists and watches.
 async fn scripted() -> Origin {
     let etcd = Origin::start().await;
     etcd.script("/v3/lease/grant", Script::ok("{\"ID\":\"1\",\"TTL\":\"2\"}"));
@@ -323,12 +320,12 @@ async fn scripted() -> Origin {
 }
 
 #[tokio::test]
-async fn who_is_missing_after_a_failure_stays_for_a_lease() {
+async fn member_missing_after_a_failure_stays_for_one_lease() {
     let members = ["127.0.0.1:1", "127.0.0.1:2"].map(str::to_owned);
     let etcd = scripted().await;
     etcd.scripts("/v3/kv/range", [listing(&members), listing(&members[..1])]);
     let gate = Gate::closed();
-    etcd.scripts("/v3/watch", [Script::ok("").chunked(), Script::ok("{}\n{}\n").chunked().gate(&gate)]);
+    etcd.scripts("/v3/watch", [Script::ok("").chunked(), Script::ok("{}\n{}\n").chunked().hold_body(&gate)]);
     let source = format!("etcd:{}/p", etcd.address);
     let edge = edge("edge-1", advertised(&source, &members[0])).await;
     edge.metric_becomes(OK, 2.0).await;
@@ -341,7 +338,7 @@ async fn who_is_missing_after_a_failure_stays_for_a_lease() {
 }
 
 #[tokio::test]
-async fn an_etcd_that_talks_nonsense_harms_nobody() {
+async fn invalid_etcd_responses_change_no_list_and_fail_no_request() {
     let etcd = scripted().await;
     let members = ["127.0.0.1:1", "127.0.0.1:2"].map(str::to_owned);
     let crowd: Vec<_> = (0..=10_000).map(|i| format!("10.0.{}.{}:1", i / 250, i % 250)).collect();
@@ -356,7 +353,7 @@ async fn an_etcd_that_talks_nonsense_harms_nobody() {
         Script::ok("{\"header\"").cut_at(3),
         listing(&members).delay(Duration::from_secs(5)),
         listing(&members[1..]),
-        // Refused as lists; what is watched then is nonsense again.
+        // Rejected as lists; the watches that follow are invalid as well.
         listing(&crowd.iter().cloned().chain(members[..1].to_vec()).collect::<Vec<_>>()),
         listing(&[members[0].clone(), "no address".to_owned()]),
         listing(&members),
@@ -390,7 +387,7 @@ async fn an_etcd_that_talks_nonsense_harms_nobody() {
     let mut asked = 0;
     let all_asked = async {
         while etcd.count("/v3/kv/range") < count + 2 {
-            assert_eq!(edge.get(&format!("/asset-{asked:016x}.bin")).get().await.text(), "pixels");
+            assert_eq!(edge.get(&format!("/asset-{asked:016x}.bin")).send().await.text(), "pixels");
             assert_eq!(listed(&edge), members);
             asked += 1;
         }
@@ -402,6 +399,6 @@ async fn an_etcd_that_talks_nonsense_harms_nobody() {
     let more = [&members[..], &["127.0.0.1:3".to_owned()]].concat();
     etcd.script("/v3/kv/range", listing(&more));
     lists(&edge, &more).await;
-    edge.stop().await;
+    edge.drain().await;
     assert_eq!(etcd.count("/v3/lease/revoke"), 1);
 }

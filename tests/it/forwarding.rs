@@ -1,22 +1,22 @@
-//! What proxies in front tell of the client, and what the origin is told.
+//! Headers about the client: from proxies in front of the edge, and to the origin.
 
 use http::Method;
 use peerage::Config;
 
-use crate::client::Ask;
-use crate::harness::{Cluster, Running, alone};
+use crate::client::RequestBuilder;
+use crate::harness::{Cluster, TestEdge, single_edge};
 use crate::origin::{Origin, Script, Seen};
 use crate::process::{BINARY, Process, line_with};
 
 const PAGE: &str = "/page";
 
 fn cacheable() -> Script {
-    Script::ok("page").field("cache-control", "max-age=60")
+    Script::ok("page").header("cache-control", "max-age=60")
 }
 
-/// An edge that believes what this machine tells of `https://site.example`'s clients.
-async fn behind_a_proxy(origin: &Origin, change: impl FnOnce(&mut Config)) -> Running {
-    alone(origin, |config| {
+/// Starts an edge that trusts proxies on loopback addresses.
+async fn behind_a_proxy(origin: &Origin, change: impl FnOnce(&mut Config)) -> TestEdge {
+    single_edge(origin, |config| {
         config.edge.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
         change(config);
     })
@@ -27,63 +27,67 @@ fn https(config: &mut Config) {
     config.edge.scheme = peerage::config::Scheme::Https;
 }
 
-fn by(ask: Ask, client: &str, scheme: &str) -> Ask {
-    ask.field("x-forwarded-for", client).field("x-forwarded-proto", scheme)
+fn on_behalf_of(ask: RequestBuilder, client: &str, scheme: &str) -> RequestBuilder {
+    ask.header("x-forwarded-for", client).header("x-forwarded-proto", scheme)
 }
 
-/// X-Forwarded-For, -Proto, -Host and Forwarded.
-fn told(seen: &Seen) -> [Option<&str>; 4] {
-    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"].map(|name| seen.field(name))
+/// Returns X-Forwarded-For, -Proto, -Host and Forwarded of a request.
+fn forwarding_headers(seen: &Seen) -> [Option<&str>; 4] {
+    ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"].map(|name| seen.header(name))
 }
 
 #[tokio::test]
-async fn forwarded_fields_of_a_trusted_proxy_are_appended_to() {
+async fn forwarded_headers_of_a_trusted_proxy_are_extended() {
     let origin = Origin::start().await;
     let edge = behind_a_proxy(&origin, |_| {}).await;
-    let post = || by(edge.ask(Method::POST, PAGE), "6.6.6.6, 1.2.3.4", "https");
-    post().field("x-forwarded-host", "a.example").field("forwarded", "for=1.2.3.4").get().await;
+    let post = || on_behalf_of(edge.request(Method::POST, PAGE), "6.6.6.6, 1.2.3.4", "https");
+    post().header("x-forwarded-host", "a.example").header("forwarded", "for=1.2.3.4").send().await;
     let expected = [
         Some("6.6.6.6, 1.2.3.4, 127.0.0.1"),
         Some("https"),
         Some("a.example"),
         Some("for=1.2.3.4, for=127.0.0.1;host=\"a.example\";proto=https"),
     ];
-    assert_eq!(told(&origin.seen()[0]), expected);
-    post().get().await;
-    assert_eq!(told(&origin.seen()[1])[1..], [Some("https"), Some("site.example"), None]);
+    assert_eq!(forwarding_headers(&origin.seen()[0]), expected);
+    post().send().await;
+    assert_eq!(forwarding_headers(&origin.seen()[1])[1..], [Some("https"), Some("site.example"), None]);
     let element = "for=1.2.3.4;proto=https;host=b.example";
-    edge.ask(Method::POST, PAGE).field("forwarded", element).get().await;
-    assert_eq!(told(&origin.seen()[2])[..3], [Some("127.0.0.1"), Some("https"), Some("b.example")]);
+    edge.request(Method::POST, PAGE).header("forwarded", element).send().await;
+    assert_eq!(forwarding_headers(&origin.seen()[2])[..3], [Some("127.0.0.1"), Some("https"), Some("b.example")]);
 }
 
 #[tokio::test]
-async fn forwarded_fields_from_elsewhere_are_replaced() {
+async fn forwarded_headers_of_an_untrusted_client_are_replaced() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| config.edge.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
-    let post = by(edge.ask(Method::POST, PAGE), "6.6.6.6", "https").field("x-forwarded-host", "evil");
-    post.field("forwarded", "for=6.6.6.6;host=evil").field("x-forwarded-user", "root").get().await;
+    let edge = single_edge(&origin, |config| config.edge.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
+    let post = on_behalf_of(edge.request(Method::POST, PAGE), "6.6.6.6", "https").header("x-forwarded-host", "evil");
+    post.header("forwarded", "for=6.6.6.6;host=evil").header("x-forwarded-user", "root").send().await;
     let seen = &origin.seen()[0];
     let element = "for=127.0.0.1;host=\"site.example\";proto=http";
-    assert_eq!(told(seen), [Some("127.0.0.1"), Some("http"), Some("site.example"), Some(element)]);
-    assert_eq!(seen.field("x-forwarded-user"), None);
+    assert_eq!(forwarding_headers(seen), [Some("127.0.0.1"), Some("http"), Some("site.example"), Some(element)]);
+    assert_eq!(seen.header("x-forwarded-user"), None);
 }
 
 #[tokio::test]
-async fn a_fill_tells_the_origin_of_its_leader_through_a_peer_too() {
+async fn fill_forwards_the_address_of_its_leader_also_through_a_peer() {
     let origin = Origin::start().await;
     origin.script("*", cacheable());
     let trust = |config: &mut Config| config.edge.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
     let cluster = Cluster::start(2, &origin, trust).await;
     let plain = |owner| (0..1000).map(|n| format!("/of-{n}")).find(|name| cluster.rank(name)[0] == owner).unwrap();
     for (number, name) in [plain(0), plain(1), cluster.path_owned_by(1, 1)].iter().enumerate() {
-        let got = by(cluster.edges[0].get(name), "1.2.3.4", "http").get().await;
-        assert_eq!(got.field("cache-status").matches("edge-").count(), 1 + number.min(1), "by way of its owner");
+        let got = on_behalf_of(cluster.edges[0].get(name), "1.2.3.4", "http").send().await;
+        assert_eq!(
+            got.header("cache-status").matches("edge-").count(),
+            1 + number.min(1),
+            "the request must pass its owner"
+        );
         let expected = [Some("1.2.3.4, 127.0.0.1"), Some("http"), None, None];
-        assert_eq!(told(&origin.seen()[number]), expected, "{name}");
+        assert_eq!(forwarding_headers(&origin.seen()[number]), expected, "{name}");
     }
-    // A HEAD that may teach the edge of what is stored is told of likewise.
-    by(cluster.edges[0].ask(Method::HEAD, "/head"), "1.2.3.4", "http").get().await;
-    assert_eq!(told(&origin.seen()[3])[..3], [Some("1.2.3.4, 127.0.0.1"), Some("http"), None]);
+    // A HEAD that may update a stored response forwards the client's address as well.
+    on_behalf_of(cluster.edges[0].request(Method::HEAD, "/head"), "1.2.3.4", "http").send().await;
+    assert_eq!(forwarding_headers(&origin.seen()[3])[..3], [Some("1.2.3.4, 127.0.0.1"), Some("http"), None]);
 }
 
 #[tokio::test]
@@ -91,69 +95,70 @@ async fn a_site_behind_a_tls_terminator_is_cached_and_its_redirect_to_https_is_n
     let origin = Origin::start().await;
     let edge = behind_a_proxy(&origin, https).await;
     let redirect =
-        Script::status(301).field("location", "https://site.example/page").field("cache-control", "max-age=60");
+        Script::status(301).header("location", "https://site.example/page").header("cache-control", "max-age=60");
     origin.script(PAGE, redirect.clone());
     for _ in 0..2 {
-        let got = by(edge.get(PAGE), "1.2.3.4", "http").get().await;
+        let got = on_behalf_of(edge.get(PAGE), "1.2.3.4", "http").send().await;
         assert_eq!((got.status.as_u16(), got.cache_status()), (301, "edge-1;fwd=bypass;detail=other-site"));
     }
-    assert_eq!(origin.seen()[1].field("x-forwarded-proto"), Some("http"));
+    assert_eq!(origin.seen()[1].header("x-forwarded-proto"), Some("http"));
     origin.script(PAGE, cacheable());
-    let is_hit = async |ask: Ask| by(ask, "1.2.3.4", "https").get().await.cache_status().contains("hit");
+    let is_hit =
+        async |ask: RequestBuilder| on_behalf_of(ask, "1.2.3.4", "https").send().await.cache_status().contains("hit");
     assert!(!is_hit(edge.get(PAGE)).await);
-    assert_eq!(origin.seen()[2].field("x-forwarded-proto"), Some("https"));
+    assert_eq!(origin.seen()[2].header("x-forwarded-proto"), Some("https"));
     assert!(is_hit(edge.get(PAGE)).await && is_hit(edge.get(PAGE).http2()).await);
-    // What is stored for https is no answer to http, over any way.
+    // A response stored for https answers no request for http, over either version of HTTP.
     origin.script(PAGE, redirect);
-    for ask in [edge.get(PAGE), edge.get(PAGE).http2(), edge.get(PAGE).field("accept-encoding", "gzip")] {
-        assert_eq!(by(ask, "1.2.3.4", "http").get().await.status, 301);
+    for ask in [edge.get(PAGE), edge.get(PAGE).http2(), edge.get(PAGE).header("accept-encoding", "gzip")] {
+        assert_eq!(on_behalf_of(ask, "1.2.3.4", "http").send().await.status, 301);
     }
-    assert_eq!(edge.get(PAGE).get().await.status, 301, "a client that is not told of is there by http");
-    let cached = by(edge.get(PAGE), "1.2.3.4", "http").field("cache-control", "only-if-cached").get().await;
+    assert_eq!(edge.get(PAGE).send().await.status, 301, "without X-Forwarded-Proto the scheme is http");
+    let cached = on_behalf_of(edge.get(PAGE), "1.2.3.4", "http").header("cache-control", "only-if-cached").send().await;
     assert_eq!(cached.status, 504);
     assert!(is_hit(edge.get(PAGE)).await);
 }
 
 #[tokio::test]
-async fn a_host_that_a_proxy_tells_is_the_hosts_own() {
+async fn response_for_another_forwarded_host_is_not_stored() {
     let origin = Origin::start().await;
     origin.script(PAGE, Script::ok("").varies_by("x-forwarded-host"));
-    let host = |ask: Ask, host: &str| ask.field("x-forwarded-host", host);
+    let host = |ask: RequestBuilder, host: &str| ask.header("x-forwarded-host", host);
     let edge = behind_a_proxy(&origin, |config| config.edge.host = "a.example".to_owned()).await;
     origin.script("/echo", cacheable());
     for (name, of, hits) in
         [("/echo", "a.example", false), ("/echo", "A.example:80", true), ("/echo", "b.example", false)]
     {
-        let got = host(edge.get(name), of).get().await;
+        let got = host(edge.get(name), of).send().await;
         assert_eq!(got.cache_status().contains("hit"), hits, "{of}: {}", got.cache_status());
     }
-    let hosts: Vec<_> = origin.seen().iter().map(|seen| seen.field("x-forwarded-host").unwrap().to_owned()).collect();
+    let hosts: Vec<_> = origin.seen().iter().map(|seen| seen.header("x-forwarded-host").unwrap().to_owned()).collect();
     assert_eq!(hosts, ["a.example", "b.example"]);
-    // Where no host is set, one that is not the request's own is no other's either.
+    // Without a configured host, a forwarded host other than the request's own is not cached.
     let edge = behind_a_proxy(&origin, |_| {}).await;
-    edge.get("/echo").get().await;
-    assert!(host(edge.get("/echo"), "site.example").get().await.cache_status().contains("hit"));
-    assert!(host(edge.get("/echo"), "c.example").get().await.cache_status().contains("other-site"));
-    assert_eq!(origin.seen().last().unwrap().field("x-forwarded-host"), Some("c.example"));
+    edge.get("/echo").send().await;
+    assert!(host(edge.get("/echo"), "site.example").send().await.cache_status().contains("hit"));
+    assert!(host(edge.get("/echo"), "c.example").send().await.cache_status().contains("other-site"));
+    assert_eq!(origin.seen().last().unwrap().header("x-forwarded-host"), Some("c.example"));
 }
 
 #[tokio::test]
-async fn a_response_that_varies_by_the_client_is_not_stored() {
+async fn response_that_varies_by_client_address_or_host_is_not_stored() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for (field, stored) in
         [("X-Forwarded-For", false), ("Forwarded", false), ("X-Forwarded-Host", false), ("X-Forwarded-Proto", true)]
     {
         let name = format!("/{field}");
-        origin.script(&name, cacheable().field("vary", field));
-        edge.get(&name).get().await;
-        let second = edge.get(&name).get().await;
+        origin.script(&name, cacheable().header("vary", field));
+        edge.get(&name).send().await;
+        let second = edge.get(&name).send().await;
         assert_eq!(second.cache_status().contains("hit"), stored, "{field}: {}", second.cache_status());
     }
 }
 
 #[tokio::test]
-async fn the_access_log_names_the_believed_client() {
+async fn access_log_names_the_client_of_a_trusted_proxy() {
     let origin = Origin::start().await;
     origin.script("*", cacheable());
     let folder = tempfile::tempdir().unwrap();
@@ -163,11 +168,11 @@ async fn the_access_log_names_the_believed_client() {
     );
     let mut edge = Process::run(std::process::Command::new(BINARY), folder.path(), &text).await;
     edge.clients.set_ip([127, 0, 0, 1].into());
-    let get = |name: &str| crate::client::ask(edge.clients, Method::GET, name);
-    get("/own").get().await;
-    get("/told").field("x-forwarded-for", "6.6.6.6, 1.2.3.4").get().await;
-    // From memory, too.
-    get("/own").field("x-forwarded-for", "2001:db8::7").get().await;
+    let get = |name: &str| crate::client::request(edge.clients, Method::GET, name);
+    get("/own").send().await;
+    get("/told").header("x-forwarded-for", "6.6.6.6, 1.2.3.4").send().await;
+    // A hit, too.
+    get("/own").header("x-forwarded-for", "2001:db8::7").send().await;
     for client in ["127.0.0.1", "1.2.3.4", "2001:db8::7"] {
         line_with(&edge.out, &format!("\"client\":\"{client}\"")).await;
     }

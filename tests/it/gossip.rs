@@ -1,4 +1,4 @@
-//! Edges that find out among themselves who is alive, on real sockets.
+//! Membership by gossip among edges, on real sockets.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use peerage::config::{Period, Secret};
 use peerage::{AssetKey, Server};
 use tokio::net::UdpSocket;
 
-use crate::client::ask;
-use crate::harness::{Cluster, Running, cluster_of, config, run, within};
+use crate::client::request;
+use crate::harness::{Cluster, TestEdge, cluster_of, config, run, within};
 use crate::origin::{Gate, Origin, Script};
-use crate::process::{BINARY, Process, free_ports};
+use crate::process::{BINARY, Process, Signal, free_ports};
 
-/// Waits until `edge` sees `address` so; `None` is not at all.
-pub async fn sees(edge: &Running, address: &str, state: Option<State>) {
+/// Waits until `edge` sees `address` in a state; `None` means that it does not list it.
+pub async fn sees(edge: &TestEdge, address: &str, state: Option<State>) {
     let seen = async {
         while edge.edge.membership().view().member(address).map(|member| member.state) != state {
             tokio::task::yield_now().await;
@@ -25,7 +25,7 @@ pub async fn sees(edge: &Running, address: &str, state: Option<State>) {
     within(20, seen).await;
 }
 
-fn owners(edge: &Running) -> Vec<String> {
+fn owners(edge: &TestEdge) -> Vec<String> {
     edge.edge.membership().view().ring.members().iter().map(|member| member.name().to_string()).collect()
 }
 
@@ -33,8 +33,8 @@ pub fn secret(text: &str) -> Secret {
     Secret(text.to_owned())
 }
 
-/// An edge that knows `secret`, and of `peers`.
-pub async fn joins(name: &str, secret: Option<Secret>, peers: Vec<String>) -> Running {
+/// Starts an edge that knows `secret` and the addresses `peers`.
+pub async fn start_edge(name: &str, secret: Option<Secret>, peers: Vec<String>) -> TestEdge {
     let mut config = config(name);
     let mut cluster = cluster_of(peers);
     cluster.secret = secret;
@@ -43,7 +43,7 @@ pub async fn joins(name: &str, secret: Option<Secret>, peers: Vec<String>) -> Ru
 }
 
 #[tokio::test]
-async fn who_stops_is_out_and_who_comes_back_is_in() {
+async fn stopped_edge_is_down_and_restarted_edge_is_alive() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
     let mut cluster = Cluster::start(3, &origin, |_| {}).await;
@@ -55,7 +55,7 @@ async fn who_stops_is_out_and_who_comes_back_is_in() {
     }
     let path = cluster.path_owned_by(2, 1);
     let epoch = cluster.edges[0].edge.membership().view().epoch;
-    cluster.edges[2].stop().await;
+    cluster.edges[2].drain().await;
     for edge in &cluster.edges[..2] {
         sees(edge, &names[2], Some(State::Down)).await;
         assert!(!owners(edge).contains(&names[2]));
@@ -63,8 +63,12 @@ async fn who_stops_is_out_and_who_comes_back_is_in() {
         edge.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
     }
     assert!(cluster.edges[0].edge.membership().view().epoch > epoch);
-    assert_eq!(cluster.edges[0].get(&path).get().await.text(), "pixels");
-    assert_eq!(cluster.edges[0].edge.membership().view().peer(&names[2]).unwrap().errors(), 0, "nobody asked it");
+    assert_eq!(cluster.edges[0].get(&path).send().await.text(), "pixels");
+    assert_eq!(
+        cluster.edges[0].edge.membership().view().peer(&names[2]).unwrap().errors(),
+        0,
+        "no request may be sent to it"
+    );
 
     let mut again = config("edge-3");
     again.origin.url = origin.url();
@@ -79,10 +83,10 @@ async fn who_stops_is_out_and_who_comes_back_is_in() {
 }
 
 #[tokio::test]
-async fn who_knows_the_secret_joins_by_naming_one_and_nobody_else_does() {
-    let first = joins("first", Some(secret("one secret of ours")), Vec::new()).await;
-    let second = joins("second", Some(secret("one secret of ours")), vec![first.name()]).await;
-    let third = joins("third", Some(secret("one secret of ours")), vec![first.name()]).await;
+async fn edge_with_the_secret_joins_by_one_address_and_others_do_not() {
+    let first = start_edge("first", Some(secret("one secret of ours")), Vec::new()).await;
+    let second = start_edge("second", Some(secret("one secret of ours")), vec![first.name()]).await;
+    let third = start_edge("third", Some(secret("one secret of ours")), vec![first.name()]).await;
     let edges = [&first, &second, &third];
     for edge in edges {
         for other in edges {
@@ -91,7 +95,7 @@ async fn who_knows_the_secret_joins_by_naming_one_and_nobody_else_does() {
     }
     let view = second.edge.membership().view();
     assert_eq!(&*view.member(&third.name()).unwrap().edge, "third");
-    let wrong = joins("wrong", Some(secret("another secret than theirs")), vec![first.name()]).await;
+    let wrong = start_edge("wrong", Some(secret("another secret than theirs")), vec![first.name()]).await;
     first.metric_becomes("peerage_members{state=\"alive\"}", 3.0).await;
     sees(&wrong, &first.name(), Some(State::Down)).await;
     sees(&first, &wrong.name(), None).await;
@@ -99,8 +103,8 @@ async fn who_knows_the_secret_joins_by_naming_one_and_nobody_else_does() {
 }
 
 #[tokio::test]
-async fn a_guest_blames_nobody_else_for_being_one() {
-    let [member, guest] = [joins("member", None, Vec::new()).await, joins("guest", None, Vec::new()).await];
+async fn guest_counts_the_datagrams_that_it_refuses_as_guest_not_stranger() {
+    let [member, guest] = [start_edge("member", None, Vec::new()).await, start_edge("guest", None, Vec::new()).await];
     let names = [member.name(), guest.name()];
     guest.edge.membership().replace([names[0].as_str()]);
     member.edge.membership().replace(names.iter().map(String::as_str));
@@ -110,11 +114,11 @@ async fn a_guest_blames_nobody_else_for_being_one() {
 }
 
 #[tokio::test]
-async fn without_a_secret_only_the_listed_are_members() {
+async fn without_a_secret_only_listed_edges_are_members() {
     let cluster = Cluster::start(2, &Origin::start().await, |_| {}).await;
     let names = cluster.names();
-    let stranger = joins("stranger", None, names.clone()).await;
-    // It says that it is a member, and to others it is none.
+    let stranger = start_edge("stranger", None, names.clone()).await;
+    // The stranger takes itself for a member; the other edges do not.
     let own = stranger.name();
     stranger.edge.membership().replace(names.iter().map(String::as_str).chain([own.as_str()]));
     for edge in &cluster.edges {
@@ -132,13 +136,13 @@ async fn without_a_secret_only_the_listed_are_members() {
 }
 
 #[tokio::test]
-async fn a_peer_of_another_version_stays_out_and_is_counted() {
+async fn datagram_of_another_version_is_counted_and_its_sender_stays_down() {
     let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let name = other.local_addr().unwrap().to_string();
-    let edge = joins("edge-1", None, Vec::new()).await;
+    let edge = start_edge("edge-1", None, Vec::new()).await;
     let own = edge.name();
     edge.edge.membership().replace([own.as_str(), name.as_str()]);
-    // What it is sent is what it might send, but for the version.
+    // The edge's own datagram is sent back, with another version.
     let mut datagram = [0; 2048];
     let (length, from) = within(20, other.recv_from(&mut datagram)).await.unwrap();
     datagram[4] += 1;
@@ -151,7 +155,7 @@ async fn a_peer_of_another_version_stays_out_and_is_counted() {
 }
 
 #[tokio::test]
-async fn a_list_that_changes_to_and_fro_forgets_nobody() {
+async fn edge_that_is_listed_again_is_alive_again() {
     let cluster = Cluster::start(2, &Origin::start().await, |_| {}).await;
     let names = cluster.names();
     let edge = &cluster.edges[0];
@@ -167,21 +171,21 @@ async fn a_list_that_changes_to_and_fro_forgets_nobody() {
 }
 
 #[tokio::test]
-async fn where_gossip_is_off_the_list_is_believed() {
+async fn without_gossip_every_listed_edge_counts_as_alive() {
     let origin = Origin::start().await;
     let mut cluster = Cluster::start(2, &origin, |config| config.cluster.as_mut().unwrap().gossip = false).await;
     let names = cluster.names();
-    cluster.edges[1].stop().await;
+    cluster.edges[1].drain().await;
     let path = cluster.path_owned_by(1, 1);
-    cluster.edges[0].get(&path).get().await;
+    cluster.edges[0].get(&path).send().await;
     let view = cluster.edges[0].edge.membership().view();
     assert_eq!(view.member(&names[1]).unwrap().state, State::Alive);
     assert!(!view.peer(&names[1]).unwrap().is_up());
-    assert_eq!(ask(cluster.edges[0].admin, Method::GET, "/readyz").get().await.status, 200);
+    assert_eq!(request(cluster.edges[0].admin, Method::GET, "/readyz").send().await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_prints_who_is_there() {
+async fn peers_command_prints_the_members() {
     let cluster = Cluster::start(2, &Origin::start().await, |_| {}).await;
     let (admin, names) = (cluster.edges[0].admin, cluster.names());
     sees(&cluster.edges[0], &names[1], Some(State::Alive)).await;
@@ -207,7 +211,7 @@ async fn the_command_prints_who_is_there() {
 }
 
 #[tokio::test]
-async fn of_two_edges_with_one_name_the_later_is_refused_and_asks_the_owner() {
+async fn later_of_two_edges_with_one_name_is_refused_and_asks_the_owner() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
     let cluster = Cluster::start(2, &origin, |config| config.edge.name = "edge-1".to_owned()).await;
@@ -215,30 +219,30 @@ async fn of_two_edges_with_one_name_the_later_is_refused_and_asks_the_owner() {
         edge.metric_becomes("peerage_members{state=\"refused\"}", 1.0).await;
         assert_eq!(owners(edge).len(), 1);
     }
-    // The refused one is no owner to itself either.
+    // The refused edge does not own keys in its own view either.
     assert_eq!(owners(&cluster.edges[0]), owners(&cluster.edges[1]));
     for edge in &cluster.edges {
-        assert_eq!(edge.get("/a-0123456789abcdef.bin").get().await.text(), "pixels");
+        assert_eq!(edge.get("/a-0123456789abcdef.bin").send().await.text(), "pixels");
     }
     assert_eq!(origin.seen().len(), 1);
 }
 
 #[tokio::test]
-async fn who_drains_owns_nothing_and_is_still_there() {
+async fn draining_edge_owns_no_key_and_still_answers() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("pixels"));
-    // Its client's request is under way for as long as it takes to look.
+    // A request in flight keeps the edge draining during the checks.
     let gate = Gate::closed();
-    origin.script("/held", Script::ok("pixels").gate(&gate));
+    origin.script("/held", Script::ok("pixels").hold_body(&gate));
     let mut cluster = Cluster::start(2, &origin, |_| {}).await;
     let names = cluster.names();
     sees(&cluster.edges[0], &names[1], Some(State::Alive)).await;
-    let asking = tokio::spawn(cluster.edges[1].get("/held").get());
+    let asking = tokio::spawn(cluster.edges[1].get("/held").send());
     origin.arrived(1).await;
-    cluster.edges[1].begin_stop();
+    cluster.edges[1].begin_drain();
     sees(&cluster.edges[0], &names[1], Some(State::Draining)).await;
     assert_eq!(owners(&cluster.edges[0]), [names[0].clone()]);
-    let got = cluster.edges[1].get_as_peer("/a-0123456789abcdef.bin").get().await;
+    let got = cluster.edges[1].get_as_peer("/a-0123456789abcdef.bin").send().await;
     assert_eq!(got.text(), "pixels");
     gate.open(6);
     assert_eq!(asking.await.unwrap().text(), "pixels");
@@ -246,9 +250,9 @@ async fn who_drains_owns_nothing_and_is_still_there() {
 }
 
 #[tokio::test]
-async fn a_frozen_process_is_out_and_back_when_it_goes_on() {
+async fn frozen_process_is_down_and_alive_again_when_it_resumes() {
     let origin = Origin::start().await;
-    let first = joins("first", Some(secret("one secret of ours")), Vec::new()).await;
+    let first = start_edge("first", Some(secret("one secret of ours")), Vec::new()).await;
     let folder = tempfile::tempdir().unwrap();
     let cluster = format!(
         "[cluster]\nlisten = \"127.0.0.1:0\"\nsecret = \"one secret of ours\"\npeers = [\"{}\"]\n",
@@ -256,33 +260,33 @@ async fn a_frozen_process_is_out_and_back_when_it_goes_on() {
     );
     let process = Process::edge(folder.path(), &origin.url(), &cluster).await;
     first.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
-    process.signal("STOP");
+    process.signal(Signal::STOP);
     let began = std::time::Instant::now();
     first.metric_becomes("peerage_members{state=\"down\"}", 1.0).await;
-    println!("a frozen process was out after {:?}", began.elapsed());
+    println!("a frozen process was down after {:?}", began.elapsed());
     let peers: serde_json::Value =
-        serde_json::from_slice(&ask(first.admin, Method::GET, "/peers").get().await.body).unwrap();
+        serde_json::from_slice(&request(first.admin, Method::GET, "/peers").send().await.body).unwrap();
     let frozen = peers["members"].as_array().unwrap().iter().find(|peer| peer["own"] == false).unwrap();
     assert_eq!((&frozen["name"], &frozen["state"]), (&"edge-7".into(), &"down".into()));
     assert!(frozen["share"].as_f64().unwrap() < 0.01 && frozen["since"].as_str().unwrap().ends_with('Z'));
-    process.signal("CONT");
+    process.signal(Signal::CONT);
     first.metric_becomes("peerage_members{state=\"alive\"}", 2.0).await;
 }
 
-/// A frozen owner is not waited for as long as a slow origin may take: what
-/// waits is asked of the next in rank as soon as the owner is in doubt.
+/// A frozen owner is not waited for as long as a slow origin: its requests are retried at the
+/// successor as soon as the owner is in doubt.
 #[tokio::test]
-async fn a_frozen_owner_is_given_up_on_a_doubt() {
-    ask_for_the_keys_of_a_frozen_owner("").await;
+async fn requests_leave_a_frozen_owner_when_gossip_doubts_it() {
+    request_keys_of_a_frozen_owner("").await;
 }
 
-/// Its requests find out, where there is no gossip: they ask whether it is there.
+/// Without gossip, waiting requests detect a frozen owner by pings.
 #[tokio::test]
-async fn a_frozen_owner_is_given_up_when_a_ping_is_overdue() {
-    ask_for_the_keys_of_a_frozen_owner("gossip = false\n").await;
+async fn requests_leave_a_frozen_owner_when_a_ping_is_overdue() {
+    request_keys_of_a_frozen_owner("gossip = false\n").await;
 }
 
-async fn ask_for_the_keys_of_a_frozen_owner(more: &str) {
+async fn request_keys_of_a_frozen_owner(more: &str) {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x").delay(Duration::from_millis(300)));
     let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
@@ -299,23 +303,23 @@ async fn ask_for_the_keys_of_a_frozen_owner(more: &str) {
         .filter(|path| **ring.owner(AssetKey::parse(path, 100).unwrap().hash()).unwrap().name() == *peers[0])
         .take(20)
         .collect();
-    // All have met when one of them goes through its owner.
+    // The edges have met once one of them fetches a key through its owner.
     assert_eq!(edges[1].get(&owned[0]).await.text(), "x");
-    edges[0].signal("STOP");
+    edges[0].signal(Signal::STOP);
     let began = std::time::Instant::now();
     let mut slowest = Duration::ZERO;
     for (i, path) in owned[1..].iter().enumerate() {
         let began = std::time::Instant::now();
-        // Far below cluster.first_byte_timeout, after which each would be answered too.
+        // Far below cluster.first_byte_timeout, which would end each request as well.
         let got = within(30, edges[1 + i % 2].get(path)).await;
         assert_eq!((got.status.as_u16(), got.text()), (200, "x"), "{path}");
         slowest = slowest.max(began.elapsed());
     }
-    edges[0].signal("CONT");
-    println!("slowest of 19 requests for a frozen owner's keys: {slowest:?}, all in {:?}", began.elapsed());
+    edges[0].signal(Signal::CONT);
+    println!("slowest of 19 requests for keys of a frozen owner: {slowest:?}, all in {:?}", began.elapsed());
 }
 
-/// However long the origin takes: the owner answers pings meanwhile.
+/// The owner answers pings, however long the origin takes.
 #[tokio::test]
 async fn a_slow_origin_behind_a_healthy_owner_is_asked_once() {
     let origin = Origin::start().await;
@@ -331,7 +335,7 @@ async fn a_slow_origin_behind_a_healthy_owner_is_asked_once() {
         })
         .await;
         let path = cluster.path_owned_by(2, usize::from(gossip));
-        let (one, two) = (cluster.edges[0].get(&path).get(), cluster.edges[1].get(&path).get());
+        let (one, two) = (cluster.edges[0].get(&path).send(), cluster.edges[1].get(&path).send());
         let (one, two) = tokio::join!(one, two);
         assert_eq!((one.text(), two.text(), origin.count(&path)), ("x", "x", 1));
     }

@@ -1,4 +1,4 @@
-//! Edges in this process, on ports of their own.
+//! Edges in this process, on ports that the system chooses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use peerage::{AssetKey, Config, Edge, Origin as _Origin, RunError, Server};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::client::{Ask, Got, ask};
+use crate::client::{FullResponse, RequestBuilder, request};
 use crate::origin::Origin;
 
 /// A running edge.
-pub struct Running {
+pub struct TestEdge {
     pub clients: SocketAddr,
     pub peers: Option<SocketAddr>,
     pub admin: SocketAddr,
@@ -23,28 +23,28 @@ pub struct Running {
     ended: Option<JoinHandle<Result<usize, RunError>>>,
 }
 
-impl Running {
-    pub fn get(&self, target: &str) -> Ask {
-        ask(self.clients, Method::GET, target)
+impl TestEdge {
+    pub fn get(&self, target: &str) -> RequestBuilder {
+        request(self.clients, Method::GET, target)
     }
 
-    pub fn ask(&self, method: Method, target: &str) -> Ask {
-        ask(self.clients, method, target)
+    pub fn request(&self, method: Method, target: &str) -> RequestBuilder {
+        request(self.clients, method, target)
     }
 
-    /// As another edge would ask.
-    pub fn get_as_peer(&self, target: &str) -> Ask {
-        ask(self.peers.expect("it is in a cluster"), Method::GET, target)
+    /// Returns a GET as another edge sends it.
+    pub fn get_as_peer(&self, target: &str) -> RequestBuilder {
+        request(self.peers.expect("it is in a cluster"), Method::GET, target)
     }
 
     pub fn name(&self) -> String {
         self.peers.expect("it is in a cluster").to_string()
     }
 
-    /// A figure of `/metrics`, such as `peerage_flights`; the sum of a family's, if its
-    /// last labels are left out.
+    /// Returns a value of `/metrics`, such as `peerage_flights`. Without its last labels, returns the
+    /// sum over the series with the given ones.
     pub async fn metric(&self, name: &str) -> f64 {
-        let page = ask(self.admin, Method::GET, "/metrics").get().await;
+        let page = request(self.admin, Method::GET, "/metrics").send().await;
         let begun = name.strip_suffix('}').map(|begun| format!("{begun},"));
         let is_meant = |line: &&str| begun.as_ref().is_some_and(|begun| line.starts_with(begun));
         let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
@@ -54,7 +54,7 @@ impl Running {
         found.into_iter().map(value).sum()
     }
 
-    /// Waits until a figure is what it should be.
+    /// Waits until a metric has this value.
     pub async fn metric_becomes(&self, name: &str, value: f64) {
         let reached = async {
             while (self.metric(name).await - value).abs() > f64::EPSILON {
@@ -65,19 +65,19 @@ impl Running {
         assert!(waited.is_ok(), "{name} is {}, not {value}", self.metric(name).await);
     }
 
-    /// Drains; how many connections it had to cut.
-    pub async fn stop(&mut self) -> usize {
-        self.begin_stop();
-        self.ended().await
+    /// Drains the edge. Returns the number of connections that were cut.
+    pub async fn drain(&mut self) -> usize {
+        self.begin_drain();
+        self.drained().await
     }
 
-    /// Waits until it has drained; how many connections it had to cut.
-    pub async fn ended(&mut self) -> usize {
+    /// Waits until the edge has drained. Returns the number of connections that were cut.
+    pub async fn drained(&mut self) -> usize {
         self.ended.take().unwrap().await.unwrap().unwrap()
     }
 
-    /// Tells it to drain, and does not wait.
-    pub fn begin_stop(&mut self) {
+    /// Begins to drain, and does not wait.
+    pub fn begin_drain(&mut self) {
         let _ = self.stop.take().unwrap().send(());
     }
 }
@@ -86,7 +86,7 @@ fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// Everything on ports that the system chooses.
+/// Returns a configuration with ports that the system chooses.
 pub fn config(name: &str) -> Config {
     let mut config = Config::default();
     config.edge.name = name.to_owned();
@@ -95,22 +95,22 @@ pub fn config(name: &str) -> Config {
     config
 }
 
-/// The `[cluster]` of an edge on a port that the system chooses.
+/// Returns the `[cluster]` of an edge on a port that the system chooses.
 pub fn cluster_of(peers: Vec<String>) -> ClusterConfig {
     let mut cluster = ClusterConfig::default();
     (cluster.listen, cluster.peers) = (loopback(), peers);
     cluster
 }
 
-pub fn run(server: Server) -> Running {
+pub fn run(server: Server) -> TestEdge {
     let addresses = server.addresses();
     let edge = Arc::clone(server.edge());
     let (stop, stopped) = oneshot::channel::<()>();
     let ended = tokio::spawn(server.run(async {
-        // Dropped with the test, or told.
+        // Ends when the sender sends, or is dropped with the test.
         let _ = stopped.await;
     }));
-    Running {
+    TestEdge {
         clients: addresses.clients,
         peers: addresses.peers,
         admin: addresses.admin,
@@ -120,31 +120,31 @@ pub fn run(server: Server) -> Running {
     }
 }
 
-/// An edge alone, in front of `origin`.
-pub async fn alone(origin: &Origin, change: impl FnOnce(&mut Config)) -> Running {
+/// Starts a single edge in front of `origin`.
+pub async fn single_edge(origin: &Origin, change: impl FnOnce(&mut Config)) -> TestEdge {
     let mut config = config("edge-1");
     config.origin.url = origin.url();
     change(&mut config);
     run(Server::bind(config).await.unwrap())
 }
 
-/// An edge alone, in front of an embedded origin.
-pub async fn embedded(origin: impl _Origin) -> Running {
+/// Starts a single edge in front of an embedded origin.
+pub async fn embedded(origin: impl _Origin) -> TestEdge {
     run(Server::bind_with(config("edge-1"), origin).await.unwrap())
 }
 
-/// Edges that act as one cache.
+/// Edges that form a cluster.
 pub struct Cluster {
-    pub edges: Vec<Running>,
+    pub edges: Vec<TestEdge>,
 }
 
 impl Cluster {
     pub async fn start(count: usize, origin: &Origin, change: impl Fn(&mut Config)) -> Self {
-        Self::before(count, &origin.url(), change).await
+        Self::in_front_of(count, &origin.url(), change).await
     }
 
-    /// As [`start`](Self::start), in front of an origin that is not scripted.
-    pub async fn before(count: usize, origin: &http::Uri, change: impl Fn(&mut Config)) -> Self {
+    /// Like [`start`](Self::start), in front of an origin that is not scripted.
+    pub async fn in_front_of(count: usize, origin: &http::Uri, change: impl Fn(&mut Config)) -> Self {
         let mut edges = Vec::new();
         for number in 1..=count {
             let mut config = config(&format!("edge-{number}"));
@@ -162,10 +162,10 @@ impl Cluster {
     }
 
     pub fn names(&self) -> Vec<String> {
-        self.edges.iter().map(Running::name).collect()
+        self.edges.iter().map(TestEdge::name).collect()
     }
 
-    /// The positions of the edges in rank for a path.
+    /// Returns the positions of the edges in the rank order of a path.
     pub fn rank(&self, path: &str) -> Vec<usize> {
         let key = AssetKey::parse(path, usize::MAX).unwrap();
         let view = self.edges[0].edge.membership().view();
@@ -173,7 +173,7 @@ impl Cluster {
         view.ring.rank(key.hash()).iter().map(|member| position(member.name())).collect()
     }
 
-    /// A path, distinct by `seed`, that the edge at `owner` owns.
+    /// Returns a path that the edge at `owner` owns. Each `seed` gives another path.
     pub fn path_owned_by(&self, owner: usize, seed: usize) -> String {
         (0..100_000)
             .map(|i| format!("/asset-{:016x}.bin", seed * 1_000_000 + i))
@@ -182,19 +182,19 @@ impl Cluster {
     }
 }
 
-/// `len` bytes that tell when one of them is in the wrong place.
+/// Returns `len` bytes of a pattern that shows a byte in the wrong place.
 pub fn pattern(len: usize) -> Bytes {
     (0..len).map(|i| u8::try_from((i / 7 + i * 31) % 251).unwrap()).collect()
 }
 
-/// Fails when `future` takes so long that it must be hanging.
+/// Fails if `future` takes so many seconds that it must be hanging.
 pub async fn within<T>(seconds: u64, future: impl Future<Output = T>) -> T {
     let limit = std::time::Duration::from_secs(seconds);
-    tokio::time::timeout(limit, future).await.expect("it hangs")
+    tokio::time::timeout(limit, future).await.expect("the operation takes too long")
 }
 
-/// All of `futures`, side by side.
-pub async fn all<T: Send + 'static>(
+/// Runs `futures` concurrently, and returns their results in order.
+pub async fn join_all<T: Send + 'static>(
     futures: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
 ) -> Vec<T> {
     let tasks: Vec<_> = futures.into_iter().map(tokio::spawn).collect();
@@ -205,8 +205,8 @@ pub async fn all<T: Send + 'static>(
     results
 }
 
-pub fn assert_same(got: &Got, body: &Bytes) {
+pub fn assert_same(got: &FullResponse, body: &Bytes) {
     assert_eq!(got.status, 200);
     assert!(got.complete);
-    assert!(got.body == *body, "{} of {} bytes, or wrong ones", got.body.len(), body.len());
+    assert!(got.body == *body, "{} of {} bytes, or wrong bytes", got.body.len(), body.len());
 }

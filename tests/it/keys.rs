@@ -1,10 +1,10 @@
-//! Names: the same asset on every edge, or a refusal; never another's bytes.
+//! Keys: a target is the same asset on every edge, or is rejected.
 
 use crate::harness::{Cluster, within};
 use crate::origin::{Origin, Script};
 
 #[tokio::test]
-async fn a_name_is_the_same_asset_on_every_edge() {
+async fn target_is_the_same_asset_on_every_edge() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let long = format!("/{}.bin", "a-0123456789abcdef/".repeat(430));
@@ -24,13 +24,13 @@ async fn a_name_is_the_same_asset_on_every_edge() {
         ("//a-0123456789abcdef.png", "//a-0123456789abcdef.png"),
         (&long, &long),
     ];
-    // Each asset's bytes are its name, so a mix-up shows.
+    // The body of each asset is its name, so that a mix-up is detected.
     for (_, canonical) in &names {
-        origin.script(canonical, Script::ok((*canonical).to_owned()).field("cache-control", "max-age=60"));
+        origin.script(canonical, Script::ok((*canonical).to_owned()).header("cache-control", "max-age=60"));
     }
     for (spelling, canonical) in &names {
         for edge in &cluster.edges {
-            let got = within(20, edge.get(spelling).get()).await;
+            let got = within(20, edge.get(spelling).send()).await;
             assert_eq!((got.status.as_u16(), got.text()), (200, *canonical), "{spelling}");
         }
         assert_eq!(origin.count(canonical), 1, "{spelling}");
@@ -38,7 +38,7 @@ async fn a_name_is_the_same_asset_on_every_edge() {
 }
 
 #[tokio::test]
-async fn what_could_be_two_names_is_refused_by_every_edge() {
+async fn ambiguous_target_is_400_on_every_edge() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     for target in [
@@ -51,7 +51,7 @@ async fn what_could_be_two_names_is_refused_by_every_edge() {
         "/a%g0",
     ] {
         for edge in &cluster.edges {
-            assert_eq!(edge.get(target).get().await.status, 400, "{target}");
+            assert_eq!(edge.get(target).send().await.status, 400, "{target}");
         }
     }
     assert!(origin.seen().is_empty());
@@ -68,10 +68,10 @@ async fn an_escaped_slash_and_the_bytes_of_a_query_reach_the_origin_through_any_
         ("/object?q=100%&x=[1]", "/object?q=100%&x=[1]"),
         ("/object?sig=a%2Fb&x=~", "/object?sig=a%2Fb&x=~"),
     ] {
-        origin.script(sent, Script::ok(sent.to_owned()).field("cache-control", "max-age=60"));
+        origin.script(sent, Script::ok(sent.to_owned()).header("cache-control", "max-age=60"));
         for edge in &cluster.edges {
-            assert_eq!(edge.get(asked).get().await.text(), sent, "{asked}");
-            assert_eq!(edge.get(asked).http2().get().await.text(), sent, "{asked}");
+            assert_eq!(edge.get(asked).send().await.text(), sent, "{asked}");
+            assert_eq!(edge.get(asked).http2().send().await.text(), sent, "{asked}");
         }
         assert_eq!(origin.count(sent), 1, "{asked}");
     }
@@ -84,17 +84,17 @@ async fn a_write_to_one_spelling_of_a_query_invalidates_every_spelling() {
     let spellings = ["/page?a=%7e&b=%2f", "/page?a=~&b=%2F", "/page?%61=%7E&b=%2f"];
     for stored in spellings {
         for written in spellings {
-            origin.script(stored, Script::ok("old").field("cache-control", "max-age=60"));
+            origin.script(stored, Script::ok("old").header("cache-control", "max-age=60"));
             for edge in &cluster.edges {
-                edge.get(stored).get().await;
+                edge.get(stored).send().await;
             }
-            origin.script(stored, Script::ok("new").field("cache-control", "max-age=60"));
-            origin.scripts(written, [Script::ok("new").field("cache-control", "max-age=60")]);
-            cluster.edges[0].ask(http::Method::POST, written).get().await;
+            origin.script(stored, Script::ok("new").header("cache-control", "max-age=60"));
+            origin.scripts(written, [Script::ok("new").header("cache-control", "max-age=60")]);
+            cluster.edges[0].request(http::Method::POST, written).send().await;
             for edge in &cluster.edges {
-                assert_eq!(edge.get(stored).get().await.text(), "new", "{stored} {written}");
+                assert_eq!(edge.get(stored).send().await.text(), "new", "{stored} {written}");
             }
-            cluster.edges[1].ask(http::Method::POST, stored).get().await;
+            cluster.edges[1].request(http::Method::POST, stored).send().await;
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Peerage as its users have it: real sockets, real edges, and an origin that
-//! does what the test tells it to.
+//! Integration tests: real edges on real sockets, and an origin that follows a script.
 
 #![allow(missing_docs)]
 
@@ -7,36 +6,37 @@ mod client;
 mod clients;
 mod commands;
 mod discovery;
-mod ends;
 mod fast_path;
 mod flights;
 mod forwarding;
 mod framing;
 mod gossip;
-mod guesses;
+mod handoff;
 mod harness;
-mod interim;
-mod invalidating;
+mod http_server;
+mod informational;
+mod invalidation;
+mod isolation;
 mod keys;
-mod lending;
 mod limits;
-mod locations;
+mod location;
 mod nginx;
 mod origin;
+mod origin_policy;
 mod ownership;
-mod peeking;
+mod package_managers;
+mod peek;
 mod process;
-mod proving;
-mod publishing;
+mod programs;
+mod publish;
+mod raw_connection;
 mod readme;
-mod restarting;
+mod restart;
+mod revalidation;
 mod rules;
-mod serving;
-mod storing;
-mod tools;
-mod trust;
-mod upgrading;
-mod uses;
-mod validating;
-mod varying;
-mod warm;
+mod storage;
+mod use_cases;
+mod variants;
+mod verification;
+mod websocket;
+mod zero_copy;

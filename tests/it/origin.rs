@@ -1,5 +1,5 @@
-//! A scripted origin: it speaks HTTP/1.1 byte by byte, delays, drips, breaks
-//! off, lies about lengths, and counts.
+//! A scripted HTTP/1.1 origin: it delays, sends slowly, breaks off, sends wrong lengths, and counts
+//! requests.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -12,39 +12,39 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-/// What the origin says to one request.
+/// The response to a request.
 #[derive(Clone)]
 pub struct Script {
     status: u16,
-    fields: Vec<(String, String)>,
+    headers: Vec<(String, String)>,
     body: Bytes,
     framing: Framing,
     delay: Duration,
     cut_at: Option<usize>,
-    /// Says 102 at once, as a peer does.
+    /// Sends 102 at once, as a peer does.
     acknowledges: bool,
-    /// Holds its answers back.
+    /// Holds responses back.
     hold: Option<Gate>,
-    /// Holds its body back.
+    /// Holds bodies back.
     gate: Option<Gate>,
     ranges: bool,
     raw: Option<Bytes>,
-    /// Has the value of this request field in its body.
+    /// Sends the value of this request header as the body.
     echoes: Option<String>,
-    /// Answers with this status without this request header.
+    /// Sends this status if the request lacks this header.
     needs: Option<(String, u16)>,
-    /// Answers a conditional request for this tag with a 304.
+    /// Sends 304 to a conditional request with this entity tag.
     validates: Option<String>,
-    /// Whether the name gives a lifetime to a script that states none.
+    /// The lifetime of a script that states none.
     lifetime: Lifetime,
-    /// Has a body that tells what was asked for.
-    tells: bool,
-    /// In bytes a second.
+    /// Sends another body for each target.
+    by_target: bool,
+    /// In bytes per second.
     pace: Option<f64>,
 }
 
-/// The body that tells of `target`.
-pub fn telling(target: &str) -> Bytes {
+/// Returns the body that [`Script::body_per_target`] sends for `target`.
+pub fn body_per_target(target: &str) -> Bytes {
     target.bytes().cycle().take(1000).collect()
 }
 
@@ -61,11 +61,11 @@ enum Framing {
     Length(Option<usize>),
     Chunked,
     UntilClose,
-    /// A 304 has no body, and says no length.
+    /// No body and no length, as in a 304.
     Nothing,
 }
 
-/// Holds answers, or bytes of a body, back until the test lets so many more of them go.
+/// Holds responses, or bytes of a body, back until the test releases more of them.
 #[derive(Clone)]
 pub struct Gate(Arc<Semaphore>);
 
@@ -83,7 +83,7 @@ impl Script {
     pub fn ok(body: impl Into<Bytes>) -> Self {
         Self {
             status: 200,
-            fields: Vec::new(),
+            headers: Vec::new(),
             body: body.into(),
             framing: Framing::Length(None),
             delay: Duration::ZERO,
@@ -97,15 +97,15 @@ impl Script {
             echoes: None,
             needs: None,
             lifetime: Lifetime::ByName,
-            tells: false,
+            by_target: false,
             pace: None,
         }
     }
 
-    /// A body of its own for each target: [`telling`].
+    /// Sends another body for each target.
     #[allow(dead_code)] // for tests/faults
-    pub fn telling() -> Self {
-        Self { tells: true, ..Self::ok("") }
+    pub fn body_per_target() -> Self {
+        Self { by_target: true, ..Self::ok("") }
     }
 
     pub fn status(status: u16) -> Self {
@@ -116,13 +116,13 @@ impl Script {
         Self { status, ..self }
     }
 
-    /// These very bytes, and nothing else.
+    /// Sends exactly these bytes.
     pub fn raw(bytes: impl Into<Bytes>) -> Self {
         Self { raw: Some(bytes.into()), ..Self::ok("") }
     }
 
-    pub fn field(mut self, name: &str, value: &str) -> Self {
-        self.fields.push((name.to_owned(), value.to_owned()));
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -138,8 +138,8 @@ impl Script {
         Self { framing: Framing::UntilClose, ..self }
     }
 
-    /// Says another length than it has.
-    pub fn claim(self, length: usize) -> Self {
+    /// Sends a Content-Length that differs from the length of the body.
+    pub fn claim_length(self, length: usize) -> Self {
         Self { framing: Framing::Length(Some(length)), ..self }
     }
 
@@ -148,53 +148,53 @@ impl Script {
         Self { cut_at: Some(bytes), ..self }
     }
 
-    /// Says at once, as a peer does, that it has begun to answer.
+    /// Sends 102 at once, as a peer that begins to answer does.
     #[allow(dead_code)] // for tests/it
     pub fn acknowledged(self) -> Self {
         Self { acknowledges: true, ..self }
     }
 
-    /// Says nothing before `gate` lets an answer go.
-    pub fn hold(self, gate: &Gate) -> Self {
+    /// Sends nothing before `gate` releases a response.
+    pub fn hold_response(self, gate: &Gate) -> Self {
         Self { hold: Some(gate.clone()), ..self }
     }
 
-    /// Sends what `gate` lets go of the body.
-    pub fn gate(self, gate: &Gate) -> Self {
+    /// Sends the bytes of the body that `gate` releases.
+    pub fn hold_body(self, gate: &Gate) -> Self {
         Self { gate: Some(gate.clone()), ..self }
     }
 
-    /// Varies by a request field: its body is the field's value.
+    /// Varies by a request header, and sends the value of that header as the body.
     pub fn varies_by(self, field: &str) -> Self {
-        Self { echoes: Some(field.to_owned()), ..self }.field("vary", field)
+        Self { echoes: Some(field.to_owned()), ..self }.header("vary", field)
     }
 
-    /// As [`varies_by`](Self::varies_by), but says nothing of it.
+    /// Like [`varies_by`](Self::varies_by), without a Vary header.
     #[allow(dead_code)] // for tests/faults
     pub fn echoes(self, field: &str) -> Self {
         Self { echoes: Some(field.to_owned()), ..self }
     }
 
-    /// Without the request header `field`, the answer is a bare one with `status`.
+    /// Sends a bare response with `status` to a request without the header `field`.
     #[allow(dead_code)] // for tests/faults
-    pub fn needs(self, field: &str, status: u16) -> Self {
+    pub fn requires_header(self, field: &str, status: u16) -> Self {
         Self { needs: Some((field.to_owned(), status)), ..self }
     }
 
-    /// Has an entity tag, and says 304 to who has it.
-    pub fn tag(self, tag: &str) -> Self {
-        Self { validates: Some(tag.to_owned()), ..self }.field("etag", tag)
+    /// Sends an entity tag, and 304 to a conditional request with that tag.
+    pub fn etag(self, tag: &str) -> Self {
+        Self { validates: Some(tag.to_owned()), ..self }.header("etag", tag)
     }
 
-    /// Sends its body at so many bytes a second.
+    /// Sends the body at this rate, in bytes per second.
     #[allow(dead_code)] // for tests/faults
     pub fn pace(self, rate: f64) -> Self {
         Self { pace: Some(rate), ..self }
     }
 
-    /// States no lifetime, also under a name that [is lasting](is_lasting).
+    /// States no lifetime, even under a name that [is lasting](is_lasting).
     #[allow(dead_code)] // for tests/faults
-    pub fn silent(self) -> Self {
+    pub fn without_lifetime(self) -> Self {
         Self { lifetime: Lifetime::AsStated, ..self }
     }
 
@@ -202,10 +202,10 @@ impl Script {
         let states = |(name, _): &(String, String)| {
             ["cache-control", "cdn-cache-control", "expires"].iter().any(|field| name.eq_ignore_ascii_case(field))
         };
-        self.status == 200 && self.lifetime == Lifetime::ByName && !self.fields.iter().any(states)
+        self.status == 200 && self.lifetime == Lifetime::ByName && !self.headers.iter().any(states)
     }
 
-    /// Answers `Range: bytes=N-`.
+    /// Supports `Range: bytes=N-`.
     pub fn with_ranges(self) -> Self {
         Self { ranges: true, ..self }
     }
@@ -216,19 +216,19 @@ impl Script {
 pub struct Seen {
     pub method: String,
     pub target: String,
-    pub fields: Vec<(String, String)>,
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 impl Seen {
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The edge that asked, by its name: the last that Via tells of.
+    /// Returns the name of the edge that sent the request: the last one in Via.
     #[allow(dead_code)] // for tests/faults
-    pub fn by(&self) -> &str {
-        let via = self.fields.iter().rfind(|(field, _)| field.eq_ignore_ascii_case("via"));
+    pub fn via(&self) -> &str {
+        let via = self.headers.iter().rfind(|(field, _)| field.eq_ignore_ascii_case("via"));
         via.and_then(|(_, via)| via.rsplit(' ').next()).unwrap_or_default()
     }
 }
@@ -239,7 +239,7 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     arrived: watch::Sender<usize>,
     connections: AtomicUsize,
-    empty_handed: AtomicBool,
+    rejects_peeks: AtomicBool,
 }
 
 pub struct Origin {
@@ -252,7 +252,7 @@ impl Origin {
         Self::at([127, 0, 0, 1].into()).await
     }
 
-    /// On a port of `address`.
+    /// Starts an origin on a port of `address`.
     pub async fn at(address: IpAddr) -> Self {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -263,7 +263,7 @@ impl Origin {
                 accepting.connections.fetch_add(1, Ordering::Relaxed);
                 let state = Arc::clone(&accepting);
                 tokio::spawn(async move {
-                    // An edge that goes away is its own business.
+                    // The edge may close the connection at any time.
                     let _ = serve(stream, state).await;
                 });
             }
@@ -271,38 +271,38 @@ impl Origin {
         Self { address, state }
     }
 
-    /// From now on, `path` is answered by `script`; `*` is any other path.
+    /// Answers `path` by `script` from now on; `*` stands for every other path.
     pub fn script(&self, path: &str, script: Script) {
         self.scripts(path, [script]);
     }
 
-    /// From now on, `path` is answered by these in turn; the last one stays.
+    /// Answers `path` by these scripts in turn from now on; the last one stays.
     pub fn scripts(&self, path: &str, scripts: impl IntoIterator<Item = Script>) {
         self.state.scripts.lock().unwrap().insert(path.to_owned(), scripts.into_iter().collect());
     }
 
-    /// As a peer, it has nothing at hand: what its scripts say, it has to ask for.
+    /// Answers every peek with a 504, as a peer that does not store the response.
     #[allow(dead_code)] // for tests/it
-    pub fn has_nothing_at_hand(&self) {
-        self.state.empty_handed.store(true, Ordering::Relaxed);
+    pub fn reject_peeks(&self) {
+        self.state.rejects_peeks.store(true, Ordering::Relaxed);
     }
 
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()
     }
 
-    /// How many requests for `path` have arrived.
+    /// Returns the number of requests for `path`.
     pub fn count(&self, path: &str) -> usize {
         self.seen().iter().filter(|seen| seen.target == path).count()
     }
 
-    /// How many connections it has had.
+    /// Returns the number of connections that were accepted.
     #[allow(dead_code)] // for tests/it
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many requests have arrived in all.
+    /// Waits until this many requests have arrived in all.
     pub async fn arrived(&self, requests: usize) {
         let mut arrived = self.state.arrived.subscribe();
         arrived.wait_for(|arrived| *arrived >= requests).await.unwrap();
@@ -317,7 +317,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     while let Some(seen) = read_request(&mut stream).await? {
-        if seen.field("peerage-peek").is_some() && state.empty_handed.load(Ordering::Relaxed) {
+        if seen.header("peerage-peek").is_some() && state.rejects_peeks.load(Ordering::Relaxed) {
             stream.get_mut().write_all(b"HTTP/1.1 504 Scripted\r\ncontent-length: 0\r\n\r\n").await?;
             continue;
         }
@@ -327,38 +327,38 @@ async fn serve(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
             let turns = scripts.get_mut(known);
             turns.and_then(|turns| if turns.len() > 1 { turns.pop_front() } else { turns.front().cloned() })
         };
-        let (method, range) = (seen.method.clone(), seen.field("range").map(str::to_owned));
-        let known = seen.field("if-none-match").map(str::to_owned);
-        let fields = seen.clone();
+        let (method, range) = (seen.method.clone(), seen.header("range").map(str::to_owned));
+        let known = seen.header("if-none-match").map(str::to_owned);
+        let headers = seen.clone();
         state.seen.lock().unwrap().push(seen);
         state.arrived.send_modify(|arrived| *arrived += 1);
         let mut script = script.unwrap_or_else(|| Script::status(404));
         if let Some((field, status)) = &script.needs
-            && fields.field(field).is_none()
+            && headers.header(field).is_none()
         {
             script = Script { hold: script.hold.clone(), ..Script::status(*status) };
         }
-        if script.tells {
-            script.body = telling(&fields.target);
+        if script.by_target {
+            script.body = body_per_target(&headers.target);
         }
         if let Some(field) = &script.echoes {
-            script.body = fields.field(field).unwrap_or("nothing").to_owned().into();
+            script.body = headers.header(field).unwrap_or("nothing").to_owned().into();
         }
         if known.is_some() && script.validates == known {
             script = Script { status: 304, body: Bytes::new(), framing: Framing::Nothing, ..script };
         }
-        if script.states_no_lifetime() && is_lasting(&fields.target) {
-            script = script.field("cache-control", "public, max-age=31536000, immutable");
+        if script.states_no_lifetime() && is_lasting(&headers.target) {
+            script = script.header("cache-control", "public, max-age=31536000, immutable");
         }
-        if !say(stream.get_mut(), &script, &method, range.as_deref()).await? {
+        if !respond(stream.get_mut(), &script, &method, range.as_deref()).await? {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Returns true for names such as `/logo-0492830483.png`: the origin says `immutable` of
-/// them where its script states no lifetime, as the development origin does.
+/// Returns true for names such as `/logo-0492830483.png`. The origin sends `immutable` for them if
+/// the script states no lifetime, as the development origin does.
 fn is_lasting(target: &str) -> bool {
     let path = target.split('?').next().unwrap_or_default();
     let parts: Vec<_> = path.rsplit('/').next().unwrap_or_default().split(['-', '.']).collect();
@@ -373,20 +373,20 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Opti
     }
     let mut words = line.split(' ');
     let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
-    let mut fields = Vec::new();
+    let mut headers = Vec::new();
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).await?;
         let Some((name, value)) = line.trim_end().split_once(':') else {
             break;
         };
-        fields.push((name.to_owned(), value.trim().to_owned()));
+        headers.push((name.to_owned(), value.trim().to_owned()));
     }
-    let mut seen = Seen { method, target, fields, body: Vec::new() };
-    if let Some(length) = seen.field("content-length") {
+    let mut seen = Seen { method, target, headers, body: Vec::new() };
+    if let Some(length) = seen.header("content-length") {
         seen.body = vec![0; length.parse().unwrap()];
         stream.read_exact(&mut seen.body).await?;
-    } else if seen.field("transfer-encoding").is_some() {
+    } else if seen.header("transfer-encoding").is_some() {
         loop {
             let mut size = String::new();
             stream.read_line(&mut size).await?;
@@ -402,8 +402,8 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Opti
     Ok(Some(seen))
 }
 
-/// Says what the script says; whether the connection can be used again.
-async fn say(stream: &mut TcpStream, script: &Script, method: &str, range: Option<&str>) -> std::io::Result<bool> {
+/// Sends the scripted response. Returns true if the connection can be used again.
+async fn respond(stream: &mut TcpStream, script: &Script, method: &str, range: Option<&str>) -> std::io::Result<bool> {
     if script.acknowledges {
         stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").await?;
     }
@@ -424,7 +424,7 @@ async fn say(stream: &mut TcpStream, script: &Script, method: &str, range: Optio
         head = format!("HTTP/1.1 206 Scripted\r\ncontent-range: bytes {from}-{}/{}\r\n", body.len() - 1, body.len());
         body = body.slice(from..);
     }
-    for (name, value) in &script.fields {
+    for (name, value) in &script.headers {
         head += &format!("{name}: {value}\r\n");
     }
     match script.framing {
@@ -448,7 +448,7 @@ async fn say(stream: &mut TcpStream, script: &Script, method: &str, range: Optio
         }
         let mut next = (end - sent).min(64 * 1024);
         if let Some(Gate(gate)) = &script.gate {
-            // As much as has been let go, but one byte at the least.
+            // As many bytes as were released, and at least one.
             let open = gate.available_permits().clamp(1, next);
             gate.acquire_many(u32::try_from(open).unwrap()).await.unwrap().forget();
             next = open;

@@ -6,22 +6,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use http::Method;
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 
-use crate::client::{Got, ask};
+use crate::client::{FullResponse, request};
 use crate::harness::within;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
 
-/// A process that ends with the test, as its standard input does.
+/// A process that ends with the test, because its standard input does.
 pub struct Process {
     child: Child,
     pub clients: SocketAddr,
-    /// What it writes to standard output: a line for each request, once it listens.
+    /// The file of its standard output: a line for each request, once it listens.
     pub out: PathBuf,
 }
 
 impl Process {
-    /// An edge that keeps its files in `folder`: `edge.toml`, `out`, `err`.
+    /// Starts an edge that keeps its files in `folder`: `edge.toml`, `out`, `err`.
     pub async fn edge(folder: &Path, origin: &http::Uri, more: &str) -> Self {
         let text = format!(
             "[edge]\nname = \"edge-7\"\nlisten = \"127.0.0.1:0\"\n[origin]\nurl = \"{origin}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{more}"
@@ -29,8 +31,8 @@ impl Process {
         Self::run(Command::new(BINARY), folder, &text).await
     }
 
-    /// An edge that runs by the configuration `text`. `command` is the binary, or
-    /// one that becomes the binary.
+    /// Starts an edge with the configuration `text`. `command` is the binary, or a command that
+    /// executes it.
     pub async fn run(mut command: Command, folder: &Path, text: &str) -> Self {
         let file = folder.join("edge.toml");
         std::fs::write(&file, text).unwrap();
@@ -42,8 +44,7 @@ impl Process {
         Self { child, clients: line["clients"].as_str().unwrap().parse().unwrap(), out }
     }
 
-    /// A development origin for `site`, which takes PUT; what it prints is in
-    /// `folder/out`.
+    /// Starts a development origin for `site` that accepts PUT. Its output is in `folder/out`.
     pub async fn origin(folder: &Path, site: &Path) -> Self {
         let mut command = Command::new(BINARY);
         command.arg("origin").arg(site).args(["--writable", "--while-input", "--listen", "127.0.0.1:0"]);
@@ -56,16 +57,15 @@ impl Process {
         format!("http://{}", self.clients).parse().unwrap()
     }
 
-    pub async fn get(&self, path: &str) -> Got {
-        ask(self.clients, Method::GET, path).get().await
+    pub async fn get(&self, path: &str) -> FullResponse {
+        request(self.clients, Method::GET, path).send().await
     }
 
-    pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+    pub fn signal(&self, signal: Signal) {
+        send_signal(&self.child, signal);
     }
 
-    pub async fn ends(&mut self) -> Option<i32> {
+    pub async fn exit_code(&mut self) -> Option<i32> {
         let ended = async {
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {
@@ -85,13 +85,17 @@ impl Drop for Process {
     }
 }
 
+pub fn send_signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
 fn start(command: &mut Command, out: PathBuf) -> (Child, PathBuf) {
     let file = std::fs::File::create(&out).unwrap();
     (command.stdin(Stdio::piped()).stdout(file).spawn().unwrap(), out)
 }
 
-/// Ports that are free for TCP and UDP. They are lower than those that the system
-/// hands out by itself, so that an edge which was killed finds its own free again.
+/// Returns ports that are free for TCP and UDP. They are below the range that the system assigns by
+/// itself, so that a restarted edge finds its ports free again.
 pub fn free_ports(count: usize) -> Vec<u16> {
     let first = 10_000 + u16::try_from(RandomState::new().hash_one(()) % 20_000).unwrap();
     let is_free = |port: &u16| {
@@ -106,7 +110,7 @@ pub async fn line_with(file: &Path, text: &str) -> String {
     let found = async {
         loop {
             let lines = std::fs::read_to_string(file).unwrap_or_default();
-            // Only lines that have been written to their end.
+            // Complete lines only.
             let whole = &lines[..lines.rfind('\n').map_or(0, |end| end + 1)];
             if let Some(line) = whole.lines().find(|line| line.contains(text)) {
                 return line.to_owned();

@@ -1,12 +1,17 @@
-//! The README's commands, run as they stand there; and the example.
+//! Runs the README's commands as they are written, and the example.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use http::Method;
+
+use crate::client::request;
+use crate::programs::require;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
 
-/// A shell block, and what it is said to print.
+/// A shell block and its expected output.
 #[derive(Debug, Default)]
 struct Step {
     script: String,
@@ -33,8 +38,8 @@ fn steps(readme: &str) -> Vec<Step> {
     steps
 }
 
-/// Whether `line` is `pattern`, in which `…` stands for anything.
-fn is_like(line: &str, pattern: &str) -> bool {
+/// Returns true if `line` matches `pattern`, in which `…` stands for any text.
+fn matches_pattern(line: &str, pattern: &str) -> bool {
     let mut rest = line;
     let parts: Vec<_> = pattern.split('…').collect();
     for (i, part) in parts.iter().enumerate() {
@@ -50,16 +55,16 @@ fn is_like(line: &str, pattern: &str) -> bool {
 }
 
 #[test]
-fn likeness() {
-    assert!(is_like("after 0.31 s", "after 0.… s"));
-    assert!(is_like("edge-1;hit;ttl=5", "edge-…;hit;ttl=…"));
-    assert!(is_like("same", "same"));
-    assert!(!is_like("same as", "same"));
-    assert!(!is_like("edge-1;fwd=miss", "edge-…;hit"));
-    assert!(!is_like("x after 0.31 s", "after 0.… s"));
+fn ellipsis_matches_any_text() {
+    assert!(matches_pattern("after 0.31 s", "after 0.… s"));
+    assert!(matches_pattern("edge-1;hit;ttl=5", "edge-…;hit;ttl=…"));
+    assert!(matches_pattern("same", "same"));
+    assert!(!matches_pattern("same as", "same"));
+    assert!(!matches_pattern("edge-1;fwd=miss", "edge-…;hit"));
+    assert!(!matches_pattern("x after 0.31 s", "after 0.… s"));
 }
 
-/// The demo; it ends when this is dropped, for its input does.
+/// The demo. It ends when this is dropped, because its input ends.
 struct Demo {
     child: Child,
     _input: ChildStdin,
@@ -72,10 +77,10 @@ impl Drop for Demo {
     }
 }
 
-/// Starts the demo on ports that are free, and returns how far they are shifted.
+/// Starts the demo on free ports, and returns the shift of their numbers.
 fn start_demo(temporary: &Path) -> (Demo, u16) {
-    // Each process begins elsewhere, so that two test runs do not collide.
-    // All lie below the ports that the system gives to others.
+    // The first port depends on the process, so that two test runs do not collide. All ports are
+    // below the range that the system assigns by itself.
     let first = u16::try_from(std::process::id() % 100).unwrap() * 100 + 10_000;
     for shift in (0..20).map(|i| first + i * 100) {
         let mut command = Command::new(BINARY);
@@ -95,7 +100,7 @@ fn wait_for_demo(mut demo: Demo) -> (Demo, bool) {
     let mut said = String::new();
     while lines.read_line(&mut said).unwrap() > 0 {
         if said.contains("Ctrl-C ends all") {
-            // Go on reading, so that nobody waits for a full pipe.
+            // Reads on, so that the demo does not wait for a full pipe.
             std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
             return (demo, true);
         }
@@ -105,7 +110,9 @@ fn wait_for_demo(mut demo: Demo) -> (Demo, bool) {
 }
 
 #[test]
-fn the_readmes_commands_do_what_it_says() {
+#[ignore = "needs bash and curl"]
+fn readme_commands_print_the_documented_output() {
+    require(&["bash", "curl"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let steps = steps(&readme);
@@ -145,22 +152,22 @@ fn the_readmes_commands_do_what_it_says() {
         let said = blocks.next().unwrap_or_default();
         let (lines, patterns): (Vec<_>, Vec<_>) =
             (said.lines().filter(|line| !is_log(line)).collect(), step.printed.lines().collect());
-        let alike =
-            lines.len() == patterns.len() && lines.iter().zip(&patterns).all(|(line, pattern)| is_like(line, pattern));
+        let alike = lines.len() == patterns.len()
+            && lines.iter().zip(&patterns).all(|(line, pattern)| matches_pattern(line, pattern));
         assert!(alike, "{}\nprinted\n{said}\nnot\n{}\n{errors}", step.script, step.printed);
     }
     assert!(output.status.success(), "{errors}");
 }
 
-/// The lines of the edge that the walk-through starts again.
+/// Returns true for a log line of the edge that the walk-through restarts.
 fn is_log(line: &str) -> bool {
     line.starts_with("20") && line.contains("Z edge-")
 }
 
 #[test]
-fn demo_does_not_take_a_stranger_for_its_own_edge() {
+fn demo_fails_if_another_server_has_one_of_its_ports() {
     let temporary = tempfile::tempdir().unwrap();
-    // It accepts connections, and would do so before an edge finds its port taken.
+    // It accepts connections, even before an edge finds its port in use.
     let stranger = (0..).find_map(|at| {
         let shift = 20_000 + at * 10;
         Some((std::net::TcpListener::bind(("127.0.0.1", 9903 + shift)).ok()?, shift))
@@ -169,7 +176,7 @@ fn demo_does_not_take_a_stranger_for_its_own_edge() {
     let mut command = Command::new(BINARY);
     command.args(["demo", "--while-input", "--shift", &shift.to_string()]).env("TMPDIR", temporary.path());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // It would end with it.
+    // The demo would end with its input.
     let _input = child.stdin.take();
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
@@ -178,18 +185,17 @@ fn demo_does_not_take_a_stranger_for_its_own_edge() {
     assert!(told.lines().any(|line| line.starts_with("edge-") && line.contains("listen")), "{told}");
 }
 
-#[test]
-fn the_example_embeds_an_edge() {
+#[tokio::test]
+async fn example_embeds_an_edge() {
     let example = PathBuf::from(BINARY).with_file_name("examples").join("embed");
     assert!(example.exists(), "`cargo test` builds the example; `cargo test --test it` alone does not");
     let mut child = Command::new(example).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
-    let url = line.trim().rsplit(' ').next().unwrap().to_owned();
+    let address = line.trim().rsplit("http://").next().unwrap().parse().unwrap();
     for _ in 0..2 {
-        let output = Command::new("curl").args(["-s", &format!("{url}/anything")]).output().unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), "this is /anything\n");
+        assert_eq!(request(address, Method::GET, "/anything").send().await.text(), "this is /anything\n");
     }
     child.kill().unwrap();
     child.wait().unwrap();

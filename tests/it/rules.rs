@@ -1,5 +1,4 @@
-//! Rules that it takes several requests to see, each through one edge and
-//! through three.
+//! HTTP rules that show over several requests, each through one edge and through three.
 
 use std::time::Duration;
 
@@ -8,87 +7,86 @@ use peerage::config::{KeepConfig, KeepWord, Period, QueryConfig, Size};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::client::Got;
-use crate::ends::{accept, before_an_origin, connect};
-use crate::harness::{Cluster, Running, all, alone, pattern, within};
+use crate::client::FullResponse;
+use crate::harness::{Cluster, TestEdge, join_all, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script};
+use crate::raw_connection::{accept, connect, edge_with_raw_origin};
 
 const PAGE: &str = "/page";
 
-/// Edges that act as one cache, one of them or three; what they are asked goes
-/// to each in turn.
-async fn sizes(origin: &Origin) -> [Cluster; 2] {
+/// Starts a cluster of one edge, and one of three.
+async fn clusters_of_one_and_three(origin: &Origin) -> [Cluster; 2] {
     [Cluster::start(1, origin, |_| {}).await, Cluster::start(3, origin, |_| {}).await]
 }
 
-/// The answers of all edges, asked one after the other.
-async fn each(cluster: &Cluster, path: &str) -> Vec<Got> {
-    let mut gots = Vec::new();
+/// Requests `path` at all edges, one after the other.
+async fn each(cluster: &Cluster, path: &str) -> Vec<FullResponse> {
+    let mut responses = Vec::new();
     for edge in &cluster.edges {
-        gots.push(edge.get(path).get().await);
+        responses.push(edge.get(path).send().await);
     }
-    gots
+    responses
 }
 
 #[tokio::test]
-async fn what_says_no_cache_is_stored_and_validated_each_time() {
+async fn no_cache_response_is_stored_and_revalidated_each_time() {
     for control in ["no-cache", "max-age=0", "max-age=60, no-cache"] {
         let origin = Origin::start().await;
-        for cluster in sizes(&origin).await {
+        for cluster in clusters_of_one_and_three(&origin).await {
             let before = origin.count(PAGE);
-            origin.script(PAGE, Script::ok("v1").field("cache-control", control).tag("\"v1\""));
+            origin.script(PAGE, Script::ok("v1").header("cache-control", control).etag("\"v1\""));
             each(&cluster, PAGE).await;
             for got in each(&cluster, PAGE).await {
                 assert_eq!((got.status.as_u16(), got.text()), (200, "v1"));
                 assert!(got.cache_status().contains(";fwd=stale;fwd-status=304"), "{control}: {}", got.cache_status());
             }
-            // Each request was validated at the origin, whole bodies came once.
+            // Each request was revalidated at the origin, and the body was sent once.
             let seen = origin.seen().split_off(before);
             assert!(seen.len() >= 2 * cluster.edges.len());
-            assert_eq!(seen.iter().filter(|seen| seen.field("if-none-match").is_none()).count(), 1, "{control}");
-            // And a change is seen at once, everywhere.
-            origin.script(PAGE, Script::ok("v2").field("cache-control", control).tag("\"v2\""));
+            assert_eq!(seen.iter().filter(|seen| seen.header("if-none-match").is_none()).count(), 1, "{control}");
+            // A change is visible at once on all edges.
+            origin.script(PAGE, Script::ok("v2").header("cache-control", control).etag("\"v2\""));
             for got in each(&cluster, PAGE).await {
                 assert_eq!(got.text(), "v2", "{control}");
             }
             origin.script("*", Script::ok("changed"));
-            cluster.edges[0].ask(Method::POST, PAGE).get().await;
+            cluster.edges[0].request(Method::POST, PAGE).send().await;
         }
     }
 }
 
 #[tokio::test]
-async fn who_waited_for_what_must_be_validated_asks_for_himself() {
+async fn waiters_for_a_no_cache_response_send_their_own_requests() {
     let origin = Origin::start().await;
-    for cluster in sizes(&origin).await {
+    for cluster in clusters_of_one_and_three(&origin).await {
         let before = origin.count(PAGE);
         let gate = Gate::closed();
-        let page = Script::ok(pattern(1000)).field("cache-control", "no-cache").tag("\"v1\"");
-        origin.script(PAGE, page.clone().gate(&gate));
+        let page = Script::ok(pattern(1000)).header("cache-control", "no-cache").etag("\"v1\"");
+        origin.script(PAGE, page.clone().hold_body(&gate));
         let asks: Vec<_> = (0..6).map(|i| cluster.edges[i % cluster.edges.len()].get(PAGE)).collect();
-        let waiting = tokio::spawn(all(asks.into_iter().map(crate::client::Ask::get)));
+        let waiting = tokio::spawn(join_all(asks.into_iter().map(crate::client::RequestBuilder::send)));
         origin.arrived(before + 1).await;
         gate.open(100_000);
         for got in within(20, waiting).await.unwrap() {
             assert!(got.complete && got.body == pattern(1000));
         }
-        // Nobody was given what answered another's request.
+        // No response answered the request of another client.
         assert!(origin.count(PAGE) - before >= 6, "{}", origin.count(PAGE) - before);
         origin.script("*", Script::ok("changed"));
-        cluster.edges[0].ask(Method::POST, PAGE).get().await;
+        cluster.edges[0].request(Method::POST, PAGE).send().await;
     }
 }
 
 #[tokio::test]
-async fn listed_fields_are_the_leaders_alone() {
+async fn headers_listed_by_private_or_no_cache_reach_the_leader_alone() {
     let origin = Origin::start().await;
-    for (number, cluster) in sizes(&origin).await.into_iter().enumerate() {
+    for (number, cluster) in clusters_of_one_and_three(&origin).await.into_iter().enumerate() {
         let path = format!("/listed/{number}");
         let control = "max-age=60, private=\"set-cookie, x-yours\", no-cache=x-checked";
         let gate = Gate::closed();
-        let page = Script::ok(pattern(1000)).field("cache-control", control).field("x-kept", "1").gate(&gate);
-        let page = page.field("set-cookie", "a=b").field("x-yours", "1").field("x-checked", "1");
-        origin.script(&path, page.field("proxy-authentication-info", "1"));
+        let page = Script::ok(pattern(1000)).header("cache-control", control).header("x-kept", "1").hold_body(&gate);
+        let page = page.header("set-cookie", "a=b").header("x-yours", "1").header("x-checked", "1");
+        origin.script(&path, page.header("proxy-authentication-info", "1"));
         let shown = |headers: &http::HeaderMap| {
             ["set-cookie", "x-yours", "x-checked", "proxy-authentication-info", "x-kept"]
                 .map(|name| headers.contains_key(name))
@@ -96,7 +94,7 @@ async fn listed_fields_are_the_leaders_alone() {
         gate.open(10);
         let first = cluster.edges[0].get(&path).open().await;
         assert_eq!(shown(&first.headers), [true; 5]);
-        // Who joins the flight, and who comes later, on this edge or another.
+        // Requests that join the flight, and later ones, on this edge or another.
         for edge in &cluster.edges {
             assert_eq!(shown(&edge.get(&path).open().await.headers), [false, false, false, false, true]);
         }
@@ -110,23 +108,23 @@ async fn listed_fields_are_the_leaders_alone() {
 }
 
 #[tokio::test]
-async fn what_credentials_bring_is_shared_only_if_it_says_so() {
+async fn response_to_credentials_is_shared_only_if_its_cache_control_allows() {
     let origin = Origin::start().await;
-    for (number, cluster) in sizes(&origin).await.into_iter().enumerate() {
+    for (number, cluster) in clusters_of_one_and_three(&origin).await.into_iter().enumerate() {
         for (control, shared) in [("public, max-age=60", true), ("s-maxage=60", true), ("max-age=60", false)] {
             for name in ["/plain-", "/logo-0123456789abcdef"] {
                 let path = format!("{name}{number}{}.png", control.len());
-                origin.script(&path, Script::ok("x").field("cache-control", control));
-                let asked = |edge: &Running, user: &str| edge.get(&path).field("authorization", user).get();
+                origin.script(&path, Script::ok("x").header("cache-control", control));
+                let asked = |edge: &TestEdge, user: &str| edge.get(&path).header("authorization", user).send();
                 for edge in &cluster.edges {
                     assert_eq!(asked(edge, "Basic a").await.text(), "x");
                 }
                 let again = asked(&cluster.edges[0], "Basic b").await;
                 assert_eq!(again.cache_status().contains(";hit"), shared, "{path} {}", again.cache_status());
                 assert_eq!(origin.count(&path), if shared { 1 } else { cluster.edges.len() + 1 }, "{path} {control}");
-                assert!(origin.seen().iter().all(|seen| seen.target != path || seen.field("authorization").is_some()));
-                // What came without credentials is for everybody.
-                let got = cluster.edges[0].get(&path).get().await;
+                assert!(origin.seen().iter().all(|seen| seen.target != path || seen.header("authorization").is_some()));
+                // A response to a request without credentials is for all clients.
+                let got = cluster.edges[0].get(&path).send().await;
                 assert_eq!((got.status.as_u16(), got.cache_status().contains(";hit")), (200, shared));
                 assert!(asked(&cluster.edges[0], "Basic c").await.cache_status().contains(";hit"), "{path}");
             }
@@ -135,115 +133,118 @@ async fn what_credentials_bring_is_shared_only_if_it_says_so() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_the_flight_of_others_credentials() {
+async fn requests_with_different_credentials_do_not_wait_for_one_another() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let gate = Gate::closed();
-    origin.script(PAGE, Script::ok("slow").gate(&gate));
-    let asks: Vec<_> = (0..3).map(|user| edge.get(PAGE).field("authorization", &format!("Basic {user}"))).collect();
-    let waiting = tokio::spawn(all(asks.into_iter().map(crate::client::Ask::get)));
-    // All are at the origin before it has answered any.
+    origin.script(PAGE, Script::ok("slow").hold_body(&gate));
+    let asks: Vec<_> = (0..3).map(|user| edge.get(PAGE).header("authorization", &format!("Basic {user}"))).collect();
+    let waiting = tokio::spawn(join_all(asks.into_iter().map(crate::client::RequestBuilder::send)));
+    // All requests reach the origin before the first response.
     within(20, origin.arrived(3)).await;
     gate.open(100);
     assert!(within(20, waiting).await.unwrap().iter().all(|got| got.text() == "slow"));
 }
 
 #[tokio::test]
-async fn a_head_goes_on_as_a_head_and_tells_of_what_is_stored() {
+async fn head_is_forwarded_as_head_and_updates_the_stored_response() {
     let origin = Origin::start().await;
-    for (number, cluster) in sizes(&origin).await.into_iter().enumerate() {
+    for (number, cluster) in clusters_of_one_and_three(&origin).await.into_iter().enumerate() {
         let path = format!("/headed/{number}");
         let edge = &cluster.edges[0];
-        let page = |control: &str, tag: &str| Script::ok("v1").field("cache-control", control).tag(tag);
-        origin.script(&path, page("max-age=100", "\"v1\"").field("age", "99"));
-        assert_eq!(edge.ask(Method::HEAD, &path).get().await.body.len(), 0);
+        let page = |control: &str, tag: &str| Script::ok("v1").header("cache-control", control).etag(tag);
+        origin.script(&path, page("max-age=100", "\"v1\"").header("age", "99"));
+        assert_eq!(edge.request(Method::HEAD, &path).send().await.body.len(), 0);
         assert_eq!(origin.seen().pop().unwrap().method, "HEAD");
-        edge.get(&path).get().await;
+        edge.get(&path).send().await;
         let stale =
-            async { while edge.get(&path).field("cache-control", "only-if-cached").get().await.status == 200 {} };
+            async { while edge.get(&path).header("cache-control", "only-if-cached").send().await.status == 200 {} };
         within(20, stale).await;
-        // The same still, and fresh for longer: a GET need not ask.
-        origin.script(&path, page("max-age=100", "\"v1\"").field("x-new", "1"));
-        edge.ask(Method::HEAD, &path).get().await;
+        // Unchanged and fresh for longer: a GET needs no revalidation.
+        origin.script(&path, page("max-age=100", "\"v1\"").header("x-new", "1"));
+        edge.request(Method::HEAD, &path).send().await;
         let requests = origin.count(&path);
-        let got = edge.get(&path).get().await;
+        let got = edge.get(&path).send().await;
         assert!(got.cache_status().contains(";hit"), "{}", got.cache_status());
-        assert_eq!((got.text(), got.field("x-new"), origin.count(&path)), ("v1", "1", requests));
-        // Another by now: what is stored is not used.
+        assert_eq!((got.text(), got.header("x-new"), origin.count(&path)), ("v1", "1", requests));
+        // Changed: the stored response is not used.
         origin.script(&path, page("max-age=100", "\"v2\""));
-        edge.ask(Method::HEAD, &path).field("cache-control", "no-cache").get().await;
-        assert_eq!(edge.get(&path).get().await.field("etag"), "\"v2\"");
+        edge.request(Method::HEAD, &path).header("cache-control", "no-cache").send().await;
+        assert_eq!(edge.get(&path).send().await.header("etag"), "\"v2\"");
     }
 }
 
 #[tokio::test]
-async fn a_precondition_for_the_origin_is_not_judged_by_an_old_copy() {
+async fn if_match_is_not_evaluated_against_an_old_copy() {
     let origin = Origin::start().await;
-    for (number, cluster) in sizes(&origin).await.into_iter().enumerate() {
+    for (number, cluster) in clusters_of_one_and_three(&origin).await.into_iter().enumerate() {
         let path = format!("/matched/{number}");
         let edge = &cluster.edges[0];
-        origin.script(&path, Script::ok("v1").field("cache-control", "max-age=100").tag("\"v1\""));
-        edge.get(&path).get().await;
-        origin.script(&path, Script::ok("v2").field("cache-control", "max-age=100").tag("\"v2\""));
-        let got = edge.get(&path).field("if-match", "\"v2\"").get().await;
+        origin.script(&path, Script::ok("v1").header("cache-control", "max-age=100").etag("\"v1\""));
+        edge.get(&path).send().await;
+        origin.script(&path, Script::ok("v2").header("cache-control", "max-age=100").etag("\"v2\""));
+        let got = edge.get(&path).header("if-match", "\"v2\"").send().await;
         assert_eq!((got.status.as_u16(), got.text()), (200, "v2"), "{}", got.cache_status());
-        assert_eq!(edge.get(&path).field("if-match", "\"v1\"").get().await.status, 412);
-        // A proven name is the same at every edge.
+        assert_eq!(edge.get(&path).header("if-match", "\"v1\"").send().await.status, 412);
+        // Contents under a verified name are the same at every edge.
         let asset =
             format!("/v2/{number}/blobs/sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881");
-        origin.script(&asset, Script::ok("x").tag("\"a\""));
-        edge.get(&asset).get().await;
-        assert_eq!(edge.get(&asset).field("if-match", "\"b\"").get().await.status, 412);
+        origin.script(&asset, Script::ok("x").etag("\"a\""));
+        edge.get(&asset).send().await;
+        assert_eq!(edge.get(&asset).header("if-match", "\"b\"").send().await.status, 412);
         assert_eq!(origin.count(&asset), 1);
     }
 }
 
 #[tokio::test]
-async fn an_immutable_response_outlives_a_reload() {
+async fn immutable_response_answers_the_reload_of_a_browser() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
-    origin
-        .script(PAGE, Script::ok("x").field("cache-control", "max-age=100, immutable").field("age", "5").tag("\"a\""));
-    edge.get(PAGE).get().await;
-    let wish = |control| edge.get(PAGE).field("cache-control", control).get();
+    let edge = single_edge(&origin, |_| {}).await;
+    origin.script(
+        PAGE,
+        Script::ok("x").header("cache-control", "max-age=100, immutable").header("age", "5").etag("\"a\""),
+    );
+    edge.get(PAGE).send().await;
+    let wish = |control| edge.get(PAGE).header("cache-control", control).send();
     assert!(wish("max-age=0").await.cache_status().contains(";hit"));
     assert!(wish("no-cache").await.cache_status().contains(";fwd=request;fwd-status=304"));
 }
 
 #[tokio::test]
-async fn freshness_is_guessed_only_where_it_may_be() {
-    let dated = |script: Script| script.field("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+async fn heuristic_freshness_applies_only_where_it_is_allowed() {
+    let dated = |script: Script| script.header("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
     for (heuristic, script, stored) in [
         (0, dated(Script::ok("x")), false),
         (60, dated(Script::ok("x")), true),
         (60, Script::ok("x"), false),
-        (60, dated(Script::ok("x")).field("cache-control", "no-store"), false),
+        (60, dated(Script::ok("x")).header("cache-control", "no-store"), false),
         (60, dated(Script::status(500)), false),
     ] {
         let origin = Origin::start().await;
         let edge =
-            alone(&origin, |config| config.cache.heuristic = Period(std::time::Duration::from_secs(heuristic))).await;
+            single_edge(&origin, |config| config.cache.heuristic = Period(std::time::Duration::from_secs(heuristic)))
+                .await;
         origin.script(PAGE, script);
-        edge.get(PAGE).get().await;
-        let got = edge.get(PAGE).get().await;
+        edge.get(PAGE).send().await;
+        let got = edge.get(PAGE).send().await;
         assert_eq!(got.cache_status().contains(";hit"), stored, "{heuristic}: {}", got.cache_status());
         if stored {
-            // Ten per cent of thirty years, but for what the operator allows.
+            // 10 % of thirty years, limited by `cache.heuristic`.
             assert!(got.cache_status().contains(";ttl=60") || got.cache_status().contains(";ttl=59"));
         }
     }
 }
 
 #[tokio::test]
-async fn a_query_belongs_to_the_name_as_far_as_a_rule_says() {
+async fn query_rules_select_the_parameters_of_the_key() {
     let origin = Origin::start().await;
     let names = || KeepConfig::Names(vec!["w".to_owned(), "h".to_owned()]);
     let rules =
         || vec![QueryConfig::new("/img/**", names()), QueryConfig::new("/static/**", KeepConfig::Word(KeepWord::None))];
     for count in [1, 3] {
         let cluster = Cluster::start(count, &origin, |config| config.query = rules()).await;
-        origin.script("*", Script::ok("x").field("cache-control", "max-age=60"));
-        for (asked, told) in [
+        origin.script("*", Script::ok("x").header("cache-control", "max-age=60"));
+        for (asked, forwarded) in [
             (["/img/a?w=1&utm=x", "/img/a?utm=y&w=1"], "/img/a?w=1"),
             (["/static/a?v=1", "/static/a?v=2"], "/static/a"),
             (["/other?v=1", "/other?v=1"], "/other?v=1"),
@@ -251,34 +252,34 @@ async fn a_query_belongs_to_the_name_as_far_as_a_rule_says() {
             let before = origin.seen().len();
             for edge in &cluster.edges {
                 for target in asked {
-                    assert_eq!(edge.get(target).get().await.status, 200);
+                    assert_eq!(edge.get(target).send().await.status, 200);
                 }
             }
             let seen: Vec<_> = origin.seen().split_off(before).into_iter().map(|seen| seen.target).collect();
-            assert_eq!(seen, [told], "{asked:?}");
+            assert_eq!(seen, [forwarded], "{asked:?}");
         }
-        // A write goes to the very target; what it changed is what it names.
-        cluster.edges[0].ask(Method::POST, "/static/a?v=7").get().await;
+        // A write is forwarded with its whole query, and invalidates the key of its target.
+        cluster.edges[0].request(Method::POST, "/static/a?v=7").send().await;
         assert_eq!(origin.seen().pop().unwrap().target, "/static/a?v=7");
-        assert!(!cluster.edges[0].get("/static/a?v=1").get().await.cache_status().contains(";hit"));
+        assert!(!cluster.edges[0].get("/static/a?v=1").send().await.cache_status().contains(";hit"));
     }
 }
 
 #[tokio::test]
-async fn options_are_counted_down_to_the_hop_that_they_are_for() {
+async fn max_forwards_of_options_is_decremented_and_answered_at_0() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
-    origin.script("*", Script::ok("from the origin").field("allow", "GET"));
-    let options = |hops: &str| edge.ask(Method::OPTIONS, PAGE).field("max-forwards", hops).get();
+    let edge = single_edge(&origin, |_| {}).await;
+    origin.script("*", Script::ok("from the origin").header("allow", "GET"));
+    let options = |hops: &str| edge.request(Method::OPTIONS, PAGE).header("max-forwards", hops).send();
     let own = options("0").await;
-    assert_eq!((own.status.as_u16(), own.body.len(), own.field("via")), (200, 0, "1.1 edge-1"));
-    assert!(own.field("allow").contains("GET") && own.field("content-length") == "0");
+    assert_eq!((own.status.as_u16(), own.body.len(), own.header("via")), (200, 0, "1.1 edge-1"));
+    assert!(own.header("allow").contains("GET") && own.header("content-length") == "0");
     assert!(origin.seen().is_empty());
     assert_eq!(options("7").await.text(), "from the origin");
-    assert_eq!(origin.seen().pop().unwrap().field("max-forwards"), Some("6"));
+    assert_eq!(origin.seen().pop().unwrap().header("max-forwards"), Some("6"));
     assert_eq!(options("many").await.text(), "from the origin");
-    // Of other methods, the field means nothing.
-    assert_eq!(edge.get(PAGE).field("max-forwards", "0").get().await.text(), "from the origin");
+    // For other methods the header means nothing.
+    assert_eq!(edge.get(PAGE).header("max-forwards", "0").send().await.text(), "from the origin");
     let mut stream = TcpStream::connect(edge.clients).await.unwrap();
     stream.write_all(b"OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -287,10 +288,10 @@ async fn options_are_counted_down_to_the_hop_that_they_are_for() {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_limits_are_refused_in_words() {
+async fn requests_beyond_the_limits_are_rejected_with_a_reason() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.limits.body = Size(1000);
         config.limits.uri = Size(300);
         config.limits.header = Size(8 * 1024);
@@ -298,21 +299,21 @@ async fn requests_beyond_the_limits_are_refused_in_words() {
     .await;
     let long = "a".repeat(9000);
     for (ask, status, detail) in [
-        (edge.ask(Method::PUT, PAGE).body(pattern(1001)), 413, "content-too-large"),
+        (edge.request(Method::PUT, PAGE).body(pattern(1001)), 413, "content-too-large"),
         (edge.get(&format!("/{}", "a".repeat(300))), 414, "uri-too-long"),
-        (edge.get(PAGE).field("expect", "200-ok"), 417, "expectation"),
-        (edge.get(PAGE).field("x-long", &long), 431, "header-too-large"),
+        (edge.get(PAGE).header("expect", "200-ok"), 417, "expectation"),
+        (edge.get(PAGE).header("x-long", &long), 431, "header-too-large"),
     ] {
         for ask in [ask.clone(), ask.http2()] {
-            let got = ask.get().await;
+            let got = ask.send().await;
             assert_eq!((got.status.as_u16(), got.cache_status()), (status, &*format!("edge-1;detail={detail}")));
-            assert_eq!(got.field("content-type"), "text/plain; charset=utf-8");
+            assert_eq!(got.header("content-type"), "text/plain; charset=utf-8");
             assert!(got.text().ends_with('\n') && !got.text().contains("127.0.0.1"), "{}", got.text());
         }
     }
     assert!(origin.seen().is_empty());
-    assert_eq!(edge.ask(Method::PUT, PAGE).body(pattern(1000)).get().await.status, 200);
-    // Without a length, what is too much shows as it comes.
+    assert_eq!(edge.request(Method::PUT, PAGE).body(pattern(1000)).send().await.status, 200);
+    // Without a Content-Length, the limit applies to the bytes that come.
     let mut stream = TcpStream::connect(edge.clients).await.unwrap();
     stream.write_all(b"PUT /page HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
     stream.write_all(format!("500\r\n{}\r\n0\r\n\r\n", "x".repeat(0x500)).as_bytes()).await.unwrap();
@@ -322,27 +323,27 @@ async fn requests_beyond_the_limits_are_refused_in_words() {
 }
 
 #[tokio::test]
-async fn content_that_comes_too_slowly_is_refused_and_holds_no_place() {
-    let (edge, origin) = before_an_origin(|config| {
+async fn content_that_comes_too_slowly_is_408_and_frees_its_origin_request() {
+    let (edge, origin) = edge_with_raw_origin(|config| {
         config.limits.body_timeout = Period(Duration::from_millis(300));
         config.limits.body_rate = Size(1 << 20);
-        // He who sends nothing is slow, and not the origin.
+        // A silent client is slow; the origin is not.
         config.origin.first_byte_timeout = Period(Duration::from_millis(100));
     })
     .await;
     let head = "PUT /page HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n";
     let (mut silent, mut trickling) = (connect(&edge).await, connect(&edge).await);
-    silent.say(head).await;
+    silent.write(head).await;
     let mut upstream = accept(&origin).await;
     upstream.head().await;
     assert!(silent.head().await.starts_with("HTTP/1.1 408 "));
 
-    trickling.say(head).await;
+    trickling.write(head).await;
     let mut upstream = accept(&origin).await;
     upstream.head().await;
     let (mut hears, mut says) = trickling.0.split();
     let trickle = async {
-        // Each byte has gone on before the next is sent.
+        // Each byte has reached the origin before the next one is sent.
         while says.write_all(b"x").await.is_ok() && upstream.0.read_u8().await.is_ok() {}
         std::future::pending::<()>().await;
     };
@@ -355,11 +356,11 @@ async fn content_that_comes_too_slowly_is_refused_and_holds_no_place() {
 }
 
 #[tokio::test]
-async fn an_answer_that_leaves_content_unread_says_that_it_is_the_last() {
+async fn response_that_leaves_content_unread_has_connection_close() {
     let origin = Origin::start().await;
-    origin.script("*", Script::ok("thanks").field("cache-control", "max-age=60"));
-    let edge = alone(&origin, |config| config.limits.body = Size(1000)).await;
-    edge.get(PAGE).get().await;
+    origin.script("*", Script::ok("thanks").header("cache-control", "max-age=60"));
+    let edge = single_edge(&origin, |config| config.limits.body = Size(1000)).await;
+    edge.get(PAGE).send().await;
     let read = "PUT /other HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nok";
     for (request, status) in [
         ("GET /page HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n", 200),
@@ -367,11 +368,11 @@ async fn an_answer_that_leaves_content_unread_says_that_it_is_the_last() {
         ("PUT /page HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n", 413),
     ] {
         let mut client = connect(&edge).await;
-        client.say(read).await;
+        client.write(read).await;
         let head = client.head().await;
         assert!(head.starts_with("HTTP/1.1 200 ") && !head.contains("connection: "), "{head}");
-        client.hears("thanks").await;
-        client.say(request).await;
+        client.expect_bytes("thanks").await;
+        client.write(request).await;
         let mut answer = Vec::new();
         within(20, client.0.read_to_end(&mut answer)).await.unwrap();
         let answer = String::from_utf8(answer).unwrap();
@@ -383,10 +384,10 @@ async fn an_answer_that_leaves_content_unread_says_that_it_is_the_last() {
 }
 
 #[tokio::test]
-async fn content_is_sent_when_it_is_asked_for() {
+async fn expect_100_continue_is_answered_before_the_content() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let mut stream = TcpStream::connect(edge.clients).await.unwrap();
     let head =
         "PUT /page HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 3\r\nconnection: close\r\n\r\n";
@@ -402,9 +403,9 @@ async fn content_is_sent_when_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn an_origin_that_breaks_the_rules_is_a_502_for_one_client() {
+async fn invalid_origin_response_is_502() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let endless = format!("HTTP/1.1 200 OK\r\nx-endless: {}", "a".repeat(1_000_000));
     for raw in [
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nabc",
@@ -417,7 +418,7 @@ async fn an_origin_that_breaks_the_rules_is_a_502_for_one_client() {
     ] {
         for (path, method) in [(PAGE, Method::GET), ("/logo-0123456789abcdef.png", Method::GET), (PAGE, Method::POST)] {
             origin.script(path, Script::raw(raw.to_owned()));
-            let got = within(20, edge.ask(method, path).get()).await;
+            let got = within(20, edge.request(method, path).send()).await;
             let start = &raw[..raw.len().min(60)];
             assert_eq!(got.status, 502, "{start:?}");
             assert!(got.cache_status().starts_with("edge-1;detail=origin-"), "{start:?}: {}", got.cache_status());
@@ -427,47 +428,47 @@ async fn an_origin_that_breaks_the_rules_is_a_502_for_one_client() {
 }
 
 #[tokio::test]
-async fn a_second_answer_to_one_request_is_nobodys() {
+async fn second_response_to_one_request_is_discarded() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let evil = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 4\r\n\r\nevil";
     origin.script("/a", Script::raw(format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na{evil}")));
-    origin.script("/b", Script::ok("b").field("cache-control", "max-age=60"));
+    origin.script("/b", Script::ok("b").header("cache-control", "max-age=60"));
     for _ in 0..5 {
-        assert_eq!(edge.get("/a").get().await.text(), "a");
-        assert_eq!(edge.get("/b").get().await.text(), "b");
-        assert_eq!(edge.ask(Method::POST, "/b").get().await.text(), "b");
+        assert_eq!(edge.get("/a").send().await.text(), "a");
+        assert_eq!(edge.get("/b").send().await.text(), "b");
+        assert_eq!(edge.request(Method::POST, "/b").send().await.text(), "b");
     }
 }
 
 #[tokio::test]
-async fn trailers_do_not_become_fields() {
+async fn trailers_do_not_become_headers() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let raw = "HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-sum: 1\r\ncache-control: no-store\r\n\r\n";
     origin.script(PAGE, Script::raw(raw));
     for hit in [false, true] {
-        let got = edge.get(PAGE).get().await;
-        assert_eq!((got.text(), got.complete, got.field("trailer"), got.field("x-sum")), ("a", true, "", ""));
-        assert_eq!((got.cache_status().contains(";hit"), got.field("cache-control")), (hit, "max-age=60"));
+        let got = edge.get(PAGE).send().await;
+        assert_eq!((got.text(), got.complete, got.header("trailer"), got.header("x-sum")), ("a", true, "", ""));
+        assert_eq!((got.cache_status().contains(";hit"), got.header("cache-control")), (hit, "max-age=60"));
     }
 }
 
 #[tokio::test]
-async fn a_range_on_a_pass_is_the_origins_to_answer() {
+async fn range_of_a_passed_request_is_answered_by_the_origin() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     origin.script(PAGE, Script::ok(pattern(1000)).with_ranges());
     for _ in 0..2 {
-        let got = edge.get(PAGE).field("range", "bytes=900-").get().await;
-        assert_eq!((got.status.as_u16(), got.field("content-range")), (206, "bytes 900-999/1000"));
+        let got = edge.get(PAGE).header("range", "bytes=900-").send().await;
+        assert_eq!((got.status.as_u16(), got.header("content-range")), (206, "bytes 900-999/1000"));
         assert_eq!(got.body, pattern(1000)[900..]);
     }
 }
 
-/// An origin that answers one request on a connection, and on the next one of
-/// it closes without a word; it counts what reaches it.
-async fn forgetful() -> (http::Uri, tokio::sync::watch::Receiver<usize>) {
+/// Starts an origin that answers the first request on each connection, and closes it at the
+/// second without a response. Returns its URL and its count of requests.
+async fn closing_origin() -> (http::Uri, tokio::sync::watch::Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let (count, counted) = tokio::sync::watch::channel(0);
@@ -492,14 +493,14 @@ async fn forgetful() -> (http::Uri, tokio::sync::watch::Receiver<usize>) {
 }
 
 #[tokio::test]
-async fn what_is_not_idempotent_is_never_asked_twice() {
+async fn non_idempotent_request_is_never_retried() {
     let origin = Origin::start().await;
     for (method, status, requests) in [(Method::POST, 502, 2), (Method::GET, 200, 3), (Method::PATCH, 502, 2)] {
-        let (uri, counted) = forgetful().await;
-        let edge = alone(&origin, |config| config.origin.url = uri).await;
-        assert_eq!(edge.ask(Method::GET, PAGE).field("cache-control", "no-store").get().await.status, 200);
-        // It goes out on the connection that has been of use, and that closes on it.
-        let got = edge.ask(method.clone(), PAGE).field("cache-control", "no-store").get().await;
+        let (uri, counted) = closing_origin().await;
+        let edge = single_edge(&origin, |config| config.origin.url = uri).await;
+        assert_eq!(edge.request(Method::GET, PAGE).header("cache-control", "no-store").send().await.status, 200);
+        // The request is sent on the connection of the first one, which the origin then closes.
+        let got = edge.request(method.clone(), PAGE).header("cache-control", "no-store").send().await;
         assert_eq!((got.status.as_u16(), *counted.borrow()), (status, requests), "{method}");
     }
 }

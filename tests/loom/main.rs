@@ -1,5 +1,5 @@
-//! The flight's shared body under loom: every interleaving of one writer and
-//! its readers that matters. The file under test is the library's own.
+//! The shared body of a flight under loom: the interleavings of one writer and its readers. The file
+//! under test is the library's own.
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
@@ -64,7 +64,7 @@ fn no_wakeup_is_lost() {
 }
 
 #[test]
-fn every_append_wakes() {
+fn every_append_wakes_the_reader() {
     explore(|| {
         let body = Growing::new(Arena::none());
         let mut reader = Reader::new(body.clone());
@@ -73,14 +73,14 @@ fn every_append_wakes() {
             assert!(matches!(next, Next::Data(data) if data == "one"));
         });
         body.append(Bytes::from_static(b"one"));
-        // Nothing else comes before the reader has had this.
+        // Nothing else is appended before the reader has this.
         reads.join().unwrap();
         body.complete(Bytes::new(), drop);
     });
 }
 
 #[test]
-fn a_late_reader_and_a_leaving_one() {
+fn late_reader_gets_everything_while_another_leaves() {
     explore(|| {
         let body = Growing::new(Arena::none());
         let leaving = Reader::new(body.clone());
@@ -98,7 +98,7 @@ fn a_late_reader_and_a_leaving_one() {
 }
 
 #[test]
-fn failure_reaches_who_waits() {
+fn failure_reaches_a_waiting_reader() {
     explore(|| {
         let body = Growing::new(Arena::none());
         let mut reader = Reader::new(body.clone());
@@ -113,7 +113,7 @@ fn failure_reaches_who_waits() {
     });
 }
 
-/// Appends four pieces to a window, each as soon as there is room for it.
+/// Appends four chunks to a window, each as soon as there is room for it.
 async fn write_window(body: &Growing, chunk: &Bytes) -> Result<(), Error> {
     for _ in 0..4 {
         poll_fn(|cx| body.poll_room(cx)).await?;
@@ -124,7 +124,7 @@ async fn write_window(body: &Growing, chunk: &Bytes) -> Result<(), Error> {
 }
 
 #[test]
-fn a_windows_writer_is_woken_by_its_readers_progress() {
+fn progress_of_the_reader_wakes_the_writer_of_a_window() {
     let chunk = Bytes::from(vec![0; CHUNK]);
     explore(move || {
         let body = Growing::new(Arena::none());
@@ -147,7 +147,7 @@ fn a_windows_writer_is_woken_by_its_readers_progress() {
 }
 
 #[test]
-fn a_windows_writer_is_woken_by_its_readers_leaving() {
+fn leaving_reader_wakes_the_writer_of_a_window() {
     let chunk = Bytes::from(vec![0; CHUNK]);
     explore(move || {
         let body = Growing::new(Arena::none());

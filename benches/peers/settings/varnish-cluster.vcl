@@ -1,5 +1,5 @@
-# A self-routing cluster with the shard director: what this node misses it asks
-# of the owner, and what comes in by the peers' port, or is its own, of the origin.
+# A self-routing cluster with the shard director: a node asks the owner on a miss. It asks the
+# origin for its own keys, and for requests at the peers' port.
 vcl 4.1;
 
 import directors;
@@ -30,7 +30,7 @@ sub vcl_recv {
         return (synth(200));
     }
     unset req.http.Cookie;
-    # Fields that a client sends do not count.
+    # Clients cannot set this header.
     unset req.http.X-From-Peer;
     if (local.socket == "peers") {
         set req.http.X-From-Peer = "1";
@@ -38,7 +38,7 @@ sub vcl_recv {
 }
 
 sub vcl_backend_fetch {
-    # A peer that did not answer is passed over for the next in rank.
+    # A peer that did not answer is passed over for the next one in rank.
     set bereq.backend = cluster.backend(by=URL, alt=bereq.retries, resolve=NOW);
     if (bereq.http.X-From-Peer || "" + bereq.backend == server.identity) {
         set bereq.backend = origin;

@@ -1,4 +1,4 @@
-//! A browser without a window, driven by the `DevTools` protocol over a pipe.
+//! A headless browser, driven over a pipe by the `DevTools` protocol.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,18 +11,18 @@ use tokio::task::JoinHandle;
 
 use crate::harness::within;
 
-/// How long a busy machine may take for a step, in seconds.
+/// Time limit of one step on a busy machine, in seconds.
 const PATIENCE: u64 = 90;
 
-/// What it is told when it starts; `profile` is the folder of what it keeps.
+/// Returns the browser's command-line options. It keeps its state in the folder `profile`.
 pub fn flags(profile: &Path) -> impl Iterator<Item = String> + Clone {
     let flags = [
         "--headless=new",
-        // Its sandbox needs rights that few containers have.
+        // The sandbox needs privileges that few containers grant.
         "--no-sandbox",
         "--disable-gpu",
         "--disable-dev-shm-usage",
-        // Nothing but the page goes over the network, and nothing waits for a desktop.
+        // Only the page uses the network, and nothing waits for a desktop.
         "--disable-background-networking",
         "--disable-component-update",
         "--no-first-run",
@@ -36,21 +36,21 @@ pub fn flags(profile: &Path) -> impl Iterator<Item = String> + Clone {
 /// A browser with one page.
 pub struct Browser {
     child: Child,
-    /// Its many processes have one standard error, which ends with the last of them.
+    /// All processes of the browser share one standard error, which ends with the last of them.
     all_gone: JoinHandle<()>,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    /// The page's.
+    /// The session of the page.
     session: Value,
     calls: u64,
-    /// What happened, and was not taken yet.
+    /// Events that were received and not consumed yet.
     events: Vec<Value>,
 }
 
 impl Browser {
-    /// What is kept from one visit to the next is in the folder `profile`.
+    /// Starts `program`, which keeps its state between visits in the folder `profile`.
     pub async fn start(program: &str, profile: &Path) -> Self {
-        // Its pipe is to be descriptors 3 and 4, which only a shell gives without `unsafe`.
+        // The pipe must be descriptors 3 and 4. Without `unsafe`, only a shell can set them up.
         let mut command = Command::new("sh");
         command.args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 0</dev/null 1>&2", program]);
         command.args(flags(profile)).args(["--remote-debugging-pipe", "about:blank"]).env("HOME", profile);
@@ -62,9 +62,9 @@ impl Browser {
             .spawn()
             .unwrap();
         let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut said = child.stderr.take().unwrap();
+        let mut errors = child.stderr.take().unwrap();
         let all_gone = tokio::spawn(async move {
-            tokio::io::copy(&mut said, &mut tokio::io::sink()).await.unwrap();
+            tokio::io::copy(&mut errors, &mut tokio::io::sink()).await.unwrap();
         });
         let mut browser = Self { child, all_gone, input, output, session: Value::Null, calls: 0, events: Vec::new() };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" })).await;
@@ -76,17 +76,17 @@ impl Browser {
         browser
     }
 
-    /// Goes to `url`; what happened until all of the page was there.
+    /// Loads `url`, and returns the events until the page was complete.
     pub async fn visit(&mut self, url: &str) -> Vec<Value> {
         self.load("Page.navigate", json!({ "url": url })).await
     }
 
-    /// Loads the page again, and nothing of it from the browser's own cache.
+    /// Loads the page again, bypassing the browser's own cache.
     pub async fn reload_hard(&mut self) -> Vec<Value> {
         self.load("Page.reload", json!({ "ignoreCache": true })).await
     }
 
-    /// Begins to load a page, and waits for it and for what its script asks for.
+    /// Begins to load a page, and waits for the page and for the requests of its script.
     async fn load(&mut self, method: &str, parameters: Value) -> Vec<Value> {
         self.events.clear();
         self.call(method, parameters).await;
@@ -95,7 +95,7 @@ impl Browser {
         std::mem::take(&mut self.events)
     }
 
-    /// The value of an expression, in the page; of a promise, what it comes to.
+    /// Evaluates an expression in the page, and awaits it if it is a promise.
     pub async fn value(&mut self, expression: &str) -> Value {
         let parameters = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
         let mut result = self.call("Runtime.evaluate", parameters).await;
@@ -103,7 +103,7 @@ impl Browser {
         result["result"]["value"].take()
     }
 
-    /// Ends it, as its user would: what it keeps is written, and nobody writes any more.
+    /// Closes the browser as its user would, so that its profile is complete on disk.
     pub async fn close(mut self) {
         self.session = Value::Null;
         self.call("Browser.close", json!({})).await;
@@ -143,31 +143,31 @@ impl Browser {
     }
 }
 
-/// What a browser says of the requests of a page, one event after another.
-fn of_requests<'a>(events: &'a [Value], method: &str) -> impl Iterator<Item = &'a Value> {
+/// Returns the parameters of the network events of one kind.
+fn network_events<'a>(events: &'a [Value], method: &str) -> impl Iterator<Item = &'a Value> {
     events.iter().filter(move |event| event["method"] == method).map(|event| &event["params"])
 }
 
-/// Whether every request that the page began has ended, in whatever way.
+/// Returns true if every request that the page began has ended or failed.
 fn all_ended(events: &[Value]) -> bool {
     let ended: HashSet<_> = ["Network.loadingFinished", "Network.loadingFailed"]
         .into_iter()
-        .flat_map(|method| of_requests(events, method))
+        .flat_map(|method| network_events(events, method))
         .map(|event| event["requestId"].as_str())
         .collect();
     let answered: HashSet<_> =
-        of_requests(events, "Network.responseReceived").map(|event| event["requestId"].as_str()).collect();
-    of_requests(events, "Network.requestWillBeSent").all(|sent| {
+        network_events(events, "Network.responseReceived").map(|event| event["requestId"].as_str()).collect();
+    network_events(events, "Network.requestWillBeSent").all(|sent| {
         let id = sent["requestId"].as_str();
-        // The end of an answer without a body is told when nobody holds it any more.
+        // The browser reports the end of a response without a body only when it is released.
         ended.contains(&id) || sent["request"]["method"] == "HEAD" && answered.contains(&id)
     })
 }
 
-/// The paths of what the browser had itself, in order, each once: it may want
-/// an image for its tab too.
-pub fn from_its_cache(events: &[Value]) -> Vec<String> {
-    let responses = of_requests(events, "Network.responseReceived").map(|event| &event["response"]);
+/// Returns the paths that came from the browser's own cache, sorted and each once: the browser
+/// may request an image for its tab as well.
+pub fn from_browser_cache(events: &[Value]) -> Vec<String> {
+    let responses = network_events(events, "Network.responseReceived").map(|event| &event["response"]);
     let kept = responses.filter(|response| response["fromDiskCache"] == true);
     let url = |response: &Value| response["url"].as_str().unwrap().parse::<http::Uri>().unwrap();
     let mut paths: Vec<_> = kept.map(|response| url(response).path().to_owned()).collect();
@@ -176,11 +176,11 @@ pub fn from_its_cache(events: &[Value]) -> Vec<String> {
     paths
 }
 
-/// What the page's author would see as errors.
+/// Returns the events that the page's author would see as errors.
 pub fn errors(events: &[Value]) -> Vec<&Value> {
     let is_error = |event: &&Value| match event["method"].as_str().unwrap_or_default() {
         "Runtime.exceptionThrown" => true,
-        // The browser itself breaks off when it wants no more, as of a HEAD.
+        // The browser cancels a request itself when it needs no more, as after a HEAD.
         "Network.loadingFailed" => event["params"]["canceled"] != true,
         "Runtime.consoleAPICalled" => event["params"]["type"] == "error",
         "Log.entryAdded" => event["params"]["entry"]["level"] == "error",

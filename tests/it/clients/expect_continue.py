@@ -1,4 +1,4 @@
-"""A body that is sent when it was asked for, and not before."""
+"""Sends the body of a PUT after 100 Continue, and not before."""
 
 import socket
 import sys
@@ -24,7 +24,7 @@ for expected in b"201", b"204":
         b"Expect: 100-continue\r\n"
         b"\r\n" % len(body)
     )
-    # Nothing of the body has been sent, so nothing but this can come.
+    # No body was sent yet, so only 100 Continue can arrive.
     status, fields = head()
     assert status == b"HTTP/1.1 100 Continue\r\n" and not fields, (status, fields)
     connection.sendall(body)

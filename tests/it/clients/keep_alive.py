@@ -1,4 +1,4 @@
-"""Several requests on one connection, by Python's own client."""
+"""Sends several requests on one connection with Python's http.client."""
 
 import email
 import http.client
@@ -17,7 +17,7 @@ def ask(method, **fields):
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     body = answer.read()
-    assert connection.sock is socket, f"the connection is another after {method} {headers}"
+    assert connection.sock is socket, f"a new connection was opened for {method} {headers}"
     return answer, body
 
 
@@ -46,7 +46,7 @@ assert (answer.status, body) == (200, content)
 answer, body = ask("GET", Range="bytes=100000-")
 assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{len(content)}")
 
-# The parts of several ranges, as a library for messages reads them.
+# The parts of several ranges, parsed by the email library.
 answer, body = ask("GET", Range="bytes=0-9,200-209")
 assert answer.status == 206
 message = email.message_from_bytes(b"Content-Type: " + answer.headers["Content-Type"].encode() + b"\r\n\r\n" + body)

@@ -1,5 +1,4 @@
-//! An etcd and a nameserver: real ones, as child processes. A machine that does
-//! not have them skips their tests.
+//! A real etcd and a real nameserver (dnsmasq), as child processes.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
@@ -10,21 +9,11 @@ use std::process::{Child, Command, Stdio};
 use http::Method;
 use tokio::net::TcpStream;
 
-use crate::client::ask;
+use crate::client::request;
 use crate::harness::within;
 
-/// Whether `program` is here; if not, says so.
-pub fn is_here(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let here = found.is_ok_and(|status| status.success());
-    if !here {
-        eprintln!("skipped: no {program} here");
-    }
-    here
-}
-
-/// A port that is free now. It is below those that the system gives to others,
-/// so it is free again when whoever listened there is started anew.
+/// Returns a free port. It is below the range that the system assigns by itself, so that a
+/// restarted server finds its port free again.
 fn port() -> u16 {
     loop {
         let random = RandomState::new().build_hasher().finish() % 20_000;
@@ -36,24 +25,24 @@ fn port() -> u16 {
 }
 
 /// A process that is killed with the test.
-struct Killed(Child);
+struct KillOnDrop(Child);
 
-impl Drop for Killed {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// An etcd of one member.
+/// An etcd with one member.
 pub struct Etcd {
     port: u16,
     peers: u16,
-    process: Option<Killed>,
+    process: Option<KillOnDrop>,
 }
 
 impl Etcd {
-    /// Starts one that keeps its data in `folder`.
+    /// Starts an etcd that keeps its data in `folder`.
     pub async fn start(folder: &Path) -> Self {
         loop {
             let mut etcd = Self { port: port(), peers: port(), process: None };
@@ -63,7 +52,7 @@ impl Etcd {
         }
     }
 
-    /// Starts it on the same ports; whether it could have them.
+    /// Starts it on the same ports. Returns false if they are in use.
     pub async fn start_again(&mut self, folder: &Path) -> bool {
         let (clients, peers) = (format!("http://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peers));
         let mut command = Command::new("etcd");
@@ -72,7 +61,7 @@ impl Etcd {
         command.args(["--initial-advertise-peer-urls", &peers, "--initial-cluster", &format!("default={peers}")]);
         let log = std::fs::File::create(folder.with_extension("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let mut process = Killed(command.spawn().unwrap());
+        let mut process = KillOnDrop(command.spawn().unwrap());
         let answers = async {
             loop {
                 if process.0.try_wait().unwrap().is_some() {
@@ -80,7 +69,7 @@ impl Etcd {
                 }
                 let address = ([127, 0, 0, 1], self.port).into();
                 if TcpStream::connect(address).await.is_ok() {
-                    let health = ask(address, Method::GET, "/health").get().await;
+                    let health = request(address, Method::GET, "/health").send().await;
                     if health.text().contains("true") {
                         return true;
                     }
@@ -93,26 +82,26 @@ impl Etcd {
         answers
     }
 
-    /// Without a goodbye.
+    /// Kills it without a clean shutdown.
     pub fn kill(&mut self) {
         drop(self.process.take());
     }
 
     pub fn source(&self) -> String {
-        // Nobody listens at the first of them.
+        // No server listens at the first endpoint.
         format!("etcd:127.0.0.1:1,127.0.0.1:{}/peerage/members", self.port)
     }
 }
 
-/// A nameserver that knows `*.test`.
+/// A nameserver for `*.test`.
 pub struct Nameserver {
     port: u16,
-    process: Option<Killed>,
+    process: Option<KillOnDrop>,
 }
 
 impl Nameserver {
-    /// Starts one that knows the addresses in `hosts` (`IP NAME` a line), and
-    /// what `more` arguments say.
+    /// Starts a nameserver for the addresses in `hosts` (`IP NAME` a line), with the additional
+    /// arguments `more`.
     pub async fn start(folder: &Path, hosts: &str, more: &[&str]) -> Self {
         loop {
             let mut nameserver = Self { port: port(), process: None };
@@ -122,7 +111,7 @@ impl Nameserver {
         }
     }
 
-    /// Starts it on the same port, with other records.
+    /// Starts it on the same port with other records. Returns false if the port is in use.
     pub async fn start_again(&mut self, folder: &Path, hosts: &str, more: &[&str]) -> bool {
         self.kill();
         let file = folder.join("hosts");
@@ -134,7 +123,7 @@ impl Nameserver {
         command.args(["--listen-address=127.0.0.1", "--bind-interfaces", &format!("--port={}", self.port)]);
         command.arg(format!("--user={}", user.trim())).arg(format!("--addn-hosts={}", file.display())).args(more);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut process = Killed(command.spawn().unwrap());
+        let mut process = KillOnDrop(command.spawn().unwrap());
         let answers = async {
             loop {
                 if process.0.try_wait().unwrap().is_some() {

@@ -1,13 +1,13 @@
-//! An owner that is gone, and one that says nothing.
+//! An owner that is killed, and one that freezes.
 
 use std::time::{Duration, Instant};
 
-use crate::by_itself;
 use crate::cluster::{KEYS, NOTICED, agree, owner, path, slow_origin, three};
 use crate::load::{Load, assert_coalesced, assert_doubts, fetches, warm};
 use crate::origin::Seen;
+use crate::reserve_machine;
 
-/// Twice all names, by way of two edges.
+/// The time in which the load requests every key at both remaining edges.
 const WHILE: Duration = Duration::from_secs(12);
 
 fn most(seen: &[Seen], count: impl Fn(&str, &str) -> bool) -> usize {
@@ -15,12 +15,12 @@ fn most(seen: &[Seen], count: impl Fn(&str, &str) -> bool) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_is_killed() {
-    let _machine = by_itself().await;
+async fn killed_owner_fails_no_request_and_its_successor_fetches_each_key_once() {
+    let _machine = reserve_machine().await;
     let origin = slow_origin().await;
     let mut edges = three(&origin, "").await;
     let moved: Vec<_> = (0..KEYS).map(path).filter(|path| owner(&edges, path).name == "edge-1").collect();
-    // Half of the names are new to all, before and after.
+    // Half of the keys are stored nowhere, before and after the kill.
     warm(&edges, (0..KEYS).step_by(2)).await;
     let load = Load::over_all(&edges);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -37,21 +37,21 @@ async fn an_owner_is_killed() {
     let again = most(&seen[before..], |path, by| has_moved(path) && by != "edge-1");
     let (of_moved, of_others) = (most(&seen, |path, _| has_moved(path)), most(&seen, |path, _| !has_moved(path)));
     println!(
-        "owner killed: {report}; noticed in {noticed:.2?}; {} keys moved; {} origin fetches, {} of them after; \
-         of a moved key at most {again} after, {of_moved} in all; of another {of_others}",
+        "owner killed: {report}; detected in {noticed:.2?}; {} keys moved; {} origin fetches, {} of them afterwards; \
+          of a moved key at most {again} afterwards, {of_moved} in all; of any other key at most {of_others}",
         moved.len(),
         seen.len(),
         seen.len() - before,
     );
     report.assert_well();
-    // The lost owner may have fetched a key, and then its successor.
+    // A moved key may have been fetched by the killed owner, and then by its successor.
     assert_coalesced(&seen, edges.len(), |path| 1 + usize::from(has_moved(path)));
     assert_coalesced(&seen[before..], edges.len() - 1, |_| 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_is_frozen() {
-    let _machine = by_itself().await;
+async fn frozen_owner_fails_no_request_and_its_successor_owns_its_keys() {
+    let _machine = reserve_machine().await;
     let origin = slow_origin().await;
     let edges = three(&origin, "").await;
     let moved: Vec<_> = (0..KEYS).map(path).filter(|path| owner(&edges, path).name == "edge-1").collect();
@@ -70,15 +70,15 @@ async fn an_owner_is_frozen() {
     let seen = origin.seen();
     let after = report.slowest_after(Some(frozen + NOTICED));
     println!(
-        "owner frozen: {report}; noticed in {noticed:.2?}; after {NOTICED:?} slowest {after:.2?}; {} origin fetches, {} of \
-         them after, of a key at most {}",
+        "owner frozen: {report}; detected in {noticed:.2?}; after {NOTICED:?} slowest {after:.2?}; {} origin fetches, {} \
+          of them afterwards, at most {} of one key",
         seen.len(),
         seen.len() - before,
         most(&seen[before..], |_, _| true)
     );
     report.assert_well();
     assert_coalesced(&seen, edges.len(), |path| 1 + usize::from(moved.iter().any(|it| it == path)));
-    // From then on the successor is the owner, and nothing waits for the frozen one.
-    let misplaced = seen[agreed..].iter().filter(|seen| owner(&edges[1..], &seen.target).name != seen.by());
+    // From then on the successor is the owner, and no request waits for the frozen edge.
+    let misplaced = seen[agreed..].iter().filter(|seen| owner(&edges[1..], &seen.target).name != seen.via());
     assert_doubts(misplaced.count(), edges.len());
 }

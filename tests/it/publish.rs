@@ -14,18 +14,18 @@ use crate::origin::{Origin, Script};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
 
-/// What the rules of `publish` look like in a configuration.
+/// The rule of `publish`, as a value of the configuration.
 const RULE: &str = r#"immutable=[{path="/**/*-{hash}.*",digest="sha256",length=16}]"#;
 
-/// What a command did: its code, and what it said.
+/// The exit code and the output of a command.
 #[derive(Debug)]
-struct Said {
+struct CommandOutput {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-impl From<Output> for Said {
+impl From<Output> for CommandOutput {
     fn from(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
@@ -38,12 +38,12 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn peerage(folder: &Path, arguments: &[&str]) -> Said {
+fn peerage(folder: &Path, arguments: &[&str]) -> CommandOutput {
     command(folder, arguments).output().unwrap().into()
 }
 
-/// As [`peerage`], while servers of the test go on.
-async fn peerage_asks(folder: &Path, arguments: &[&str]) -> Said {
+/// Like [`peerage`], and lets servers of this test run meanwhile.
+async fn peerage_async(folder: &Path, arguments: &[&str]) -> CommandOutput {
     tokio::process::Command::from(command(folder, arguments)).output().await.unwrap().into()
 }
 
@@ -51,7 +51,7 @@ fn hash(contents: &[u8]) -> String {
     Sha256::digest(contents)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// All files below `folder`, by their names in it.
+/// Returns all files below `folder`, relative to it.
 fn files(folder: &Path) -> BTreeSet<String> {
     fn walk(root: &Path, folder: &Path, names: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -68,7 +68,7 @@ fn files(folder: &Path) -> BTreeSet<String> {
     names
 }
 
-/// A folder with a site in `site`, and nothing in `out`.
+/// Creates a folder with a site in `site` and an empty folder `out`.
 fn site() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let site = folder.path().join("site");
@@ -110,13 +110,13 @@ fn published() -> BTreeSet<String> {
     names.into()
 }
 
-/// `peerage origin`, on a folder; it ends with the test.
-struct Serving {
+/// `peerage origin` on a folder. It ends with the test.
+struct DevelopmentOrigin {
     child: Child,
     url: String,
 }
 
-impl Serving {
+impl DevelopmentOrigin {
     fn start(folder: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(BINARY);
         command.args(["origin", ".", "--while-input", "--listen", "127.0.0.1:0"]).args(more).current_dir(folder);
@@ -124,13 +124,13 @@ impl Serving {
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
-        // Go on reading, so that it does not wait for a full pipe.
+        // Reads on, so that the process does not wait for a full pipe.
         std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
         Self { child, url: line.trim().rsplit(' ').next().unwrap().to_owned() }
     }
 }
 
-impl Drop for Serving {
+impl Drop for DevelopmentOrigin {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -138,7 +138,7 @@ impl Drop for Serving {
 }
 
 #[test]
-fn a_folder_is_published_into_a_folder() {
+fn publish_copies_a_folder_into_a_folder() {
     let folder = site();
     let publish = || peerage(folder.path(), &["publish", "site", "--into", "out", "--manifest", "lists/site.json"]);
     let first = publish();
@@ -165,7 +165,7 @@ fn a_folder_is_published_into_a_folder() {
         let contents = std::fs::read(folder.path().join("site").join(given)).unwrap();
         assert_eq!(std::fs::read(out.join(entry["name"].as_str().unwrap())).unwrap(), contents);
         assert_eq!(entry["size"], contents.len());
-        // Other code than what is tested: sha2 by itself, and the alphabet by hand.
+        // Independent of the tested code: sha2 by itself, and base64 by hand.
         let digest = Sha256::digest(&contents);
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(entry["digest"], format!("sha256:{hex}"));
@@ -175,7 +175,7 @@ fn a_folder_is_published_into_a_folder() {
     let second = publish();
     assert_eq!(second.out, "7 files, 0 new, 7 there already, nothing uploaded\n");
     assert!(!second.err.contains("stored"), "{}", second.err);
-    // What is there with another length is no such thing.
+    // A file with another length is replaced.
     std::fs::write(out.join(format!("app.min-{}.js", hash(b"run()"))), "half").unwrap();
     assert!(publish().out.starts_with("7 files, 1 new, 6 there already, 5 B"));
     assert_eq!(files(&out), published());
@@ -192,7 +192,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn published_files_can_be_read_by_a_server_of_another_user() {
+fn published_files_are_readable_by_other_users() {
     use std::os::unix::fs::PermissionsExt;
     let folder = site();
     std::fs::write(folder.path().join("plain"), "").unwrap();
@@ -202,10 +202,10 @@ fn published_files_can_be_read_by_a_server_of_another_user() {
 }
 
 #[test]
-fn a_folder_is_published_into_an_origin() {
+fn publish_uploads_a_folder_to_an_origin() {
     let folder = site();
     let out = folder.path().join("out");
-    let origin = Serving::start(&out, &["--writable"]);
+    let origin = DevelopmentOrigin::start(&out, &["--writable"]);
     let into = format!("{}/a/b/", origin.url);
     let publish = || peerage(folder.path(), &["publish", "site", "--into", &into]);
     let first = publish();
@@ -214,13 +214,13 @@ fn a_folder_is_published_into_an_origin() {
     assert_eq!(files(&out.join("a/b")), published());
     assert_eq!(publish().out, "7 files, 0 new, 7 there already, nothing uploaded\n");
 
-    // What is gone from the folder is gone from the manifest, and that is all.
+    // A file that was removed leaves the manifest, and stays at the origin.
     std::fs::remove_file(folder.path().join("site/LICENSE")).unwrap();
     let fewer = publish();
     assert!(fewer.out.starts_with("6 files, 0 new, 6 there already, 1."), "{}", fewer.out);
     assert_eq!(files(&out.join("a/b")), published());
 
-    // What is there is what its name says, for whoever asks.
+    // Every published file verifies by its name.
     let manifest = std::fs::read_to_string(out.join("a/b/manifest.json")).unwrap();
     let manifest: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&manifest).unwrap();
     let urls: Vec<_> = manifest
@@ -233,11 +233,11 @@ fn a_folder_is_published_into_an_origin() {
 }
 
 #[test]
-fn what_cannot_be_published_is_told() {
+fn publish_reports_the_cause_of_a_failure() {
     let folder = site();
-    let origin = Serving::start(&folder.path().join("out"), &[]);
-    // Nobody listens there, and no other test comes to.
-    let nobody = "http://127.0.0.1:1";
+    let origin = DevelopmentOrigin::start(&folder.path().join("out"), &[]);
+    // No server listens there, and no other test starts one.
+    let unreachable = "http://127.0.0.1:1";
     std::fs::create_dir(folder.path().join("taken")).unwrap();
     std::fs::write(folder.path().join("taken/img"), "no folder").unwrap();
     std::fs::create_dir(folder.path().join("long")).unwrap();
@@ -255,7 +255,7 @@ fn what_cannot_be_published_is_told() {
         (&["site", "--into", "out", "--manifest", "site/m.json"], 64, "--manifest: it lies in site"),
         (&["stale", "--into", "out"], 64, "x-0123456789abcdef.tar.gz: the name holds the hash of other contents"),
         (&["site", "--into", "taken"], 69, "taken/img/"),
-        (&["site", "--into", nobody], 69, nobody),
+        (&["site", "--into", unreachable], 69, unreachable),
         (&["site", "--into", &origin.url], 69, "PUT"),
         (&["long", "--into", &origin.url], 69, "PUT"),
     ] {
@@ -263,33 +263,32 @@ fn what_cannot_be_published_is_told() {
         assert_eq!(said.code, Some(code), "{arguments:?}: {said:?}");
         assert!(said.err.contains(told), "{arguments:?}: {said:?}");
     }
-    // None of it has left anything behind.
+    // Failed commands leave no file behind.
     assert_eq!(files(&folder.path().join("out")), BTreeSet::new());
     assert!(!files(&folder.path().join("taken")).contains("manifest.json"));
 }
 
 #[tokio::test]
-async fn a_put_that_failed_is_sent_once_more() {
+async fn failed_put_is_retried_once() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), "abc").unwrap();
     let origin = Origin::start().await;
     origin.script("*", Script::status(503));
     let url = origin.url().to_string();
-    let said = peerage_asks(folder.path(), &["publish", ".", "--into", &url]).await;
+    let said = peerage_async(folder.path(), &["publish", ".", "--into", &url]).await;
     assert_eq!(said.code, Some(69), "{said:?}");
     assert!(said.err.contains("/a-ba7816bf8f01cfea.txt: the server answered PUT with 503"), "{said:?}");
     let puts: Vec<_> = origin.seen().into_iter().filter(|seen| seen.method == "PUT").collect();
     assert_eq!(puts.len(), 2);
     for put in puts {
         assert_eq!((put.target.as_str(), put.body.as_slice()), ("/a-ba7816bf8f01cfea.txt", &b"abc"[..]));
-        assert_eq!(put.field("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(put.header("content-type"), Some("text/plain; charset=utf-8"));
     }
 }
 
-/// The file is named, then changed, then sent: the server has the test's word
-/// for when.
+/// The file is named, then changed, then sent: the server of this test decides when.
 #[test]
-fn what_changes_while_it_is_published_never_arrives() {
+fn file_that_changes_during_publish_is_not_stored() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("big.bin");
     std::fs::write(&file, pattern(500_000)).unwrap();
@@ -312,12 +311,12 @@ fn what_changes_while_it_is_published_never_arrives() {
     let _ = connection.read_to_end(&mut body);
     assert!(body.len() < 500_000);
 
-    let said: Said = publishing.wait_with_output().unwrap().into();
+    let said: CommandOutput = publishing.wait_with_output().unwrap().into();
     assert_eq!((said.code, said.out.as_str()), (Some(64), ""), "{said:?}");
     assert!(said.err.contains("big.bin: the file changed while it was published"), "{said:?}");
 }
 
-/// The head of the next request.
+/// Reads the head of the next request.
 fn head(connection: &mut impl BufRead) -> String {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -366,7 +365,7 @@ fn files_are_verified_by_their_names() {
     assert_eq!(verify(&["a-ba7816bf8f01cfea.txt", "none.txt"]).code, Some(64));
     assert_eq!(verify(&[]).code, Some(64));
 
-    // The configuration's rules, where there is one, and no others.
+    // With a configuration, its rules apply, and no others.
     let assets = verify(&["a-ba7816bf8f01cfea.txt", "--config", concat!(env!("CARGO_MANIFEST_DIR"), "/config.toml")]);
     assert_eq!((assets.code, assets.out.starts_with("unknown")), (Some(1), true), "{assets:?}");
     std::fs::write(folder.path().join("config.toml"), "").unwrap();
@@ -375,7 +374,7 @@ fn files_are_verified_by_their_names() {
 }
 
 #[tokio::test]
-async fn urls_are_verified_and_what_is_cut_short_is_not_called_wrong() {
+async fn urls_are_verified_and_truncated_bodies_are_not_called_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let origin = Origin::start().await;
     let name = |contents: &[u8]| format!("/img/logo-{}.png", hash(contents));
@@ -387,12 +386,12 @@ async fn urls_are_verified_and_what_is_cut_short_is_not_called_wrong() {
     origin.script(&name(&wrong), Script::ok("others"));
     origin.script(&name(&cut), Script::ok(cut.clone()).cut_at(10));
     origin.script(&name(&close), Script::ok(close.slice(..7)).until_close());
-    origin.script(&name(&coded), Script::ok("coded").field("content-encoding", "gzip"));
+    origin.script(&name(&coded), Script::ok("coded").header("content-encoding", "gzip"));
     origin.script("/page.html", Script::ok("page"));
     let verify = async |paths: &[&str]| {
         let urls: Vec<_> = paths.iter().map(|path| format!("http://{}{path}", origin.address)).collect();
         let arguments: Vec<_> = ["verify"].into_iter().chain(urls.iter().map(String::as_str)).collect();
-        peerage_asks(folder.path(), &arguments).await
+        peerage_async(folder.path(), &arguments).await
     };
     let all = verify(&[&queried, &name(&good), &name(&wrong), "/page.html"]).await;
     let kinds: Vec<_> = all.out.lines().map(|line| line.split(' ').next().unwrap()).collect();
@@ -408,13 +407,13 @@ async fn urls_are_verified_and_what_is_cut_short_is_not_called_wrong() {
         assert!(said.out.starts_with("failed") && said.out.lines().next().unwrap().contains(why), "{said:?}");
         assert_eq!(said.err, "peerage: 1 of 2 targets are unavailable\n");
     }
-    let secure = peerage_asks(folder.path(), &["verify", "https://example.org/a-0123456789abcdef.png"]).await;
+    let secure = peerage_async(folder.path(), &["verify", "https://example.org/a-0123456789abcdef.png"]).await;
     assert_eq!((secure.code, secure.out.contains("TLS")), (Some(64), true), "{secure:?}");
 }
 
-/// The demo's site is what `publish` makes of its sources.
+/// The demo's site equals the output of `publish` for its sources.
 #[test]
-fn the_demos_site_is_named_as_publish_names() {
+fn demo_site_has_the_names_of_publish() {
     let folder = tempfile::tempdir().unwrap();
     let (site, out) = (folder.path().join("site"), folder.path().join("out"));
     std::fs::create_dir(&site).unwrap();

@@ -1,4 +1,4 @@
-//! Where an origin's Location leads, and how long its connections serve.
+//! Location headers of the origin, the lifetime of its connections, and the lookup of its name.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -7,64 +7,61 @@ use std::time::Duration;
 use http::Method;
 use peerage::config::Period;
 
-use crate::harness::{alone, run};
+use crate::harness::{run, single_edge};
 use crate::origin::{Origin, Script};
 use crate::process::{BINARY, Process, line_with};
+use crate::programs::require;
 
 #[tokio::test]
-async fn a_location_that_names_the_origin_is_a_path_for_every_client() {
+async fn location_with_the_origins_host_is_rewritten_to_a_path() {
     let origin = Origin::start().await;
     let url = origin.url();
-    let redirect = |location: &str| Script::status(301).field("location", location).field("content-location", location);
-    origin.script("/folder", redirect(&format!("{url}folder/?a#b")).field("cache-control", "max-age=60"));
+    let redirect =
+        |location: &str| Script::status(301).header("location", location).header("content-location", location);
+    origin.script("/folder", redirect(&format!("{url}folder/?a#b")).header("cache-control", "max-age=60"));
     origin.script("/elsewhere", redirect("http://other.example/folder/"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for hit in [false, true] {
-        let got = edge.get("/folder").get().await;
+        let got = edge.get("/folder").send().await;
         assert_eq!(got.cache_status().contains("hit"), hit);
-        assert_eq!((got.field("location"), got.field("content-location")), ("/folder/?a#b", "/folder/?a#b"));
+        assert_eq!((got.header("location"), got.header("content-location")), ("/folder/?a#b", "/folder/?a#b"));
     }
-    assert_eq!(edge.get("/elsewhere").get().await.field("location"), "http://other.example/folder/");
-    assert_eq!(edge.ask(Method::POST, "/folder").get().await.field("location"), "/folder/?a#b");
-    let as_sent = alone(&origin, |config| config.origin.rewrite_location = false).await;
-    assert_eq!(as_sent.get("/folder").get().await.field("location"), format!("{url}folder/?a#b"));
+    assert_eq!(edge.get("/elsewhere").send().await.header("location"), "http://other.example/folder/");
+    assert_eq!(edge.request(Method::POST, "/folder").send().await.header("location"), "/folder/?a#b");
+    let as_sent = single_edge(&origin, |config| config.origin.rewrite_location = false).await;
+    assert_eq!(as_sent.get("/folder").send().await.header("location"), format!("{url}folder/?a#b"));
 }
 
 #[tokio::test]
-async fn a_site_in_a_folder_of_its_origin_is_named_without_it() {
+async fn location_is_rewritten_without_the_path_of_origin_url() {
     let origin = Origin::start().await;
-    origin.script("/site/a", Script::status(302).field("location", "/site/b"));
-    origin.script("/site/out", Script::status(302).field("location", "/login"));
-    let edge = alone(&origin, |config| config.origin.url = format!("{}site/", origin.url()).parse().unwrap()).await;
-    assert_eq!(edge.get("/a").get().await.field("location"), "/b");
-    assert_eq!(edge.get("/out").get().await.field("location"), "/login");
+    origin.script("/site/a", Script::status(302).header("location", "/site/b"));
+    origin.script("/site/out", Script::status(302).header("location", "/login"));
+    let edge =
+        single_edge(&origin, |config| config.origin.url = format!("{}site/", origin.url()).parse().unwrap()).await;
+    assert_eq!(edge.get("/a").send().await.header("location"), "/b");
+    assert_eq!(edge.get("/out").send().await.header("location"), "/login");
 }
 
-/// Says that a test is skipped; where every tool must be there, it fails.
-fn is_missing(tool: &str) {
-    assert!(std::env::var_os("PEERAGE_REQUIRE_TOOLS").is_none(), "no {tool} here");
-    eprintln!("skipped: no {tool} here");
-}
+/// A server process that is killed with the test.
+struct ServerProcess(Child);
 
-/// A server as a process, which ends with the test.
-struct Served(Child);
-
-impl Drop for Served {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// An edge in front of the server at `url`, asked for a folder without its slash, and
-/// then for what the answer names.
-async fn follows_to_the_folder(url: &str) {
+/// Requests a folder without its slash through an edge in front of `url`, and then the target of
+/// the redirect.
+async fn assert_redirect_leads_to_the_folder(url: &str) {
     let mut config = crate::harness::config("edge-1");
     config.origin.url = url.parse().unwrap();
     let edge = run(peerage::Server::bind(config).await.unwrap());
-    let got = edge.get("/folder").get().await;
-    assert_eq!((got.status.as_u16(), got.field("location")), (301, "/folder/"));
-    assert_eq!(edge.get(got.field("location")).get().await.text(), "index\n");
+    let got = edge.get("/folder").send().await;
+    assert_eq!((got.status.as_u16(), got.header("location")), (301, "/folder/"));
+    assert_eq!(edge.get(got.header("location")).send().await.text(), "index\n");
 }
 
 fn site(folder: &Path) -> std::path::PathBuf {
@@ -75,23 +72,24 @@ fn site(folder: &Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn the_folder_redirect_of_pythons_server_leads_to_the_folder() {
+#[ignore = "needs python3"]
+async fn folder_redirect_of_pythons_server_leads_to_the_folder() {
+    require(&["python3"]);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let mut command = Command::new("python3");
     command.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"]).arg(site(folder.path()));
     command.stdin(Stdio::null()).stdout(std::fs::File::create(&out).unwrap()).stderr(Stdio::null());
-    let Ok(child) = command.spawn() else {
-        return is_missing("python3");
-    };
-    let _served = Served(child);
+    let _server = ServerProcess(command.spawn().unwrap());
     let line = line_with(&out, "http://").await;
     let url = line.split(['(', ')']).find(|word| word.starts_with("http://")).unwrap();
-    follows_to_the_folder(url).await;
+    assert_redirect_leads_to_the_folder(url).await;
 }
 
 #[tokio::test]
-async fn the_folder_redirect_of_nginx_leads_to_the_folder() {
+#[ignore = "needs nginx"]
+async fn folder_redirect_of_nginx_leads_to_the_folder() {
+    require(&["nginx"]);
     let folder = tempfile::tempdir().unwrap();
     let (port, site) = (crate::process::free_ports(1)[0], site(folder.path()));
     let config = format!(
@@ -103,46 +101,42 @@ async fn the_folder_redirect_of_nginx_leads_to_the_folder() {
     std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
     let mut command = Command::new("nginx");
     command.arg("-p").arg(folder.path()).args(["-c", "nginx.conf", "-e", "stderr"]);
-    let Ok(child) = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn() else {
-        return is_missing("nginx");
-    };
-    let _served = Served(child);
+    let _server = ServerProcess(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     crate::harness::within(20, async {
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    follows_to_the_folder(&format!("http://127.0.0.1:{port}")).await;
+    assert_redirect_leads_to_the_folder(&format!("http://127.0.0.1:{port}")).await;
 }
 
 #[tokio::test]
-async fn a_connection_past_its_lifetime_takes_no_more_requests() {
+async fn connection_past_its_lifetime_is_not_reused() {
     let origin = Origin::start().await;
     for (lifetime, connections) in [(Duration::from_nanos(1), 3), (Duration::from_mins(10), 1)] {
         let before = origin.connections();
-        let edge = alone(&origin, |config| config.origin.connection_lifetime = Period(lifetime)).await;
+        let edge = single_edge(&origin, |config| config.origin.connection_lifetime = Period(lifetime)).await;
         for _ in 0..3 {
-            edge.ask(Method::POST, "/").get().await;
+            edge.request(Method::POST, "/").send().await;
         }
         assert_eq!(origin.connections() - before, connections, "{lifetime:?}");
     }
 }
 
-/// A nameserver that never answers, for an edge in a mount namespace of its own.
+/// The nameserver never answers. The edge uses it in a mount namespace of its own.
 #[tokio::test]
-async fn a_silent_nameserver_costs_the_time_of_connect_timeout() {
-    let Ok(_silent) = std::net::UdpSocket::bind("127.9.18.8:53") else {
-        return is_missing("right to listen on port 53");
-    };
+#[ignore = "needs root, unshare and mount"]
+async fn silent_nameserver_fails_the_request_after_connect_timeout() {
+    let silent = std::net::UdpSocket::bind("127.9.18.8:53");
+    let _silent = silent.expect("this test needs root, or the right to listen on port 53");
     let folder = tempfile::tempdir().unwrap();
     let resolv = folder.path().join("resolv.conf");
     std::fs::write(&resolv, "nameserver 127.9.18.8\noptions timeout:30 attempts:1\n").unwrap();
     let apart = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
     let works = Command::new("unshare").args(["-m", "sh", "-c", apart]).arg(&resolv).arg("true").status();
-    if !works.is_ok_and(|status| status.success()) {
-        return is_missing("right to a mount namespace");
-    }
+    let works = works.is_ok_and(|status| status.success());
+    assert!(works, "this test needs root, unshare (Debian's package util-linux) and mount (Debian's package mount)");
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", apart]).arg(&resolv).arg(BINARY);
     let text = "[edge]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\

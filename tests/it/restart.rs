@@ -1,4 +1,4 @@
-//! Edges that are restarted under load, on sockets that outlive them.
+//! Restarts of edges under load, on sockets that outlive the processes.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,17 +16,17 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::client::ask;
+use crate::client::request;
 use crate::harness::within;
 use crate::origin::{Origin, Script};
-use crate::process::BINARY;
+use crate::process::{BINARY, Signal, send_signal};
 
 const KEYS: usize = 1000;
-/// Each of them asks every 120 ms: 200 requests a second in all.
+/// Each client sends a request every 120 ms: 200 requests per second in all.
 const CLIENTS: usize = 24;
 const EVERY: Duration = Duration::from_millis(120);
 
-/// What an edge listens on, whichever process it is.
+/// The listening sockets of an edge, which each of its processes inherits.
 struct Sockets {
     name: String,
     listeners: [TcpListener; 3],
@@ -60,8 +60,8 @@ impl Sockets {
         std::fs::write(&self.file, text).unwrap();
     }
 
-    /// A process on these sockets, as systemd would start it.
-    fn start(&self) -> Running {
+    /// Starts a process on these sockets, as systemd does.
+    fn start(&self) -> EdgeProcess {
         let mut command = Command::new(BINARY);
         command.args(["run", "--while-input", "--set", "log.access=false", "--config"]).arg(&self.file);
         command.env("LISTEN_FDS", "3").stdin(Stdio::piped());
@@ -69,13 +69,13 @@ impl Sockets {
         let mappings =
             self.listeners.iter().zip(3..).map(|(socket, child_fd)| FdMapping { parent_fd: fd(socket), child_fd });
         command.fd_mappings(mappings.collect()).unwrap();
-        Running(command.spawn().unwrap())
+        EdgeProcess(command.spawn().unwrap())
     }
 
-    /// Waits until a process that listens says that it is ready.
+    /// Waits until the process on these sockets is ready.
     async fn ready(&self) {
         let ready = async {
-            while ask(self.admin(), Method::GET, "/readyz").get().await.status != 200 {
+            while request(self.admin(), Method::GET, "/readyz").send().await.status != 200 {
                 tokio::task::yield_now().await;
             }
         };
@@ -83,11 +83,11 @@ impl Sockets {
     }
 }
 
-struct Running(Child);
+struct EdgeProcess(Child);
 
-impl Running {
+impl EdgeProcess {
     fn terminate(&self) {
-        assert!(Command::new("kill").arg(self.0.id().to_string()).status().unwrap().success());
+        send_signal(&self.0, Signal::TERM);
     }
 
     async fn ended(mut self) -> Option<i32> {
@@ -103,7 +103,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for EdgeProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -121,8 +121,8 @@ fn path(i: usize) -> String {
     format!("/asset-{:016x}.bin", i % KEYS)
 }
 
-/// A client that keeps its connection for as long as the edge does, and for which
-/// anything but the right answer is a failure.
+/// Runs a client that keeps its connection for as long as the edge does. Any response but the
+/// right one fails the test.
 async fn client(edge: SocketAddr, number: usize, load: Arc<Load>) -> Duration {
     let mut slowest = Duration::ZERO;
     let mut connection: Option<SendRequest<Empty<Bytes>>> = None;
@@ -156,8 +156,8 @@ async fn connect(edge: SocketAddr) -> SendRequest<Empty<Bytes>> {
     sender
 }
 
-/// Three edges under load, each of which is restarted by `restart`.
-async fn rolling(restart: impl AsyncFn(&Sockets, Running) -> Running) {
+/// Restarts each of three edges under load by `restart`.
+async fn rolling(restart: impl AsyncFn(&Sockets, EdgeProcess) -> EdgeProcess) {
     let origin = Origin::start().await;
     for i in 0..KEYS {
         let path = path(i);
@@ -204,12 +204,12 @@ async fn rolling(restart: impl AsyncFn(&Sockets, Running) -> Running) {
         began.elapsed(),
         origin.seen().len()
     );
-    assert!(connections >= CLIENTS * 2, "all were moved to another process");
+    assert!(connections >= CLIENTS * 2, "each client must have moved to another process");
 }
 
-/// What a supervisor does that starts the new before it ends the old.
+/// The order of a supervisor that starts the new process before it ends the old one.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_fails_when_the_new_starts_before_the_old_ends() {
+async fn no_request_fails_when_the_new_process_starts_before_the_old_one_ends() {
     rolling(async |sockets, old| {
         let new = sockets.start();
         old.terminate();
@@ -219,9 +219,9 @@ async fn no_request_fails_when_the_new_starts_before_the_old_ends() {
     .await;
 }
 
-/// What `systemctl restart` does.
+/// The order of `systemctl restart`.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_fails_when_the_old_ends_before_the_new_starts() {
+async fn no_request_fails_when_the_old_process_ends_before_the_new_one_starts() {
     rolling(async |sockets, old| {
         old.terminate();
         assert_eq!(old.ended().await, Some(0));
@@ -231,7 +231,7 @@ async fn no_request_fails_when_the_old_ends_before_the_new_starts() {
 }
 
 #[test]
-fn a_socket_where_nobody_listens_is_refused() {
+fn inherited_socket_of_no_listener_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let sockets = Sockets::open("edge-1", folder.path());
     let origin = "http://127.0.0.1:9".parse().unwrap();

@@ -1,4 +1,4 @@
-//! HTTP towards clients and operators.
+//! HTTP for clients and operators.
 
 use bytes::Bytes;
 use http::Method;
@@ -11,27 +11,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::client::{Ask, ask};
-use crate::harness::{Cluster, Running, alone, pattern, within};
+use crate::client::{RequestBuilder, request};
+use crate::harness::{Cluster, TestEdge, pattern, single_edge, within};
 use crate::origin::{Gate, Origin, Script, Seen};
 
 const ASSET: &str = "/logo-0492830483.png";
-/// Their contents are `pixels`.
-const PROVEN: &str = "/v2/x/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b382344b296206612eb8a907a37b2b2f37";
+/// Names that hold the digest of their contents, `pixels`.
+const VERIFIED: &str = "/v2/x/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b382344b296206612eb8a907a37b2b2f37";
 const CHUNKED: &str = "/v2/chunked/blobs/sha256:6ec9c2b0eb14010746c8bce8939303b382344b296206612eb8a907a37b2b2f37";
 
 #[tokio::test]
-async fn both_versions_of_http_get_the_same() {
+async fn http_1_1_and_http_2_get_the_same_response() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
-    origin.script(ASSET, Script::ok("pixels").field("content-type", "image/png").field("etag", "\"a\""));
+    let edge = single_edge(&origin, |_| {}).await;
+    origin.script(ASSET, Script::ok("pixels").header("content-type", "image/png").header("etag", "\"a\""));
     for _ in 0..2 {
-        let one = edge.get(ASSET).get().await;
-        let two = edge.get(ASSET).http2().get().await;
+        let one = edge.get(ASSET).send().await;
+        let two = edge.get(ASSET).http2().send().await;
         for got in [one, two] {
-            assert_eq!((got.text(), got.field("content-type"), got.field("etag")), ("pixels", "image/png", "\"a\""));
-            assert_eq!((got.field("via"), got.field("content-length")), ("1.1 edge-1", "6"));
-            assert!(!got.field("date").is_empty());
+            assert_eq!((got.text(), got.header("content-type"), got.header("etag")), ("pixels", "image/png", "\"a\""));
+            assert_eq!((got.header("via"), got.header("content-length")), ("1.1 edge-1", "6"));
+            assert!(!got.header("date").is_empty());
         }
     }
 }
@@ -39,38 +39,38 @@ async fn both_versions_of_http_get_the_same() {
 #[tokio::test]
 async fn head_is_get_without_the_body() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
-    // A proven name is fetched whole; of another, only the head.
+    let edge = single_edge(&origin, |_| {}).await;
+    // For a verified name a HEAD fetches the body; for another name, only the head.
     for (path, fetched_by, script) in [
-        (PROVEN, "GET", Script::ok("pixels")),
+        (VERIFIED, "GET", Script::ok("pixels")),
         (CHUNKED, "GET", Script::ok("pixels").chunked()),
         (ASSET, "HEAD", Script::ok("pixels")),
         ("/page", "HEAD", Script::ok("pixels")),
     ] {
         origin.script(path, script);
-        let miss = edge.ask(Method::HEAD, path).get().await;
+        let miss = edge.request(Method::HEAD, path).send().await;
         assert_eq!((miss.status.as_u16(), miss.body.len()), (200, 0));
         let seen = origin.seen().pop().unwrap();
         assert_eq!((seen.target.as_str(), seen.method.as_str()), (path, fetched_by));
-        edge.get(path).get().await;
-        let hit = edge.ask(Method::HEAD, path).get().await;
-        assert_eq!((hit.field("content-length"), hit.body.len()), ("6", 0), "{path}");
-        let hit = edge.ask(Method::HEAD, path).http2().get().await;
-        assert_eq!((hit.field("content-length"), hit.body.len()), ("6", 0), "{path}");
+        edge.get(path).send().await;
+        let hit = edge.request(Method::HEAD, path).send().await;
+        assert_eq!((hit.header("content-length"), hit.body.len()), ("6", 0), "{path}");
+        let hit = edge.request(Method::HEAD, path).http2().send().await;
+        assert_eq!((hit.header("content-length"), hit.body.len()), ("6", 0), "{path}");
         assert!(fetched_by == "HEAD" || origin.count(path) == 1, "{path}");
     }
 }
 
 #[tokio::test]
-async fn conditions_and_ranges_on_a_hit() {
+async fn conditions_and_ranges_are_evaluated_on_a_hit() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let body = pattern(1000);
-    origin.script(ASSET, Script::ok(body.clone()).field("etag", "\"a\"").field("content-type", "image/png"));
-    edge.get(ASSET).get().await;
-    let get = |name, value: &'static str| edge.get(ASSET).field(name, value).get();
+    origin.script(ASSET, Script::ok(body.clone()).header("etag", "\"a\"").header("content-type", "image/png"));
+    edge.get(ASSET).send().await;
+    let get = |name, value: &'static str| edge.get(ASSET).header(name, value).send();
     let same = get("if-none-match", "\"b\", \"a\"").await;
-    assert_eq!((same.status.as_u16(), same.body.len(), same.field("etag")), (304, 0, "\"a\""));
+    assert_eq!((same.status.as_u16(), same.body.len(), same.header("etag")), (304, 0, "\"a\""));
     assert_eq!(get("if-none-match", "\"b\"").await.status, 200);
     for (range, status, part, shown) in [
         ("bytes=0-9", 206, &body[..10], "bytes 0-9/1000"),
@@ -80,19 +80,19 @@ async fn conditions_and_ranges_on_a_hit() {
         ("bytes=x", 200, &body[..], ""),
     ] {
         let got = get("range", range).await;
-        assert_eq!((got.status.as_u16(), got.field("content-range")), (status, shown), "{range}");
+        assert_eq!((got.status.as_u16(), got.header("content-range")), (status, shown), "{range}");
         assert_eq!(got.body, part);
-        assert_eq!(got.field("cache-control") == "no-store", status == 416, "{range}");
+        assert_eq!(got.header("cache-control") == "no-store", status == 416, "{range}");
     }
     assert_eq!(origin.count(ASSET), 1);
-    // A precondition for the origin is judged after a validation (RFC 9111 §4.3.2).
+    // If-Match is evaluated after a revalidation at the origin (RFC 9111 §4.3.2).
     assert_eq!(get("if-match", "\"b\"").await.status, 412);
     assert_eq!(origin.count(ASSET), 2);
 }
 
-/// The parts of a multipart/byteranges body: Content-Range and content.
-fn parts(got: &crate::client::Got) -> Vec<(String, String)> {
-    let boundary = got.field("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap().to_owned();
+/// Returns the parts of a multipart/byteranges body: Content-Range and content.
+fn parts(got: &crate::client::FullResponse) -> Vec<(String, String)> {
+    let boundary = got.header("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap().to_owned();
     let whole = got.text();
     let (inner, end) = whole.rsplit_once(&format!("\r\n--{boundary}--")).unwrap();
     assert_eq!(end, "\r\n");
@@ -108,19 +108,19 @@ fn parts(got: &crate::client::Got) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn several_ranges_come_as_parts_on_a_hit_and_on_a_flight() {
+async fn several_ranges_are_a_multipart_body_on_a_hit_and_on_a_flight() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let body: String = (0..100).map(|i| format!("{i:09}\n")).collect();
     let gate = Gate::closed();
-    origin.script(ASSET, Script::ok(body.clone()).field("content-type", "text/plain").gate(&gate));
+    origin.script(ASSET, Script::ok(body.clone()).header("content-type", "text/plain").hold_body(&gate));
     gate.open(600);
     let mut first = edge.get(ASSET).open().await;
-    first.bytes(600).await;
+    first.read_at_least(600).await;
     for turn in ["flight", "hit"] {
-        let got = within(20, edge.get(ASSET).field("range", "bytes=500-509, 0-9").get()).await;
+        let got = within(20, edge.get(ASSET).header("range", "bytes=500-509, 0-9").send()).await;
         assert_eq!((got.status.as_u16(), got.complete), (206, true), "{turn}");
-        assert_eq!(got.field("content-length"), got.body.len().to_string());
+        assert_eq!(got.header("content-length"), got.body.len().to_string());
         let expected = [("bytes 500-509/1000", &body[500..510]), ("bytes 0-9/1000", &body[..10])];
         assert_eq!(parts(&got), expected.map(|(range, part)| (range.to_owned(), part.to_owned())));
         if turn == "flight" {
@@ -128,7 +128,7 @@ async fn several_ranges_come_as_parts_on_a_hit_and_on_a_flight() {
             edge.metric_becomes("peerage_cache_objects{tier=\"main\"}", 1.0).await;
         }
     }
-    let head = edge.ask(Method::HEAD, ASSET).field("range", "bytes=0-9,500-509").get().await;
+    let head = edge.request(Method::HEAD, ASSET).header("range", "bytes=0-9,500-509").send().await;
     assert_eq!(head.status, 200);
     assert_eq!(origin.count(ASSET), 1);
 }
@@ -136,10 +136,10 @@ async fn several_ranges_come_as_parts_on_a_hit_and_on_a_flight() {
 #[tokio::test]
 async fn other_methods_are_forwarded_with_their_bodies() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     origin.script("/form", Script::ok("thanks"));
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
-        let got = edge.ask(method.clone(), "/form?x=1").body("a=b").get().await;
+        let got = edge.request(method.clone(), "/form?x=1").body("a=b").send().await;
         assert_eq!(got.cache_status(), "edge-1;fwd=method");
         let seen = origin.seen().pop().unwrap();
         assert_eq!(
@@ -147,7 +147,7 @@ async fn other_methods_are_forwarded_with_their_bodies() {
             (method.as_str(), "/form?x=1", &b"a=b"[..])
         );
     }
-    assert_eq!(edge.ask(Method::TRACE, "/form").get().await.status, 405);
+    assert_eq!(edge.request(Method::TRACE, "/form").send().await.status, 405);
 }
 
 #[tokio::test]
@@ -155,9 +155,11 @@ async fn only_listed_methods_reach_the_origin() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("done"));
     let listed = |methods: &'static [&'static str]| {
-        alone(&origin, move |config| config.limits.methods = methods.iter().map(|&name| name.to_owned()).collect())
+        single_edge(&origin, move |config| {
+            config.limits.methods = methods.iter().map(|&name| name.to_owned()).collect();
+        })
     };
-    let by_default = alone(&origin, |_| {}).await;
+    let by_default = single_edge(&origin, |_| {}).await;
     let reading = listed(&["GET", "HEAD"]).await;
     let dav = listed(&["GET", "HEAD", "PROPFIND"]).await;
     let every = "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE";
@@ -173,115 +175,116 @@ async fn only_listed_methods_reach_the_origin() {
         (&dav, "PROPFIND", 200, ""),
         (&dav, "MKCOL", 501, ""),
     ] {
-        for over in [|ask: Ask| ask, Ask::http2] {
+        for over in [|ask: RequestBuilder| ask, RequestBuilder::http2] {
             let before = origin.seen().len();
-            let got = over(edge.ask(method.parse().unwrap(), "/form").body("a=b")).get().await;
-            assert_eq!((got.status.as_u16(), got.field("allow")), (status, allow), "{method}");
+            let got = over(edge.request(method.parse().unwrap(), "/form").body("a=b")).send().await;
+            assert_eq!((got.status.as_u16(), got.header("allow")), (status, allow), "{method}");
             assert_eq!(origin.seen().len() - before, usize::from(status == 200), "{method}");
-            // The connection and the edge go on.
-            assert_eq!(over(edge.get(ASSET)).get().await.text(), "done");
+            // The connection and the edge stay usable.
+            assert_eq!(over(edge.get(ASSET)).send().await.text(), "done");
         }
     }
 }
 
 #[tokio::test]
-async fn bodies_stream_both_ways() {
+async fn request_and_response_bodies_are_streamed() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
-    origin.script("/form", Script::ok(pattern(100_000)).gate(&gate));
-    let edge = alone(&origin, |_| {}).await;
+    origin.script("/form", Script::ok(pattern(100_000)).hold_body(&gate));
+    let edge = single_edge(&origin, |_| {}).await;
     gate.open(10);
-    let mut open = within(20, edge.ask(Method::POST, "/form").body(pattern(500_000)).open()).await;
-    assert!(within(20, open.bytes(10)).await == pattern(100_000)[..10]);
+    let mut open = within(20, edge.request(Method::POST, "/form").body(pattern(500_000)).open()).await;
+    assert!(within(20, open.read_at_least(10)).await == pattern(100_000)[..10]);
     assert!(origin.seen()[0].body == pattern(500_000));
     gate.open(100_000);
     assert!(open.rest().await.complete);
 }
 
 #[tokio::test]
-async fn a_connections_fields_do_not_cross() {
+async fn hop_by_hop_headers_are_not_forwarded() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
-    origin.script("/a", Script::ok("x").field("connection", "x-inner").field("x-inner", "1").field("keep-alive", "5"));
+    let edge = single_edge(&origin, |_| {}).await;
+    origin
+        .script("/a", Script::ok("x").header("connection", "x-inner").header("x-inner", "1").header("keep-alive", "5"));
     let got = edge
-        .ask(Method::POST, "/a")
-        .field("connection", "x-outer, via")
-        .field("x-outer", "1")
-        .field("te", "trailers")
-        .get()
+        .request(Method::POST, "/a")
+        .header("connection", "x-outer, via")
+        .header("x-outer", "1")
+        .header("te", "trailers")
+        .send()
         .await;
-    assert_eq!((got.field("x-inner"), got.field("keep-alive")), ("", ""));
+    assert_eq!((got.header("x-inner"), got.header("keep-alive")), ("", ""));
     let seen = &origin.seen()[0];
-    assert_eq!((seen.field("x-outer"), seen.field("te"), seen.field("via")), (None, None, Some("1.1 edge-1")));
+    assert_eq!((seen.header("x-outer"), seen.header("te"), seen.header("via")), (None, None, Some("1.1 edge-1")));
 }
 
 #[tokio::test]
-async fn via_tells_the_version_that_each_message_came_by() {
+async fn via_has_the_http_version_of_each_message() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for name in ["/page-", "/logo-abcdef"] {
         for version in ["1.0", "1.1", "2.0"] {
             let path = format!("{name}{}.png", version.replace('.', ""));
             origin.script(&path, Script::ok("x"));
             match version {
                 "1.0" => assert!(raw(&edge, &format!("GET {path} HTTP/1.0\r\n\r\n")).await.contains(" 200 ")),
-                "1.1" => assert_eq!(edge.get(&path).get().await.status, 200),
-                _ => assert_eq!(edge.get(&path).http2().get().await.status, 200),
+                "1.1" => assert_eq!(edge.get(&path).send().await.status, 200),
+                _ => assert_eq!(edge.get(&path).http2().send().await.status, 200),
             }
             let seen = origin.seen().pop().unwrap();
-            assert_eq!((&seen.target, seen.field("via")), (&path, Some(&*format!("{version} edge-1"))));
+            assert_eq!((&seen.target, seen.header("via")), (&path, Some(&*format!("{version} edge-1"))));
         }
     }
     for path in ["/old", "/old-abcdef10.png"] {
         origin.script(path, Script::raw("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"));
         for ask in [edge.get(path), edge.get(path).http2()] {
-            let got = ask.get().await;
-            assert_eq!((got.text(), got.field("via")), ("ok", "1.0 edge-1"), "{path}: {}", got.cache_status());
+            let got = ask.send().await;
+            assert_eq!((got.text(), got.header("via")), ("ok", "1.0 edge-1"), "{path}: {}", got.cache_status());
         }
     }
 }
 
-/// The values of a field, in the order of their lines.
+/// Returns the values of a header, in their order.
 fn values(seen: &Seen, name: &str) -> Vec<String> {
-    let lines = seen.fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
+    let lines = seen.headers.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
     lines.map(|(_, value)| value.clone()).collect()
 }
 
 #[tokio::test]
-async fn cookie_lines_over_http2_become_one() {
+async fn cookie_headers_over_http_2_are_joined() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     origin.script("/page", Script::ok("x"));
     for method in [Method::GET, Method::POST] {
-        let ask = edge.ask(method, "/page").http2();
-        ask.field("cookie", "a=1").field("cookie", "b=2; c=3").get().await;
+        let ask = edge.request(method, "/page").http2();
+        ask.header("cookie", "a=1").header("cookie", "b=2; c=3").send().await;
         assert_eq!(values(&origin.seen().pop().unwrap(), "cookie"), ["a=1; b=2; c=3"]);
     }
 }
 
 #[tokio::test]
-async fn cdn_loop_names_each_edge_and_ends_what_comes_back() {
+async fn cdn_loop_names_each_edge_and_a_returning_request_is_508() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     origin.script("*", Script::ok("x"));
     for path in ["/page", ASSET] {
-        edge.get(path).field("cdn-loop", "other.example").get().await;
+        edge.get(path).header("cdn-loop", "other.example").send().await;
         let ids = values(&origin.seen().pop().unwrap(), "cdn-loop").join(", ");
         let own = ids.strip_prefix("other.example, ").unwrap();
         assert!(own.starts_with("peerage-") && !own.contains(','), "{ids}");
         let requests = origin.seen().len();
-        for ask in [edge.get(path), edge.get(path).http2(), edge.ask(Method::POST, path)] {
-            assert_eq!(ask.field("cdn-loop", &ids).get().await.status, 508);
+        for ask in [edge.get(path), edge.get(path).http2(), edge.request(Method::POST, path)] {
+            assert_eq!(ask.header("cdn-loop", &ids).send().await.status, 508);
         }
         assert_eq!(origin.seen().len(), requests);
     }
 }
 
 #[tokio::test]
-async fn a_transfer_coding_other_than_chunked_is_not_implemented() {
+async fn transfer_coding_other_than_chunked_is_501() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for method in ["GET", "POST"] {
         let request = |coding: &str| {
             format!(
@@ -295,9 +298,9 @@ async fn a_transfer_coding_other_than_chunked_is_not_implemented() {
 }
 
 #[tokio::test]
-async fn bad_targets_are_refused_and_harm_nobody() {
+async fn invalid_targets_are_rejected_and_not_forwarded() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for (target, status) in [
         ("/a/../b".to_owned(), 400),
         ("/a%2f..%2fb".to_owned(), 400),
@@ -305,14 +308,14 @@ async fn bad_targets_are_refused_and_harm_nobody() {
         ("/%zz".to_owned(), 400),
         (format!("/{}", "a".repeat(20_000)), 414),
     ] {
-        let got = edge.get(&target).get().await;
+        let got = edge.get(&target).send().await;
         assert_eq!(got.status, status);
         assert!(got.cache_status().starts_with("edge-1;detail="));
     }
     assert!(origin.seen().is_empty());
 }
 
-async fn raw(edge: &crate::harness::Running, request: &str) -> String {
+async fn raw(edge: &crate::harness::TestEdge, request: &str) -> String {
     let mut stream = TcpStream::connect(edge.clients).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -324,7 +327,7 @@ async fn raw(edge: &crate::harness::Running, request: &str) -> String {
 async fn malformed_requests_get_an_error_and_a_closed_connection() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "a".repeat(1_000_000));
     for (request, status) in [
         ("GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "400"),
@@ -339,10 +342,10 @@ async fn malformed_requests_get_an_error_and_a_closed_connection() {
 }
 
 #[tokio::test]
-async fn one_host_is_needed() {
+async fn request_without_exactly_one_host_is_400() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("x"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     for (request, status) in [
         ("GET /a HTTP/1.1\r\nconnection: close\r\n\r\n", "400"),
         ("GET /a HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n", "400"),
@@ -355,9 +358,9 @@ async fn one_host_is_needed() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_or_takes_nothing_is_let_go() {
+async fn silent_client_and_stalled_reader_are_disconnected() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.limits.header_timeout = Period(std::time::Duration::from_millis(100));
         config.limits.send_timeout = Period(std::time::Duration::from_millis(100));
     })
@@ -366,30 +369,30 @@ async fn who_says_nothing_or_takes_nothing_is_let_go() {
         let answer = raw(&edge, beginning).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
     }
-    // A body larger than what sockets hold, of which nothing is read.
+    // A body larger than the socket buffers, of which the client reads nothing.
     origin.script(ASSET, Script::ok(pattern(30_000_000)));
     let mut silent = TcpStream::connect(edge.clients).await.unwrap();
     silent.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
     let error = "peerage_requests_total{source=\"client\",result=\"miss\"}";
     edge.metric_becomes(error, 1.0).await;
     let mut came = Vec::new();
-    // Cut short: closed, or reset.
+    // The connection may be closed or reset.
     let _ = within(20, silent.read_to_end(&mut came)).await;
     assert!(came.len() < 30_000_000);
-    // Those who said nothing are not among them.
+    // The silent clients do not count as stalled.
     edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
 }
 
 #[tokio::test]
-async fn an_operator_is_let_in_when_all_admin_connections_are_taken() {
-    let edge = alone(&Origin::start().await, |_| {}).await;
+async fn new_admin_connection_replaces_the_oldest_one_at_the_limit() {
+    let edge = single_edge(&Origin::start().await, |_| {}).await;
     let mut silent = Vec::new();
     for _ in 0..64 {
         silent.push(TcpStream::connect(edge.admin).await.unwrap());
     }
-    let healthy = ask(edge.admin, Method::GET, "/healthz").get();
+    let healthy = request(edge.admin, Method::GET, "/healthz").send();
     assert_eq!(within(20, healthy).await.status, 200);
-    // The oldest has made room, and no other.
+    // The oldest connection made room, and no other one.
     assert!(!matches!(within(20, silent[0].read(&mut [0])).await, Ok(1..)));
     silent[63].write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert_eq!(within(20, silent[63].read_u8()).await.unwrap(), b'H');
@@ -397,7 +400,7 @@ async fn an_operator_is_let_in_when_all_admin_connections_are_taken() {
 
 #[tokio::test]
 async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_calm() {
-    let edge = alone(&Origin::start().await, |config| config.limits.control_frames = 100).await;
+    let edge = single_edge(&Origin::start().await, |config| config.limits.control_frames = 100).await;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let ping = [&b"\0\0\x08\x06"[..], &[0; 13]].concat();
     let settings = b"\0\0\0\x04\0\0\0\0\0".to_vec();
@@ -405,7 +408,7 @@ async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_c
     let window_update = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01".to_vec();
     for (ended, frame) in [ping, settings, priority, window_update].into_iter().enumerate() {
         let mut client = TcpStream::connect(edge.clients).await.unwrap();
-        // The connection may end before all is sent, and with a reset.
+        // The connection may be reset before everything is sent.
         let _ = client.write_all(&[preface.to_vec(), frame.repeat(1000)].concat()).await;
         let mut came = Vec::new();
         let _ = within(20, client.read_to_end(&mut came)).await;
@@ -417,11 +420,11 @@ async fn a_flood_of_http2_control_frames_ends_the_connection_with_enhance_your_c
 }
 
 #[tokio::test]
-async fn a_stream_whose_window_stays_shut_is_let_go() {
+async fn http_2_stream_with_a_closed_window_ends_after_send_timeout() {
     let origin = Origin::start().await;
     let edge =
-        alone(&origin, |config| config.limits.send_timeout = Period(std::time::Duration::from_millis(100))).await;
-    // More than the client's windows let through.
+        single_edge(&origin, |config| config.limits.send_timeout = Period(std::time::Duration::from_millis(100))).await;
+    // More than the client's windows allow.
     origin.script(ASSET, Script::ok(pattern(30_000_000)));
     let open = edge.get(ASSET).http2().open().await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"miss\"}", 1.0).await;
@@ -429,15 +432,18 @@ async fn a_stream_whose_window_stays_shut_is_let_go() {
     edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
 }
 
-/// A client over HTTP/2 that lets so many bytes of each stream through before it reads.
-async fn narrow(edge: &Running, window: u32) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
+/// Connects an HTTP/2 client with this initial window for each stream.
+async fn connect_with_window(
+    edge: &TestEdge,
+    window: u32,
+) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
     let io = TokioIo::new(TcpStream::connect(edge.clients).await.unwrap());
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
     let (sender, connection) = builder.initial_stream_window_size(window).handshake(io).await.unwrap();
     (sender, tokio::spawn(connection))
 }
 
-async fn ask_narrowly(sender: &mut SendRequest<Empty<Bytes>>) -> Incoming {
+async fn request_asset(sender: &mut SendRequest<Empty<Bytes>>) -> Incoming {
     let request = http::Request::get(format!("http://site.example{ASSET}")).body(Empty::new()).unwrap();
     let response = within(20, sender.send_request(request)).await.unwrap();
     assert_eq!(response.status(), 200);
@@ -445,19 +451,19 @@ async fn ask_narrowly(sender: &mut SendRequest<Empty<Bytes>>) -> Incoming {
 }
 
 #[tokio::test]
-async fn of_small_answers_that_nobody_takes_nothing_is_held_for_ever() {
+async fn small_http_2_responses_that_are_not_read_end_after_send_timeout() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.limits.send_timeout = Period(std::time::Duration::from_millis(200));
     })
     .await;
     origin.script(ASSET, Script::ok("pixels"));
-    // All of it is in the connection's hands with the first byte that goes through.
+    // With the first byte that the window lets through, the connection holds the whole body.
     for window in [0, 1] {
-        let (mut sender, connection) = narrow(&edge, window).await;
+        let (mut sender, connection) = connect_with_window(&edge, window).await;
         let mut bodies = Vec::new();
         for _ in 0..5 {
-            bodies.push(ask_narrowly(&mut sender).await);
+            bodies.push(request_asset(&mut sender).await);
         }
         let _ = within(20, connection).await.unwrap();
         for body in bodies {
@@ -467,43 +473,43 @@ async fn of_small_answers_that_nobody_takes_nothing_is_held_for_ever() {
 }
 
 #[tokio::test]
-async fn who_takes_little_at_a_time_is_not_cut_nor_are_those_beside_who_takes_nothing() {
+async fn slow_http_2_reader_is_not_cut_and_keeps_a_paused_stream_open() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.limits.send_timeout = Period(std::time::Duration::from_secs(2));
     })
     .await;
     let body = pattern(200_000);
     origin.script(ASSET, Script::ok(body.clone()));
-    let (mut sender, connection) = narrow(&edge, 16 * 1024).await;
-    let paused = ask_narrowly(&mut sender).await;
-    let mut slow = ask_narrowly(&mut sender).await;
+    let (mut sender, connection) = connect_with_window(&edge, 16 * 1024).await;
+    let paused = request_asset(&mut sender).await;
+    let mut slow = request_asset(&mut sender).await;
     let mut came = Vec::new();
     while let Some(frame) = within(20, slow.frame()).await {
         came.extend_from_slice(&frame.unwrap().into_data().unwrap());
-        // What is tested here is the passing of time: it takes longer than the time in
-        // which nothing may be taken, and less than twice that. A busy machine may add
-        // much to each pause.
+        // Time has to pass here: longer than send_timeout, in which a connection may accept
+        // nothing, and less than twice that. A busy machine may lengthen each pause a lot.
         tokio::time::sleep(std::time::Duration::from_millis(180)).await;
     }
     assert!(came == body);
-    // Then nobody takes anything any more.
+    // From here on, no stream is read.
     let _ = within(20, connection).await.unwrap();
     assert!(paused.collect().await.is_err());
 }
 
 #[tokio::test]
-async fn an_idle_connection_over_http2_is_ended_in_words() {
+async fn idle_http_2_connection_is_closed_with_goaway() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("x"));
     let edge =
-        alone(&origin, |config| config.limits.header_timeout = Period(std::time::Duration::from_millis(100))).await;
+        single_edge(&origin, |config| config.limits.header_timeout = Period(std::time::Duration::from_millis(100)))
+            .await;
     let io = TokioIo::new(TcpStream::connect(edge.clients).await.unwrap());
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     let connection = tokio::spawn(connection);
     let request = http::Request::get(format!("http://site.example{ASSET}")).body(Empty::<Bytes>::new()).unwrap();
     assert_eq!(within(20, sender.send_request(request)).await.unwrap().status(), 200);
-    // The client has not let go of it, and hears that it should.
+    // The client still holds the connection, and is told to close it.
     assert!(within(20, connection).await.unwrap().is_ok());
     drop(sender);
 }
@@ -512,9 +518,9 @@ async fn an_idle_connection_over_http2_is_ended_in_words() {
 async fn statuses_bytes_and_connections_are_counted() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
-    let edge = alone(&origin, |_| {}).await;
-    assert_eq!(edge.ask(Method::POST, "/a").body("all of it").get().await.text(), "thanks");
-    edge.get("/a").field("range", "bytes=0-").field("expect", "the unexpected").get().await;
+    let edge = single_edge(&origin, |_| {}).await;
+    assert_eq!(edge.request(Method::POST, "/a").body("all of it").send().await.text(), "thanks");
+    edge.get("/a").header("range", "bytes=0-").header("expect", "the unexpected").send().await;
     edge.metric_becomes("peerage_received_bytes_total{source=\"client\"}", 9.0).await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"pass\",status=\"2xx\"}", 1.0).await;
     edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"error\",status=\"4xx\"}", 1.0).await;
@@ -527,17 +533,17 @@ async fn statuses_bytes_and_connections_are_counted() {
 }
 
 #[tokio::test]
-async fn a_long_upload_is_not_a_slow_answer() {
+async fn long_upload_does_not_count_in_first_byte_timeout() {
     let origin = Origin::start().await;
     origin.script("*", Script::ok("thanks"));
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.origin.first_byte_timeout = Period(std::time::Duration::from_millis(1500));
     })
     .await;
     let mut stream = TcpStream::connect(edge.clients).await.unwrap();
     stream.write_all(b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\nconnection: close\r\n\r\n").await.unwrap();
     for _ in 0..10 {
-        // What is tested here is the passing of time.
+        // Time has to pass here.
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         stream.write_all(b"x").await.unwrap();
     }
@@ -547,34 +553,34 @@ async fn a_long_upload_is_not_a_slow_answer() {
 }
 
 #[tokio::test]
-async fn an_old_origin_does_not_make_the_edge_old() {
+async fn response_of_an_http_1_0_origin_is_sent_as_http_1_1() {
     let origin = Origin::start().await;
     origin.script("*", Script::raw("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let answer = raw(&edge, "GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
 }
 
 #[tokio::test]
-async fn an_absolute_target_or_a_host_chooses_no_other_origin() {
+async fn absolute_target_and_host_choose_no_other_origin() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("ours"));
-    let edge = alone(&origin, |_| {}).await;
+    let edge = single_edge(&origin, |_| {}).await;
     let answer =
         raw(&edge, &format!("GET http://169.254.169.254{ASSET} HTTP/1.1\r\nhost: evil\r\nconnection: close\r\n\r\n"))
             .await;
     assert!(answer.ends_with("ours"), "{answer}");
-    assert!(edge.get(ASSET).get().await.cache_status().contains(";hit"));
-    assert_eq!(origin.seen()[0].field("host"), Some(origin.address.to_string().as_str()));
+    assert!(edge.get(ASSET).send().await.cache_status().contains(";hit"));
+    assert_eq!(origin.seen()[0].header("host"), Some(origin.address.to_string().as_str()));
 }
 
 #[tokio::test]
-async fn an_unread_request_body_does_not_poison_the_connection() {
+async fn unread_request_body_is_not_parsed_as_a_request() {
     let origin = Origin::start().await;
     origin.script(ASSET, Script::ok("pixels"));
-    let edge = alone(&origin, |_| {}).await;
-    edge.get(ASSET).get().await;
-    // The body looks like a request; it must not be taken for one.
+    let edge = single_edge(&origin, |_| {}).await;
+    edge.get(ASSET).send().await;
+    // The body looks like a request, and must not be parsed as one.
     let smuggled = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n".to_string();
     let request = format!(
         "GET {ASSET} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{smuggled}GET {ASSET} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
@@ -588,7 +594,7 @@ async fn an_unread_request_body_does_not_poison_the_connection() {
 #[tokio::test]
 async fn connections_above_the_limit_are_closed_and_counted() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| config.limits.connections = 1).await;
+    let edge = single_edge(&origin, |config| config.limits.connections = 1).await;
     origin.script(ASSET, Script::ok("pixels"));
     let mut held = TcpStream::connect(edge.clients).await.unwrap();
     held.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
@@ -611,7 +617,7 @@ async fn connections_above_the_limit_are_closed_and_counted() {
 #[tokio::test]
 async fn one_client_cannot_take_every_connection() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.edge.listen = "0.0.0.0:0".parse().unwrap();
         config.limits.connections = 40;
     })
@@ -629,7 +635,7 @@ async fn one_client_cannot_take_every_connection() {
     let mut refused = TcpStream::connect(at).await.unwrap();
     assert!(!matches!(within(20, refused.read(&mut [0])).await, Ok(1..)));
     edge.metric_becomes("peerage_refused_client_connections_total", 1.0).await;
-    // Another client, by the address that it comes from.
+    // Another client, by its address.
     let other = tokio::net::TcpSocket::new_v4().unwrap();
     other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut other = other.connect(at).await.unwrap();
@@ -640,7 +646,7 @@ async fn one_client_cannot_take_every_connection() {
 #[tokio::test]
 async fn the_connections_of_a_trusted_proxy_count_for_no_client() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.edge.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         config.limits.connections_per_client = 1;
     })
@@ -658,10 +664,10 @@ async fn the_connections_of_a_trusted_proxy_count_for_no_client() {
 }
 
 #[tokio::test]
-async fn a_send_buffer_bounds_what_a_slow_reader_holds() {
+async fn send_buffer_limits_the_bytes_that_a_slow_reader_holds() {
     let origin = Origin::start().await;
-    // Copied to sockets: pages that are lent are the store's.
-    let edge = alone(&origin, |config| {
+    // Copied into sockets: with zero copy, the pages would belong to the store.
+    let edge = single_edge(&origin, |config| {
         config.edge.zero_copy = ZeroCopy::Off;
         config.limits.send_buffer = Size(32 * 1024);
         config.limits.send_timeout = Period(std::time::Duration::from_millis(100));
@@ -673,7 +679,7 @@ async fn a_send_buffer_bounds_what_a_slow_reader_holds() {
     let mut client = client.connect(edge.clients).await.unwrap();
     client.write_all(format!("GET {ASSET} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
     edge.metric_becomes("peerage_stalled_connections_total", 1.0).await;
-    // What comes now is what both sockets held.
+    // The bytes that still come were in the buffers of both sockets.
     let mut came = Vec::new();
     let _ = within(20, client.read_to_end(&mut came)).await;
     assert!(came.len() < 300_000, "{}", came.len());
@@ -684,16 +690,17 @@ async fn operators_see_health_metrics_and_peers() {
     let origin = Origin::start().await;
     let cluster = Cluster::start(3, &origin, |_| {}).await;
     let admin = cluster.edges[0].admin;
-    let get = |path| ask(admin, Method::GET, path).get();
+    let get = |path| request(admin, Method::GET, path).send();
     assert_eq!(get("/healthz").await.text(), "ok\n");
     assert_eq!(get("/readyz").await.status, 200);
     assert_eq!(get("/nothing").await.status, 404);
-    assert_eq!(ask(admin, Method::POST, "/healthz").get().await.status, 405);
-    let open = ask(admin, Method::GET, "/metrics").field("accept", "application/openmetrics-text;q=0.5").get().await;
-    assert!(open.field("content-type").starts_with("application/openmetrics-text"));
+    assert_eq!(request(admin, Method::POST, "/healthz").send().await.status, 405);
+    let open =
+        request(admin, Method::GET, "/metrics").header("accept", "application/openmetrics-text;q=0.5").send().await;
+    assert!(open.header("content-type").starts_with("application/openmetrics-text"));
     assert!(open.text().contains("# TYPE peerage_requests counter\n") && open.text().ends_with("# EOF\n"));
     let plain = get("/metrics").await;
-    assert_eq!(plain.field("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     assert!(plain.text().contains("# TYPE peerage_requests_total counter\n") && !plain.text().contains("# EOF"));
     let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
     assert_eq!(samples(plain.text()), samples(open.text()));
@@ -707,24 +714,24 @@ async fn operators_see_health_metrics_and_peers() {
 }
 
 #[tokio::test]
-async fn draining_lets_what_is_under_way_end() {
+async fn drain_completes_responses_in_transit() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
-    origin.script(ASSET, Script::ok(pattern(1000)).gate(&gate));
-    let mut edge = alone(&origin, |_| {}).await;
+    origin.script(ASSET, Script::ok(pattern(1000)).hold_body(&gate));
+    let mut edge = single_edge(&origin, |_| {}).await;
     gate.open(10);
     let mut open = edge.get(ASSET).open().await;
-    open.bytes(10).await;
-    edge.begin_stop();
+    open.read_at_least(10).await;
+    edge.begin_drain();
     let unready = async {
         loop {
-            if ask(edge.admin, Method::GET, "/readyz").get().await.status == 503 {
+            if request(edge.admin, Method::GET, "/readyz").send().await.status == 503 {
                 break;
             }
         }
     };
     within(20, unready).await;
-    // Nobody new is let in.
+    // No new connection is accepted.
     let refused = async { while TcpStream::connect(edge.clients).await.is_ok() {} };
     within(20, refused).await;
     gate.open(1000);
@@ -733,25 +740,26 @@ async fn draining_lets_what_is_under_way_end() {
 }
 
 #[tokio::test]
-async fn draining_is_bounded() {
+async fn drain_cuts_connections_after_its_time_limit() {
     let origin = Origin::start().await;
     let gate = Gate::closed();
-    origin.script(ASSET, Script::ok(pattern(1000)).gate(&gate));
-    let mut edge = alone(&origin, |config| config.edge.drain = Period(std::time::Duration::from_millis(50))).await;
+    origin.script(ASSET, Script::ok(pattern(1000)).hold_body(&gate));
+    let mut edge =
+        single_edge(&origin, |config| config.edge.drain = Period(std::time::Duration::from_millis(50))).await;
     gate.open(10);
     let mut open = edge.get(ASSET).open().await;
-    open.bytes(10).await;
-    assert_eq!(within(20, edge.stop()).await, 1);
+    open.read_at_least(10).await;
+    assert_eq!(within(20, edge.drain()).await, 1);
 }
 
 #[tokio::test]
-async fn the_limits_on_heads_are_those_configured() {
+async fn limits_on_request_heads_are_those_configured() {
     let origin = Origin::start().await;
-    let edge = alone(&origin, |config| {
+    let edge = single_edge(&origin, |config| {
         config.limits.uri = Size(300);
         config.limits.header = Size(8 * 1024);
     })
     .await;
-    assert_eq!(edge.get(&format!("/{}", "a".repeat(300))).get().await.status, 414);
-    assert_eq!(edge.get("/a").field("x-long", &"a".repeat(9000)).get().await.status, 431);
+    assert_eq!(edge.get(&format!("/{}", "a".repeat(300))).send().await.status, 414);
+    assert_eq!(edge.get("/a").header("x-long", &"a".repeat(9000)).send().await.status, 431);
 }
