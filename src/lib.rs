@@ -103,6 +103,8 @@ mod conn;
 mod edge;
 mod error;
 mod flight;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod http1;
 mod key;
 mod observe;

@@ -29,7 +29,7 @@ const ORDER: [&[&str]; 20] = [
     &["http1"],
     &["admin"],
     &["server"],
-    &["cli"],
+    &["cli", "fuzz"],
 ];
 
 /// The names on the way to a module, such as `["store", "entry"]`, or to an item in one.

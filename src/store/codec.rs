@@ -17,7 +17,7 @@
 //!
 //! The validators (`ETag`, Last-Modified) and Vary are among the headers.
 //!
-//! Compiled for its tests only, until a tier on disk reads and writes it.
+//! Compiled for its tests and for fuzzing only, until a tier on disk reads and writes it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -251,6 +251,7 @@ impl<'a> Reader<'a> {
     }
 }
 
+#[cfg(test)]
 mod tests {
     use http::header::{ETAG, SET_COOKIE, VARY};
     use proptest::prelude::*;

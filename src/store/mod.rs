@@ -2,8 +2,8 @@
 
 pub(crate) mod budget;
 pub(crate) mod chunks;
-#[cfg(test)]
-mod codec;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod codec;
 pub(crate) mod entry;
 pub(crate) mod headers;
 pub(crate) mod metadata;

@@ -18,7 +18,7 @@ const MAX_HEADERS: usize = 32;
 const PEEK: &[u8] = peek_codec::FIELD.as_bytes();
 
 /// The next request of a connection. The numbers are lengths in bytes.
-pub(super) enum NextRequest<'a> {
+pub(crate) enum NextRequest<'a> {
     /// A plain request.
     Plain(FastRequest<'a>, usize),
     /// A peek: a plain request that is answered from memory only.
@@ -103,7 +103,7 @@ fn tell<'a>(known: &mut &'a [u8], value: &'a [u8], class: &mut RequestClass) {
 
 impl NextRequest<'_> {
     /// Parses the head at the start of `bytes`.
-    pub(super) fn parse(bytes: &[u8]) -> NextRequest<'_> {
+    pub(crate) fn parse(bytes: &[u8]) -> NextRequest<'_> {
         let mut lines = [MaybeUninit::uninit(); MAX_HEADERS];
         let mut request = httparse::Request::new(&mut []);
         let length = match request.parse_with_uninit_headers(bytes, &mut lines) {

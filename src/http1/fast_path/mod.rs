@@ -16,4 +16,6 @@ mod io;
 mod responses;
 mod trailers;
 
+#[cfg(fuzzing)]
+pub(crate) use head::NextRequest;
 pub(crate) use io::FastPath;
