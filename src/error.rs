@@ -19,8 +19,7 @@ pub enum Fault {
     Own,
 }
 
-/// The failure of a request. Cheap to clone: every request that waits for a flight gets a
-/// copy.
+/// The failure of a request. Every request that waits for a flight gets a clone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -1,4 +1,4 @@
-//! `peerage route`: the matching rules, the key, the owner and the origin of a URL.
+//! `peerage route`: the first matching rule, the key, the owner and the origin of a URL.
 
 use std::fmt::Write;
 

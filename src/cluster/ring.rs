@@ -29,7 +29,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// Returns the address at which peers reach the member: its name on every edge.
+    /// Returns the address at which peers reach the member, which is its name on the ring (not
+    /// `edge.name`).
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }

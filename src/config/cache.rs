@@ -44,7 +44,7 @@ pub struct CacheConfig {
     /// Freshness of a static file whose name looks hashed, if its response states no
     /// lifetime; 0 disables it.
     pub hint_ttl: Period,
-    /// Whether a response without an error to an unsafe method (POST, PUT, PATCH, DELETE)
+    /// Whether a 2xx or 3xx response to an unsafe method (such as POST, PUT, PATCH, DELETE)
     /// invalidates the stored responses of its target (RFC 9111 §4.4).
     pub invalidate_on_write: bool,
     /// Names of rule sets for names that hold a hash; [`SETS`](crate::site::rules::SETS) lists

@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 #[cfg(feature = "zero-copy")]
 use crate::body::zero_copy::Sent;
 
-/// The transport of an accepted connection: TCP in cleartext. Reads and writes are those of
-/// the stream; the methods are the operations that depend on the transport.
+/// An accepted connection, at present always cleartext TCP. Reads and writes go to the stream;
+/// the other methods are the operations that another transport does differently.
 pub(crate) struct Io {
     stream: TcpStream,
 }

@@ -51,8 +51,9 @@ pub(crate) enum NotFastHit {
 }
 
 impl Edge {
-    /// Answers with a stored, fresh 200 and appends its header lines to `head`. `connection` is the
-    /// address of the connection; the returned address is the client's.
+    /// Answers a plain GET if a fresh 200 is stored: appends its header lines to `head`, and returns
+    /// the body, the log record and the address of the client. Otherwise `head` is unchanged.
+    /// `connection` is the address of the socket's other end, which may be a trusted proxy.
     pub(crate) fn answer_fast(
         &self,
         source: Source,

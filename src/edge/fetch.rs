@@ -89,7 +89,7 @@ impl Fetcher {
                     Error::PeerInDoubt => {}
                     // The response may have broken off at the origin, behind the peer.
                     Error::PeerBroke(_) => {
-                        tracing::warn!(%peer, %error, "peer response failed, asking the next in rank");
+                        tracing::warn!(%peer, %error, "peer response broke off, trying another source");
                         self.peering.note_broken_response(&peer);
                     }
                     error => self.peering.note_no_answer(&peer, &error),

@@ -91,7 +91,7 @@ impl Filler {
             match self.receive(leading, order, arrival).await {
                 Attempt::Done => return,
                 Attempt::Unusable(again, error) => {
-                    tracing::warn!(path = %again.lead.key(), %error, "peer response failed, asking the next in rank");
+                    tracing::warn!(%peer, path = %again.lead.key(), %error, "peer response unusable, trying another source");
                     leading = again;
                 }
             }

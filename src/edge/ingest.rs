@@ -69,7 +69,7 @@ impl Filler {
                     }
                     self.note_end(source.as_ref(), Fetched::Error, began);
                     began = Instant::now();
-                    tracing::warn!(path = %lead.key(), at = ingest.received, from = source.as_ref().map_or("-", Provider::name), %error, "fill interrupted, resuming from another source");
+                    tracing::warn!(path = %lead.key(), at_byte = ingest.received, lost = source.as_ref().map_or("-", Provider::name), %error, "fill interrupted, continuing from another source");
                     (source, body, mixed) = (rest.provider, rest.body, Mixed::Yes);
                 }
                 Some(Ok(data)) => {

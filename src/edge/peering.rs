@@ -63,7 +63,7 @@ impl Peering {
     pub(super) fn note_missed_purge(&self, peer: &Arc<str>, key: &AssetKey) {
         if self.missed_purges.note(peer, key) == Noted::Overflowed {
             self.metrics.overflowed_invalidations();
-            tracing::warn!(%peer, limit = MAX_KEYS, "invalidation list of an unreachable peer is full; it will be told to drop every response without a verified digest");
+            tracing::warn!(%peer, limit = MAX_KEYS, "unreachable peer missed more purges than are kept; when it answers again it will drop all responses except those of verified names");
         }
     }
 }

@@ -210,9 +210,10 @@ async fn rest_of(flight: &Arc<Flight>, ingest: &Ingest, tag: Option<&HeaderValue
     Some(Body::flight(reader, Arc::clone(room), None, None))
 }
 
-/// Returns true if the bytes of another source are certain to be of the same representation. A
-/// strong validator of a 200 or the digest in the name proves it; so does a hashed name if no
-/// byte has arrived yet.
+/// Returns true if another source may continue the fill, because bytes of another representation
+/// would be noticed: for a 200 with a strong validator; for a verified name whose digest is checked
+/// at the end of the body; and for any verified name of which no byte has arrived. The length must
+/// be known.
 pub(super) fn can_resume_fill(order: &Order, ingest: &Ingest, proof: Verification) -> bool {
     let Head { facts, headers, length, .. } = &*ingest.head;
     let is_validated = facts.status == StatusCode::OK && strong_tag(headers).is_some();

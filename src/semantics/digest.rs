@@ -1,4 +1,5 @@
-//! Digests of contents, and their encodings in names.
+//! Hash functions, and the text forms of digests in names. The headers that carry digests are in
+//! [`digest_fields`](super::digest_fields).
 
 use std::borrow::Cow;
 use std::fmt;

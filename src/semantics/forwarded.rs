@@ -1,8 +1,8 @@
 //! Headers by which proxies describe the client: X-Forwarded-For, X-Forwarded-Proto,
 //! X-Forwarded-Host, and Forwarded (RFC 7239).
 //!
-//! Only the headers of trusted proxies count. Each of the X-Forwarded headers takes precedence
-//! over the corresponding parameter of Forwarded.
+//! The caller checks that the connection is a trusted proxy's. Each of the X-Forwarded headers
+//! takes precedence over the corresponding parameter of Forwarded.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -47,8 +47,9 @@ pub struct ForwardedInfo {
 /// (RFC 7239 §5, §8.1).
 ///
 /// The client is the rightmost address of the chain that is not a trusted proxy's, or the
-/// leftmost if all are. Several lines of a header are one list. `trusts` returns true for the
-/// address of a trusted proxy.
+/// leftmost if all are. Several lines of a header are one list. Scheme and host are taken without
+/// a further check: `connection` must be a trusted proxy's. `trusts` returns true for the address
+/// of a trusted proxy.
 pub fn of_request(connection: IpAddr, headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> ForwardedInfo {
     let value = |name: HeaderName| combined(headers.get_all(name));
     let (chain, scheme, host) = (value(FORWARDED_FOR), value(FORWARDED_PROTO), value(FORWARDED_HOST));

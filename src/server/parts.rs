@@ -91,7 +91,7 @@ pub(super) fn arena(config: &Config) -> Arc<Arena> {
         return Arena::none();
     }
     Arena::reserve(config.plan().bodies()).unwrap_or_else(|error| {
-        tracing::info!(%error, "zero-copy unavailable on this system, copying large bodies");
+        tracing::info!(%error, "zero-copy unavailable, copying large bodies");
         Arena::none()
     })
 }

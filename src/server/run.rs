@@ -29,7 +29,7 @@ impl Server {
     /// have received that, so the listener for peers closes last.
     ///
     /// # Errors
-    /// [`RunError`] if a task that must last as long as the edge has ended, as by a panic.
+    /// [`RunError`] if a task that must last as long as the edge has ended, for instance by a panic.
     /// The edge has drained in this case, too: without the task it would be up but not
     /// respond to clients or learn of peers.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<usize, RunError> {
