@@ -82,7 +82,7 @@ impl Filler {
     async fn fill_from_peers(self: &Arc<Self>, mut leading: Leading, order: &Order) {
         for peer in higher_ranked(&self.peering, &self.cache.store, leading.lead.key()) {
             let request = conditional(leading.lead.key(), order);
-            let asking = self.fetcher.ask_peer(peer, request, order.relay.as_ref());
+            let asking = self.fetcher.ask_peer(Arc::clone(&peer), request, order.relay.as_ref());
             let arrival = match self.while_wanted(&leading.lead, pin!(asking)).await {
                 Ok(Some(arrival)) => arrival,
                 Ok(None) => continue,

@@ -64,9 +64,10 @@ impl Edge {
     pub fn new(number: usize, addresses: Addresses, origin: &Uri, more: &str) -> Self {
         let name = format!("edge-{number}");
         let Addresses { clients, peers, admin } = &addresses;
+        // All requests come from one client.
         let text = format!(
             "[edge]\nname = \"{name}\"\nlisten = \"{clients}\"\n[origin]\nurl = \"{origin}\"\nconnect_timeout = \"20s\"\n\
-             [admin]\nlisten = \"{admin}\"\n[log]\naccess = false\n[cluster]\nlisten = \"{peers}\"\n{more}"
+             [admin]\nlisten = \"{admin}\"\n[log]\naccess = false\n[limits]\nrequests_per_client = 1024\n[cluster]\nlisten = \"{peers}\"\n{more}"
         );
         Self { name, addresses, folder: tempfile::tempdir().unwrap(), text, process: None }
     }
