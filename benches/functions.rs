@@ -38,7 +38,7 @@ mod body {
     pub(crate) mod zero_copy;
 }
 #[allow(dead_code, unused_imports)]
-#[path = "../src/key.rs"]
+#[path = "../src/key/mod.rs"]
 mod key;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/store/mod.rs"]
@@ -49,7 +49,7 @@ mod error {
     pub(crate) use peerage::Error;
 }
 mod semantics {
-    pub(crate) use peerage::semantics::{cache_status, date, freshness, vary};
+    pub(crate) use peerage::semantics::{cache_status, date, freshness, scheme, vary};
 }
 
 /// Returns the metadata of a response that is stored until it is evicted.

@@ -55,6 +55,10 @@ pub enum Error {
     /// The request does not have exactly one valid Host header (RFC 9112 §3.2).
     #[error("a request needs exactly one Host header with a valid host")]
     BadHost,
+    /// The edge has no site for the request; for a peer's request, no site with the identifier that
+    /// the peer sent (RFC 9110 §15.5.20).
+    #[error("the edge has no such site")]
+    UnknownSite,
     /// The request's Content-Length is not one number in plain digits (RFC 9112 §6.3).
     #[error("Content-Length must be one number in decimal digits without leading zeros")]
     BadLength,
@@ -131,6 +135,7 @@ impl Error {
         match self {
             Self::BadRequest(_)
             | Self::BadHost
+            | Self::UnknownSite
             | Self::BadLength
             | Self::UriTooLong
             | Self::HeaderTooLarge
@@ -171,6 +176,7 @@ impl Error {
             Self::BadRequest(_) | Self::BadHost | Self::BadLength | Self::ClientBroke(_) | Self::ClientLeft => {
                 StatusCode::BAD_REQUEST
             }
+            Self::UnknownSite => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             // RFC 6585 §4
             Self::ClientLimit => StatusCode::TOO_MANY_REQUESTS,
@@ -202,6 +208,7 @@ impl Error {
         match self {
             Self::BadRequest(_) => "bad-request",
             Self::BadHost => "bad-host",
+            Self::UnknownSite => "unknown-site",
             Self::BadLength => "bad-length",
             Self::Loop => "loop",
             Self::NotCached => "not-cached",
@@ -239,6 +246,7 @@ impl Error {
         match self {
             Self::BadRequest(why) => why,
             Self::BadHost => "a request needs exactly one Host header with a valid host",
+            Self::UnknownSite => "this edge has no such site",
             Self::BadLength => "Content-Length must be one number in decimal digits without leading zeros",
             Self::Loop => "request loop: the request has passed this edge before",
             Self::NotCached => "no stored response satisfies this request (only-if-cached)",

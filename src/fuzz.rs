@@ -12,7 +12,7 @@ use crate::cluster::membership::Admission;
 use crate::cluster::ring::PLACEMENT_VERSION;
 use crate::cluster::swim::{Parameters, Swim, wire};
 use crate::http1::fast_path::NextRequest;
-use crate::key::AssetKey;
+use crate::key::{AssetKey, Scope};
 use crate::peer::peek_codec::{self, Parsed};
 use crate::semantics::cache_control::{self, CacheControl, RequestControl};
 use crate::store::codec::StoredHead;
@@ -44,9 +44,10 @@ pub fn peek_codec(data: &[u8]) {
 /// Makes the key of a request target. The key of a canonical name is the same key.
 pub fn key(data: &[u8]) {
     let Ok(target) = std::str::from_utf8(data) else { return };
-    let Ok(key) = AssetKey::from_target(target, usize::MAX) else { return };
+    let scope = Scope::of_default();
+    let Ok(key) = AssetKey::of_target(&scope, target, usize::MAX) else { return };
     assert!(key.path().starts_with('/') && key.path().is_ascii());
-    let again = AssetKey::from_target(key.as_str(), usize::MAX).expect("a canonical name is a target");
+    let again = AssetKey::of_target(&scope, key.as_str(), usize::MAX).expect("a canonical name is a target");
     assert_eq!((again.as_str(), again.hash()), (key.as_str(), key.hash()));
 }
 

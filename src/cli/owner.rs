@@ -5,12 +5,13 @@ use super::failure::Failure;
 use super::process::{print, runtime};
 use crate::cluster::ring::Ring;
 use crate::config::{ClusterConfig, Config};
-use crate::key::AssetKey;
+use crate::edge::Policies;
+use crate::key::{AssetKey, uri_of_text};
 use crate::server;
 
 #[derive(clap::Args)]
 pub(super) struct Owner {
-    /// Paths as clients request them, such as /logo-0492830483.png
+    /// Paths or URLs as clients request them, such as /logo-0492830483.png
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
     #[command(flatten)]
@@ -28,15 +29,22 @@ impl Owner {
         };
         let members = members(&config, cluster)?;
         let ring = Ring::new(members.iter().map(String::as_str));
+        let policies = server::policies(&config)?;
         let limit = usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX);
         let mut text = String::new();
         for path in &self.paths {
-            let key = AssetKey::parse(path, limit).map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
+            let key = key_of_text(&policies, path, limit)?;
             let ranked: Vec<_> = ring.rank(key.hash()).into_iter().map(|member| &**member.name()).collect();
             text += &format!("{key} {}\n", ranked.join(" "));
         }
         print(&text)
     }
+}
+
+/// Returns the key of a path or URL, as for a client without a proxy.
+pub(super) fn key_of_text(policies: &Policies, text: &str, limit: usize) -> Result<AssetKey, Failure> {
+    let key = uri_of_text(text).and_then(|url| policies.key_of_url(&url, limit));
+    key.map_err(|error| Failure::Usage(format!("{text}: {error}")))
 }
 
 /// Returns the members in `cluster.peers`, or those that discovery finds now.

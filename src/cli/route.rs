@@ -4,14 +4,14 @@ use std::fmt::Write;
 
 use super::arguments::ConfigArguments;
 use super::failure::Failure;
-use super::owner::members;
+use super::owner::{key_of_text, members};
 use super::process::print;
 use crate::cluster::ring::Ring;
 use crate::config::{Config, Period};
-use crate::edge::Policy;
-use crate::key::AssetKey;
+use crate::key::{AssetKey, DEFAULT_SITE};
 use crate::semantics::storing::Name;
 use crate::server;
+use crate::site::policy::Policy;
 use crate::site::rules::Rule;
 
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ impl Route {
     /// Prints a block of lines for each URL.
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.config.load()?;
-        let policy = server::policy(&config)?;
+        let policies = server::policies(&config)?;
         let members = match &config.cluster {
             Some(cluster) => members(&config, cluster)?,
             None => Vec::new(),
@@ -36,8 +36,9 @@ impl Route {
         let limit = usize::try_from(config.limits.uri.0).unwrap_or(usize::MAX);
         let mut blocks = Vec::new();
         for url in &self.urls {
-            let requested = AssetKey::parse(url, limit).map_err(|error| Failure::Usage(format!("{url}: {error}")))?;
-            blocks.push(block(url, &requested, &config, &policy, &ring));
+            let requested = key_of_text(&policies, url, limit)?;
+            let policy = &policies.sites.of(requested.site()).policy;
+            blocks.push(block(url, &requested, &config, policy, &ring));
         }
         print(&blocks.join("\n"))
     }
@@ -56,7 +57,9 @@ fn block(url: &str, requested: &AssetKey, config: &Config, policy: &Policy, ring
     };
     let mut text = format!("{url}\n");
     for (label, value) in [
-        ("site", "default"),
+        ("site", DEFAULT_SITE),
+        ("scheme", key.scope().scheme.name()),
+        ("host", key.scope().host.unwrap_or("not told to the origin, so all hosts share the entry")),
         ("key", key.as_str()),
         ("query", query),
         ("rule", &rule(&key, config, policy)),

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::{check_range, invalid, needs_feature};
-use super::values::{self, Network, Period, Scheme, loopback, secs};
+use super::values::{self, Network, Period, loopback, secs};
+use crate::semantics::scheme::Scheme;
 use crate::semantics::{authority, cache_status};
 
 /// The table `[edge]`.
@@ -28,12 +28,12 @@ pub struct EdgeConfig {
     pub zero_copy: ZeroCopy,
     /// Networks of the proxies whose X-Forwarded-* and Forwarded headers are trusted.
     pub trusted_proxies: Vec<Network>,
-    /// Scheme of the site: fills send it to the origin, and a request with another scheme
-    /// is passed to the origin uncached.
+    /// Scheme of the requests whose scheme no trusted proxy states. The origin is told the scheme
+    /// of each request, and responses for different schemes are stored apart.
     pub scheme: Scheme,
-    /// Host of the site: fills send it to the origin, and a request for another host is
-    /// passed to the origin uncached. If it is empty, fills name no host, and all hosts share
-    /// the stored responses.
+    /// Host of the requests that state none. The origin is told the host of each request, and
+    /// responses for different hosts are stored apart. If it is empty, the origin is told only
+    /// hosts that a trusted proxy states, and all other requests share the stored responses.
     #[serde(deserialize_with = "values::text")]
     pub host: String,
 }
@@ -118,13 +118,14 @@ impl EdgeConfig {
         check_range("edge.threads", self.threads, 0..=1024)
     }
 
-    /// Returns the Host that fills send to the origin; `None` if `host` is empty.
-    pub(crate) fn told_host(&self) -> Result<Option<HeaderValue>, String> {
+    /// Returns `host` in its normal form; `None` if it is empty.
+    pub(crate) fn told_host(&self) -> Result<Option<Box<str>>, String> {
         if self.host.is_empty() {
             return Ok(None);
         }
-        let host = HeaderValue::from_str(&self.host).ok().filter(|host| authority::is_host(host.as_bytes()));
-        host.map(Some).ok_or_else(|| {
+        let host = Some(self.host.as_bytes()).filter(|host| authority::is_host(host));
+        let host = host.map(|host| authority::normalized(host, self.scheme.default_port()));
+        host.filter(|host| !host.is_empty()).map(|host| Some(host.into())).ok_or_else(|| {
             invalid(
                 "edge.host",
                 format_args!(

@@ -22,6 +22,7 @@ mod query;
 mod tree;
 mod values;
 
+pub use crate::semantics::scheme::Scheme;
 pub use admin::AdminConfig;
 pub use cache::CacheConfig;
 pub use cluster::ClusterConfig;
@@ -37,7 +38,7 @@ pub use log::{LogConfig, LogFormat, LogLevel};
 pub use origin::OriginConfig;
 pub use query::{KeepConfig, KeepWord, QueryConfig};
 pub use tree::Config;
-pub use values::{Network, Period, Scheme, Secret, Size};
+pub use values::{Network, Period, Secret, Size};
 
 #[cfg(all(test, feature = "cli"))]
 mod tests;

@@ -191,26 +191,6 @@ impl<'de> Deserialize<'de> for Network {
     }
 }
 
-/// The scheme of a site's URLs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Scheme {
-    /// Cleartext.
-    Http,
-    /// TLS, which a proxy in front of the edge terminates.
-    Https,
-}
-
-impl Scheme {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-}
-
 pub(super) const fn secs(seconds: u64) -> Period {
     Period(Duration::from_secs(seconds))
 }

@@ -17,7 +17,6 @@ use super::filler::Filler;
 use super::ingest::Incoming;
 use super::landing::{Ingest, head};
 use super::order::{LeaderOnly, Leading, Order, tier};
-use super::policy::Policy;
 use super::probe_length::{may_outgrow, measured};
 use super::resume::can_resume;
 use super::revalidate::{is_of_another, reject_changing};
@@ -34,6 +33,7 @@ use crate::semantics::freshness::Lifetime;
 use crate::semantics::storing::{Credentials, Name, Personal, Refusal, Verdict};
 use crate::semantics::vary::{self, Variant, Varies, is_coded};
 use crate::semantics::{content_length, date, forward, freshness, storing};
+use crate::site::policy::Policy;
 use crate::store::entry::in_flight;
 use crate::store::tiers::{Plan, Store};
 use crate::upstream::{Framing, Reply};
@@ -80,7 +80,7 @@ impl Filler {
             return Attempt::Done;
         }
         let age = freshness::initial_age(&parts.headers, sent, now);
-        let verdict = judge(&self.settings.policy.load(), leading.lead.key(), order, &parts, age);
+        let verdict = judge(&self.settings.policy(leading.lead.key()), leading.lead.key(), order, &parts, age);
         let body = match self
             .peering
             .unless_lost(&provider, pin!(measured(&self.cache, verdict, &parts, framing, body)))
@@ -106,14 +106,15 @@ impl Filler {
         incoming: Incoming,
     ) -> Attempt {
         let proof = proof_for(
-            &self.settings.policy.load(),
+            &self.settings.policy(leading.lead.key()),
             leading.lead.key(),
             &incoming.provider,
             parts.status,
             &parts.headers,
         );
         let digests = proof.as_ref().map(Proof::found);
-        let incoming = match prove(&self.fetcher, &self.cache, incoming, proof, &admitted).await {
+        let first = self.settings.policy(leading.lead.key()).verify_first;
+        let incoming = match prove(&self.fetcher, &self.cache, incoming, first, proof, &admitted).await {
             Ok(proven) => proven,
             Err((provider, began, error)) => {
                 return reject(&self.fetcher, &self.cache, leading, &provider, began, error);
@@ -129,7 +130,14 @@ impl Filler {
                 self.ingest(lead, order, ingest, incoming).await;
             }
             Err(refusal) => {
-                note_refusal(&self.settings.policy.load(), &self.cache.store, lead.key(), order, parts.status, refusal);
+                note_refusal(
+                    &self.settings.policy(lead.key()),
+                    &self.cache.store,
+                    lead.key(),
+                    order,
+                    parts.status,
+                    refusal,
+                );
                 let Incoming { provider, body, began } = incoming;
                 let body = self.fetcher.counted(&provider, began, lead.quota.take(), body);
                 let reply = Reply { framing, ..Response::from_parts(parts, body).into() };
@@ -152,11 +160,11 @@ impl Filler {
         (lifetime, kept): (Lifetime, Kept),
     ) -> Admitted {
         let (key, selected) =
-            variant(&self.settings.policy.load(), &self.cache.store, lead.key(), order, &parts.headers)?;
+            variant(&self.settings.policy(lead.key()), &self.cache.store, lead.key(), order, &parts.headers)?;
         let selected = if kept == Kept::Stored { selected } else { selecting(order, parts.status, selected) };
         let (mut head, own) = head(parts, length, born, lifetime, self.settings.via_for(parts.version));
         if parts.status == StatusCode::OK {
-            name_by_hash(&self.settings.policy.load(), lead.key(), &mut head.headers);
+            name_by_hash(&self.settings.policy(lead.key()), lead.key(), &mut head.headers);
         }
         let head = Arc::new(head);
         let header_bytes = head.weight(&key);
@@ -198,11 +206,13 @@ fn reject(
     Attempt::Unusable(leading, error)
 }
 
-/// Verifies as much of a body as must be verified before its first byte is sent.
+/// Verifies as much of a body as must be verified before its first byte is sent: the whole, up to
+/// `first` bytes.
 async fn prove(
     fetcher: &Fetcher,
     cache: &Cache,
     incoming: Incoming,
+    first: u64,
     proof: Option<Proof>,
     admitted: &Admitted,
 ) -> Result<Incoming, (Provider, Instant, Error)> {
@@ -211,15 +221,10 @@ async fn prove(
     };
     let Incoming { provider, body, began } = incoming;
     let proven = match admitted {
-        Ok(_) => {
-            let first = fetcher.settings.policy.load().verify_first;
-            fetcher.peering.unless_lost(&provider, pin!(proven::prove(body, proof, first))).await.flatten()
+        Ok(_) => fetcher.peering.unless_lost(&provider, pin!(proven::prove(body, proof, first))).await.flatten(),
+        Err(_) => {
+            fetcher.peering.unless_lost(&provider, pin!(prove_unkept(cache, first, body, Some(proof)))).await.flatten()
         }
-        Err(_) => fetcher
-            .peering
-            .unless_lost(&provider, pin!(prove_unkept(&fetcher.settings, cache, body, Some(proof))))
-            .await
-            .flatten(),
     };
     match proven {
         Ok(body) => Ok(Incoming { provider, body, began }),

@@ -16,7 +16,7 @@ use crate::store::tiers::Store;
 
 /// Returns the case by which the response to `inbound` is judged.
 pub(super) fn case(settings: &Settings, store: &Store, inbound: &Inbound) -> Case {
-    let policy = settings.policy.load();
+    let policy = settings.policy(&inbound.key);
     let is_personal = inbound.headers.contains_key(COOKIE) || kind(settings, store, inbound) == RequestKind::Unknown;
     let personal = if is_personal { Personal::Sent } else { Personal::Absent };
     policy.case(policy.name(&inbound.key), Credentials::of(&inbound.headers), personal)
@@ -25,7 +25,7 @@ pub(super) fn case(settings: &Settings, store: &Store, inbound: &Inbound) -> Cas
 /// Returns the kind of a request, by its headers and the known Vary of its asset.
 pub(super) fn kind(settings: &Settings, store: &Store, inbound: &Inbound) -> RequestKind {
     let vary = known_vary(store, inbound);
-    RequestKind::of(&inbound.headers, &ExtraHeaders { forward: &settings.policy.load().forward, vary: &vary })
+    RequestKind::of(&inbound.headers, &ExtraHeaders { forward: &settings.policy(&inbound.key).forward, vary: &vary })
 }
 
 /// Returns the request headers that the Vary of an asset is known to name, here or at the

@@ -14,7 +14,6 @@ use super::order::{LeaderOnly, Order};
 use super::parts::Edge;
 use super::peek::AtHand;
 use super::peering::Peering;
-use super::policy::Policy;
 use super::request::{Answer, Inbound};
 use super::request_class::RequestClass;
 use super::respond::{Role, Shared, answer_first, answer_flight, answer_reused, answer_stored, refuse};
@@ -29,6 +28,7 @@ use crate::semantics::forward;
 use crate::semantics::request_headers::RequestKind;
 use crate::semantics::storing::{Credentials, Name};
 use crate::semantics::vary::Accepted;
+use crate::site::policy::Policy;
 use crate::store::entry::Stored;
 use crate::store::tiers::Store;
 use crate::upstream::Reply;
@@ -128,7 +128,7 @@ impl Edge {
                         Ok(answer_first(&self.settings, &inbound, handled, &provider, reply, refusal))
                     }
                     _ => {
-                        note_own(&self.settings.policy.load(), &self.cache.store, &inbound);
+                        note_own(&self.settings.policy(&inbound.key), &self.cache.store, &inbound);
                         Err(Fallback::Pass)
                     }
                 },
@@ -159,8 +159,8 @@ impl Edge {
         let plain = handled == Handled::UriMiss && Credentials::of(&inbound.headers) == Credentials::None;
         let asks = plain && inbound.version == Version::HTTP_2 && inbound.source == Source::Client;
         // A peek carries only the key and Accept-Encoding.
-        let suits =
-            inbound.class == RequestClass::Plain || self.settings.policy.load().name(&inbound.key) == Name::Proven;
+        let suits = inbound.class == RequestClass::Plain
+            || self.settings.policy(&inbound.key).name(&inbound.key) == Name::Proven;
         if asks && suits { self.filler.peek(&inbound.key, Accepted::of(&inbound.headers)) } else { None }
     }
 
@@ -220,7 +220,7 @@ fn own_headers(
     let error =
         !head.facts.status.is_success() && (streaming.kept != Kept::Stored || states_no_lifetime(&head.headers));
     if error && inbound.kind != RequestKind::Common {
-        note_own(&settings.policy.load(), &cache.store, inbound);
+        note_own(&settings.policy(&inbound.key), &cache.store, inbound);
         return Err(Fallback::Pass);
     }
     // A range or condition does not wait for its part of a body that is only a window.

@@ -9,7 +9,9 @@ use std::time::SystemTime;
 
 use http::{Method, StatusCode};
 
+use super::forwarding::Believed;
 use super::parts::Edge;
+use super::policies::Addressed;
 use super::respond::hit;
 use crate::body::Body;
 use crate::key::AssetKey;
@@ -31,6 +33,8 @@ pub(crate) struct FastRequest<'a> {
     pub(crate) target: &'a str,
     pub(crate) host: &'a [u8],
     pub(crate) told: ForwardedHeaders<'a>,
+    /// The site that a peer names.
+    pub(crate) site: Option<&'a [u8]>,
     /// For the access log.
     pub(crate) user_agent: Option<&'a [u8]>,
     /// For the access log.
@@ -75,15 +79,20 @@ impl Edge {
         Ok((body, record, client))
     }
 
-    /// Returns the key of the target and the client's address, if no forwarding header or unlisted
-    /// variant changes the answer.
+    /// Returns the key of the target and the client's address, if no unlisted variant changes the
+    /// answer.
     fn plain_key(&self, source: Source, connection: IpAddr, request: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
         if request.size > self.settings.limits.header || !authority::is_host(request.host) {
             return None;
         }
-        let policy = self.settings.policy.load();
-        let client = policy.forwarding.sharing_client(source, connection, request.told, request.host)?;
-        let key = policy.trim(AssetKey::from_target(request.target, self.settings.limits.uri).ok()?);
+        let policies = self.settings.policies.load();
+        let Believed { client, scheme, host } = policies.forwarding.plain(source, connection, request.told);
+        let (stated_host, own_host) = (host.as_ref(), Some(request.host));
+        let addressed = Addressed { source, scheme, stated_host, own_host, site: request.site };
+        let site = policies.site(&addressed).ok()?;
+        let limit = self.settings.limits.uri;
+        let key = addressed.key(site, |scope| AssetKey::of_target(scope, request.target, limit)).ok()?;
+        let key = site.policy.trim(key);
         let key = if self.cache.store.varies(&key) {
             self.cache.store.select_by_codings(&key, request.accepted)?
         } else {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::Request;
+use http::{Request, StatusCode};
 
+use super::forwarding::{SITE, tell_scope, tell_site};
 use super::order::Order;
 use super::peering::Peering;
 use super::quota::{Quota, Quotas};
@@ -80,6 +81,11 @@ impl Fetcher {
         match result {
             Ok(reply) => {
                 self.peering.note_answer(&peer, heard);
+                if is_of_unknown_site(&reply) {
+                    tracing::warn!(%peer, "peer does not know the site, trying another source");
+                    self.metrics.fetch(Asked::Peer, Fetched::Error, began.elapsed());
+                    return None;
+                }
                 Some(Arrival { provider: Provider::Peer(peer), reply, asked, began })
             }
             Err(error) => {
@@ -103,7 +109,7 @@ impl Fetcher {
     /// body ends.
     pub(super) async fn ask_origin(&self, mut call: Call) -> Result<Reply, Error> {
         call.request.headers_mut().append(cdn_loop::CDN_LOOP, self.settings.loop_id.clone());
-        self.settings.policy.load().forwarding.tell_site(call.request.headers_mut());
+        call.request.headers_mut().remove(SITE);
         let origin = self.origin.load_full();
         let fetching = self.metrics.fetching(Asked::Origin);
         let answer = origin.fetch(call).await?;
@@ -124,11 +130,13 @@ impl Fetcher {
     }
 }
 
-/// Returns an unconditional request for the whole response.
+/// Returns an unconditional request for the whole response, to a peer or the origin.
 pub(super) fn for_all(key: &AssetKey, order: &Order) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = key.target().into();
     *request.headers_mut() = order.headers.clone();
+    tell_scope(key, request.headers_mut());
+    tell_site(key.site(), request.headers_mut());
     request
 }
 
@@ -148,6 +156,11 @@ pub(super) fn request(key: &AssetKey, order: &Order) -> Request<Body> {
         relay.listen(&mut request);
     }
     request
+}
+
+/// Returns true if a peer does not serve the site that the request named.
+fn is_of_unknown_site(reply: &Reply) -> bool {
+    reply.response.status() == StatusCode::MISDIRECTED_REQUEST && reply.response.headers().contains_key(SITE)
 }
 
 pub(super) fn asked(provider: &Provider) -> Asked {

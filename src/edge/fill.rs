@@ -71,7 +71,7 @@ impl Filler {
                 }
                 Attempt::Unusable(Leading { lead, .. }, error) => {
                     if error.is_of_contents() {
-                        mark_wrong(&self.settings.policy.load(), &self.cache, &lead);
+                        mark_wrong(&self.settings.policy(lead.key()), &self.cache, &lead);
                     }
                     return give_up(lead, order, error);
                 }

@@ -1,56 +1,57 @@
-//! Forwarded headers: the client behind a connection, the site that it requests, the headers that
-//! tell the origin of both, and the requests that may share a response.
+//! Forwarded headers: the client behind a connection, the scheme and host of its request, and the
+//! headers that tell the origin of all three.
 //!
-//! The key holds neither scheme nor host. So every fill sends the origin the same ones
-//! (`edge.scheme`, `edge.host`). A request with another scheme or host passes: its response is not
-//! stored, and it is not answered from the store.
+//! The asset key contains the scheme and the host of which a fill tells the origin. So a response
+//! answers only requests of which the origin would have been told the same.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use crate::key::{AssetKey, SiteRef};
 use crate::observe::metrics::Source;
-use crate::semantics::authority::without_default_port;
+use crate::peer::peek_codec;
 use crate::semantics::forwarded::{
     self, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, ForwardedHeaders, ForwardedInfo,
 };
+use crate::semantics::scheme::Scheme;
 
-/// The scheme of the listeners.
-static HTTP: HeaderValue = HeaderValue::from_static("http");
+/// The header by which one edge tells another, on its peer listener, the identifier of a site. The
+/// default site is not named. In a response it says that the peer does not know the site.
+pub(super) const SITE: HeaderName = HeaderName::from_static(peek_codec::SITE);
 
-/// `edge.trusted_proxies`, and the scheme and host that fills send.
+/// `edge.trusted_proxies` and `edge.scheme`.
 pub(crate) struct Forwarding {
     trusted: Vec<IpNet>,
-    scheme: HeaderValue,
-    host: Option<HeaderValue>,
-    /// True if no proxy is trusted and clients may use any host: each hit checks it.
-    plain: bool,
+    scheme: Scheme,
 }
 
 /// The client of a request, as far as it is known.
 pub(crate) struct Requester {
     /// The address of the client, behind trusted proxies.
     pub(crate) client: IpAddr,
-    /// `None` unless the connection is a trusted proxy's.
-    told: Option<Box<ByProxy>>,
+    pub(super) scheme: Scheme,
+    /// `None` unless the connection is a trusted proxy's or a peer's.
+    stated: Option<Box<Stated>>,
 }
 
-struct ByProxy {
+/// The client, scheme and host of a request.
+pub(super) struct Believed {
+    pub(super) client: IpAddr,
+    pub(super) scheme: Scheme,
+    pub(super) host: Option<HeaderValue>,
+}
+
+struct Stated {
     connection: IpAddr,
-    believed: ForwardedInfo,
+    host: Option<HeaderValue>,
 }
 
 impl Requester {
-    /// Returns the scheme that a trusted proxy sent, or that of the listeners.
-    fn scheme(&self) -> &HeaderValue {
-        self.told.as_ref().and_then(|told| told.believed.scheme.as_ref()).unwrap_or(&HTTP)
-    }
-
-    /// Returns the host that a trusted proxy sent.
+    /// Returns the host that a trusted proxy or a peer stated.
     pub(super) fn host(&self) -> Option<&HeaderValue> {
-        self.told.as_ref()?.believed.host.as_ref()
+        self.stated.as_ref()?.host.as_ref()
     }
 
     /// Adds the client of a passed request for `host` to the forwarded headers. A peer has done so
@@ -59,32 +60,37 @@ impl Requester {
         if source == Source::Peer {
             return;
         }
-        match &self.told {
-            Some(told) => forwarded::append(headers, told.connection, self.scheme(), host),
-            None => forwarded::replace(headers, self.client, self.scheme(), host),
+        match &self.stated {
+            Some(stated) => forwarded::append(headers, stated.connection, self.scheme, host),
+            None => forwarded::replace(headers, self.client, self.scheme, host),
         }
     }
 
     /// Adds the client that leads a fill to the forwarded headers. `request` holds the headers of
     /// its request; a peer's request names the client already.
     pub(super) fn introduce_leader(&self, source: Source, request: &HeaderMap, headers: &mut HeaderMap) {
-        if source == Source::Peer || self.told.is_some() {
+        if source == Source::Peer || self.stated.is_some() {
             for line in request.get_all(FORWARDED_FOR) {
                 headers.append(FORWARDED_FOR, line.clone());
             }
         }
         if source == Source::Client {
-            forwarded::append_client(headers, self.told.as_ref().map_or(self.client, |told| told.connection));
+            let connection = self.stated.as_ref().map_or(self.client, |stated| stated.connection);
+            forwarded::append_client(headers, connection);
         }
     }
 }
 
 impl Forwarding {
-    /// Creates the settings: `trusted` is `edge.trusted_proxies`; fills send `scheme` and `host` to
-    /// the origin.
-    pub(crate) fn new(trusted: Vec<IpNet>, scheme: HeaderValue, host: Option<HeaderValue>) -> Self {
-        let plain = trusted.is_empty() && host.is_none() && scheme == HTTP;
-        Self { trusted, scheme, host, plain }
+    /// Creates the settings from `edge.trusted_proxies` and `edge.scheme`.
+    pub(crate) fn new(trusted: Vec<IpNet>, scheme: Scheme) -> Self {
+        Self { trusted, scheme }
+    }
+
+    /// Returns the scheme of a request without forwarded headers.
+    #[cfg(feature = "cli")]
+    pub(super) fn scheme(&self) -> Scheme {
+        self.scheme
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -97,85 +103,92 @@ impl Forwarding {
         (!self.trusts(address)).then_some(address)
     }
 
+    /// Returns the client of a request with `headers` on a connection from `connection`.
     pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
-        if source == Source::Peer || !self.trusts(connection) {
-            return Requester { client: connection, told: None };
-        }
-        let believed = forwarded::of_request(connection, headers, |address| self.trusts(address));
-        Requester { client: believed.client, told: Some(Box::new(ByProxy { connection, believed })) }
+        let trust = self.trust(source, connection);
+        let info = match trust {
+            Trust::None => return Requester { client: connection, scheme: self.scheme_past_proxies(), stated: None },
+            Trust::Proxy => forwarded::of_request(connection, headers, |address| self.trusts(address)),
+            Trust::Peer => forwarded::of_request(connection, headers, |_| false),
+        };
+        let ForwardedInfo { client, scheme, host } = info;
+        let scheme = scheme.unwrap_or(self.unstated_scheme(trust));
+        Requester { client, scheme, stated: Some(Box::new(Stated { connection, host })) }
     }
 
-    /// Returns the address of the client if its request shares responses. For
-    /// requests without Forwarded.
-    pub(super) fn sharing_client(
-        &self,
-        source: Source,
-        connection: IpAddr,
-        told: ForwardedHeaders<'_>,
-        host: &[u8],
-    ) -> Option<IpAddr> {
-        if source == Source::Peer || self.plain {
-            return Some(connection);
-        }
-        if !self.trusts(connection) {
-            return self.is_default(&HTTP, None, Some(host)).then_some(connection);
-        }
-        let ForwardedInfo { client, scheme, host: other } =
-            forwarded::resolve(connection, told, None, |address| self.trusts(address));
-        self.is_default(scheme.as_ref().unwrap_or(&HTTP), other.as_ref(), Some(host)).then_some(client)
+    /// Returns the client, scheme and host of a request with these headers, and without Forwarded.
+    pub(super) fn plain(&self, source: Source, connection: IpAddr, headers: ForwardedHeaders<'_>) -> Believed {
+        let trust = self.trust(source, connection);
+        let info = match trust {
+            Trust::None => return Believed { client: connection, scheme: self.scheme_past_proxies(), host: None },
+            Trust::Proxy => forwarded::resolve(connection, headers, None, |address| self.trusts(address)),
+            Trust::Peer => forwarded::resolve(connection, headers, None, |_| false),
+        };
+        let ForwardedInfo { client, scheme, host } = info;
+        Believed { client, scheme: scheme.unwrap_or(self.unstated_scheme(trust)), host }
     }
 
-    /// Returns true if no proxy is trusted and clients may use any host: then every request
-    /// shares responses.
-    pub(super) fn is_plain(&self) -> bool {
-        self.plain
-    }
-
-    /// Returns true if a request is for the site that fills request; `own` is its own host.
-    pub(super) fn is_site_of_fills(&self, requester: &Requester, own: Option<&[u8]>) -> bool {
-        self.is_default(requester.scheme(), requester.host(), own)
-    }
-
-    /// Returns true if a request with `scheme` is for the site that fills request. `told` is the
-    /// host that a trusted proxy sent, `own` that of the request itself.
-    fn is_default(&self, scheme: &HeaderValue, told: Option<&HeaderValue>, own: Option<&[u8]>) -> bool {
-        let told = told.map(HeaderValue::as_bytes).or(own);
-        let default = self.host.as_ref().map(HeaderValue::as_bytes).or(own);
-        let port = if self.scheme == HTTP { "80" } else { "443" };
-        scheme.as_bytes().eq_ignore_ascii_case(self.scheme.as_bytes())
-            && told.map(|host| bare(host, port)) == default.map(|host| bare(host, port))
-    }
-
-    /// Adds the site to a request to the origin, unless it has one: in a fill.
-    pub(super) fn tell_site(&self, headers: &mut HeaderMap) {
-        if headers.contains_key(FORWARDED_PROTO) {
-            return;
+    fn trust(&self, source: Source, connection: IpAddr) -> Trust {
+        match source {
+            Source::Peer => Trust::Peer,
+            Source::Client if self.trusts(connection) => Trust::Proxy,
+            Source::Client => Trust::None,
         }
-        headers.insert(FORWARDED_PROTO, self.scheme.clone());
-        if let Some(host) = &self.host {
-            headers.insert(FORWARDED_HOST, host.clone());
-        }
+    }
+
+    /// Returns the scheme of a request whose forwarded headers are not believed. With trusted
+    /// proxies, it has come past them, in cleartext; without, one may be in front that adds no
+    /// header, and `edge.scheme` holds.
+    fn scheme_past_proxies(&self) -> Scheme {
+        if self.trusted.is_empty() { self.scheme } else { Scheme::Http }
+    }
+
+    /// Returns the scheme of a request if the trusted sender of its headers states none. A peer
+    /// always states another scheme than `http`.
+    fn unstated_scheme(&self, trust: Trust) -> Scheme {
+        if trust == Trust::Peer { Scheme::Http } else { self.scheme }
     }
 }
 
-/// Returns a host in lower case, without `port`.
-fn bare<'a>(host: &'a [u8], port: &str) -> Cow<'a, [u8]> {
-    let host = without_default_port(host, port);
-    if host.iter().any(u8::is_ascii_uppercase) { host.to_ascii_lowercase().into() } else { host.into() }
+/// The trust in the forwarded headers of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    None,
+    /// They are those of a trusted proxy.
+    Proxy,
+    /// Another edge wrote them.
+    Peer,
+}
+
+/// Tells an upstream the scheme and host of a key. A peer also needs the [site](tell_site).
+pub(super) fn tell_scope(key: &AssetKey, headers: &mut HeaderMap) {
+    let scope = key.scope();
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scope.scheme.name()));
+    if let Some(host) = scope.host {
+        let host = HeaderValue::from_str(host).expect("a normalized host is a header value");
+        headers.insert(FORWARDED_HOST, host);
+    }
+}
+
+/// Tells a peer the site of a key, unless it is the default site.
+pub(super) fn tell_site(site: SiteRef, headers: &mut HeaderMap) {
+    if site.index != 0 {
+        let id = HeaderValue::try_from(site.id.to_string()).expect("digits are a header value");
+        headers.insert(SITE, id);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn forwarding(trusted: &[&str], scheme: &'static str, host: Option<&'static str>) -> Forwarding {
-        let trusted = trusted.iter().map(|network| network.parse().unwrap()).collect();
-        Forwarding::new(trusted, HeaderValue::from_static(scheme), host.map(HeaderValue::from_static))
+    fn forwarding(trusted: &[&str], scheme: Scheme) -> Forwarding {
+        Forwarding::new(trusted.iter().map(|network| network.parse().unwrap()).collect(), scheme)
     }
 
     #[test]
     fn trusted_proxy_counts_for_no_client() {
-        let forwarding = forwarding(&["10.0.0.0/8", "2001:db8::/32"], "http", None);
+        let forwarding = forwarding(&["10.0.0.0/8", "2001:db8::/32"], Scheme::Http);
         for (address, counted) in [("10.0.0.1", false), ("2001:db8::7", false), ("192.0.2.1", true), ("::1", true)] {
             let address = address.parse().unwrap();
             assert_eq!(forwarding.counted(address), counted.then_some(address), "{address}");
@@ -183,29 +196,27 @@ mod tests {
     }
 
     #[test]
-    fn request_with_another_scheme_or_host_shares_no_response() {
+    fn scheme_and_host_are_those_of_trusted_proxies_and_peers() {
+        use Scheme::{Http, Https};
+        use Source::{Client, Peer};
         let proxy = ["10.0.0.0/8"];
-        for (trusted, scheme, site, from, proto, told, own, shares) in [
-            (&[][..], "http", None, "10.0.0.1", "https", "b", "a", true),
-            (&proxy, "http", None, "1.2.3.4", "https", "b", "a", true),
-            (&proxy, "http", None, "10.0.0.1", "", "", "a", true),
-            (&proxy, "http", None, "10.0.0.1", "HTTP", "A:80", "a", true),
-            (&proxy, "http", None, "10.0.0.1", "https", "", "a", false),
-            (&proxy, "http", None, "10.0.0.1", "http", "b", "a", false),
-            (&proxy, "https", None, "10.0.0.1", "https", "a:443", "a", true),
-            (&proxy, "https", None, "10.0.0.1", "https", "a:80", "a", false),
-            (&proxy, "https", None, "10.0.0.1", "", "", "a", false),
-            (&proxy, "https", None, "1.2.3.4", "https", "", "a", false),
-            (&proxy, "https", Some("a"), "10.0.0.1", "https", "a", "inner:9000", true),
-            (&proxy, "https", Some("a"), "10.0.0.1", "https", "", "inner:9000", false),
-            (&proxy, "https", Some("a"), "10.0.0.1", "https", "b", "a", false),
-            (&[], "http", Some("a"), "1.2.3.4", "", "", "A", true),
-            (&[], "http", Some("a"), "1.2.3.4", "", "", "b", false),
+        for (trusted, default, source, from, stated, expected) in [
+            (&[][..], Http, Client, "10.0.0.1", ("https", "b"), (Http, None)),
+            (&[], Https, Client, "10.0.0.1", ("http", "b"), (Https, None)),
+            (&proxy, Http, Client, "1.2.3.4", ("https", "b"), (Http, None)),
+            (&proxy, Https, Client, "1.2.3.4", ("https", "b"), (Http, None)),
+            (&proxy, Http, Client, "10.0.0.1", ("", ""), (Http, None)),
+            (&proxy, Http, Client, "10.0.0.1", ("HTTPS", "b:8443"), (Https, Some("b:8443"))),
+            (&proxy, Http, Client, "10.0.0.1", ("ftp", "b c"), (Http, None)),
+            (&proxy, Https, Client, "10.0.0.1", ("", ""), (Https, None)),
+            (&proxy, Https, Client, "10.0.0.1", ("http", ""), (Http, None)),
+            (&[], Https, Peer, "10.0.0.1", ("", ""), (Http, None)),
+            (&[], Http, Peer, "10.0.0.1", ("https", "b"), (Https, Some("b"))),
         ] {
-            let told = ForwardedHeaders { chain: b"", scheme: proto.as_bytes(), host: told.as_bytes() };
-            let forwarding = forwarding(trusted, scheme, site);
-            let client = forwarding.sharing_client(Source::Client, from.parse().unwrap(), told, own.as_bytes());
-            assert_eq!(client.is_some(), shares, "{from} {proto} {told:?} {own} at {scheme} {site:?}");
+            let headers = ForwardedHeaders { chain: b"", scheme: stated.0.as_bytes(), host: stated.1.as_bytes() };
+            let believed = forwarding(trusted, default).plain(source, from.parse().unwrap(), headers);
+            let host = believed.host.as_ref().map(|host| host.to_str().unwrap());
+            assert_eq!((believed.scheme, host), expected, "{stated:?} from {from} with {trusted:?}");
         }
     }
 }

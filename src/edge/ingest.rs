@@ -41,7 +41,7 @@ impl Filler {
         let proof = ingest.proof();
         if ingest.extent == Extent::Window {
             lead.flight().body.become_window(ingest.room.bytes() - ingest.header_bytes);
-            self.cache.store.mark(lead.key(), self.settings.policy.load().hit_for_miss);
+            self.cache.store.mark(lead.key(), self.settings.policy(lead.key()).hit_for_miss);
             lead.unlist();
         }
         lead.stream(ingest.streaming(provider.clone()));
@@ -102,7 +102,7 @@ impl Filler {
     fn note_failure(&self, lead: &Lead, provider: &Provider, proof: Verification, mixed: Mixed, error: &Error) {
         let of_one = mixed == Mixed::No;
         if matches!(error, Error::OriginWrong(_)) && of_one {
-            mark_wrong(&self.settings.policy.load(), &self.cache, lead);
+            mark_wrong(&self.settings.policy(lead.key()), &self.cache, lead);
         }
         match (provider, proof) {
             (Provider::Peer(peer), Verification::None) if error.fault() == Fault::Peer => {
@@ -114,7 +114,7 @@ impl Filler {
             // It is not known which of the sources was wrong: other peers are asked next, and no
             // peer is told to drop its copy.
             (Provider::Peer(peer), Verification::AtEnd) => {
-                self.cache.store.doubt(peer, lead.key(), self.settings.policy.load().wrong_content_ttl);
+                self.cache.store.doubt(peer, lead.key(), self.settings.policy(lead.key()).wrong_content_ttl);
             }
             (_, Verification::None) | (Provider::Origin, Verification::AtEnd) => {}
         }
@@ -142,7 +142,7 @@ impl Filler {
         while !data.is_empty() {
             let part = data.split_to(data.len().min(CHUNK));
             poll_fn(|cx| growing.poll_room(cx)).await?;
-            ingest.still_wanted(lead, self.settings.policy.load().detached_fill_timeout)?;
+            ingest.still_wanted(lead, self.settings.policy(lead.key()).detached_fill_timeout)?;
             ingest.received += part.len() as u64;
             match ingest.head.length {
                 Some(length) if ingest.received > length => {
@@ -176,7 +176,7 @@ impl Filler {
         lead.flight().body.become_window(held);
         ingest.extent = Extent::Window;
         if refusal.will_recur() {
-            self.cache.store.mark(lead.key(), self.settings.policy.load().hit_for_miss);
+            self.cache.store.mark(lead.key(), self.settings.policy(lead.key()).hit_for_miss);
         }
         lead.unlist();
     }

@@ -9,7 +9,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 use super::cache::Cache;
 use super::fetch::Fetcher;
 use super::peering::{EVERYTHING, PURGE, Peering};
-use super::policy::Writes;
 use super::quota::Quota;
 use super::request::{Answer, Inbound};
 use super::settings::Settings;
@@ -22,6 +21,7 @@ use crate::observe::metrics::{Served, Source};
 use crate::origin::Call;
 use crate::origin::permits::ClientPresence;
 use crate::semantics::invalidation;
+use crate::site::policy::Writes;
 use crate::upstream::{BaseUrl, Reply};
 
 /// Purges assets here and at every peer.
@@ -34,7 +34,7 @@ pub(super) struct Invalidator {
 
 impl Invalidator {
     pub(super) fn answer_purge(&self, inbound: &Inbound) -> Answer {
-        self.purge(&self.settings.policy.load().trim(inbound.key.clone()));
+        self.purge(&self.settings.policy(&inbound.key).trim(inbound.key.clone()));
         Answer { response: purged(), tunnel: None, record: inbound.record(Served::Pass, ServedFrom::Edge) }
     }
 
@@ -51,21 +51,21 @@ impl Invalidator {
         }
     }
 
-    /// Removes the responses of `key` here, and lets no flight store one.
+    /// Removes the responses of `key` here, under every scheme, and lets no flight store one.
     fn purge(&self, key: &AssetKey) {
         self.cache.purge(key, self.peering.membership.memory());
     }
 
-    /// Returns the keys that a write to `key` has made invalid (RFC 9111 §4.4). The client's `host`
-    /// and the origin's own name stand for the same site, because keys have no host.
+    /// Returns the keys that a write to `key` has made invalid (RFC 9111 §4.4), in the scope of `key`.
+    /// The client's `host` and the origin's own name stand for that scope.
     fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &Reply) -> Vec<AssetKey> {
         let headers = answer.response.headers();
         let upstream =
             |base: &Arc<BaseUrl>| invalidation::named_upstream(&base.host, &base.prefix, key.path(), headers);
         let upstream = answer.base.as_ref().map(upstream).unwrap_or_default();
         let named = invalidation::named(host, key.path(), headers).chain(upstream);
-        let named = named.filter_map(|target| AssetKey::from_uri(&target, self.settings.limits.uri).ok());
-        let policy = self.settings.policy.load();
+        let named = named.filter_map(|target| AssetKey::of_uri(&key.scope(), &target, self.settings.limits.uri).ok());
+        let policy = self.settings.policy(key);
         let mut changed: Vec<_> = std::iter::once(key.clone()).chain(named).map(|key| policy.trim(key)).collect();
         changed.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         changed.dedup();
@@ -130,7 +130,7 @@ pub(super) fn write(
                 tracing::debug!(%method, path = %key, "write not sent, the client left before it reached the origin");
             }
         })?;
-        let invalidates = invalidator.settings.policy.load().writes == Writes::Invalidate;
+        let invalidates = invalidator.settings.policy(&key).writes == Writes::Invalidate;
         if invalidates && invalidation::invalidates(&method, answer.response.status()) {
             invalidator.purge_everywhere(invalidator.changed(&key, host.as_ref(), &answer)).await;
         }

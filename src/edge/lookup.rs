@@ -8,7 +8,6 @@ use super::parts::Edge;
 use super::request::{Answer, Inbound, head_size};
 use super::request_class::RequestClass;
 use super::respond::{answer_not_cached, answer_stale, answer_stored, refuse};
-use super::settings::Settings;
 use crate::error::Error;
 use crate::semantics::cache_control::RequestControl;
 use crate::semantics::cache_status::Handled;
@@ -67,9 +66,6 @@ impl Edge {
 
     /// Answers a request from the store, or returns its further path.
     fn look_up(&self, inbound: &mut Inbound) -> Result<Answer, Route> {
-        if !inbound.shares(&self.settings.policy.load().forwarding) {
-            return look_elsewhere(&self.settings, inbound);
-        }
         if self.cache.store.has_variants() {
             // Hop-by-hop headers select no variant.
             if forward::connection_lists_headers(&inbound.headers) {
@@ -152,19 +148,11 @@ impl Edge {
         // responses to credentials are rarely shared.
         let head = inbound.method == Method::HEAD;
         let credentials = Credentials::of(&inbound.headers) != Credentials::None;
-        if head && self.settings.policy.load().name(&inbound.key) != Name::Proven
+        if head && self.settings.policy(&inbound.key).name(&inbound.key) != Name::Proven
             || credentials && (head || forward::is_selective(&inbound.headers))
         {
             return Route::Pass(handled);
         }
         Route::Coalesce(handled, stale)
     }
-}
-
-/// Returns the path of a request that shares no response (see [`forwarding`](super::forwarding)).
-fn look_elsewhere(settings: &Settings, inbound: &Inbound) -> Result<Answer, Route> {
-    if RequestControl::of(&inbound.headers).only_if_cached {
-        return Ok(answer_not_cached(settings, inbound));
-    }
-    Err(Route::Pass(Handled::OtherSite))
 }

@@ -3,7 +3,7 @@
 //! An edge is composed of parts ([`mod@parts`]), and a function takes the parts that it uses. Each
 //! file imports only files of the lines before its own, or to the left of it:
 //!
-//! - settings: [`forwarding`], [`policy`], [`settings`]
+//! - settings: [`forwarding`], [`policies`], [`settings`]
 //! - requests: [`request_class`], [`request`], [`classify`], [`order`]
 //! - parts: [`cache`], [`peering`] with [`probe`] and [`hedge`], [`quota`], [`fetch`] (requests to
 //!   upstreams), [`invalidate`] (purges), [`filler`]
@@ -42,7 +42,7 @@ mod parts;
 mod pass;
 mod peek;
 mod peering;
-mod policy;
+mod policies;
 mod probe;
 mod probe_length;
 mod quota;
@@ -65,4 +65,5 @@ pub(crate) use fast_peek::Peeked;
 pub(crate) use forwarding::Forwarding;
 pub use parts::Edge;
 pub(crate) use parts::Parts;
-pub(crate) use policy::{Limits, Policy, Writes};
+pub(crate) use policies::Policies;
+pub(crate) use settings::Limits;

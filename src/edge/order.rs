@@ -41,7 +41,7 @@ impl Order {
         headers: &HeaderMap,
         stale: Option<Stored>,
     ) -> Self {
-        let policy = settings.policy.load();
+        let policy = settings.policy(&inbound.key);
         let name = policy.name(&inbound.key);
         let (own, coding) = match name {
             Name::Proven => (PersonalHeaders::Authorization, Coding::Identity),

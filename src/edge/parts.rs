@@ -17,11 +17,12 @@ use super::invalidate::Invalidator;
 use super::key_list::KeyList;
 use super::missed_purges::MissedPurges;
 use super::peering::Peering;
-use super::policy::{Limits, Policy};
+use super::policies::Policies;
 use super::quota::Quotas;
-use super::settings::Settings;
+use super::settings::{Limits, Settings};
 use crate::body::zero_copy::Arena;
 use crate::cluster::membership::Membership;
+use crate::key::split_scope;
 #[cfg(feature = "observe")]
 use crate::observe::metrics::Gauges;
 use crate::observe::metrics::{Metrics, Source};
@@ -38,7 +39,7 @@ pub(crate) struct Parts {
     pub(crate) plan: Plan,
     /// The memory for the large chunks of bodies.
     pub(crate) arena: Arc<Arena>,
-    pub(crate) policy: Policy,
+    pub(crate) policies: Policies,
     pub(crate) origin: Box<dyn Origin>,
     pub(crate) peers: Peers,
     /// The number of peers that are asked before the origin.
@@ -70,7 +71,7 @@ pub struct Edge {
 impl Edge {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let metrics = parts.metrics;
-        let settings = Arc::new(Settings::new(parts.name, parts.loop_id, parts.limits, parts.policy));
+        let settings = Arc::new(Settings::new(parts.name, parts.loop_id, parts.limits, parts.policies));
         let cache = Arc::new(Cache::new(parts.plan, parts.arena));
         let peering = Arc::new(Peering {
             client: parts.peers,
@@ -100,7 +101,7 @@ impl Edge {
             detached_fills: Semaphore::new(parts.max_detached_fills),
             metrics: Arc::clone(&metrics),
         });
-        let key_list = KeyList::new(Arc::clone(&cache), Arc::clone(&peering), parts.warm_keys);
+        let key_list = KeyList::new(Arc::clone(&settings), Arc::clone(&cache), Arc::clone(&peering), parts.warm_keys);
         Arc::new(Self { settings, cache, peering, fetcher, filler, invalidator, key_list, metrics })
     }
 
@@ -109,14 +110,18 @@ impl Edge {
         &self.peering.membership
     }
 
-    /// Replaces the policy. If the rules for names differ, the responses that they judge differently
-    /// are removed, flights store nothing, and all marks are dropped.
-    pub(crate) fn set_policy(&self, policy: Policy) {
-        let policy = Arc::new(policy);
-        let before = self.settings.policy.swap(Arc::clone(&policy));
-        if !policy.has_same_rules(&before) {
+    /// Replaces the policies. If the rules for names differ, the responses that they judge
+    /// differently are removed, flights store nothing, and all marks are dropped.
+    pub(crate) fn set_policies(&self, policies: Policies) {
+        let policies = Arc::new(policies);
+        let before = self.settings.policies.swap(Arc::clone(&policies));
+        let (sites, before) = (&policies.sites, &before.sites);
+        if !sites.have_same_rules(before) {
             self.cache.flights.invalidate_all();
-            self.cache.store.retain(|asset| policy.judges_alike(&before, asset));
+            self.cache.store.retain(|text| {
+                let (site, .., name) = split_scope(text);
+                sites.at(site).policy.judges_alike(&before.at(site).policy, name)
+            });
             self.cache.store.unmark_all();
         }
     }
@@ -160,12 +165,12 @@ impl Edge {
 
     /// Returns the client of a request with `headers` on a connection from `connection`.
     pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
-        self.settings.policy.load().forwarding.requester(source, connection, headers)
+        self.settings.policies.load().forwarding.requester(source, connection, headers)
     }
 
     /// Returns the client that `address` counts for; `None` for a trusted proxy.
     pub(crate) fn counted_client(&self, address: IpAddr) -> Option<IpAddr> {
-        self.settings.policy.load().forwarding.counted(address)
+        self.settings.policies.load().forwarding.counted(address)
     }
 
     /// Probes the peers that do not answer, forever.

@@ -8,6 +8,7 @@ use http::{Method, Request, Response, StatusCode};
 
 use super::cache::Cache;
 use super::classify::{case, kind};
+use super::forwarding::tell_scope;
 use super::invalidate::write;
 use super::order::Order;
 use super::parts::Edge;
@@ -53,7 +54,6 @@ impl Edge {
         // The response to a HEAD updates a stored response only if the request is like a fill: no
         // header of it shapes the response for one client.
         let learns = inbound.method == Method::HEAD
-            && handled != Handled::OtherSite
             && kind(&self.settings, &self.cache.store, &inbound) == RequestKind::Common
             && !forward::is_selective(&inbound.headers);
         let request = self.upstream_request(&mut inbound, if learns { Headers::OfFill } else { Headers::Verbatim });
@@ -101,6 +101,7 @@ impl Edge {
             Headers::OfFill => {
                 *request.headers_mut() =
                     Order::new(&self.settings, &self.cache.store, inbound, &inbound.headers, None).headers;
+                tell_scope(&inbound.key, request.headers_mut());
             }
             Headers::Verbatim => {
                 *request.headers_mut() = forward::verbatim(&inbound.headers, &self.settings.via_for(inbound.version));
@@ -120,8 +121,8 @@ impl Edge {
     /// Verifies the body of a passed response while it streams.
     async fn prove_pass(&self, key: &AssetKey, reply: Reply) -> Result<Reply, Error> {
         let (parts, body) = reply.response.into_parts();
-        let proof = proof_for(&self.settings.policy.load(), key, &Provider::Origin, parts.status, &parts.headers);
-        match prove_unkept(&self.settings, &self.cache, body, proof).await {
+        let proof = proof_for(&self.settings.policy(key), key, &Provider::Origin, parts.status, &parts.headers);
+        match prove_unkept(&self.cache, self.settings.policy(key).verify_first, body, proof).await {
             Ok(body) => Ok(Reply { response: Response::from_parts(parts, body), ..reply }),
             Err(error) => {
                 distrust(&self.fetcher, &self.cache, &Provider::Origin, key, &error);
@@ -145,8 +146,7 @@ impl Edge {
             learn_vary(&self.settings, &self.cache, inbound, &reply.response);
         }
         let reason = pass_reason(inbound, handled);
-        let detail = (handled == Handled::OtherSite).then_some(reason);
-        let status = CacheStatus { handled, detail, ..CacheStatus::default() };
+        let status = CacheStatus { handled, ..CacheStatus::default() };
         let response = relay(&self.settings, inbound, reply, &status);
         let record = Record { reason: Some(reason), ..inbound.record(Served::Pass, ServedFrom::Origin) };
         Answer { response, tunnel: None, record }
@@ -176,7 +176,7 @@ fn learn_vary(settings: &Settings, cache: &Cache, inbound: &Inbound, response: &
         fields.iter().any(|name| HeaderClass::of(name) == HeaderClass::Unknown && inbound.headers.contains_key(name));
     let age = freshness::initial_age(response.headers(), inbound.now, SystemTime::now());
     let verdict = storing::verdict(case(settings, &cache.store, inbound), response.status(), response.headers(), age);
-    let variants = settings.policy.load().variants;
+    let variants = settings.policy(&inbound.key).variants;
     if named && variants > 0 && matches!(verdict, Verdict::Store(_)) {
         cache.store.vary(&inbound.key.asset(), &fields, variants);
     }
@@ -185,7 +185,6 @@ fn learn_vary(settings: &Settings, cache: &Cache, inbound: &Inbound, response: &
 /// Returns the reason why a request passed, for the access log.
 fn pass_reason(inbound: &Inbound, handled: Handled) -> &'static str {
     match handled {
-        Handled::OtherSite => "other-site",
         Handled::Method => "method",
         Handled::Bypass => "hit-for-miss",
         _ if inbound.kind == RequestKind::Unknown => "unknown-header",

@@ -48,7 +48,7 @@ impl Filler {
         accepted: Accepted,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         if !self.cache.store.may_peek(key)
-            || key.as_str().len() > peek_codec::MAX_TARGET
+            || key.as_str().len() + key.scope().host.map_or(0, str::len) > peek_codec::MAX_TARGET
             || !key.as_str().is_ascii()
             || self.cache.flights.to_origin(key, Credentials::None).is_some()
         {
@@ -85,7 +85,7 @@ impl Filler {
 
     /// Returns the order that a peek stands for: the owner gets only the key and the codings.
     fn order_of_peek(&self, key: &AssetKey, accepted: Accepted) -> Order {
-        let mut order = Order::of_this_edge(self.settings.policy.load().name(key));
+        let mut order = Order::of_this_edge(self.settings.policy(key).name(key));
         let accepted = if order.name == Name::Proven { Accepted::default() } else { accepted };
         order.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(accepted.text()));
         order
@@ -169,12 +169,12 @@ impl Filler {
         date::add(&mut parts.headers, now);
         let age = freshness::initial_age(&parts.headers, asked, now);
         let length = bytes.len() as u64;
-        let verdict = judge(&self.settings.policy.load(), lead.key(), order, &parts, age);
+        let verdict = judge(&self.settings.policy(lead.key()), lead.key(), order, &parts, age);
         let terms = match admit(&self.cache.plan, verdict, order, &parts, Framing::Delimited, Some(length)) {
             Ok(terms @ (lifetime, Kept::Stored)) if !freshness::must_be_validated(lifetime, age) => terms,
             _ => return Err(Unfit { lead, wrong: None }),
         };
-        let proof = proof_for(&self.settings.policy.load(), lead.key(), provider, parts.status, &parts.headers);
+        let proof = proof_for(&self.settings.policy(lead.key()), lead.key(), provider, parts.status, &parts.headers);
         let found = proof.as_ref().map(Proof::found);
         if let Some(Err(error)) = proof.map(|proof| proof.prove_whole(&bytes)) {
             return Err(Unfit { lead, wrong: Some(error) });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode};
 
+use super::forwarding::{tell_scope, tell_site};
 use super::hedge_budget::HedgeBudget;
 use super::missed_purges::{MAX_KEYS, MissedPurges, Noted};
 use crate::body::Body;
@@ -39,21 +40,21 @@ pub(super) struct Peering {
 impl Peering {
     /// Sends `peer` the purge of `key`.
     pub(super) async fn purge(&self, peer: &str, key: &AssetKey) -> Result<(), Error> {
-        self.send_purge(peer, key.target()).await.map(drop)
+        let mut request = purge(key.target());
+        tell_scope(key, request.headers_mut());
+        tell_site(key.site(), request.headers_mut());
+        self.send_purge(peer, request).await.map(drop)
     }
 
     /// Sends `peer` the purge of all responses that no name proves.
     pub(super) async fn purge_everything(&self, peer: &Arc<str>) -> Result<(), Error> {
-        match self.send_purge(peer, PathAndQuery::from_static(EVERYTHING)).await? {
+        match self.send_purge(peer, purge(PathAndQuery::from_static(EVERYTHING))).await? {
             StatusCode::NO_CONTENT => Ok(()),
             other => Err(Error::PeerBroke(format!("unexpected status {other} for PURGE {EVERYTHING}"))),
         }
     }
 
-    async fn send_purge(&self, peer: &str, target: PathAndQuery) -> Result<StatusCode, Error> {
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = Method::from_bytes(PURGE).expect("PURGE is a token");
-        *request.uri_mut() = target.into();
+    async fn send_purge(&self, peer: &str, request: Request<Body>) -> Result<StatusCode, Error> {
         // A peer that is silent for longer may serve its old response until that is stale.
         let response = tokio::time::timeout(self.peer_timeout, self.client.ask(peer, request)).await;
         response.unwrap_or(Err(Error::PeerTimeout)).map(|reply| reply.response.status())
@@ -66,4 +67,12 @@ impl Peering {
             tracing::warn!(%peer, limit = MAX_KEYS, "unreachable peer missed more purges than are kept; when it answers again it will drop all responses except those of verified names");
         }
     }
+}
+
+/// Returns a request to purge `target`.
+fn purge(target: PathAndQuery) -> Request<Body> {
+    let mut request = Request::new(Body::empty());
+    *request.method_mut() = Method::from_bytes(PURGE).expect("PURGE is a token");
+    *request.uri_mut() = target.into();
+    request
 }

@@ -33,7 +33,7 @@ impl Quotas {
     /// a trusted proxy that names no other client.
     pub(super) fn client_of(&self, inbound: &Inbound) -> Option<IpAddr> {
         match inbound.source {
-            Source::Client => self.settings.policy.load().forwarding.counted(inbound.requester.client),
+            Source::Client => self.settings.policies.load().forwarding.counted(inbound.requester.client),
             Source::Peer => None,
         }
     }
@@ -46,7 +46,7 @@ impl Quotas {
         let Some(client) = client else {
             return Ok(None);
         };
-        let limit = self.settings.policy.load().requests_per_client;
+        let limit = self.settings.policies.load().requests_per_client;
         let counted = self.clients.count(client, limit);
         if counted.is_none() {
             tracing::warn!(%client, limit, "request limit of one client reached, rejecting its requests to the origin");

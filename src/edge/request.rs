@@ -8,7 +8,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 
-use super::forwarding::{Forwarding, Requester};
+use super::forwarding::Requester;
 use super::request_class::RequestClass;
 use crate::body::Body;
 use crate::body::informational::Relay;
@@ -51,21 +51,10 @@ impl Inbound {
         }
     }
 
-    /// Returns the site that the client requests (RFC 9110 §7.2). It is sent to the origin, and has
-    /// no other effect. HTTP/2 has it in the target, and an absolute target takes precedence over
-    /// Host.
+    /// Returns the host that the client requests (RFC 9110 §7.2). A passed request tells the origin
+    /// of it. HTTP/2 has it in the target, and an absolute target takes precedence over Host.
     pub(super) fn host(&self) -> Option<HeaderValue> {
         self.requester.host().cloned().or_else(|| self.own_host())
-    }
-
-    /// Returns true if the response to a fill also answers this request: its scheme and host are
-    /// those that fills send to the origin.
-    pub(super) fn shares(&self, forwarding: &Forwarding) -> bool {
-        if self.source == Source::Peer || forwarding.is_plain() {
-            return true;
-        }
-        let own = self.own_host();
-        forwarding.is_site_of_fills(&self.requester, own.as_ref().map(HeaderValue::as_bytes))
     }
 
     /// Returns the record of this request for the access log.

@@ -7,6 +7,7 @@ use http::header::{AGE, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETR
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::fetch::Fetcher;
+use super::forwarding::SITE;
 use super::order::Order;
 use super::request::{Answer, Inbound};
 use super::resume::resume_reader;
@@ -205,7 +206,7 @@ pub(super) fn relay(settings: &Settings, inbound: &Inbound, reply: Reply, status
 pub(super) fn answer_options(settings: &Settings, source: Source, target: Box<str>) -> Answer {
     let mut response = Response::new(Body::empty());
     let status = CacheStatus { handled: Handled::Refused, ..CacheStatus::default() };
-    let allow = settings.policy.load().methods.allow().clone();
+    let allow = settings.policies.load().methods.allow().clone();
     for (name, value) in [(ALLOW, allow), (CONTENT_LENGTH, 0.into()), (VIA, settings.via.clone())] {
         response.headers_mut().insert(name, value);
     }
@@ -245,7 +246,10 @@ pub(super) fn refuse(
     headers.insert(CACHE_STATUS, settings.status(&status));
     headers.insert(VIA, settings.via.clone());
     match error {
-        Error::MethodNotAllowed => drop(headers.insert(ALLOW, settings.policy.load().methods.allow().clone())),
+        Error::MethodNotAllowed => drop(headers.insert(ALLOW, settings.policies.load().methods.allow().clone())),
+        Error::UnknownSite if source == Source::Peer => {
+            drop(headers.insert(SITE, HeaderValue::from_static("unknown")));
+        }
         Error::ClientLimit => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
         _ => {}
     }

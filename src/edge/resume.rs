@@ -66,7 +66,7 @@ async fn follow(
     let tag = strong_tag(&head.headers);
     // A part cannot be verified against the digest of the whole, so the whole is requested
     // again.
-    let proof = proof_for(&fetcher.settings.policy.load(), key, &Provider::Origin, head.facts.status, &head.headers);
+    let proof = proof_for(&fetcher.settings.policy(key), key, &Provider::Origin, head.facts.status, &head.headers);
     let request = if proof.is_some() { for_all(key, order) } else { for_rest(key, order, tag, place.at) };
     let quota = fetcher.quotas.take(client)?;
     let began = Instant::now();
@@ -141,7 +141,7 @@ impl Filler {
                 continue;
             };
             let has_it = matches!(reply.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-            let forbidden = self.forbidden_by(order, reply.response.headers());
+            let forbidden = self.forbidden_by(lead.key(), order, reply.response.headers());
             if let (true, Ok(rest)) = (has_it, continuation(reply, tag, ingest.received, &ingest.head)) {
                 return Some(Rest { provider: Some(provider), body: prove_on(rest, proof), forbidden });
             }
@@ -155,9 +155,9 @@ impl Filler {
 
     /// Returns the reason if the response that resumes a body forbids storing the whole, such as
     /// `private`. The freshness is that of the first response.
-    fn forbidden_by(&self, order: &Order, headers: &HeaderMap) -> Option<Refusal> {
+    fn forbidden_by(&self, key: &AssetKey, order: &Order, headers: &HeaderMap) -> Option<Refusal> {
         // The freshness of a proven name does not matter.
-        let case = self.settings.policy.load().case(Name::Proven, order.credentials, Personal::Absent);
+        let case = self.settings.policy(key).case(Name::Proven, order.credentials, Personal::Absent);
         match storing::verdict(case, StatusCode::OK, headers, Duration::ZERO) {
             Verdict::Store(_) => None,
             Verdict::Share(refusal) | Verdict::Pass(refusal) => Some(refusal),

@@ -59,7 +59,7 @@ impl Filler {
             // The headers may be for this client alone.
             return reused(stored, why);
         }
-        let case = self.settings.policy.load().case(order.name, Credentials::None, order.personal);
+        let case = self.settings.policy(lead.key()).case(order.name, Credentials::None, order.personal);
         let renewed = renewed(case, stored.facts(), &stored.fields().unpack(), &parts.headers, asked);
         match renewed.and_then(|head| with_head(&self.cache, lead.key(), stored, head)) {
             Ok(fresh) => {

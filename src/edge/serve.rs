@@ -5,11 +5,12 @@ use std::time::SystemTime;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
-use super::forwarding::Requester;
+use super::forwarding::{Requester, SITE};
 use super::invalidate::{is_purge, is_purge_of_everything};
 use super::key_list::WANTED;
 use super::lookup::Route;
 use super::parts::Edge;
+use super::policies::Addressed;
 use super::request::{Answer, Inbound, head_size};
 use super::request_class::RequestClass;
 use super::respond::{answer_options, refuse};
@@ -48,14 +49,14 @@ impl Edge {
             Ok(()) if is_purge_of_everything(source, &parts) => {
                 return self.invalidator.answer_purge_of_everything(source, parts.method);
             }
-            Ok(()) => AssetKey::from_uri(&parts.uri, self.settings.limits.uri),
+            Ok(()) => self.key(source, &requester, &parts),
             Err(error) => Err(error),
         };
         let body = body.at_most(self.settings.limits.body);
         let upgrade = upgrade::wanted(source, &mut parts, &body);
         let key = match key {
             Ok(key) if upgrade.is_none() && matches!(parts.method, Method::GET | Method::HEAD) => {
-                self.settings.policy.load().trim(key)
+                self.settings.policy(&key).trim(key)
             }
             Ok(key) => key,
             Err(error) => return refuse(&self.settings, source, parts.method.clone(), Err(target(&parts)), error),
@@ -90,6 +91,22 @@ impl Edge {
         }
     }
 
+    /// Returns the key of a checked request.
+    fn key(&self, source: Source, requester: &Requester, request: &http::request::Parts) -> Result<AssetKey, Error> {
+        let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
+        let host = || request.headers.get(HOST).map(HeaderValue::as_bytes);
+        let addressed = Addressed {
+            source,
+            scheme: requester.scheme,
+            stated_host: requester.host(),
+            own_host: authority.or_else(host),
+            site: request.headers.get(SITE).map(HeaderValue::as_bytes),
+        };
+        let policies = self.settings.policies.load();
+        let site = policies.site(&addressed)?;
+        addressed.key(site, |scope| AssetKey::of_uri(scope, &request.uri, self.settings.limits.uri))
+    }
+
     /// Checks that a request can be served at all, independent of its target.
     fn check(&self, source: Source, class: RequestClass, request: &http::request::Parts) -> Result<(), Error> {
         if matches!(request.method, Method::CONNECT | Method::TRACE) {
@@ -117,7 +134,7 @@ impl Edge {
         }
         match source {
             Source::Client => {
-                self.settings.policy.load().methods.admit(&request.method).map_err(|refused| match refused {
+                self.settings.policies.load().methods.admit(&request.method).map_err(|refused| match refused {
                     MethodRejection::NotAllowed => Error::MethodNotAllowed,
                     MethodRejection::NotImplemented => Error::MethodNotImplemented,
                 })?;

@@ -1,11 +1,17 @@
-//! [`Settings`]: the name, the limits and the policy of an edge.
+//! [`Settings`]: the name, the limits and the policies of an edge.
 
-use arc_swap::ArcSwap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
 use http::{HeaderValue, Version};
 
-use super::policy::{Limits, Policy};
+use super::policies::Policies;
+use crate::key::{AssetKey, SiteRef};
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::request_headers::Underscores;
 use crate::semantics::{combined, forward};
+use crate::site::policy::Policy;
 
 const NAME_IS_A_TOKEN: &str = "the configuration's check accepts tokens alone as edge.name";
 
@@ -17,13 +23,45 @@ pub(super) struct Settings {
     /// The identifier of this process in CDN-Loop. No other edge has the same.
     pub(super) loop_id: HeaderValue,
     pub(super) limits: Limits,
-    pub(super) policy: ArcSwap<Policy>,
+    pub(super) policies: ArcSwap<Policies>,
+}
+
+/// The limits of a request, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The length of its target.
+    pub(crate) uri: usize,
+    /// The size of its headers.
+    pub(crate) header: usize,
+    /// The length of its body.
+    pub(crate) body: u64,
+    /// The treatment of headers with `_` in their names.
+    pub(crate) underscores: Underscores,
+}
+
+/// The policy of one site.
+pub(super) struct SitePolicy {
+    policies: Guard<Arc<Policies>>,
+    site: SiteRef,
+}
+
+impl Deref for SitePolicy {
+    type Target = Policy;
+
+    fn deref(&self) -> &Policy {
+        &self.policies.sites.of(self.site).policy
+    }
 }
 
 impl Settings {
-    pub(super) fn new(name: String, loop_id: HeaderValue, limits: Limits, policy: Policy) -> Self {
+    pub(super) fn new(name: String, loop_id: HeaderValue, limits: Limits, policies: Policies) -> Self {
         let via = forward::via(Version::HTTP_11, &name).expect(NAME_IS_A_TOKEN);
-        Self { name, via, loop_id, limits, policy: ArcSwap::from_pointee(policy) }
+        Self { name, via, loop_id, limits, policies: ArcSwap::from_pointee(policies) }
+    }
+
+    /// Returns the policy of the site of `key`.
+    pub(super) fn policy(&self, key: &AssetKey) -> SitePolicy {
+        SitePolicy { policies: self.policies.load(), site: key.site() }
     }
 
     /// Returns the Via member for a message that came in `version`.

@@ -8,8 +8,6 @@ use hyper::body::Body as _;
 
 use super::cache::Cache;
 use super::fetch::{Fetcher, asked};
-use super::policy::Policy;
-use super::settings::Settings;
 use crate::body::Body;
 use crate::body::proven::{self, Proof};
 use crate::error::{Error, Fault};
@@ -18,19 +16,15 @@ use crate::key::AssetKey;
 use crate::semantics::digest_fields::{self, REPR_DIGEST};
 use crate::semantics::storing::Credentials;
 use crate::semantics::vary::is_coded;
+use crate::site::policy::Policy;
 
 /// Verifies a body that will not be stored: a short one before it is sent, if the budget has
-/// room to hold it until then, and a long one while it is sent.
-pub(super) async fn prove_unkept(
-    settings: &Settings,
-    cache: &Cache,
-    body: Body,
-    proof: Option<Proof>,
-) -> Result<Body, Error> {
+/// room to hold it until then, and a long one while it is sent. Bodies of up to `first` bytes are
+/// short.
+pub(super) async fn prove_unkept(cache: &Cache, first: u64, body: Body, proof: Option<Proof>) -> Result<Body, Error> {
     let Some(proof) = proof else {
         return Ok(body);
     };
-    let first = settings.policy.load().verify_first;
     match body.size_hint().exact().filter(|length| *length <= first).and_then(|len| cache.budget.charge(len)) {
         Some(room) => Ok(Body::charged(proven::prove(body, proof, first).await?, room)),
         None => proven::prove(body, proof, 0).await,
@@ -100,7 +94,7 @@ pub(super) fn distrust(fetcher: &Fetcher, cache: &Cache, provider: &Provider, ke
         return;
     };
     if matches!(error.fault(), Fault::Peer | Fault::Origin) {
-        cache.store.doubt(peer, key, fetcher.settings.policy.load().wrong_content_ttl);
+        cache.store.doubt(peer, key, fetcher.settings.policy(key).wrong_content_ttl);
     }
     if wrong {
         let (peering, peer, key) = (Arc::clone(&fetcher.peering), Arc::clone(peer), key.asset());

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::admission::Attempt;
 use super::filler::Filler;
-use super::key_list::WANTED;
+use super::key_list::{WANTED, parse_line};
 use super::order::{Leading, Order};
 use super::parts::Edge;
 use super::probe::for_this_hop;
@@ -122,8 +122,7 @@ impl Edge {
     }
 
     fn wanted_key(&self, line: &str) -> Option<(u32, AssetKey)> {
-        let (uses, path) = line.split_once(' ')?;
-        Some((uses.parse().ok()?, AssetKey::parse(path, self.settings.limits.uri).ok()?))
+        parse_line(&self.settings.policies.load().sites, line, self.settings.limits.uri)
     }
 
     async fn pull(&self, key: &AssetKey, holder: &Arc<str>, pulled: &Pulled) {
@@ -137,7 +136,7 @@ impl Edge {
 
 /// Pulls a key from its holder. Returns true if it was stored.
 async fn take_over(filler: &Arc<Filler>, key: &AssetKey, holder: &Arc<str>) -> bool {
-    let order = Order::of_this_edge(filler.settings.policy.load().name(key));
+    let order = Order::of_this_edge(filler.settings.policy(key).name(key));
     let Joining::Lead(lead) = filler.cache.flights.join(key, Reach::Handoff, Credentials::None) else {
         return false;
     };

@@ -9,11 +9,14 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderName};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use crate::key::{AssetKey, Scope};
 use crate::semantics::content_length;
 use crate::semantics::forward::{MAX_ADDED_HEADERS, MAX_HEADERS};
+use crate::semantics::forwarded::{FORWARDED_HOST, FORWARDED_PROTO};
+use crate::semantics::scheme::Scheme;
 use crate::semantics::vary::Accepted;
 
 /// The name of the peek header.
@@ -22,7 +25,7 @@ pub const FIELD: &str = "peerage-peek";
 pub const DIRECTIVE: &str = "only-if-cached";
 /// The largest body that a peek requests, in bytes.
 pub const MAX_BODY: u64 = 64 * 1024;
-/// The longest request target of a peek, in bytes. The head of the peek then fits the receiver's
+/// The longest request target of a peek, in bytes, with its host. The head of the peek then fits the receiver's
 /// HTTP/1 fast path.
 pub const MAX_TARGET: usize = 3 * 1024;
 /// The longest head of a response, in bytes.
@@ -31,17 +34,43 @@ const MAX_HEAD: usize = 64 * 1024;
 /// The response to a peek for an asset that is not in memory.
 pub const MISS: &str = "HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n";
 
-/// Appends a peek to `out`: it asks `host` for `target`, in one of the codings in `accepted`.
-pub fn write_request(out: &mut BytesMut, host: &str, target: &str, accepted: Accepted) {
+/// The name of the header that names a site, unless it is the default site.
+pub const SITE: &str = "peerage-site";
+
+/// Appends a peek to `out`: it asks `host` for the asset `key`, in one of the codings in `accepted`.
+pub(crate) fn write_request(out: &mut BytesMut, host: &str, key: &AssetKey, accepted: Accepted) {
     let length = itoa::Buffer::new().format(MAX_BODY).to_owned();
-    for part in
-        ["GET ", target, " HTTP/1.1\r\nhost: ", host, "\r\ncache-control: ", DIRECTIVE, "\r\n", FIELD, ": ", &length]
-    {
+    for part in [
+        "GET ",
+        key.as_str(),
+        " HTTP/1.1\r\nhost: ",
+        host,
+        "\r\ncache-control: ",
+        DIRECTIVE,
+        "\r\n",
+        FIELD,
+        ": ",
+        &length,
+    ] {
         out.extend_from_slice(part.as_bytes());
     }
+    let mut add = |name: &str, value: &str| {
+        for part in ["\r\n", name, ": ", value] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    };
     if accepted != Accepted::default() {
-        out.extend_from_slice(b"\r\naccept-encoding: ");
-        out.extend_from_slice(accepted.text().as_bytes());
+        add(ACCEPT_ENCODING.as_str(), accepted.text());
+    }
+    let Scope { site, scheme, host } = key.scope();
+    if scheme != Scheme::Http {
+        add(FORWARDED_PROTO.as_str(), scheme.name());
+    }
+    if let Some(host) = host {
+        add(FORWARDED_HOST.as_str(), host);
+    }
+    if site.index != 0 {
+        add(SITE, &site.id.to_string());
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -209,7 +238,7 @@ mod tests {
     #[test]
     fn a_peek_is_a_get_with_the_directive_and_the_header() {
         let mut out = BytesMut::new();
-        write_request(&mut out, "10.0.0.5:7001", "/a?b", Accepted::default());
+        write_request(&mut out, "10.0.0.5:7001", &AssetKey::parse("/a?b", 100).unwrap(), Accepted::default());
         let mut headers = [httparse::EMPTY_HEADER; 4];
         let mut request = httparse::Request::new(&mut headers);
         assert_eq!(request.parse(&out).unwrap(), httparse::Status::Complete(out.len()));

@@ -222,7 +222,7 @@ impl Pipeline {
             let Poll::Ready(1..) = self.queue.poll_recv_many(cx, &mut self.batch, limit) else { return };
             self.last_used = Instant::now();
             for PeekRequest { key, accepted, on_reply } in self.batch.drain(..) {
-                peek_codec::write_request(&mut self.out, &self.peer, key.as_str(), accepted);
+                peek_codec::write_request(&mut self.out, &self.peer, &key, accepted);
                 self.in_flight.push_back(InFlight { on_reply: Some(on_reply), since: self.last_used });
             }
         }

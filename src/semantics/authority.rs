@@ -1,11 +1,19 @@
 //! Authorities: the host and port of a URL and of Host (RFC 9110 §4.2, §7.2, RFC 3986 §3.2).
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
+
+/// The longest host with a port, in bytes: the limit of a name in DNS (RFC 1035 §2.3.4), a colon and
+/// five digits.
+const LONGEST: usize = 255 + 6;
 
 /// Returns true if `value` is a host with an optional port, as in Host (RFC 9110 §7.2, RFC
 /// 3986 §3.2.2). An empty host is valid. User information is not, and neither is a character
-/// that could end the authority of a URL.
+/// that could end the authority of a URL. Longer hosts than DNS allows are not.
 pub fn is_host(value: &[u8]) -> bool {
+    if value.len() > LONGEST {
+        return false;
+    }
     let is_port = |port: &[u8]| port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit);
     let name = value.iter().take_while(|byte| HOST_NAME_BYTES[usize::from(**byte)]).count();
     match &value[name..] {
@@ -47,6 +55,22 @@ pub(crate) fn without_default_port<'a>(authority: &'a [u8], default: &str) -> &'
     if is_host && (port.is_empty() || port == default.as_bytes()) { host } else { authority }
 }
 
+/// Returns a valid authority in the form in which equal ones are equal: in lower case, without the
+/// port `default` and without the dot that ends a fully qualified name (RFC 3986 §6.2.2.1, RFC 9110
+/// §4.2.3).
+pub(crate) fn normalized<'a>(authority: &'a [u8], default: &str) -> Cow<'a, str> {
+    let bare = without_default_port(authority, default);
+    let bare = str::from_utf8(bare).expect("a valid authority is ASCII");
+    let (host, port) = match bare.rfind(':') {
+        Some(at) if !bare.ends_with(']') => bare.split_at(at),
+        _ => (bare, ""),
+    };
+    match host.strip_suffix('.') {
+        None if !bare.bytes().any(|byte| byte.is_ascii_uppercase()) => bare.into(),
+        name => format!("{}{port}", name.unwrap_or(host).to_ascii_lowercase()).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,14 +98,36 @@ mod tests {
 
     #[test]
     fn a_host_has_an_optional_port_and_no_user_information() {
-        for host in ["", "a", "a.example:80", "a_b:", "[::1]", "[::1]:8001", "10.0.0.1:1", "%41!$&'()*+,;=~-"] {
+        let (longest, longer) = (format!("{}:65535", "a".repeat(255)), format!("{}:65535", "a".repeat(256)));
+        for host in ["", "a", "a.example:80", "a_b:", "[::1]", "[::1]:8001", "10.0.0.1:1", "%41!$&'()*+,;=~-", &longest]
+        {
             assert!(is_host(host.as_bytes()), "{host}");
         }
         for host in [
-            "a b", "a/b", "u@h", "u:p@h", "h:abc", "h#x", "h?x", "h\\x", "<x>", "[::1", "::1", "h:1:2", "[x]",
+            &longer, "a b", "a/b", "u@h", "u:p@h", "h:abc", "h#x", "h?x", "h\\x", "<x>", "[::1", "::1", "h:1:2", "[x]",
             "[::1]x", "ü", "a\t",
         ] {
             assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_authority_have_one_normal_form() {
+        for (authority, normal) in [
+            ("a.example", "a.example"),
+            ("A.Example:443", "a.example"),
+            ("a.example.", "a.example"),
+            ("a.example.:8443", "a.example:8443"),
+            ("a.example:80", "a.example:80"),
+            ("[::A]:443", "[::a]"),
+            ("[::1]", "[::1]"),
+            ("[::1]:8080", "[::1]:8080"),
+            (":443", ""),
+            (".", ""),
+            ("", ""),
+        ] {
+            assert!(is_host(authority.as_bytes()), "{authority}");
+            assert_eq!(normalized(authority.as_bytes(), "443"), normal, "{authority}");
         }
     }
 }

@@ -40,8 +40,6 @@ pub enum Handled {
     Request,
     /// `fwd=bypass`: responses for this URI are known not to be stored.
     Bypass,
-    /// `fwd=bypass`: the request has another scheme or host than stored responses.
-    OtherSite,
     /// Neither: the edge itself answered with an error.
     Refused,
 }
@@ -81,7 +79,7 @@ impl CacheStatus {
             Handled::Stale => ";fwd=stale",
             Handled::Method => ";fwd=method",
             Handled::Request => ";fwd=request",
-            Handled::Bypass | Handled::OtherSite => ";fwd=bypass",
+            Handled::Bypass => ";fwd=bypass",
             Handled::Refused => "",
         });
         if let Some(status) = self.fwd_status {

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::authority::is_host;
 use super::combined;
+use super::scheme::Scheme;
 
 /// The Forwarded header (RFC 7239 §4).
 pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -37,8 +38,8 @@ pub struct ForwardedHeaders<'a> {
 pub struct ForwardedInfo {
     /// The rightmost address of the chain that is not a trusted proxy's.
     pub client: IpAddr,
-    /// The scheme, if stated and valid.
-    pub scheme: Option<HeaderValue>,
+    /// The scheme, if stated and known.
+    pub scheme: Option<Scheme>,
     /// The host, if stated and valid.
     pub host: Option<HeaderValue>,
 }
@@ -117,17 +118,9 @@ fn first(value: &[u8]) -> &[u8] {
     value.split(|&byte| byte == b',').next().unwrap_or_default().trim_ascii()
 }
 
-/// Parses the first scheme of a list (RFC 3986 §3.1).
-fn scheme(value: &[u8]) -> Option<HeaderValue> {
-    let scheme = first(value);
-    match scheme {
-        b"http" => return Some(HeaderValue::from_static("http")),
-        b"https" => return Some(HeaderValue::from_static("https")),
-        _ => {}
-    }
-    let is_valid = scheme.first().is_some_and(u8::is_ascii_alphabetic)
-        && scheme.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte));
-    HeaderValue::from_bytes(scheme).ok().filter(|_| is_valid)
+/// Parses the first scheme of a list.
+fn scheme(value: &[u8]) -> Option<Scheme> {
+    Scheme::of_name(first(value))
 }
 
 /// Parses the first host of a list.
@@ -191,9 +184,9 @@ fn parameter_value(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 ///
 /// The address is appended to X-Forwarded-For. X-Forwarded-Proto and X-Forwarded-Host are
 /// replaced. Forwarded is appended to if it is present (RFC 7239 §4).
-pub fn append(headers: &mut HeaderMap, connection: IpAddr, scheme: &HeaderValue, host: Option<&HeaderValue>) {
+pub fn append(headers: &mut HeaderMap, connection: IpAddr, scheme: Scheme, host: Option<&HeaderValue>) {
     append_client(headers, connection);
-    headers.insert(FORWARDED_PROTO, scheme.clone());
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme.name()));
     if let Some(host) = host {
         headers.insert(FORWARDED_HOST, host.clone());
     }
@@ -213,7 +206,7 @@ pub fn append_client(headers: &mut HeaderMap, connection: IpAddr) {
 
 /// Replaces the forwarding headers of an untrusted sender: removes all of them, then calls
 /// [`append`]. Forwarded is written only if it was present.
-pub fn replace(headers: &mut HeaderMap, connection: IpAddr, scheme: &HeaderValue, host: Option<&HeaderValue>) {
+pub fn replace(headers: &mut HeaderMap, connection: IpAddr, scheme: Scheme, host: Option<&HeaderValue>) {
     let had_forwarded = headers.remove(FORWARDED).is_some();
     let untrusted: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("x-forwarded")).cloned().collect();
     for name in untrusted {
@@ -226,18 +219,18 @@ pub fn replace(headers: &mut HeaderMap, connection: IpAddr, scheme: &HeaderValue
 }
 
 /// Returns this edge's element of Forwarded (RFC 7239 §4).
-fn own_element(connection: IpAddr, scheme: &HeaderValue, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+fn own_element(connection: IpAddr, scheme: Scheme, host: Option<&HeaderValue>) -> Option<HeaderValue> {
     let node = match connection {
         IpAddr::V4(address) => format!("for={address}"),
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
     };
     let host = host.map(|host| [b";host=\"", host.as_bytes(), b"\""].concat()).unwrap_or_default();
-    HeaderValue::from_bytes(&[node.as_bytes(), &host, b";proto=", scheme.as_bytes()].concat()).ok()
+    HeaderValue::from_bytes(&[node.as_bytes(), &host, b";proto=", scheme.name().as_bytes()].concat()).ok()
 }
 
 /// Returns true if a response that varies by this header cannot be shared: the header describes
-/// one client, and the cache key does not contain it. X-Forwarded-Proto is an exception, because
-/// all requests that share a response have the same scheme.
+/// one client, and the cache key does not contain it. (Of X-Forwarded-Host the key contains only
+/// what fills send.)
 pub fn is_of_one_client(name: &HeaderName) -> bool {
     *name == FORWARDED || name.as_str().starts_with("x-forwarded") && *name != FORWARDED_PROTO
 }
@@ -259,7 +252,7 @@ mod tests {
         let info = of_request(PROXY.into(), &headers, trusts);
         let text =
             |value: Option<HeaderValue>| value.map_or_else(String::new, |value| value.to_str().unwrap().to_owned());
-        (info.client.to_string(), text(info.scheme), text(info.host))
+        (info.client.to_string(), info.scheme.map_or("", Scheme::name).to_owned(), text(info.host))
     }
 
     #[test]
@@ -287,7 +280,7 @@ mod tests {
     #[test]
     fn scheme_and_host_are_the_first_members_if_valid() {
         for (scheme, expected) in
-            [("https", "https"), ("HTTPS , http", "HTTPS"), ("", ""), ("ht tp", ""), ("1", ""), ("wss", "wss")]
+            [("https", "https"), ("HTTPS , http", "https"), ("", ""), ("ht tp", ""), ("ftp", ""), ("wss", "https")]
         {
             assert_eq!(resolved(&[("x-forwarded-proto", scheme)]).1, expected, "{scheme}");
         }
@@ -324,9 +317,9 @@ mod tests {
             ("x-forwarded-user", "root"),
             ("forwarded", "for=10.0.0.2"),
         ];
-        let (scheme, host) = (HeaderValue::from_static("https"), HeaderValue::from_static("a:8443"));
+        let (scheme, host) = (Scheme::Https, HeaderValue::from_static("a:8443"));
         let mut appended = headers(&received);
-        append(&mut appended, PROXY.into(), &scheme, Some(&host));
+        append(&mut appended, PROXY.into(), scheme, Some(&host));
         let expected = [
             ("x-forwarded-for", "10.0.0.2, 10.0.0.3, 10.0.0.1"),
             ("x-forwarded-user", "root"),
@@ -336,7 +329,7 @@ mod tests {
         ];
         assert_eq!(appended, headers(&expected));
         let mut replaced = headers(&received);
-        replace(&mut replaced, "::1".parse().unwrap(), &scheme, None);
+        replace(&mut replaced, "::1".parse().unwrap(), scheme, None);
         let expected =
             [("x-forwarded-for", "::1"), ("forwarded", "for=\"[::1]\";proto=https"), ("x-forwarded-proto", "https")];
         assert_eq!(replaced, headers(&expected));

@@ -21,6 +21,7 @@ pub mod location;
 pub mod methods;
 pub mod range;
 pub mod request_headers;
+pub mod scheme;
 pub mod storing;
 pub mod upgrade;
 pub mod validation;

@@ -69,7 +69,7 @@ static SENT: [HeaderName; 8] =
     [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, ORIGIN, USER_AGENT, REFERER, CACHE_CONTROL, PRAGMA];
 
 /// The names of [`HeaderClass::Edge`], besides those of the connection.
-const EDGE: [&str; 18] = [
+const EDGE: [&str; 19] = [
     "cdn-loop",
     "content-length",
     "expect",
@@ -82,6 +82,7 @@ const EDGE: [&str; 18] = [
     "if-unmodified-since",
     "max-forwards",
     "peerage-peek",
+    "peerage-site",
     "peerage-wanted",
     "range",
     "via",

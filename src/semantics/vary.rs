@@ -4,7 +4,7 @@ use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_ENCODING, COOKIE, V
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 
-use super::forwarded::is_of_one_client;
+use super::forwarded::{FORWARDED_PROTO, is_of_one_client};
 use super::members;
 
 /// The request headers by which a response was selected, besides its target.
@@ -27,6 +27,8 @@ pub fn varies(response: &HeaderMap) -> Varies {
         match HeaderName::from_bytes(member) {
             _ if member == b"*" => return Varies::Uncacheable,
             Ok(name) if is_of_one_client(&name) => return Varies::Uncacheable,
+            // The cache key contains the scheme.
+            Ok(name) if name == FORWARDED_PROTO => {}
             Ok(name) => names.push(name),
             Err(_) => return Varies::Uncacheable,
         }
@@ -202,7 +204,8 @@ mod tests {
             (&[("vary", "accept, X-Forwarded-For")], Varies::Uncacheable),
             (&[("vary", "x-forwarded-host")], Varies::Uncacheable),
             (&[("vary", "Forwarded")], Varies::Uncacheable),
-            (&[("vary", "x-forwarded-proto")], by(&["x-forwarded-proto"])),
+            (&[("vary", "x-forwarded-proto")], Varies::Not),
+            (&[("vary", "Origin, x-forwarded-proto")], by(&["origin"])),
             (&[("content-encoding", "gzip")], by(&["accept-encoding"])),
             (&[("content-encoding", "gzip"), ("vary", "Accept-Encoding")], by(&["accept-encoding"])),
         ] {

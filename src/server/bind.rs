@@ -131,7 +131,7 @@ impl Server {
             loop_id: parts::loop_id(),
             plan: config.plan(),
             arena: parts::arena(&config),
-            policy: parts::policy(&config)?,
+            policies: parts::policies(&config)?,
             origin,
             peers: parts::peers_client(&config),
             attempts: cluster.attempts,

@@ -14,5 +14,5 @@ mod supervisor;
 
 pub use bind::{Addresses, Server};
 #[cfg(feature = "cli")]
-pub(crate) use parts::{discovery, policy};
+pub(crate) use parts::{discovery, policies};
 pub use reload::Reloading;

@@ -10,14 +10,17 @@ use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
 use crate::conn::handler::LINGER;
-use crate::edge::{Forwarding, Policy, Writes};
+use crate::edge::{Forwarding, Policies};
 use crate::error::StartError;
+use crate::key::DEFAULT_SITE;
 use crate::observe::access::Access;
 use crate::observe::metrics::Fetched;
 use crate::origin::http_origin::HttpOrigin;
 use crate::peer::client::Peers;
 use crate::random::random;
 use crate::semantics::storing::FallbackTtls;
+use crate::site::Sites;
+use crate::site::policy::{Policy, ToldHost, Writes};
 use crate::upstream::{DEFAULT_LIFETIME, Timeouts};
 
 /// The source of an edge's origin.
@@ -29,16 +32,28 @@ pub(super) enum OriginSource {
     Embedded,
 }
 
-/// Returns the rules and times of a configuration, which a reload can change.
-pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
+/// Returns the settings of a configuration that a reload can change.
+pub(crate) fn policies(config: &Config) -> Result<Policies, StartError> {
+    Ok(Policies {
+        forwarding: Forwarding::new(
+            config.edge.trusted_proxies.iter().map(|network| network.0).collect(),
+            config.edge.scheme,
+        ),
+        methods: config.limits.methods().map_err(StartError::Config)?,
+        requests_per_client: config.limits.most_requests_per_client(config.origin.requests),
+        sites: Sites::new(vec![(DEFAULT_SITE, policy(config)?)]).map_err(StartError::Config)?,
+    })
+}
+
+/// Returns the policy of the default site.
+fn policy(config: &Config) -> Result<Policy, StartError> {
     Ok(Policy {
         rules: config.rules().map_err(StartError::Config)?,
         queries: config.queries().map_err(StartError::Config)?,
-        forwarding: Forwarding::new(
-            config.edge.trusted_proxies.iter().map(|network| network.0).collect(),
-            HeaderValue::from_static(config.edge.scheme.name()),
-            config.edge.told_host().map_err(StartError::Config)?,
-        ),
+        told_host: match config.edge.told_host().map_err(StartError::Config)? {
+            Some(host) => ToldHost::OfRequest(host),
+            None => ToldHost::OfProxy,
+        },
         forward: config.origin.forwarded().map_err(StartError::Config)?,
         times: FallbackTtls {
             negative: config.cache.negative_ttl.0,
@@ -49,9 +64,7 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
         wrong_content_ttl: config.cache.wrong_content_ttl.0,
         hit_for_miss: config.cache.hit_for_miss.0,
         detached_fill_timeout: config.cache.detached_fill_timeout.0,
-        methods: config.limits.methods().map_err(StartError::Config)?,
         writes: if config.cache.invalidate_on_write { Writes::Invalidate } else { Writes::Ignored },
-        requests_per_client: config.limits.most_requests_per_client(config.origin.requests),
         variants: config.cache.variants,
     })
 }

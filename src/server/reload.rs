@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::parts::{OriginSource, http_origin, policy, warn_if_guest};
+use super::parts::{OriginSource, http_origin, policies, warn_if_guest};
 use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig, LimitsConfig};
 use crate::edge::Edge;
 use crate::error::StartError;
@@ -24,11 +24,11 @@ impl Reloading {
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
         config.check().map_err(StartError::Config)?;
         let next = next(&self.running, &config, self.origin_source);
-        let policy = policy(&next)?;
+        let policies = policies(&next)?;
         if next.origin != self.running.origin {
             self.edge.set_origin(Box::new(http_origin(&next)?));
         }
-        self.edge.set_policy(policy);
+        self.edge.set_policies(policies);
         self.replace_peers(&config);
         let restart = differing(&next, config);
         self.running = next;

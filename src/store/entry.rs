@@ -159,12 +159,12 @@ impl Stored {
         self.0.ptr() == other.0.ptr()
     }
 
-    /// Returns the canonical name of the asset, or `None` for a variant.
+    /// Returns the text of the key, with its scope, or `None` for a variant.
     pub(crate) fn name(&self) -> Option<&str> {
         AssetKey::unpacked_name(self.key())
     }
 
-    /// Returns the canonical name of the asset, also for a variant.
+    /// Returns the text of the key, with its scope, also for a variant.
     pub(crate) fn asset_name(&self) -> &str {
         AssetKey::unpacked_asset(self.key())
     }

@@ -205,7 +205,7 @@ impl Store {
             Lookup::Memory(tier, stored)
         } else if self.wrong.contains(key.variant_hash()) {
             Lookup::WrongContent
-        } else if self.markers.contains(key.hash()) {
+        } else if self.markers.contains(key.asset_hash()) {
             Lookup::HitForMiss
         } else {
             Lookup::Absent
@@ -214,7 +214,7 @@ impl Store {
 
     /// Returns true if no note on `key` speaks against a peek at its owner.
     pub(crate) fn may_peek(&self, key: &AssetKey) -> bool {
-        let contains = |notes: &TtlSet| notes.contains(key.hash());
+        let contains = |notes: &TtlSet| notes.contains(key.asset_hash());
         !self.wrong.contains(key.variant_hash())
             && ![&self.markers, &self.peek_misses].into_iter().any(contains)
             && !self.has_changed(key)
@@ -222,7 +222,7 @@ impl Store {
 
     /// Suppresses peeks for `key` for `period`.
     pub(crate) fn note_peek_miss(&self, key: &AssetKey, period: Duration) {
-        self.peek_misses.insert(key.hash(), period);
+        self.peek_misses.insert(key.asset_hash(), period);
     }
 
     /// Returns true if an entry of this weight for `tier` fits into the store.
@@ -254,7 +254,7 @@ impl Store {
                 return;
             }
         }
-        self.markers.remove(key.hash());
+        self.markers.remove(key.asset_hash());
         self.wrong.remove(key.variant_hash());
         let other = if tier == Tier::Main { Tier::Hot } else { Tier::Main };
         self.cache(other).remove(key);
@@ -269,15 +269,17 @@ impl Store {
         }
     }
 
-    /// Removes all responses of an asset, and its list of variants.
+    /// Removes all responses of an asset under every scheme, and its lists of variants.
     pub(crate) fn forget(&self, asset: &AssetKey) {
         let change = self.variants.change();
-        self.remove(&asset.asset());
-        self.remove_all(&change.remove(asset));
+        for asset in asset.under_each_scheme() {
+            self.remove(&asset);
+            self.remove_all(&change.remove(&asset));
+        }
     }
 
-    /// Removes the responses of all assets except those with a canonical name that satisfies
-    /// `keeps`.
+    /// Removes the responses of all assets except those with a key whose text (for
+    /// [`split_scope`](crate::key::split_scope)) satisfies `keeps`.
     pub(crate) fn retain(&self, keeps: impl Fn(&str) -> bool) {
         for tier in Tier::ALL {
             self.cache(tier).responses.retain(|_, stored| keeps(stored.asset_name()));
@@ -334,17 +336,17 @@ impl Store {
 
     /// Ends the coalescing of requests for `key` for `period`.
     pub(crate) fn mark(&self, key: &AssetKey, period: Duration) {
-        self.markers.insert(key.hash(), period);
+        self.markers.insert(key.asset_hash(), period);
     }
 
     /// Ends the coalescing of requests for `key` that identify a client, for `period`.
     pub(crate) fn mark_own(&self, key: &AssetKey, period: Duration) {
-        self.own_markers.insert(key.hash(), period);
+        self.own_markers.insert(key.asset_hash(), period);
     }
 
     /// Returns true if requests for `key` that identify a client go to the origin at once.
     pub(crate) fn is_marked_own(&self, key: &AssetKey) -> bool {
-        self.own_markers.contains(key.hash())
+        self.own_markers.contains(key.asset_hash())
     }
 
     /// Suppresses fetches of `key` for `period`: its content failed verification.
@@ -398,18 +400,21 @@ impl Store {
 
     /// Removes the marker of `key`: the next request may have it stored.
     pub(crate) fn unmark(&self, key: &AssetKey) {
-        self.markers.remove(key.hash());
+        self.markers.remove(key.asset_hash());
     }
 
-    /// Returns the names and hits of the `most` responses with the most hits, the most first, of
-    /// those with a key's hash that satisfies `wanted`. Scans all entries. Variants are left out:
-    /// a name does not identify them.
+    /// Returns the texts of the keys (for [`split_scope`](crate::key::split_scope)) and the hits of
+    /// the `most` responses with the most hits, the most first, of those with a key's hash that
+    /// satisfies `wanted`. Scans all entries. Variants are left out: the text does not identify
+    /// them.
     pub(crate) fn most_used(&self, most: usize, wanted: impl Fn(u64) -> bool) -> Vec<(u32, String)> {
         let now = SystemTime::now();
         let all = Tier::ALL.into_iter().flat_map(|tier| self.cache(tier).responses.iter());
         let eligible = all.filter(|(hash, stored)| {
             let facts = stored.facts();
-            facts.status == StatusCode::OK && facts.is_fresh(now) && stored.name().is_some() && wanted(*hash)
+            facts.status == StatusCode::OK
+                && facts.is_fresh(now)
+                && stored.name().is_some_and(|text| wanted(AssetKey::hash_of_stored(*hash, text)))
         });
         let mut used: Vec<_> = eligible.map(|(_, stored)| (stored.uses.count(), stored)).collect();
         let descending = |(a, _): &(u32, Stored), (b, _): &(u32, Stored)| b.cmp(a);

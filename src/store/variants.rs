@@ -62,7 +62,7 @@ impl Variants {
     }
 
     fn get(&self, key: &AssetKey) -> Option<Arc<Variation>> {
-        self.known.get(&key.hash())
+        self.known.get(&key.asset_hash())
     }
 
     /// Returns true if the responses of an asset are known to vary.
@@ -132,7 +132,7 @@ impl Change<'_> {
 
     /// Removes an asset.
     pub(crate) fn remove(&self, asset: &AssetKey) -> Unlisted {
-        let removed = self.variants.known.remove(&asset.hash());
+        let removed = self.variants.known.remove(&asset.asset_hash());
         removed.iter().flat_map(|(_, known)| known.keys()).collect()
     }
 
@@ -140,9 +140,9 @@ impl Change<'_> {
     /// is too large is evicted itself.
     fn insert(&self, variation: Variation) -> Unlisted {
         let (asset, mut removed) = (variation.asset.clone(), Vec::new());
-        self.variants.known.insert_with_lifecycle(asset.hash(), Arc::new(variation), &mut removed);
+        self.variants.known.insert_with_lifecycle(asset.asset_hash(), Arc::new(variation), &mut removed);
         // The entry that it replaces does not count as evicted.
-        removed.retain(|(hash, _)| *hash != asset.hash() || self.variants.get(&asset).is_none());
+        removed.retain(|(hash, _)| *hash != asset.asset_hash() || self.variants.get(&asset).is_none());
         removed.iter().flat_map(|(_, known)| known.keys()).collect()
     }
 }

@@ -67,6 +67,12 @@ impl RequestBuilder {
         self
     }
 
+    /// Sets Host, for HTTP/1.1.
+    pub fn at_host(mut self, host: &str) -> Self {
+        self.request.headers_mut().insert("host", host.parse().unwrap());
+        self
+    }
+
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         *self.request.body_mut() = Full::new(body.into());
         self

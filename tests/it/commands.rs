@@ -91,7 +91,7 @@ fn owner_prints_the_rank_of_each_path() {
     let output = peerage(Path::new(env!("CARGO_MANIFEST_DIR")), &["owner", "/logo-0492830483.png", "/a b"]);
     let text = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines[0], "/logo-0492830483.png 127.0.0.1:7003 127.0.0.1:7002 127.0.0.1:7001");
+    assert_eq!(lines[0], "/logo-0492830483.png 127.0.0.1:7002 127.0.0.1:7001 127.0.0.1:7003");
     assert!(lines[1].starts_with("/a%20b 127.0.0.1:70"));
 }
 
@@ -108,7 +108,7 @@ fn owner_and_validate_use_discovery() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("cluster.discover: cannot read the file"));
     std::fs::write(folder.path().join("peers"), "127.0.0.1:7003\n127.0.0.1:7001\n").unwrap();
     let text = String::from_utf8(owner().stdout).unwrap();
-    assert_eq!(text, "/logo-0492830483.png 127.0.0.1:7003 127.0.0.1:7001\n");
+    assert_eq!(text, "/logo-0492830483.png 127.0.0.1:7001 127.0.0.1:7003\n");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ fn cacheable() -> Script {
 }
 
 /// Starts an edge that trusts proxies on loopback addresses.
-async fn behind_a_proxy(origin: &Origin, change: impl FnOnce(&mut Config)) -> TestEdge {
+pub async fn behind_a_proxy(origin: &Origin, change: impl FnOnce(&mut Config)) -> TestEdge {
     single_edge(origin, |config| {
         config.edge.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
         change(config);
@@ -23,11 +23,7 @@ async fn behind_a_proxy(origin: &Origin, change: impl FnOnce(&mut Config)) -> Te
     .await
 }
 
-fn https(config: &mut Config) {
-    config.edge.scheme = peerage::config::Scheme::Https;
-}
-
-fn on_behalf_of(ask: RequestBuilder, client: &str, scheme: &str) -> RequestBuilder {
+pub fn on_behalf_of(ask: RequestBuilder, client: &str, scheme: &str) -> RequestBuilder {
     ask.header("x-forwarded-for", client).header("x-forwarded-proto", scheme)
 }
 
@@ -88,58 +84,6 @@ async fn fill_forwards_the_address_of_its_leader_also_through_a_peer() {
     // A HEAD that may update a stored response forwards the client's address as well.
     on_behalf_of(cluster.edges[0].request(Method::HEAD, "/head"), "1.2.3.4", "http").send().await;
     assert_eq!(forwarding_headers(&origin.seen()[3])[..3], [Some("1.2.3.4, 127.0.0.1"), Some("http"), None]);
-}
-
-#[tokio::test]
-async fn a_site_behind_a_tls_terminator_is_cached_and_its_redirect_to_https_is_not() {
-    let origin = Origin::start().await;
-    let edge = behind_a_proxy(&origin, https).await;
-    let redirect =
-        Script::status(301).header("location", "https://site.example/page").header("cache-control", "max-age=60");
-    origin.script(PAGE, redirect.clone());
-    for _ in 0..2 {
-        let got = on_behalf_of(edge.get(PAGE), "1.2.3.4", "http").send().await;
-        assert_eq!((got.status.as_u16(), got.cache_status()), (301, "edge-1;fwd=bypass;detail=other-site"));
-    }
-    assert_eq!(origin.seen()[1].header("x-forwarded-proto"), Some("http"));
-    origin.script(PAGE, cacheable());
-    let is_hit =
-        async |ask: RequestBuilder| on_behalf_of(ask, "1.2.3.4", "https").send().await.cache_status().contains("hit");
-    assert!(!is_hit(edge.get(PAGE)).await);
-    assert_eq!(origin.seen()[2].header("x-forwarded-proto"), Some("https"));
-    assert!(is_hit(edge.get(PAGE)).await && is_hit(edge.get(PAGE).http2()).await);
-    // A response stored for https answers no request for http, over either version of HTTP.
-    origin.script(PAGE, redirect);
-    for ask in [edge.get(PAGE), edge.get(PAGE).http2(), edge.get(PAGE).header("accept-encoding", "gzip")] {
-        assert_eq!(on_behalf_of(ask, "1.2.3.4", "http").send().await.status, 301);
-    }
-    assert_eq!(edge.get(PAGE).send().await.status, 301, "without X-Forwarded-Proto the scheme is http");
-    let cached = on_behalf_of(edge.get(PAGE), "1.2.3.4", "http").header("cache-control", "only-if-cached").send().await;
-    assert_eq!(cached.status, 504);
-    assert!(is_hit(edge.get(PAGE)).await);
-}
-
-#[tokio::test]
-async fn response_for_another_forwarded_host_is_not_stored() {
-    let origin = Origin::start().await;
-    origin.script(PAGE, Script::ok("").varies_by("x-forwarded-host"));
-    let host = |ask: RequestBuilder, host: &str| ask.header("x-forwarded-host", host);
-    let edge = behind_a_proxy(&origin, |config| config.edge.host = "a.example".to_owned()).await;
-    origin.script("/echo", cacheable());
-    for (name, of, hits) in
-        [("/echo", "a.example", false), ("/echo", "A.example:80", true), ("/echo", "b.example", false)]
-    {
-        let got = host(edge.get(name), of).send().await;
-        assert_eq!(got.cache_status().contains("hit"), hits, "{of}: {}", got.cache_status());
-    }
-    let hosts: Vec<_> = origin.seen().iter().map(|seen| seen.header("x-forwarded-host").unwrap().to_owned()).collect();
-    assert_eq!(hosts, ["a.example", "b.example"]);
-    // Without a configured host, a forwarded host other than the request's own is not cached.
-    let edge = behind_a_proxy(&origin, |_| {}).await;
-    edge.get("/echo").send().await;
-    assert!(host(edge.get("/echo"), "site.example").send().await.cache_status().contains("hit"));
-    assert!(host(edge.get("/echo"), "c.example").send().await.cache_status().contains("other-site"));
-    assert_eq!(origin.seen().last().unwrap().header("x-forwarded-host"), Some("c.example"));
 }
 
 #[tokio::test]

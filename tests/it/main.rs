@@ -34,6 +34,7 @@ mod readme;
 mod restart;
 mod revalidation;
 mod rules;
+mod scope;
 mod storage;
 mod use_cases;
 mod variants;

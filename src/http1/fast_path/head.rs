@@ -17,6 +17,9 @@ const MAX_HEADERS: usize = 32;
 /// The name of the header that marks a peek.
 const PEEK: &[u8] = peek_codec::FIELD.as_bytes();
 
+/// The name of the header in which a peer names a site.
+const SITE: &[u8] = peek_codec::SITE.as_bytes();
+
 /// The next request of a connection. The numbers are lengths in bytes.
 pub(crate) enum NextRequest<'a> {
     /// A plain request.
@@ -45,6 +48,8 @@ struct Headers<'a> {
     max_body: Option<u64>,
     codings: NamedCodings,
     told: ForwardedHeaders<'a>,
+    /// The site that a peer names.
+    site: Option<&'a [u8]>,
 }
 
 impl<'a> Headers<'a> {
@@ -61,6 +66,7 @@ impl<'a> Headers<'a> {
             max_body: None,
             codings: NamedCodings::default(),
             told: ForwardedHeaders::default(),
+            site: None,
         };
         for line in lines {
             headers.size += line.name.len() + line.value.len() + 4;
@@ -76,6 +82,7 @@ impl<'a> Headers<'a> {
                 b"connection" if line.value.eq_ignore_ascii_case(b"keep-alive") => {}
                 b"connection" | b"upgrade" | b"expect" | b"content-length" | b"transfer-encoding" => return None,
                 b"cache-control" if line.value == peek_codec::DIRECTIVE.as_bytes() => headers.only_if_cached = true,
+                SITE => headers.site = Some(line.value),
                 PEEK => headers.max_body = str::from_utf8(line.value).ok().and_then(|length| length.parse().ok()),
                 b"x-forwarded-for" => tell(&mut headers.told.chain, line.value, &mut headers.class),
                 b"x-forwarded-proto" => tell(&mut headers.told.scheme, line.value, &mut headers.class),
@@ -117,9 +124,10 @@ impl NextRequest<'_> {
         let Some(headers) = Headers::parse(request.headers) else {
             return NextRequest::Other;
         };
-        let Headers { host, told, user_agent, request_id, size, codings, .. } = headers;
+        let Headers { host, told, site, user_agent, request_id, size, codings, .. } = headers;
         let accepted = codings.accepted();
-        let fast = |target, most| FastRequest { target, host, told, user_agent, request_id, size, most, accepted };
+        let fast =
+            |target, most| FastRequest { target, host, told, site, user_agent, request_id, size, most, accepted };
         let is_plain = method == "GET" && headers.class == RequestClass::Plain && headers.hosts == 1;
         let target = request.path.filter(|target| is_plain && target.starts_with('/'));
         match (target, headers.only_if_cached, headers.max_body) {
@@ -133,6 +141,8 @@ impl NextRequest<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::{AssetKey, Scope, SiteId, SiteRef};
+    use crate::semantics::scheme::Scheme;
 
     fn kind(request: &str) -> &'static str {
         match NextRequest::parse(request.as_bytes()) {
@@ -186,9 +196,12 @@ mod tests {
     #[test]
     fn the_longest_peek_fits_the_fast_path() {
         let mut peek = bytes::BytesMut::new();
-        let target = format!("/{}", "a".repeat(peek_codec::MAX_TARGET - 1));
+        let (host, site) = ("h".repeat(255), SiteRef { id: SiteId::of_name("shop"), index: 1 });
+        let scope = Scope { site, scheme: Scheme::Https, host: Some(&host) };
+        let target = format!("/{}", "a".repeat(peek_codec::MAX_TARGET - 1 - host.len()));
+        let key = AssetKey::of_target(&scope, &target, usize::MAX).unwrap();
         let all = NamedCodings::default().and(b"gzip, br, zstd").accepted();
-        peek_codec::write_request(&mut peek, &"h".repeat(255), &target, all);
+        peek_codec::write_request(&mut peek, &host, &key, all);
         assert!(
             peek.len() < MAX_HEAD
                 && matches!(NextRequest::parse(&peek), NextRequest::Peek(_, length) if length == peek.len())

@@ -12,21 +12,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Uri;
 use http::uri::PathAndQuery;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::error::Error;
+use crate::semantics::scheme::Scheme;
 use crate::semantics::vary::Variant;
+pub(crate) use scope::{DEFAULT_SITE, Scope, SiteId, SiteRef, split as split_scope};
 
-/// The canonical path and query of an asset, with its hash.
+mod scope;
+
+/// The canonical path and query of an asset, its scope (site, scheme and host), and its hash.
 ///
 /// Canonical means, after RFC 3986 §6.2.2: escapes of unreserved characters are decoded, all
 /// other escapes have upper-case digits, and a character that the grammar does not allow bare is
 /// escaped. Reserved characters keep the form in which they were received, since `+` and `%2B`
 /// are different names; an escaped slash stays inside its segment.
 ///
-/// Equality compares the name, with the query byte for byte. The hash is XXH3-64 of the name
-/// with a canonical query: spellings of one query have the same owner, and one write invalidates
-/// all of them. Two names with the same hash never share a response.
+/// Equality compares the scope and the name, with the query byte for byte. The hash is XXH3-64 of
+/// the name with a canonical query, seeded by the site and the host of the scope: all spellings of
+/// a query, under both schemes, have the same owner, and one write invalidates all of them. Two
+/// names with the same hash never share a response.
 ///
 /// A key may also name one variant of the asset, by the request headers that select it
 /// (RFC 9111 §4.1); equality then includes the variant. All variants have the same place on the
@@ -34,8 +39,12 @@ use crate::semantics::vary::Variant;
 #[derive(Clone)]
 pub struct AssetKey {
     hash: u64,
-    /// A copy, so that it does not keep a connection's read buffer alive.
-    name: Arc<str>,
+    site: SiteRef,
+    scheme: Scheme,
+    /// The scope, then the name from `start`. A copy, so that it does not keep a connection's read
+    /// buffer alive.
+    text: Arc<str>,
+    start: u16,
     variant: Option<Variant>,
 }
 
@@ -43,7 +52,8 @@ pub struct AssetKey {
 const LONGEST: usize = u16::MAX as usize - 1;
 
 impl AssetKey {
-    /// Returns the key of a request target of at most `limit` bytes.
+    /// Returns the key of a request target of at most `limit` bytes, requested in cleartext from
+    /// the default site.
     ///
     /// Only the path and the query count. The scheme and authority of an absolute-form target
     /// are ignored: the configuration alone chooses the origin.
@@ -52,22 +62,28 @@ impl AssetKey {
     /// [`Error::UriTooLong`] above `limit`; [`Error::BadRequest`] for a target
     /// without a path, and for a dot segment, NUL or a malformed escape in the path.
     pub fn from_uri(uri: &Uri, limit: usize) -> Result<Self, Error> {
+        Self::of_uri(&Scope::of_default(), uri, limit)
+    }
+
+    /// Returns the key of a request target in `scope`, by the rules of
+    /// [`from_uri`](Self::from_uri).
+    pub(crate) fn of_uri(scope: &Scope<'_>, uri: &Uri, limit: usize) -> Result<Self, Error> {
         match uri.path_and_query() {
-            Some(target) => Self::from_target(target.as_str(), limit),
+            Some(target) => Self::of_target(scope, target.as_str(), limit),
             None => Err(Error::BadRequest("the request target has no path")),
         }
     }
 
     /// Returns the key of a path and query as received, by the rules of
     /// [`from_uri`](Self::from_uri).
-    pub(crate) fn from_target(target: &str, limit: usize) -> Result<Self, Error> {
+    pub(crate) fn of_target(scope: &Scope<'_>, target: &str, limit: usize) -> Result<Self, Error> {
         let limit = limit.min(LONGEST);
         if target.len() > limit {
             return Err(Error::UriTooLong);
         }
         if target.starts_with('?') {
             // In absolute form an empty path equals `/` (RFC 3986 §6.2.3).
-            return Self::from_target(&format!("/{target}"), limit);
+            return Self::of_target(scope, &format!("/{target}"), limit);
         }
         if !target.starts_with('/') {
             return Err(Error::BadRequest("the request target is not a path"));
@@ -77,7 +93,8 @@ impl AssetKey {
             if target.contains("/.") {
                 refuse_dot_segments(split(target).0)?;
             }
-            return Ok(Self { hash: xxh3_64(target.as_bytes()), name: target.into(), variant: None });
+            let hash = xxh3_64_with_seed(target.as_bytes(), scope.seed());
+            return Ok(Self::hashed(hash, scope, target));
         }
         let target = PathAndQuery::try_from(target).map_err(|_| Error::BadRequest("the path cannot be parsed"))?;
         refuse_dot_segments(target.path())?;
@@ -87,52 +104,74 @@ impl AssetKey {
             name.push_str(query);
         }
         // Escaping makes the name longer, and the next edge checks the longer form.
-        if name.len() > limit { Err(Error::UriTooLong) } else { Ok(Self::of(name.into())) }
+        if name.len() > limit { Err(Error::UriTooLong) } else { Ok(Self::of_name(scope, &name)) }
     }
 
-    /// Returns the key of a path given as text, as on a command line.
+    /// Returns the key of a path given as text, as on a command line, requested in cleartext from
+    /// the default site.
     ///
     /// # Errors
     /// Those of [`AssetKey::from_uri`], and [`Error::BadRequest`] for text that is not a request
     /// target.
     pub fn parse(text: &str, limit: usize) -> Result<Self, Error> {
-        // A command line may contain a bare space or control character, a request target may
-        // not.
-        let mut target = Vec::with_capacity(text.len());
-        for byte in text.bytes() {
-            if byte <= b' ' || byte == 0x7f || byte == b'#' {
-                escape(byte, &mut target);
-            } else {
-                target.push(byte);
-            }
-        }
-        let uri =
-            Uri::from_maybe_shared(Bytes::from(target)).map_err(|_| Error::BadRequest("the path cannot be parsed"))?;
-        Self::from_uri(&uri, limit)
+        Self::from_uri(&uri_of_text(text)?, limit)
     }
 
-    fn of(name: Arc<str>) -> Self {
-        let hash = match split(&name) {
+    /// Returns the key of a canonical name.
+    fn of_name(scope: &Scope<'_>, name: &str) -> Self {
+        let hash = match split(name) {
             (path, Some(query)) if !query.bytes().all(|byte| PLAIN[byte as usize]) => {
-                xxh3_64(format!("{path}?{}", canonical_query(query)).as_bytes())
+                xxh3_64_with_seed(format!("{path}?{}", canonical_query(query)).as_bytes(), scope.seed())
             }
-            _ => xxh3_64(name.as_bytes()),
+            _ => xxh3_64_with_seed(name.as_bytes(), scope.seed()),
         };
-        Self { hash, name, variant: None }
+        Self::hashed(hash, scope, name)
+    }
+
+    /// Returns the key of a canonical name with this hash.
+    fn hashed(hash: u64, scope: &Scope<'_>, name: &str) -> Self {
+        let Scope { site, scheme, host } = *scope;
+        let (text, start) = if (site.index, scheme, host) == (0, Scheme::Http, None) {
+            (name.into(), 0)
+        } else {
+            let mut text = String::new();
+            scope.write(&mut text);
+            let start = u16::try_from(text.len()).expect("a host has at most 261 bytes");
+            text.push_str(name);
+            (text.into(), start)
+        };
+        Self { hash, site, scheme, text, start, variant: None }
+    }
+
+    /// Returns the scope of the key.
+    pub(crate) fn scope(&self) -> Scope<'_> {
+        let (site, scheme) = (self.site, self.scheme);
+        let host = if self.start == 0 { None } else { split_scope(&self.text).2 };
+        Scope { site, scheme, host }
+    }
+
+    /// Returns the site of the asset.
+    pub(crate) fn site(&self) -> SiteRef {
+        self.site
+    }
+
+    /// Returns the keys of the asset under every scheme. One write invalidates all of them.
+    pub(crate) fn under_each_scheme(&self) -> [Self; Scheme::ALL.len()] {
+        Scheme::ALL.map(|scheme| Self::hashed(self.hash, &Scope { scheme, ..self.scope() }, self.as_str()))
     }
 
     /// Returns the key of a variant of the same asset.
     pub(crate) fn of_variant(&self, variant: Variant) -> Self {
-        Self { hash: self.hash, name: Arc::clone(&self.name), variant: Some(variant) }
+        Self { variant: Some(variant), ..self.clone() }
     }
 
     /// Returns the key of the asset, without the variant.
     pub(crate) fn asset(&self) -> Self {
-        Self { hash: self.hash, name: Arc::clone(&self.name), variant: None }
+        Self { variant: None, ..self.clone() }
     }
 
-    /// Returns true if both keys are of the same asset, in any variant and any spelling of the
-    /// query. For invalidation only: it compares hashes, so a collision invalidates one asset
+    /// Returns true if both keys are of the same asset, in any variant, under any scheme and in
+    /// any spelling of the query. For invalidation only: it compares hashes, so a collision invalidates one asset
     /// more.
     pub(crate) fn is_same_asset(&self, other: &Self) -> bool {
         self.hash == other.hash
@@ -143,10 +182,27 @@ impl AssetKey {
         self.variant
     }
 
-    /// Returns a hash that differs between variants.
+    /// Returns a hash that differs between schemes, and not between variants.
+    pub(crate) fn asset_hash(&self) -> u64 {
+        match self.scheme {
+            Scheme::Http => self.hash,
+            Scheme::Https => !self.hash,
+        }
+    }
+
+    /// Returns a hash that differs between schemes and between variants.
     #[allow(clippy::cast_possible_truncation)] // the low half is as good as any
     pub(crate) fn variant_hash(&self) -> u64 {
-        self.hash ^ self.variant.map_or(0, |variant| variant.bits() as u64)
+        self.asset_hash() ^ self.variant.map_or(0, |variant| variant.bits() as u64)
+    }
+
+    /// Returns the [`hash`](Self::hash) of a key from its [`asset_hash`](Self::asset_hash) and its
+    /// text.
+    pub(crate) fn hash_of_stored(asset_hash: u64, text: &str) -> u64 {
+        match split_scope(text).1 {
+            Scheme::Http => asset_hash,
+            Scheme::Https => !asset_hash,
+        }
     }
 
     /// Returns the key with the hash of another.
@@ -157,13 +213,13 @@ impl AssetKey {
 
     /// Returns the length in bytes of the [packed](Self::pack) key.
     pub(crate) fn packed_len(&self) -> usize {
-        self.as_str().len() + self.variant.map_or(0, |_| 1 + size_of::<u128>())
+        self.text.len() + self.variant.map_or(0, |_| 1 + size_of::<u128>())
     }
 
-    /// Appends the key as an entry keeps it: the name, and for a variant a line feed, which no
-    /// name contains, and the digest of the variant.
+    /// Appends the key as an entry keeps it: the scope and the name, and for a variant a line feed,
+    /// which no name contains, and the digest of the variant.
     pub(crate) fn pack(&self, packed: &mut Vec<u8>) {
-        packed.extend_from_slice(self.as_str().as_bytes());
+        packed.extend_from_slice(self.text.as_bytes());
         if let Some(variant) = &self.variant {
             packed.push(b'\n');
             packed.extend_from_slice(&variant.bits().to_le_bytes());
@@ -172,57 +228,75 @@ impl AssetKey {
 
     /// Returns true if `packed` is this key, packed.
     pub(crate) fn is_packed_as(&self, packed: &[u8]) -> bool {
-        let rest = packed.strip_prefix(self.as_str().as_bytes());
+        let rest = packed.strip_prefix(self.text.as_bytes());
         rest.is_some_and(|rest| match &self.variant {
             Some(variant) => rest.split_first() == Some((&b'\n', &variant.bits().to_le_bytes())),
             None => rest.is_empty(),
         })
     }
 
-    /// Returns the name of a packed key, or `None` if it names a variant.
+    /// Returns the text of a packed key, for [`split_scope`], or `None` if it names a variant.
     pub(crate) fn unpacked_name(packed: &[u8]) -> Option<&str> {
         str::from_utf8(packed).ok().filter(|name| !name.contains('\n'))
     }
 
-    /// Returns the name of the asset of a packed key, with or without a variant.
+    /// Returns the text of a packed key, for [`split_scope`], with or without a variant.
     pub(crate) fn unpacked_asset(packed: &[u8]) -> &str {
         let name = packed.split(|&byte| byte == b'\n').next().unwrap_or_default();
         str::from_utf8(name).expect("a name is packed from text")
     }
 
-    /// Returns XXH3-64 of the name with a canonical query, which the ring uses.
+    /// Returns XXH3-64 of the name with a canonical query, seeded by site and host. The ring uses
+    /// it.
     pub fn hash(&self) -> u64 {
         self.hash
     }
 
     /// Returns the canonical path, and the query as received.
     pub fn as_str(&self) -> &str {
-        &self.name
+        &self.text[usize::from(self.start)..]
     }
 
     /// Returns the canonical path without the query.
     pub fn path(&self) -> &str {
-        split(&self.name).0
+        split(self.as_str()).0
     }
 
     /// Returns the query without its question mark.
     pub fn query(&self) -> Option<&str> {
-        split(&self.name).1
+        split(self.as_str()).1
     }
 
     /// Returns the key of the same path with another query, which must be a part of this key's
     /// query.
     pub(crate) fn with_query(&self, query: Option<&str>) -> Self {
-        Self::of(match query {
-            Some(query) => format!("{}?{query}", self.path()).into(),
-            None => self.path().into(),
-        })
+        match query {
+            Some(query) => Self::of_name(&self.scope(), &format!("{}?{query}", self.path())),
+            None => Self::of_name(&self.scope(), self.path()),
+        }
     }
 
     /// Returns the request target to send upstream.
     pub(crate) fn target(&self) -> PathAndQuery {
-        PathAndQuery::try_from(&*self.name).expect("a canonical name is a request target")
+        PathAndQuery::try_from(self.as_str()).expect("a canonical name is a request target")
     }
+}
+
+/// Returns the URI of a path or URL given as text. A command line may contain a bare space or
+/// control character, a request target may not.
+///
+/// # Errors
+/// [`Error::BadRequest`] for text that is not a request target.
+pub(crate) fn uri_of_text(text: &str) -> Result<Uri, Error> {
+    let mut target = Vec::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte <= b' ' || byte == 0x7f || byte == b'#' {
+            escape(byte, &mut target);
+        } else {
+            target.push(byte);
+        }
+    }
+    Uri::from_maybe_shared(Bytes::from(target)).map_err(|_| Error::BadRequest("the path cannot be parsed"))
 }
 
 /// Splits a name into the path, and the query without its question mark.
@@ -232,7 +306,10 @@ fn split(name: &str) -> (&str, Option<&str>) {
 
 impl PartialEq for AssetKey {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.variant == other.variant && self.as_str() == other.as_str()
+        self.hash == other.hash
+            && self.site.id == other.site.id
+            && self.variant == other.variant
+            && self.text == other.text
     }
 }
 
@@ -427,6 +504,58 @@ mod tests {
         }
     }
 
+    /// Returns the scopes of two sites, with each scheme and with hosts.
+    fn scopes() -> Vec<Scope<'static>> {
+        let other = SiteRef { id: SiteId::of_name("shop"), index: 7 };
+        let hosts = [None, Some("a.example"), Some("b.example:8443")];
+        let sites = [SiteRef::of_default(), other].into_iter();
+        sites
+            .flat_map(|site| Scheme::ALL.map(|scheme| (site, scheme)))
+            .flat_map(|(site, scheme)| hosts.map(|host| Scope { site, scheme, host }))
+            .collect()
+    }
+
+    #[test]
+    fn a_name_has_a_different_key_in_each_scope() {
+        for name in ["/", "/a?b", "/%C3%A9?x=%7e"] {
+            let of = |scope: &Scope<'_>| AssetKey::of_target(scope, name, LIMIT).unwrap();
+            let keys: Vec<_> = scopes().iter().map(of).collect();
+            for (key, scope) in keys.iter().zip(scopes()) {
+                let mut packed = Vec::new();
+                key.pack(&mut packed);
+                assert_eq!((key.as_str(), key.scope(), key.target().as_str()), (name, scope.clone(), name));
+                assert_eq!(keys.iter().filter(|other| *other == key && other.is_packed_as(&packed)).count(), 1);
+                assert_eq!(keys.iter().filter(|other| other.variant_hash() == key.variant_hash()).count(), 1);
+                let (index, scheme, host, unpacked) = split_scope(AssetKey::unpacked_name(&packed).unwrap());
+                assert_eq!((index, scheme, host, unpacked), (scope.site.index, scope.scheme, scope.host, name));
+                assert_eq!(AssetKey::hash_of_stored(key.asset_hash(), AssetKey::unpacked_asset(&packed)), key.hash());
+                assert_eq!(key.with_query(Some("q")).scope(), scope);
+            }
+        }
+    }
+
+    #[test]
+    fn schemes_share_an_owner_and_invalidations_and_sites_and_hosts_do_not() {
+        let keys: Vec<_> = scopes().iter().map(|scope| AssetKey::of_target(scope, "/a?x=~", LIMIT).unwrap()).collect();
+        for (i, a) in keys.iter().enumerate() {
+            for b in &keys[i + 1..] {
+                let only_scheme = a.scope().site == b.scope().site && a.scope().host == b.scope().host;
+                assert_eq!(a.hash() == b.hash() && a.is_same_asset(b), only_scheme, "{a:?} {b:?}");
+            }
+            assert!(a.under_each_scheme().contains(a) && a.under_each_scheme().iter().all(|b| a.is_same_asset(b)));
+        }
+    }
+
+    /// Computed with another implementation of XXH3 (Python's xxhash), as the golden values of the
+    /// ring are, which cover the default site.
+    #[test]
+    fn hash_of_another_site_and_host_is_golden() {
+        let site = SiteRef { id: SiteId::of_name("shop"), index: 1 };
+        let scope = Scope { site, scheme: Scheme::Https, host: Some("a.example") };
+        assert_eq!(AssetKey::of_target(&scope, "/", LIMIT).unwrap().hash(), 2_230_573_037_464_188_188);
+        assert_eq!(SiteId::of_name(DEFAULT_SITE).to_string(), "2f3561a904d9e51f75e1ccc767e28b41");
+    }
+
     #[test]
     fn different_names_have_different_keys() {
         let names = ["/a+b", "/a%20b", "/a%2Bb", "/a//b", "/a/b", "/a/b/", "/a/b?", "/a/b?x", "/a/B", "/a%3Fx"];
@@ -458,17 +587,21 @@ mod tests {
         assert_eq!(key(&format!("/{}", "a".repeat(LIMIT))), Err(Error::UriTooLong));
         assert_eq!(key(&format!("/{}", "\u{e9}".repeat(LIMIT / 3))), Err(Error::UriTooLong));
         // Any key is a valid request target, whatever the limit.
-        let longest = AssetKey::from_target(&format!("/{}", "a".repeat(LONGEST - 1)), usize::MAX).unwrap();
+        let longest =
+            AssetKey::of_target(&Scope::of_default(), &format!("/{}", "a".repeat(LONGEST - 1)), usize::MAX).unwrap();
         assert_eq!(longest.target().as_str().len(), LONGEST);
         for longer in ["a".repeat(LONGEST), "\u{e9}".repeat(LONGEST / 4)] {
-            assert_eq!(AssetKey::from_target(&format!("/{longer}"), usize::MAX), Err(Error::UriTooLong));
+            assert_eq!(
+                AssetKey::of_target(&Scope::of_default(), &format!("/{longer}"), usize::MAX),
+                Err(Error::UriTooLong)
+            );
         }
     }
 
     proptest! {
         #[test]
         fn any_target_is_rejected_or_canonical(target in "[/?]?[ -~é]{0,60}") {
-            let key_of_target = AssetKey::from_target(&target, LIMIT).map(|key| {
+            let key_of_target = AssetKey::of_target(&Scope::of_default(), &target, LIMIT).map(|key| {
                 assert_eq!(key.target().as_str(), key.as_str());
                 assert_eq!(key.target().query(), key.query());
                 key.to_string()

@@ -1,24 +1,21 @@
-//! The operator's rules for names and times, and the limits of a request.
+//! [`Policy`]: the operator's rules for the names and times of a site.
 
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::forwarding::Forwarding;
+use super::rules::{QueryRule, Rule};
 use crate::key::AssetKey;
 use crate::semantics::digest::Expected;
 use crate::semantics::hint::FileType;
-use crate::semantics::methods::Methods;
-use crate::semantics::request_headers::Underscores;
 use crate::semantics::storing::{Case, Credentials, FallbackTtls, Name, Personal};
-use crate::site::rules::{QueryRule, Rule};
 
 /// The rules and times that a reload can change.
 pub(crate) struct Policy {
     /// The first rule that matches a path applies.
     pub(crate) rules: Vec<Rule>,
     pub(crate) queries: Vec<QueryRule>,
-    pub(crate) forwarding: Forwarding,
+    pub(crate) told_host: ToldHost,
     /// The request headers that fills send in addition to the built-in ones.
     pub(crate) forward: Box<[HeaderName]>,
     pub(crate) times: FallbackTtls,
@@ -27,13 +24,19 @@ pub(crate) struct Policy {
     pub(crate) wrong_content_ttl: Duration,
     pub(crate) hit_for_miss: Duration,
     pub(crate) detached_fill_timeout: Duration,
-    /// The methods that clients may use.
-    pub(crate) methods: Methods,
     pub(crate) writes: Writes,
-    /// The number of requests that one client may have at the origin.
-    pub(crate) requests_per_client: usize,
     /// The number of variants of one asset that are stored.
     pub(crate) variants: usize,
+}
+
+/// The host of which the origin is told in X-Forwarded-Host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ToldHost {
+    /// The one that a trusted proxy states, if it states one.
+    OfProxy,
+    /// The one that a trusted proxy states, else that of the request, else this one, which is
+    /// normalized.
+    OfRequest(Box<str>),
 }
 
 /// The effect of a write on stored responses.
@@ -64,12 +67,12 @@ impl Policy {
     }
 
     /// Returns the digest that the contents of an asset must have according to its name.
-    pub(super) fn expected(&self, key: &AssetKey) -> Option<Expected> {
+    pub(crate) fn expected(&self, key: &AssetKey) -> Option<Expected> {
         self.rule(key.path())?.expected(key.path())
     }
 
     /// Returns true if both policies have the same rules for names.
-    pub(super) fn has_same_rules(&self, other: &Self) -> bool {
+    pub(crate) fn has_same_rules(&self, other: &Self) -> bool {
         self.times.hint == other.times.hint
             && self.rules.len() == other.rules.len()
             && self.rules.iter().zip(&other.rules).all(|(rule, other)| rule.is_same(other))
@@ -77,7 +80,7 @@ impl Policy {
 
     /// Returns true if the responses of an asset (its canonical name, with query) are judged the
     /// same under both policies, as far as its name matters.
-    pub(super) fn judges_alike(&self, other: &Self, asset: &str) -> bool {
+    pub(crate) fn judges_alike(&self, other: &Self, asset: &str) -> bool {
         let path = asset.split('?').next().unwrap_or_default();
         let part = |policy: &Self| {
             let name = policy.name_of(path);
@@ -99,20 +102,7 @@ impl Policy {
         }
     }
 
-    pub(super) fn case(&self, name: Name, credentials: Credentials, personal: Personal) -> Case {
+    pub(crate) fn case(&self, name: Name, credentials: Credentials, personal: Personal) -> Case {
         Case { name, credentials, personal, ttls: self.times }
     }
-}
-
-/// The limits of a request, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// The length of its target.
-    pub(crate) uri: usize,
-    /// The size of its headers.
-    pub(crate) header: usize,
-    /// The length of its body.
-    pub(crate) body: u64,
-    /// The treatment of headers with `_` in their names.
-    pub(crate) underscores: Underscores,
 }
