@@ -10,13 +10,16 @@ use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
 use crate::conn::handler::LINGER;
-use crate::edge::{Forwarding, Policy, Writes};
+use crate::edge::{Edge, Forwarding, Limits, Parts, Policy, Writes};
 use crate::error::StartError;
 use crate::observe::access::Access;
-use crate::observe::metrics::Fetched;
+use crate::observe::metrics::{Fetched, Metrics};
+use crate::origin::Origin;
+use crate::origin::embedded::Bounded;
 use crate::origin::http_origin::HttpOrigin;
 use crate::peer::client::Peers;
 use crate::random::random;
+use crate::semantics::request_headers::Underscores;
 use crate::semantics::storing::FallbackTtls;
 use crate::upstream::{DEFAULT_LIFETIME, Timeouts};
 
@@ -27,6 +30,42 @@ pub(super) enum OriginSource {
     Configured,
     /// The program that embeds the edge. A reload does not replace it.
     Embedded,
+}
+
+/// The parts of an edge that its configuration does not determine.
+pub(crate) struct Supplied {
+    pub(crate) origin: Box<dyn Origin>,
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Builds an edge from a checked configuration and the supplied parts.
+pub(crate) fn edge(config: &Config, supplied: Supplied) -> Result<Arc<Edge>, StartError> {
+    let Supplied { origin, arena, membership, metrics } = supplied;
+    let cluster = config.cluster.clone().unwrap_or_default();
+    Ok(Edge::new(Parts {
+        name: config.edge.name.clone(),
+        limits: Limits {
+            uri: bytes(config.limits.uri),
+            header: bytes(config.limits.header),
+            body: config.limits.body.0,
+            underscores: if config.limits.underscore_headers { Underscores::Kept } else { Underscores::Dropped },
+        },
+        loop_id: loop_id(),
+        plan: config.plan(),
+        arena,
+        policy: policy(config)?,
+        origin,
+        peers: peers_client(config),
+        attempts: cluster.attempts,
+        peer_timeout: cluster.connect_timeout.0,
+        probe_interval: cluster.probe_timeout.0,
+        warm_keys: cluster.warm_keys,
+        max_detached_fills: (config.origin.requests / 2).max(1),
+        membership,
+        metrics,
+    }))
 }
 
 /// Returns the rules and times of a configuration, which a reload can change.
@@ -57,7 +96,7 @@ pub(crate) fn policy(config: &Config) -> Result<Policy, StartError> {
 }
 
 /// Returns the client for the origin that `origin.url` names.
-pub(super) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
+pub(crate) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
     let origin = &config.origin;
     let timeouts = Timeouts {
         connect: origin.connect_timeout.0,
@@ -69,8 +108,13 @@ pub(super) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
     Ok(if origin.rewrite_location { http.rewriting_locations() } else { http })
 }
 
+/// Returns `origin` with the limits that `config` sets for an embedded one.
+pub(crate) fn embedded_origin(config: &Config, origin: impl Origin) -> Bounded {
+    Bounded::new(origin, config.origin.first_byte_timeout.0, config.origin.requests)
+}
+
 /// Returns the client for requests to peers.
-pub(super) fn peers_client(config: &Config) -> Peers {
+fn peers_client(config: &Config) -> Peers {
     let cluster = config.cluster.clone().unwrap_or_default();
     if config.cluster.is_some() && cluster.first_byte_timeout.0 <= config.origin.first_byte_timeout.0 {
         tracing::warn!(
@@ -97,7 +141,7 @@ pub(super) fn arena(config: &Config) -> Arc<Arena> {
 }
 
 /// Returns a CDN-Loop identifier that no other process has.
-pub(super) fn loop_id() -> HeaderValue {
+fn loop_id() -> HeaderValue {
     HeaderValue::try_from(format!("peerage-{:016x}", random())).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
 }
 
