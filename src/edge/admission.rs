@@ -11,11 +11,11 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use hyper::body::Body as _;
 
-use super::cache::Cache;
 use super::fetch::{Arrival, Fetcher, asked};
 use super::filler::Filler;
 use super::ingest::Incoming;
 use super::landing::{Ingest, head};
+use super::memory::Memory;
 use super::order::{LeaderOnly, Leading, Order, tier};
 use super::policy::Policy;
 use super::probe_length::{may_outgrow, measured};
@@ -187,7 +187,7 @@ impl Filler {
 /// it.
 fn reject(
     fetcher: &Fetcher,
-    cache: &Cache,
+    cache: &Memory,
     leading: Leading,
     provider: &Provider,
     began: Instant,
@@ -201,7 +201,7 @@ fn reject(
 /// Verifies as much of a body as must be verified before its first byte is sent.
 async fn prove(
     fetcher: &Fetcher,
-    cache: &Cache,
+    cache: &Memory,
     incoming: Incoming,
     proof: Option<Proof>,
     admitted: &Admitted,

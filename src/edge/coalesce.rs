@@ -7,9 +7,9 @@ use http::header::{AUTHORIZATION, CACHE_CONTROL};
 use http::{HeaderMap, Version};
 use tokio::sync::oneshot;
 
-use super::cache::Cache;
 use super::classify::states_no_lifetime;
 use super::fetch::Fetcher;
+use super::memory::Memory;
 use super::order::{LeaderOnly, Order};
 use super::parts::Edge;
 use super::peek::AtHand;
@@ -200,7 +200,7 @@ fn note_own(policy: &Policy, store: &Store, inbound: &Inbound) {
 /// response of the flight.
 fn own_headers(
     settings: &Settings,
-    cache: &Cache,
+    cache: &Memory,
     inbound: &Inbound,
     flight: &Arc<Flight>,
     streaming: &Streaming,
@@ -249,7 +249,7 @@ fn own_headers(
 
 /// Joins the flight of the key. A flight to peers is for clients' requests, and for keys that
 /// another edge owns. A request with `credentials` joins only flights with the same ones.
-fn join(peering: &Peering, cache: &Cache, inbound: &Inbound, credentials: Credentials) -> Joining {
+fn join(peering: &Peering, cache: &Memory, inbound: &Inbound, credentials: Credentials) -> Joining {
     let view = peering.membership.view();
     let owner = view.ring.owner(inbound.key.hash());
     let own = owner.is_none_or(|owner| owner.name() == peering.membership.own());
@@ -270,7 +270,7 @@ fn join(peering: &Peering, cache: &Cache, inbound: &Inbound, credentials: Creden
 /// followed the lead meanwhile try again.
 fn join_counted(
     fetcher: &Fetcher,
-    cache: &Cache,
+    cache: &Memory,
     inbound: &Inbound,
     credentials: Credentials,
 ) -> Result<Joining, Error> {

@@ -8,13 +8,13 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::Semaphore;
 
-use super::cache::Cache;
 use super::fetch::Fetcher;
 use super::filler::Filler;
 use super::forwarding::Requester;
 use super::hedge_budget::HedgeBudget;
 use super::invalidate::Invalidator;
 use super::key_list::KeyList;
+use super::memory::Memory;
 use super::missed_purges::MissedPurges;
 use super::peering::Peering;
 use super::policy::{Limits, Policy};
@@ -58,7 +58,7 @@ pub(crate) struct Parts {
 /// One edge: it answers requests, and fetches missing assets from its peers or the origin.
 pub struct Edge {
     pub(super) settings: Arc<Settings>,
-    pub(super) cache: Arc<Cache>,
+    pub(super) cache: Arc<Memory>,
     pub(super) peering: Arc<Peering>,
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) filler: Arc<Filler>,
@@ -71,7 +71,7 @@ impl Edge {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let metrics = parts.metrics;
         let settings = Arc::new(Settings::new(parts.name, parts.loop_id, parts.limits, parts.policy));
-        let cache = Arc::new(Cache::new(parts.plan, parts.arena));
+        let cache = Arc::new(Memory::new(parts.plan, parts.arena));
         let peering = Arc::new(Peering {
             client: parts.peers,
             membership: parts.membership,
