@@ -17,7 +17,6 @@ use crate::body::informational::Informational;
 use crate::config::LimitsConfig;
 use crate::conn::zero_copy::Splicers;
 use crate::edge::{Edge, FastRequest, NotFastHit, Peeked};
-use crate::error::Error;
 use crate::key::AssetKey;
 use crate::observe::access::{Access, Details, LoggedBody, Record};
 use crate::observe::activity::{ActiveRequest, Activity, Delivery, StreamProgress};
@@ -190,9 +189,7 @@ impl Handler {
         let version = request.version();
         connection.note_version(version);
         let has_content = !request.body().is_end_stream();
-        let (timeout, rate) = (context.limits.body_timeout.0, context.limits.body_rate.0);
-        let request = request.map(|body| Body::received(body, Some(timeout), Error::ClientBroke).no_slower_than(rate));
-        let request = if has_content { request.map(|body| self.count_content(body)) } else { request };
+        let request = request.map(|body| context.edge.receive(context.source, body));
         // HTTP/1.0 has no informational responses, and hyper's HTTP/2 server cannot send them.
         let relay = (version == Version::HTTP_11).then(|| connection.informational.open());
         let mut answer = context.edge.respond(context.source, requester, relay.clone(), request).await;
@@ -224,11 +221,6 @@ impl Handler {
             Delivery::connection(active)
         };
         Ok(context.access.log_response(client, (answer.record, details), answer.response, began, delivery))
-    }
-
-    fn count_content(&self, content: Body) -> Body {
-        let (metrics, source) = (Arc::clone(&self.context.access.metrics), self.context.source);
-        content.counted(move |bytes| metrics.received(source, bytes))
     }
 }
 

@@ -157,7 +157,7 @@ impl Edge {
         handled: Handled,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         let plain = handled == Handled::UriMiss && Credentials::of(&inbound.headers) == Credentials::None;
-        let asks = plain && inbound.version == Version::HTTP_2 && inbound.source == Source::Client;
+        let asks = plain && inbound.version >= Version::HTTP_2 && inbound.source != Source::Peer;
         // A peek carries only the key and Accept-Encoding.
         let suits =
             inbound.class == RequestClass::Plain || self.settings.policy.load().name(&inbound.key) == Name::Proven;

@@ -33,7 +33,7 @@ pub(crate) struct Forwarding {
 pub(crate) struct Requester {
     /// The address of the client, behind trusted proxies.
     pub(crate) client: IpAddr,
-    /// `None` unless the connection is a trusted proxy's.
+    /// `None` unless the connection is a trusted proxy's, or the program names the site.
     told: Option<Box<ByProxy>>,
 }
 
@@ -73,7 +73,7 @@ impl Requester {
                 headers.append(FORWARDED_FOR, line.clone());
             }
         }
-        if source == Source::Client {
+        if source != Source::Peer {
             forwarded::append_client(headers, self.told.as_ref().map_or(self.client, |told| told.connection));
         }
     }
@@ -98,11 +98,17 @@ impl Forwarding {
     }
 
     pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
-        if source == Source::Peer || !self.trusts(connection) {
+        if source != Source::Client || !self.trusts(connection) {
             return Requester { client: connection, told: None };
         }
         let believed = forwarded::of_request(connection, headers, |address| self.trusts(address));
         Requester { client: believed.client, told: Some(Box::new(ByProxy { connection, believed })) }
+    }
+
+    /// Returns a client at `address` that requests the site that fills request.
+    pub(super) fn at_site_of_fills(&self, address: IpAddr) -> Requester {
+        let site = ForwardedInfo { client: address, scheme: Some(self.scheme.clone()), host: self.host.clone() };
+        Requester { client: address, told: Some(Box::new(ByProxy { connection: address, believed: site })) }
     }
 
     /// Returns the address of the client if its request shares responses. For

@@ -62,7 +62,7 @@ mod warm;
 
 pub(crate) use fast_hit::{FastRequest, NotFastHit};
 pub(crate) use fast_peek::Peeked;
-pub(crate) use forwarding::Forwarding;
+pub(crate) use forwarding::{Forwarding, Requester};
 pub use parts::Edge;
 pub(crate) use parts::Parts;
 pub(crate) use policy::{Limits, Policy, Writes};

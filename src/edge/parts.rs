@@ -1,12 +1,13 @@
 //! [`Edge`], and the parts that it is made of.
 
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::fetch::Fetcher;
 use super::filler::Filler;
@@ -21,13 +22,18 @@ use super::policy::{Limits, Policy};
 use super::quota::Quotas;
 use super::settings::Settings;
 use crate::body::zero_copy::Arena;
+use crate::body::{Body, ReceivedFrom};
 use crate::cluster::membership::Membership;
+use crate::error::Error;
 #[cfg(feature = "observe")]
 use crate::observe::metrics::Gauges;
 use crate::observe::metrics::{Metrics, Source};
 use crate::origin::Origin;
 use crate::peer::client::Peers;
 use crate::store::tiers::Plan;
+
+/// The address of the program as a client of its own edge.
+const PROGRAM: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The parts of an edge.
 pub(crate) struct Parts {
@@ -65,6 +71,8 @@ pub struct Edge {
     pub(super) invalidator: Invalidator,
     pub(super) key_list: KeyList,
     pub(super) metrics: Arc<Metrics>,
+    /// The probes of an edge without a server. They end with the edge.
+    probes: OnceLock<JoinSet<()>>,
 }
 
 impl Edge {
@@ -101,7 +109,8 @@ impl Edge {
             metrics: Arc::clone(&metrics),
         });
         let key_list = KeyList::new(Arc::clone(&cache), Arc::clone(&peering), parts.warm_keys);
-        Arc::new(Self { settings, cache, peering, fetcher, filler, invalidator, key_list, metrics })
+        let probes = OnceLock::new();
+        Arc::new(Self { settings, cache, peering, fetcher, filler, invalidator, key_list, metrics, probes })
     }
 
     /// Returns the membership of the cluster.
@@ -158,6 +167,30 @@ impl Edge {
         }
     }
 
+    /// Returns the name of this edge.
+    pub(crate) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Returns the body of a request, which is counted and must arrive in time.
+    pub(crate) fn receive(&self, source: Source, body: impl Into<ReceivedFrom>) -> Body {
+        let (limits, metrics) = (&self.settings.limits, Arc::clone(&self.metrics));
+        Body::received(body, Some(limits.body_timeout), Error::ClientBroke)
+            .no_slower_than(limits.body_rate)
+            .counted(move |bytes| metrics.received(source, bytes))
+    }
+
+    /// Returns the program itself as the client of a request with `headers`, whose sender the
+    /// program did not name.
+    pub(crate) fn program(&self, headers: &HeaderMap) -> Requester {
+        self.requester(Source::Program, PROGRAM, headers)
+    }
+
+    /// Returns the program itself as a client that requests the same site as fills do.
+    pub(crate) fn program_at_own_site(&self) -> Requester {
+        self.settings.policy.load().forwarding.at_site_of_fills(PROGRAM)
+    }
+
     /// Returns the client of a request with `headers` on a connection from `connection`.
     pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
         self.settings.policy.load().forwarding.requester(source, connection, headers)
@@ -171,5 +204,18 @@ impl Edge {
     /// Probes the peers that do not answer, forever.
     pub(crate) async fn look_after_peers(self: Arc<Self>) {
         self.peering.probe_silent_peers().await;
+    }
+
+    /// Begins to probe the peers that do not answer, until the edge is dropped.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub(crate) fn begin_probes(&self) {
+        self.probes.get_or_init(|| {
+            let peering = Arc::clone(&self.peering);
+            let mut probes = JoinSet::new();
+            probes.spawn(async move { peering.probe_silent_peers().await });
+            probes
+        });
     }
 }

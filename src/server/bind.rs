@@ -84,7 +84,7 @@ impl Server {
     /// # Errors
     /// [`StartError`], which names the invalid key.
     pub async fn bind_with(config: Config, origin: impl Origin) -> Result<Self, StartError> {
-        let origin = parts::embedded_origin(&config, origin);
+        let origin = parts::embedded_origin(&config, Box::new(origin));
         Self::assemble(config, (OriginSource::Embedded, Box::new(origin)), InheritedSockets::default()).await
     }
 

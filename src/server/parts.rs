@@ -50,6 +50,8 @@ pub(crate) fn edge(config: &Config, supplied: Supplied) -> Result<Arc<Edge>, Sta
             uri: bytes(config.limits.uri),
             header: bytes(config.limits.header),
             body: config.limits.body.0,
+            body_timeout: config.limits.body_timeout.0,
+            body_rate: config.limits.body_rate.0,
             underscores: if config.limits.underscore_headers { Underscores::Kept } else { Underscores::Dropped },
         },
         loop_id: loop_id(),
@@ -109,7 +111,7 @@ pub(crate) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
 }
 
 /// Returns `origin` with the limits that `config` sets for an embedded one.
-pub(crate) fn embedded_origin(config: &Config, origin: impl Origin) -> Bounded {
+pub(crate) fn embedded_origin(config: &Config, origin: Box<dyn Origin>) -> Bounded {
     Bounded::new(origin, config.origin.first_byte_timeout.0, config.origin.requests)
 }
 
