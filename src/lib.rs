@@ -13,6 +13,37 @@
 //! The origin is a closure from key to bytes. Concurrent requests for one key call it once, and
 //! its values are stored until they are evicted: like groupcache's, they never change.
 //!
+//! ```
+//! use http_body_util::BodyExt;
+//! use peerage::{AssetKey, Edge};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let origin = |key: AssetKey| async move {
+//!     Ok::<_, std::io::Error>(Some(format!("this is {key}\n").into()))
+//! };
+//! let edge = Edge::builder().name("web-1").memory(64 << 20).origin(origin).build()?;
+//!
+//! let response = edge.cache().get("/logo.png").await?;
+//! assert_eq!(response.into_body().collect().await?.to_bytes(), "this is /logo.png\n");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # An edge in an HTTP server
+//!
+//! [`Edge::service`] responds to requests that the program's own server has received. With the
+//! feature `tower` it is a `tower::Service`; `examples/axum.rs` is a complete program:
+//!
+//! ```text
+//! let app = Router::new().route("/", get(page)).nest_service("/assets", edge.service());
+//! ```
+//!
+//! # An edge with listeners
+//!
+//! [`Server`] adds the listeners for clients, for peers and for operators, and drains them at its
+//! end. Its [`edge`](Server::edge) has the same methods. `examples/embed.rs` is a complete program.
+//!
 //! ```no_run
 //! use peerage::{AssetKey, Config, Server};
 //!
@@ -31,13 +62,13 @@
 //! ```
 //!
 //! [`Server::bind`] takes the HTTP origin from the configuration instead
-//! ([`config::OriginConfig::url`]). `examples/embed.rs` is a complete program.
+//! ([`config::OriginConfig::url`]).
 //!
 //! # Configuration
 //!
 //! Change the fields of [`Config::default`], or deserialize a [`Config`] with serde. `config.toml`
-//! in the repository explains each key. [`Server`] checks the configuration; an error names the
-//! key and the accepted values.
+//! in the repository explains each key. [`Server`] and [`EdgeBuilder`] check the configuration; an
+//! error names the key and the accepted values.
 //!
 //! # A cluster
 //!
@@ -61,6 +92,9 @@
 //! # }
 //! ```
 //!
+//! An edge without listeners can be a [guest](cluster::membership::Membership::guest) of the
+//! cluster: see [`EdgeBuilder::membership`] and `examples/membership.rs`.
+//!
 //! # Features
 //!
 //! All are on by default. A configuration that needs a missing one is rejected with its name.
@@ -72,11 +106,13 @@
 //! | `dns`, `etcd` | member lists from DNS or etcd (`cluster.discover`) |
 //! | `gossip` | failure detection among edges (`cluster.gossip`) |
 //! | `observe` | `/metrics` and `/peers` on the admin listener |
+//! | `tower` | [`EdgeService`] as a `tower::Service` |
 //! | `zero-copy` | large bodies sent without a copy (`edge.zero_copy`) |
 //!
 //! # How it works
 //!
-//! 1. The server accepts a request on the listener for clients or on the listener for peers.
+//! 1. The server accepts a request on the listener for clients or on the listener for peers, or
+//!    the program that embeds the edge passes one on.
 //! 2. [`Edge`] decides on the response. Methods other than GET and HEAD go to the origin.
 //! 3. [`AssetKey`] is the canonical name of the asset in the cache, on the ring and at the origin.
 //! 4. A fresh entry in the store is a hit. A small entry of the owner is fetched by a peek.
@@ -101,6 +137,7 @@ pub mod cluster;
 pub mod config;
 mod conn;
 mod edge;
+mod embed;
 mod error;
 mod flight;
 #[cfg(fuzzing)]
@@ -121,6 +158,7 @@ mod upstream;
 pub use body::Body;
 pub use config::Config;
 pub use edge::Edge;
+pub use embed::{Cache, EdgeBuilder, EdgeService};
 pub use error::{Error, Fault, RunError, StartError};
 pub use key::AssetKey;
 pub use origin::{Call, Origin};

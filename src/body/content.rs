@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::BoxStream;
-use hyper::body::Incoming;
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use super::end_hook::{EndHook, Ended};
@@ -22,7 +21,7 @@ use super::proof::{Proof, Proving};
 use super::room::Room;
 use super::skip::{Delivered, Position, Skip};
 use super::slice::{Run, Slice};
-use super::timed_body::TimedBody;
+use super::timed_body::{ReceivedFrom, TimedBody};
 use super::turn::Turn;
 use crate::error::Error;
 use crate::store::budget::Charge;
@@ -130,14 +129,20 @@ impl Body {
         (Self(Kind::Observed(Box::new(body), progress.clone())), progress)
     }
 
-    /// `body`, which calls `hook` once, when it ends or is dropped.
-    pub(crate) fn with_end_hook(body: Self, hook: impl FnOnce(Ended) + Send + 'static) -> Self {
+    /// `body`, which calls `hook` once, when it ends or is dropped, with the number of bytes that
+    /// were read.
+    pub(crate) fn with_end_hook(body: Self, hook: impl FnOnce(Ended, u64) + Send + 'static) -> Self {
         Self(Kind::EndHook(Box::new(EndHook::new(body, hook))))
     }
 
-    /// A body received from a connection. It fails with `blame` when it breaks off, or when
-    /// no data arrives for `idle`.
-    pub(crate) fn received(incoming: Incoming, idle: Option<Duration>, blame: fn(String) -> Error) -> Self {
+    /// A received body. It fails with `blame` when it breaks off, or when no data arrives for
+    /// `idle`.
+    pub(crate) fn received(
+        incoming: impl Into<ReceivedFrom>,
+        idle: Option<Duration>,
+        blame: fn(String) -> Error,
+    ) -> Self {
+        let incoming = incoming.into();
         if incoming.is_end_stream() {
             return Self::empty();
         }

@@ -9,25 +9,26 @@ use hyper::body::Frame;
 use crate::error::Error;
 
 /// The end of a body, as its reader saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ended {
     Complete,
-    /// With an error.
-    Failed,
+    Failed(Error),
     /// Dropped before its end.
     Unread,
 }
 
-/// A body that calls `hook` once, at its end or when it is dropped.
+/// A body that calls `hook` once, at its end or when it is dropped, with the number of bytes that
+/// were read.
 pub(super) struct EndHook<B: hyper::body::Body<Data = Bytes, Error = Error> + Unpin> {
     body: B,
+    read: u64,
     /// Taken by the call.
-    hook: Option<Box<dyn FnOnce(Ended) + Send>>,
+    hook: Option<Box<dyn FnOnce(Ended, u64) + Send>>,
 }
 
 impl<B: hyper::body::Body<Data = Bytes, Error = Error> + Unpin> EndHook<B> {
-    pub(super) fn new(body: B, hook: impl FnOnce(Ended) + Send + 'static) -> Self {
-        Self { body, hook: Some(Box::new(hook)) }
+    pub(super) fn new(body: B, hook: impl FnOnce(Ended, u64) + Send + 'static) -> Self {
+        Self { body, read: 0, hook: Some(Box::new(hook)) }
     }
 
     pub(super) fn body(&self) -> &B {
@@ -36,7 +37,7 @@ impl<B: hyper::body::Body<Data = Bytes, Error = Error> + Unpin> EndHook<B> {
 
     fn call(&mut self, ended: Ended) {
         if let Some(hook) = self.hook.take() {
-            hook(ended);
+            hook(ended, self.read);
         }
     }
 
@@ -44,8 +45,8 @@ impl<B: hyper::body::Body<Data = Bytes, Error = Error> + Unpin> EndHook<B> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             None => self.call(Ended::Complete),
-            Some(Err(_)) => self.call(Ended::Failed),
-            Some(Ok(_)) => {}
+            Some(Err(error)) => self.call(Ended::Failed(error.clone())),
+            Some(Ok(frame)) => self.read += frame.data_ref().map_or(0, |data| data.len() as u64),
         }
         Poll::Ready(frame)
     }

@@ -26,6 +26,7 @@ pub(crate) use progress::Progress;
 pub(crate) use room::Room;
 pub(crate) use skip::{Delivered, Position};
 pub(crate) use slice::{RUN, Run};
+pub(crate) use timed_body::ReceivedFrom;
 
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,14 @@
-//! A body received from a connection, with timeouts.
+//! A received body, with timeouts.
 
+use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -13,10 +16,55 @@ use tokio::time::{Instant, Sleep};
 use super::error_chain::describe;
 use crate::error::Error;
 
-/// A body received from a connection. `blame` makes the error of its sender when it breaks
-/// off or stalls.
+/// A body as its receiver got it.
+pub(crate) enum ReceivedFrom {
+    /// A connection of this edge.
+    Connection(Incoming),
+    /// The program that embeds the edge.
+    Program(UnsyncBoxBody<Bytes, Box<dyn StdError + Send + Sync>>),
+}
+
+impl From<Incoming> for ReceivedFrom {
+    fn from(body: Incoming) -> Self {
+        Self::Connection(body)
+    }
+}
+
+impl ReceivedFrom {
+    /// Boxes a body of any type.
+    pub(crate) fn program<B>(body: B) -> Self
+    where
+        B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + 'static,
+    {
+        Self::Program(body.map_err(Into::into).boxed_unsync())
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Connection(body) => body.is_end_stream(),
+            Self::Program(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Connection(body) => body.size_hint(),
+            Self::Program(body) => body.size_hint(),
+        }
+    }
+
+    /// Polls for a frame. An error is returned as text, with its causes.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
+        match self {
+            Self::Connection(body) => Pin::new(body).poll_frame(cx).map_err(|error| describe(&error)),
+            Self::Program(body) => Pin::new(body).poll_frame(cx).map_err(|error| describe(&*error)),
+        }
+    }
+}
+
+/// A received body. `blame` makes the error of its sender when it breaks off or stalls.
 pub(super) struct TimedBody {
-    incoming: Incoming,
+    incoming: ReceivedFrom,
     timeout: Option<Timeout>,
     /// The most bytes that may still arrive.
     left: u64,
@@ -34,7 +82,7 @@ struct Wait {
 
 impl TimedBody {
     /// `idle` is the longest wait for a frame.
-    pub(super) fn new(incoming: Incoming, idle: Option<Duration>, blame: fn(String) -> Error) -> Self {
+    pub(super) fn new(incoming: ReceivedFrom, idle: Option<Duration>, blame: fn(String) -> Error) -> Self {
         Self { incoming, timeout: idle.map(Timeout::new), left: u64::MAX, blame, count: None, wait: None }
     }
 
@@ -64,7 +112,7 @@ impl TimedBody {
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let polled = self.incoming.poll_frame(cx);
         let Poll::Ready(frame) = polled else {
             return self.poll_timeout(cx);
         };
@@ -88,7 +136,7 @@ impl TimedBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => Poll::Ready(Some(Err((self.blame)(describe(&error))))),
+            Some(Err(error)) => Poll::Ready(Some(Err((self.blame)(error)))),
             None => Poll::Ready(None),
         }
     }

@@ -126,6 +126,12 @@ impl Membership {
         self.joining.send_modify(|joining| joining.listed = true);
     }
 
+    /// Creates the membership of an edge outside the cluster of `peers`: it asks the members, but
+    /// owns nothing, and no member asks it.
+    pub fn guest<'a>(peers: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::new("", peers)
+    }
+
     /// Creates the membership of an edge without a cluster.
     pub fn alone() -> Self {
         Self::new("", [])

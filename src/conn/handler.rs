@@ -16,12 +16,12 @@ use crate::body::Body;
 use crate::body::informational::Informational;
 use crate::config::LimitsConfig;
 use crate::conn::zero_copy::Splicers;
-use crate::edge::{Edge, FastRequest, NotFastHit, Peeked};
-use crate::error::Error;
+use crate::edge::{Edge, FastRequest, NotFastHit, Peeked, Remote};
 use crate::key::AssetKey;
 use crate::observe::access::{Access, Details, LoggedBody, Record};
 use crate::observe::activity::{ActiveRequest, Activity, Delivery, StreamProgress};
 use crate::observe::metrics::Source;
+use crate::semantics::scheme::Scheme;
 use crate::upstream::tunnel::Tunnel;
 
 /// The time for which an idle HTTP/1 connection of a client stays open when the edge drains.
@@ -80,6 +80,10 @@ impl ConnectionState {
         }
     }
 
+    fn remote(&self) -> Remote {
+        Remote { address: self.address, scheme: Scheme::Http }
+    }
+
     fn note_version(&self, version: Version) {
         if version == Version::HTTP_2 {
             self.is_http2.store(true, Ordering::Relaxed);
@@ -136,8 +140,8 @@ impl Handler {
     /// Responds to a plain request with a hit; see [`Edge::answer_fast`].
     pub(crate) fn answer_fast(&self, request: &FastRequest<'_>, head: &mut Vec<u8>) -> Result<LoggedBody, NotFastHit> {
         let began = Instant::now();
-        let (source, address) = (self.context.source, self.connection.address);
-        let (body, record, client) = self.context.edge.answer_fast(source, address, request, head)?;
+        let (source, remote) = (self.context.source, self.connection.remote());
+        let (body, record, client) = self.context.edge.answer_fast(source, remote, request, head)?;
         let details = self.details(request);
         let delivery = Delivery::connection(self.connection.requests.begin());
         Ok(self.log_body(client, (record, details), body, began, delivery))
@@ -184,15 +188,13 @@ impl Handler {
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Result<Response<LoggedBody>, Infallible> {
         let Self { context, connection } = self;
         let (began, active) = (Instant::now(), connection.requests.begin());
-        let requester = context.edge.requester(context.source, connection.address, request.headers());
+        let requester = context.edge.requester(context.source, connection.remote(), request.headers());
         let client = requester.client;
         let pending = context.access.begin_request(client, context.source, &request, began);
         let version = request.version();
         connection.note_version(version);
         let has_content = !request.body().is_end_stream();
-        let (timeout, rate) = (context.limits.body_timeout.0, context.limits.body_rate.0);
-        let request = request.map(|body| Body::received(body, Some(timeout), Error::ClientBroke).no_slower_than(rate));
-        let request = if has_content { request.map(|body| self.count_content(body)) } else { request };
+        let request = request.map(|body| context.edge.receive(context.source, body));
         // HTTP/1.0 has no informational responses, and hyper's HTTP/2 server cannot send them.
         let relay = (version == Version::HTTP_11).then(|| connection.informational.open());
         let mut answer = context.edge.respond(context.source, requester, relay.clone(), request).await;
@@ -224,11 +226,6 @@ impl Handler {
             Delivery::connection(active)
         };
         Ok(context.access.log_response(client, (answer.record, details), answer.response, began, delivery))
-    }
-
-    fn count_content(&self, content: Body) -> Body {
-        let (metrics, source) = (Arc::clone(&self.context.access.metrics), self.context.source);
-        content.counted(move |bytes| metrics.received(source, bytes))
     }
 }
 

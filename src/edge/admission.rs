@@ -11,11 +11,11 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use hyper::body::Body as _;
 
-use super::cache::Cache;
 use super::fetch::{Arrival, Fetcher, asked};
 use super::filler::Filler;
 use super::ingest::Incoming;
 use super::landing::{Ingest, head};
+use super::memory::Memory;
 use super::order::{LeaderOnly, Leading, Order, tier};
 use super::probe_length::{may_outgrow, measured};
 use super::resume::can_resume;
@@ -195,7 +195,7 @@ impl Filler {
 /// it.
 fn reject(
     fetcher: &Fetcher,
-    cache: &Cache,
+    cache: &Memory,
     leading: Leading,
     provider: &Provider,
     began: Instant,
@@ -210,7 +210,7 @@ fn reject(
 /// `first` bytes.
 async fn prove(
     fetcher: &Fetcher,
-    cache: &Cache,
+    cache: &Memory,
     incoming: Incoming,
     first: u64,
     proof: Option<Proof>,

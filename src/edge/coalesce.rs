@@ -7,9 +7,9 @@ use http::header::{AUTHORIZATION, CACHE_CONTROL};
 use http::{HeaderMap, Version};
 use tokio::sync::oneshot;
 
-use super::cache::Cache;
 use super::classify::states_no_lifetime;
 use super::fetch::Fetcher;
+use super::memory::Memory;
 use super::order::{LeaderOnly, Order};
 use super::parts::Edge;
 use super::peek::AtHand;
@@ -157,7 +157,7 @@ impl Edge {
         handled: Handled,
     ) -> Option<impl Future<Output = Option<AtHand>> + Send + use<>> {
         let plain = handled == Handled::UriMiss && Credentials::of(&inbound.headers) == Credentials::None;
-        let asks = plain && inbound.version == Version::HTTP_2 && inbound.source == Source::Client;
+        let asks = plain && inbound.version >= Version::HTTP_2 && inbound.source != Source::Peer;
         // A peek carries only the key and Accept-Encoding.
         let suits = inbound.class == RequestClass::Plain
             || self.settings.policy(&inbound.key).name(&inbound.key) == Name::Proven;
@@ -200,7 +200,7 @@ fn note_own(policy: &Policy, store: &Store, inbound: &Inbound) {
 /// response of the flight.
 fn own_headers(
     settings: &Settings,
-    cache: &Cache,
+    cache: &Memory,
     inbound: &Inbound,
     flight: &Arc<Flight>,
     streaming: &Streaming,
@@ -249,7 +249,7 @@ fn own_headers(
 
 /// Joins the flight of the key. A flight to peers is for clients' requests, and for keys that
 /// another edge owns. A request with `credentials` joins only flights with the same ones.
-fn join(peering: &Peering, cache: &Cache, inbound: &Inbound, credentials: Credentials) -> Joining {
+fn join(peering: &Peering, cache: &Memory, inbound: &Inbound, credentials: Credentials) -> Joining {
     let view = peering.membership.view();
     let owner = view.ring.owner(inbound.key.hash());
     let own = owner.is_none_or(|owner| owner.name() == peering.membership.own());
@@ -270,7 +270,7 @@ fn join(peering: &Peering, cache: &Cache, inbound: &Inbound, credentials: Creden
 /// followed the lead meanwhile try again.
 fn join_counted(
     fetcher: &Fetcher,
-    cache: &Cache,
+    cache: &Memory,
     inbound: &Inbound,
     credentials: Credentials,
 ) -> Result<Joining, Error> {
@@ -320,7 +320,9 @@ mod tests {
 
     use super::*;
     use crate::body::Body;
+    use crate::edge::Remote;
     use crate::key::AssetKey;
+    use crate::semantics::scheme::Scheme;
     use crate::{Config, Server};
 
     #[tokio::test]
@@ -336,7 +338,8 @@ mod tests {
             panic!("nobody else asks");
         };
         let request = Request::get("/page").header("host", "x").body(Body::empty()).unwrap();
-        let requester = edge.requester(Source::Client, "192.0.2.1".parse().unwrap(), request.headers());
+        let remote = Remote { address: "192.0.2.1".parse().unwrap(), scheme: Scheme::Http };
+        let requester = edge.requester(Source::Client, remote, request.headers());
         let refuse = async {
             while edge.cache.flights.readers() == 0 {
                 tokio::task::yield_now().await;

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use http::{Method, StatusCode};
 
-use super::forwarding::Believed;
+use super::forwarding::{Believed, Remote};
 use super::parts::Edge;
 use super::policies::Addressed;
 use super::respond::hit;
@@ -57,15 +57,15 @@ pub(crate) enum NotFastHit {
 impl Edge {
     /// Answers a plain GET if a fresh 200 is stored: appends its header lines to `head`, and returns
     /// the body, the log record and the address of the client. Otherwise `head` is unchanged.
-    /// `connection` is the address of the socket's other end, which may be a trusted proxy.
+    /// `remote` is the other end of the connection, which may be a trusted proxy.
     pub(crate) fn answer_fast(
         &self,
         source: Source,
-        connection: IpAddr,
+        remote: Remote,
         request: &FastRequest<'_>,
         head: &mut Vec<u8>,
     ) -> Result<(Body, Record, IpAddr), NotFastHit> {
-        let (key, client) = self.plain_key(source, connection, request).ok_or(NotFastHit::Involved)?;
+        let (key, client) = self.plain_key(source, remote, request).ok_or(NotFastHit::Involved)?;
         let Some((tier, stored)) = self.cache.store.get(&key) else {
             return Err(NotFastHit::Missing(key, client));
         };
@@ -81,12 +81,12 @@ impl Edge {
 
     /// Returns the key of the target and the client's address, if no unlisted variant changes the
     /// answer.
-    fn plain_key(&self, source: Source, connection: IpAddr, request: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
+    fn plain_key(&self, source: Source, remote: Remote, request: &FastRequest<'_>) -> Option<(AssetKey, IpAddr)> {
         if request.size > self.settings.limits.header || !authority::is_host(request.host) {
             return None;
         }
         let policies = self.settings.policies.load();
-        let Believed { client, scheme, host } = policies.forwarding.plain(source, connection, request.told);
+        let Believed { client, scheme, host } = policies.forwarding.plain(source, remote, request.told);
         let (stated_host, own_host) = (host.as_ref(), Some(request.host));
         let addressed = Addressed { source, scheme, stated_host, own_host, site: request.site };
         let site = policies.site(&addressed).ok()?;

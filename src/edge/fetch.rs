@@ -121,10 +121,10 @@ impl Fetcher {
     /// the quota is held until then.
     pub(super) fn counted(&self, provider: &Provider, began: Instant, quota: Quota, body: Body) -> Body {
         let (metrics, asked) = (Arc::clone(&self.metrics), asked(provider));
-        Body::with_end_hook(body, move |ended| {
+        Body::with_end_hook(body, move |ended, _| {
             drop(quota);
             // A client that leaves early is no failure of the upstream.
-            let fetched = if ended == Ended::Failed { Fetched::Error } else { Fetched::Ok };
+            let fetched = if matches!(ended, Ended::Failed(_)) { Fetched::Error } else { Fetched::Ok };
             metrics.fetch(asked, fetched, began.elapsed());
         })
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::cache::Cache;
 use super::fetch::Fetcher;
 use super::invalidate::Invalidator;
+use super::memory::Memory;
 use super::peering::Peering;
 use super::settings::Settings;
 use crate::observe::metrics::Metrics;
@@ -14,7 +14,7 @@ use crate::observe::metrics::Metrics;
 /// Fills flights from peers and the origin.
 pub(super) struct Filler {
     pub(super) settings: Arc<Settings>,
-    pub(super) cache: Arc<Cache>,
+    pub(super) cache: Arc<Memory>,
     pub(super) peering: Arc<Peering>,
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) invalidator: Invalidator,

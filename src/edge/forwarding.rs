@@ -4,7 +4,7 @@
 //! The asset key contains the scheme and the host of which a fill tells the origin. So a response
 //! answers only requests of which the origin would have been told the same.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -21,10 +21,21 @@ use crate::semantics::scheme::Scheme;
 /// default site is not named. In a response it says that the peer does not know the site.
 pub(super) const SITE: HeaderName = HeaderName::from_static(peek_codec::SITE);
 
+/// The address that stands for the program itself.
+const PROGRAM: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 /// `edge.trusted_proxies` and `edge.scheme`.
 pub(crate) struct Forwarding {
     trusted: Vec<IpNet>,
     scheme: Scheme,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remote {
+    pub(crate) address: IpAddr,
+    /// The scheme of the connection itself.
+    pub(crate) scheme: Scheme,
 }
 
 /// The client of a request, as far as it is known.
@@ -74,7 +85,7 @@ impl Requester {
                 headers.append(FORWARDED_FOR, line.clone());
             }
         }
-        if source == Source::Client {
+        if source != Source::Peer {
             let connection = self.stated.as_ref().map_or(self.client, |stated| stated.connection);
             forwarded::append_client(headers, connection);
         }
@@ -87,10 +98,14 @@ impl Forwarding {
         Self { trusted, scheme }
     }
 
-    /// Returns the scheme of a request without forwarded headers.
-    #[cfg(feature = "cli")]
+    /// Returns the scheme of the requests for which nothing states one.
     pub(super) fn scheme(&self) -> Scheme {
         self.scheme
+    }
+
+    /// Returns the program that embeds the edge as the client of a request for `scheme`.
+    pub(super) fn program(&self, scheme: Option<Scheme>) -> Requester {
+        Requester { client: PROGRAM, scheme: scheme.unwrap_or(self.scheme), stated: None }
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -103,50 +118,51 @@ impl Forwarding {
         (!self.trusts(address)).then_some(address)
     }
 
-    /// Returns the client of a request with `headers` on a connection from `connection`.
-    pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
-        let trust = self.trust(source, connection);
+    /// Returns the client of a request with `headers` on a connection from `remote`.
+    pub(crate) fn requester(&self, source: Source, remote: Remote, headers: &HeaderMap) -> Requester {
+        let (connection, trust) = (remote.address, self.trust(source, remote.address));
+        let unstated = self.unstated_scheme(trust, remote.scheme);
         let info = match trust {
-            Trust::None => return Requester { client: connection, scheme: self.scheme_past_proxies(), stated: None },
+            Trust::None => return Requester { client: connection, scheme: unstated, stated: None },
             Trust::Proxy => forwarded::of_request(connection, headers, |address| self.trusts(address)),
             Trust::Peer => forwarded::of_request(connection, headers, |_| false),
         };
         let ForwardedInfo { client, scheme, host } = info;
-        let scheme = scheme.unwrap_or(self.unstated_scheme(trust));
+        let scheme = scheme.unwrap_or(unstated);
         Requester { client, scheme, stated: Some(Box::new(Stated { connection, host })) }
     }
 
     /// Returns the client, scheme and host of a request with these headers, and without Forwarded.
-    pub(super) fn plain(&self, source: Source, connection: IpAddr, headers: ForwardedHeaders<'_>) -> Believed {
-        let trust = self.trust(source, connection);
+    pub(super) fn plain(&self, source: Source, remote: Remote, headers: ForwardedHeaders<'_>) -> Believed {
+        let (connection, trust) = (remote.address, self.trust(source, remote.address));
+        let unstated = self.unstated_scheme(trust, remote.scheme);
         let info = match trust {
-            Trust::None => return Believed { client: connection, scheme: self.scheme_past_proxies(), host: None },
+            Trust::None => return Believed { client: connection, scheme: unstated, host: None },
             Trust::Proxy => forwarded::resolve(connection, headers, None, |address| self.trusts(address)),
             Trust::Peer => forwarded::resolve(connection, headers, None, |_| false),
         };
         let ForwardedInfo { client, scheme, host } = info;
-        Believed { client, scheme: scheme.unwrap_or(self.unstated_scheme(trust)), host }
+        Believed { client, scheme: scheme.unwrap_or(unstated), host }
     }
 
     fn trust(&self, source: Source, connection: IpAddr) -> Trust {
         match source {
             Source::Peer => Trust::Peer,
             Source::Client if self.trusts(connection) => Trust::Proxy,
-            Source::Client => Trust::None,
+            Source::Client | Source::Program => Trust::None,
         }
     }
 
-    /// Returns the scheme of a request whose forwarded headers are not believed. With trusted
-    /// proxies, it has come past them, in cleartext; without, one may be in front that adds no
-    /// header, and `edge.scheme` holds.
-    fn scheme_past_proxies(&self) -> Scheme {
-        if self.trusted.is_empty() { self.scheme } else { Scheme::Http }
-    }
-
-    /// Returns the scheme of a request if the trusted sender of its headers states none. A peer
-    /// always states another scheme than `http`.
-    fn unstated_scheme(&self, trust: Trust) -> Scheme {
-        if trust == Trust::Peer { Scheme::Http } else { self.scheme }
+    /// Returns the scheme of a request that came by `connection` if no trusted header states one. In
+    /// front of a listener without TLS, a proxy may terminate TLS: `edge.scheme` holds for the
+    /// trusted proxies, or for all clients if none is configured. A peer always states `https`.
+    fn unstated_scheme(&self, trust: Trust, connection: Scheme) -> Scheme {
+        match trust {
+            Trust::Peer => Scheme::Http,
+            Trust::None if !self.trusted.is_empty() => connection,
+            Trust::None | Trust::Proxy if connection == Scheme::Https => connection,
+            Trust::None | Trust::Proxy => self.scheme,
+        }
     }
 }
 
@@ -200,21 +216,26 @@ mod tests {
         use Scheme::{Http, Https};
         use Source::{Client, Peer};
         let proxy = ["10.0.0.0/8"];
-        for (trusted, default, source, from, stated, expected) in [
-            (&[][..], Http, Client, "10.0.0.1", ("https", "b"), (Http, None)),
-            (&[], Https, Client, "10.0.0.1", ("http", "b"), (Https, None)),
-            (&proxy, Http, Client, "1.2.3.4", ("https", "b"), (Http, None)),
-            (&proxy, Https, Client, "1.2.3.4", ("https", "b"), (Http, None)),
-            (&proxy, Http, Client, "10.0.0.1", ("", ""), (Http, None)),
-            (&proxy, Http, Client, "10.0.0.1", ("HTTPS", "b:8443"), (Https, Some("b:8443"))),
-            (&proxy, Http, Client, "10.0.0.1", ("ftp", "b c"), (Http, None)),
-            (&proxy, Https, Client, "10.0.0.1", ("", ""), (Https, None)),
-            (&proxy, Https, Client, "10.0.0.1", ("http", ""), (Http, None)),
-            (&[], Https, Peer, "10.0.0.1", ("", ""), (Http, None)),
-            (&[], Http, Peer, "10.0.0.1", ("https", "b"), (Https, Some("b"))),
+        for (trusted, default, source, (from, own), stated, expected) in [
+            (&[][..], Http, Client, ("10.0.0.1", Http), ("https", "b"), (Http, None)),
+            (&[], Https, Client, ("10.0.0.1", Http), ("http", "b"), (Https, None)),
+            (&[], Http, Client, ("10.0.0.1", Https), ("http", "b"), (Https, None)),
+            (&proxy, Http, Client, ("1.2.3.4", Http), ("https", "b"), (Http, None)),
+            (&proxy, Https, Client, ("1.2.3.4", Http), ("https", "b"), (Http, None)),
+            (&proxy, Http, Client, ("1.2.3.4", Https), ("http", "b"), (Https, None)),
+            (&proxy, Http, Client, ("10.0.0.1", Http), ("", ""), (Http, None)),
+            (&proxy, Http, Client, ("10.0.0.1", Https), ("", ""), (Https, None)),
+            (&proxy, Http, Client, ("10.0.0.1", Https), ("http", ""), (Http, None)),
+            (&proxy, Http, Client, ("10.0.0.1", Http), ("HTTPS", "b:8443"), (Https, Some("b:8443"))),
+            (&proxy, Http, Client, ("10.0.0.1", Http), ("ftp", "b c"), (Http, None)),
+            (&proxy, Https, Client, ("10.0.0.1", Http), ("", ""), (Https, None)),
+            (&proxy, Https, Client, ("10.0.0.1", Http), ("http", ""), (Http, None)),
+            (&[], Https, Peer, ("10.0.0.1", Http), ("", ""), (Http, None)),
+            (&[], Http, Peer, ("10.0.0.1", Http), ("https", "b"), (Https, Some("b"))),
         ] {
+            let remote = Remote { address: from.parse().unwrap(), scheme: own };
             let headers = ForwardedHeaders { chain: b"", scheme: stated.0.as_bytes(), host: stated.1.as_bytes() };
-            let believed = forwarding(trusted, default).plain(source, from.parse().unwrap(), headers);
+            let believed = forwarding(trusted, default).plain(source, remote, headers);
             let host = believed.host.as_ref().map(|host| host.to_str().unwrap());
             assert_eq!((believed.scheme, host), expected, "{stated:?} from {from} with {trusted:?}");
         }

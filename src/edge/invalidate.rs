@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 
-use super::cache::Cache;
 use super::fetch::Fetcher;
+use super::memory::Memory;
 use super::peering::{EVERYTHING, PURGE, Peering};
 use super::quota::Quota;
 use super::request::{Answer, Inbound};
@@ -28,7 +28,7 @@ use crate::upstream::{BaseUrl, Reply};
 #[derive(Clone)]
 pub(super) struct Invalidator {
     pub(super) settings: Arc<Settings>,
-    pub(super) cache: Arc<Cache>,
+    pub(super) cache: Arc<Memory>,
     pub(super) peering: Arc<Peering>,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
 
-use super::cache::Cache;
+use super::memory::Memory;
 use super::peering::Peering;
 use super::settings::Settings;
 use crate::cluster::ring::Ring;
@@ -23,7 +23,7 @@ pub(super) const WANTED: HeaderName = HeaderName::from_static("peerage-wanted");
 /// Lists stored keys for peers.
 pub(super) struct KeyList {
     settings: Arc<Settings>,
-    cache: Arc<Cache>,
+    cache: Arc<Memory>,
     peering: Arc<Peering>,
     /// The number of keys that are listed.
     pub(super) most: usize,
@@ -32,7 +32,7 @@ pub(super) struct KeyList {
 }
 
 impl KeyList {
-    pub(super) fn new(settings: Arc<Settings>, cache: Arc<Cache>, peering: Arc<Peering>, most: usize) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, cache: Arc<Memory>, peering: Arc<Peering>, most: usize) -> Self {
         Self { settings, cache, peering, most, listing: Semaphore::new(1) }
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, VIA};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::cache::Cache;
+use super::memory::Memory;
 use super::order::tier;
 use crate::body::Room;
 use crate::body::proven::ProvenDigests;
@@ -149,7 +149,7 @@ pub(super) fn head(
 
 /// Completes a flight. The response is stored first, so that each new request finds either the
 /// flight or the entry.
-pub(super) fn land(cache: &Cache, lead: Lead, mut ingest: Ingest) {
+pub(super) fn land(cache: &Memory, lead: Lead, mut ingest: Ingest) {
     let tier = tier(&lead);
     ingest.add_repr_digest();
     let last = std::mem::take(&mut ingest.last);
@@ -169,7 +169,7 @@ pub(super) fn land(cache: &Cache, lead: Lead, mut ingest: Ingest) {
 
 /// Returns the entry for a body that is held in `chunks`. Its charge is taken over from the
 /// flight.
-fn entry_of(cache: &Cache, ingest: &Ingest, chunks: Vec<Bytes>) -> Stored {
+fn entry_of(cache: &Memory, ingest: &Ingest, chunks: Vec<Bytes>) -> Stored {
     let Ingest { key, head, room, received, .. } = ingest;
     let packed = packed(cache, head, *received);
     let charge = room.split(Stored::weight_of(key, &packed, *received));
@@ -182,7 +182,7 @@ fn entry_of(cache: &Cache, ingest: &Ingest, chunks: Vec<Bytes>) -> Stored {
 }
 
 /// Returns the head as it is stored: with the length of the body.
-fn packed(cache: &Cache, head: &Head, length: u64) -> PackedHead {
+fn packed(cache: &Memory, head: &Head, length: u64) -> PackedHead {
     if head.length.is_some() || head.facts.status == StatusCode::NO_CONTENT {
         return cache.store.pack(head.facts, &head.headers, length);
     }

@@ -5,7 +5,7 @@
 //!
 //! - settings: [`forwarding`], [`policies`], [`settings`]
 //! - requests: [`request_class`], [`request`], [`classify`], [`order`]
-//! - parts: [`cache`], [`peering`] with [`probe`] and [`hedge`], [`quota`], [`fetch`] (requests to
+//! - parts: [`memory`], [`peering`] with [`probe`] and [`hedge`], [`quota`], [`fetch`] (requests to
 //!   upstreams), [`invalidate`] (purges), [`filler`]
 //! - a fill: [`rank`] (the peers to ask), [`verify`], [`landing`] (into the store), [`revalidate`],
 //!   [`resume`], [`ingest`] (receives a body), [`admission`] (decides by the head of a response),
@@ -18,7 +18,6 @@
 //!   two), [`serve`] (the entry); [`fast_hit`] and [`fast_peek`] are shortcuts for plain requests
 
 mod admission;
-mod cache;
 mod classify;
 mod coalesce;
 mod fast_hit;
@@ -35,6 +34,7 @@ mod invalidate;
 mod key_list;
 mod landing;
 mod lookup;
+mod memory;
 mod missed_purges;
 mod multipart;
 mod order;
@@ -62,7 +62,7 @@ mod warm;
 
 pub(crate) use fast_hit::{FastRequest, NotFastHit};
 pub(crate) use fast_peek::Peeked;
-pub(crate) use forwarding::Forwarding;
+pub(crate) use forwarding::{Forwarding, Remote, Requester};
 pub use parts::Edge;
 pub(crate) use parts::Parts;
 pub(crate) use policies::Policies;

@@ -1,33 +1,37 @@
 //! [`Edge`], and the parts that it is made of.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
-use super::cache::Cache;
 use super::fetch::Fetcher;
 use super::filler::Filler;
-use super::forwarding::Requester;
+use super::forwarding::{Remote, Requester};
 use super::hedge_budget::HedgeBudget;
 use super::invalidate::Invalidator;
 use super::key_list::KeyList;
+use super::memory::Memory;
 use super::missed_purges::MissedPurges;
 use super::peering::Peering;
 use super::policies::Policies;
 use super::quota::Quotas;
 use super::settings::{Limits, Settings};
 use crate::body::zero_copy::Arena;
+use crate::body::{Body, ReceivedFrom};
 use crate::cluster::membership::Membership;
+use crate::error::Error;
 use crate::key::split_scope;
 #[cfg(feature = "observe")]
 use crate::observe::metrics::Gauges;
 use crate::observe::metrics::{Metrics, Source};
 use crate::origin::Origin;
 use crate::peer::client::Peers;
+use crate::semantics::scheme::Scheme;
 use crate::store::tiers::Plan;
 
 /// The parts of an edge.
@@ -59,20 +63,22 @@ pub(crate) struct Parts {
 /// One edge: it answers requests, and fetches missing assets from its peers or the origin.
 pub struct Edge {
     pub(super) settings: Arc<Settings>,
-    pub(super) cache: Arc<Cache>,
+    pub(super) cache: Arc<Memory>,
     pub(super) peering: Arc<Peering>,
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) filler: Arc<Filler>,
     pub(super) invalidator: Invalidator,
     pub(super) key_list: KeyList,
     pub(super) metrics: Arc<Metrics>,
+    /// The probes of an edge without a server. They end with the edge.
+    probes: OnceLock<JoinSet<()>>,
 }
 
 impl Edge {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let metrics = parts.metrics;
         let settings = Arc::new(Settings::new(parts.name, parts.loop_id, parts.limits, parts.policies));
-        let cache = Arc::new(Cache::new(parts.plan, parts.arena));
+        let cache = Arc::new(Memory::new(parts.plan, parts.arena));
         let peering = Arc::new(Peering {
             client: parts.peers,
             membership: parts.membership,
@@ -102,7 +108,8 @@ impl Edge {
             metrics: Arc::clone(&metrics),
         });
         let key_list = KeyList::new(Arc::clone(&settings), Arc::clone(&cache), Arc::clone(&peering), parts.warm_keys);
-        Arc::new(Self { settings, cache, peering, fetcher, filler, invalidator, key_list, metrics })
+        let probes = OnceLock::new();
+        Arc::new(Self { settings, cache, peering, fetcher, filler, invalidator, key_list, metrics, probes })
     }
 
     /// Returns the membership of the cluster.
@@ -163,9 +170,27 @@ impl Edge {
         }
     }
 
-    /// Returns the client of a request with `headers` on a connection from `connection`.
-    pub(crate) fn requester(&self, source: Source, connection: IpAddr, headers: &HeaderMap) -> Requester {
-        self.settings.policies.load().forwarding.requester(source, connection, headers)
+    /// Returns the name of this edge.
+    pub(crate) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Returns the body of a request, which is counted and must arrive in time.
+    pub(crate) fn receive(&self, source: Source, body: impl Into<ReceivedFrom>) -> Body {
+        let (limits, metrics) = (&self.settings.limits, Arc::clone(&self.metrics));
+        Body::received(body, Some(limits.body_timeout), Error::ClientBroke)
+            .no_slower_than(limits.body_rate)
+            .counted(move |bytes| metrics.received(source, bytes))
+    }
+
+    /// Returns the program itself as the client of a request for `scheme`, or for `edge.scheme`.
+    pub(crate) fn program(&self, scheme: Option<Scheme>) -> Requester {
+        self.settings.policies.load().forwarding.program(scheme)
+    }
+
+    /// Returns the client of a request with `headers` on a connection from `remote`.
+    pub(crate) fn requester(&self, source: Source, remote: Remote, headers: &HeaderMap) -> Requester {
+        self.settings.policies.load().forwarding.requester(source, remote, headers)
     }
 
     /// Returns the client that `address` counts for; `None` for a trusted proxy.
@@ -176,5 +201,18 @@ impl Edge {
     /// Probes the peers that do not answer, forever.
     pub(crate) async fn look_after_peers(self: Arc<Self>) {
         self.peering.probe_silent_peers().await;
+    }
+
+    /// Begins to probe the peers that do not answer, until the edge is dropped.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub(crate) fn begin_probes(&self) {
+        self.probes.get_or_init(|| {
+            let peering = Arc::clone(&self.peering);
+            let mut probes = JoinSet::new();
+            probes.spawn(async move { peering.probe_silent_peers().await });
+            probes
+        });
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Instant, SystemTime};
 use http::header::MAX_FORWARDS;
 use http::{Method, Request, Response, StatusCode};
 
-use super::cache::Cache;
 use super::classify::{case, kind};
 use super::forwarding::tell_scope;
 use super::invalidate::write;
+use super::memory::Memory;
 use super::order::Order;
 use super::parts::Edge;
 use super::quota::Quota;
@@ -155,7 +155,7 @@ impl Edge {
 
 /// Removes the mark of a key if its response could be stored after all: the next request may lead
 /// a flight.
-fn reconsider(settings: &Settings, cache: &Cache, inbound: &Inbound, response: &Response<Body>) {
+fn reconsider(settings: &Settings, cache: &Memory, inbound: &Inbound, response: &Response<Body>) {
     let age = freshness::initial_age(response.headers(), inbound.now, SystemTime::now());
     let verdict = storing::verdict(case(settings, &cache.store, inbound), response.status(), response.headers(), age);
     let fresh = matches!(verdict, Verdict::Store(lifetime) if !freshness::must_be_validated(lifetime, age));
@@ -167,7 +167,7 @@ fn reconsider(settings: &Settings, cache: &Cache, inbound: &Inbound, response: &
 
 /// Notes the Vary of a response that could have been stored if the fill had sent the headers
 /// that it names: the next fill sends them.
-fn learn_vary(settings: &Settings, cache: &Cache, inbound: &Inbound, response: &Response<Body>) {
+fn learn_vary(settings: &Settings, cache: &Memory, inbound: &Inbound, response: &Response<Body>) {
     let Varies::By(fields) = vary::varies(response.headers()) else {
         return;
     };

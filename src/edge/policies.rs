@@ -46,7 +46,7 @@ impl Addressed<'_> {
         let Addressed { scheme, stated_host, own_host, .. } = *self;
         let stated = stated_host.map(HeaderValue::as_bytes);
         let (host, otherwise) = match (&site.policy.told_host, self.source) {
-            (ToldHost::OfRequest(default), Source::Client) => (stated.or(own_host), Some(&**default)),
+            (ToldHost::OfRequest(default), Source::Client | Source::Program) => (stated.or(own_host), Some(&**default)),
             (ToldHost::OfProxy | ToldHost::OfRequest(_), _) => (stated, None),
         };
         let host = host.map(|host| authority::normalized(host, scheme.default_port()));
@@ -62,7 +62,7 @@ impl Policies {
     /// [`Error::UnknownSite`]
     pub(super) fn site(&self, addressed: &Addressed<'_>) -> Result<&Site, Error> {
         match addressed.source {
-            Source::Client => Ok(self.sites.of_request()),
+            Source::Client | Source::Program => Ok(self.sites.of_request()),
             Source::Peer => self.sites.of_peer(addressed.site),
         }
     }

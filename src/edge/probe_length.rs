@@ -7,7 +7,7 @@ use http::StatusCode;
 use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::cache::Cache;
+use super::memory::Memory;
 use crate::body::{Body, next_data};
 use crate::error::Error;
 use crate::semantics::storing::Verdict;
@@ -28,7 +28,7 @@ pub(super) fn may_outgrow(parts: &http::response::Parts, framing: Framing, lengt
 /// others may share. If that is the whole body, and it arrives in time, the returned body has a
 /// length.
 pub(super) async fn measured(
-    cache: &Cache,
+    cache: &Memory,
     verdict: Verdict,
     parts: &http::response::Parts,
     framing: Framing,

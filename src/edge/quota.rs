@@ -29,12 +29,12 @@ impl Quotas {
         Self { clients: Clients::default(), settings, metrics }
     }
 
-    /// Returns the client that `inbound` counts for; `None` for a peer's request, and for a request of
-    /// a trusted proxy that names no other client.
+    /// Returns the client that `inbound` counts for; `None` for a request of a peer or of the
+    /// program, and for a request of a trusted proxy that names no other client.
     pub(super) fn client_of(&self, inbound: &Inbound) -> Option<IpAddr> {
         match inbound.source {
             Source::Client => self.settings.policies.load().forwarding.counted(inbound.requester.client),
-            Source::Peer => None,
+            Source::Peer | Source::Program => None,
         }
     }
 

@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
-use super::cache::Cache;
 use super::filler::Filler;
 use super::landing::withhold;
+use super::memory::Memory;
 use super::order::{Order, tier};
 use crate::error::Error;
 use crate::flight::{Joining, Lead, Outcome, Provider, Reach, ReuseReason, Reused};
@@ -75,7 +75,7 @@ impl Filler {
 }
 
 /// Updates or removes a stored response to GET, according to a 200 to HEAD (RFC 9111 §4.3.5).
-pub(super) fn learn(cache: &Cache, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
+pub(super) fn learn(cache: &Memory, key: &AssetKey, case: Case, answer: &HeaderMap, asked: SystemTime) {
     // A flight that is under way is left alone. A lead makes concurrent purges visible here.
     let Joining::Lead(lead) = cache.flights.join(key, Reach::Origin, Credentials::None) else {
         return;
@@ -84,7 +84,7 @@ pub(super) fn learn(cache: &Cache, key: &AssetKey, case: Case, answer: &HeaderMa
     lead.settle(Outcome::Landed);
 }
 
-fn learn_of(cache: &Cache, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
+fn learn_of(cache: &Memory, lead: &Lead, case: Case, answer: &HeaderMap, asked: SystemTime) {
     let key = lead.key();
     let Some((tier, stored)) = cache.store.get(key) else {
         return;
@@ -100,7 +100,7 @@ fn learn_of(cache: &Cache, lead: &Lead, case: Case, answer: &HeaderMap, asked: S
 
 /// Returns the stored response under a new head, with a charge of its own.
 fn with_head(
-    cache: &Cache,
+    cache: &Memory,
     key: &AssetKey,
     stored: &Stored,
     (facts, headers): (Metadata, HeaderMap),

@@ -38,7 +38,7 @@ impl Edge {
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
         forward::drop_ambiguous(&mut parts.headers, self.settings.limits.underscores);
-        if parts.version == Version::HTTP_2 {
+        if parts.version >= Version::HTTP_2 {
             forward::join_cookies(&mut parts.headers);
         }
         let class = RequestClass::of(&parts.headers);
@@ -118,7 +118,7 @@ impl Edge {
         let named = request.uri.authority().is_none_or(|authority| authority::is_host(authority.as_str().as_bytes()));
         // RFC 9113 §8.3.1. Over HTTP/1.1 an absolute target replaces Host (RFC 9112 §3.2.2).
         let contradicts = |host: &HeaderValue| {
-            let authority = request.uri.authority().filter(|_| request.version == Version::HTTP_2);
+            let authority = request.uri.authority().filter(|_| request.version >= Version::HTTP_2);
             authority.is_some_and(|authority| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
         };
         if request.version == Version::HTTP_11 && host.is_none()
@@ -133,7 +133,7 @@ impl Edge {
             self.check_particulars(&request.headers)?;
         }
         match source {
-            Source::Client => {
+            Source::Client | Source::Program => {
                 self.settings.policies.load().methods.admit(&request.method).map_err(|refused| match refused {
                     MethodRejection::NotAllowed => Error::MethodNotAllowed,
                     MethodRejection::NotImplemented => Error::MethodNotImplemented,

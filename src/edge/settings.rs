@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use http::{HeaderValue, Version};
@@ -26,7 +27,7 @@ pub(super) struct Settings {
     pub(super) policies: ArcSwap<Policies>,
 }
 
-/// The limits of a request, in bytes.
+/// The limits of a request, in bytes unless stated otherwise.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// The length of its target.
@@ -35,6 +36,10 @@ pub(crate) struct Limits {
     pub(crate) header: usize,
     /// The length of its body.
     pub(crate) body: u64,
+    /// The longest wait for a part of its body.
+    pub(crate) body_timeout: Duration,
+    /// The lowest average rate of its body, in bytes a second.
+    pub(crate) body_rate: u64,
     /// The treatment of headers with `_` in their names.
     pub(crate) underscores: Underscores,
 }

@@ -6,8 +6,8 @@ use http::header::ETAG;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper::body::Body as _;
 
-use super::cache::Cache;
 use super::fetch::{Fetcher, asked};
+use super::memory::Memory;
 use crate::body::Body;
 use crate::body::proven::{self, Proof};
 use crate::error::{Error, Fault};
@@ -21,7 +21,7 @@ use crate::site::policy::Policy;
 /// Verifies a body that will not be stored: a short one before it is sent, if the budget has
 /// room to hold it until then, and a long one while it is sent. Bodies of up to `first` bytes are
 /// short.
-pub(super) async fn prove_unkept(cache: &Cache, first: u64, body: Body, proof: Option<Proof>) -> Result<Body, Error> {
+pub(super) async fn prove_unkept(cache: &Memory, first: u64, body: Body, proof: Option<Proof>) -> Result<Body, Error> {
     let Some(proof) = proof else {
         return Ok(body);
     };
@@ -70,7 +70,7 @@ pub(super) fn name_by_hash(policy: &Policy, key: &AssetKey, headers: &mut Header
 
 /// Marks a key that had wrong contents at the origin: it is not fetched again for
 /// `cache.wrong_content_ttl`. A flight that a purge or new rules have overtaken leaves no mark.
-pub(super) fn mark_wrong(policy: &Policy, cache: &Cache, lead: &Lead) {
+pub(super) fn mark_wrong(policy: &Policy, cache: &Memory, lead: &Lead) {
     if lead.credentials() != Credentials::None {
         return;
     }
@@ -84,7 +84,7 @@ pub(super) fn mark_wrong(policy: &Policy, cache: &Cache, lead: &Lead) {
 
 /// Handles a copy that failed. A peer that sent it is skipped for this key for a while. Wrong
 /// contents are counted and logged, and the peer is told to drop its copy.
-pub(super) fn distrust(fetcher: &Fetcher, cache: &Cache, provider: &Provider, key: &AssetKey, error: &Error) {
+pub(super) fn distrust(fetcher: &Fetcher, cache: &Memory, provider: &Provider, key: &AssetKey, error: &Error) {
     let wrong = error.is_of_contents();
     if wrong {
         fetcher.metrics.wrong_content(asked(provider));

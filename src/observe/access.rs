@@ -15,7 +15,7 @@ use std::convert::Infallible as NonBlocking;
 #[cfg(feature = "cli")]
 use tracing_appender::non_blocking::NonBlocking;
 
-use crate::body::{Body, RUN};
+use crate::body::{Body, Ended, RUN};
 use crate::cluster::membership::Membership;
 use crate::error::Error;
 use crate::key::AssetKey;
@@ -39,7 +39,7 @@ pub enum ServedFrom {
 /// The facts about a request that are known when its response begins.
 #[derive(Debug)]
 pub struct Record {
-    /// The listener that received the request.
+    /// The sender of the request.
     pub source: Source,
     /// The method of the request.
     pub method: Method,
@@ -160,6 +160,27 @@ impl Access {
             failed: false,
             delivery,
         }
+    }
+
+    /// Wraps `response`, as [`log_response`](Self::log_response) does, for a server of the program.
+    /// That server sends the bytes, so the time of the first one is unknown here.
+    pub(crate) fn log_for_program(
+        self: &Arc<Self>,
+        client: IpAddr,
+        (mut record, details): (Record, Option<Box<Details>>),
+        response: Response<Body>,
+        began: Instant,
+    ) -> Response<Body> {
+        let (access, status) = (Arc::clone(self), response.status().as_u16());
+        let log = move |ended, bytes| {
+            let (total, complete) = (began.elapsed(), ended == Ended::Complete);
+            if let Ended::Failed(error) = ended {
+                record.error = Some(error);
+            }
+            let stats = ResponseStats { status, bytes, first: None, total, complete };
+            access.note(client, (&record, details.as_deref()), &stats);
+        };
+        response.map(|body| Body::with_end_hook(body, log))
     }
 
     /// Counts and logs the request if the client disconnects before the response begins.

@@ -68,8 +68,8 @@ pub(crate) struct Bounded {
 impl Bounded {
     /// Allows at most `requests` at a time. Each takes at most `first_byte` until its response
     /// begins.
-    pub(crate) fn new(origin: impl Origin, first_byte: Duration, requests: usize) -> Self {
-        Self { origin: Box::new(origin), permits: Permits::new(requests, first_byte) }
+    pub(crate) fn new(origin: Box<dyn Origin>, first_byte: Duration, requests: usize) -> Self {
+        Self { origin, permits: Permits::new(requests, first_byte) }
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_without_a_permit_in_time_gets_overloaded() {
         let never = |_: AssetKey| std::future::pending::<Result<Option<Bytes>, std::io::Error>>();
-        let origin = Bounded::new(never, Duration::from_secs(1), 1);
+        let origin = Bounded::new(Box::new(never), Duration::from_secs(1), 1);
         let fetch = || origin.fetch(Request::new(Body::empty()).into());
         let (first, second) = tokio::join!(fetch(), fetch());
         assert_eq!(first.map(drop), Err(timed_out()));
@@ -115,7 +115,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_queued_request_whose_client_left_gets_no_permit() {
         let never = |_: AssetKey| std::future::pending::<Result<Option<Bytes>, std::io::Error>>();
-        let origin = Bounded::new(never, Duration::from_secs(1), 1);
+        let origin = Bounded::new(Box::new(never), Duration::from_secs(1), 1);
         let write = || {
             let (client, presence) = ClientPresence::new();
             (client, Call { client: Some(presence), ..Request::new(Body::empty()).into() })

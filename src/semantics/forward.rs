@@ -168,6 +168,7 @@ pub fn via(version: Version, name: &str) -> Option<HeaderValue> {
     let protocol = match version {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2.0",
+        Version::HTTP_3 => "3.0",
         _ => "1.1",
     };
     HeaderValue::try_from(format!("{protocol} {name}")).ok()

@@ -137,7 +137,7 @@ impl Acceptor {
     /// the limit. All exceptions from that limit are decided here.
     fn permit(&self, address: IpAddr) -> Option<ConnectionPermit> {
         let client = match self.context.source {
-            Source::Peer => None,
+            Source::Peer | Source::Program => None,
             Source::Client => self.context.edge.counted_client(address),
         };
         let Some(client) = client else {

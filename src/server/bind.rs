@@ -8,20 +8,18 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
 use super::gossip::{Gossip, GossipSocket};
 use super::listeners::{InheritedSockets, Listener};
-use super::parts::{self, OriginSource, bytes};
+use super::parts::{self, OriginSource, Supplied};
 use super::reload::Reloading;
 use crate::cluster::discovery::Discovery;
 use crate::config::Config;
-use crate::edge::{Edge, Limits, Parts};
+use crate::edge::Edge;
 use crate::error::StartError;
 use crate::observe::access::Access;
 #[cfg(feature = "cli")]
 use crate::observe::access::Format;
 use crate::observe::metrics::Metrics;
 use crate::origin::Origin;
-use crate::origin::embedded::Bounded;
 use crate::random::random;
-use crate::semantics::request_headers::Underscores;
 
 /// An edge with bound listeners. It serves once it is [run](Server::run).
 pub struct Server {
@@ -86,8 +84,8 @@ impl Server {
     /// # Errors
     /// [`StartError`], which names the invalid key.
     pub async fn bind_with(config: Config, origin: impl Origin) -> Result<Self, StartError> {
-        let bounded = Bounded::new(origin, config.origin.first_byte_timeout.0, config.origin.requests);
-        Self::assemble(config, (OriginSource::Embedded, Box::new(bounded)), InheritedSockets::default()).await
+        let origin = parts::embedded_origin(&config, Box::new(origin));
+        Self::assemble(config, (OriginSource::Embedded, Box::new(origin)), InheritedSockets::default()).await
     }
 
     async fn assemble(
@@ -119,29 +117,15 @@ impl Server {
             (Gossip::new(cluster, &config.edge.name, random(), membership, metrics), socket)
         });
         let discovery = parts::discovery(&config, membership.own())?;
-        let cluster = config.cluster.clone().unwrap_or_default();
-        let edge = Edge::new(Parts {
-            name: config.edge.name.clone(),
-            limits: Limits {
-                uri: bytes(config.limits.uri),
-                header: bytes(config.limits.header),
-                body: config.limits.body.0,
-                underscores: if config.limits.underscore_headers { Underscores::Kept } else { Underscores::Dropped },
+        let edge = parts::edge(
+            &config,
+            Supplied {
+                origin,
+                arena: parts::arena(&config),
+                membership: Arc::clone(&membership),
+                metrics: Arc::clone(&metrics),
             },
-            loop_id: parts::loop_id(),
-            plan: config.plan(),
-            arena: parts::arena(&config),
-            policies: parts::policies(&config)?,
-            origin,
-            peers: parts::peers_client(&config),
-            attempts: cluster.attempts,
-            peer_timeout: cluster.connect_timeout.0,
-            probe_interval: cluster.probe_timeout.0,
-            warm_keys: cluster.warm_keys,
-            max_detached_fills: (config.origin.requests / 2).max(1),
-            membership: Arc::clone(&membership),
-            metrics: Arc::clone(&metrics),
-        });
+        )?;
         let access = Access { edge: config.edge.name.clone(), membership, metrics, lines: None };
         Ok(Self {
             edge,

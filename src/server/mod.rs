@@ -13,6 +13,7 @@ mod run;
 mod supervisor;
 
 pub use bind::{Addresses, Server};
+pub(crate) use parts::{Supplied, edge, embedded_origin, http_origin};
 #[cfg(feature = "cli")]
 pub(crate) use parts::{discovery, policies};
 pub use reload::Reloading;

@@ -10,14 +10,17 @@ use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
 use crate::conn::handler::LINGER;
-use crate::edge::{Forwarding, Policies};
+use crate::edge::{Edge, Forwarding, Limits, Parts, Policies};
 use crate::error::StartError;
 use crate::key::DEFAULT_SITE;
 use crate::observe::access::Access;
-use crate::observe::metrics::Fetched;
+use crate::observe::metrics::{Fetched, Metrics};
+use crate::origin::Origin;
+use crate::origin::embedded::Bounded;
 use crate::origin::http_origin::HttpOrigin;
 use crate::peer::client::Peers;
 use crate::random::random;
+use crate::semantics::request_headers::Underscores;
 use crate::semantics::storing::FallbackTtls;
 use crate::site::Sites;
 use crate::site::policy::{Policy, ToldHost, Writes};
@@ -30,6 +33,44 @@ pub(super) enum OriginSource {
     Configured,
     /// The program that embeds the edge. A reload does not replace it.
     Embedded,
+}
+
+/// The parts of an edge that its configuration does not determine.
+pub(crate) struct Supplied {
+    pub(crate) origin: Box<dyn Origin>,
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Builds an edge from a checked configuration and the supplied parts.
+pub(crate) fn edge(config: &Config, supplied: Supplied) -> Result<Arc<Edge>, StartError> {
+    let Supplied { origin, arena, membership, metrics } = supplied;
+    let cluster = config.cluster.clone().unwrap_or_default();
+    Ok(Edge::new(Parts {
+        name: config.edge.name.clone(),
+        limits: Limits {
+            uri: bytes(config.limits.uri),
+            header: bytes(config.limits.header),
+            body: config.limits.body.0,
+            body_timeout: config.limits.body_timeout.0,
+            body_rate: config.limits.body_rate.0,
+            underscores: if config.limits.underscore_headers { Underscores::Kept } else { Underscores::Dropped },
+        },
+        loop_id: loop_id(),
+        plan: config.plan(),
+        arena,
+        policies: policies(config)?,
+        origin,
+        peers: peers_client(config),
+        attempts: cluster.attempts,
+        peer_timeout: cluster.connect_timeout.0,
+        probe_interval: cluster.probe_timeout.0,
+        warm_keys: cluster.warm_keys,
+        max_detached_fills: (config.origin.requests / 2).max(1),
+        membership,
+        metrics,
+    }))
 }
 
 /// Returns the settings of a configuration that a reload can change.
@@ -70,7 +111,7 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
 }
 
 /// Returns the client for the origin that `origin.url` names.
-pub(super) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
+pub(crate) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
     let origin = &config.origin;
     let timeouts = Timeouts {
         connect: origin.connect_timeout.0,
@@ -82,8 +123,13 @@ pub(super) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
     Ok(if origin.rewrite_location { http.rewriting_locations() } else { http })
 }
 
+/// Returns `origin` with the limits that `config` sets for an embedded one.
+pub(crate) fn embedded_origin(config: &Config, origin: Box<dyn Origin>) -> Bounded {
+    Bounded::new(origin, config.origin.first_byte_timeout.0, config.origin.requests)
+}
+
 /// Returns the client for requests to peers.
-pub(super) fn peers_client(config: &Config) -> Peers {
+fn peers_client(config: &Config) -> Peers {
     let cluster = config.cluster.clone().unwrap_or_default();
     if config.cluster.is_some() && cluster.first_byte_timeout.0 <= config.origin.first_byte_timeout.0 {
         tracing::warn!(
@@ -110,7 +156,7 @@ pub(super) fn arena(config: &Config) -> Arc<Arena> {
 }
 
 /// Returns a CDN-Loop identifier that no other process has.
-pub(super) fn loop_id() -> HeaderValue {
+fn loop_id() -> HeaderValue {
     HeaderValue::try_from(format!("peerage-{:016x}", random())).unwrap_or_else(|_| HeaderValue::from_static("peerage"))
 }
 

@@ -6,6 +6,7 @@ mod client;
 mod clients;
 mod commands;
 mod discovery;
+mod embedding;
 mod fast_path;
 mod flights;
 mod forwarding;

@@ -1,12 +1,13 @@
-//! Runs the README's commands as they are written, and the example.
+//! Runs the README's commands as they are written, and the examples.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use http::Method;
 
-use crate::client::request;
+use crate::client::{FullResponse, request};
 use crate::programs::require;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
@@ -185,21 +186,75 @@ fn demo_fails_if_another_server_has_one_of_its_ports() {
     assert!(told.lines().any(|line| line.starts_with("edge-") && line.contains("listen")), "{told}");
 }
 
+/// Returns the command of an example.
+fn example(name: &str) -> Command {
+    let example = PathBuf::from(BINARY).with_file_name("examples").join(name);
+    assert!(example.exists(), "`cargo test` builds the example; `cargo test --test it` alone does not");
+    Command::new(example)
+}
+
+/// An example that serves HTTP until it is ended.
+struct ServingExample {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl ServingExample {
+    fn start(name: &str) -> Self {
+        let mut child = example(name).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let address = line.trim().rsplit("http://").next().unwrap().parse().unwrap();
+        Self { child, output, address }
+    }
+
+    async fn get(&self, target: &str) -> FullResponse {
+        request(self.address, Method::GET, target).send().await
+    }
+
+    /// Ends the example, and returns the lines after its address.
+    fn end(mut self) -> String {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        rest
+    }
+}
+
 #[tokio::test]
 async fn example_embeds_an_edge() {
-    let example = PathBuf::from(BINARY).with_file_name("examples").join("embed");
-    assert!(example.exists(), "`cargo test` builds the example; `cargo test --test it` alone does not");
-    let mut child = Command::new(example).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    lines.read_line(&mut line).unwrap();
-    let address = line.trim().rsplit("http://").next().unwrap().parse().unwrap();
+    let embed = ServingExample::start("embed");
     for _ in 0..2 {
-        assert_eq!(request(address, Method::GET, "/anything").send().await.text(), "this is /anything\n");
+        assert_eq!(embed.get("/anything").await.text(), "this is /anything\n");
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let mut rest = String::new();
-    lines.read_to_string(&mut rest).unwrap();
-    assert_eq!(rest, "made /anything\n");
+    assert_eq!(embed.end(), "made /anything\n");
+}
+
+#[tokio::test]
+async fn example_serves_assets_from_an_axum_server() {
+    let axum = ServingExample::start("axum");
+    assert_eq!(axum.get("/").await.text(), "a page\n");
+    for status in ["web-1;fwd=uri-miss;stored", "web-1;hit"] {
+        let asset = axum.get("/assets/logo.png").await;
+        assert_eq!(asset.text(), "this is /logo.png\n");
+        assert!(asset.cache_status().starts_with(status), "{}", asset.cache_status());
+        assert_eq!(asset.headers.get_all("date").iter().count(), 1);
+    }
+    assert_eq!(axum.end(), "made /logo.png\n");
+}
+
+#[test]
+fn example_changes_the_members() {
+    let output = example("membership").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    let [.., one, none] = lines[..] else { panic!("{text}") };
+    assert_eq!(one, "one member: /d.png, fetched by edge-1");
+    assert_eq!(none, "no member: /e.png, fetched by guest");
+    let two = &lines[..3];
+    assert!(two.iter().all(|line| line.contains("fetched by edge-")), "{text}");
 }

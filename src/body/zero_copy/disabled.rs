@@ -1,6 +1,8 @@
 //! [`Arena`] without the feature `zero-copy`: large chunks are in the allocator's memory, and
 //! copied into sockets.
 
+#![allow(clippy::unused_self)] // the signatures are those of the real module
+
 use std::io;
 use std::sync::Arc;
 

@@ -153,7 +153,7 @@ impl EdgeCollector {
             encoder,
             MetricType::Counter,
             "requests",
-            "Requests, by listener, cache result and status class",
+            "Requests, by sender, cache result and status class",
         )?;
         for source in Source::ALL {
             for served in Served::ALL {
@@ -165,8 +165,8 @@ impl EdgeCollector {
             }
         }
         let bytes = [
-            ("received_bytes", "Bytes of request bodies, by listener", &self.metrics.received_bytes),
-            ("sent_bytes", "Bytes of response bodies, by listener", &self.metrics.sent_bytes),
+            ("received_bytes", "Bytes of request bodies, by sender", &self.metrics.received_bytes),
+            ("sent_bytes", "Bytes of response bodies, by sender", &self.metrics.sent_bytes),
         ];
         for (name, help, counts) in bytes {
             let mut family = begin_family(encoder, MetricType::Counter, name, help)?;
@@ -176,7 +176,7 @@ impl EdgeCollector {
             }
         }
         let mut family = begin_family(encoder, MetricType::Gauge, "open_connections", "Open connections, by listener")?;
-        for source in Source::ALL {
+        for source in Source::LISTENERS {
             let open = self.metrics.open_connections[source as usize].load(Ordering::Relaxed);
             let open = ConstGauge::new(i64::try_from(open).unwrap_or(i64::MAX));
             open.encode(family.encode_family(&[("source", source.name())])?)?;

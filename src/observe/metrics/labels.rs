@@ -1,22 +1,26 @@
 //! The label values of the metrics.
 
-/// The listener of a request. It is known from the connection, never from a header.
+/// The sender of a request. It is known from the connection, never from a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// `edge.listen`, for clients.
     Client,
     /// `cluster.listen`, for peers.
     Peer,
+    /// The program that embeds the edge; no listener.
+    Program,
 }
 
 impl Source {
-    pub(super) const ALL: [Self; 2] = [Self::Client, Self::Peer];
+    pub(super) const ALL: [Self; 3] = [Self::Client, Self::Peer, Self::Program];
+    pub(super) const LISTENERS: [Self; 2] = [Self::Client, Self::Peer];
 
     /// Returns the label value.
     pub fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Peer => "peer",
+            Self::Program => "program",
         }
     }
 
@@ -25,6 +29,7 @@ impl Source {
         match self {
             Self::Client => "edge.listen",
             Self::Peer => "cluster.listen",
+            Self::Program => "the embedding program",
         }
     }
 }

@@ -19,13 +19,14 @@ pub(super) const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The counters of one edge.
 #[derive(Default)]
 pub(crate) struct Metrics {
-    /// By listener, cache result and status class.
-    pub(super) requests: [[[Counter; STATUSES.len()]; Served::ALL.len()]; 2],
-    /// Bytes of request bodies, by listener.
-    pub(super) received_bytes: [Counter; 2],
-    /// Bytes of response bodies, by listener.
-    pub(super) sent_bytes: [Counter; 2],
-    pub(super) open_connections: [AtomicU64; 2],
+    /// By sender, cache result and status class.
+    pub(super) requests: [[[Counter; STATUSES.len()]; Served::ALL.len()]; Source::ALL.len()],
+    /// Bytes of request bodies, by sender.
+    pub(super) received_bytes: [Counter; Source::ALL.len()],
+    /// Bytes of response bodies, by sender.
+    pub(super) sent_bytes: [Counter; Source::ALL.len()],
+    /// By listener.
+    pub(super) open_connections: [AtomicU64; Source::LISTENERS.len()],
     pub(super) request_times: Histogram,
     /// By upstream and outcome.
     pub(super) fetches: [[Counter; 2]; 2],

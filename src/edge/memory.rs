@@ -1,4 +1,4 @@
-//! [`Cache`]: the store of an edge, its memory, and the flights that fill it.
+//! [`Memory`]: the stored responses of an edge, the flights that fill them, and the budget of both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::store::entry::Stored;
 use crate::store::tiers::{Plan, Store, Tier};
 
 /// The stored responses, the flights, and the memory for both.
-pub(super) struct Cache {
+pub(super) struct Memory {
     pub(super) store: Store,
     pub(super) flights: Arc<Flights>,
     pub(super) budget: Arc<Budget>,
@@ -20,7 +20,7 @@ pub(super) struct Cache {
     pub(super) arena: Arc<Arena>,
 }
 
-impl Cache {
+impl Memory {
     pub(super) fn new(plan: Plan, arena: Arc<Arena>) -> Self {
         let budget = Budget::new(plan.bodies());
         Self {
