@@ -72,6 +72,7 @@
 //! | `dns`, `etcd` | member lists from DNS or etcd (`cluster.discover`) |
 //! | `gossip` | failure detection among edges (`cluster.gossip`) |
 //! | `observe` | `/metrics` and `/peers` on the admin listener |
+//! | `tls` | HTTPS for clients (`[tls]`) |
 //! | `zero-copy` | large bodies sent without a copy (`edge.zero_copy`) |
 //!
 //! # How it works
@@ -116,6 +117,7 @@ mod server;
 pub mod site;
 mod store;
 mod sync;
+mod tls;
 mod upstream;
 
 pub use body::Body;

@@ -19,6 +19,7 @@ mod load;
 mod log;
 mod origin;
 mod query;
+mod tls;
 mod tree;
 mod values;
 
@@ -36,8 +37,9 @@ pub(crate) use load::Layers;
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use origin::OriginConfig;
 pub use query::{KeepConfig, KeepWord, QueryConfig};
+pub use tls::{CertificateConfig, MinVersion, TlsConfig};
 pub use tree::Config;
-pub use values::{Network, Period, Scheme, Secret, Size};
+pub use values::{Listen, Network, Period, Scheme, Secret, Size};
 
 #[cfg(all(test, feature = "cli"))]
 mod tests;

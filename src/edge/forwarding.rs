@@ -44,7 +44,7 @@ struct ByProxy {
 
 impl Requester {
     /// Returns the scheme that a trusted proxy sent, or that of the listeners.
-    fn scheme(&self) -> &HeaderValue {
+    pub(super) fn scheme(&self) -> &HeaderValue {
         self.told.as_ref().and_then(|told| told.believed.scheme.as_ref()).unwrap_or(&HTTP)
     }
 

@@ -12,7 +12,7 @@
 //!   [`handoff`] (asks previous owners), [`fill`] (asks the sources in order), [`peek`] (looks into
 //!   the store of the owner)
 //! - [`parts`]: the edge itself
-//! - a response: [`select`], [`mod@respond`]
+//! - a response: [`select`], [`mod@respond`], [`https`]
 //! - the path of a request: [`sharing`], [`coalesce`] (leads or follows a flight), [`mod@pass`]
 //!   (forwards a request that shares none), [`lookup`] (looks into the store and decides between the
 //!   two), [`serve`] (the entry); [`fast_hit`] and [`fast_peek`] are shortcuts for plain requests
@@ -30,6 +30,7 @@ mod forwarding;
 mod handoff;
 mod hedge;
 mod hedge_budget;
+mod https;
 mod ingest;
 mod invalidate;
 mod key_list;
@@ -62,7 +63,8 @@ mod warm;
 
 pub(crate) use fast_hit::{FastRequest, NotFastHit};
 pub(crate) use fast_peek::Peeked;
-pub(crate) use forwarding::Forwarding;
+pub(crate) use forwarding::{Forwarding, Requester};
 pub use parts::Edge;
 pub(crate) use parts::Parts;
 pub(crate) use policy::{Limits, Policy, Writes};
+pub(crate) use request::Answer;

@@ -47,6 +47,14 @@ pub(crate) fn without_default_port<'a>(authority: &'a [u8], default: &str) -> &'
     if is_host && (port.is_empty() || port == default.as_bytes()) { host } else { authority }
 }
 
+/// Returns the host of an authority, and its port if there is one.
+pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port).filter(|port| !port.is_empty())),
+        _ => (authority, None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,9 +3,11 @@
 
 mod acceptor;
 mod bind;
+mod certificates;
 mod connection;
 #[cfg_attr(not(feature = "gossip"), path = "gossip/disabled.rs")]
 mod gossip;
+mod handshake;
 mod listeners;
 mod parts;
 mod reload;
@@ -14,5 +16,5 @@ mod supervisor;
 
 pub use bind::{Addresses, Server};
 #[cfg(feature = "cli")]
-pub(crate) use parts::{discovery, policy};
+pub(crate) use parts::{discovery, policy, tls_acceptor};
 pub use reload::Reloading;

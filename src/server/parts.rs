@@ -10,6 +10,7 @@ use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
 use crate::conn::handler::LINGER;
+use crate::conn::https::{HttpsPolicy, Redirect};
 use crate::edge::{Forwarding, Policy, Writes};
 use crate::error::StartError;
 use crate::observe::access::Access;
@@ -18,6 +19,7 @@ use crate::origin::http_origin::HttpOrigin;
 use crate::peer::client::Peers;
 use crate::random::random;
 use crate::semantics::storing::FallbackTtls;
+use crate::tls::TlsAcceptor;
 use crate::upstream::{DEFAULT_LIFETIME, Timeouts};
 
 /// The source of an edge's origin.
@@ -67,6 +69,22 @@ pub(super) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
     let http = HttpOrigin::new(&origin.url, timeouts, origin.first_byte_timeout.0, origin.requests)
         .map_err(|error| StartError::Config(format!("origin.url: {error}")))?;
     Ok(if origin.rewrite_location { http.rewriting_locations() } else { http })
+}
+
+/// Returns the acceptor for the listeners of `tls.listen`, if there are any.
+pub(crate) fn tls_acceptor(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, StartError> {
+    if config.tls.listen.is_empty() {
+        return Ok(None);
+    }
+    let loaded = TlsAcceptor::load(config.tls.settings());
+    loaded.map(|tls| Some(Arc::new(tls))).map_err(|error| StartError::Config(format!("tls: {error}")))
+}
+
+/// Returns the answers that lead clients to HTTPS. `tls` is the first address of `tls.listen`.
+pub(super) fn https_policy(config: &Config, tls: Option<SocketAddr>) -> HttpsPolicy {
+    let redirect =
+        if config.edge.redirect_to_https { Redirect::On(tls.map(|address| address.port())) } else { Redirect::Off };
+    HttpsPolicy::new(redirect, config.tls.hsts.0)
 }
 
 /// Returns the client for requests to peers.
