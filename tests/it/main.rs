@@ -35,6 +35,7 @@ mod restart;
 mod revalidation;
 mod rules;
 mod storage;
+mod tls;
 mod use_cases;
 mod variants;
 mod verification;
