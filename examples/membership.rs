@@ -53,7 +53,7 @@ async fn server(name: &'static str) -> Result<Server, Box<dyn std::error::Error>
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut config = Config::default();
     config.edge.name = name.to_owned();
-    (config.edge.listen, config.admin.listen) = (any, any);
+    (config.edge.listen, config.admin.listen) = (any.into(), any);
     let mut cluster = ClusterConfig::default();
     // The program finds failures itself.
     (cluster.listen, cluster.peers, cluster.gossip) = (any, Vec::new(), false);

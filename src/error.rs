@@ -73,6 +73,9 @@ pub enum Error {
     /// The client has `limits.requests_per_client` requests at the origin.
     #[error("the client has reached limits.requests_per_client")]
     ClientLimit,
+    /// The host of the request has another certificate than the connection.
+    #[error("the host of the request has another certificate than the connection")]
+    Misdirected,
     /// The client disconnected before the end of its request body.
     #[error("the client broke off its request body: {0}")]
     ClientBroke(String),
@@ -148,6 +151,7 @@ impl Error {
             | Self::Loop
             | Self::NotCached
             | Self::ClientLimit
+            | Self::Misdirected
             | Self::ClientBroke(_)
             | Self::ClientLeft => Fault::Client,
             Self::PeerUnreachable(_)
@@ -176,8 +180,9 @@ impl Error {
             Self::BadRequest(_) | Self::BadHost | Self::BadLength | Self::ClientBroke(_) | Self::ClientLeft => {
                 StatusCode::BAD_REQUEST
             }
-            Self::UnknownSite => StatusCode::MISDIRECTED_REQUEST,
+            Self::UnknownSite | Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
+            // RFC 9110 §15.5.20
             // RFC 6585 §4
             Self::ClientLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
@@ -213,6 +218,7 @@ impl Error {
             Self::Loop => "loop",
             Self::NotCached => "not-cached",
             Self::ClientLimit => "client-limit",
+            Self::Misdirected => "misdirected",
             Self::UriTooLong => "uri-too-long",
             Self::HeaderTooLarge => "header-too-large",
             Self::ContentTooLarge => "content-too-large",
@@ -250,6 +256,7 @@ impl Error {
             Self::BadLength => "Content-Length must be one number in decimal digits without leading zeros",
             Self::Loop => "request loop: the request has passed this edge before",
             Self::NotCached => "no stored response satisfies this request (only-if-cached)",
+            Self::Misdirected => "this host has another certificate; request it on another connection",
             Self::ClientLimit => "this client has too many concurrent requests; try again later",
             Self::UriTooLong => "the request target is too long",
             Self::HeaderTooLarge => "the request headers are too large",

@@ -106,6 +106,7 @@
 //! | `dns`, `etcd` | member lists from DNS or etcd (`cluster.discover`) |
 //! | `gossip` | failure detection among edges (`cluster.gossip`) |
 //! | `observe` | `/metrics` and `/peers` on the admin listener |
+//! | `tls` | HTTPS for clients (`[tls]`) |
 //! | `tower` | [`EdgeService`] as a `tower::Service` |
 //! | `zero-copy` | large bodies sent without a copy (`edge.zero_copy`) |
 //!
@@ -153,6 +154,7 @@ mod server;
 pub mod site;
 mod store;
 mod sync;
+mod tls;
 mod upstream;
 
 pub use body::Body;

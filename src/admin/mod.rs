@@ -108,7 +108,7 @@ pub(crate) async fn serve(listener: TcpListener, edge: Arc<Edge>, readiness: Arc
         };
         let (edge, readiness) = (Arc::clone(&edge), Arc::clone(&readiness));
         let requests = Activity::default();
-        let timeout_io = TimeoutIo::new(Io::new(stream), &limits, requests.clone(), Splicer::none());
+        let timeout_io = TimeoutIo::new(Io::Tcp(stream), &limits, requests.clone(), Splicer::none());
         open.admit(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let _active = requests.begin();

@@ -24,13 +24,14 @@ use crate::config::{LogConfig, LogFormat, LogLevel};
 const OWN: &str = "peerage";
 /// Modules whose lines neither clients nor origins can cause: signals of an operator, and
 /// changes of the cluster. All their lines are written.
-const UNLIMITED: [&str; 6] = [
+const UNLIMITED: [&str; 7] = [
     "peerage::cli",
     "peerage::cluster::view",
     "peerage::cluster::discovery",
     "peerage::edge::probe",
     "peerage::edge::warm",
     "peerage::server::run",
+    "peerage::tls",
 ];
 /// Length of a line's text in the report of suppressed lines, in characters.
 const TEXT_LENGTH: usize = 100;

@@ -59,7 +59,8 @@ impl Run {
             write_pid(self.pid_file.as_deref())?;
             let addresses = server.addresses();
             let peers = addresses.peers.map(|address| address.to_string());
-            tracing::info!(%name, clients = %addresses.clients, peers, admin = %addresses.admin, %origin, "serving");
+            let tls = addresses.tls.map(|address| address.to_string());
+            tracing::info!(%name, clients = %addresses.clients, tls, peers, admin = %addresses.admin, %origin, "serving");
             let reloading = server.reloading();
             server.run(self.until_shutdown(signals, reloading)).await?;
             throttle.report();
@@ -129,7 +130,8 @@ fn raise_file_limit() -> u64 {
 /// admin listener, out of `files`. Each listener may have `limits.connections` connections, and
 /// `origin.requests` applies twice: to requests that wait, and to uploads.
 fn limit_connections(config: &mut Config, files: u64) {
-    let listeners = 1 + u64::from(config.cluster.is_some());
+    let for_clients = (config.edge.listen.len() + config.tls.listen.len()) as u64;
+    let listeners = for_clients + u64::from(config.cluster.is_some());
     let reserved = (config.origin.requests as u64).saturating_mul(2).saturating_add(RESERVED_FILES).min(files / 2);
     let available = usize::try_from((files - reserved) / listeners).unwrap_or(usize::MAX);
     let configured = config.limits.connections;

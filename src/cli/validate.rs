@@ -8,6 +8,7 @@ use super::arguments::ConfigArguments;
 use super::failure::Failure;
 use super::process::print;
 use crate::config::{ClusterConfig, Config, Layers, Size};
+use crate::server::tls_acceptor;
 use crate::upstream::Endpoint;
 
 #[derive(clap::Args)]
@@ -67,6 +68,7 @@ fn warnings(layers: &Layers, config: &Config, machine: Option<u64>) -> Vec<Strin
         ));
     }
     found.extend(origin_warning(config));
+    found.extend(tls_acceptor(config).err().map(|error| error.to_string()));
     if let Some(cluster) = &config.cluster {
         found.extend(list_warnings(cluster));
         let names: BTreeSet<_> = cluster.peers.iter().chain(&cluster.advertise).collect();
@@ -87,9 +89,11 @@ fn origin_warning(config: &Config) -> Option<String> {
         Err(error) => return Some(format!("origin.url: \"{endpoint}\" does not resolve on this machine: {error}")),
     };
     let peers = config.cluster.as_ref().map(|cluster| ("cluster.listen", cluster.listen));
-    let listeners = [("edge.listen", config.edge.listen), ("admin.listen", config.admin.listen)];
+    let edge = config.edge.listen.iter().map(|address| ("edge.listen", *address));
+    let tls = config.tls.listen.iter().map(|address| ("tls.listen", *address));
+    let listeners = edge.chain(tls).chain([("admin.listen", config.admin.listen)]);
     let is_origin = |listener| addresses.iter().any(|address| reaches(*address, listener));
-    let (key, _) = listeners.into_iter().chain(peers).find(|(_, listener)| is_origin(*listener))?;
+    let (key, _) = listeners.chain(peers).find(|(_, listener)| is_origin(*listener))?;
     Some(format!("origin.url: {} is this edge itself ({key}); name the server behind the edge", config.origin.url))
 }
 

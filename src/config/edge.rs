@@ -1,11 +1,9 @@
 //! `[edge]`: the edge itself.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 use super::bounds::{check_range, invalid, needs_feature};
-use super::values::{self, Network, Period, loopback, secs};
+use super::values::{self, Listen, Network, Period, loopback, secs};
 use crate::semantics::scheme::Scheme;
 use crate::semantics::{authority, cache_status};
 
@@ -17,9 +15,9 @@ pub struct EdgeConfig {
     /// Name in Via and Cache-Status; unique in the cluster.
     #[serde(deserialize_with = "values::text")]
     pub name: String,
-    /// Listening address for clients: HTTP/1.1 and cleartext HTTP/2.
-    #[serde(with = "values::address")]
-    pub listen: SocketAddr,
+    /// Listening addresses for clients in cleartext: HTTP/1.1 and HTTP/2. None, if clients use
+    /// `tls.listen` alone.
+    pub listen: Listen,
     /// Time that requests have to end after SIGTERM.
     pub drain: Period,
     /// Number of worker threads; 0 starts one for each core.
@@ -36,6 +34,8 @@ pub struct EdgeConfig {
     /// hosts that a trusted proxy states, and all other requests share the stored responses.
     #[serde(deserialize_with = "values::text")]
     pub host: String,
+    /// Whether cleartext requests of clients are redirected to `https`.
+    pub redirect_to_https: bool,
 }
 
 /// Selects the connections on which large bodies are sent without a copy.
@@ -89,13 +89,14 @@ impl Default for EdgeConfig {
     fn default() -> Self {
         Self {
             name: "edge-1".to_owned(),
-            listen: loopback(8001),
+            listen: loopback(8001).into(),
             drain: secs(30),
             threads: 0,
             zero_copy: ZeroCopy::Auto,
             trusted_proxies: Vec::new(),
             scheme: Scheme::Http,
             host: String::new(),
+            redirect_to_https: false,
         }
     }
 }

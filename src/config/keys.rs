@@ -1,6 +1,6 @@
 //! The list of all keys.
 
-/// Every key, in dotted form. `immutable` and `query` are lists of tables.
+/// Every key, in dotted form. `immutable`, `query` and `tls.certificate` are lists of tables.
 pub const KEYS: &[&str] = &[
     "edge.name",
     "edge.listen",
@@ -10,6 +10,15 @@ pub const KEYS: &[&str] = &[
     "edge.trusted_proxies",
     "edge.scheme",
     "edge.host",
+    "edge.redirect_to_https",
+    "tls.listen",
+    "tls.directory",
+    "tls.certificate.chain",
+    "tls.certificate.key",
+    "tls.client_ca",
+    "tls.min_version",
+    "tls.refresh",
+    "tls.hsts",
     "origin.url",
     "origin.connect_timeout",
     "origin.first_byte_timeout",

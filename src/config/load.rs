@@ -115,7 +115,7 @@ const RENAMED: [(&str, &str); 3] = [
 ];
 
 /// Keys whose values are text even if they look like numbers.
-const TEXT_KEYS: [&str; 2] = ["edge.name", "cluster.secret"];
+const TEXT_KEYS: [&str; 3] = ["edge.name", "tls.min_version", "cluster.secret"];
 
 /// Returns the environment variable that sets `key`.
 fn variable(key: &str) -> String {
@@ -175,12 +175,11 @@ pub(super) fn parse_set(set: &str) -> Result<Serialized<Value>, StartError> {
 /// Returns the message for a failed extraction: key, value, accepted values, source.
 fn explain(error: &figment::Error) -> String {
     use figment::error::Kind;
-    let mut path = error.path.join(".");
-    let list = path.split('.').next().filter(|table| matches!(*table, "immutable" | "query"));
-    let list = list.unwrap_or_default().to_owned();
-    if !list.is_empty() {
-        path = format!("{list}.{}", path.split('.').nth(2).unwrap_or("path"));
-    }
+    // The positions in lists are left out.
+    let names = error.path.iter().filter(|name| name.parse::<usize>().is_err());
+    let path = names.map(String::as_str).collect::<Vec<_>>().join(".");
+    let list = error.path.first().filter(|table| matches!(table.as_str(), "immutable" | "query"));
+    let list = list.cloned().unwrap_or_default();
     let source = source_of(error.metadata.as_ref());
     let problem = match &error.kind {
         Kind::InvalidType(found, expected) => {

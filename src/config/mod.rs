@@ -19,6 +19,7 @@ mod load;
 mod log;
 mod origin;
 mod query;
+mod tls;
 mod tree;
 mod values;
 
@@ -37,8 +38,9 @@ pub(crate) use load::Layers;
 pub use log::{LogConfig, LogFormat, LogLevel};
 pub use origin::OriginConfig;
 pub use query::{KeepConfig, KeepWord, QueryConfig};
+pub use tls::{CertificateConfig, MinVersion, TlsConfig};
 pub use tree::Config;
-pub use values::{Network, Period, Secret, Size};
+pub use values::{Listen, Network, Period, Secret, Size};
 
 #[cfg(all(test, feature = "cli"))]
 mod tests;

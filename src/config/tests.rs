@@ -64,6 +64,10 @@ fn is_shown(comment: &str) -> bool {
                 | "digest"
                 | "encoding"
                 | "length"
+                | "directory"
+                | "client_ca"
+                | "chain"
+                | "key"
         )
     })
 }
@@ -76,11 +80,20 @@ fn keys_lists_the_fields_of_all_tables() {
     let cluster = ClusterConfig { discover, nameserver, advertise, secret, ..ClusterConfig::default() };
     let cache = CacheConfig { max_object: Some(Size(1)), ..CacheConfig::default() };
     let immutable = vec![ImmutableConfig::path("/{hash}", None)];
-    let all = Value::serialize(Config { cluster: Some(cluster), cache, immutable, ..Config::default() }).unwrap();
+    let (directory, client_ca) = (Some("/a".into()), Some("/b".into()));
+    let certificate = vec![CertificateConfig::new("/c", "/d")];
+    let tls = TlsConfig { directory, certificate, client_ca, ..TlsConfig::default() };
+    let config = Config { tls, cluster: Some(cluster), cache, immutable, ..Config::default() };
+    let all = Value::serialize(config).unwrap();
     let mut keys = Vec::new();
     for (table, value) in all.as_dict().unwrap() {
         let first = value.as_array().map_or(value, |items| &items[0]);
-        keys.extend(first.as_dict().unwrap().keys().map(|key| format!("{table}.{key}")));
+        for (key, value) in first.as_dict().unwrap() {
+            match value.as_array().and_then(|items| items.first()?.as_dict()) {
+                Some(nested) => keys.extend(nested.keys().map(|name| format!("{table}.{key}.{name}"))),
+                None => keys.push(format!("{table}.{key}")),
+            }
+        }
     }
     keys.sort_unstable();
     let mut listed: Vec<_> = KEYS.iter().map(|&key| key.to_owned()).collect();
@@ -89,7 +102,7 @@ fn keys_lists_the_fields_of_all_tables() {
 }
 
 /// A value for every key, different from its default.
-const OVERRIDES: [(&str, &str); 74] = [
+const OVERRIDES: [(&str, &str); 82] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -98,6 +111,14 @@ const OVERRIDES: [(&str, &str); 74] = [
     ("edge.trusted_proxies", "[\"10.0.0.0/8\", \"::1\"]"),
     ("edge.scheme", "https"),
     ("edge.host", "www.example.com"),
+    ("edge.redirect_to_https", "true"),
+    ("tls.listen", "[\"127.0.0.2:443\", \"[::1]:443\"]"),
+    ("tls.directory", "/etc/peerage/certificates"),
+    ("tls.certificate", "[{chain=\"/c\", key=\"/k\"}]"),
+    ("tls.client_ca", "/etc/peerage/clients.pem"),
+    ("tls.min_version", "1.3"),
+    ("tls.refresh", "1s"),
+    ("tls.hsts", "1d"),
     ("origin.url", "http://example.com/x"),
     ("origin.connect_timeout", "1s"),
     ("origin.first_byte_timeout", "1s"),
@@ -166,18 +187,24 @@ const OVERRIDES: [(&str, &str); 74] = [
     ("query", "[{path=\"/img/*\", keep=[\"w\"]}]"),
 ];
 
+/// Without these keys, some others are invalid.
+const BASE: &str = "[tls]\nlisten = \"127.0.0.1:444\"\ndirectory = \"/base\"\n";
+
 #[test]
 #[allow(clippy::result_large_err)] // figment's error type
 fn every_key_is_overridden_by_set_and_by_the_environment() {
     let defaults = Value::serialize(Config { cluster: Some(ClusterConfig::default()), ..Config::default() }).unwrap();
     for (key, value) in OVERRIDES {
-        let by_set = Config::extract(&Figment::new().merge(parse_set(&format!("{key}={value}")).unwrap())).unwrap();
+        let base = Figment::new().merge(Toml::string(BASE));
+        let by_set = Config::extract(&base.merge(parse_set(&format!("{key}={value}")).unwrap())).unwrap();
         figment::Jail::expect_with(|jail| {
             jail.clear_env();
             jail.set_env(format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")), value);
-            let by_env = Config::load_embedded(None, &[]).map_err(|error| error.to_string())?;
+            jail.create_file("base.toml", BASE)?;
+            let base = Some(std::path::Path::new("base.toml"));
+            let by_env = Config::load_embedded(base, &[]).map_err(|error| error.to_string())?;
             assert_eq!(by_env, by_set, "{key}");
-            let both = Config::load_embedded(None, &[format!("{key}={value}"), "edge.drain=7s".to_owned()])
+            let both = Config::load_embedded(base, &[format!("{key}={value}"), "edge.drain=7s".to_owned()])
                 .map_err(|e| e.to_string())?;
             assert_eq!(both.edge.drain, Period(Duration::from_secs(7)));
             Ok(())
@@ -196,8 +223,8 @@ fn errors_name_the_key_the_fault_and_the_accepted_values() {
         ("[cache]\nmemroy = 1", &["cache.memroy", "cache.memory"][..]),
         ("[cash]\nmemory = 1", &["cash", "did you mean cache?"]),
         ("memory = 1", &["memory", "cache.memory"]),
-        ("xyzzy = 1", &["xyzzy", "the tables are edge, origin, cache"]),
-        ("[xyzzy]\nmemory = 1", &["xyzzy", "the tables are edge, origin, cache"]),
+        ("xyzzy = 1", &["xyzzy", "the tables are edge, tls, origin"]),
+        ("[xyzzy]\nmemory = 1", &["xyzzy", "the tables are edge, tls, origin"]),
         ("[edge]\nmemory = 1", &["edge.memory", "the keys of edge are name, listen"]),
         ("[edge]\ndrain = 30", &["edge.drain", "30 has no unit", "30s"]),
         ("[edge]\ndrain = \"30\"", &["edge.drain", "\"30\" (expected", "30s"]),
@@ -206,6 +233,19 @@ fn errors_name_the_key_the_fault_and_the_accepted_values() {
         ("[edge]\nhost = \"a/b\"", &["edge.host", "\"a/b\"", "www.example.com"]),
         ("[edge]\nname = \"a b\"", &["edge.name", "\"a b\""]),
         ("[edge]\nlisten = \"8001\"", &["edge.listen", "127.0.0.1:8001"]),
+        ("[edge]\nlisten = 8001", &["edge.listen", "or a list"]),
+        ("[edge]\nlisten = []", &["edge.listen", "tls.listen", "127.0.0.1:8001"]),
+        ("[admin]\nlisten = \"127.0.0.1:8001\"", &["admin.listen", "edge.listen", "another port"]),
+        ("[tls]\nlisten = [\"443\"]", &["tls.listen", "\"443\"", "127.0.0.1:8001"]),
+        ("[tls]\nlisten = \"0.0.0.0:443\"", &["tls.listen", "no certificate", "tls.directory"]),
+        ("[tls]\nlisten = \"127.0.0.1:8001\"\ndirectory = \"/a\"", &["tls.listen", "edge.listen", "another port"]),
+        ("[tls]\ndirectory = \"/a\"", &["tls.listen", "0.0.0.0:443"]),
+        ("[tls]\nlisten = \"0.0.0.0:443\"\n[[tls.certificate]]\nchain = \"/a\"", &["tls.certificate.key", "missing"]),
+        ("[[tls.certificate]]\nchian = \"/a\"", &["tls.certificate.chian", "tls.certificate.chain"]),
+        ("[[tls.certificate]]\nchain = 3", &["tls.certificate.chain"]),
+        ("[tls]\nmin_version = \"1.1\"", &["tls.min_version", "1.1", "1.2"]),
+        ("[tls]\nrefresh = \"0s\"", &["tls.refresh", "1s"]),
+        ("[edge]\nredirect_to_https = true", &["edge.redirect_to_https", "tls.listen"]),
         ("[edge]\nthreads = \"many\"", &["edge.threads"]),
         ("[edge]\nzero_copy = \"bbr\"", &["edge.zero_copy", "\"auto\", true or false"]),
         ("[origin]\nurl = \"https://x\"", &["origin.url", "http://"]),

@@ -1,5 +1,7 @@
 //! [`Config`]: all tables.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::admin::AdminConfig;
@@ -12,6 +14,7 @@ use super::limits::LimitsConfig;
 use super::log::LogConfig;
 use super::origin::OriginConfig;
 use super::query::{KeepConfig, KeepWord, QueryConfig};
+use super::tls::TlsConfig;
 use crate::site::rules::{QueryRule, Rule};
 use crate::store::tiers::Plan;
 
@@ -23,6 +26,8 @@ use crate::store::tiers::Plan;
 pub struct Config {
     /// This edge: its name, its listener, its site.
     pub edge: EdgeConfig,
+    /// HTTPS for clients.
+    pub tls: TlsConfig,
     /// The origin that assets are fetched from.
     pub origin: OriginConfig,
     /// The cache: its size, its lifetimes.
@@ -46,6 +51,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             edge: EdgeConfig::default(),
+            tls: TlsConfig::default(),
             origin: OriginConfig::default(),
             cache: CacheConfig::default(),
             cluster: None,
@@ -64,13 +70,9 @@ impl Config {
     /// # Errors
     /// One line that names the key, the fault, and the accepted values.
     pub fn check(&self) -> Result<(), String> {
-        if self.admin.listen == self.edge.listen && self.edge.listen.port() != 0 {
-            return Err(invalid(
-                "admin.listen",
-                format_args!("{} is the address of edge.listen (choose another port)", self.admin.listen),
-            ));
-        }
+        self.check_listeners()?;
         self.edge.check()?;
+        self.tls.check()?;
         self.origin.check()?;
         self.cache.check()?;
         self.cache.check_max_object(&self.plan())?;
@@ -80,6 +82,30 @@ impl Config {
         self.limits.check()?;
         self.rules()?;
         self.queries()?;
+        Ok(())
+    }
+
+    /// Checks that clients have a listener, and that no two listeners share an address.
+    fn check_listeners(&self) -> Result<(), String> {
+        if self.edge.listen.is_empty() && self.tls.listen.is_empty() {
+            let problem = "no address, and none in tls.listen (expected one, such as 127.0.0.1:8001)";
+            return Err(invalid("edge.listen", problem));
+        }
+        let leads_nowhere = self.tls.listen.is_empty() && self.edge.trusted_proxies.is_empty();
+        if self.edge.redirect_to_https && leads_nowhere {
+            let problem = "nothing serves HTTPS (set tls.listen, or edge.trusted_proxies for a proxy that does)";
+            return Err(invalid("edge.redirect_to_https", problem));
+        }
+        let edge = self.edge.listen.iter().map(|address| ("edge.listen", address));
+        let tls = self.tls.listen.iter().map(|address| ("tls.listen", address));
+        let mut seen: Vec<(&str, &SocketAddr)> = Vec::new();
+        for (key, address) in edge.chain(tls).chain([("admin.listen", &self.admin.listen)]) {
+            let same = seen.iter().find(|(_, other)| *other == address && address.port() != 0);
+            if let Some((other, _)) = same {
+                return Err(invalid(key, format_args!("{address} is an address of {other} (choose another port)")));
+            }
+            seen.push((key, address));
+        }
         Ok(())
     }
 
@@ -131,6 +157,8 @@ mod tests {
             config.cluster.as_mut().unwrap().discover = Some(source.to_owned());
             config
         };
+        let mut tls = Config::default();
+        (tls.tls.listen, tls.tls.directory) = ("127.0.0.1:443".parse().unwrap(), Some("/a".into()));
         let mut zero_copy = Config::default();
         zero_copy.edge.zero_copy = ZeroCopy::On;
         for (feature, is_built_in, config) in [
@@ -138,6 +166,7 @@ mod tests {
             ("dns", cfg!(feature = "dns"), discover("srv:_peerage._tcp.example.net")),
             ("etcd", cfg!(feature = "etcd"), discover("etcd:10.0.0.1:2379/peerage/members")),
             ("gossip", cfg!(feature = "gossip"), cluster(|cluster| cluster.gossip = true)),
+            ("tls", cfg!(feature = "tls"), tls),
             ("zero-copy", cfg!(feature = "zero-copy"), zero_copy),
         ] {
             match config.check() {

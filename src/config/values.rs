@@ -281,7 +281,7 @@ pub(super) mod digest {
 
 /// An IP address with its port.
 pub(super) mod address {
-    use super::{Deserialize, Deserializer, Serializer};
+    use super::{ADDRESS, Deserialize, Deserializer, Serializer};
     use serde::de::Error as _;
     use std::net::SocketAddr;
 
@@ -291,8 +291,62 @@ pub(super) mod address {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let expected = "expected an IP address with a port, such as 127.0.0.1:8001";
-        text.parse().map_err(|_| D::Error::custom(format!("{text:?} ({expected})")))
+        text.parse().map_err(|_| D::Error::custom(format!("{text:?} ({ADDRESS})")))
+    }
+}
+
+/// The addresses of a listener: one or a list; none turns the listener off.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listen(pub Vec<SocketAddr>);
+
+const ADDRESS: &str = "expected an IP address with a port, such as 127.0.0.1:8001";
+
+impl std::ops::Deref for Listen {
+    type Target = [SocketAddr];
+
+    fn deref(&self) -> &[SocketAddr] {
+        &self.0
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self(vec![address])
+    }
+}
+
+impl FromStr for Listen {
+    type Err = std::net::AddrParseError;
+
+    /// Parses one address.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(|address: SocketAddr| address.into())
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &*self.0 {
+            [address] => serializer.collect_str(address),
+            addresses => serializer.collect_seq(addresses.iter().map(SocketAddr::to_string)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected an address such as \"127.0.0.1:8001\", or a list of them")]
+        enum OneOrMore {
+            One(String),
+            More(Vec<String>),
+        }
+        let texts = match OneOrMore::deserialize(deserializer)? {
+            OneOrMore::One(text) => vec![text],
+            OneOrMore::More(texts) => texts,
+        };
+        let parse = |text: &String| text.parse().map_err(|_| D::Error::custom(format!("{text:?} ({ADDRESS})")));
+        texts.iter().map(parse).collect::<Result<_, _>>().map(Self)
     }
 }
 

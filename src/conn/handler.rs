@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
+use http::uri::Authority;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::watch;
@@ -15,13 +16,16 @@ use tokio::sync::watch;
 use crate::body::Body;
 use crate::body::informational::Informational;
 use crate::config::LimitsConfig;
+use crate::conn::https::{HttpsPolicy, Redirect};
 use crate::conn::zero_copy::Splicers;
-use crate::edge::{Edge, FastRequest, NotFastHit, Peeked, Remote};
+use crate::edge::{Answer, Edge, FastRequest, NotFastHit, Peeked, Remote, Requester};
 use crate::key::AssetKey;
 use crate::observe::access::{Access, Details, LoggedBody, Record};
 use crate::observe::activity::{ActiveRequest, Activity, Delivery, StreamProgress};
 use crate::observe::metrics::Source;
+use crate::semantics::authority::{is_host, split_port};
 use crate::semantics::scheme::Scheme;
+use crate::tls::{Selection, Session, TlsAcceptor};
 use crate::upstream::tunnel::Tunnel;
 
 /// The time for which an idle HTTP/1 connection of a client stays open when the edge drains.
@@ -48,6 +52,11 @@ pub(crate) struct ListenerContext {
     pub(crate) limits: Arc<LimitsConfig>,
     pub(crate) splicers: Arc<Splicers>,
     pub(crate) source: Source,
+    /// The configuration key of the listener.
+    pub(crate) listener: &'static str,
+    /// `None` on a cleartext listener.
+    pub(crate) tls: Option<Arc<TlsAcceptor>>,
+    pub(crate) https: Arc<HttpsPolicy>,
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
@@ -58,6 +67,9 @@ pub(crate) struct ConnectionState {
     /// Informational responses to send before the final response.
     pub(crate) informational: Informational,
     pub(crate) requests: Activity,
+    /// The scheme of the requests.
+    scheme: Scheme,
+    tls: Option<(Session, Selection)>,
     /// The tunnel that replaces HTTP after an upgrade. Its request stays active until the
     /// tunnel ends.
     tunnel: Mutex<Option<(Tunnel, ActiveRequest)>>,
@@ -68,11 +80,18 @@ pub(crate) struct ConnectionState {
 }
 
 impl ConnectionState {
-    pub(crate) fn new(address: IpAddr, source: Source, informational: Informational) -> Self {
+    pub(crate) fn new(
+        address: IpAddr,
+        source: Source,
+        (scheme, tls): (Scheme, Option<(Session, Selection)>),
+        informational: Informational,
+    ) -> Self {
         Self {
             address,
             informational,
             requests: Activity::default(),
+            scheme,
+            tls,
             tunnel: Mutex::default(),
             source,
             is_http2: AtomicBool::new(false),
@@ -81,7 +100,18 @@ impl ConnectionState {
     }
 
     fn remote(&self) -> Remote {
-        Remote { address: self.address, scheme: Scheme::Http }
+        Remote { address: self.address, scheme: self.scheme }
+    }
+
+    /// Returns the result of the TLS handshake.
+    fn session(&self) -> Option<Session> {
+        self.tls.as_ref().map(|(session, _)| *session)
+    }
+
+    /// Returns true if the TLS handshake would have selected another certificate for `authority`.
+    fn misdirects(&self, authority: &str) -> bool {
+        let host = split_port(authority).0;
+        self.tls.as_ref().is_some_and(|(_, selection)| !selection.serves(host.strip_suffix('.').unwrap_or(host)))
     }
 
     fn note_version(&self, version: Version) {
@@ -140,8 +170,12 @@ impl Handler {
     /// Responds to a plain request with a hit; see [`Edge::answer_fast`].
     pub(crate) fn answer_fast(&self, request: &FastRequest<'_>, head: &mut Vec<u8>) -> Result<LoggedBody, NotFastHit> {
         let began = Instant::now();
+        if self.may_not_serve(request.host) {
+            return Err(NotFastHit::Involved);
+        }
         let (source, remote) = (self.context.source, self.connection.remote());
         let (body, record, client) = self.context.edge.answer_fast(source, remote, request, head)?;
+        self.context.https.append_hsts(self.connection.scheme, head);
         let details = self.details(request);
         let delivery = Delivery::connection(self.connection.requests.begin());
         Ok(self.log_body(client, (record, details), body, began, delivery))
@@ -162,7 +196,8 @@ impl Handler {
         let peek = this.context.edge.peek_fast(key, request.accepted)?;
         let (handler, active, details) = (Arc::clone(this), this.connection.requests.begin(), this.details(request));
         Some(Box::pin(async move {
-            let Peeked { lines, body, record } = peek.await?;
+            let Peeked { mut lines, body, record } = peek.await?;
+            handler.context.https.append_hsts(handler.connection.scheme, &mut lines);
             Some((lines, handler.log_body(client, (record, details), body, began, Delivery::connection(active))))
         }))
     }
@@ -181,7 +216,11 @@ impl Handler {
     /// Returns the details of a plain request for its log line; `None` if no lines are written.
     fn details(&self, request: &FastRequest<'_>) -> Option<Box<Details>> {
         self.context.access.lines.as_ref()?;
-        Some(Box::new(Details::new(Version::HTTP_11, [Some(request.host), request.user_agent, request.request_id])))
+        Some(Box::new(Details::new(
+            Version::HTTP_11,
+            self.connection.session(),
+            [Some(request.host), request.user_agent, request.request_id],
+        )))
     }
 
     /// Responds to a request that hyper has parsed.
@@ -190,14 +229,18 @@ impl Handler {
         let (began, active) = (Instant::now(), connection.requests.begin());
         let requester = context.edge.requester(context.source, connection.remote(), request.headers());
         let client = requester.client;
-        let pending = context.access.begin_request(client, context.source, &request, began);
+        let pending = context.access.begin_request(client, context.source, &request, connection.session(), began);
+        let early = self.answer_elsewhere(&requester, &request);
         let version = request.version();
         connection.note_version(version);
         let has_content = !request.body().is_end_stream();
         let request = request.map(|body| context.edge.receive(context.source, body));
         // HTTP/1.0 has no informational responses, and hyper's HTTP/2 server cannot send them.
         let relay = (version == Version::HTTP_11).then(|| connection.informational.open());
-        let mut answer = context.edge.respond(context.source, requester, relay.clone(), request).await;
+        let mut answer = match early {
+            Some(answer) => answer,
+            None => context.edge.respond(context.source, requester, relay.clone(), request).await,
+        };
         if let Some(relay) = relay {
             relay.close().await;
         }
@@ -210,6 +253,7 @@ impl Handler {
             connection.upgrade(tunnel);
         }
         let switches = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        context.https.add_hsts(connection.scheme, answer.response.headers_mut());
         if version != Version::HTTP_2 && !switches && self.is_draining() {
             answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -226,6 +270,29 @@ impl Handler {
             Delivery::connection(active)
         };
         Ok(context.access.log_response(client, (answer.record, details), answer.response, began, delivery))
+    }
+
+    /// Returns true if a plain request for `host` may have to be redirected, or rejected because
+    /// its host has another certificate.
+    fn may_not_serve(&self, host: &[u8]) -> bool {
+        let is_redirected = self.connection.scheme == Scheme::Http && self.context.https.redirect != Redirect::Off;
+        is_redirected
+            || self.connection.tls.is_some() && str::from_utf8(host).is_ok_and(|host| self.connection.misdirects(host))
+    }
+
+    /// Returns the answer to a request that is not served on this connection.
+    fn answer_elsewhere<B>(&self, requester: &Requester, request: &Request<B>) -> Option<Answer> {
+        let Self { context, connection } = self;
+        let authority = request.uri().authority().map(Authority::as_str);
+        let host = authority.or_else(|| request.headers().get(HOST)?.to_str().ok())?;
+        if connection.misdirects(host) {
+            return Some(context.edge.refuse_misdirected(request.method().clone(), request.uri()));
+        }
+        if connection.scheme == Scheme::Https || requester.is_secure() || !is_host(host.as_bytes()) {
+            return None;
+        }
+        let location = HeaderValue::try_from(context.https.redirect.target(host, request.uri())?).ok()?;
+        Some(context.edge.redirect(request.method().clone(), request.uri(), location))
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod accept;
 mod costs;
 mod frames;
 pub(crate) mod handler;
+pub(crate) mod https;
 mod io;
 mod sniff;
 mod timeout_io;

@@ -167,6 +167,15 @@ impl TimeoutIo {
         }
     }
 
+    /// Sends the bytes that wait in the transport: none over cleartext, encrypted ones over TLS.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = Pin::new(&mut self.io).poll_flush(cx);
+        if sent.is_ready() && self.stall.is_none() {
+            return sent;
+        }
+        self.check_stall(cx, sent.map_ok(|()| 0)).map_ok(drop)
+    }
+
     /// Ends a stall after the client read `bytes` bytes, and updates the debt.
     fn note_progress(&mut self, bytes: usize) {
         let waited = self.stall.take().map(|stall| stall.since.elapsed()).unwrap_or_default();
@@ -226,15 +235,18 @@ impl AsyncWrite for TimeoutIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
         // All is written. hyper may have a read pending from before and not poll another one,
         // so the idle timer is polled here, too.
         if self.poll_idle(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.io).poll_flush(cx)
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Over TLS this waits for the client, too.
+        ready!(self.poll_send(cx))?;
         ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
         self.is_shut_down = true;
         Poll::Ready(Ok(()))
@@ -243,7 +255,8 @@ impl AsyncWrite for TimeoutIo {
 
 impl Drop for TimeoutIo {
     /// Resets the connection if a response that ends with it broke off: a FIN would make the
-    /// response look complete.
+    /// response look complete. Over TLS a client can tell the difference also by the missing
+    /// `close_notify`, which only a shutdown sends.
     fn drop(&mut self) {
         if !self.is_shut_down && self.idle.requests.is_unframed() {
             self.io.abort();
@@ -280,7 +293,7 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         let limits = LimitsConfig { header_timeout: Period(TIMEOUT), ..LimitsConfig::default() };
         let requests = Activity::default();
-        (client, TimeoutIo::new(Io::new(stream), &limits, requests.clone(), splicer), requests)
+        (client, TimeoutIo::new(Io::Tcp(stream), &limits, requests.clone(), splicer), requests)
     }
 
     #[cfg(feature = "zero-copy")]
@@ -389,7 +402,7 @@ mod tests {
             send_rate: crate::config::Size(send_rate),
             ..LimitsConfig::default()
         };
-        let mut timeout_io = TimeoutIo::new(Io::new(stream), &limits, Activity::default(), Splicer::none());
+        let mut timeout_io = TimeoutIo::new(Io::Tcp(stream), &limits, Activity::default(), Splicer::none());
         let writing = tokio::spawn(async move {
             let data = vec![0; CHUNK];
             while timeout_io.write_all(&data).await.is_ok() {}

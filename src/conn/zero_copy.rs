@@ -183,7 +183,7 @@ mod tests {
         let mut tried = Vec::new();
         for control in ["reno", "cubic", "bbr"] {
             let Some((_client, server)) = connected_under(control).await else { continue };
-            let io = Io::new(server);
+            let io = Io::Tcp(server);
             tried.push(control);
             // The first measured send is a copy.
             let automatic =
@@ -206,7 +206,7 @@ mod tests {
         let arena = Arena::reserve(CHUNK as u64).unwrap();
         let (_client, server) = connected_under("reno").await.unwrap();
         let socket = server.as_fd().try_clone_to_owned().unwrap();
-        let io = Io::new(server);
+        let io = Io::Tcp(server);
         let mut splicer = Splicer::new(arena, Arc::default(), ZeroCopy::Auto);
         assert_eq!(splicer.next_method(&io), (SendMethod::Splice, Measured::No));
         // Without BBR on this system, the control stays as it is.
@@ -219,7 +219,7 @@ mod tests {
         let arena = Arena::reserve(CHUNK as u64).unwrap();
         let large = popular_chunk(&arena);
         let (mut client, server) = connected_under("reno").await.unwrap();
-        let mut io = Io::new(server);
+        let mut io = Io::Tcp(server);
         let reader = tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap() });
         let mut splicer =
             Splicer { choice: Choice::ByCost, ..Splicer::new(Arc::clone(&arena), Arc::default(), ZeroCopy::Auto) };

@@ -327,9 +327,9 @@ mod tests {
 
     #[tokio::test]
     async fn follower_of_a_rejected_leader_leads_a_flight_of_its_own() {
-        let any = "127.0.0.1:0".parse().unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut config = Config::default();
-        (config.edge.listen, config.admin.listen) = (any, any);
+        (config.edge.listen, config.admin.listen) = (any.into(), any);
         let origin = |_: AssetKey| async { Ok::<_, std::io::Error>(Some("page".into())) };
         let server = Server::bind_with(config, origin).await.unwrap();
         let edge = Arc::clone(server.edge());

@@ -12,7 +12,7 @@
 //!   [`handoff`] (asks previous owners), [`fill`] (asks the sources in order), [`peek`] (looks into
 //!   the store of the owner)
 //! - [`parts`]: the edge itself
-//! - a response: [`select`], [`mod@respond`]
+//! - a response: [`select`], [`mod@respond`], [`https`]
 //! - the path of a request: [`sharing`], [`coalesce`] (leads or follows a flight), [`mod@pass`]
 //!   (forwards a request that shares none), [`lookup`] (looks into the store and decides between the
 //!   two), [`serve`] (the entry); [`fast_hit`] and [`fast_peek`] are shortcuts for plain requests
@@ -29,6 +29,7 @@ mod forwarding;
 mod handoff;
 mod hedge;
 mod hedge_budget;
+mod https;
 mod ingest;
 mod invalidate;
 mod key_list;
@@ -66,4 +67,5 @@ pub(crate) use forwarding::{Forwarding, Remote, Requester};
 pub use parts::Edge;
 pub(crate) use parts::Parts;
 pub(crate) use policies::Policies;
+pub(crate) use request::Answer;
 pub(crate) use settings::Limits;

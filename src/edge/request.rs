@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 
 use super::forwarding::Requester;
@@ -95,6 +95,14 @@ impl From<&Provider> for ServedFrom {
             Provider::Peer(name) => Self::Peer(Arc::clone(name)),
         }
     }
+}
+
+/// Returns a target that names no asset in a form that is safe to log: it cannot be mistaken for
+/// another log line.
+pub(super) fn target(uri: &Uri) -> Box<str> {
+    let target = uri.path_and_query().map_or("-", |target| target.as_str());
+    let plain = |char: char| if char.is_ascii_graphic() { char } else { '?' };
+    target.chars().take(200).map(plain).collect()
 }
 
 /// Returns the size of headers as HTTP/1.1 writes them, in bytes.

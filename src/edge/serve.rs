@@ -11,7 +11,7 @@ use super::key_list::WANTED;
 use super::lookup::Route;
 use super::parts::Edge;
 use super::policies::Addressed;
-use super::request::{Answer, Inbound, head_size};
+use super::request::{Answer, Inbound, head_size, target};
 use super::request_class::RequestClass;
 use super::respond::{answer_options, refuse};
 use super::upgrade;
@@ -59,7 +59,7 @@ impl Edge {
                 self.settings.policy(&key).trim(key)
             }
             Ok(key) => key,
-            Err(error) => return refuse(&self.settings, source, parts.method.clone(), Err(target(&parts)), error),
+            Err(error) => return refuse(&self.settings, source, parts.method.clone(), Err(target(&parts.uri)), error),
         };
         let (method, version, headers) = (parts.method, parts.version, parts.headers);
         let authority = parts.uri.into_parts().authority;
@@ -171,7 +171,7 @@ impl Edge {
 
     /// Answers a request for this hop. A peer may also ask in it for a list of stored keys.
     async fn answer_for_this_hop(&self, source: Source, request: &http::request::Parts) -> Answer {
-        let mut answer = answer_options(&self.settings, source, target(request));
+        let mut answer = answer_options(&self.settings, source, target(&request.uri));
         if let Some(address) = request.headers.get(WANTED).filter(|_| source == Source::Peer)
             && let Some(list) = self.key_list.list_for(address).await
         {
@@ -187,12 +187,4 @@ impl Edge {
 fn is_for_this_hop(request: &http::request::Parts) -> bool {
     request.method == Method::OPTIONS
         && (request.uri.path() == "*" || forward::max_forwards(&request.headers) == Some(0))
-}
-
-/// Returns a target that names no asset in a form that is safe to log: it cannot be mistaken for
-/// another log line.
-fn target(request: &http::request::Parts) -> Box<str> {
-    let target = request.uri.path_and_query().map_or("-", |target| target.as_str());
-    let plain = |char: char| if char.is_ascii_graphic() { char } else { '?' };
-    target.chars().take(200).map(plain).collect()
 }

@@ -39,7 +39,7 @@ impl Exchange {
     /// Responds to a request. It is counted when the body of the response ends.
     pub(super) async fn answer(&self, source: Source, requester: Requester, request: Request<Body>) -> Answered {
         let (began, client) = (Instant::now(), requester.client);
-        let pending = self.access.begin_request(client, source, &request, began);
+        let pending = self.access.begin_request(client, source, &request, None, began);
         let answer = self.edge.respond(source, requester, None, request).await;
         let (details, error) = (pending.answered(), answer.record.error.clone());
         let response = self.access.log_for_program(client, (answer.record, details), answer.response, began);

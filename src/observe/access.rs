@@ -22,6 +22,7 @@ use crate::key::AssetKey;
 use crate::observe::activity::{Delivery, TrackedBuf};
 use crate::observe::metrics::{Metrics, Served, Source};
 use crate::store::chunks::CHUNK;
+use crate::tls::Session;
 
 /// The source of the bytes of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,11 +72,17 @@ pub(crate) struct Details {
     host: Option<Box<str>>,
     user_agent: Option<Box<str>>,
     request_id: Option<Box<str>>,
+    session: Option<Session>,
 }
 
 impl Details {
-    /// Copies at most [`MAX_HEADER`] bytes of each value, since lines wait in memory.
-    pub(crate) fn new(version: Version, [host, user_agent, request_id]: [Option<&[u8]>; 3]) -> Self {
+    /// Copies at most [`MAX_HEADER`] bytes of each value, since lines wait in memory. `session` is
+    /// that of TLS.
+    pub(crate) fn new(
+        version: Version,
+        session: Option<Session>,
+        [host, user_agent, request_id]: [Option<&[u8]>; 3],
+    ) -> Self {
         let short = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_HEADER)]).into();
         let protocol = match version {
             Version::HTTP_10 => "HTTP/1.0",
@@ -83,14 +90,15 @@ impl Details {
             _ => "HTTP/1.1",
         };
         let (host, user_agent, request_id) = (host.map(short), user_agent.map(short), request_id.map(short));
-        Self { protocol, host, user_agent, request_id }
+        Self { protocol, host, user_agent, request_id, session }
     }
 
-    fn of<B>(request: &Request<B>) -> Self {
+    fn of<B>(request: &Request<B>, session: Option<Session>) -> Self {
         let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
         let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         Self::new(
             request.version(),
+            session,
             [authority.or_else(|| header("host")), header("user-agent"), header("x-request-id")],
         )
     }
@@ -117,8 +125,8 @@ pub(crate) struct Access {
 
 impl Access {
     /// Returns the details of `request` for its line; `None` if no lines are written.
-    pub(crate) fn details<B>(&self, request: &Request<B>) -> Option<Box<Details>> {
-        self.lines.is_some().then(|| Box::new(Details::of(request)))
+    pub(crate) fn details<B>(&self, request: &Request<B>, session: Option<Session>) -> Option<Box<Details>> {
+        self.lines.is_some().then(|| Box::new(Details::of(request, session)))
     }
 
     /// Wraps `response` so that the request is counted and logged when the body ends or is
@@ -189,6 +197,7 @@ impl Access {
         client: IpAddr,
         source: Source,
         request: &Request<B>,
+        session: Option<Session>,
         began: Instant,
     ) -> PendingRequest {
         let (method, uri) = (request.method().clone(), request.uri().clone());
@@ -198,7 +207,7 @@ impl Access {
             source,
             method,
             uri,
-            details: self.details(request),
+            details: self.details(request, session),
             began,
         }
     }
@@ -210,6 +219,7 @@ impl Access {
         if self.lines.is_none() || record.is_probe() {
             return;
         }
+        let session = details.and_then(|details| details.session);
         let view = self.membership.view();
         let owner =
             record.key.as_ref().ok().filter(|_| !view.peers().is_empty()).and_then(|key| view.ring.owner(key.hash()));
@@ -222,6 +232,8 @@ impl Access {
             host: details.and_then(|details| details.host.as_deref()),
             path: shorten(record.key.as_ref().map_or_else(|target| &**target, AssetKey::as_str)),
             protocol: details.map(|details| details.protocol),
+            tls: session.map(|session| session.version.name()),
+            cipher: session.map(|session| session.cipher),
             status: stats.status,
             result: served.name(),
             from: match &record.from {
@@ -289,6 +301,11 @@ struct Line<'a> {
     path: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<&'static str>,
+    /// The version of TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cipher: Option<&'static str>,
     status: u16,
     result: &'static str,
     from: &'a str,
@@ -327,7 +344,9 @@ impl Line<'_> {
         if !self.complete {
             text.push_str(" INCOMPLETE");
         }
-        for (name, value) in [("protocol", self.protocol), ("reason", self.reason)] {
+        for (name, value) in
+            [("protocol", self.protocol), ("tls", self.tls), ("cipher", self.cipher), ("reason", self.reason)]
+        {
             let _ = value.map(|value| write!(text, " {name}={value}"));
         }
         // The client chooses these values, so they are quoted.

@@ -71,6 +71,14 @@ pub(crate) fn normalized<'a>(authority: &'a [u8], default: &str) -> Cow<'a, str>
     }
 }
 
+/// Returns the host of an authority, and its port if there is one.
+pub(crate) fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port).filter(|port| !port.is_empty())),
+        _ => (authority, None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

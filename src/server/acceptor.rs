@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -12,12 +13,14 @@ use super::listeners::Listener;
 use super::supervisor::Supervisor;
 use crate::clients::{Clients, Counted};
 use crate::config::LimitsConfig;
+use crate::conn::Splicers;
 use crate::conn::accept::{LogLatch, accepted};
 use crate::conn::handler::{ListenerContext, Phase, draining};
-use crate::conn::{Io, Splicers};
+use crate::conn::https::HttpsPolicy;
 use crate::edge::Edge;
 use crate::observe::access::Access;
 use crate::observe::metrics::Source;
+use crate::tls::TlsAcceptor;
 
 /// The state that both listeners share.
 #[derive(Clone)]
@@ -26,6 +29,9 @@ pub(super) struct SharedContext {
     pub(super) access: Arc<Access>,
     pub(super) limits: Arc<LimitsConfig>,
     pub(super) splicers: Arc<Splicers>,
+    pub(super) https: Arc<HttpsPolicy>,
+    /// The number of connections of each client, on all listeners for clients together.
+    pub(super) clients: Clients,
 }
 
 /// A listener with a running accept task.
@@ -37,14 +43,20 @@ pub(super) struct RunningListener {
 
 impl RunningListener {
     /// Begins to accept connections.
-    pub(super) fn begin(listener: Listener, source: Source, shared: &SharedContext, supervisor: &Supervisor) -> Self {
-        let SharedContext { edge, access, limits, splicers } = shared.clone();
-        let (phase, phases) = watch::channel(Phase::Serving);
-        let context = ListenerContext { edge, access, limits, splicers, source, phase: phases };
-        let acceptor = Acceptor { context, clients: Clients::default() };
+    pub(super) fn begin(
+        (listener, tls): (Listener, Option<Arc<TlsAcceptor>>),
+        source: Source,
+        shared: &SharedContext,
+        supervisor: &Supervisor,
+    ) -> Self {
+        let SharedContext { edge, access, limits, splicers, https, clients } = shared.clone();
+        let (key, (phase, phases)) = (listener.key, watch::channel(Phase::Serving));
+        let context =
+            ListenerContext { edge, access, limits, splicers, source, listener: key, tls, https, phase: phases };
+        let acceptor = Acceptor { context, clients };
         let open = Arc::new(OpenConnections::default());
         let accepting = acceptor.accept(listener, Arc::clone(&open));
-        let task = tokio::spawn(supervisor.watch(source.listener(), accepting));
+        let task = tokio::spawn(supervisor.watch(key, accepting));
         Self { phase, open, task }
     }
 
@@ -75,7 +87,7 @@ impl OpenConnections {
 /// The accept loop of one listener.
 struct Acceptor {
     context: ListenerContext,
-    /// The number of connections of each client.
+    /// Shared with the other listeners for clients.
     clients: Clients,
 }
 
@@ -97,20 +109,20 @@ impl Acceptor {
                 Some(()) = open.next_end() => continue,
                 () = draining(&mut self.context.phase) => break,
             };
-            if let Some((io, client)) = accepted(self.context.source.listener(), result, &mut failing).await {
-                self.admit(&mut open.lock(), &mut full, io, client.ip());
+            if let Some((stream, client)) = accepted(self.context.listener, result, &mut failing).await {
+                self.admit(&mut open.lock(), &mut full, stream, client.ip());
             }
         }
-        for (io, client) in listener.close(self.context.limits.connections) {
-            self.admit(&mut open.lock(), &mut full, io, client.ip());
+        for (stream, client) in listener.close(self.context.limits.connections) {
+            self.admit(&mut open.lock(), &mut full, stream, client.ip());
         }
     }
 
     /// Serves a connection, or drops it if a limit is reached.
-    fn admit(&self, open: &mut JoinSet<()>, full: &mut LogLatch, io: Io, client: IpAddr) {
+    fn admit(&self, open: &mut JoinSet<()>, full: &mut LogLatch, stream: TcpStream, client: IpAddr) {
         // A listener on `[::]` maps IPv4 addresses into IPv6.
         let client = client.to_canonical();
-        let (listener, limit) = (self.context.source.listener(), self.context.limits.connections);
+        let (listener, limit) = (self.context.listener, self.context.limits.connections);
         if open.len() >= limit {
             if full.begins() {
                 tracing::warn!(listener, connections = limit, "limits.connections reached, rejecting connections");
@@ -126,7 +138,7 @@ impl Acceptor {
             tracing::warn!(listener, %client, limit, "limits.connections_per_client reached, rejecting connections of this client");
             return self.context.access.metrics.refused_client_connection();
         };
-        let connection = connection::serve(self.context.clone(), io, client);
+        let connection = connection::serve(self.context.clone(), stream, client);
         open.spawn(async move {
             connection.await;
             drop(permit);

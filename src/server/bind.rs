@@ -20,6 +20,7 @@ use crate::observe::access::Format;
 use crate::observe::metrics::Metrics;
 use crate::origin::Origin;
 use crate::random::random;
+use crate::tls::TlsAcceptor;
 
 /// An edge with bound listeners. It serves once it is [run](Server::run).
 pub struct Server {
@@ -27,7 +28,9 @@ pub struct Server {
     origin_source: OriginSource,
     pub(super) access: Arc<Access>,
     pub(super) config: Config,
-    pub(super) clients: Listener,
+    /// Those of `edge.listen`, then those of `tls.listen` with their acceptor.
+    pub(super) clients: Vec<(Listener, Option<Arc<TlsAcceptor>>)>,
+    pub(super) tls: Option<Arc<TlsAcceptor>>,
     pub(super) peers: Option<Listener>,
     pub(super) gossip: Option<(Gossip, GossipSocket)>,
     pub(super) discovery: Option<Discovery>,
@@ -48,8 +51,10 @@ pub(super) enum StartMode {
 /// The bound addresses of a [`Server`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
-    /// `edge.listen`, for clients.
+    /// The first of `edge.listen`, for clients; the first of `tls.listen`, if there is none.
     pub clients: SocketAddr,
+    /// The first of `tls.listen`.
+    pub tls: Option<SocketAddr>,
     /// `cluster.listen`, for peers.
     pub peers: Option<SocketAddr>,
     /// `admin.listen`, for operators.
@@ -94,7 +99,13 @@ impl Server {
         mut inherited: InheritedSockets,
     ) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
-        let clients = inherited.listen("edge.listen", config.edge.listen)?;
+        let tls = parts::tls_acceptor(&config)?;
+        let cleartext = inherited.listen_at("edge.listen", &config.edge.listen)?;
+        let encrypted = inherited.listen_at("tls.listen", &config.tls.listen)?;
+        let first_encrypted = encrypted.first().map(|listener| listener.address);
+        let cleartext = cleartext.into_iter().map(|listener| (listener, None));
+        let encrypted = encrypted.into_iter().map(|listener| (listener, tls.clone()));
+        let clients: Vec<_> = cleartext.chain(encrypted).collect();
         let (peers, gossip_socket) = match &config.cluster {
             Some(cluster) => {
                 let (listener, socket) = inherited.listen_to_peers(cluster).await?;
@@ -106,7 +117,8 @@ impl Server {
         let admin = inherited.listen("admin.listen", config.admin.listen)?;
         inherited.check_all_used()?;
         let addresses = Addresses {
-            clients: clients.address,
+            clients: clients.first().expect("the configuration was checked").0.address,
+            tls: first_encrypted,
             admin: admin.address,
             peers: peers.as_ref().map(|listener| listener.address),
         };
@@ -133,6 +145,7 @@ impl Server {
             access: Arc::new(access),
             config,
             clients,
+            tls,
             peers,
             gossip,
             discovery,
@@ -179,6 +192,11 @@ impl Server {
 
     /// Returns a handle that changes the configuration while the edge runs.
     pub fn reloading(&self) -> Reloading {
-        Reloading { edge: Arc::clone(&self.edge), origin_source: self.origin_source, running: self.config.clone() }
+        Reloading {
+            edge: Arc::clone(&self.edge),
+            origin_source: self.origin_source,
+            running: self.config.clone(),
+            tls: self.tls.clone(),
+        }
     }
 }

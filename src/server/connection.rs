@@ -8,7 +8,11 @@ use std::sync::Arc;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
+use super::handshake;
 use super::parts::bytes;
 use crate::body::describe;
 use crate::body::informational::Informational;
@@ -23,16 +27,24 @@ use crate::semantics::forward::{MAX_ADDED_HEADERS, MAX_HEADERS};
 
 /// Serves one connection to its end. A tunnel is a part of it, so that the connection limit
 /// and the drain apply to tunnels, too.
-pub(super) async fn serve(context: ListenerContext, io: Io, address: IpAddr) {
+pub(super) async fn serve(context: ListenerContext, stream: TcpStream, address: IpAddr) {
     let _open = context.access.metrics.connected(context.source);
     // A hit is one write, which Nagle's algorithm could only delay.
-    let _ = io.set_nodelay();
+    let _ = stream.set_nodelay(true);
     if context.limits.send_buffer.0 > 0 {
         // If that fails, the system's default size applies.
-        let _ = io.set_send_buffer(bytes(context.limits.send_buffer));
+        let _ = set_socket_send_buffer_size(&stream, bytes(context.limits.send_buffer));
     }
+    let (io, tls) = match &context.tls {
+        None => (Io::Tcp(stream), None),
+        // Boxed, so that the state of a handshake takes no memory after it.
+        Some(acceptor) => match Box::pin(handshake::accept(acceptor, &context, stream, address)).await {
+            Some((io, tls)) => (io, Some(tls)),
+            None => return,
+        },
+    };
     let informational = Informational::new(context.edge.via().clone());
-    let connection = ConnectionState::new(address, context.source, informational);
+    let connection = ConnectionState::new(address, context.source, (io.scheme(), tls), informational);
     let handler = Arc::new(Handler { context, connection });
     let tunnel_timeout = handler.context.limits.tunnel_timeout.0;
     let ended = match (serve_http(io, &handler).await, handler.connection.take_tunnel()) {
@@ -43,7 +55,7 @@ pub(super) async fn serve(context: ListenerContext, io: Io, address: IpAddr) {
         handler.context.access.metrics.stalled_connection();
     }
     if handler.requests().is_flooded() {
-        let (listener, limit) = (handler.context.source.listener(), handler.context.limits.control_frames);
+        let (listener, limit) = (handler.context.listener, handler.context.limits.control_frames);
         tracing::warn!(listener, client = %address, limit, "HTTP/2 control frame limit reached, closing the connection");
         handler.context.access.metrics.flooded_connection();
     }
@@ -64,10 +76,10 @@ async fn serve_http(io: Io, handler: &Arc<Handler>) -> Result<(), String> {
         hits = poll_fn(|cx| fast.poll_hits(cx)) => {
             hits.map_err(|error| describe(&error))?;
             if fast.is_empty() {
-                return Ok(());
+                return fast.shutdown().await.map_err(|error| describe(&error));
             }
             if fast.has_tls_handshake() {
-                let listener = context.source.listener();
+                let listener = context.listener;
                 tracing::warn!(listener, client = %state.address, "TLS handshake on a cleartext port");
             }
         }

@@ -9,15 +9,14 @@ use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use super::gossip::GossipSocket;
-use crate::config::ClusterConfig;
-use crate::conn::Io;
+use crate::config::{ClusterConfig, Listen};
 use crate::error::StartError;
 
 /// The maximum number of attempts to find a port that is free for both TCP and UDP.
 const ATTEMPTS: usize = 16;
 
 /// The configuration keys of the listeners.
-const KEYS: &str = "edge.listen, cluster.listen or admin.listen";
+const KEYS: &str = "edge.listen, tls.listen, cluster.listen or admin.listen";
 
 /// The maximum number of connections that wait to be accepted; the system may limit it further
 /// (`net.core.somaxconn`). Beyond it, the system drops connection attempts, and the client
@@ -46,13 +45,14 @@ pub(super) struct Listener {
     socket: TcpListener,
     origin: SocketOrigin,
     pub(super) address: SocketAddr,
+    /// Its configuration key.
+    pub(super) key: &'static str,
 }
 
 impl Listener {
     /// Returns the next connection, and the address of its client.
-    pub(super) async fn accept(&self) -> io::Result<(Io, SocketAddr)> {
-        let (stream, client) = self.socket.accept().await?;
-        Ok((Io::new(stream), client))
+    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.socket.accept().await
     }
 
     /// Returns true if another process may accept the connections that wait in this socket.
@@ -67,7 +67,7 @@ impl Listener {
 
     /// Closes the socket. Returns at most `limit` waiting connections, which the system would
     /// reset. The connections in a shared socket are left to the other process.
-    pub(super) fn close(self, limit: usize) -> Vec<(Io, SocketAddr)> {
+    pub(super) fn close(self, limit: usize) -> Vec<(TcpStream, SocketAddr)> {
         let mut waiting = Vec::new();
         if self.is_shared() {
             return waiting;
@@ -80,7 +80,7 @@ impl Listener {
             match socket.accept() {
                 Ok((stream, client)) => {
                     let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-                    waiting.extend(stream.ok().map(|stream| (Io::new(stream), client)));
+                    waiting.extend(stream.ok().map(|stream| (stream, client)));
                 }
                 // The client has closed this connection already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -113,7 +113,12 @@ impl InheritedSockets {
             None => (open(address).map_err(failed)?, SocketOrigin::Own),
         };
         let address = socket.local_addr().map_err(failed)?;
-        Ok(Listener { socket, origin, address })
+        Ok(Listener { socket, origin, address, key })
+    }
+
+    /// Returns a socket at each of `addresses`.
+    pub(super) fn listen_at(&mut self, key: &'static str, addresses: &Listen) -> Result<Vec<Listener>, StartError> {
+        addresses.iter().map(|address| self.listen(key, *address)).collect()
     }
 
     /// Binds the port for peers: TCP for requests, and UDP for gossip if that is enabled.

@@ -3,9 +3,11 @@
 
 mod acceptor;
 mod bind;
+mod certificates;
 mod connection;
 #[cfg_attr(not(feature = "gossip"), path = "gossip/disabled.rs")]
 mod gossip;
+mod handshake;
 mod listeners;
 mod parts;
 mod reload;
@@ -15,5 +17,5 @@ mod supervisor;
 pub use bind::{Addresses, Server};
 pub(crate) use parts::{Supplied, edge, embedded_origin, http_origin};
 #[cfg(feature = "cli")]
-pub(crate) use parts::{discovery, policies};
+pub(crate) use parts::{discovery, policies, tls_acceptor};
 pub use reload::Reloading;

@@ -10,6 +10,7 @@ use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
 use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
 use crate::conn::handler::LINGER;
+use crate::conn::https::{HttpsPolicy, Redirect};
 use crate::edge::{Edge, Forwarding, Limits, Parts, Policies};
 use crate::error::StartError;
 use crate::key::DEFAULT_SITE;
@@ -24,6 +25,7 @@ use crate::semantics::request_headers::Underscores;
 use crate::semantics::storing::FallbackTtls;
 use crate::site::Sites;
 use crate::site::policy::{Policy, ToldHost, Writes};
+use crate::tls::TlsAcceptor;
 use crate::upstream::{DEFAULT_LIFETIME, Timeouts};
 
 /// The source of an edge's origin.
@@ -126,6 +128,22 @@ pub(crate) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
 /// Returns `origin` with the limits that `config` sets for an embedded one.
 pub(crate) fn embedded_origin(config: &Config, origin: Box<dyn Origin>) -> Bounded {
     Bounded::new(origin, config.origin.first_byte_timeout.0, config.origin.requests)
+}
+
+/// Returns the acceptor for the listeners of `tls.listen`, if there are any.
+pub(crate) fn tls_acceptor(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, StartError> {
+    if config.tls.listen.is_empty() {
+        return Ok(None);
+    }
+    let loaded = TlsAcceptor::load(config.tls.settings());
+    loaded.map(|tls| Some(Arc::new(tls))).map_err(|error| StartError::Config(format!("tls: {error}")))
+}
+
+/// Returns the answers that lead clients to HTTPS. `tls` is the first address of `tls.listen`.
+pub(super) fn https_policy(config: &Config, tls: Option<SocketAddr>) -> HttpsPolicy {
+    let redirect =
+        if config.edge.redirect_to_https { Redirect::On(tls.map(|address| address.port())) } else { Redirect::Off };
+    HttpsPolicy::new(redirect, config.tls.hsts.0)
 }
 
 /// Returns the client for requests to peers.

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use super::parts::{OriginSource, http_origin, policies, warn_if_guest};
-use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig, LimitsConfig};
+use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig, LimitsConfig, TlsConfig};
 use crate::edge::Edge;
 use crate::error::StartError;
+use crate::tls::TlsAcceptor;
 
 /// Changes the configuration of a running edge, as far as no restart is needed.
 pub struct Reloading {
     pub(super) edge: Arc<Edge>,
     pub(super) origin_source: OriginSource,
     pub(super) running: Config,
+    pub(super) tls: Option<Arc<TlsAcceptor>>,
 }
 
 impl Reloading {
-    /// Applies the origin, the peers, the rules, the methods and the cache's times of `config`.
+    /// Applies the origin, the peers, the rules, the methods, the cache's times and the
+    /// certificates of `config`.
     /// Returns the tables with changes that need a restart. `[origin]` is one of them if the
     /// origin comes from the program that embeds the edge.
     ///
@@ -25,6 +28,9 @@ impl Reloading {
         config.check().map_err(StartError::Config)?;
         let next = next(&self.running, &config, self.origin_source);
         let policies = policies(&next)?;
+        if let Some(tls) = &self.tls {
+            tls.reload(next.tls.settings()).map_err(|error| StartError::Config(format!("tls: {error}")))?;
+        }
         if next.origin != self.running.origin {
             self.edge.set_origin(Box::new(http_origin(&next)?));
         }
@@ -64,6 +70,12 @@ fn next(running: &Config, new: &Config, origin_source: OriginSource) -> Config {
             host: new.edge.host.clone(),
             ..running.edge.clone()
         },
+        tls: TlsConfig {
+            listen: running.tls.listen.clone(),
+            refresh: running.tls.refresh,
+            hsts: running.tls.hsts,
+            ..new.tls.clone()
+        },
         origin: match origin_source {
             OriginSource::Configured => new.origin.clone(),
             OriginSource::Embedded => running.origin.clone(),
@@ -91,9 +103,10 @@ fn next(running: &Config, new: &Config, origin_source: OriginSource) -> Config {
 
 /// Returns the names of the tables that differ between the two configurations.
 fn differing(running: &Config, new: Config) -> Vec<&'static str> {
-    let Config { edge, origin, cache, cluster, admin, limits, log, immutable, query } = new;
+    let Config { edge, tls, origin, cache, cluster, admin, limits, log, immutable, query } = new;
     let tables = [
         ("[edge]", edge != running.edge),
+        ("[tls]", tls != running.tls),
         ("[origin]", origin != running.origin),
         ("[cluster]", cluster != running.cluster),
         ("[admin]", admin != running.admin),
@@ -128,6 +141,7 @@ mod tests {
         new.query = Vec::new();
         new.edge.trusted_proxies.push("10.0.0.0/8".parse().unwrap());
         new.edge.host.push('a');
+        new.tls.directory = Some("/etc/peerage/certificates".into());
         new.limits.methods.pop();
         new.cache.invalidate_on_write = false;
         assert_eq!(needing_restart(&running, &new, OriginSource::Configured), [""; 0]);
@@ -143,9 +157,10 @@ mod tests {
         new.cluster.as_mut().unwrap().attempts += 1;
         new.admin.listen.set_port(1);
         new.limits.streams += 1;
+        new.tls.listen = "127.0.0.1:443".parse().unwrap();
         new.log.access = !new.log.access;
         new.cache.memory = Size(new.cache.memory.0 * 2);
-        let tables = ["[edge]", "[cluster]", "[admin]", "[limits]", "[log]", "[cache] sizes"];
+        let tables = ["[edge]", "[tls]", "[cluster]", "[admin]", "[limits]", "[log]", "[cache] sizes"];
         assert_eq!(needing_restart(&running, &new, OriginSource::Configured), tables);
         assert_eq!(next(&running, &new, OriginSource::Configured), running);
         let alone = Config { cluster: None, ..running.clone() };

@@ -9,10 +9,12 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::acceptor::{RunningListener, SharedContext};
 use super::bind::{Server, StartMode};
+use super::certificates;
 use super::gossip::Intent;
-use super::parts::follow_finding;
+use super::parts::{follow_finding, https_policy};
 use super::supervisor::Supervisor;
 use crate::admin::{self, Readiness};
+use crate::clients::Clients;
 use crate::cluster::membership::Membership;
 use crate::cluster::view::State;
 use crate::config::Config;
@@ -41,7 +43,7 @@ impl Server {
 pub(super) struct Running {
     edge: Arc<Edge>,
     config: Config,
-    clients: RunningListener,
+    clients: Vec<RunningListener>,
     peers: Option<RunningListener>,
     intent: watch::Sender<Intent>,
     gossip: Option<JoinHandle<()>>,
@@ -54,17 +56,20 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn begin(server: Server) -> Self {
-        let Server { edge, access, config, clients, peers, gossip, discovery, admin, start_mode, .. } = server;
+        let addresses = server.addresses();
+        let Server { edge, access, config, clients, tls, peers, gossip, discovery, admin, start_mode, .. } = server;
         let supervisor = Supervisor::new();
         let shared = SharedContext {
             edge: Arc::clone(&edge),
             access: Arc::clone(&access),
             limits: Arc::new(config.limits.clone()),
             splicers: Arc::new(Splicers::new(Arc::clone(edge.arena()), config.edge.zero_copy)),
+            https: Arc::new(https_policy(&config, addresses.tls)),
+            clients: Clients::default(),
         };
         let accept = |listener, source| RunningListener::begin(listener, source, &shared, &supervisor);
-        let clients = accept(clients, Source::Client);
-        let peers = peers.map(|listener| accept(listener, Source::Peer));
+        let clients = clients.into_iter().map(|listener| accept(listener, Source::Client)).collect();
+        let peers = peers.map(|listener| accept((listener, None), Source::Peer));
         let (intent, intents) = watch::channel(Intent::Serve);
         let discovery = discovery.map(|discovery| {
             let follow = follow_finding(&access, config.cluster.as_ref());
@@ -75,6 +80,10 @@ impl Running {
         let readiness = Arc::new(Readiness::default());
         let mut background = JoinSet::new();
         background.spawn(supervisor.watch("probes", Arc::clone(&edge).look_after_peers()));
+        if let Some(tls) = tls {
+            let follow = certificates::follow(tls, Arc::clone(&access.metrics), config.tls.refresh.0);
+            background.spawn(supervisor.watch("tls.refresh", follow));
+        }
         let operators =
             admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness), config.limits.clone());
         background.spawn(supervisor.watch("admin.listen", operators));
@@ -114,7 +123,10 @@ impl Running {
         let deadline = tokio::time::Instant::now() + config.edge.drain.0;
         intent.send_replace(Intent::Drain);
         readiness.drain();
-        let mut open = vec![clients.drain().await];
+        let mut open = Vec::new();
+        for listener in clients {
+            open.push(listener.drain().await);
+        }
         let _ = tokio::time::timeout_at(deadline, all_end(&mut open)).await;
         if let Some(peers) = peers {
             let notice = notice_time(&config, edge.membership());
@@ -174,7 +186,7 @@ mod tests {
     fn config() -> Config {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut config = Config::default();
-        (config.edge.listen, config.admin.listen) = (any, any);
+        (config.edge.listen, config.admin.listen) = (any.into(), any);
         let discover = Some("file:/nowhere/peers".to_owned());
         config.cluster = Some(ClusterConfig { listen: any, discover, ..ClusterConfig::default() });
         config
@@ -184,7 +196,7 @@ mod tests {
     async fn an_edge_drains_when_a_task_ends_and_names_the_task() {
         type Kill = fn(&mut Running);
         let tasks: [(Kill, &[&str]); 5] = [
-            (|running| running.clients.task.abort(), &["edge.listen"]),
+            (|running| running.clients[0].task.abort(), &["edge.listen"]),
             (|running| running.peers.as_ref().unwrap().task.abort(), &["cluster.listen"]),
             (|running| running.gossip.as_ref().unwrap().abort(), &["gossip"]),
             (|running| running.discovery.as_ref().unwrap().abort(), &["cluster.discover"]),
@@ -216,7 +228,7 @@ mod tests {
         client.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let _requested = requested.acquire().await.unwrap();
 
-        running.clients.task.abort();
+        running.clients[0].task.abort();
         let ended = tokio::spawn(running.until(pending()));
         gate.add_permits(1);
         let mut response = String::new();

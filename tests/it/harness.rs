@@ -18,6 +18,7 @@ pub struct TestEdge {
     pub clients: SocketAddr,
     pub peers: Option<SocketAddr>,
     pub admin: SocketAddr,
+    pub tls: Option<SocketAddr>,
     pub edge: Arc<Edge>,
     stop: Option<oneshot::Sender<()>>,
     ended: Option<JoinHandle<Result<usize, RunError>>>,
@@ -90,7 +91,7 @@ fn loopback() -> SocketAddr {
 pub fn config(name: &str) -> Config {
     let mut config = Config::default();
     config.edge.name = name.to_owned();
-    config.edge.listen = loopback();
+    config.edge.listen = loopback().into();
     config.admin.listen = loopback();
     config
 }
@@ -114,6 +115,7 @@ pub fn run(server: Server) -> TestEdge {
         clients: addresses.clients,
         peers: addresses.peers,
         admin: addresses.admin,
+        tls: addresses.tls,
         edge,
         stop: Some(stop),
         ended: Some(ended),

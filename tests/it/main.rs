@@ -37,6 +37,7 @@ mod revalidation;
 mod rules;
 mod scope;
 mod storage;
+mod tls;
 mod use_cases;
 mod variants;
 mod verification;

@@ -229,8 +229,8 @@ async fn origin_url_that_points_to_the_edge_itself_is_508() {
     let origin = Origin::start().await;
     let mut own = config("edge-1");
     let held = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    own.edge.listen = held.local_addr().unwrap();
-    own.origin.url = format!("http://{}", own.edge.listen).parse().unwrap();
+    own.edge.listen = held.local_addr().unwrap().into();
+    own.origin.url = format!("http://{}", own.edge.listen[0]).parse().unwrap();
     drop((held, origin));
     let edge = run(peerage::Server::bind(own).await.unwrap());
     for ask in [edge.get("/a"), edge.get("/logo-0492830483.png"), edge.request(http::Method::POST, "/a")] {

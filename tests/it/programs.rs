@@ -19,7 +19,7 @@ const PACKAGES: [(&str, &str); 9] = [
 ];
 
 /// Programs that do not support `--version`, with their own option.
-const VERSIONS: [(&str, &str); 3] = [("nginx", "-v"), ("zsync", "-V"), ("zsyncmake", "-V")];
+const VERSIONS: [(&str, &str); 4] = [("nginx", "-v"), ("openssl", "version"), ("zsync", "-V"), ("zsyncmake", "-V")];
 
 fn listed(list: &[(&str, &'static str)], program: &str) -> Option<&'static str> {
     list.iter().find(|(name, _)| *name == program).map(|(_, value)| *value)

@@ -111,9 +111,9 @@ fn wait_for_demo(mut demo: Demo) -> (Demo, bool) {
 }
 
 #[test]
-#[ignore = "needs bash and curl"]
+#[ignore = "needs bash, curl and openssl"]
 fn readme_commands_print_the_documented_output() {
-    require(&["bash", "curl"]);
+    require(&["bash", "curl", "openssl"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let steps = steps(&readme);
@@ -131,9 +131,10 @@ fn readme_commands_print_the_documented_output() {
     }
     let mut moved =
         script.replace("target/release/peerage", BINARY).replace("##*700", &format!("##*{}", (7000 + shift) / 10));
-    for port in (8001..=8003).chain(9901..=9903).chain([9000]) {
+    for port in (8001..=8003).chain(9901..=9903).chain([8443, 9000, 9904]) {
         moved = moved.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{}", port + shift));
     }
+    moved = moved.replace("localhost:8443", &format!("localhost:{}", 8443 + shift));
     for family in [800, 990] {
         moved = moved.replace(&format!("127.0.0.1:{family}$"), &format!("127.0.0.1:{}$", family + shift / 10));
     }

@@ -73,7 +73,7 @@ async fn large_body_is_sent_by_zero_copy_by_default_except_under_bbr() {
         tried.push(control);
         let mut config = config("edge-1");
         config.origin.url = origin.url();
-        config.edge.listen = listener.local_addr().unwrap();
+        config.edge.listen = listener.local_addr().unwrap().into();
         let edge = run(Server::bind_on(config, vec![listener]).await.unwrap());
         request_often(&edge, "/body", &body).await;
         assert_same(&edge.get("/body").send().await, &body);

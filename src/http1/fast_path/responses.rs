@@ -29,6 +29,8 @@ pub(super) struct ResponseQueue {
     queue: VecDeque<QueuedResponse>,
     /// The buffers of heads that were sent.
     spare: Vec<Vec<u8>>,
+    /// True if written bytes may wait in the transport.
+    is_unsent: bool,
 }
 
 struct QueuedResponse {
@@ -93,8 +95,9 @@ impl QueuedResponse {
 }
 
 impl ResponseQueue {
+    /// Returns true if all responses are sent.
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && !self.is_unsent
     }
 
     /// Returns true if another response may join the next write.
@@ -139,6 +142,7 @@ impl ResponseQueue {
                 self.pop();
                 continue;
             }
+            self.is_unsent = true;
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let filled = self.fill(&mut slices);
             if filled > 0 {
@@ -147,6 +151,10 @@ impl ResponseQueue {
                     sent => self.advance(sent),
                 }
             }
+        }
+        if self.is_unsent {
+            ready!(io.poll_send(cx))?;
+            self.is_unsent = false;
         }
         Poll::Ready(Ok(()))
     }

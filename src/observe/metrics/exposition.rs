@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -13,10 +14,11 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::encoding::{begin_family, encode_histogram};
-use super::labels::{Asked, Fetched, PeerLookup, Refused, Served, Source};
+use super::labels::{Asked, Fetched, Handshake, PeerLookup, Refused, Served, Source};
 use super::process::Process;
 use super::registry::{Metrics, STATUSES};
 use crate::cluster::view::{State, View};
+use crate::tls::Report;
 
 /// Values that are read at the time of the exposition.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -98,6 +100,7 @@ impl Collector for EdgeCollector {
         }
         self.memory(&mut encoder)?;
         self.members(&mut encoder)?;
+        self.tls(&mut encoder)?;
         for (name, help, count) in [
             (
                 "refused_connections",
@@ -260,6 +263,43 @@ impl EdgeCollector {
         for outcome in Fetched::ALL {
             let count = ConstCounter::new(self.metrics.discoveries[outcome as usize].total());
             count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
+        }
+        Ok(())
+    }
+
+    fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family =
+            begin_family(encoder, MetricType::Counter, "tls_handshakes", "TLS handshakes with clients, by outcome")?;
+        for outcome in Handshake::ALL {
+            let count = ConstCounter::new(self.metrics.handshakes[outcome as usize].total());
+            count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
+        }
+        let mut family = begin_family(
+            encoder,
+            MetricType::Histogram,
+            "tls_handshake_seconds",
+            "Time from an accepted connection to the end of its TLS handshake",
+        )?;
+        encode_histogram(&self.metrics.handshake_times, &mut family)?;
+        let Report { usable, rejected, expiries } = self.metrics.certificates();
+        let mut family =
+            begin_family(encoder, MetricType::Gauge, "tls_certificates", "Pairs of certificate and key, by state")?;
+        for (state, count) in [("usable", usable), ("rejected", rejected)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
+        }
+        let mut family = begin_family(
+            encoder,
+            MetricType::Gauge,
+            "tls_certificate_expiry_days",
+            "Days until the certificate expires, of the 100 that expire first",
+        )?;
+        let now = SystemTime::now();
+        for (name, not_after) in &expiries {
+            let seconds = not_after
+                .duration_since(now)
+                .map_or_else(|error| -error.duration().as_secs_f64(), |left| left.as_secs_f64());
+            ConstGauge::new(seconds / 86_400.0).encode(family.encode_family(&[("name", &**name)])?)?;
         }
         Ok(())
     }

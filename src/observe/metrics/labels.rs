@@ -3,7 +3,7 @@
 /// The sender of a request. It is known from the connection, never from a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// `edge.listen`, for clients.
+    /// `edge.listen` and `tls.listen`, for clients.
     Client,
     /// `cluster.listen`, for peers.
     Peer,
@@ -21,15 +21,6 @@ impl Source {
             Self::Client => "client",
             Self::Peer => "peer",
             Self::Program => "program",
-        }
-    }
-
-    /// Returns the configuration key of the listener.
-    pub(crate) fn listener(self) -> &'static str {
-        match self {
-            Self::Client => "edge.listen",
-            Self::Peer => "cluster.listen",
-            Self::Program => "the embedding program",
         }
     }
 }
@@ -122,6 +113,52 @@ impl PeerLookup {
             Self::Found => "held",
             Self::Missing => "missing",
             Self::Error => "error",
+        }
+    }
+}
+
+/// The outcome of a TLS handshake with a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    Full,
+    /// The client resumed an earlier session.
+    Resumed,
+    /// The client disconnected.
+    Closed,
+    /// It was not complete within `limits.header_timeout`.
+    Timeout,
+    /// The client does not speak TLS.
+    NotTls,
+    /// No certificate has the requested name.
+    UnknownName,
+    /// The client has no certificate, or one that was rejected.
+    ClientCertificate,
+    /// Another failure, such as no common version.
+    Failed,
+}
+
+impl Handshake {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Full,
+        Self::Resumed,
+        Self::Closed,
+        Self::Timeout,
+        Self::NotTls,
+        Self::UnknownName,
+        Self::ClientCertificate,
+        Self::Failed,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::Closed => "closed",
+            Self::Timeout => "timeout",
+            Self::NotTls => "not_tls",
+            Self::UnknownName => "unknown_name",
+            Self::ClientCertificate => "client_certificate",
+            Self::Failed => "failed",
         }
     }
 }

@@ -12,8 +12,8 @@ mod registry;
 
 #[cfg(feature = "observe")]
 pub(crate) use exposition::{Gauges, OPEN_METRICS, PLAIN, exposition, plain};
-pub(crate) use labels::PeerLookup;
 #[cfg(feature = "gossip")]
 pub use labels::Refused;
 pub use labels::{Asked, Fetched, Served, Source};
+pub(crate) use labels::{Handshake, PeerLookup};
 pub(crate) use registry::Metrics;

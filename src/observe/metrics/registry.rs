@@ -1,17 +1,16 @@
 //! [`Metrics`]: the counters that requests, fetches and connections update.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-#[cfg(feature = "cli")]
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "cli")]
 use tracing_appender::non_blocking::ErrorCounter;
 
 use super::counters::{Counter, Histogram};
-use super::labels::{Asked, Fetched, PeerLookup, Refused, Served, Source};
+use super::labels::{Asked, Fetched, Handshake, PeerLookup, Refused, Served, Source};
+use crate::tls::Report;
 
 /// The classes of response statuses, from 100 up.
 pub(super) const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -43,6 +42,10 @@ pub(crate) struct Metrics {
     pub(super) malformed_requests: Counter,
     pub(super) refused_datagrams: [Counter; Refused::ALL.len()],
     pub(super) discoveries: [Counter; Fetched::ALL.len()],
+    /// By outcome.
+    pub(super) handshakes: [Counter; Handshake::ALL.len()],
+    pub(super) handshake_times: Histogram,
+    certificates: Mutex<Report>,
     #[cfg(feature = "cli")]
     log_lines_lost: Mutex<Vec<ErrorCounter>>,
 }
@@ -168,6 +171,24 @@ impl Metrics {
     /// Counts a lookup of the member list (`cluster.discover`).
     pub(crate) fn discovery(&self, outcome: Fetched) {
         self.discoveries[outcome as usize].add(1);
+    }
+
+    /// Counts a TLS handshake, and the time that it took if it succeeded.
+    pub(crate) fn handshake(&self, outcome: Handshake, time: Duration) {
+        self.handshakes[outcome as usize].add(1);
+        if matches!(outcome, Handshake::Full | Handshake::Resumed) {
+            self.handshake_times.observe(time);
+        }
+    }
+
+    /// Replaces the state of the certificates.
+    pub(crate) fn set_certificates(&self, report: Report) {
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    /// Returns the state of the certificates.
+    pub(super) fn certificates(&self) -> Report {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Adds a log's counter of dropped lines to the metric `log_lines_lost`.

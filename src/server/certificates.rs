@@ -1,0 +1,35 @@
+//! The task that keeps the certificates of an edge up to date, and reports on them.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use crate::observe::metrics::Metrics;
+use crate::tls::TlsAcceptor;
+
+/// The interval between two warnings of certificates that expire soon.
+const WARNINGS: Duration = Duration::from_hours(24);
+
+/// Reads the files of certificates again when they change; looks for that every `period`.
+pub(super) async fn follow(tls: Arc<TlsAcceptor>, metrics: Arc<Metrics>, period: Duration) {
+    metrics.set_certificates(tls.report());
+    blocking(&tls, TlsAcceptor::check_keys).await;
+    let mut warned: Option<Instant> = None;
+    loop {
+        metrics.set_certificates(tls.report());
+        if warned.is_none_or(|warned| warned.elapsed() >= WARNINGS) {
+            tls.warn_of_expiry(SystemTime::now());
+            warned = Some(Instant::now());
+        }
+        tokio::time::sleep(period).await;
+        blocking(&tls, TlsAcceptor::follow_files).await;
+    }
+}
+
+/// Runs `work` outside the threads that serve connections.
+async fn blocking(tls: &Arc<TlsAcceptor>, work: impl FnOnce(&TlsAcceptor) + Send + 'static) {
+    let tls = Arc::clone(tls);
+    spawn_blocking(move || work(&tls)).await.expect("the work does not panic");
+}

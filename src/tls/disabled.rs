@@ -1,0 +1,86 @@
+//! TLS without the feature `tls`: no value of these types exists, since the configuration that
+//! needs one is rejected.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::settings::{HandshakeError, LoadError, Report, Session, Settings};
+
+pub(crate) enum TlsAcceptor {}
+
+impl TlsAcceptor {
+    pub(crate) fn load(settings: Settings) -> Result<Self, LoadError> {
+        let path = settings.pairs.into_iter().map(|pair| pair.chain).chain(settings.directory).next();
+        Err(LoadError::new(path.unwrap_or_default(), "this build has no TLS (feature `tls`)"))
+    }
+
+    pub(crate) fn reload(&self, _: Settings) -> Result<(), LoadError> {
+        match *self {}
+    }
+
+    pub(crate) fn follow_files(&self) {
+        match *self {}
+    }
+
+    pub(crate) fn check_keys(&self) {
+        match *self {}
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        match *self {}
+    }
+
+    pub(crate) fn warn_of_expiry(&self, _: SystemTime) {
+        match *self {}
+    }
+
+    #[allow(clippy::unused_async)] // as with the feature
+    pub(crate) async fn accept(&self, _: TcpStream) -> Result<(Session, Selection, Box<TlsStream>), HandshakeError> {
+        match *self {}
+    }
+}
+
+pub(crate) enum Selection {}
+
+impl Selection {
+    pub(crate) fn serves(&self, _: &str) -> bool {
+        match *self {}
+    }
+}
+
+pub(crate) enum TlsStream {}
+
+impl TlsStream {
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match *self {}
+    }
+
+    pub(crate) fn try_write(&mut self, _: &[u8]) -> io::Result<usize> {
+        match *self {}
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match *self {}
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        match *self {}
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match *self {}
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match *self {}
+    }
+}

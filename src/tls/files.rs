@@ -1,0 +1,96 @@
+//! The files of certificates: lists of pairs, the contents of a pair, and detection of changes.
+
+use std::fs::{self, DirEntry};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustls_pki_types::pem::{self, PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::settings::{LoadError, PairPaths};
+
+/// The identity and the last change of one file. A path is followed through symbolic links, which
+/// Kubernetes swaps when a secret changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(Option<(u64, u64, u64, i64, i64)>);
+
+impl Stamp {
+    pub(super) fn of(path: &Path) -> Self {
+        let stamp = |file: fs::Metadata| (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec());
+        Self(fs::metadata(path).ok().map(stamp))
+    }
+}
+
+/// Returns the stamps of both files of a pair.
+pub(super) fn stamps(pair: &PairPaths) -> [Stamp; 2] {
+    [Stamp::of(&pair.chain), Stamp::of(&pair.key)]
+}
+
+/// Returns the pairs in a directory, in the order of their names: `NAME.pem` with `NAME.key`, and
+/// `tls.crt` with `tls.key`, also in a folder. Hidden entries are skipped: Kubernetes keeps the
+/// versions of a secret in them.
+pub(super) fn list(directory: &Path) -> Result<Vec<PairPaths>, LoadError> {
+    let failed = |error: io::Error| {
+        LoadError::new(directory, format_args!("cannot list the directory: {error}; check tls.directory"))
+    };
+    let mut pairs = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        pairs.extend(pair_of(&entry.map_err(failed)?));
+    }
+    pairs.sort_unstable();
+    Ok(pairs)
+}
+
+/// Returns the pair that a directory entry stands for.
+fn pair_of(entry: &DirEntry) -> Option<PairPaths> {
+    let (name, path) = (entry.file_name(), entry.path());
+    if name.as_encoded_bytes().starts_with(b".") {
+        return None;
+    }
+    if name == "tls.crt" || path.extension().is_some_and(|extension| extension == "pem") {
+        return Some(PairPaths { key: path.with_extension("key"), chain: path });
+    }
+    // A name with a dot is a file, except if it is a host name: those are few enough to look.
+    let chain = path.join("tls.crt");
+    (!entry.file_type().is_ok_and(|file| file.is_file()) && chain.exists())
+        .then(|| PairPaths { chain, key: path.join("tls.key") })
+}
+
+/// Reads the certificates of a PEM file.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let text = read(path)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| LoadError::new(path, format_args!("invalid PEM: {error:?}; write the file again")))?;
+    if certificates.is_empty() {
+        let problem = "no certificate in this file; it must hold PEM (-----BEGIN CERTIFICATE-----)";
+        return Err(LoadError::new(path, problem));
+    }
+    Ok(certificates)
+}
+
+/// Reads the private key of a PEM file.
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadError> {
+    let text = read(path)?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        pem::Error::NoItemsFound if text.windows(9).any(|part| part == b"ENCRYPTED") => {
+            LoadError::new(path, "the private key is encrypted; decrypt it with `openssl pkey -in FILE -out FILE`")
+        }
+        pem::Error::NoItemsFound => {
+            LoadError::new(path, "no private key in this file; it must hold PEM (-----BEGIN PRIVATE KEY-----)")
+        }
+        error => LoadError::new(path, format_args!("invalid PEM: {error:?}; write the file again")),
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    fs::read(path).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::NotFound => "create the file, or remove its pair",
+            ErrorKind::PermissionDenied => "let the user of this process read it",
+            _ => "check the file",
+        };
+        LoadError::new(path, format_args!("cannot read the file: {error}; {remedy}"))
+    })
+}
