@@ -61,7 +61,7 @@ async fn fetch_peers(admin: SocketAddr) -> Result<Bytes, Failure> {
             "cannot read the members from {admin} (admin.listen): {error}; check that the edge is running"
         ))
     };
-    let edge = HttpOrigin::at(admin.into(), TIMEOUTS, FIRST_BYTE, 1);
+    let edge = HttpOrigin::at(admin, TIMEOUTS, FIRST_BYTE, 1);
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = Uri::from_static("/peers");
     let response = edge.fetch(request.into()).await.map_err(|error| failed(&reason(&error)))?.response;

@@ -21,6 +21,7 @@ use crate::origin::Origin;
 use crate::origin::http_origin::HttpOrigin;
 use crate::semantics::digest::Expected;
 use crate::site::rules::Rule;
+use crate::tls::ClientSettings;
 use crate::upstream::{Framing, Reply};
 
 /// Number of targets read at a time.
@@ -151,7 +152,8 @@ async fn verdict_on_url(url: &str, rules: &[Rule]) -> Result<Verdict, Failure> {
 async fn get(uri: &Uri) -> Result<Reply, Failure> {
     let server = format!("{}://{}", uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |at| at.as_str()));
     let server = server.parse().map_err(|error| Failure::Usage(format!("invalid URL: {error}")))?;
-    let origin = HttpOrigin::new(&server, TIMEOUTS, FIRST_BYTE, 1).map_err(Failure::Usage)?;
+    let origin =
+        HttpOrigin::new(&server, &ClientSettings::default(), TIMEOUTS, FIRST_BYTE, 1).map_err(Failure::Usage)?;
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = uri.path_and_query().map_or("/", |target| target.as_str()).parse().unwrap_or_default();
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -1,5 +1,6 @@
 //! [`HttpOrigin`]: an origin over HTTP.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use crate::origin::permits::Permits;
 use crate::origin::{Call, Origin};
 use crate::semantics::forward::MAX_HEADERS;
 use crate::semantics::location;
+use crate::semantics::scheme::Scheme;
+use crate::tls::{ClientSettings, TlsConnector};
 use crate::upstream::{BaseUrl, Client, Endpoint, ErrorKinds, Reply, Timeouts};
 
 const ERRORS: ErrorKinds = ErrorKinds {
@@ -39,27 +42,42 @@ enum Locations {
 }
 
 impl HttpOrigin {
-    /// Creates an origin for `url`, `http://host[:port][/prefix]`. At most `requests` wait for
-    /// a response at a time, each for at most `first_byte`.
+    /// Creates an origin for `url`, `http[s]://host[:port][/prefix]`, which is reached by `tls` if
+    /// its scheme is `https`. At most `requests` wait for a response at a time, each for at most
+    /// `first_byte`.
     ///
     /// # Errors
-    /// Returns an error message about `url`, with an example of a correct one.
-    pub(crate) fn new(url: &Uri, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Result<Self, String> {
-        let prefix = url.path().trim_end_matches('/');
-        Ok(Self::with_base(check_url(url)?, prefix, timeouts, first_byte, requests))
+    /// Returns an error message about `url`, with an example of a correct one, or about a file
+    /// that `tls` names.
+    pub(crate) fn new(
+        url: &Uri,
+        tls: &ClientSettings,
+        timeouts: Timeouts,
+        first_byte: Duration,
+        requests: usize,
+    ) -> Result<Self, String> {
+        let (endpoint, prefix) = (check_url(url)?, url.path().trim_end_matches('/'));
+        let client = match endpoint.scheme() {
+            Scheme::Http => Client::new(timeouts, ERRORS, MAX_HEADERS),
+            Scheme::Https => {
+                let tls = TlsConnector::load(tls).map_err(|error| error.to_string())?;
+                Client::secure(tls, timeouts, ERRORS, MAX_HEADERS)
+            }
+        };
+        Ok(Self::with_base(endpoint, prefix, client, first_byte, requests))
     }
 
-    /// Creates an origin for a server without a path prefix; the limits are those of
-    /// [`new`](Self::new).
-    pub(crate) fn at(endpoint: Endpoint, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Self {
-        Self::with_base(endpoint, "", timeouts, first_byte, requests)
+    /// Creates an origin for a server without TLS and without a path prefix; the limits are those
+    /// of [`new`](Self::new).
+    pub(crate) fn at(address: SocketAddr, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Self {
+        Self::with_base(address.into(), "", Client::new(timeouts, ERRORS, MAX_HEADERS), first_byte, requests)
     }
 
-    fn with_base(endpoint: Endpoint, prefix: &str, timeouts: Timeouts, first_byte: Duration, requests: usize) -> Self {
+    fn with_base(endpoint: Endpoint, prefix: &str, client: Client, first_byte: Duration, requests: usize) -> Self {
         Self {
             base: Arc::new(BaseUrl { host: endpoint.host().clone(), prefix: prefix.to_owned() }),
             endpoint,
-            client: Client::new(timeouts, ERRORS, MAX_HEADERS),
+            client,
             permits: Permits::new(requests, first_byte),
             locations: Locations::Unchanged,
         }
@@ -88,7 +106,8 @@ impl Origin for HttpOrigin {
             let safe = request.method().is_safe();
             let mut reply = self.client.send(&self.endpoint, request, timeout).await?;
             if self.locations == Locations::Rewritten {
-                location::rewrite(&self.base.host, &self.base.prefix, reply.response.headers_mut());
+                let headers = reply.response.headers_mut();
+                location::rewrite(self.endpoint.scheme(), &self.base.host, &self.base.prefix, headers);
             }
             if !safe {
                 reply.base = Some(Arc::clone(&self.base));

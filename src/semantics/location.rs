@@ -7,20 +7,21 @@ use http::header::{CONTENT_LOCATION, Entry, LOCATION};
 use http::{HeaderMap, HeaderValue};
 
 use super::authority::without_default_port;
+use super::scheme::Scheme;
 
 /// Rewrites references to the origin itself, by its own authority or below its folder for the
 /// site, to paths of the site.
 ///
 /// A path is valid for every client, regardless of its scheme and host, so that the response can
-/// be stored. `authority` is that of the origin's `http` URL, and `prefix` the path of that URL
-/// without a trailing slash. Other references stay unchanged.
-pub fn rewrite(authority: &HeaderValue, prefix: &str, headers: &mut HeaderMap) {
+/// be stored. `scheme` and `authority` are those of the origin's URL, and `prefix` is the path of
+/// that URL without a trailing slash. Other references stay unchanged.
+pub fn rewrite(scheme: Scheme, authority: &HeaderValue, prefix: &str, headers: &mut HeaderMap) {
     for name in [LOCATION, CONTENT_LOCATION] {
         let Entry::Occupied(mut lines) = headers.entry(name) else {
             continue;
         };
         for line in lines.iter_mut() {
-            let path = path(authority.as_bytes(), prefix.as_bytes(), line.as_bytes());
+            let path = path(scheme, authority.as_bytes(), prefix.as_bytes(), line.as_bytes());
             if let Some(Ok(path)) = path.map(HeaderValue::try_from) {
                 *line = path;
             }
@@ -30,14 +31,13 @@ pub fn rewrite(authority: &HeaderValue, prefix: &str, headers: &mut HeaderMap) {
 
 /// Returns the path, query and fragment on the site for a `reference` of the origin; `None` if
 /// the reference stays unchanged.
-fn path(authority: &[u8], prefix: &[u8], reference: &[u8]) -> Option<Vec<u8>> {
-    let is_http = |scheme: &&[u8]| scheme.eq_ignore_ascii_case(b"http:");
-    let rest = if reference.get(..5).is_some_and(|scheme| is_http(&scheme)) { &reference[5..] } else { reference };
+fn path(scheme: Scheme, authority: &[u8], prefix: &[u8], reference: &[u8]) -> Option<Vec<u8>> {
+    let rest = without_scheme(scheme, reference).unwrap_or(reference);
     let at_origin = match rest.strip_prefix(b"//") {
         Some(rest) => {
             let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
             let (named, path) = rest.split_at(end);
-            let bare = |authority| without_default_port(authority, "80");
+            let bare = |authority| without_default_port(authority, scheme.default_port());
             if !bare(named).eq_ignore_ascii_case(bare(authority)) {
                 return None;
             }
@@ -53,6 +53,12 @@ fn path(authority: &[u8], prefix: &[u8], reference: &[u8]) -> Option<Vec<u8>> {
     // Clients take the text after two leading slashes for a host. Browsers read `\` as `/`.
     let is_path = path.first() == Some(&b'/') && !matches!(path.get(1), Some(b'/' | b'\\'));
     (is_path && path.iter().all(u8::is_ascii_graphic)).then(|| path.to_vec())
+}
+
+/// Returns the rest of a reference that begins with `scheme` and a colon.
+fn without_scheme(scheme: Scheme, reference: &[u8]) -> Option<&[u8]> {
+    let (name, rest) = reference.split_at_checked(scheme.name().len())?;
+    rest.strip_prefix(b":").filter(|_| name.eq_ignore_ascii_case(scheme.name().as_bytes()))
 }
 
 #[cfg(test)]
@@ -102,8 +108,25 @@ mod tests {
             ("site", "/x/y", "http://site/a", None),
             ("site", "/x/y", "a", None),
         ] {
-            let path = path(authority.as_bytes(), prefix.as_bytes(), reference.as_bytes());
+            let path = path(Scheme::Http, authority.as_bytes(), prefix.as_bytes(), reference.as_bytes());
             assert_eq!(path.as_deref(), expected.map(str::as_bytes), "{reference} at {authority}{prefix}");
+        }
+    }
+
+    #[test]
+    fn references_to_an_origin_by_https_have_its_scheme_and_port() {
+        for (authority, reference, expected) in [
+            ("site", "https://site/a", Some("/a")),
+            ("site", "HTTPS://SITE:443/a", Some("/a")),
+            ("site:443", "//site/a", Some("/a")),
+            ("site:8443", "https://site:8443/a", Some("/a")),
+            ("site", "https://site:80/a", None),
+            ("site", "http://site/a", None),
+            ("site", "httpsx://site/a", None),
+            ("site", "https", None),
+        ] {
+            let path = path(Scheme::Https, authority.as_bytes(), b"", reference.as_bytes());
+            assert_eq!(path.as_deref(), expected.map(str::as_bytes), "{reference} at {authority}");
         }
     }
 
@@ -113,7 +136,7 @@ mod tests {
             headers(&[("location", location), ("location", "http://b/"), ("content-location", location)])
         };
         let mut rewritten = lines("http://a/x");
-        rewrite(&HeaderValue::from_static("a"), "", &mut rewritten);
+        rewrite(Scheme::Http, &HeaderValue::from_static("a"), "", &mut rewritten);
         assert_eq!(rewritten, lines("/x"));
     }
 }

@@ -120,8 +120,12 @@ pub(crate) fn http_origin(config: &Config) -> Result<HttpOrigin, StartError> {
         idle: origin.idle_timeout.0,
         lifetime: origin.connection_lifetime.0,
     };
-    let http = HttpOrigin::new(&origin.url, timeouts, origin.first_byte_timeout.0, origin.requests)
-        .map_err(|error| StartError::Config(format!("origin.url: {error}")))?;
+    if origin.insecure_skip_verify {
+        tracing::warn!(url = %origin.url, "the origin's certificate is not verified (origin.insecure_skip_verify)");
+    }
+    let (first_byte, requests) = (origin.first_byte_timeout.0, origin.requests);
+    let http = HttpOrigin::new(&origin.url, &origin.tls(), timeouts, first_byte, requests)
+        .map_err(|error| StartError::Config(format!("origin: {error}")))?;
     Ok(if origin.rewrite_location { http.rewriting_locations() } else { http })
 }
 

@@ -31,7 +31,9 @@ impl Reloading {
         if let Some(tls) = &self.tls {
             tls.reload(next.tls.settings()).map_err(|error| StartError::Config(format!("tls: {error}")))?;
         }
-        if next.origin != self.running.origin {
+        // The files of TLS may have changed.
+        let is_secure = self.origin_source == OriginSource::Configured && next.origin.url.scheme_str() == Some("https");
+        if is_secure || next.origin != self.running.origin {
             self.edge.set_origin(Box::new(http_origin(&next)?));
         }
         self.edge.set_policies(policies);

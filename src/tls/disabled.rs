@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::settings::{HandshakeError, LoadError, Report, Session, Settings};
+use super::settings::{ClientSettings, HandshakeError, LoadError, Report, Session, Settings};
 
 pub(crate) enum TlsAcceptor {}
 
@@ -44,6 +44,22 @@ impl TlsAcceptor {
         match *self {}
     }
 }
+
+#[derive(Clone)]
+pub(crate) enum TlsConnector {}
+
+impl TlsConnector {
+    pub(crate) fn load(_: &ClientSettings) -> Result<Self, LoadError> {
+        Err(LoadError::new("", "this build has no TLS (feature `tls`)"))
+    }
+
+    #[allow(clippy::unused_async)] // as with the feature
+    pub(crate) async fn connect(&self, _: &str, _: TcpStream) -> Result<Box<ClientStream>, String> {
+        match *self {}
+    }
+}
+
+pub(crate) type ClientStream = TlsStream;
 
 pub(crate) enum Selection {}
 

@@ -1,5 +1,5 @@
-//! TLS on the connections of clients: certificates and their selection by name, handshakes, and
-//! the resumption of sessions.
+//! TLS: on the connections of clients, with certificates and their selection by name, and the
+//! resumption of sessions; and on the connections to an origin.
 //!
 //! No other module names a type of rustls, whose interface changes with its next version.
 
@@ -7,6 +7,8 @@
 mod acceptor;
 #[cfg(feature = "tls")]
 mod certificate;
+#[cfg(feature = "tls")]
+mod connector;
 #[cfg(feature = "tls")]
 mod files;
 #[cfg(feature = "tls")]
@@ -25,9 +27,13 @@ mod tickets;
 
 pub(crate) use acceptor::TlsAcceptor;
 #[cfg(not(feature = "tls"))]
-pub(crate) use acceptor::{Selection, TlsStream};
+pub(crate) use acceptor::{ClientStream, Selection, TlsConnector, TlsStream};
+#[cfg(feature = "tls")]
+pub(crate) use connector::{ClientStream, TlsConnector};
 #[cfg(feature = "tls")]
 pub(crate) use selection::Selection;
-pub(crate) use settings::{HandshakeError, PairPaths, Report, Resumption, Session, Settings, TlsVersion};
+pub(crate) use settings::{
+    ClientSettings, HandshakeError, PairPaths, Report, Resumption, Session, Settings, TlsVersion, Verification,
+};
 #[cfg(feature = "tls")]
 pub(crate) use stream::TlsStream;

@@ -25,6 +25,27 @@ pub(crate) struct Settings {
     pub(crate) min_version: TlsVersion,
 }
 
+/// The settings of the connections to a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ClientSettings {
+    /// PEM with the trusted issuers; `None` for those that the system trusts.
+    pub(crate) ca: Option<PathBuf>,
+    /// The certificate to send, if the server requests one.
+    pub(crate) pair: Option<PairPaths>,
+    /// The name in place of the server's host.
+    pub(crate) server_name: Option<String>,
+    pub(crate) verification: Verification,
+}
+
+/// The verification of a server's certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Verification {
+    #[default]
+    Required,
+    /// Any certificate is accepted.
+    Off,
+}
+
 /// A version of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(crate) enum TlsVersion {

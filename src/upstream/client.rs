@@ -3,23 +3,26 @@
 //! Connections are pooled and every wait has a timeout. A request without content is retried
 //! once, and only if a reused connection turned out to be dead.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
+use super::connector::Connector;
 use super::endpoint::Endpoint;
 use super::pool::{Connection, Pool};
 use super::reply::{Framing, Reply};
 use crate::body::{Body, Progress, describe, next_data};
 use crate::error::Error;
 use crate::semantics::{content_length, upgrade};
+use crate::tls::TlsConnector;
 
 /// The timeouts of a [`Client`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeouts {
-    /// For name resolution and the TCP handshake.
+    /// For name resolution and the handshakes of TCP and TLS.
     pub(crate) connect: Duration,
     /// Between two chunks of a body.
     pub(crate) idle: Duration,
@@ -54,9 +57,19 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Creates a client that rejects responses with more than `max_headers` header lines.
+    /// Creates a client for `http` endpoints that rejects responses with more than `max_headers`
+    /// header lines.
     pub(crate) fn new(timeouts: Timeouts, errors: ErrorKinds, max_headers: usize) -> Self {
-        Self { pool: Pool::new(timeouts.connect, timeouts.lifetime, max_headers), timeouts, errors }
+        Self::with_connector(Connector::new(timeouts.connect), timeouts, errors, max_headers)
+    }
+
+    /// Creates a client for `https` endpoints; see [`new`](Self::new).
+    pub(crate) fn secure(tls: TlsConnector, timeouts: Timeouts, errors: ErrorKinds, max_headers: usize) -> Self {
+        Self::with_connector(Connector::new(timeouts.connect).with_tls(tls), timeouts, errors, max_headers)
+    }
+
+    fn with_connector(connector: Connector, timeouts: Timeouts, errors: ErrorKinds, max_headers: usize) -> Self {
+        Self { pool: Pool::new(connector, timeouts.lifetime, max_headers), timeouts, errors }
     }
 
     /// Sends `request` to `endpoint` and returns the reply when its head is complete. The request's URI is a path. `timeout` runs from the last chunk that was
@@ -171,7 +184,10 @@ fn is_dead_connection(error: &hyper::Error) -> bool {
 
 fn is_reset(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    cause.is_some_and(|io| matches!(io.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
+    // The end of a TLS connection without close_notify is an UnexpectedEof.
+    cause.is_some_and(|io| {
+        matches!(io.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof)
+    })
 }
 
 /// The length of a response's body by its headers (RFC 9112 §6.3).

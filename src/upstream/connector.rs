@@ -1,52 +1,68 @@
 //! [`Connector`]: opens connections to origins, peers and etcd.
 
-use std::error::Error;
 use std::time::Duration;
 
 use hyper::service::Service as _;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
 
 use super::endpoint::Endpoint;
+use super::io::Io;
 use crate::body::describe;
+use crate::semantics::scheme::Scheme;
+use crate::tls::TlsConnector;
 
-/// A connection to a server.
-pub(crate) type Io = TcpStream;
-
-/// Opens connections. One timeout covers name resolution and the TCP handshake.
+/// Opens connections. One timeout covers name resolution and the handshakes of TCP and TLS.
 #[derive(Clone)]
 pub(crate) struct Connector {
     tcp: TowerToHyperService<HttpConnector>,
+    tls: Option<TlsConnector>,
     timeout: Duration,
 }
 
 impl Connector {
+    /// Creates a connector for `http` endpoints.
     pub(crate) fn new(timeout: Duration) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(timeout));
         tcp.set_nodelay(true);
-        Self { tcp: TowerToHyperService::new(tcp), timeout }
+        // It makes the TCP connections of `https` endpoints, too.
+        tcp.enforce_http(false);
+        Self { tcp: TowerToHyperService::new(tcp), tls: None, timeout }
+    }
+
+    /// Returns the connector with `tls` for `https` endpoints.
+    pub(crate) fn with_tls(self, tls: TlsConnector) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// Opens a connection to `endpoint`.
     ///
     /// # Errors
-    /// Returns the endpoint and the cause: resolution, refusal or timeout.
+    /// Returns the endpoint and the cause: resolution, refusal, timeout or a failed TLS handshake.
     pub(crate) async fn connect(&self, endpoint: &Endpoint) -> Result<Io, String> {
-        let connecting = self.tcp.call(endpoint.uri());
-        let connected = within(self.timeout, connecting).await;
-        connected.map(TokioIo::into_inner).map_err(|error| format!("{endpoint}: {error}"))
+        let connected = within(self.timeout, self.handshakes(endpoint)).await;
+        connected.map_err(|error| format!("{endpoint}: {error}"))
+    }
+
+    async fn handshakes(&self, endpoint: &Endpoint) -> Result<Io, String> {
+        let tcp = self.tcp.call(endpoint.uri()).await.map_err(|error| describe(&error))?.into_inner();
+        match endpoint.scheme() {
+            Scheme::Http => Ok(Io::Tcp(tcp)),
+            Scheme::Https => {
+                let tls = self.tls.as_ref().expect("a client of https endpoints is made with TLS");
+                tls.connect(endpoint.host_name(), tcp).await.map(Io::Tls)
+            }
+        }
     }
 }
 
-/// Applies `timeout` to the name resolution and the TCP handshake together. The timeout of
-/// [`HttpConnector`] covers only the handshakes.
-async fn within<T, E: Error>(timeout: Duration, connecting: impl Future<Output = Result<T, E>>) -> Result<T, String> {
+/// Applies `timeout` to the name resolution and the handshakes together. The timeout of
+/// [`HttpConnector`] covers only the TCP handshakes.
+async fn within<T>(timeout: Duration, connecting: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     match tokio::time::timeout(timeout, connecting).await {
-        Ok(connected) => connected.map_err(|error| describe(&error)),
-        Err(_) => Err(format!("connect timeout after {timeout:?} (name resolution and TCP handshake)")),
+        Ok(connected) => connected,
+        Err(_) => Err(format!("connect timeout after {timeout:?} (name resolution and handshakes)")),
     }
 }
 
@@ -59,7 +75,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_nameserver_is_waited_for_until_the_connect_timeout() {
         let (began, timeout) = (Instant::now(), Duration::from_secs(2));
-        let error = within(timeout, std::future::pending::<Result<(), std::io::Error>>()).await.unwrap_err();
+        let error = within(timeout, std::future::pending::<Result<(), String>>()).await.unwrap_err();
         assert!(began.elapsed() == timeout && error.contains("2s"), "{error}");
     }
 }

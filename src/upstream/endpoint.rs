@@ -8,20 +8,7 @@ use bytes::Bytes;
 use http::uri::{self, Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 
-/// The scheme of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Scheme {
-    /// HTTP over TCP without TLS.
-    Http,
-}
-
-impl Scheme {
-    fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-        }
-    }
-}
+use crate::semantics::scheme::Scheme;
 
 /// A server to connect to. The host is both the address that is resolved and the server's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -46,14 +33,13 @@ impl Endpoint {
     /// Returns an error message about the URL's scheme, user name, port or host.
     pub(crate) fn of_url(url: &Uri) -> Result<Self, String> {
         let example = "such as `http://127.0.0.1:9000`";
+        let use_url = "use an http:// or https:// URL";
         let scheme = match url.scheme_str() {
             Some("http") => Scheme::Http,
-            Some("https") => {
-                return Err(format!("`{url}`: TLS to the origin is not supported yet; use an http:// URL, {example}"));
-            }
-            _ => return Err(format!("`{url}` is not a URL; use an http:// URL, {example}")),
+            Some("https") => Scheme::Https,
+            _ => return Err(format!("`{url}` is not a URL; {use_url}, {example}")),
         };
-        let authority = url.authority().ok_or_else(|| format!("`{url}` has no host; use an http:// URL, {example}"))?;
+        let authority = url.authority().ok_or_else(|| format!("`{url}` has no host; {use_url}, {example}"))?;
         if authority.as_str().contains('@') {
             return Err("the URL has a user name; credentials are not sent to an origin".to_owned());
         }
@@ -61,7 +47,7 @@ impl Endpoint {
             return Err(format!("`{url}` has an invalid port (expected 1 to 65535), {example}"));
         }
         if authority.host().is_empty() {
-            return Err(format!("`{url}` has no host; use an http:// URL, {example}"));
+            return Err(format!("`{url}` has no host; {use_url}, {example}"));
         }
         Self::new(scheme, Bytes::copy_from_slice(authority.as_str().as_bytes()))
     }
@@ -73,8 +59,20 @@ impl Endpoint {
 
     /// Returns `host:port`, with the default port of the scheme if none is given.
     pub(crate) fn address(&self) -> String {
-        let port = self.authority.port_u16().unwrap_or_else(|| self.scheme.default_port());
-        format!("{}:{port}", self.authority.host())
+        match self.authority.port_u16() {
+            Some(port) => format!("{}:{port}", self.authority.host()),
+            None => format!("{}:{}", self.authority.host(), self.scheme.default_port()),
+        }
+    }
+
+    /// Returns the scheme of the connections.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Returns the host without its port, an IPv6 address with its brackets.
+    pub(super) fn host_name(&self) -> &str {
+        self.authority.host()
     }
 
     /// Returns the URI of the server's root.
@@ -82,6 +80,7 @@ impl Endpoint {
         let mut parts = uri::Parts::default();
         parts.scheme = Some(match self.scheme {
             Scheme::Http => uri::Scheme::HTTP,
+            Scheme::Https => uri::Scheme::HTTPS,
         });
         parts.authority = Some(self.authority.clone());
         parts.path_and_query = Some(PathAndQuery::from_static("/"));
@@ -132,6 +131,8 @@ mod tests {
             assert_eq!((endpoint.address(), endpoint.uri().authority().unwrap().as_str()), (address.to_owned(), host));
             assert_eq!(host.parse::<Endpoint>(), Ok(endpoint));
         }
+        let secure = Endpoint::of_url(&"https://origin.example/prefix".parse().unwrap()).unwrap();
+        assert_eq!((secure.scheme(), &*secure.address()), (Scheme::Https, "origin.example:443"));
         let socket: SocketAddr = "[::1]:7001".parse().unwrap();
         assert_eq!(Endpoint::from(socket).address(), "[::1]:7001");
         for address in ["", "a b", "a/b", "http://a", "a\r\nb"] {

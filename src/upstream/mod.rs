@@ -3,12 +3,14 @@
 mod client;
 mod connector;
 mod endpoint;
+mod io;
 mod pool;
 mod reply;
 pub(crate) mod tunnel;
 
 pub(crate) use client::{Client, DEFAULT_LIFETIME, ErrorKinds, Timeouts};
-pub(crate) use connector::{Connector, Io};
+pub(crate) use connector::Connector;
 pub(crate) use endpoint::Endpoint;
+pub(crate) use io::Io;
 pub(crate) use reply::BaseUrl;
 pub use reply::{Framing, Reply};

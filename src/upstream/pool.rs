@@ -34,16 +34,16 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Creates a pool. A new connection must be established within `connect_timeout` and is
-    /// reused up to the age of `lifetime`. Responses have at most `max_headers` header lines.
-    pub(super) fn new(connect_timeout: Duration, lifetime: Duration, max_headers: usize) -> Self {
+    /// Creates a pool. A connection is reused up to the age of `lifetime`. Responses have at most
+    /// `max_headers` header lines.
+    pub(super) fn new(connector: Connector, lifetime: Duration, max_headers: usize) -> Self {
         let mut http = http1::Builder::new();
         http.max_buf_size(READ_BUFFER).max_headers(max_headers);
         // A proxy removes whitespace before the colon (RFC 9112 §5.1). A folded line stays an
         // error (§5.2): the client gets a 502.
         http.allow_spaces_after_header_name_in_responses(true);
         let idle = Arc::new(Idle { lifetime, endpoints: Mutex::default() });
-        Self { connector: Connector::new(connect_timeout), http, idle }
+        Self { connector, http, idle }
     }
 
     /// Takes an idle connection to `endpoint` from the pool.
@@ -151,7 +151,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             stream
         });
-        let pool = Pool::new(Duration::from_secs(20), 4 * IDLE_TIMEOUT, 100);
+        let pool = Pool::new(Connector::new(Duration::from_secs(20)), 4 * IDLE_TIMEOUT, 100);
         assert!(pool.take(&endpoint).is_none());
         let mut connection = pool.open(&endpoint).await.unwrap();
         connection.sender.send_request(Request::new(Body::empty())).await.unwrap();

@@ -39,7 +39,7 @@ fn validate_reports_success_or_the_invalid_key() {
         (&["validate", "--set", "edge.drain=30"], "edge.drain"),
         (&["validate", "--set", "nonsense"], "key=value"),
         (&["validate", "--config", "nowhere.toml"], "nowhere.toml"),
-        (&["run", "--set", "origin.url=https://x"], "origin.url"),
+        (&["run", "--set", "origin.url=ftp://x"], "origin.url"),
         (&["owner", "/a%00b"], "/a%00b"),
         (&["owner"], "PATH"),
         (&["frobnicate"], "frobnicate"),

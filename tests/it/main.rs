@@ -24,6 +24,7 @@ mod location;
 mod nginx;
 mod origin;
 mod origin_policy;
+mod origin_tls;
 mod ownership;
 mod package_managers;
 mod peek;

@@ -23,7 +23,7 @@ use client::Client;
 use pki::{Ca, Pair};
 
 mod client;
-mod pki;
+pub mod pki;
 
 const ASSET: &str = "/logo-0492830483.png";
 

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::origin::Origin;
 use crate::origin::files::media_type;
 use crate::origin::http_origin::HttpOrigin;
+use crate::tls::ClientSettings;
 
 /// Number of files read, or sent, at a time.
 pub(super) const CONCURRENCY: usize = 8;
@@ -106,7 +107,7 @@ pub(super) struct Server {
 impl Server {
     fn new(url: &str) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|error| format!("`{url}`: {error}"))?;
-        let origin = HttpOrigin::new(&uri, TIMEOUTS, FIRST_BYTE, CONCURRENCY)?;
+        let origin = HttpOrigin::new(&uri, &ClientSettings::default(), TIMEOUTS, FIRST_BYTE, CONCURRENCY)?;
         Ok(Self { origin, url: url.trim_end_matches('/').to_owned() })
     }
 

@@ -56,10 +56,14 @@ impl Ca {
     }
 
     pub fn issue_for(&self, names: &[&str], validity: Duration) -> Pair {
+        self.issue_until(names, SystemTime::now() + validity)
+    }
+
+    pub fn issue_until(&self, names: &[&str], end: SystemTime) -> Pair {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.not_before = (SystemTime::now() - Duration::from_hours(24)).into();
-        params.not_after = (SystemTime::now() + validity).into();
+        params.not_after = end.into();
         let key = KeyPair::generate().unwrap();
         let issuer: &Issuer<'static, KeyPair> = &self.0;
         Pair { certificate: params.signed_by(&key, issuer).unwrap(), key, issuer: self.pem() }
