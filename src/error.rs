@@ -121,7 +121,7 @@ pub enum Error {
     /// `origin.requests` requests wait for the origin, and none ended in time.
     #[error("the edge has reached origin.requests, and no request ended in time")]
     Overloaded,
-    /// A fill or a write panicked, by a bug of the edge; other requests go on.
+    /// A fill, a write or an embedded origin panicked; other requests go on.
     #[error("bug: the task of this request panicked")]
     Panicked,
     /// The fill was cancelled, for no request waited for it any more.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -174,8 +174,22 @@ impl FromStr for Network {
         let address = || text.parse::<IpAddr>().map(IpNet::from);
         text.parse()
             .or_else(|_| address())
-            .map(Self)
+            .map(|network| Self(canonical(network)))
             .map_err(|_| format!("{text:?} (expected an address, or a network such as 10.0.0.0/8 or 2001:db8::/32)"))
+    }
+}
+
+/// Returns an IPv4 network that is mapped into IPv6 as such: addresses are compared in that form.
+fn canonical(network: IpNet) -> IpNet {
+    let IpAddr::V4(address) = network.addr().to_canonical() else {
+        return network;
+    };
+    match network {
+        IpNet::V6(mapped) => match mapped.prefix_len().checked_sub(96) {
+            Some(length) => Ipv4Net::new_assert(address, length).into(),
+            None => network,
+        },
+        IpNet::V4(_) => network,
     }
 }
 
@@ -415,6 +429,20 @@ mod tests {
         for text in ["", "30", "0", "1.5", "-3s", "soon", "1000000h", "1month", "1y"] {
             assert!(text.parse::<Period>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn networks_that_are_mapped_into_ipv6_are_ipv4_networks() {
+        for (text, network) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(text.parse::<Network>().unwrap().0.to_string(), network, "{text}");
+        }
+        assert!("10.0.0.0/33".parse::<Network>().is_err());
     }
 
     proptest! {

@@ -112,8 +112,10 @@ impl Fetcher {
         call.request.headers_mut().remove(SITE);
         let origin = self.origin.load_full();
         let fetching = self.metrics.fetching(Asked::Origin);
-        let answer = origin.fetch(call).await?;
+        let mut answer = origin.fetch(call).await?;
         fetching.answered();
+        // It has a meaning between edges alone.
+        answer.response.headers_mut().remove(SITE);
         Ok(answer)
     }
 

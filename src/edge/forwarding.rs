@@ -85,10 +85,15 @@ impl Requester {
                 headers.append(FORWARDED_FOR, line.clone());
             }
         }
-        if source != Source::Peer {
-            let connection = self.stated.as_ref().map_or(self.client, |stated| stated.connection);
-            forwarded::append_client(headers, connection);
+        if source == Source::Peer {
+            return;
         }
+        let connection = self.stated.as_ref().map_or(self.client, |stated| stated.connection);
+        // The proxy may have named the client in Forwarded alone.
+        if self.client != connection && !headers.contains_key(FORWARDED_FOR) {
+            forwarded::append_client(headers, self.client);
+        }
+        forwarded::append_client(headers, connection);
     }
 }
 
@@ -98,9 +103,10 @@ impl Forwarding {
         Self { trusted, scheme }
     }
 
-    /// Returns the scheme of the requests for which nothing states one.
-    pub(super) fn scheme(&self) -> Scheme {
-        self.scheme
+    /// Returns the scheme of clients' cleartext requests that come by no trusted proxy.
+    #[cfg(feature = "cli")]
+    pub(super) fn scheme_of_clients(&self) -> Scheme {
+        self.unstated_scheme(Trust::None, Scheme::Http)
     }
 
     /// Returns the program that embeds the edge as the client of a request for `scheme`.
@@ -110,6 +116,11 @@ impl Forwarding {
 
     fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&address))
+    }
+
+    /// Returns true if requests have the same schemes and hosts under both settings.
+    pub(super) fn has_same_scopes(&self, other: &Self) -> bool {
+        self.scheme == other.scheme && self.trusted == other.trusted
     }
 
     /// Returns the client that `address` counts for in the limits per client. `None` for a trusted
@@ -176,12 +187,16 @@ enum Trust {
     Peer,
 }
 
+/// Returns the host of a key, if the origin is told one.
+pub(super) fn told_host(key: &AssetKey) -> Option<HeaderValue> {
+    let host = key.scope().host?;
+    Some(HeaderValue::from_str(host).expect("a normalized host is a header value"))
+}
+
 /// Tells an upstream the scheme and host of a key. A peer also needs the [site](tell_site).
 pub(super) fn tell_scope(key: &AssetKey, headers: &mut HeaderMap) {
-    let scope = key.scope();
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scope.scheme.name()));
-    if let Some(host) = scope.host {
-        let host = HeaderValue::from_str(host).expect("a normalized host is a header value");
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(key.scope().scheme.name()));
+    if let Some(host) = told_host(key) {
         headers.insert(FORWARDED_HOST, host);
     }
 }

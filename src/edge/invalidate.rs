@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 
 use super::fetch::Fetcher;
+use super::forwarding::told_host;
 use super::memory::Memory;
 use super::peering::{EVERYTHING, PURGE, Peering};
 use super::quota::Quota;
@@ -57,13 +58,14 @@ impl Invalidator {
     }
 
     /// Returns the keys that a write to `key` has made invalid (RFC 9111 §4.4), in the scope of `key`.
-    /// The client's `host` and the origin's own name stand for that scope.
-    fn changed(&self, key: &AssetKey, host: Option<&HeaderValue>, answer: &Reply) -> Vec<AssetKey> {
-        let headers = answer.response.headers();
+    /// The host of the key, or else the client's `host`, stands for that scope, and so does the
+    /// origin's own name.
+    fn changed(&self, key: &AssetKey, host: Option<HeaderValue>, answer: &Reply) -> Vec<AssetKey> {
+        let (headers, host) = (answer.response.headers(), told_host(key).or(host));
         let upstream =
             |base: &Arc<BaseUrl>| invalidation::named_upstream(&base.host, &base.prefix, key.path(), headers);
         let upstream = answer.base.as_ref().map(upstream).unwrap_or_default();
-        let named = invalidation::named(host, key.path(), headers).chain(upstream);
+        let named = invalidation::named(host.as_ref(), key.path(), headers).chain(upstream);
         let named = named.filter_map(|target| AssetKey::of_uri(&key.scope(), &target, self.settings.limits.uri).ok());
         let policy = self.settings.policy(key);
         let mut changed: Vec<_> = std::iter::once(key.clone()).chain(named).map(|key| policy.trim(key)).collect();
@@ -132,7 +134,7 @@ pub(super) fn write(
         })?;
         let invalidates = invalidator.settings.policy(&key).writes == Writes::Invalidate;
         if invalidates && invalidation::invalidates(&method, answer.response.status()) {
-            invalidator.purge_everywhere(invalidator.changed(&key, host.as_ref(), &answer)).await;
+            invalidator.purge_everywhere(invalidator.changed(&key, host, &answer)).await;
         }
         Ok((answer, quota))
     });

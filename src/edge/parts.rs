@@ -118,10 +118,17 @@ impl Edge {
     }
 
     /// Replaces the policies. If the rules for names differ, the responses that they judge
-    /// differently are removed, flights store nothing, and all marks are dropped.
+    /// differently are removed, flights store nothing, and all marks are dropped. If requests have
+    /// other keys now, responses that no name proves are removed: writes have other keys, too, and
+    /// would not invalidate them.
     pub(crate) fn set_policies(&self, policies: Policies) {
         let policies = Arc::new(policies);
         let before = self.settings.policies.swap(Arc::clone(&policies));
+        let has_same_scopes =
+            policies.forwarding.has_same_scopes(&before.forwarding) && policies.sites.have_same_scopes(&before.sites);
+        if !has_same_scopes {
+            self.cache.purge_unproven(self.peering.membership.memory());
+        }
         let (sites, before) = (&policies.sites, &before.sites);
         if !sites.have_same_rules(before) {
             self.cache.flights.invalidate_all();

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use http::header::MAX_FORWARDS;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use super::classify::{case, kind};
-use super::forwarding::tell_scope;
+use super::forwarding::{tell_scope, told_host};
 use super::invalidate::write;
 use super::memory::Memory;
 use super::order::Order;
@@ -105,7 +105,7 @@ impl Edge {
             }
             Headers::Verbatim => {
                 *request.headers_mut() = forward::verbatim(&inbound.headers, &self.settings.via_for(inbound.version));
-                inbound.requester.introduce(inbound.source, inbound.host().as_ref(), request.headers_mut());
+                inbound.requester.introduce(inbound.source, host_of_pass(inbound).as_ref(), request.headers_mut());
             }
         }
         if let (true, Some(hops)) = (inbound.method == Method::OPTIONS, forward::max_forwards(&inbound.headers)) {
@@ -151,6 +151,14 @@ impl Edge {
         let record = Record { reason: Some(reason), ..inbound.record(Served::Pass, ServedFrom::Origin) };
         Answer { response, tunnel: None, record }
     }
+}
+
+/// Returns the host of which a passed request tells the origin: the one in the key, as a fill does.
+/// A request whose response is never shared also tells the client's own host, because origins
+/// compare it with Origin.
+fn host_of_pass(inbound: &Inbound) -> Option<HeaderValue> {
+    let is_alone = inbound.upgrade.is_some() || !matches!(inbound.method, Method::GET | Method::HEAD);
+    told_host(&inbound.key).or_else(|| inbound.host().filter(|host| is_alone && !host.is_empty()))
 }
 
 /// Removes the mark of a key if its response could be stored after all: the next request may lead

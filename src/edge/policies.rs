@@ -50,7 +50,7 @@ impl Addressed<'_> {
             (ToldHost::OfProxy | ToldHost::OfRequest(_), _) => (stated, None),
         };
         let host = host.map(|host| authority::normalized(host, scheme.default_port()));
-        let host = host.as_deref().filter(|host| !host.is_empty()).or(otherwise);
+        let host = host.as_deref().filter(|host| !host.is_empty() && !host.starts_with(':')).or(otherwise);
         key(&Scope { site: site.key, scheme, host })
     }
 }
@@ -70,13 +70,21 @@ impl Policies {
     /// Returns the key of a URL or path, as for a client without a proxy.
     ///
     /// # Errors
-    /// Those of [`AssetKey::from_uri`].
+    /// Those of [`AssetKey::from_uri`], and [`Error::BadHost`].
     #[cfg(feature = "cli")]
     pub(crate) fn key_of_url(&self, url: &Uri, limit: usize) -> Result<AssetKey, Error> {
-        let stated = url.scheme_str().and_then(|scheme| Scheme::of_name(scheme.as_bytes()));
+        if url.authority().is_some_and(|authority| !authority::is_host(authority.as_str().as_bytes())) {
+            return Err(Error::BadHost);
+        }
+        let scheme = match url.scheme_str() {
+            Some(name) => {
+                Scheme::of_name(name.as_bytes()).ok_or(Error::BadRequest("the scheme is neither http nor https"))?
+            }
+            None => self.forwarding.scheme_of_clients(),
+        };
         let addressed = Addressed {
             source: Source::Client,
-            scheme: stated.unwrap_or(self.forwarding.scheme()),
+            scheme,
             stated_host: None,
             own_host: url.authority().map(|authority| authority.as_str().as_bytes()),
             site: None,

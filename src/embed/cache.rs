@@ -52,6 +52,9 @@ impl Cache {
     /// A caller that drops the future or the body does not cancel the fill for others. Calls count
     /// for no client: `limits.requests_per_client` does not apply.
     ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    ///
     /// # Errors
     /// - [`Error::BadRequest`] or [`Error::UriTooLong`] for a key that is not a path.
     /// - An `Origin…` variant if the origin gave no response. A failing peer is no error: the fill

@@ -2,18 +2,22 @@
 
 use std::error::Error as StdError;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, stream};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Response, StatusCode};
+use hyper::body::Body as _;
 
 use super::permits::Permits;
 use super::{Call, Origin};
-use crate::body::{Body, describe};
+use crate::body::{Body, describe, next_data};
 use crate::error::Error;
 use crate::key::AssetKey;
+use crate::semantics::content_length;
 use crate::upstream::Reply;
 
 /// A closure returns an asset's bytes, or `None` for a 404. The bytes stay in the cache until
@@ -77,15 +81,42 @@ impl Origin for Bounded {
     fn fetch(&self, mut call: Call) -> BoxFuture<'_, Result<Reply, Error>> {
         Box::pin(async move {
             let (_permit, timeout) = self.permits.acquire(&call.request, call.client.take()).await?;
-            let fetched = tokio::time::timeout(timeout, self.origin.fetch(call)).await;
-            let reply = fetched.unwrap_or_else(|_| Err(timed_out()))?;
+            let method = call.request.method().clone();
+            let fetching = AssertUnwindSafe(async { self.origin.fetch(call).await }).catch_unwind();
+            let fetched = tokio::time::timeout(timeout, fetching).await;
+            let reply = fetched.map_or_else(|_| Err(timed_out()), |fetched| fetched.unwrap_or(Err(Error::Panicked)))?;
             let status = reply.response.status();
             if status.is_informational() {
                 return Err(Error::OriginFailed(format!("{status} is not a final response")));
             }
-            Ok(reply)
+            let length = content_length::of_response(reply.response.headers());
+            let length =
+                length.map_err(|content_length::Invalid| Error::OriginGarbage("invalid Content-Length".to_owned()))?;
+            let has_content =
+                method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            Ok(if has_content { reply.map_body(|body| checked(body, length)) } else { reply })
         })
     }
+}
+
+/// Returns a body that ends with an error if it is not of the stated `length` in bytes, or if it
+/// panics.
+fn checked(body: Body, length: Option<u64>) -> Body {
+    if length.is_none_or(|length| body.size_hint().exact() == Some(length)) && body.size_hint().exact().is_some() {
+        return body;
+    }
+    let chunks = stream::try_unfold((body, 0), move |(mut body, sent)| async move {
+        let next = AssertUnwindSafe(next_data(&mut body)).catch_unwind().await.map_err(|_| Error::Panicked)?;
+        let chunk = next.transpose()?;
+        let sent = sent + chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        match length {
+            Some(length) if sent > length || chunk.is_none() && sent < length => {
+                Err(Error::OriginBroke(format!("{sent} bytes in a body of {length}")))
+            }
+            _ => Ok(chunk.map(|chunk| (chunk, (body, sent)))),
+        }
+    });
+    Body::from_stream(chunks)
 }
 
 fn timed_out() -> Error {

@@ -9,7 +9,8 @@ const LONGEST: usize = 255 + 6;
 
 /// Returns true if `value` is a host with an optional port, as in Host (RFC 9110 §7.2, RFC
 /// 3986 §3.2.2). An empty host is valid. User information is not, and neither is a character
-/// that could end the authority of a URL. Longer hosts than DNS allows are not.
+/// that could end the authority of a URL. Longer hosts than DNS allows are not, and neither is one
+/// with a comma, which separates the members of X-Forwarded-Host.
 pub fn is_host(value: &[u8]) -> bool {
     if value.len() > LONGEST {
         return false;
@@ -29,14 +30,14 @@ pub fn is_host(value: &[u8]) -> bool {
     }
 }
 
-/// The bytes that are valid in a host name (RFC 3986 §3.2.2, `reg-name`).
+/// The bytes that are valid in a host name (RFC 3986 §3.2.2, `reg-name`), without the comma.
 static HOST_NAME_BYTES: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0u8;
     loop {
         table[byte as usize] = byte.is_ascii_alphanumeric()
             || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'')
-            || matches!(byte, b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
+            || matches!(byte, b'(' | b')' | b'*' | b'+' | b';' | b'=');
         if byte == u8::MAX {
             break table;
         }
@@ -56,8 +57,8 @@ pub(crate) fn without_default_port<'a>(authority: &'a [u8], default: &str) -> &'
 }
 
 /// Returns a valid authority in the form in which equal ones are equal: in lower case, without the
-/// port `default` and without the dot that ends a fully qualified name (RFC 3986 §6.2.2.1, RFC 9110
-/// §4.2.3).
+/// port `default` and without the dots that end a name (RFC 3986 §6.2.2.1, RFC 9110 §4.2.3). The
+/// normal form of a normal form is the same, so all edges agree.
 pub(crate) fn normalized<'a>(authority: &'a [u8], default: &str) -> Cow<'a, str> {
     let bare = without_default_port(authority, default);
     let bare = str::from_utf8(bare).expect("a valid authority is ASCII");
@@ -65,9 +66,9 @@ pub(crate) fn normalized<'a>(authority: &'a [u8], default: &str) -> Cow<'a, str>
         Some(at) if !bare.ends_with(']') => bare.split_at(at),
         _ => (bare, ""),
     };
-    match host.strip_suffix('.') {
-        None if !bare.bytes().any(|byte| byte.is_ascii_uppercase()) => bare.into(),
-        name => format!("{}{port}", name.unwrap_or(host).to_ascii_lowercase()).into(),
+    match host.trim_end_matches('.') {
+        name if name == host && !bare.bytes().any(|byte| byte.is_ascii_uppercase()) => bare.into(),
+        name => format!("{}{port}", name.to_ascii_lowercase()).into(),
     }
 }
 
@@ -107,13 +108,13 @@ mod tests {
     #[test]
     fn a_host_has_an_optional_port_and_no_user_information() {
         let (longest, longer) = (format!("{}:65535", "a".repeat(255)), format!("{}:65535", "a".repeat(256)));
-        for host in ["", "a", "a.example:80", "a_b:", "[::1]", "[::1]:8001", "10.0.0.1:1", "%41!$&'()*+,;=~-", &longest]
+        for host in ["", "a", "a.example:80", "a_b:", "[::1]", "[::1]:8001", "10.0.0.1:1", "%41!$&'()*+;=~-", &longest]
         {
             assert!(is_host(host.as_bytes()), "{host}");
         }
         for host in [
             &longer, "a b", "a/b", "u@h", "u:p@h", "h:abc", "h#x", "h?x", "h\\x", "<x>", "[::1", "::1", "h:1:2", "[x]",
-            "[::1]x", "ü", "a\t",
+            "[::1]x", "ü", "a\t", "a,b",
         ] {
             assert!(!is_host(host.as_bytes()), "{host}");
         }
@@ -126,6 +127,8 @@ mod tests {
             ("A.Example:443", "a.example"),
             ("a.example.", "a.example"),
             ("a.example.:8443", "a.example:8443"),
+            ("a.example..", "a.example"),
+            ("..:8080", ":8080"),
             ("a.example:80", "a.example:80"),
             ("[::A]:443", "[::a]"),
             ("[::1]", "[::1]"),
@@ -136,6 +139,7 @@ mod tests {
         ] {
             assert!(is_host(authority.as_bytes()), "{authority}");
             assert_eq!(normalized(authority.as_bytes(), "443"), normal, "{authority}");
+            assert_eq!(normalized(normal.as_bytes(), "443"), normal, "{authority}");
         }
     }
 }

@@ -208,7 +208,8 @@ pub fn append_client(headers: &mut HeaderMap, connection: IpAddr) {
 /// [`append`]. Forwarded is written only if it was present.
 pub fn replace(headers: &mut HeaderMap, connection: IpAddr, scheme: Scheme, host: Option<&HeaderValue>) {
     let had_forwarded = headers.remove(FORWARDED).is_some();
-    let untrusted: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("x-forwarded")).cloned().collect();
+    let is_untrusted = |name: &&HeaderName| name.as_str().starts_with("x-forwarded") || name.as_str() == "x-real-ip";
+    let untrusted: Vec<_> = headers.keys().filter(is_untrusted).cloned().collect();
     for name in untrusted {
         headers.remove(name);
     }
@@ -329,6 +330,7 @@ mod tests {
         ];
         assert_eq!(appended, headers(&expected));
         let mut replaced = headers(&received);
+        replaced.insert("x-real-ip", HeaderValue::from_static("10.0.0.9"));
         replace(&mut replaced, "::1".parse().unwrap(), scheme, None);
         let expected =
             [("x-forwarded-for", "::1"), ("forwarded", "for=\"[::1]\";proto=https"), ("x-forwarded-proto", "https")];

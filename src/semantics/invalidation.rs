@@ -3,7 +3,7 @@
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
-use super::authority::without_default_port;
+use super::authority::normalized;
 
 /// Returns true if a response with this status to `method` invalidates stored responses: the
 /// method is unsafe, and the status is not an error (RFC 9111 §4.4).
@@ -86,8 +86,7 @@ fn default_port(scheme: &str) -> Option<&'static str> {
 
 /// Returns true if `authority` equals `host`, with or without the default port `port`.
 fn is_same_host(host: &HeaderValue, authority: &str, port: &str) -> bool {
-    let bare = |name| without_default_port(name, port);
-    bare(host.as_bytes()).eq_ignore_ascii_case(bare(authority.as_bytes()))
+    host.to_str().is_ok_and(|host| normalized(host.as_bytes(), port) == normalized(authority.as_bytes(), port))
 }
 
 /// Removes the dot segments of a path that begins with a slash (RFC 3986 §5.2.4).

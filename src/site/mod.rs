@@ -72,6 +72,12 @@ impl Sites {
         self.sites.get(index as usize).expect("keys are made from the sites of this table")
     }
 
+    /// Returns true if requests have the same keys under both tables.
+    pub(crate) fn have_same_scopes(&self, other: &Self) -> bool {
+        self.sites.len() == other.sites.len()
+            && self.sites.iter().zip(&other.sites).all(|(site, other)| site.policy.has_same_scopes(&other.policy))
+    }
+
     /// Returns true if both tables have the same rules for names.
     pub(crate) fn have_same_rules(&self, other: &Self) -> bool {
         self.sites.len() == other.sites.len()

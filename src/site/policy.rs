@@ -78,6 +78,11 @@ impl Policy {
             && self.rules.iter().zip(&other.rules).all(|(rule, other)| rule.is_same(other))
     }
 
+    /// Returns true if requests have the same keys under both policies.
+    pub(crate) fn has_same_scopes(&self, other: &Self) -> bool {
+        self.told_host == other.told_host
+    }
+
     /// Returns true if the responses of an asset (its canonical name, with query) are judged the
     /// same under both policies, as far as its name matters.
     pub(crate) fn judges_alike(&self, other: &Self, asset: &str) -> bool {

@@ -153,6 +153,6 @@ struct ByWeight;
 impl Weighter<u64, Arc<Variation>> for ByWeight {
     fn weight(&self, _: &u64, known: &Arc<Variation>) -> u64 {
         let fields: u64 = known.fields.iter().map(|field| HEADER + field.as_str().len() as u64).sum();
-        ENTRY + known.asset.as_str().len() as u64 + fields + known.listed.len() as u64 * LISTED
+        ENTRY + known.asset.packed_len() as u64 + fields + known.listed.len() as u64 * LISTED
     }
 }

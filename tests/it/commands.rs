@@ -41,6 +41,8 @@ fn validate_reports_success_or_the_invalid_key() {
         (&["validate", "--config", "nowhere.toml"], "nowhere.toml"),
         (&["run", "--set", "origin.url=ftp://x"], "origin.url"),
         (&["owner", "/a%00b"], "/a%00b"),
+        (&["owner", "ftp://a.example/x"], "neither http nor https"),
+        (&["route", "http://user:password@a.example/x"], "valid host"),
         (&["owner"], "PATH"),
         (&["frobnicate"], "frobnicate"),
         (&["origin", "nowhere"], "nowhere"),

@@ -311,3 +311,64 @@ async fn builder_names_the_wrong_setting() {
     }
     assert!(cluster(|_| {}).membership(guest()).build().is_ok());
 }
+
+/// An origin that behaves badly, in the way that the path of the request names.
+async fn bad_origin(call: peerage::Call) -> Result<peerage::Reply, Error> {
+    let chunks = || futures_util::stream::iter([Ok(Bytes::from_static(b"abc"))]);
+    let mut response = Response::new(Body::from_stream(chunks()));
+    let length = match call.request.uri().path() {
+        "/short" => "20",
+        "/long" => "2",
+        "/right" => "3",
+        "/malformed" => "abc",
+        "/body-panics" => {
+            *response.body_mut() = Body::from_stream(futures_util::stream::poll_fn(|_| panic!("as the test says")));
+            "3"
+        }
+        _ => panic!("as the test says"),
+    };
+    response.headers_mut().insert("content-length", length.parse().unwrap());
+    response.headers_mut().insert("cache-control", "no-store".parse().unwrap());
+    Ok(response.into())
+}
+
+struct BadOrigin;
+
+impl peerage::Origin for BadOrigin {
+    fn fetch(
+        &self,
+        call: peerage::Call,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<peerage::Reply, Error>> + Send + '_>> {
+        Box::pin(bad_origin(call))
+    }
+}
+
+#[tokio::test]
+async fn misbehaviour_of_an_embedded_origin_is_an_error_on_every_path() {
+    let edge = Edge::builder().origin(BadOrigin).build().unwrap();
+    let (cache, service) = (edge.cache(), edge.service());
+    for path in ["/right", "/short", "/long", "/malformed", "/body-panics", "/panics"] {
+        // The first is a fill; the second passes, since the response was not storable.
+        for attempt in 0..2 {
+            let whole = match cache.get(path).await {
+                Ok(response) => response.into_body().collect().await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            let faults = [Fault::Origin, Fault::Own];
+            assert_eq!(whole.is_ok(), path == "/right", "{path} {attempt}");
+            assert!(whole.err().is_none_or(|error| faults.contains(&error.fault())), "{path} {attempt}");
+        }
+        for method in [Method::HEAD, Method::POST] {
+            let response = service.respond(request(method.clone(), path, &[])).await;
+            let status = response.status().as_u16();
+            let failed = status >= 500 || response.into_body().collect().await.is_err();
+            let has_content = method == Method::POST;
+            let fails = match path {
+                "/right" => false,
+                "/short" | "/long" | "/body-panics" => has_content,
+                _ => true,
+            };
+            assert_eq!(failed, fails, "{method} {path}: {status}");
+        }
+    }
+}

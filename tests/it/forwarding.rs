@@ -57,11 +57,12 @@ async fn forwarded_headers_of_an_untrusted_client_are_replaced() {
     let origin = Origin::start().await;
     let edge = single_edge(&origin, |config| config.edge.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()]).await;
     let post = on_behalf_of(edge.request(Method::POST, PAGE), "6.6.6.6", "https").header("x-forwarded-host", "evil");
-    post.header("forwarded", "for=6.6.6.6;host=evil").header("x-forwarded-user", "root").send().await;
+    let post = post.header("x-forwarded-user", "root").header("x-real-ip", "6.6.6.6");
+    post.header("forwarded", "for=6.6.6.6;host=evil").send().await;
     let seen = &origin.seen()[0];
     let element = "for=127.0.0.1;host=\"site.example\";proto=http";
     assert_eq!(forwarding_headers(seen), [Some("127.0.0.1"), Some("http"), Some("site.example"), Some(element)]);
-    assert_eq!(seen.header("x-forwarded-user"), None);
+    assert_eq!((seen.header("x-forwarded-user"), seen.header("x-real-ip")), (None, None));
 }
 
 #[tokio::test]
@@ -84,6 +85,16 @@ async fn fill_forwards_the_address_of_its_leader_also_through_a_peer() {
     // A HEAD that may update a stored response forwards the client's address as well.
     on_behalf_of(cluster.edges[0].request(Method::HEAD, "/head"), "1.2.3.4", "http").send().await;
     assert_eq!(forwarding_headers(&origin.seen()[3])[..3], [Some("1.2.3.4, 127.0.0.1"), Some("http"), None]);
+}
+
+#[tokio::test]
+async fn fill_names_the_client_that_a_proxy_names_in_forwarded_alone() {
+    let origin = Origin::start().await;
+    origin.script("*", cacheable());
+    let edge = behind_a_proxy(&origin, |_| {}).await;
+    edge.get(PAGE).header("forwarded", "for=9.9.9.9;proto=https;host=t.example").send().await;
+    let expected = [Some("9.9.9.9, 127.0.0.1"), Some("https"), Some("t.example"), None];
+    assert_eq!(forwarding_headers(&origin.seen()[0]), expected);
 }
 
 #[tokio::test]

@@ -268,3 +268,106 @@ async fn peer_that_does_not_know_the_site_is_passed_over() {
     assert_eq!(edge.get(&path).send().await.status, 421);
     assert_eq!(origin.count(&path), 0);
 }
+
+#[tokio::test]
+async fn fill_and_pass_tell_the_origin_the_same_host() {
+    let origin = Origin::start().await;
+    origin.script("*", Script::ok("page").header("cache-control", "no-store"));
+    let with_default = |config: &mut Config| config.edge.host = "tenant.example".to_owned();
+    for (edge, host, stated, expected) in [
+        (single_edge(&origin, |_| {}).await, "a.example", None, "none"),
+        (single_edge(&origin, with_default).await, "A.Example.:80", None, "a.example"),
+        (single_edge(&origin, with_default).await, "", None, "tenant.example"),
+        (single_edge(&origin, with_default).await, ":80", None, "tenant.example"),
+        (single_edge(&origin, with_default).await, "..", None, "tenant.example"),
+        (behind_a_proxy(&origin, |_| {}).await, "a.example", Some("T.example:80"), "t.example"),
+    ] {
+        let before = origin.seen().len();
+        let ask = |ask: RequestBuilder| match stated {
+            Some(stated) => with_host(ask.at_host(host), stated),
+            None => ask.at_host(host),
+        };
+        // The second request passes: the first response was not storable.
+        for request in [edge.get(PAGE), edge.get(PAGE), edge.get(PAGE).header("x-unknown", "1")] {
+            ask(request).send().await;
+        }
+        ask(edge.request(Method::HEAD, PAGE)).send().await;
+        let hosts: Vec<_> = told(&origin).into_iter().skip(before).map(|(_, host)| host).collect();
+        assert_eq!(hosts, [expected; 4], "{host} {stated:?}");
+        // Origins compare the host of a write with its Origin.
+        ask(edge.request(Method::POST, PAGE)).send().await;
+        let written = told(&origin).pop().unwrap().1;
+        assert_eq!(written, if expected == "none" { host } else { expected });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_for_an_odd_host_invalidates_it_on_all_edges() {
+    let origin = Origin::start().await;
+    let cluster = Cluster::start(3, &origin, |config| config.edge.host = "default.example".to_owned()).await;
+    let hosts = ["a.example..", "..", "A.EXAMPLE.:80", "[::1]:80"];
+    for (host, seed) in hosts.into_iter().flat_map(|host| [host; 3]).zip(0..) {
+        let path = format!("/page-{seed}");
+        origin.script(&path, cacheable("old"));
+        for edge in &cluster.edges {
+            assert_eq!(edge.get(&path).at_host(host).send().await.text(), "old");
+        }
+        origin.script(&path, cacheable("new"));
+        cluster.edges[0].request(Method::POST, &path).at_host(host).send().await;
+        for edge in &cluster.edges {
+            assert_eq!(edge.get(&path).at_host(host).send().await.text(), "new", "{host}{path}");
+        }
+    }
+    let got = cluster.edges[0].get(PAGE).at_host("a.example,b.example").send().await;
+    assert_eq!(got.status, 400, "a comma separates hosts");
+}
+
+#[tokio::test]
+async fn reload_of_a_scope_setting_brings_no_old_response_back() {
+    let origin = Origin::start().await;
+    origin.script(PAGE, cacheable("old"));
+    let mut config = config("edge-1");
+    config.origin.url = origin.url();
+    let server = peerage::Server::bind(config.clone()).await.unwrap();
+    let mut reloading = server.reloading();
+    let edge = run(server);
+    edge.get(PAGE).send().await;
+    let mut other = config.clone();
+    other.edge.host = "a.example".to_owned();
+    reloading.reload(other).unwrap();
+    origin.script(PAGE, cacheable("new"));
+    edge.request(Method::POST, PAGE).send().await;
+    reloading.reload(config).unwrap();
+    assert_eq!(edge.get(PAGE).send().await.text(), "new");
+}
+
+#[tokio::test]
+async fn location_is_compared_with_the_host_of_the_key() {
+    let origin = Origin::start().await;
+    let edge = single_edge(&origin, |config| config.edge.host = "d.example".to_owned()).await;
+    for (host, location) in [
+        ("A.EXAMPLE.", "http://a.example/named"),
+        ("a.example:80", "http://A.example./named"),
+        ("", "http://d.example/named"),
+    ] {
+        origin.script("/named", cacheable("old"));
+        edge.get("/named").at_host(host).send().await;
+        origin.script(PAGE, Script::ok("written").header("location", location));
+        edge.request(Method::POST, PAGE).at_host(host).send().await;
+        origin.script("/named", cacheable("new"));
+        assert_eq!(edge.get("/named").at_host(host).send().await.text(), "new", "{host} {location}");
+    }
+}
+
+#[tokio::test]
+async fn origin_that_states_an_unknown_site_is_not_believed() {
+    let origin = Origin::start().await;
+    let script = Script::status(421).header("peerage-site", "unknown").header("cache-control", "max-age=60");
+    origin.script("*", script);
+    let cluster = Cluster::start(3, &origin, |_| {}).await;
+    for owner in 0..3 {
+        let path = cluster.path_owned_by(owner, 3);
+        let got = cluster.edges[0].get(&path).send().await;
+        assert_eq!((got.status.as_u16(), got.header("peerage-site"), origin.count(&path)), (421, "", 1));
+    }
+}
