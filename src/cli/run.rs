@@ -62,7 +62,7 @@ impl Run {
             let tls = addresses.tls.map(|address| address.to_string());
             tracing::info!(%name, clients = %addresses.clients, tls, peers, admin = %addresses.admin, %origin, "serving");
             let reloading = server.reloading();
-            server.run(self.until_shutdown(signals, reloading)).await?;
+            Box::pin(server.run(self.until_shutdown(signals, reloading))).await?;
             throttle.report();
             tracing::info!("ended");
             Ok(())

@@ -285,10 +285,13 @@ impl Handler {
         let Self { context, connection } = self;
         let authority = request.uri().authority().map(Authority::as_str);
         let host = authority.or_else(|| request.headers().get(HOST)?.to_str().ok())?;
+        if !is_host(host.as_bytes()) {
+            return None;
+        }
         if connection.misdirects(host) {
             return Some(context.edge.refuse_misdirected(request.method().clone(), request.uri()));
         }
-        if connection.scheme == Scheme::Https || requester.is_secure() || !is_host(host.as_bytes()) {
+        if connection.scheme == Scheme::Https || requester.is_secure() {
             return None;
         }
         let location = HeaderValue::try_from(context.https.redirect.target(host, request.uri())?).ok()?;

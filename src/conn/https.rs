@@ -68,7 +68,7 @@ impl Redirect {
     /// Returns the target of the redirect for a cleartext request; `None` if it is served.
     pub(super) fn target(self, host: &str, requested: &Uri) -> Option<String> {
         let Self::On(port) = self else { return None };
-        let path = requested.path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = requested.path_and_query().map(PathAndQuery::as_str)?;
         if path.starts_with(ACME) || !path.starts_with('/') {
             return None;
         }
@@ -97,6 +97,7 @@ mod tests {
             (Some(443), "[::1]", "http://[::1]/x", Some("https://[::1]/x")),
             (Some(443), "a.example", "/.well-known/acme-challenge/token", None),
             (Some(443), "a.example", "*", None),
+            (Some(443), "a.example:443", "a.example:443", None),
         ] {
             let found = Redirect::On(port).target(host, &requested.parse().unwrap());
             assert_eq!(found.as_deref(), target, "{host} {requested}");

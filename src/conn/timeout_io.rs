@@ -170,10 +170,15 @@ impl TimeoutIo {
     /// Sends the bytes that wait in the transport: none over cleartext, encrypted ones over TLS.
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let sent = Pin::new(&mut self.io).poll_flush(cx);
-        if sent.is_ready() && self.stall.is_none() {
-            return sent;
+        self.check_stalled_end(cx, sent)
+    }
+
+    /// As [`check_stall`](Self::check_stall), for a flush or a shutdown.
+    fn check_stalled_end(&mut self, cx: &mut Context<'_>, ended: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        if ended.is_ready() && self.stall.is_none() {
+            return ended;
         }
-        self.check_stall(cx, sent.map_ok(|()| 0)).map_ok(drop)
+        self.check_stall(cx, ended.map_ok(|()| 0)).map_ok(drop)
     }
 
     /// Ends a stall after the client read `bytes` bytes, and updates the debt.
@@ -245,9 +250,8 @@ impl AsyncWrite for TimeoutIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Over TLS this waits for the client, too.
-        ready!(self.poll_send(cx))?;
-        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
+        ready!(self.check_stalled_end(cx, shut))?;
         self.is_shut_down = true;
         Poll::Ready(Ok(()))
     }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::connection;
-use super::listeners::Listener;
+use super::listeners::{ClientListener, Listener};
 use super::supervisor::Supervisor;
 use crate::clients::{Clients, Counted};
 use crate::config::LimitsConfig;
@@ -20,7 +20,6 @@ use crate::conn::https::HttpsPolicy;
 use crate::edge::Edge;
 use crate::observe::access::Access;
 use crate::observe::metrics::Source;
-use crate::tls::TlsAcceptor;
 
 /// The state that both listeners share.
 #[derive(Clone)]
@@ -44,12 +43,14 @@ pub(super) struct RunningListener {
 impl RunningListener {
     /// Begins to accept connections.
     pub(super) fn begin(
-        (listener, tls): (Listener, Option<Arc<TlsAcceptor>>),
+        (listener, tls): ClientListener,
         source: Source,
         shared: &SharedContext,
         supervisor: &Supervisor,
     ) -> Self {
         let SharedContext { edge, access, limits, splicers, https, clients } = shared.clone();
+        // Peers speak cleartext to each other, also for requests that came over TLS.
+        let https = if source == Source::Client { https } else { Arc::default() };
         let (key, (phase, phases)) = (listener.key, watch::channel(Phase::Serving));
         let context =
             ListenerContext { edge, access, limits, splicers, source, listener: key, tls, https, phase: phases };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
 use super::gossip::{Gossip, GossipSocket};
-use super::listeners::{InheritedSockets, Listener};
+use super::listeners::{ClientListener, InheritedSockets, Listener};
 use super::parts::{self, OriginSource, Supplied};
 use super::reload::Reloading;
 use crate::cluster::discovery::Discovery;
@@ -28,8 +28,7 @@ pub struct Server {
     origin_source: OriginSource,
     pub(super) access: Arc<Access>,
     pub(super) config: Config,
-    /// Those of `edge.listen`, then those of `tls.listen` with their acceptor.
-    pub(super) clients: Vec<(Listener, Option<Arc<TlsAcceptor>>)>,
+    pub(super) clients: Vec<ClientListener>,
     pub(super) tls: Option<Arc<TlsAcceptor>>,
     pub(super) peers: Option<Listener>,
     pub(super) gossip: Option<(Gossip, GossipSocket)>,
@@ -100,12 +99,7 @@ impl Server {
     ) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let tls = parts::tls_acceptor(&config)?;
-        let cleartext = inherited.listen_at("edge.listen", &config.edge.listen)?;
-        let encrypted = inherited.listen_at("tls.listen", &config.tls.listen)?;
-        let first_encrypted = encrypted.first().map(|listener| listener.address);
-        let cleartext = cleartext.into_iter().map(|listener| (listener, None));
-        let encrypted = encrypted.into_iter().map(|listener| (listener, tls.clone()));
-        let clients: Vec<_> = cleartext.chain(encrypted).collect();
+        let clients = inherited.listen_to_clients(&config, tls.as_ref())?;
         let (peers, gossip_socket) = match &config.cluster {
             Some(cluster) => {
                 let (listener, socket) = inherited.listen_to_peers(cluster).await?;
@@ -118,7 +112,7 @@ impl Server {
         inherited.check_all_used()?;
         let addresses = Addresses {
             clients: clients.first().expect("the configuration was checked").0.address,
-            tls: first_encrypted,
+            tls: clients.iter().find(|(_, tls)| tls.is_some()).map(|(listener, _)| listener.address),
             admin: admin.address,
             peers: peers.as_ref().map(|listener| listener.address),
         };

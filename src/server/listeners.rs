@@ -5,12 +5,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use super::gossip::GossipSocket;
-use crate::config::{ClusterConfig, Listen};
+use crate::config::{ClusterConfig, Config};
 use crate::error::StartError;
+use crate::tls::TlsAcceptor;
 
 /// The maximum number of attempts to find a port that is free for both TCP and UDP.
 const ATTEMPTS: usize = 16;
@@ -48,6 +50,9 @@ pub(super) struct Listener {
     /// Its configuration key.
     pub(super) key: &'static str,
 }
+
+/// A listener for clients. Without an acceptor it takes cleartext connections.
+pub(super) type ClientListener = (Listener, Option<Arc<TlsAcceptor>>);
 
 impl Listener {
     /// Returns the next connection, and the address of its client.
@@ -116,9 +121,15 @@ impl InheritedSockets {
         Ok(Listener { socket, origin, address, key })
     }
 
-    /// Returns a socket at each of `addresses`.
-    pub(super) fn listen_at(&mut self, key: &'static str, addresses: &Listen) -> Result<Vec<Listener>, StartError> {
-        addresses.iter().map(|address| self.listen(key, *address)).collect()
+    /// Binds the addresses for clients: those in cleartext, then those with `tls`.
+    pub(super) fn listen_to_clients(
+        &mut self,
+        config: &Config,
+        tls: Option<&Arc<TlsAcceptor>>,
+    ) -> Result<Vec<ClientListener>, StartError> {
+        let cleartext = config.edge.listen.iter().map(|address| ("edge.listen", address, None));
+        let encrypted = config.tls.listen.iter().map(|address| ("tls.listen", address, tls.cloned()));
+        cleartext.chain(encrypted).map(|(key, address, tls)| Ok((self.listen(key, *address)?, tls))).collect()
     }
 
     /// Binds the port for peers: TCP for requests, and UDP for gossip if that is enabled.

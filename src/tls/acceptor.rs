@@ -1,29 +1,27 @@
 //! [`TlsAcceptor`]: accepts the TLS handshakes of a listener, under certificates that can change.
 
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest;
 use rustls::crypto::{CryptoProvider, aws_lc_rs::default_provider};
-use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::version::{TLS12, TLS13};
-use rustls::{AlertDescription, InvalidMessage, RootCertStore, SupportedProtocolVersion};
-use rustls_pki_types::CertificateDer;
+use rustls::{AlertDescription, InvalidMessage, SupportedProtocolVersion};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
-use super::files::{self, Stamp};
+use super::client_policy::ClientPolicy;
+use super::files::Stamp;
 use super::inventory::{Changes, Inventory, Trigger};
 use super::names::Names;
 use super::resolver::Resolver;
 use super::selection::Selection;
 use super::settings::{HandshakeError, LoadError, Report, Session, Settings, TlsVersion};
 use super::stream::TlsStream;
-use super::tickets::{PolicyId, TicketSecrets, Ticketer};
+use super::tickets::{TicketSecrets, Ticketer};
 
 /// A fatal alert `unrecognized_name` in a record of its own (RFC 8446 §6, RFC 6066 §3).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -44,8 +42,9 @@ pub(crate) struct TlsAcceptor {
 struct Loaded {
     settings: Settings,
     inventory: Inventory,
-    /// The state of `tls.client_ca`.
+    /// The file of `tls.client_ca` at that time.
     client_ca: Option<Stamp>,
+    policy: ClientPolicy,
 }
 
 /// The part of a load that handshakes need.
@@ -60,21 +59,23 @@ impl TlsAcceptor {
     /// [`check_keys`](Self::check_keys).
     ///
     /// # Errors
-    /// The first file that cannot be used: of a listed pair, of the client CAs, or the directory.
+    /// The first file that cannot be used: of a listed pair, of the issuers of client certificates,
+    /// or the directory.
     pub(crate) fn load(settings: Settings) -> Result<Self, LoadError> {
         let (provider, secrets) = (Arc::new(default_provider()), Arc::new(TicketSecrets::new(SystemTime::now())));
         let inventory = Inventory::load(&settings, None, Trigger::Start, &provider)?;
         let client_ca = settings.client_ca.as_deref().map(Stamp::of);
-        let generation = Generation::new(&settings, &inventory, &provider, &secrets)?;
-        let loaded = Mutex::new(Loaded { settings, inventory, client_ca });
+        let policy = ClientPolicy::read(settings.client_ca.as_deref(), &provider)?;
+        let generation = Generation::new(settings.min_version, &inventory, &policy, &provider, &secrets);
+        let loaded = Mutex::new(Loaded { settings, inventory, client_ca, policy });
         Ok(Self { provider, secrets, loaded, generation: ArcSwap::from_pointee(generation) })
     }
 
     /// Reads everything again that has changed, under new settings.
     ///
     /// # Errors
-    /// The client CAs or the directory cannot be used; then all stays as it was. A pair that
-    /// cannot be used is logged instead, and changes nothing else.
+    /// The issuers of client certificates or the directory cannot be used; then all stays as it
+    /// was. A pair that cannot be used is logged instead, and changes nothing else.
     pub(crate) fn reload(&self, settings: Settings) -> Result<(), LoadError> {
         self.replace(&mut self.loaded(), settings, Trigger::Operator)
     }
@@ -120,12 +121,22 @@ impl TlsAcceptor {
         let inventory = Inventory::load(&settings, Some(&loaded.inventory), trigger, &self.provider)?;
         let Changes { added, removed } = inventory.changes_since(&loaded.inventory);
         let client_ca = settings.client_ca.as_deref().map(Stamp::of);
-        if trigger == Trigger::Operator || added + removed > 0 || client_ca != loaded.client_ca {
-            let generation = Generation::new(&settings, &inventory, &self.provider, &self.secrets)?;
+        let has_changed = trigger == Trigger::Operator || client_ca != loaded.client_ca;
+        let policy = match has_changed.then(|| ClientPolicy::read(settings.client_ca.as_deref(), &self.provider)) {
+            None => loaded.policy.clone(),
+            Some(Ok(policy)) => policy,
+            Some(Err(error)) if trigger == Trigger::Operator => return Err(error),
+            Some(Err(error)) => {
+                tracing::error!(%error, "issuers of client certificates rejected, the previous ones stay");
+                loaded.policy.clone()
+            }
+        };
+        if has_changed || added + removed > 0 {
+            let generation = Generation::new(settings.min_version, &inventory, &policy, &self.provider, &self.secrets);
             self.generation.store(Arc::new(generation));
             tracing::info!(added, removed, "certificates loaded");
         }
-        *loaded = Loaded { settings, inventory, client_ca };
+        *loaded = Loaded { settings, inventory, client_ca, policy };
         Ok(())
     }
 
@@ -149,55 +160,29 @@ impl TlsAcceptor {
 
 impl Generation {
     fn new(
-        settings: &Settings,
+        min_version: TlsVersion,
         inventory: &Inventory,
+        policy: &ClientPolicy,
         provider: &Arc<CryptoProvider>,
         secrets: &Arc<TicketSecrets>,
-    ) -> Result<Self, LoadError> {
+    ) -> Self {
         let names = Names::new(inventory.certificates(), inventory.default());
         let resolver = Arc::new(Resolver::new(names, Arc::clone(provider)));
-        let versions: &[&SupportedProtocolVersion] = match settings.min_version {
+        let versions: &[&SupportedProtocolVersion] = match min_version {
             TlsVersion::Tls12 => &[&TLS13, &TLS12],
             TlsVersion::Tls13 => &[&TLS13],
         };
         let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(versions)
-            .expect("the provider has suites for these versions");
-        let (builder, policy) = match settings.client_ca.as_deref() {
-            None => (builder.with_no_client_auth(), PolicyId([0; 32])),
-            Some(path) => {
-                let issuers = files::certificates(path)?;
-                let (policy, roots) = (policy_of(&issuers), roots(path, issuers)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-                    .build()
-                    .map_err(|error| LoadError::new(path, format_args!("unusable issuers of clients: {error}")))?;
-                (builder.with_client_cert_verifier(verifier), policy)
-            }
-        };
-        let ticketer = Arc::new(Ticketer::new(Arc::clone(secrets), policy, SystemTime::now()));
+            .expect("the provider has suites for these versions")
+            .with_client_cert_verifier(Arc::clone(&policy.verifier));
+        let ticketer = Arc::new(Ticketer::new(Arc::clone(secrets), policy.id, SystemTime::now()));
         let mut config = builder.with_cert_resolver(Arc::<Resolver>::clone(&resolver));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = Arc::<Ticketer>::clone(&ticketer);
-        Ok(Self { resolver, ticketer, config: Arc::new(config) })
+        Self { resolver, ticketer, config: Arc::new(config) }
     }
-}
-
-/// Returns the identity of a policy that requires a certificate of one of `issuers`.
-fn policy_of(issuers: &[CertificateDer<'_>]) -> PolicyId {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for issuer in issuers {
-        context.update(issuer);
-    }
-    PolicyId(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
-}
-
-fn roots(path: &Path, issuers: Vec<CertificateDer<'static>>) -> Result<RootCertStore, LoadError> {
-    let mut roots = RootCertStore::empty();
-    for issuer in issuers {
-        roots.add(issuer).map_err(|error| LoadError::new(path, format_args!("unusable issuer of clients: {error}")))?;
-    }
-    Ok(roots)
 }
 
 #[allow(clippy::cast_precision_loss)] // days are shown with one decimal

@@ -2,7 +2,6 @@
 //! key is parsed.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +20,7 @@ const WARNING: Duration = Duration::from_hours(14 * 24);
 
 /// A certificate chain with its private key.
 pub(super) struct Certificate {
-    chain_path: PathBuf,
+    pair: PairPaths,
     /// DNS names, in lower case.
     pub(super) names: Box<[Arc<str>]>,
     pub(super) not_after: SystemTime,
@@ -52,7 +51,7 @@ impl Certificate {
         let (not_before, not_after) = (validity.not_before.to_system_time(), validity.not_after.to_system_time());
         let lifetime = not_after.duration_since(not_before).unwrap_or_default();
         Ok(Self {
-            chain_path: pair.chain.clone(),
+            pair: pair.clone(),
             names: names.collect(),
             not_after,
             warn_after: not_after - WARNING.min(lifetime / 4),
@@ -63,34 +62,27 @@ impl Certificate {
 
     /// Returns the name of this certificate in logs and metrics: its first DNS name, or its file.
     pub(super) fn name(&self) -> Box<str> {
-        self.names.first().map_or_else(|| self.chain_path.to_string_lossy().into(), |name| Box::from(&**name))
+        self.names.first().map_or_else(|| self.pair.chain.to_string_lossy().into(), |name| Box::from(&**name))
     }
 
-    /// Parses the key and checks that it belongs to the certificate.
+    /// Parses the key, if that was not done before.
+    ///
+    /// # Errors
+    /// The key does not belong to the certificate, or cannot be used.
     pub(super) fn check(&self, provider: &CryptoProvider) -> Result<(), LoadError> {
-        let mut problem = None;
-        let parsed = self.parsed.get_or_init(|| match self.parse(provider) {
-            Ok(parsed) => Some(Arc::new(parsed)),
-            Err(error) => {
-                problem = Some(error);
-                None
-            }
-        });
-        match problem {
-            Some(problem) => Err(problem),
-            None if parsed.is_none() => Err(self.rejected("rejected before")),
-            None => Ok(()),
-        }
+        let mut rejected = Ok(());
+        self.get_or_parse(provider, |error| rejected = Err(error));
+        rejected
     }
 
-    /// Returns the key with its chain; `None` if the two do not belong together.
+    /// Returns the key with its chain; `None` if the two do not belong together, which is logged
+    /// once.
     pub(super) fn certified_key(&self, provider: &CryptoProvider) -> Option<&Arc<CertifiedKey>> {
-        if self.parsed.get().is_none()
-            && let Err(error) = self.check(provider)
-        {
-            tracing::error!(%error, "certificate rejected");
-        }
-        self.parsed.get()?.as_ref()
+        self.get_or_parse(provider, |error| tracing::error!(%error, used = "none", "certificate rejected"))
+    }
+
+    fn get_or_parse(&self, provider: &CryptoProvider, rejected: impl FnOnce(LoadError)) -> Option<&Arc<CertifiedKey>> {
+        self.parsed.get_or_init(|| self.parse(provider).map(Arc::new).map_err(rejected).ok()).as_ref()
     }
 
     /// Returns true if the key was found not to belong to the certificate.
@@ -102,20 +94,23 @@ impl Certificate {
         let unparsed = self.unparsed.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (chain, key) = unparsed.expect("the key is parsed once");
         CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => self.rejected(
-                "the private key does not belong to the first certificate of the chain; the certificate itself comes first, then its issuers",
+            rustls::Error::InconsistentKeys(_) => LoadError::new(
+                &self.pair.chain,
+                format_args!(
+                    "the key in {} does not belong to the first certificate of the chain; the certificate itself comes first, then its issuers",
+                    self.pair.key.display()
+                ),
             ),
-            error => self.rejected(&format!("unusable private key: {error}; use ECDSA P-256 or RSA of 2048 bits or more")),
+            error => LoadError::new(
+                &self.pair.key,
+                format_args!("unusable private key: {error}; use ECDSA P-256, Ed25519, or RSA of 2048 bits or more"),
+            ),
         })
-    }
-
-    fn rejected(&self, problem: &str) -> LoadError {
-        LoadError::new(&self.chain_path, problem)
     }
 }
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("chain", &self.chain_path).finish_non_exhaustive()
+        f.debug_struct("Certificate").field("pair", &self.pair).finish_non_exhaustive()
     }
 }

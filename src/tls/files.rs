@@ -51,10 +51,12 @@ fn pair_of(entry: &DirEntry) -> Option<PairPaths> {
     if name == "tls.crt" || path.extension().is_some_and(|extension| extension == "pem") {
         return Some(PairPaths { key: path.with_extension("key"), chain: path });
     }
-    // A name with a dot is a file, except if it is a host name: those are few enough to look.
+    let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
     let chain = path.join("tls.crt");
-    (!entry.file_type().is_ok_and(|file| file.is_file()) && chain.exists())
-        .then(|| PairPaths { chain, key: path.join("tls.key") })
+    // A folder that cannot be searched is a pair that cannot be read, which is logged.
+    let is_unreadable = |error: io::Error| error.kind() == ErrorKind::PermissionDenied;
+    let is_pair = !is_file && chain.try_exists().unwrap_or_else(is_unreadable);
+    is_pair.then(|| PairPaths { chain, key: path.join("tls.key") })
 }
 
 /// Reads the certificates of a PEM file.

@@ -87,7 +87,7 @@ impl Inventory {
                 Ok(certificate) => (Some(Arc::new(certificate)), Verdict::Accepted),
                 Err(error) if is_listed && trigger == Trigger::Start => return Err(error),
                 Err(error) => {
-                    let kept = before.and_then(|entry| entry.certificate.clone());
+                    let kept = before.and_then(|entry| entry.certificate.clone()).filter(|kept| !kept.is_rejected());
                     let used = if kept.is_some() { "the previous certificate" } else { "none" };
                     tracing::error!(%error, used, "certificate rejected");
                     (kept, Verdict::Rejected)

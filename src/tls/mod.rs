@@ -8,6 +8,8 @@ mod acceptor;
 #[cfg(feature = "tls")]
 mod certificate;
 #[cfg(feature = "tls")]
+mod client_policy;
+#[cfg(feature = "tls")]
 mod connector;
 #[cfg(feature = "tls")]
 mod files;

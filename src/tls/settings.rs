@@ -82,6 +82,8 @@ pub(crate) struct Session {
 /// The reason for which a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
+    #[error("timeout")]
+    Timeout,
     #[error("the client closed the connection")]
     Closed,
     #[error("the first bytes are not a TLS handshake")]

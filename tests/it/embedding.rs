@@ -313,7 +313,7 @@ async fn builder_names_the_wrong_setting() {
 }
 
 /// An origin that behaves badly, in the way that the path of the request names.
-async fn bad_origin(call: peerage::Call) -> Result<peerage::Reply, Error> {
+fn bad_origin(call: &peerage::Call) -> peerage::Reply {
     let chunks = || futures_util::stream::iter([Ok(Bytes::from_static(b"abc"))]);
     let mut response = Response::new(Body::from_stream(chunks()));
     let length = match call.request.uri().path() {
@@ -329,7 +329,7 @@ async fn bad_origin(call: peerage::Call) -> Result<peerage::Reply, Error> {
     };
     response.headers_mut().insert("content-length", length.parse().unwrap());
     response.headers_mut().insert("cache-control", "no-store".parse().unwrap());
-    Ok(response.into())
+    response.into()
 }
 
 struct BadOrigin;
@@ -339,7 +339,7 @@ impl peerage::Origin for BadOrigin {
         &self,
         call: peerage::Call,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<peerage::Reply, Error>> + Send + '_>> {
-        Box::pin(bad_origin(call))
+        Box::pin(async move { Ok(bad_origin(&call)) })
     }
 }
 

@@ -134,6 +134,9 @@ fn readme_commands_print_the_documented_output() {
     for port in (8001..=8003).chain(9901..=9903).chain([8443, 9000, 9904]) {
         moved = moved.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{}", port + shift));
     }
+    // That edge is alone: the variable below would give it a cluster, at the default port.
+    let alone = format!("{BINARY} run --config /dev/null");
+    moved = moved.replace(&alone, &format!("env -u PEERAGE_CLUSTER__PEERS {alone}"));
     moved = moved.replace("localhost:8443", &format!("localhost:{}", 8443 + shift));
     for family in [800, 990] {
         moved = moved.replace(&format!("127.0.0.1:{family}$"), &format!("127.0.0.1:{}$", family + shift / 10));

@@ -6,17 +6,23 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use peerage::config::{CertificateConfig, MinVersion, Period};
 use peerage::{Config, Server};
 use rustls::HandshakeKind;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::harness::{TestEdge, config, pattern, run, single_edge, within};
+use crate::harness::{Cluster, TestEdge, config, pattern, run, single_edge, within};
 use crate::origin::{Origin, Script};
-use crate::process::{Process, line_with};
+use crate::process::{Process, Signal, line_with};
 use crate::programs::require;
 use crate::raw_connection;
 use client::Client;
@@ -79,21 +85,77 @@ async fn hits_and_misses_are_served_over_tls_in_order() {
 }
 
 #[tokio::test]
-async fn pipelined_responses_reach_a_client_that_reads_late() {
+async fn scheme_of_a_request_over_tls_is_told_and_shares_no_response_with_cleartext() {
     let site = Site::start(|_, _| {}).await;
-    let body = pattern(60_000);
-    site.origin.script(ASSET, Script::ok(body.clone()));
     let mut connection = Client::new(&site.ca).connect(site.address(), "localhost").await.unwrap();
-    connection.get("localhost", ASSET).await.unwrap();
-    let requests = 300;
-    let asked = format!("GET {ASSET} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(requests);
-    connection.write(&asked).await;
-    // The edge has more to send than its buffers hold.
-    while site.edge.metric("peerage_sent_bytes_total{source=\"client\"}").await < 1_000_000.0 {}
-    for number in 0..requests {
+    site.origin.script("/page", Script::ok("secure").header("cache-control", "max-age=60"));
+    for _ in 0..2 {
+        assert_eq!(connection.get("localhost", "/page").await.unwrap().1, "secure");
+    }
+    site.origin.script("/page", Script::ok("plain").header("cache-control", "max-age=60"));
+    for _ in 0..2 {
+        assert_eq!(site.edge.get("/page").send().await.text(), "plain");
+    }
+    assert_eq!(connection.get("localhost", "/page").await.unwrap().1, "secure");
+    let told: Vec<_> =
+        site.origin.seen().iter().map(|seen| seen.header("x-forwarded-proto").unwrap().to_owned()).collect();
+    assert_eq!(told, ["https", "http"]);
+}
+
+#[tokio::test]
+async fn pipelined_responses_reach_a_client_that_reads_late() {
+    let site = Site::start(|config, _| config.limits.send_buffer = "4KiB".parse().unwrap()).await;
+    let body = pattern(30_000);
+    site.origin.script(ASSET, Script::ok(body.clone()));
+    let client = Client::new(&site.ca);
+    client.connect(site.address(), "localhost").await.unwrap().get("localhost", ASSET).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(site.address()).await.unwrap();
+    let mut connection = client.handshake(stream, "localhost").await.unwrap();
+    connection.write(&format!("GET {ASSET} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(2)).await;
+    // The responses are complete for the edge. They are more than the buffers of the sockets hold,
+    // so a part of them waits in the TLS connection, and nothing but a flush sends it.
+    site.edge.metric_becomes("peerage_requests_total{source=\"client\",result=\"hit\"}", 2.0).await;
+    for number in 0..2 {
         let (_, received) = connection.response().await.unwrap();
         assert!(received == body, "response {number}");
     }
+}
+
+#[tokio::test]
+async fn client_that_reads_nothing_is_disconnected_after_the_send_timeout() {
+    let site = Site::start(|config, _| {
+        config.limits.send_buffer = "4KiB".parse().unwrap();
+        config.limits.send_timeout = "300ms".parse().unwrap();
+    })
+    .await;
+    site.origin.script(ASSET, Script::ok(pattern(30_000)));
+    // The fill's response is sent by hyper, the hit by the fast path.
+    for stalled in 1..=2 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = socket.connect(site.address()).await.unwrap();
+        let mut connection = Client::new(&site.ca).handshake(stream, "localhost").await.unwrap();
+        connection.write(&format!("GET {ASSET} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        site.edge.metric_becomes("peerage_stalled_connections_total", f64::from(stalled)).await;
+    }
+    assert_eq!(site.origin.count(ASSET), 1);
+}
+
+#[tokio::test]
+async fn flood_of_http2_control_frames_ends_with_goaway_over_tls() {
+    const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    const ENHANCE_YOUR_CALM: &[u8] = &[0, 0, 0, 0x0b];
+    let site = Site::start(|_, _| {}).await;
+    let mut connection = Client::new(&site.ca).connect(site.address(), "localhost").await.unwrap();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let flood = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], &PING.repeat(3000)].concat();
+    // The edge may have closed the connection before the last of it.
+    let _ = connection.0.write_all(&flood).await;
+    site.edge.metric_becomes("peerage_flooded_connections_total", 1.0).await;
+    let (received, _) = connection.rest().await;
+    assert!(received.ends_with(ENHANCE_YOUR_CALM), "{received:?}");
 }
 
 #[tokio::test]
@@ -147,7 +209,11 @@ async fn certificate_is_selected_by_exact_name_then_by_wildcard_then_by_default(
         let directory = path.join("certificates");
         std::fs::create_dir_all(directory.join("in.folder.net")).unwrap();
         std::fs::create_dir_all(directory.join("..hidden")).unwrap();
-        exact.write(&directory, "exact");
+        // Links, as Kubernetes mounts a secret.
+        exact.write(&directory.join("..hidden"), "exact");
+        for file in ["exact.pem", "exact.key"] {
+            std::os::unix::fs::symlink(Path::new("..hidden").join(file), directory.join(file)).unwrap();
+        }
         wildcard.write(&directory, "wildcard");
         let [chain, key] = ["tls.crt", "tls.key"].map(|file| directory.join("in.folder.net").join(file));
         folder.write_as(chain, key);
@@ -171,6 +237,7 @@ async fn certificate_is_selected_by_exact_name_then_by_wildcard_then_by_default(
         assert_eq!(client.certificate(site.address(), name).await, *pair.certificate.der(), "{name}");
     }
     site.edge.metric_becomes("peerage_tls_certificates{state=\"usable\"}", 4.0).await;
+    site.edge.metric_becomes("peerage_tls_certificates{state=\"rejected\"}", 0.0).await;
 }
 
 #[tokio::test]
@@ -284,6 +351,7 @@ async fn with_client_ca_clients_need_a_certificate_and_no_other_ticket_replaces_
     let mut config = config("edge-1");
     config.origin.url = origin.url();
     config.tls.listen = loopback().into();
+    config.tls.refresh = second();
     config.tls.certificate = vec![ca.issue(&["localhost"]).write(folder.path(), "localhost")];
     let server = Server::bind(config.clone()).await.unwrap();
     let mut reloading = server.reloading();
@@ -320,7 +388,14 @@ async fn with_client_ca_clients_need_a_certificate_and_no_other_ticket_replaces_
     std::fs::write(config.tls.client_ca.as_ref().unwrap(), "garbage").unwrap();
     let error = reloading.reload(config).unwrap_err().to_string();
     assert!(error.contains("ca.pem") && error.contains("no certificate"), "{error}");
-    assert!(client.connect(address, "localhost").await.is_ok(), "the policy stays as it was");
+    // The policy stays as it was, and certificates are renewed all the same.
+    let renewed = ca.issue(&["localhost"]);
+    renewed.write(folder.path(), "localhost");
+    let fresh = Client::with(&ca, Some(&member), rustls::ALL_VERSIONS);
+    let replaced = async { while fresh.certificate(address, "localhost").await != *renewed.certificate.der() {} };
+    within(20, replaced).await;
+    let mut connection = client.connect(address, "localhost").await.unwrap();
+    assert_eq!(connection.get("localhost", ASSET).await.unwrap().1, b"logo");
 }
 
 #[tokio::test]
@@ -396,6 +471,30 @@ async fn files_that_change_are_read_again_under_requests_and_a_bad_pair_changes_
 }
 
 #[tokio::test]
+async fn expiry_is_logged_and_sighup_loads_the_renewed_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, origin) = (Ca::new("test CA"), Origin::start().await);
+    let log = folder.path().join("err");
+    let directory = folder.path().join("certificates");
+    std::fs::create_dir(&directory).unwrap();
+    let issue = |name: &str, hours: u64| ca.issue_for(&[name], Duration::from_hours(hours)).write(&directory, name);
+    issue("soon.net", 2);
+    issue("later.net", 24 * 365);
+    let text = format!("[tls]\nlisten = \"127.0.0.1:0\"\ndirectory = {directory:?}\nrefresh = \"1d\"\n");
+    let edge = Process::edge(folder.path(), &origin.url(), &text).await;
+    let line = line_with(&log, "certificate expires soon").await;
+    assert!(line.contains("soon.net") && line.contains("\"certificates\":1"), "{line}");
+    issue("soon.net", 24 * 365);
+    std::fs::write(directory.join("later.net.key"), "garbage").unwrap();
+    edge.signal(Signal::HUP);
+    let line = line_with(&log, "certificate rejected").await;
+    assert!(line.contains("later.net.key") && line.contains("the previous certificate"), "{line}");
+    let line = line_with(&log, "certificates loaded").await;
+    assert!(line.contains("\"added\":1") && line.contains("\"removed\":1"), "{line}");
+    line_with(&log, "configuration reloaded").await;
+}
+
+#[tokio::test]
 async fn other_protocol_than_the_listener_expects_is_counted_and_closed() {
     let site = Site::start(|_, _| {}).await;
     let mut stream = TcpStream::connect(site.address()).await.unwrap();
@@ -422,6 +521,37 @@ async fn handshake_has_a_timeout_and_counts_as_a_connection() {
     drop(idle);
     site.edge.metric_becomes("peerage_open_connections{source=\"client\"}", 0.0).await;
     assert!(Client::new(&site.ca).connect(site.address(), "localhost").await.is_ok());
+}
+
+#[tokio::test]
+async fn unfinished_handshake_does_not_delay_the_drain() {
+    let mut site = Site::start(|_, _| {}).await;
+    let _idle = TcpStream::connect(site.address()).await.unwrap();
+    site.edge.metric_becomes("peerage_open_connections{source=\"client\"}", 1.0).await;
+    assert_eq!(within(20, site.edge.drain()).await, 0, "connections that were cut");
+}
+
+#[tokio::test]
+async fn peers_are_not_redirected_and_a_miss_over_tls_is_fetched_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, origin) = (Ca::new("test CA"), Origin::start().await);
+    let pair = ca.issue(&["localhost"]).write(folder.path(), "localhost");
+    let cluster = Cluster::start(2, &origin, |config| {
+        config.tls.listen = loopback().into();
+        config.tls.certificate = vec![pair.clone()];
+        config.edge.redirect_to_https = true;
+    })
+    .await;
+    for owner in 0..2 {
+        let path = cluster.path_owned_by(owner, 1);
+        origin.script(&path, Script::ok("asset"));
+        for edge in &cluster.edges {
+            let mut connection = Client::new(&ca).connect(edge.tls.unwrap(), "localhost").await.unwrap();
+            let (head, body) = connection.get("localhost", &path).await.unwrap();
+            assert!(head.starts_with("http/1.1 200") && body == b"asset", "{head}");
+        }
+        assert_eq!(origin.count(&path), 1);
+    }
 }
 
 #[tokio::test]
@@ -456,6 +586,23 @@ async fn cleartext_is_redirected_except_for_acme_and_https_gets_hsts() {
 }
 
 #[tokio::test]
+async fn redirect_follows_the_scheme_that_a_trusted_proxy_states() {
+    let origin = Origin::start().await;
+    origin.script("/page", Script::ok("page"));
+    let edge = single_edge(&origin, |config| {
+        config.edge.redirect_to_https = true;
+        config.edge.trusted_proxies.push("127.0.0.1".parse().unwrap());
+    })
+    .await;
+    let served = edge.get("/page").header("x-forwarded-proto", "https").send().await;
+    assert_eq!((served.status.as_u16(), served.text()), (200, "page"));
+    for proto in ["http", ""] {
+        let redirected = edge.get("/page").header("x-forwarded-proto", proto).send().await;
+        assert_eq!((redirected.status.as_u16(), redirected.header("location")), (308, "https://site.example/page"));
+    }
+}
+
+#[tokio::test]
 async fn request_for_a_host_with_another_certificate_is_421() {
     let ca = Ca::new("test CA");
     let pair = ca.issue(&["a.net", "b.net"]);
@@ -467,6 +614,13 @@ async fn request_for_a_host_with_another_certificate_is_421() {
     {
         let (head, _) = connection.get(host, ASSET).await.unwrap();
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{host}: {head}");
+    }
+    let connection = Client::new(&ca).connect(site.address(), "a.net").await.unwrap();
+    let (mut sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(connection.0)).await.unwrap();
+    tokio::spawn(driver);
+    for (host, status) in [("a.net", 200), ("b.net", 200), ("localhost", 421), ("a.net", 200)] {
+        let request = Request::get(format!("https://{host}{ASSET}")).body(Full::<Bytes>::default()).unwrap();
+        assert_eq!(within(20, sender.send_request(request)).await.unwrap().status(), status, "{host}");
     }
     assert_eq!(site.origin.count(ASSET), 1);
 }

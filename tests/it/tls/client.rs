@@ -48,7 +48,10 @@ impl Client {
 
     /// Connects with `name` in SNI; an address sends none.
     pub async fn connect(&self, edge: SocketAddr, name: &str) -> io::Result<Connection> {
-        let stream = TcpStream::connect(edge).await?;
+        self.handshake(TcpStream::connect(edge).await?, name).await
+    }
+
+    pub async fn handshake(&self, stream: TcpStream, name: &str) -> io::Result<Connection> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         within(20, TlsConnector::from(Arc::clone(&self.0)).connect(name, stream)).await.map(Connection)
     }
