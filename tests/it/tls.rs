@@ -90,13 +90,13 @@ async fn scheme_of_a_request_over_tls_is_told_and_shares_no_response_with_cleart
     let mut connection = Client::new(&site.ca).connect(site.address(), "localhost").await.unwrap();
     site.origin.script("/page", Script::ok("secure").header("cache-control", "max-age=60"));
     for _ in 0..2 {
-        assert_eq!(connection.get("localhost", "/page").await.unwrap().1, "secure");
+        assert_eq!(connection.get("localhost", "/page").await.unwrap().1, b"secure");
     }
     site.origin.script("/page", Script::ok("plain").header("cache-control", "max-age=60"));
     for _ in 0..2 {
         assert_eq!(site.edge.get("/page").send().await.text(), "plain");
     }
-    assert_eq!(connection.get("localhost", "/page").await.unwrap().1, "secure");
+    assert_eq!(connection.get("localhost", "/page").await.unwrap().1, b"secure");
     let told: Vec<_> =
         site.origin.seen().iter().map(|seen| seen.header("x-forwarded-proto").unwrap().to_owned()).collect();
     assert_eq!(told, ["https", "http"]);
