@@ -66,6 +66,10 @@ fn is_shown(comment: &str) -> bool {
                 | "length"
                 | "directory"
                 | "client_ca"
+                | "ca"
+                | "server_name"
+                | "client_certificate"
+                | "client_key"
                 | "chain"
                 | "key"
         )
@@ -83,7 +87,14 @@ fn keys_lists_the_fields_of_all_tables() {
     let (directory, client_ca) = (Some("/a".into()), Some("/b".into()));
     let certificate = vec![CertificateConfig::new("/c", "/d")];
     let tls = TlsConfig { directory, certificate, client_ca, ..TlsConfig::default() };
-    let config = Config { tls, cluster: Some(cluster), cache, immutable, ..Config::default() };
+    let origin = OriginConfig {
+        ca: Some("/e".into()),
+        server_name: Some("f".to_owned()),
+        client_certificate: Some("/g".into()),
+        client_key: Some("/h".into()),
+        ..OriginConfig::default()
+    };
+    let config = Config { tls, origin, cluster: Some(cluster), cache, immutable, ..Config::default() };
     let all = Value::serialize(config).unwrap();
     let mut keys = Vec::new();
     for (table, value) in all.as_dict().unwrap() {
@@ -102,7 +113,7 @@ fn keys_lists_the_fields_of_all_tables() {
 }
 
 /// A value for every key, different from its default.
-const OVERRIDES: [(&str, &str); 82] = [
+const OVERRIDES: [(&str, &str); 87] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -119,7 +130,7 @@ const OVERRIDES: [(&str, &str); 82] = [
     ("tls.min_version", "1.3"),
     ("tls.refresh", "1s"),
     ("tls.hsts", "1d"),
-    ("origin.url", "http://example.com/x"),
+    ("origin.url", "https://example.com/x"),
     ("origin.connect_timeout", "1s"),
     ("origin.first_byte_timeout", "1s"),
     ("origin.idle_timeout", "1s"),
@@ -127,6 +138,11 @@ const OVERRIDES: [(&str, &str); 82] = [
     ("origin.requests", "3"),
     ("origin.forward", "[\"X-Tenant\"]"),
     ("origin.rewrite_location", "false"),
+    ("origin.ca", "/etc/peerage/origin-ca.pem"),
+    ("origin.server_name", "assets.example.com"),
+    ("origin.client_certificate", "/etc/peerage/edge.pem"),
+    ("origin.client_key", "/etc/peerage/edge.key"),
+    ("origin.insecure_skip_verify", "true"),
     ("cache.memory", "1GiB"),
     ("cache.hot_share", "0.25"),
     ("cache.flight_share", "0.3"),
@@ -188,7 +204,8 @@ const OVERRIDES: [(&str, &str); 82] = [
 ];
 
 /// Without these keys, some others are invalid.
-const BASE: &str = "[tls]\nlisten = \"127.0.0.1:444\"\ndirectory = \"/base\"\n";
+const BASE: &str = "[tls]\nlisten = \"127.0.0.1:444\"\ndirectory = \"/base\"\n\
+    [origin]\nurl = \"https://base\"\nclient_certificate = \"/base.pem\"\nclient_key = \"/base.key\"\n";
 
 #[test]
 #[allow(clippy::result_large_err)] // figment's error type
@@ -248,7 +265,8 @@ fn errors_name_the_key_the_fault_and_the_accepted_values() {
         ("[edge]\nredirect_to_https = true", &["edge.redirect_to_https", "tls.listen"]),
         ("[edge]\nthreads = \"many\"", &["edge.threads"]),
         ("[edge]\nzero_copy = \"bbr\"", &["edge.zero_copy", "\"auto\", true or false"]),
-        ("[origin]\nurl = \"https://x\"", &["origin.url", "http://"]),
+        ("[origin]\nca = \"/ca.pem\"", &["origin.ca", "https://"]),
+        ("[origin]\nurl = \"https://x\"\nclient_key = \"/k\"", &["origin.client_certificate", "origin.client_key"]),
         ("[origin]\nurl = \"ftp://x\"", &["origin.url", "http://"]),
         ("[origin]\nurl = \"http://u:p@x\"", &["origin.url", "user name"]),
         ("[origin]\nrequests = 0", &["origin.requests"]),
