@@ -34,7 +34,7 @@ pub struct EdgeConfig {
     /// hosts that a trusted proxy states, and all other requests share the stored responses.
     #[serde(deserialize_with = "values::text")]
     pub host: String,
-    /// Whether cleartext requests of clients are redirected to `https`.
+    /// Redirects cleartext requests of clients to `https`.
     pub redirect_to_https: bool,
 }
 

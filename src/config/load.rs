@@ -114,7 +114,7 @@ const RENAMED: [(&str, &str); 3] = [
     ("cache.fill_alone", "cache.detached_fill_timeout"),
 ];
 
-/// Keys whose values are text even if they look like numbers.
+/// Keys with values that are text even if they look like numbers.
 const TEXT_KEYS: [&str; 3] = ["edge.name", "tls.min_version", "cluster.secret"];
 
 /// Returns the environment variable that sets `key`.

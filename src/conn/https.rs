@@ -53,7 +53,8 @@ impl HttpsPolicy {
         }
     }
 
-    /// As [`add_hsts`](Self::add_hsts), to the header lines of a response.
+    /// Appends Strict-Transport-Security to the header lines of a response; see
+    /// [`add_hsts`](Self::add_hsts).
     pub(super) fn append_hsts(&self, scheme: Scheme, lines: &mut Vec<u8>) {
         if let Some(hsts) = self.hsts.as_ref().filter(|_| scheme == Scheme::Https) {
             let name = STRICT_TRANSPORT_SECURITY.as_str().as_bytes();

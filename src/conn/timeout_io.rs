@@ -173,7 +173,7 @@ impl TimeoutIo {
         self.check_stalled_end(cx, sent)
     }
 
-    /// As [`check_stall`](Self::check_stall), for a flush or a shutdown.
+    /// Checks a flush or a shutdown for a stall; see [`check_stall`](Self::check_stall).
     fn check_stalled_end(&mut self, cx: &mut Context<'_>, ended: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
         if ended.is_ready() && self.stall.is_none() {
             return ended;

@@ -131,29 +131,33 @@ impl Forwarding {
 
     /// Returns the client of a request with `headers` on a connection from `remote`.
     pub(crate) fn requester(&self, source: Source, remote: Remote, headers: &HeaderMap) -> Requester {
-        let (connection, trust) = (remote.address, self.trust(source, remote.address));
-        let unstated = self.unstated_scheme(trust, remote.scheme);
-        let info = match trust {
-            Trust::None => return Requester { client: connection, scheme: unstated, stated: None },
-            Trust::Proxy => forwarded::of_request(connection, headers, |address| self.trusts(address)),
-            Trust::Peer => forwarded::of_request(connection, headers, |_| false),
-        };
-        let ForwardedInfo { client, scheme, host } = info;
-        let scheme = scheme.unwrap_or(unstated);
-        Requester { client, scheme, stated: Some(Box::new(Stated { connection, host })) }
+        let connection = remote.address;
+        let (trust, Believed { client, scheme, host }) =
+            self.believed(source, remote, |trusts| forwarded::of_request(connection, headers, trusts));
+        let stated = (trust != Trust::None).then(|| Box::new(Stated { connection, host }));
+        Requester { client, scheme, stated }
     }
 
     /// Returns the client, scheme and host of a request with these headers, and without Forwarded.
     pub(super) fn plain(&self, source: Source, remote: Remote, headers: ForwardedHeaders<'_>) -> Believed {
-        let (connection, trust) = (remote.address, self.trust(source, remote.address));
+        self.believed(source, remote, |trusts| forwarded::resolve(remote.address, headers, None, trusts)).1
+    }
+
+    /// Returns the client, scheme and host of a request, and the trust in its forwarded headers. If
+    /// they are trusted, `resolve` evaluates them; it gets the test for a trusted proxy's address.
+    fn believed(
+        &self,
+        source: Source,
+        remote: Remote,
+        resolve: impl FnOnce(&dyn Fn(IpAddr) -> bool) -> ForwardedInfo,
+    ) -> (Trust, Believed) {
+        let trust = self.trust(source, remote.address);
         let unstated = self.unstated_scheme(trust, remote.scheme);
-        let info = match trust {
-            Trust::None => return Believed { client: connection, scheme: unstated, host: None },
-            Trust::Proxy => forwarded::resolve(connection, headers, None, |address| self.trusts(address)),
-            Trust::Peer => forwarded::resolve(connection, headers, None, |_| false),
-        };
-        let ForwardedInfo { client, scheme, host } = info;
-        Believed { client, scheme: scheme.unwrap_or(unstated), host }
+        if trust == Trust::None {
+            return (trust, Believed { client: remote.address, scheme: unstated, host: None });
+        }
+        let ForwardedInfo { client, scheme, host } = resolve(&|address| trust == Trust::Proxy && self.trusts(address));
+        (trust, Believed { client, scheme: scheme.unwrap_or(unstated), host })
     }
 
     fn trust(&self, source: Source, connection: IpAddr) -> Trust {

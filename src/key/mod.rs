@@ -171,8 +171,8 @@ impl AssetKey {
     }
 
     /// Returns true if both keys are of the same asset, in any variant, under any scheme and in
-    /// any spelling of the query. For invalidation only: it compares hashes, so a collision invalidates one asset
-    /// more.
+    /// any spelling of the query. For invalidation only: it compares hashes, so a collision
+    /// invalidates one asset more.
     pub(crate) fn is_same_asset(&self, other: &Self) -> bool {
         self.hash == other.hash
     }

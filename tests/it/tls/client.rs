@@ -1,4 +1,4 @@
-//! A TLS client whose every choice a test can make.
+//! A TLS client with versions, names and certificates that a test sets.
 
 use std::io;
 use std::net::SocketAddr;
