@@ -78,36 +78,37 @@ impl Drop for Demo {
     }
 }
 
-/// Starts the demo on free ports, and returns the shift of their numbers.
-fn start_demo(temporary: &Path) -> (Demo, u16) {
+/// Starts the demo on free ports. Returns the shift of their numbers, and the overview.
+fn start_demo(temporary: &Path, options: &[&str]) -> (Demo, u16, String) {
     // The first port depends on the process, so that two test runs do not collide. All ports are
     // below the range that the system assigns by itself.
     let first = u16::try_from(std::process::id() % 100).unwrap() * 100 + 10_000;
     for shift in (0..20).map(|i| first + i * 100) {
         let mut command = Command::new(BINARY);
-        command.args(["demo", "--while-input", "--shift", &shift.to_string()]).env("TMPDIR", temporary);
+        command.args(["demo", "--while-input", "--shift", &shift.to_string()]).args(options).env("TMPDIR", temporary);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let demo = Demo { _input: child.stdin.take().unwrap(), child };
-        let (demo, started) = wait_for_demo(demo);
-        if started {
-            return (demo, shift);
+        let (demo, overview) = wait_for_demo(demo);
+        if let Some(overview) = overview {
+            return (demo, shift, overview);
         }
     }
     panic!("no free ports for the demo");
 }
 
-fn wait_for_demo(mut demo: Demo) -> (Demo, bool) {
+/// Returns the overview, or `None` if a port is taken.
+fn wait_for_demo(mut demo: Demo) -> (Demo, Option<String>) {
     let mut lines = BufReader::new(demo.child.stdout.take().unwrap());
     let mut said = String::new();
     while lines.read_line(&mut said).unwrap() > 0 {
         if said.contains("Ctrl-C ends all") {
             // Reads on, so that the demo does not wait for a full pipe.
             std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-            return (demo, true);
+            return (demo, Some(said));
         }
     }
     assert_eq!(demo.child.wait().unwrap().code(), Some(69), "{said}");
-    (demo, false)
+    (demo, None)
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn readme_commands_print_the_documented_output() {
     let steps = steps(&readme);
     assert_eq!(steps[0].script, "cargo run --release -- demo\ncargo test\n");
     let temporary = tempfile::tempdir().unwrap();
-    let (_demo, shift) = start_demo(temporary.path());
+    let (_demo, shift, _) = start_demo(temporary.path(), &[]);
 
     let mut script = String::from(
         "set -euo pipefail\n\
@@ -167,6 +168,34 @@ fn readme_commands_print_the_documented_output() {
 /// Returns true for a log line of the edge that the walk-through restarts.
 fn is_log(line: &str) -> bool {
     line.starts_with("20") && line.contains("Z edge-")
+}
+
+#[test]
+#[ignore = "needs bash and curl"]
+fn demo_with_tls_serves_https_under_an_authority_of_its_own() {
+    require(&["bash", "curl"]);
+    let temporary = tempfile::tempdir().unwrap();
+    let (_demo, shift, overview) = start_demo(temporary.path(), &["--tls"]);
+    let run = |line: &str| {
+        let output = Command::new("bash").args(["-c", line]).stdin(Stdio::null()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let lines: Vec<_> = overview.lines().map(str::trim).filter(|line| line.starts_with("curl ")).collect();
+    assert_eq!(lines.len(), 3, "{overview}");
+    for (line, port) in lines.iter().zip(8501..) {
+        assert!(line.contains(&format!("https://localhost:{}/", port + shift)), "{line}");
+        let (code, head) = run(line);
+        assert!(code == Some(0) && head.starts_with("HTTP/2 200"), "{line}: {code:?} {head}");
+        // An authority of the system has not signed the certificate.
+        let (before, after) = line.split_once(" --cacert ").unwrap();
+        let untrusting = format!("{before} {}", after.split_once(' ').unwrap().1);
+        assert_eq!(run(&untrusting).0, Some(60), "{untrusting}");
+    }
+    // Nothing can be issued by the authority: its key was never written.
+    let folder = std::fs::read_dir(temporary.path()).unwrap().next().unwrap().unwrap().path();
+    let keys = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let keys: Vec<_> = keys.filter(|name| name.to_string_lossy().ends_with(".key")).collect();
+    assert_eq!(keys, ["localhost.key"]);
 }
 
 #[test]

@@ -1,0 +1,34 @@
+//! The configuration of one of the demo's edges.
+
+use std::fmt::Write as _;
+
+use super::EDGES;
+use super::certificates::Certificates;
+use super::ports::Ports;
+
+/// The rule for the site's names, which `peerage publish` has made: the edges verify the
+/// origin's contents against them.
+const RULES: &str = "[[immutable]]\npath = \"/**/*-{hash}.*\"\ndigest = \"sha256\"\nlength = 16\n";
+
+/// Returns the configuration of edge `number` as TOML.
+pub(super) fn configuration(ports: Ports, number: u16, certificates: Option<&Certificates>) -> String {
+    let peers: Vec<_> = (1..=EDGES).map(|number| format!("\"127.0.0.1:{}\"", ports.peers(number))).collect();
+    let mut text = format!(
+        "[edge]\nname = \"edge-{number}\"\nlisten = \"127.0.0.1:{}\"\n\n[origin]\nurl = \"http://127.0.0.1:{}\"\n\n\
+         [cluster]\nlisten = \"127.0.0.1:{}\"\npeers = [{}]\n\n[admin]\nlisten = \"127.0.0.1:{}\"\n\n\
+         [log]\nformat = \"text\"\nlevel = \"warn\"\n\n{RULES}",
+        ports.http(number),
+        ports.origin(),
+        ports.peers(number),
+        peers.join(", "),
+        ports.admin(number),
+    );
+    if let Some(Certificates { chain, key, .. }) = certificates {
+        let _ = write!(
+            text,
+            "\n[tls]\nlisten = \"127.0.0.1:{}\"\n\n[[tls.certificate]]\nchain = {chain:?}\nkey = {key:?}\n",
+            ports.https(number)
+        );
+    }
+    text
+}

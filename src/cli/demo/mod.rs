@@ -1,0 +1,165 @@
+//! `peerage demo`: a slow origin and three edges as child processes.
+
+mod certificates;
+mod configuration;
+mod overview;
+mod ports;
+mod process;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::certificates::Certificates;
+use self::configuration::configuration;
+use self::overview::overview;
+use self::ports::Ports;
+use self::process::Process;
+use super::failure::Failure;
+use super::process::{input_ends, print, runtime};
+use crate::config::Period;
+
+#[derive(clap::Args)]
+pub(super) struct Demo {
+    /// Number added to every port, if the default ports are taken
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=50_000))]
+    shift: u16,
+    /// Delay of each response of the origin
+    #[arg(long, value_name = "TIME", default_value = "300ms")]
+    delay: Period,
+    /// HTTPS for clients, with a throw-away authority
+    #[arg(long)]
+    tls: bool,
+    /// Ends when standard input ends
+    #[arg(long, hide = true)]
+    while_input: bool,
+}
+
+/// Number of edges.
+const EDGES: u16 = 3;
+/// Time in which a child must listen.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+macro_rules! site {
+    ($($name:literal)*) => { [$(($name, include_bytes!(concat!("../../../static-origin/", $name)).as_slice())),*] };
+}
+
+/// The site of the demo's origin: `static-origin` of the repository.
+static SITE: [(&str, &[u8]); 5] = site![
+    "logo-3c90fca58bac4755.png"
+    "index.html"
+    "photo-59a1930b1c4284a8.png"
+    "style-b42d312740cc2ba0.css"
+    "app-f50dc1ea7277871b.js"
+];
+
+/// The files and ports of the demo's processes.
+struct Stage {
+    program: PathBuf,
+    folder: PathBuf,
+    /// The folder that the origin serves.
+    site: PathBuf,
+    delay: Period,
+    ports: Ports,
+    certificates: Option<Certificates>,
+}
+
+impl Demo {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let runtime = runtime(1)?;
+        let ended = runtime.block_on(self.play());
+        runtime.shutdown_background();
+        ended
+    }
+
+    /// Runs the demo until a signal, or the end of standard input.
+    async fn play(&self) -> Result<(), Failure> {
+        let folder = tempfile::Builder::new().prefix("peerage-demo-").tempdir()?;
+        let stage = self.stage(folder.path())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut processes = vec![stage.start_origin()?];
+        for number in 1..=EDGES {
+            processes.push(stage.start_edge(number)?);
+        }
+        let outcome = tokio::select! {
+            outcome = watch(&mut processes, &stage) => outcome,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            () = input_ends(), if self.while_input => Ok(()),
+        };
+        for process in &mut processes {
+            process.end().await;
+        }
+        outcome
+    }
+
+    /// Writes the site and the certificates to `folder`.
+    fn stage(&self, folder: &Path) -> Result<Stage, Failure> {
+        let site = folder.join("origin");
+        std::fs::create_dir_all(&site)?;
+        for (name, content) in SITE {
+            std::fs::write(site.join(name), content)?;
+        }
+        Ok(Stage {
+            program: std::env::current_exe()?,
+            ports: Ports { shift: self.shift },
+            certificates: self.tls.then(|| Certificates::make(folder)).transpose()?,
+            folder: folder.to_owned(),
+            site,
+            delay: self.delay,
+        })
+    }
+}
+
+impl Stage {
+    fn start_origin(&self) -> Result<Process, Failure> {
+        let listen = format!("127.0.0.1:{}", self.ports.origin());
+        let (site, delay) = (self.site.to_string_lossy(), self.delay.to_string());
+        let arguments = ["origin", &site, "--listen", &listen, "--delay", &delay, "--writable"].map(str::to_owned);
+        Process::start("origin", &self.program, &self.folder, &arguments)
+    }
+
+    fn start_edge(&self, number: u16) -> Result<Process, Failure> {
+        let file = self.folder.join(format!("edge-{number}.toml"));
+        std::fs::write(&file, configuration(self.ports, number, self.certificates.as_ref()))?;
+        let arguments = ["run", "--config", &file.to_string_lossy()].map(str::to_owned);
+        Process::start(&format!("edge-{number}"), &self.program, &self.folder, &arguments)
+    }
+}
+
+/// Waits until all children listen, prints the overview, then reports children that end.
+async fn watch(processes: &mut [Process], stage: &Stage) -> Result<(), Failure> {
+    all_listen(processes).await?;
+    print(&overview(stage, processes))?;
+    loop {
+        for process in processes.iter_mut().filter(|process| !process.ended) {
+            if let Some(status) = process.child.try_wait()? {
+                process.ended = true;
+                let (name, command) = (&process.name, &process.command);
+                print(&format!("{name} ended ({status}); start it again with:\n  {command}\n"))?;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until each child has written its pid file: an open port alone could belong to
+/// another process.
+async fn all_listen(processes: &mut [Process]) -> Result<(), Failure> {
+    let listening = async {
+        for process in processes {
+            while !process.listens() {
+                if let Some(status) = process.child.try_wait()? {
+                    return Err(process.did_not_start(status).await);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
+    };
+    let late =
+        || Failure::Unavailable(format!("timeout: the demo's processes did not listen within {START_TIMEOUT:?}"));
+    tokio::time::timeout(START_TIMEOUT, listening).await.map_err(|_| late())?
+}
