@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
+use peerage::config::CertificateConfig;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -14,6 +15,7 @@ use crate::harness::{Cluster, TestEdge, pattern, single_edge, within};
 use crate::origin::{Origin, Script};
 use crate::process::{Process, line_with};
 use crate::programs::require;
+use crate::tls::pki::Ca;
 
 use browser::Browser;
 
@@ -470,6 +472,41 @@ async fn assert_rendered(browser: &mut Browser, events: &[Value], assets: &[Stri
     let widths: Vec<_> = widths.as_array().unwrap().iter().map(|width| width.as_u64().unwrap()).collect();
     assert!(widths.len() == 2 && !widths.contains(&0), "{widths:?}");
     assert_eq!(browser.value("getComputedStyle(document.body).maxWidth").await, "640px");
+}
+
+#[tokio::test]
+#[ignore = "needs chromium and certutil"]
+async fn browser_that_trusts_the_authority_gets_the_page_by_http2_over_tls() {
+    let profile = tempfile::tempdir().unwrap();
+    let profile = profile.path();
+    let programs = ["chromium", "chromium-browser", "google-chrome"];
+    let probe = browser::flags(profile).chain(["--dump-dom".to_owned(), "about:blank".to_owned()]);
+    let program = first_that_runs(&programs, probe).await;
+    let site = Site::start().await;
+    let ca = Ca::new("test authority");
+    let folder = site.file("edge");
+    std::fs::create_dir(&folder).unwrap();
+    let CertificateConfig { chain, key, .. } = ca.issue(&["localhost"]).write(&folder, "localhost");
+    let text = format!(
+        "[tls]\nlisten = \"127.0.0.1:0\"\n[[tls.certificate]]\nchain = {chain:?}\nkey = {key:?}\n\
+         [[immutable]]\npath = \"/**/*-{{hash}}.*\"\ndigest = \"sha256\"\nlength = 16\n[log]\nformat = \"json\"\n"
+    );
+    let _edge = Process::edge(&folder, &site.origin.url(), &text).await;
+    let serving: Value = serde_json::from_str(&line_with(&folder.join("err"), "serving").await).unwrap();
+    let url = format!("https://localhost:{}/", serving["tls"].as_str().unwrap().rsplit(':').next().unwrap());
+
+    let mut browser = Browser::start(program, profile).await;
+    let events = browser.visit(&url).await;
+    assert!(!browser::errors(&events).is_empty(), "the authority is not trusted yet");
+    browser.close().await;
+
+    browser::trust(profile, &ca.write(&folder));
+    let mut browser = Browser::start(program, profile).await;
+    let events = browser.visit(&url).await;
+    assert_eq!(browser::errors(&events), Vec::<&Value>::new());
+    let protocols = browser::protocols(&events);
+    assert!(protocols.len() > 4 && protocols.iter().all(|protocol| *protocol == ("h2", "TLS 1.3")), "{protocols:?}");
+    browser.close().await;
 }
 
 #[tokio::test]

@@ -176,6 +176,28 @@ pub fn from_browser_cache(events: &[Value]) -> Vec<String> {
     paths
 }
 
+/// Returns the protocol of each response, and the version of TLS.
+pub fn protocols(events: &[Value]) -> Vec<(&str, &str)> {
+    let responses = network_events(events, "Network.responseReceived").map(|event| &event["response"]);
+    fn text(value: &Value) -> &str {
+        value.as_str().unwrap_or_default()
+    }
+    responses.map(|response| (text(&response["protocol"]), text(&response["securityDetails"]["protocol"]))).collect()
+}
+
+/// Adds the authority in a PEM file to those that a browser with this profile trusts.
+pub fn trust(profile: &Path, authority: &Path) {
+    let store = profile.join(".pki/nssdb");
+    std::fs::create_dir_all(&store).unwrap();
+    let store = format!("sql:{}", store.display());
+    let add = ["-A", "-n", "test authority", "-t", "C,,", "-i", authority.to_str().unwrap()];
+    for arguments in [&["-N", "--empty-password"][..], &add] {
+        let status = std::process::Command::new("certutil").args(["-d", &store]).args(arguments).status();
+        let status = status.expect("certutil cannot be run: install Debian's package libnss3-tools");
+        assert!(status.success(), "certutil {arguments:?}");
+    }
+}
+
 /// Returns the events that the page's author would see as errors.
 pub fn errors(events: &[Value]) -> Vec<&Value> {
     let is_error = |event: &&Value| match event["method"].as_str().unwrap_or_default() {
