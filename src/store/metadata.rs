@@ -23,18 +23,19 @@ pub(crate) enum Validated {
     Once,
 }
 
-/// The metadata that differ between responses of one template.
-#[derive(Debug, Clone, Copy)]
+/// The metadata that differ between responses of one template, in half the size of the types of
+/// `std::time`.
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Times {
-    pub(crate) born: SystemTime,
-    /// Zero if no lifetime is stated.
-    pub(crate) fresh: Duration,
+    /// Nanoseconds since the epoch.
+    born: u64,
+    /// Nanoseconds; zero if no lifetime is stated.
+    fresh: u64,
 }
 
-impl Default for Times {
-    fn default() -> Self {
-        Self { born: UNIX_EPOCH, fresh: Duration::ZERO }
-    }
+/// Returns a time span in nanoseconds; the longest that fits is 584 years.
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Metadata {
@@ -70,12 +71,14 @@ impl Metadata {
 
     /// Returns the times, which [`at`](Self::at) sets.
     pub(crate) fn times(&self) -> Times {
-        Times { born: self.born, fresh: self.lifetime.stated().unwrap_or_default() }
+        let born = self.born.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Times { born: nanos(born), fresh: nanos(self.lifetime.stated().unwrap_or_default()) }
     }
 
     /// Returns the metadata with other times.
     pub(crate) fn at(self, Times { born, fresh }: Times) -> Self {
-        Self { born, lifetime: self.lifetime.lasting(fresh), ..self }
+        let lifetime = self.lifetime.lasting(Duration::from_nanos(fresh));
+        Self { born: UNIX_EPOCH + Duration::from_nanos(born), lifetime, ..self }
     }
 }
 
