@@ -1,11 +1,17 @@
-//! The HTTP/1.1 client for origins, peers and etcd.
+//! The HTTP client for origins, peers and etcd: HTTP/1.1, and HTTP/2 to origins that select it by
+//! ALPN.
 
 mod client;
+mod connections;
 mod connector;
 mod endpoint;
+mod failure;
+mod framing;
+mod http2;
 mod io;
 mod pool;
 mod reply;
+mod sessions;
 pub(crate) mod tunnel;
 
 pub(crate) use client::{Client, DEFAULT_LIFETIME, ErrorKinds, Timeouts};
