@@ -150,7 +150,8 @@ impl Client {
         fault: Option<&OnceLock<Error>>,
     ) -> Result<(Connection, Response<Incoming>), Error> {
         let is_upgrade = upgrade::is_to_websocket(request.headers());
-        let mut choice = Choice { version: if is_upgrade { Versions::Http1 } else { Versions::Any }, reuse: Reuse::Allowed };
+        let mut choice =
+            Choice { version: if is_upgrade { Versions::Http1 } else { Versions::Any }, reuse: Reuse::Allowed };
         let mut attempts = 1;
         loop {
             let mut connection = self.connections.acquire(endpoint, choice).await.map_err(self.errors.unreachable)?;

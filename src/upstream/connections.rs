@@ -156,7 +156,8 @@ impl Connections {
             let mut released = pin!(sessions.released().notified());
             // From here on no notification is missed.
             released.as_mut().enable();
-            let step = sessions.step(endpoint, || self.clone().open_shared(Arc::clone(sessions), endpoint.clone()).boxed());
+            let step =
+                sessions.step(endpoint, || self.clone().open_shared(Arc::clone(sessions), endpoint.clone()).boxed());
             match step {
                 Step::Use(stream) => return Ok(Connection::Http2(stream)),
                 Step::Open(opening) => opening.await?,

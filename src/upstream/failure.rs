@@ -60,6 +60,8 @@ mod http2 {
             _ if error.is_remote() && error.is_go_away() => Cause::Unprocessed,
             Some(Reason::REFUSED_STREAM) if error.is_remote() => Cause::Unprocessed,
             Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => Cause::NeedsHttp1,
+            // The failure of another stream may be the cause.
+            _ if error.is_library() && error.is_go_away() => Cause::Dead,
             _ if error.is_library() => Cause::Malformed,
             _ => Cause::Other,
         })

@@ -27,8 +27,6 @@ pub struct Exchange {
     pub respond: SendResponse<Bytes>,
     /// The number of the connection, from 0.
     pub connection: usize,
-    /// The number of the request on that connection, from 0.
-    pub number: usize,
 }
 
 impl Exchange {
@@ -73,7 +71,7 @@ pub async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes, is_last: boo
 #[derive(Clone, Copy)]
 pub enum Shutdown {
     Never,
-    /// GOAWAY behind this number of requests, which processes no later ones.
+    /// GOAWAY behind this number of requests. Those that arrive later are not processed.
     After(usize),
     /// The end of the connection, without GOAWAY, instead of the response to this request.
     CutAt(usize),
@@ -171,21 +169,13 @@ async fn serve(tls: TlsStream<TcpStream>, builder: Builder, shutdown: Shutdown, 
     let Ok(mut connection) = builder.handshake::<_, Bytes>(tls).await else { return };
     let mut requests = 0;
     while let Some(Ok((request, respond))) = connection.accept().await {
-        let exchange = Exchange { request, respond, connection: number, number: requests };
+        let exchange = Exchange { request, respond, connection: number };
         requests += 1;
-        if let Shutdown::After(most) = shutdown
-            && requests > most
-        {
-            // GOAWAY names the last stream that was processed, and the rest is not.
-            continue;
-        }
         if matches!(shutdown, Shutdown::CutAt(last) if requests == last) {
             return;
         }
         tokio::spawn(handler(exchange));
-        if let Shutdown::After(most) = shutdown
-            && requests == most
-        {
+        if matches!(shutdown, Shutdown::After(most) if requests == most) {
             connection.graceful_shutdown();
         }
     }
