@@ -163,8 +163,7 @@ impl Client {
             let cause = Cause::of(failed.error());
             connection.note_failure(cause);
             let retry = match (failed.take_message(), copy) {
-                // No byte of the request was sent.
-                (Some(unsent), _) => Some((unsent, choice.without_reuse())),
+                (Some(unsent), _) => choice.after_unsent(&connection).map(|choice| (unsent, choice)),
                 (None, Some(copy)) => choice.after(cause, &connection, copy.method()).map(|choice| (copy, choice)),
                 (None, None) => None,
             };

@@ -16,8 +16,8 @@ use super::endpoint::Endpoint;
 use super::failure::Cause;
 use super::framing::write_framing;
 use super::http2::Stream;
+use super::http2_pool::{Http2Pool, Step};
 use super::pool::{self, Pool};
-use super::sessions::{Sessions, Step};
 use crate::body::Body;
 use crate::tls::Alpn;
 
@@ -50,9 +50,15 @@ pub(super) enum Reuse {
 }
 
 impl Choice {
-    /// Returns the choice without the connections in the pool.
-    pub(super) fn without_reuse(self) -> Self {
+    fn without_reuse(self) -> Self {
         Self { reuse: Reuse::Excluded, ..self }
+    }
+
+    /// Returns the choice for a request of which no byte was sent on `connection`. A new connection of
+    /// HTTP/1.1 that takes no request is a failure of the server.
+    pub(super) fn after_unsent(self, connection: &Connection) -> Option<Self> {
+        let may_be_closing = connection.is_reused() || matches!(connection, Connection::Http2(_));
+        may_be_closing.then(|| self.without_reuse())
     }
 
     /// Returns the choice for a request of `method` that failed on `connection`, if it may be sent
@@ -135,29 +141,28 @@ pub(super) struct Connections {
     connector: Connector,
     pool: Arc<Pool>,
     /// `None` if HTTP/2 is not offered.
-    sessions: Option<Arc<Sessions>>,
+    http2: Option<Arc<Http2Pool>>,
 }
 
 impl Connections {
     /// Creates the pools. A connection is reused up to the age of `lifetime`. Responses have at most
     /// `max_headers` header lines.
     pub(super) fn new(connector: Connector, lifetime: Duration, max_headers: usize) -> Self {
-        let sessions = (connector.alpn() == Alpn::Http2OrHttp1).then(|| Arc::new(Sessions::new(lifetime)));
-        Self { connector, pool: Arc::new(Pool::new(lifetime, max_headers)), sessions }
+        let http2 = (connector.alpn() == Alpn::Http2OrHttp1).then(|| Arc::new(Http2Pool::new(lifetime)));
+        Self { connector, pool: Arc::new(Pool::new(lifetime, max_headers)), http2 }
     }
 
     /// Returns a connection to `endpoint`, as soon as one can take a request.
     pub(super) async fn acquire(&self, endpoint: &Endpoint, choice: Choice) -> Result<Connection, String> {
-        let sessions = self.sessions.as_ref().filter(|_| choice.version == Versions::Any);
-        let Some(sessions) = sessions else {
+        let http2 = self.http2.as_ref().filter(|_| choice.version == Versions::Any);
+        let Some(http2) = http2 else {
             return self.http1(endpoint, choice).await;
         };
         loop {
-            let mut released = pin!(sessions.released().notified());
+            let mut released = pin!(http2.released().notified());
             // From here on no notification is missed.
             released.as_mut().enable();
-            let step =
-                sessions.step(endpoint, || self.clone().open_shared(Arc::clone(sessions), endpoint.clone()).boxed());
+            let step = http2.step(endpoint, || self.clone().open_shared(Arc::clone(http2), endpoint.clone()).boxed());
             match step {
                 Step::Use(stream) => return Ok(Connection::Http2(stream)),
                 Step::Open(opening) => opening.await?,
@@ -166,7 +171,7 @@ impl Connections {
                     if let Some(connection) = self.pooled(endpoint, choice) {
                         return Ok(connection);
                     }
-                    if let Some(connection) = self.open(sessions, endpoint).await? {
+                    if let Some(connection) = self.open(http2, endpoint).await? {
                         return Ok(connection);
                     }
                 }
@@ -194,21 +199,21 @@ impl Connections {
         self.pool.handshake(io).await.map(Connection::Http1)
     }
 
-    /// Opens a connection. Returns it if it is one of HTTP/1.1, and adds it to `sessions` otherwise.
-    async fn open(&self, sessions: &Arc<Sessions>, endpoint: &Endpoint) -> Result<Option<Connection>, String> {
+    /// Opens a connection. Returns it if it is one of HTTP/1.1, and adds it to `http2` otherwise.
+    async fn open(&self, http2: &Arc<Http2Pool>, endpoint: &Endpoint) -> Result<Option<Connection>, String> {
         let io = self.connector.connect_offering(endpoint, Alpn::Http2OrHttp1).await?;
         if io.is_http2() {
-            sessions.add(endpoint, io).await?;
+            http2.add(endpoint, io).await?;
             return Ok(None);
         }
-        sessions.note_http1(endpoint);
+        http2.note_http1(endpoint);
         self.pool.handshake(io).await.map(|connection| Some(Connection::Http1(connection)))
     }
 
     /// Opens a connection for all requests that wait for it. One of HTTP/1.1 goes to the pool, where
     /// one of the requests finds it.
-    async fn open_shared(self, sessions: Arc<Sessions>, endpoint: Endpoint) -> Result<(), String> {
-        if let Some(Connection::Http1(connection)) = self.open(&sessions, &endpoint).await? {
+    async fn open_shared(self, http2: Arc<Http2Pool>, endpoint: Endpoint) -> Result<(), String> {
+        if let Some(Connection::Http1(connection)) = self.open(&http2, &endpoint).await? {
             self.pool.put(&endpoint, connection);
         }
         Ok(())

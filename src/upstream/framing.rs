@@ -18,7 +18,7 @@ const FIRST_CHUNK: Duration = Duration::from_millis(20);
 pub(super) enum BodyLength {
     /// Known from Content-Length, or no body. A response without a body may state a length, too.
     Known(Option<u64>),
-    /// Unknown; its end is marked: by the last chunk, or by END_STREAM over HTTP/2.
+    /// Unknown; its end is marked: by the last chunk, or by `END_STREAM` over HTTP/2.
     Chunked,
     UntilClose,
 }

@@ -1,4 +1,4 @@
-//! [`Session`]: an HTTP/2 connection, which carries many requests at a time.
+//! [`Http2Connection`]: an HTTP/2 connection, which carries many requests at a time.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 type Driver = http2::Connection<TokioIo<Io>, Body, TokioExecutor>;
 
 /// An HTTP/2 connection.
-pub(super) struct Session {
+pub(super) struct Http2Connection {
     sender: SendRequest<Body>,
     state: Arc<State>,
 }
@@ -59,7 +59,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Session {
+impl Http2Connection {
     /// Sends the connection preface. `streams` is the server's limit as far as it is known, until the
     /// server states it. `released` is notified whenever a stream ends.
     pub(super) async fn open(io: Io, streams: usize, released: Arc<Notify>) -> Result<Self, String> {
@@ -136,6 +136,11 @@ impl State {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// Lets no further request begin. Those that have begun go on.
+    pub(super) fn stop(&self) {
+        *lock(&self.driver) = None;
     }
 
     /// Resolves when the connection [expires](Self::expires).

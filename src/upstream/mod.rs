@@ -8,10 +8,10 @@ mod endpoint;
 mod failure;
 mod framing;
 mod http2;
+mod http2_pool;
 mod io;
 mod pool;
 mod reply;
-mod sessions;
 pub(crate) mod tunnel;
 
 pub(crate) use client::{Client, DEFAULT_LIFETIME, ErrorKinds, Timeouts};

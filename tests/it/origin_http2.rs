@@ -465,3 +465,59 @@ async fn connection_takes_no_requests_after_its_lifetime() {
     assert_same(&edge.get("/b").send().await, &"ok".into());
     assert_eq!(origin.connections(), 2);
 }
+
+#[tokio::test]
+async fn server_that_allows_no_stream_is_a_timeout() {
+    let mut builder = Builder::new();
+    builder.max_concurrent_streams(0);
+    let origin = Http2Origin::with(builder, Shutdown::Never, answer_ok).await;
+    let timeout = Period(Duration::from_millis(500));
+    let edge = origin.edge(|config| config.origin.first_byte_timeout = timeout).await;
+    for _ in 0..3 {
+        let status = within(60, edge.get("/asset").send()).await.status.as_u16();
+        assert!(matches!(status, 502 | 504), "{status}");
+    }
+    assert!(origin.connections() <= 15, "{}", origin.connections());
+}
+
+/// Writes `bytes` to each connection behind the server's own SETTINGS, and reads until its end.
+async fn raw_server(bytes: Vec<u8>) -> Http2Origin {
+    Http2Origin::raw([&[0, 0, 0, 4, 0, 0, 0, 0, 0], &bytes[..]].concat()).await
+}
+
+/// Returns a frame.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+#[tokio::test]
+async fn frames_that_are_not_allowed_are_502_or_a_timeout() {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const PUSH_PROMISE: u8 = 5;
+    const CONTINUATION: u8 = 9;
+    // `:status: 200` from the static table, and a header of 15,872 bytes.
+    let (ok, long) = ([0x88], [&[0x00, 0x01, b'x', 0x7f, 0x81, 0x7b][..], &[b'a'; 15_872]].concat());
+    let endless = [frame(HEADERS, 0, 1, &ok), frame(CONTINUATION, 0, 1, &long).repeat(2000)].concat();
+    // `content-length: 99`
+    let uneven = [frame(HEADERS, 4, 1, b"\x88\x0f\x0d\x0299"), frame(DATA, 1, 1, b"too short")].concat();
+    for (name, bytes) in [
+        ("text", b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+        ("endless CONTINUATION", endless),
+        ("data without a head", frame(DATA, 1, 1, b"data")),
+        ("head of another stream", frame(HEADERS, 4, 3, &ok)),
+        ("promised stream", frame(PUSH_PROMISE, 4, 1, &[0, 0, 0, 2, 0x88])),
+        ("length that differs", uneven),
+        ("many SETTINGS", frame(SETTINGS, 0, 0, &[]).repeat(10_000)),
+    ] {
+        let origin = raw_server(bytes).await;
+        let timeout = Period(Duration::from_secs(2));
+        let edge = origin.edge(|config| config.origin.first_byte_timeout = timeout).await;
+        let Ok(open) = within(60, edge.get("/asset").try_open()).await else { continue };
+        let got = within(60, open.rest()).await;
+        assert!(matches!(got.status.as_u16(), 502 | 504) || !got.complete, "{name}: {got:?}");
+        assert!(origin.connections() <= 5, "{name}: {}", origin.connections());
+    }
+}

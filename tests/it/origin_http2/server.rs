@@ -106,6 +106,26 @@ impl Http2Origin {
         F: Future<Output = ()> + Send + 'static,
     {
         let handler: Arc<Handler> = Arc::new(move |exchange| Box::pin(handler(exchange)));
+        let http1: Arc<Mutex<Vec<String>>> = Arc::default();
+        let requests = Arc::clone(&http1);
+        let origin = Self::listen(move |tls, number| {
+            let (builder, handler, requests) = (builder.clone(), Arc::clone(&handler), Arc::clone(&requests));
+            Box::pin(async move {
+                if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    serve(tls, builder, shutdown, number, handler).await;
+                } else {
+                    serve_http1(tls, &requests).await;
+                }
+            })
+        })
+        .await;
+        Self { http1, ..origin }
+    }
+
+    /// Accepts connections, and numbers them from 0.
+    async fn listen(
+        serve: impl Fn(TlsStream<TcpStream>, usize) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, folder) = (listener.local_addr().unwrap(), tempfile::tempdir().unwrap());
         let ca = Ca::new(&format!("CA of {address}"));
@@ -117,24 +137,47 @@ impl Http2Origin {
             ca: ca.write(folder.path()),
             _folder: folder,
         };
-        let (connections, http1) = (Arc::clone(&origin.connections), Arc::clone(&origin.http1));
+        let connections = Arc::clone(&origin.connections);
         tokio::spawn(async move {
+            let serve = Arc::new(serve);
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let number = connections.fetch_add(1, Ordering::Relaxed);
-                let (acceptor, builder) = (acceptor.clone(), builder.clone());
-                let (handler, http1) = (Arc::clone(&handler), Arc::clone(&http1));
+                let (acceptor, serve) = (acceptor.clone(), Arc::clone(&serve));
                 tokio::spawn(async move {
-                    let Ok(tls) = acceptor.accept(tcp).await else { return };
-                    if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
-                        serve(tls, builder, shutdown, number, handler).await;
-                    } else {
-                        serve_http1(tls, &http1).await;
+                    if let Ok(tls) = acceptor.accept(tcp).await {
+                        serve(tls, number).await;
                     }
                 });
             }
         });
         origin
+    }
+
+    /// Starts an origin that writes `bytes` to each connection when it has got the client's first ones,
+    /// and discards what it gets.
+    pub async fn raw(bytes: Vec<u8>) -> Self {
+        let bytes = Arc::new(bytes);
+        Self::listen(move |tls, _| {
+            let bytes = Arc::clone(&bytes);
+            Box::pin(async move {
+                let (mut reader, mut writer) = tokio::io::split(tls);
+                // The preface, SETTINGS, WINDOW_UPDATE and HEADERS are in the first bytes.
+                let mut first = [0; 100];
+                if reader.read_exact(&mut first).await.is_err() {
+                    return;
+                }
+                let writing = async {
+                    let _ = writer.write_all(&bytes).await;
+                    let _ = writer.flush().await;
+                };
+                let reading = async {
+                    let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
+                };
+                tokio::join!(writing, reading);
+            })
+        })
+        .await
     }
 
     pub fn connections(&self) -> usize {

@@ -1,4 +1,4 @@
-//! [`Sessions`]: the HTTP/2 connections to each endpoint.
+//! [`Http2Pool`]: the HTTP/2 connections to each endpoint.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,18 +9,21 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Notify;
 
 use super::endpoint::Endpoint;
-use super::http2::{MAX_STREAMS, Session, State, Stream};
+use super::http2::{Http2Connection, MAX_STREAMS, State, Stream};
 use super::io::Io;
 
 /// The most connections to one endpoint. Only a server that allows few streams needs more than one or
 /// two.
 const MAX_CONNECTIONS: usize = 256;
 
+/// The time in which requests on a connection that takes no more of them must begin.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// The attempt to open a connection, for all requests that wait for one.
 pub(super) type Opening = Shared<BoxFuture<'static, Result<(), String>>>;
 
 /// The HTTP/2 connections of a [`Client`](super::Client).
-pub(super) struct Sessions {
+pub(super) struct Http2Pool {
     lifetime: Duration,
     /// Notified when a stream or a connection ends.
     released: Arc<Notify>,
@@ -33,13 +36,14 @@ struct Host {
     speaks_http1: bool,
     /// The server's limit on streams, as the last connection that reached it knew it.
     limit: usize,
-    sessions: Vec<Session>,
+    connections: Vec<Http2Connection>,
+    /// Cancelled when all requests that wait for it have left.
     opening: Option<WeakShared<BoxFuture<'static, Result<(), String>>>>,
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Self { speaks_http1: false, limit: MAX_STREAMS, sessions: Vec::new(), opening: None }
+        Self { speaks_http1: false, limit: MAX_STREAMS, connections: Vec::new(), opening: None }
     }
 }
 
@@ -54,9 +58,11 @@ pub(super) enum Step {
     Wait,
 }
 
-impl Sessions {
-    /// Creates the table. A connection takes new requests up to the age of `lifetime`.
+impl Http2Pool {
+    /// Creates the pool. A connection takes new requests up to the age of `lifetime`.
     pub(super) fn new(lifetime: Duration) -> Self {
+        // A year is no limit, and can be added to any time.
+        let lifetime = lifetime.min(Duration::from_hours(365 * 24));
         Self { lifetime, released: Arc::default(), hosts: Mutex::default() }
     }
 
@@ -81,17 +87,17 @@ impl Sessions {
             Some(host) => host,
             None => hosts.entry(endpoint.clone()).or_default(),
         };
-        host.sessions.retain(|session| session.is_usable(self.lifetime));
-        if let Some(stream) = host.sessions.iter().find_map(Session::reserve) {
+        host.connections.retain(|connection| connection.is_usable(self.lifetime));
+        if let Some(stream) = host.connections.iter().find_map(Http2Connection::reserve) {
             return Step::Use(stream);
         }
-        if let Some(session) = host.sessions.last() {
-            host.limit = session.state().limit();
+        if let Some(connection) = host.connections.last() {
+            host.limit = connection.state().limit();
         }
         if let Some(opening) = host.opening.as_ref().and_then(WeakShared::upgrade).filter(|one| one.peek().is_none()) {
             return Step::Open(opening);
         }
-        if host.sessions.len() >= MAX_CONNECTIONS {
+        if host.connections.len() >= MAX_CONNECTIONS {
             return Step::Wait;
         }
         if host.speaks_http1 {
@@ -112,32 +118,35 @@ impl Sessions {
     /// Adds a connection to a server that selected HTTP/2.
     pub(super) async fn add(self: &Arc<Self>, endpoint: &Endpoint, io: Io) -> Result<(), String> {
         let limit = self.hosts().get(endpoint).map_or(MAX_STREAMS, |host| host.limit);
-        let session = Session::open(io, limit, Arc::clone(&self.released)).await?;
-        tokio::spawn(attend(Arc::downgrade(self), endpoint.clone(), Arc::clone(session.state()), self.lifetime));
+        let connection = Http2Connection::open(io, limit, Arc::clone(&self.released)).await?;
+        tokio::spawn(attend(Arc::downgrade(self), endpoint.clone(), Arc::clone(connection.state()), self.lifetime));
         let mut hosts = self.hosts();
         let host = hosts.entry(endpoint.clone()).or_default();
         host.speaks_http1 = false;
-        host.sessions.push(session);
+        host.connections.push(connection);
         Ok(())
     }
 
     fn remove(&self, endpoint: &Endpoint, state: &Arc<State>) {
         if let Some(host) = self.hosts().get_mut(endpoint) {
-            host.sessions.retain(|session| !Arc::ptr_eq(session.state(), state));
+            host.connections.retain(|connection| !Arc::ptr_eq(connection.state(), state));
         }
         self.released.notify_waiters();
     }
 }
 
-/// Runs a connection, and removes it when it takes no more requests. Those in flight go on.
-async fn attend(sessions: Weak<Sessions>, endpoint: Endpoint, state: Arc<State>, lifetime: Duration) {
-    let remove = || sessions.upgrade().into_iter().for_each(|sessions| sessions.remove(&endpoint, &state));
+/// Runs a connection, and removes it when it takes no more requests. Those that have begun go on.
+async fn attend(pool: Weak<Http2Pool>, endpoint: Endpoint, state: Arc<State>, lifetime: Duration) {
+    let remove = || pool.upgrade().into_iter().for_each(|pool| pool.remove(&endpoint, &state));
     let mut driven = std::pin::pin!(state.drive());
     tokio::select! {
         () = &mut driven => remove(),
         () = state.expired(lifetime) => {
             remove();
-            driven.await;
+            // Requests that the server does not let begin would keep the connection open for ever.
+            if tokio::time::timeout(LINGER, driven).await.is_err() {
+                state.stop();
+            }
         }
     }
 }
