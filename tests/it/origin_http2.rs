@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::Builder;
+use http::uri::Authority;
 use http::{Method, Response};
 use peerage::config::Period;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,7 +51,7 @@ async fn concurrent_fills_share_one_connection() {
     let seen = seen.lock().unwrap();
     for (uri, headers) in &*seen {
         let authority = origin.address.to_string();
-        assert_eq!((uri.scheme_str(), uri.authority().map(|one| one.as_str())), (Some("https"), Some(&*authority)));
+        assert_eq!((uri.scheme_str(), uri.authority().map(Authority::as_str)), (Some("https"), Some(&*authority)));
         for name in ["host", "connection", "transfer-encoding", "keep-alive", "upgrade", "te"] {
             assert!(!headers.contains_key(name), "{name}: {headers:?}");
         }
