@@ -7,10 +7,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Version;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
-use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::error_chain::describe;
@@ -18,8 +18,10 @@ use crate::error::Error;
 
 /// A body as its receiver got it.
 pub(crate) enum ReceivedFrom {
-    /// A connection of this edge.
+    /// An HTTP/1 connection of this edge.
     Connection(Incoming),
+    /// A stream of an HTTP/2 connection of this edge.
+    Stream(Incoming),
     /// The program that embeds the edge.
     Program(UnsyncBoxBody<Bytes, Box<dyn StdError + Send + Sync>>),
 }
@@ -31,6 +33,11 @@ impl From<Incoming> for ReceivedFrom {
 }
 
 impl ReceivedFrom {
+    /// The body of a message of `version`.
+    pub(crate) fn http(version: Version, body: Incoming) -> Self {
+        if version == Version::HTTP_2 { Self::Stream(body) } else { Self::Connection(body) }
+    }
+
     /// Boxes a body of any type.
     pub(crate) fn program<B>(body: B) -> Self
     where
@@ -41,14 +48,14 @@ impl ReceivedFrom {
 
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
-            Self::Connection(body) => body.is_end_stream(),
+            Self::Connection(body) | Self::Stream(body) => body.is_end_stream(),
             Self::Program(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Connection(body) => body.size_hint(),
+            Self::Connection(body) | Self::Stream(body) => body.size_hint(),
             Self::Program(body) => body.size_hint(),
         }
     }
@@ -57,6 +64,14 @@ impl ReceivedFrom {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
         match self {
             Self::Connection(body) => Pin::new(body).poll_frame(cx).map_err(|error| describe(&error)),
+            Self::Stream(body) => match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                // hyper takes a reset with NO_ERROR for an end. Without END_STREAM, the length alone
+                // proves that nothing is missing (RFC 9113 §8.1).
+                None if !body.is_end_stream() && body.size_hint().exact() != Some(0) => {
+                    Poll::Ready(Some(Err("the stream was reset before its end".to_owned())))
+                }
+                frame => Poll::Ready(frame.map(|frame| frame.map_err(|error| describe(&error)))),
+            },
             Self::Program(body) => Pin::new(body).poll_frame(cx).map_err(|error| describe(&*error)),
         }
     }

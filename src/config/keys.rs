@@ -27,6 +27,7 @@ pub const KEYS: &[&str] = &[
     "origin.requests",
     "origin.forward",
     "origin.rewrite_location",
+    "origin.http2",
     "origin.ca",
     "origin.server_name",
     "origin.client_certificate",

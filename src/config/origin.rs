@@ -9,7 +9,7 @@ use super::bounds::{check_nonzero, check_range, invalid, needs_feature};
 use super::values::{self, Period, secs};
 use crate::origin::http_origin;
 use crate::semantics::request_headers::HeaderClass;
-use crate::tls::{ClientSettings, PairPaths, Verification};
+use crate::tls::{Alpn, ClientSettings, PairPaths, Verification};
 use crate::upstream::DEFAULT_LIFETIME;
 
 /// The table `[origin]`.
@@ -34,6 +34,8 @@ pub struct OriginConfig {
     pub forward: Vec<String>,
     /// Whether Location and Content-Location that point at the origin are rewritten to paths.
     pub rewrite_location: bool,
+    /// Whether HTTP/2 is offered to an `https` origin, which selects it or HTTP/1.1.
+    pub http2: bool,
     /// Issuers of the certificate of an `https` origin (PEM), in place of those that the system
     /// trusts.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +66,7 @@ impl Default for OriginConfig {
             requests: 1024,
             forward: Vec::new(),
             rewrite_location: true,
+            http2: true,
             ca: None,
             server_name: None,
             client_certificate: None,
@@ -123,6 +126,7 @@ impl OriginConfig {
             pair: pair.map(|(chain, key)| PairPaths { chain, key }),
             server_name: self.server_name.clone(),
             verification: if self.insecure_skip_verify { Verification::Off } else { Verification::Required },
+            alpn: if self.http2 { Alpn::Http2OrHttp1 } else { Alpn::Http1 },
         }
     }
 

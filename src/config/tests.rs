@@ -113,7 +113,7 @@ fn keys_lists_the_fields_of_all_tables() {
 }
 
 /// A value for every key, different from its default.
-const OVERRIDES: [(&str, &str); 87] = [
+const OVERRIDES: [(&str, &str); 88] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -138,6 +138,7 @@ const OVERRIDES: [(&str, &str); 87] = [
     ("origin.requests", "3"),
     ("origin.forward", "[\"X-Tenant\"]"),
     ("origin.rewrite_location", "false"),
+    ("origin.http2", "false"),
     ("origin.ca", "/etc/peerage/origin-ca.pem"),
     ("origin.server_name", "assets.example.com"),
     ("origin.client_certificate", "/etc/peerage/edge.pem"),

@@ -13,8 +13,8 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::watch;
 
-use crate::body::Body;
 use crate::body::informational::Informational;
+use crate::body::{Body, ReceivedFrom};
 use crate::config::LimitsConfig;
 use crate::conn::https::{HttpsPolicy, Redirect};
 use crate::conn::zero_copy::Splicers;
@@ -234,7 +234,7 @@ impl Handler {
         let version = request.version();
         connection.note_version(version);
         let has_content = !request.body().is_end_stream();
-        let request = request.map(|body| context.edge.receive(context.source, body));
+        let request = request.map(|body| context.edge.receive(context.source, ReceivedFrom::http(version, body)));
         // HTTP/1.0 has no informational responses, and hyper's HTTP/2 server cannot send them.
         let relay = (version == Version::HTTP_11).then(|| connection.informational.open());
         let mut answer = match early {

@@ -12,15 +12,28 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::files;
-use super::settings::{ClientSettings, LoadError, Verification};
+use super::settings::{Alpn, ClientSettings, LoadError, Verification};
 
 /// A connection to a server after its handshake.
 pub(crate) type ClientStream = TlsStream<TcpStream>;
 
+/// Returns true if the server selected HTTP/2. A server that selects no protocol speaks HTTP/1.1, and
+/// one that selects a protocol which was not offered fails the handshake.
+pub(crate) fn selected_http2(stream: &ClientStream) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP2)
+}
+
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
 /// Makes TLS handshakes with the servers of one configuration.
 #[derive(Clone)]
 pub(crate) struct TlsConnector {
-    config: Arc<ClientConfig>,
+    /// Offers HTTP/1.1 only.
+    http1: Arc<ClientConfig>,
+    /// Offers HTTP/2 and HTTP/1.1.
+    http2: Arc<ClientConfig>,
+    alpn: Alpn,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -49,21 +62,34 @@ impl TlsConnector {
                 })?
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![HTTP1.to_vec()];
+        let mut http2 = config.clone();
+        http2.alpn_protocols.insert(0, HTTP2.to_vec());
         let server_name = settings.server_name.as_deref().map(server_name).transpose();
         Ok(Self {
-            config: Arc::new(config),
+            http1: Arc::new(config),
+            http2: Arc::new(http2),
+            alpn: settings.alpn,
             server_name: server_name.map_err(|error| LoadError::new("server_name", error))?,
         })
     }
 
-    /// Makes the handshake with the server at `host`.
+    /// Returns the protocols that the settings allow.
+    pub(crate) fn alpn(&self) -> Alpn {
+        self.alpn
+    }
+
+    /// Makes the handshake with the server at `host`, and offers the protocols of `alpn`.
     ///
     /// # Errors
     /// The cause, such as an expired certificate.
-    pub(crate) async fn connect(&self, host: &str, tcp: TcpStream) -> Result<Box<ClientStream>, String> {
+    pub(crate) async fn connect(&self, host: &str, tcp: TcpStream, alpn: Alpn) -> Result<Box<ClientStream>, String> {
         let name = self.server_name.clone().map_or_else(|| server_name(host), Ok)?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
+        let config = match alpn {
+            Alpn::Http1 => &self.http1,
+            Alpn::Http2OrHttp1 => &self.http2,
+        };
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         connector.connect(name, tcp).await.map(Box::new).map_err(|error| failure(&error))
     }
 }

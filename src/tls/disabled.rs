@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::settings::{ClientSettings, HandshakeError, LoadError, Report, Session, Settings};
+use super::settings::{Alpn, ClientSettings, HandshakeError, LoadError, Report, Session, Settings};
 
 pub(crate) enum TlsAcceptor {}
 
@@ -53,13 +53,21 @@ impl TlsConnector {
         Err(LoadError::new("", "this build has no TLS (feature `tls`)"))
     }
 
+    pub(crate) fn alpn(&self) -> Alpn {
+        match *self {}
+    }
+
     #[allow(clippy::unused_async)] // as with the feature
-    pub(crate) async fn connect(&self, _: &str, _: TcpStream) -> Result<Box<ClientStream>, String> {
+    pub(crate) async fn connect(&self, _: &str, _: TcpStream, _: Alpn) -> Result<Box<ClientStream>, String> {
         match *self {}
     }
 }
 
 pub(crate) type ClientStream = TlsStream;
+
+pub(crate) fn selected_http2(stream: &ClientStream) -> bool {
+    match *stream {}
+}
 
 pub(crate) enum Selection {}
 

@@ -29,13 +29,13 @@ mod tickets;
 
 pub(crate) use acceptor::TlsAcceptor;
 #[cfg(not(feature = "tls"))]
-pub(crate) use acceptor::{ClientStream, Selection, TlsConnector, TlsStream};
+pub(crate) use acceptor::{ClientStream, Selection, TlsConnector, TlsStream, selected_http2};
 #[cfg(feature = "tls")]
-pub(crate) use connector::{ClientStream, TlsConnector};
+pub(crate) use connector::{ClientStream, TlsConnector, selected_http2};
 #[cfg(feature = "tls")]
 pub(crate) use selection::Selection;
 pub(crate) use settings::{
-    ClientSettings, HandshakeError, PairPaths, Report, Resumption, Session, Settings, TlsVersion, Verification,
+    Alpn, ClientSettings, HandshakeError, PairPaths, Report, Resumption, Session, Settings, TlsVersion, Verification,
 };
 #[cfg(feature = "tls")]
 pub(crate) use stream::TlsStream;

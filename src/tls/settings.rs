@@ -35,6 +35,16 @@ pub(crate) struct ClientSettings {
     /// The name in place of the server's host.
     pub(crate) server_name: Option<String>,
     pub(crate) verification: Verification,
+    pub(crate) alpn: Alpn,
+}
+
+/// The protocols that a client offers by ALPN (RFC 7301).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Alpn {
+    #[default]
+    Http1,
+    /// HTTP/2, or HTTP/1.1 with a server that does not select it.
+    Http2OrHttp1,
 }
 
 /// The verification of a server's certificate.

@@ -1,22 +1,25 @@
-//! [`Client`]: sends requests over HTTP/1.1 to origins, peers and etcd.
+//! [`Client`]: sends requests to origins, peers and etcd.
 //!
 //! Connections are pooled and every wait has a timeout. A request without content is retried
-//! once, and only if a reused connection turned out to be dead.
+//! once if a reused connection turned out to be dead, and a few times if the server states that it
+//! did not process the request.
 
-use std::io::ErrorKind;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 
+use super::connections::{Choice, Connection, Connections, Reuse, Versions};
 use super::connector::Connector;
 use super::endpoint::Endpoint;
-use super::pool::{Connection, Pool};
+use super::failure::Cause;
+use super::framing::{BodyLength, await_first_chunk, body_length, has_forbidden_length, write_length};
 use super::reply::{Framing, Reply};
-use crate::body::{Body, Progress, describe, next_data};
+use crate::body::{Body, Ended, Progress, ReceivedFrom, describe};
 use crate::error::Error;
-use crate::semantics::{content_length, upgrade};
+use crate::semantics::upgrade;
 use crate::tls::TlsConnector;
 
 /// The timeouts of a [`Client`].
@@ -46,12 +49,13 @@ pub(crate) struct ErrorKinds {
     pub(crate) broken: fn(String) -> Error,
 }
 
-/// The longest that the head of a chunked response is held back until the first chunk arrives.
-const FIRST_CHUNK: Duration = Duration::from_millis(20);
+/// The most times that a request is sent.
+const MAX_ATTEMPTS: usize = 5;
 
-/// An HTTP/1.1 client with a connection pool, for servers named by the configuration.
+/// An HTTP client with a connection pool, for servers named by the configuration.
 pub(crate) struct Client {
-    pool: Pool,
+    connections: Connections,
+    max_headers: usize,
     timeouts: Timeouts,
     errors: ErrorKinds,
 }
@@ -63,35 +67,30 @@ impl Client {
         Self::with_connector(Connector::new(timeouts.connect), timeouts, errors, max_headers)
     }
 
-    /// Creates a client for `https` endpoints; see [`new`](Self::new).
+    /// Creates a client for `https` endpoints, which uses HTTP/2 if `tls` offers it and the server
+    /// selects it; see [`new`](Self::new).
     pub(crate) fn secure(tls: TlsConnector, timeouts: Timeouts, errors: ErrorKinds, max_headers: usize) -> Self {
         Self::with_connector(Connector::new(timeouts.connect).with_tls(tls), timeouts, errors, max_headers)
     }
 
     fn with_connector(connector: Connector, timeouts: Timeouts, errors: ErrorKinds, max_headers: usize) -> Self {
-        Self { pool: Pool::new(connector, timeouts.lifetime, max_headers), timeouts, errors }
+        let connections = Connections::new(connector, timeouts.lifetime, max_headers);
+        Self { connections, max_headers, timeouts, errors }
     }
 
-    /// Sends `request` to `endpoint` and returns the reply when its head is complete. The request's URI is a path. `timeout` runs from the last chunk that was
-    /// read from the request's body.
+    /// Sends `request` to `endpoint` and returns the reply when its head is complete. The request's
+    /// URI is a path. `timeout` runs from the last chunk that was read from the request's body.
     pub(crate) async fn send(
         &self,
         endpoint: &Endpoint,
         mut request: Request<Body>,
         timeout: Duration,
     ) -> Result<Reply, Error> {
-        request.headers_mut().insert(HOST, endpoint.host().clone());
-        write_framing(&mut request);
-        let progress = if request.body().is_end_stream() {
-            Progress::begin()
-        } else {
-            let (body, progress) = Body::with_progress(std::mem::take(request.body_mut()));
-            *request.body_mut() = body;
-            progress
-        };
+        let (progress, fault) = observe(&mut request);
+        let method = request.method().clone();
         let offers_upgrade = upgrade::is_to_websocket(request.headers());
         let (connection, mut response) = tokio::select! {
-            sent = self.send_with_retry(endpoint, request) => sent?,
+            sent = self.send_with_retry(endpoint, request, fault.as_deref()) => sent?,
             () = progress.stalls(timeout) => return Err((self.errors.timeout)(endpoint.to_string())),
         };
         // RFC 9110 §15.2.2: a server switches only to a protocol that the request offered.
@@ -99,20 +98,37 @@ impl Client {
         if switches && !(offers_upgrade && upgrade::is_to_websocket(response.headers())) {
             return Err((self.errors.malformed)("101 (Switching Protocols) without an upgrade request".to_owned()));
         }
+        if response.headers().len() > self.max_headers {
+            return Err((self.errors.malformed)(format!("more than {} header lines", self.max_headers)));
+        }
         let upgrade = switches.then(|| hyper::upgrade::on(&mut response));
         let length = body_length(&response).map_err(|error| (self.errors.malformed)(error.to_owned()))?;
-        // Otherwise the end of the response is not known for certain.
-        if !has_forbidden_length(&response) {
-            self.pool.put(endpoint, connection);
-        }
+        let response = match connection {
+            Connection::Http1(connection) => {
+                // Otherwise the end of the response is not known for certain.
+                if !has_forbidden_length(&response) {
+                    self.connections.put(endpoint, connection);
+                }
+                response.map(|incoming| self.receive(incoming.into()))
+            }
+            // The frames of a response without content may end later than its head.
+            Connection::Http2(_) if has_no_content(&method, &response) => response.map(|_| Body::empty()),
+            Connection::Http2(stream) => response.map(|incoming| {
+                let body = self.receive(ReceivedFrom::http(Version::HTTP_2, incoming));
+                if body.is_end_stream() { body } else { Body::with_end_hook(body, move |_, _| drop(stream)) }
+            }),
+        };
         let reply = self.apply_framing(response, length).await?;
         Ok(Reply { upgrade, ..reply })
     }
 
-    /// Bounds the waits of the body and rewrites the framing headers.
-    async fn apply_framing(&self, response: Response<Incoming>, length: BodyLength) -> Result<Reply, Error> {
-        let mut response =
-            response.map(|incoming| Body::received(incoming, Some(self.timeouts.idle), self.errors.broken));
+    /// Bounds the waits of a body.
+    fn receive(&self, body: ReceivedFrom) -> Body {
+        Body::received(body, Some(self.timeouts.idle), self.errors.broken)
+    }
+
+    /// Rewrites the framing headers.
+    async fn apply_framing(&self, mut response: Response<Body>, length: BodyLength) -> Result<Reply, Error> {
         let mut framing = Framing::Delimited;
         match length {
             BodyLength::Known(length) => write_length(&mut response, length),
@@ -131,40 +147,69 @@ impl Client {
         &self,
         endpoint: &Endpoint,
         mut request: Request<Body>,
+        fault: Option<&OnceLock<Error>>,
     ) -> Result<(Connection, Response<Incoming>), Error> {
-        if let Some(mut connection) = self.pool.take(endpoint) {
-            let retry = retry_copy(&request);
-            match connection.sender.try_send_request(request).await {
+        let is_upgrade = upgrade::is_to_websocket(request.headers());
+        let mut choice =
+            Choice { version: if is_upgrade { Versions::Http1 } else { Versions::Any }, reuse: Reuse::Allowed };
+        let mut attempts = 1;
+        loop {
+            let mut connection = self.connections.acquire(endpoint, choice).await.map_err(self.errors.unreachable)?;
+            let copy = copy_without_content(&request);
+            let mut failed = match connection.send(endpoint, request).await {
                 Ok(response) => return Ok((connection, response)),
-                Err(mut failed) => match (failed.take_message(), retry) {
-                    // No byte of the request was sent.
-                    (Some(unsent), _) => request = unsent,
-                    (None, Some(retry)) if is_dead_connection(failed.error()) => request = retry,
-                    (None, _) => return Err(self.failure(failed.error())),
-                },
-            }
+                Err(failed) => failed,
+            };
+            let cause = Cause::of(failed.error());
+            connection.note_failure(cause);
+            let retry = match (failed.take_message(), copy) {
+                (Some(unsent), _) => choice.after_unsent(&connection).map(|choice| (unsent, choice)),
+                (None, Some(copy)) => choice.after(cause, &connection, copy.method()).map(|choice| (copy, choice)),
+                (None, None) => None,
+            };
+            (request, choice) = match retry {
+                Some(retry) if attempts < MAX_ATTEMPTS => retry,
+                _ => return Err(self.failure(failed.error(), cause, fault)),
+            };
+            attempts += 1;
         }
-        let mut connection = self.pool.open(endpoint).await.map_err(self.errors.unreachable)?;
-        let response = connection.sender.send_request(request).await.map_err(|error| self.failure(&error))?;
-        Ok((connection, response))
     }
 
-    fn failure(&self, error: &hyper::Error) -> Error {
-        if error.is_user() {
-            // The request's body failed; its error may hold the cause.
-            let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Error>());
-            cause.cloned().unwrap_or_else(|| Error::ClientBroke(describe(error)))
-        } else if error.is_parse() {
-            (self.errors.malformed)(describe(error))
-        } else {
-            (self.errors.broken)(describe(error))
+    /// Returns the error of a failed request. `fault` is the error of its body.
+    fn failure(&self, error: &hyper::Error, cause: Cause, fault: Option<&OnceLock<Error>>) -> Error {
+        if let Some(fault) = fault.and_then(OnceLock::get) {
+            return fault.clone();
+        }
+        match cause {
+            _ if error.is_user() && fault.is_some() => Error::ClientBroke(describe(error)),
+            Cause::Malformed => (self.errors.malformed)(describe(error)),
+            _ => (self.errors.broken)(describe(error)),
         }
     }
 }
 
-/// Copies a request that may be sent twice: an idempotent one without content.
-fn retry_copy(request: &Request<Body>) -> Option<Request<Body>> {
-    if !is_repeatable(request.method()) || !request.body().is_end_stream() {
+/// Observes the body of a request: its progress, and the error with which it may end. A request
+/// without content has no such error.
+fn observe(request: &mut Request<Body>) -> (Progress, Option<Arc<OnceLock<Error>>>) {
+    if request.body().is_end_stream() {
+        return (Progress::begin(), None);
+    }
+    let fault = Arc::new(OnceLock::new());
+    let noted = Arc::clone(&fault);
+    let body = Body::with_end_hook(std::mem::take(request.body_mut()), move |ended, _| {
+        if let Ended::Failed(error) = ended {
+            // The hook is called once.
+            let _ = noted.set(error);
+        }
+    });
+    let (body, progress) = Body::with_progress(body);
+    *request.body_mut() = body;
+    (progress, Some(fault))
+}
+
+/// Copies a request that has no content, so that it can be sent again.
+fn copy_without_content(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.body().is_end_stream() {
         return None;
     }
     let mut copy = Request::new(Body::empty());
@@ -175,100 +220,9 @@ fn retry_copy(request: &Request<Body>) -> Option<Request<Body>> {
     Some(copy)
 }
 
-/// Returns true if a reused connection turned out to be dead. Bytes that are not a response
-/// count too: they are the rest of the previous response, which was longer than it stated.
-fn is_dead_connection(error: &hyper::Error) -> bool {
-    let closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
-    closed || error.is_parse() || is_reset(error)
-}
-
-fn is_reset(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    // The end of a TLS connection without close_notify is an UnexpectedEof.
-    cause.is_some_and(|io| {
-        matches!(io.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof)
-    })
-}
-
-/// The length of a response's body by its headers (RFC 9112 §6.3).
-enum BodyLength {
-    /// Known from Content-Length, or no body. A response without a body may state a length, too.
-    Known(Option<u64>),
-    Chunked,
-    UntilClose,
-}
-
-/// Returns true if a request may be sent twice (RFC 9110 §9.2.2). A second PURGE has no
-/// further effect.
-fn is_repeatable(method: &Method) -> bool {
-    method.is_idempotent() || method.as_str() == "PURGE"
-}
-
-/// Returns the length of an HTTP/1 response's body. Errors name the invalid header.
-fn body_length(response: &Response<Incoming>) -> Result<BodyLength, &'static str> {
-    let by_length = || {
-        let length = content_length::of_response(response.headers());
-        length.map(BodyLength::Known).map_err(|content_length::Invalid| "invalid Content-Length")
-    };
-    let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (Some(_), _) if response.version() == Version::HTTP_10 => Err("Transfer-Encoding in an HTTP/1.0 response"),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(BodyLength::Chunked),
-        (Some(_), _) => Err("unsupported Transfer-Encoding (only chunked is supported)"),
-        (None, _) if response.body().is_end_stream() => by_length(),
-        (None, _) if response.headers().contains_key(CONTENT_LENGTH) => by_length(),
-        (None, _) => Ok(BodyLength::UntilClose),
-    }
-}
-
-/// Returns true for a 204 that announces content, which a 204 cannot have (RFC 9110 §8.6, RFC
-/// 9112 §6.1). Bytes that the sender writes after the head are not the response to a request.
-fn has_forbidden_length(response: &Response<Incoming>) -> bool {
-    let length = || content_length::of_response(response.headers()).ok().flatten();
-    response.status() == StatusCode::NO_CONTENT
-        && (response.headers().contains_key(TRANSFER_ENCODING) || length().is_some_and(|length| length > 0))
-}
-
-/// Writes the framing headers of a request from its body. The client's own framing headers do
-/// not reach the next server, which might interpret them differently.
-fn write_framing(request: &mut Request<Body>) {
-    let (is_empty, length) = (request.body().is_end_stream(), request.body().size_hint().exact());
-    let headers = request.headers_mut();
-    let stated = headers.contains_key(CONTENT_LENGTH);
-    // A body made by this program does not know its length: the request states it.
-    let stated_length = content_length::of_request(headers).ok().flatten();
-    headers.remove(CONTENT_LENGTH);
-    headers.remove(TRANSFER_ENCODING);
-    match length.or(stated_length) {
-        // Only some methods state a length of zero, such as POST: keep the client's choice.
-        _ if is_empty && !stated => {}
-        _ if is_empty => drop(headers.insert(CONTENT_LENGTH, 0.into())),
-        Some(length) => drop(headers.insert(CONTENT_LENGTH, length.into())),
-        // hyper drops the content of a GET of unknown length without this header.
-        None => drop(headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
-    }
-}
-
-/// Writes the Content-Length of a response from the parsed number.
-fn write_length(response: &mut Response<Body>, length: Option<u64>) {
-    match length {
-        // A 204 has no Content-Length (RFC 9110 §8.6).
-        Some(length) if response.status() != StatusCode::NO_CONTENT => {
-            response.headers_mut().insert(CONTENT_LENGTH, length.into());
-        }
-        _ => drop(response.headers_mut().remove(CONTENT_LENGTH)),
-    }
-}
-
-/// Waits for the first chunk of a body, for [`FIRST_CHUNK`] at most. Returns the error of a
-/// body that is cut off before the first chunk: the client then gets a 502, not an empty body.
-async fn await_first_chunk(mut body: Body) -> Result<Body, Error> {
-    match tokio::time::timeout(FIRST_CHUNK, next_data(&mut body)).await {
-        Ok(None) => Ok(Body::empty()),
-        Ok(Some(first)) => Ok(Body::chain([first?.into(), body])),
-        // An event stream may have nothing to send yet; the client needs its head now.
-        Err(_) => Ok(body),
-    }
+/// Returns true if a response has no content, whatever its headers say (RFC 9110 §6.4.1).
+fn has_no_content(method: &Method, response: &Response<Incoming>) -> bool {
+    method == Method::HEAD || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 #[cfg(test)]

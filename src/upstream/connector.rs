@@ -10,7 +10,7 @@ use super::endpoint::Endpoint;
 use super::io::Io;
 use crate::body::describe;
 use crate::semantics::scheme::Scheme;
-use crate::tls::TlsConnector;
+use crate::tls::{Alpn, TlsConnector};
 
 /// Opens connections. One timeout covers name resolution and the handshakes of TCP and TLS.
 #[derive(Clone)]
@@ -36,22 +36,33 @@ impl Connector {
         Self { tls: Some(tls), ..self }
     }
 
-    /// Opens a connection to `endpoint`.
+    /// Returns the protocols to offer to `https` endpoints.
+    pub(super) fn alpn(&self) -> Alpn {
+        self.tls.as_ref().map(TlsConnector::alpn).unwrap_or_default()
+    }
+
+    /// Opens a connection to `endpoint` for HTTP/1.1.
     ///
     /// # Errors
     /// Returns the endpoint and the cause: resolution, refusal, timeout or a failed TLS handshake.
     pub(crate) async fn connect(&self, endpoint: &Endpoint) -> Result<Io, String> {
-        let connected = within(self.timeout, self.handshakes(endpoint)).await;
+        self.connect_offering(endpoint, Alpn::Http1).await
+    }
+
+    /// Opens a connection to `endpoint` for one of the protocols of `alpn`; see
+    /// [`connect`](Self::connect).
+    pub(super) async fn connect_offering(&self, endpoint: &Endpoint, alpn: Alpn) -> Result<Io, String> {
+        let connected = within(self.timeout, self.handshakes(endpoint, alpn)).await;
         connected.map_err(|error| format!("{endpoint}: {error}"))
     }
 
-    async fn handshakes(&self, endpoint: &Endpoint) -> Result<Io, String> {
+    async fn handshakes(&self, endpoint: &Endpoint, alpn: Alpn) -> Result<Io, String> {
         let tcp = self.tcp.call(endpoint.uri()).await.map_err(|error| describe(&error))?.into_inner();
         match endpoint.scheme() {
             Scheme::Http => Ok(Io::Tcp(tcp)),
             Scheme::Https => {
                 let tls = self.tls.as_ref().expect("a client of https endpoints is made with TLS");
-                tls.connect(endpoint.host_name(), tcp).await.map(Io::Tls)
+                tls.connect(endpoint.host_name(), tcp, alpn).await.map(Io::Tls)
             }
         }
     }

@@ -77,13 +77,18 @@ impl Endpoint {
 
     /// Returns the URI of the server's root.
     pub(super) fn uri(&self) -> Uri {
+        self.uri_of(PathAndQuery::from_static("/"))
+    }
+
+    /// Returns the URI of a path at the server.
+    pub(super) fn uri_of(&self, path: PathAndQuery) -> Uri {
         let mut parts = uri::Parts::default();
         parts.scheme = Some(match self.scheme {
             Scheme::Http => uri::Scheme::HTTP,
             Scheme::Https => uri::Scheme::HTTPS,
         });
         parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+        parts.path_and_query = Some(path);
         Uri::from_parts(parts).expect("scheme, authority and path are present")
     }
 }

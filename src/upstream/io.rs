@@ -7,12 +7,22 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::tls::ClientStream;
+use crate::tls::{ClientStream, selected_http2};
 
 /// A connection to a server: cleartext TCP, or TLS after its handshake.
 pub(crate) enum Io {
     Tcp(TcpStream),
     Tls(Box<ClientStream>),
+}
+
+impl Io {
+    /// Returns true if the server selected HTTP/2 by ALPN.
+    pub(super) fn is_http2(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Tls(stream) => selected_http2(stream),
+        }
+    }
 }
 
 impl AsyncRead for Io {

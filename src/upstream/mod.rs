@@ -1,8 +1,14 @@
-//! The HTTP/1.1 client for origins, peers and etcd.
+//! The HTTP client for origins, peers and etcd: HTTP/1.1, and HTTP/2 to origins that select it by
+//! ALPN.
 
 mod client;
+mod connections;
 mod connector;
 mod endpoint;
+mod failure;
+mod framing;
+mod http2;
+mod http2_pool;
 mod io;
 mod pool;
 mod reply;

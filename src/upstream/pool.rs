@@ -8,27 +8,28 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::connector::Connector;
 use super::endpoint::Endpoint;
+use super::io::Io;
 use crate::body::{Body, describe};
 
 /// The most idle connections for each endpoint.
 const MAX_IDLE: usize = 256;
 /// The longest that an idle connection is kept. Servers are likely to keep theirs for longer;
 /// otherwise requests would often meet a connection that the server is closing.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The size of a connection's read buffer, in bytes; it limits the head of a response, too.
-const READ_BUFFER: usize = 256 * 1024;
+pub(super) const READ_BUFFER: u32 = 256 * 1024;
 
 /// An HTTP/1.1 connection, idle or with one request in flight.
 pub(super) struct Connection {
     pub(super) sender: SendRequest<Body>,
     opened: Instant,
+    /// True if the connection was taken from the pool.
+    pub(super) is_reused: bool,
 }
 
-/// The connections of a [`Client`](super::Client).
+/// The HTTP/1.1 connections of a [`Client`](super::Client).
 pub(super) struct Pool {
-    connector: Connector,
     http: http1::Builder,
     idle: Arc<Idle>,
 }
@@ -36,28 +37,28 @@ pub(super) struct Pool {
 impl Pool {
     /// Creates a pool. A connection is reused up to the age of `lifetime`. Responses have at most
     /// `max_headers` header lines.
-    pub(super) fn new(connector: Connector, lifetime: Duration, max_headers: usize) -> Self {
+    pub(super) fn new(lifetime: Duration, max_headers: usize) -> Self {
         let mut http = http1::Builder::new();
-        http.max_buf_size(READ_BUFFER).max_headers(max_headers);
+        http.max_buf_size(READ_BUFFER as usize).max_headers(max_headers);
         // A proxy removes whitespace before the colon (RFC 9112 §5.1). A folded line stays an
         // error (§5.2): the client gets a 502.
         http.allow_spaces_after_header_name_in_responses(true);
         let idle = Arc::new(Idle { lifetime, endpoints: Mutex::default() });
-        Self { connector, http, idle }
+        Self { http, idle }
     }
 
     /// Takes an idle connection to `endpoint` from the pool.
     pub(super) fn take(&self, endpoint: &Endpoint) -> Option<Connection> {
-        self.idle.take(endpoint)
+        let connection = self.idle.take(endpoint)?;
+        Some(Connection { is_reused: true, ..connection })
     }
 
-    /// Opens a new connection to `endpoint`.
-    pub(super) async fn open(&self, endpoint: &Endpoint) -> Result<Connection, String> {
-        let io = self.connector.connect(endpoint).await?;
+    /// Prepares a new connection for requests.
+    pub(super) async fn handshake(&self, io: Io) -> Result<Connection, String> {
         let (sender, driver) = self.http.handshake(TokioIo::new(io)).await.map_err(|error| describe(&error))?;
         // The driver's error also reaches the request in flight, which reports it.
         tokio::spawn(driver.with_upgrades());
-        Ok(Connection { sender, opened: Instant::now() })
+        Ok(Connection { sender, opened: Instant::now(), is_reused: false })
     }
 
     /// Puts a connection back once it is idle. Called when the head of a response has arrived;
@@ -151,9 +152,10 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             stream
         });
-        let pool = Pool::new(Connector::new(Duration::from_secs(20)), 4 * IDLE_TIMEOUT, 100);
+        let pool = Pool::new(4 * IDLE_TIMEOUT, 100);
         assert!(pool.take(&endpoint).is_none());
-        let mut connection = pool.open(&endpoint).await.unwrap();
+        let io = Io::Tcp(TcpStream::connect(endpoint.address()).await.unwrap());
+        let mut connection = pool.handshake(io).await.unwrap();
         connection.sender.send_request(Request::new(Body::empty())).await.unwrap();
         pool.put(&endpoint, connection);
         while !pool.has_idle(&endpoint) {

@@ -23,6 +23,7 @@ mod limits;
 mod location;
 mod nginx;
 mod origin;
+mod origin_http2;
 mod origin_policy;
 mod origin_tls;
 mod ownership;

@@ -190,7 +190,9 @@ async fn body_that_breaks_off_at_an_https_origin_breaks_off_at_the_client() {
     secure.origin.script("/length", cut.clone());
     secure.origin.script("/chunked", cut.chunked());
     for path in ["/length", "/chunked"] {
-        let got = edge.get(path).send().await;
+        // The connection may end before the head is sent.
+        let Ok(open) = edge.get(path).try_open().await else { continue };
+        let got = open.rest().await;
         assert!(!got.complete || got.status == 502, "{path}: {}", got.status);
     }
 }
