@@ -7,9 +7,10 @@ use super::error::SealError;
 
 /// The number of datagrams of one sender by which a datagram may be late. A sender numbers all its
 /// datagrams in one row, for all receivers.
-pub(super) const WINDOW: u64 = 1024;
+const WINDOW: u64 = 64 * WORDS as u64;
+const WORDS: usize = 16;
 /// The maximum number of senders that are remembered, some 170 bytes each.
-pub(super) const MAX_SENDERS: usize = 4096;
+const MAX_SENDERS: usize = 4096;
 
 /// The identification of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +42,7 @@ struct Sender {
     /// The greatest number that arrived.
     newest: u64,
     /// A bit for each of the last [`WINDOW`] numbers, at the number modulo [`WINDOW`].
-    arrived: [u64; WINDOW as usize / 64],
+    arrived: [u64; WORDS],
     /// The greatest time that arrived.
     latest: u64,
 }
@@ -84,7 +85,7 @@ impl ReplayGuard {
 impl Sender {
     /// Datagrams before the first one count as arrived: they may have, before this edge started.
     fn new(first: Stamp) -> Self {
-        Self { newest: first.sequence, arrived: [u64::MAX; WINDOW as usize / 64], latest: first.time }
+        Self { newest: first.sequence, arrived: [u64::MAX; WORDS], latest: first.time }
     }
 
     /// Returns true if the datagram is new, and notes it.

@@ -1,12 +1,14 @@
 use super::*;
 
+const STARTED: Duration = Duration::from_millis(1_699_999_940_123);
+/// A minute after the start.
 const NOW: Duration = Duration::from_millis(1_700_000_000_123);
 const MINUTE: Duration = Duration::from_mins(1);
 const SECRET: &str = "0123456789abcdef";
 const OTHER: &str = "fedcba9876543210";
 
 fn seal(instance: u64, secrets: &[&str]) -> Seal {
-    Seal::new(secrets.iter().copied(), instance, MINUTE, NOW - MINUTE)
+    Seal::new(secrets.iter().copied(), instance, MINUTE, STARTED)
 }
 
 /// Opens a copy of a datagram.
