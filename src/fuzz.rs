@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::cluster::membership::Admission;
 use crate::cluster::ring::PLACEMENT_VERSION;
+use crate::cluster::seal::Seal;
 use crate::cluster::swim::{Parameters, Swim, wire};
 use crate::http1::fast_path::NextRequest;
 use crate::key::{AssetKey, Scope};
@@ -51,7 +52,8 @@ pub fn key(data: &[u8]) {
     assert_eq!((again.as_str(), again.hash()), (key.as_str(), key.hash()));
 }
 
-/// Gives a member the data as a datagram, and as the payload of a valid one.
+/// Gives a member the data as a datagram, as the payload of a valid one, and as a sealed one. No
+/// data is sealed under a secret by chance.
 pub fn gossip(data: &[u8]) {
     let parameters = Parameters {
         probe_interval: Duration::from_millis(500),
@@ -66,7 +68,9 @@ pub fn gossip(data: &[u8]) {
         let _ = swim.receive(Duration::ZERO, datagram);
     }
     swim.wake(Duration::from_secs(1));
-    assert!(swim.take_outgoing().all(|datagram| datagram.bytes.len() <= 1200));
+    let mut seal = Seal::new(["0123456789abcdef"], 1, Duration::MAX, Duration::ZERO);
+    assert!(seal.open(&mut [&[2], data].concat(), Duration::ZERO).is_err());
+    assert!(swim.take_outgoing().all(|datagram| datagram.bytes.len() <= wire::MAX_DATAGRAM));
 }
 
 /// Reads Cache-Control, with a header line for each line of the data.

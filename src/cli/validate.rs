@@ -115,7 +115,7 @@ fn list_warnings(cluster: &ClusterConfig) -> Vec<String> {
         found.push(format!("cluster.peers: {peer:?} is listed twice; remove one"));
     }
     let own = cluster.own(cluster.listen);
-    let joins = cluster.gossip && cluster.secret.is_some();
+    let joins = cluster.gossip && cluster.has_secret();
     if cluster.discover.is_none() && !joins && !cluster.peers.is_empty() && !cluster.peers.contains(&own) {
         found.push(format!(
             "cluster.peers: this edge ({own}) is not listed, so it owns nothing; add it, or set cluster.advertise to its address in the list"

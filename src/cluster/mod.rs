@@ -12,3 +12,6 @@ pub(crate) mod swim;
 pub mod view;
 
 pub(crate) use address::is_address;
+
+/// The maximum number of secrets for gossip.
+pub(crate) const MAX_SECRETS: usize = 8;

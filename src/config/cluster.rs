@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::{check_nonzero, check_range, invalid, needs_feature};
+use super::etcd::{EtcdConfig, EtcdTransport};
 use super::values::{self, Period, Secret, loopback, millis, secs};
 use crate::cluster::discovery::Registry;
-use crate::cluster::is_address;
+use crate::cluster::{MAX_SECRETS, is_address};
+use crate::semantics::scheme::Scheme;
 
 /// The table `[cluster]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +21,8 @@ pub struct ClusterConfig {
     pub listen: SocketAddr,
     /// All members as `host:port`, this edge included.
     pub peers: Vec<String>,
-    /// Source of the member list in place of `peers`: `file:…`, `dns:…`, `srv:…`, `etcd:…`.
+    /// Source of the member list in place of `peers`: `file:…`, `dns:…`, `srv:…`, `etcd:…`,
+    /// `etcds:…`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discover: Option<String>,
     /// Interval at which a file or DNS is read again.
@@ -44,9 +47,17 @@ pub struct ClusterConfig {
     /// Whether edges detect failures by gossip (SWIM); if false, every listed member counts
     /// as alive. By default true with the feature `gossip`.
     pub gossip: bool,
-    /// Secret that authenticates gossip; an edge that knows it may join without being listed.
+    /// Secret that encrypts and authenticates gossip; an edge that knows it may join without being
+    /// listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<Secret>,
+    /// Several secrets in place of `secret`, to replace one by another: the first encrypts, all
+    /// decrypt.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Secret>,
+    /// With a secret, longest time between the sending of the first datagram of an edge and its
+    /// arrival; the clocks of edges must agree within it.
+    pub replay_window: Period,
     /// Interval between two probes by one edge.
     pub probe_interval: Period,
     /// Timeout of a probe, after which other edges are asked to probe; also of a peek at the
@@ -61,6 +72,8 @@ pub struct ClusterConfig {
     pub warm_time: Period,
     /// Largest number of keys that it pulls.
     pub warm_keys: usize,
+    /// The connection to the etcd of `discover`.
+    pub etcd: EtcdConfig,
 }
 
 impl Default for ClusterConfig {
@@ -79,12 +92,15 @@ impl Default for ClusterConfig {
             attempts: 3,
             gossip: cfg!(feature = "gossip"),
             secret: None,
+            secrets: Vec::new(),
+            replay_window: secs(60),
             probe_interval: millis(250),
             probe_timeout: millis(100),
             suspicion: millis(1500),
             warm_window: secs(300),
             warm_time: secs(30),
             warm_keys: 10_000,
+            etcd: EtcdConfig::default(),
         }
     }
 }
@@ -103,7 +119,11 @@ impl ClusterConfig {
                 self.listen
             ));
         }
-        self.registry()?;
+        self.etcd.check(match self.registry()?.and_then(|registry| registry.etcd_scheme()) {
+            None => EtcdTransport::None,
+            Some(Scheme::Http) => EtcdTransport::Tcp,
+            Some(Scheme::Https) => EtcdTransport::Tls,
+        })?;
         self.nameserver()?;
         check_range("cluster.refresh", self.refresh, millis(100)..=secs(3600))?;
         check_range("cluster.lease", self.lease, secs(2)..=secs(600))?;
@@ -142,15 +162,8 @@ impl ClusterConfig {
         if self.gossip && !cfg!(feature = "gossip") {
             return Err(needs_feature("cluster.gossip", "true", "gossip"));
         }
-        if self.secret.as_ref().is_some_and(|secret| secret.0.len() < Secret::SHORTEST) {
-            return Err(invalid(
-                "cluster.secret",
-                format_args!(
-                    "the secret is too short (expected {} characters or more, such as the output of `openssl rand -hex 16`)",
-                    Secret::SHORTEST
-                ),
-            ));
-        }
+        self.check_secrets()?;
+        check_range("cluster.replay_window", self.replay_window, secs(1)..=secs(3600))?;
         check_range("cluster.probe_interval", self.probe_interval, millis(50)..=secs(60))?;
         // An indirect probe takes as long again.
         let round = Period(self.probe_interval.0 / 2);
@@ -158,6 +171,37 @@ impl ClusterConfig {
         // The suspect is notified each probe_timeout, and may miss most of these datagrams.
         let several = Period(self.probe_timeout.0 * 5);
         check_range("cluster.suspicion", self.suspicion, several..=secs(600))
+    }
+
+    fn check_secrets(&self) -> Result<(), String> {
+        let key = if self.secret.is_some() { "cluster.secret" } else { "cluster.secrets" };
+        if self.secret.is_some() && !self.secrets.is_empty() {
+            return Err(invalid(key, "cluster.secrets is set, too; remove one of them"));
+        }
+        if self.secrets.len() > MAX_SECRETS {
+            let count = self.secrets.len();
+            return Err(invalid(key, format_args!("{count} secrets are too many (expected {MAX_SECRETS} or fewer)")));
+        }
+        if self.secrets().any(|secret| secret.0.len() < Secret::SHORTEST) {
+            return Err(invalid(
+                key,
+                format_args!(
+                    "the secret is too short (expected {} characters or more, such as the output of `openssl rand -hex 16`)",
+                    Secret::SHORTEST
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns the secrets for gossip; the first one encrypts.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.secret.iter().chain(&self.secrets)
+    }
+
+    /// Returns true if a secret authenticates gossip.
+    pub(crate) fn has_secret(&self) -> bool {
+        self.secrets().next().is_some()
     }
 
     /// Returns the name of this edge on the ring if its listener is bound to `listening`.

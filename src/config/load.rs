@@ -26,11 +26,15 @@ impl Layers {
             let text = std::fs::read_to_string(file).map_err(|error| {
                 bad(format!("cannot read {}: {error}; name another file with --config", file.display()))
             })?;
-            // Parsed here first, because toml's own errors show the line. A line with a secret
-            // is not shown.
+            // Parsed here first, because toml's own errors show the line. No line of a file with
+            // secrets is shown: a list of them may have several lines.
             Toml::from_str::<Dict>(&text).map_err(|error| {
                 let shown = error.to_string();
-                let shown = if shown.contains("secret") { error.message() } else { &shown };
+                let shown = if ["secret", "password"].iter().any(|word| text.contains(word)) {
+                    error.message()
+                } else {
+                    &shown
+                };
                 bad(format!("invalid TOML in {}: {}", file.display(), one_line(shown)))
             })?;
             figment = figment.merge(Toml::file_exact(file));
@@ -115,7 +119,8 @@ const RENAMED: [(&str, &str); 3] = [
 ];
 
 /// Keys with values that are text even if they look like numbers.
-const TEXT_KEYS: [&str; 3] = ["edge.name", "tls.min_version", "cluster.secret"];
+const TEXT_KEYS: [&str; 5] =
+    ["edge.name", "tls.min_version", "cluster.secret", "cluster.etcd.user", "cluster.etcd.password"];
 
 /// Returns the environment variable that sets `key`.
 fn variable(key: &str) -> String {

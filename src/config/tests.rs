@@ -59,6 +59,7 @@ fn is_shown(comment: &str) -> bool {
                 | "discover"
                 | "nameserver"
                 | "secret"
+                | "secrets"
                 | "max_object"
                 | "path"
                 | "digest"
@@ -72,6 +73,10 @@ fn is_shown(comment: &str) -> bool {
                 | "client_key"
                 | "chain"
                 | "key"
+                | "certificate"
+                | "user"
+                | "password"
+                | "password_file"
         )
     })
 }
@@ -81,7 +86,16 @@ fn keys_lists_the_fields_of_all_tables() {
     let secret = Some(Secret("0123456789abcdef".to_owned()));
     let text = Some("a:1".to_owned());
     let (discover, nameserver, advertise) = (text.clone(), text.clone(), text);
-    let cluster = ClusterConfig { discover, nameserver, advertise, secret, ..ClusterConfig::default() };
+    let secrets = secret.iter().cloned().collect();
+    let etcd = EtcdConfig {
+        ca: Some("/i".into()),
+        certificate: Some("/j".into()),
+        key: Some("/k".into()),
+        user: Some("l".to_owned()),
+        password: secret.clone(),
+        password_file: Some("/m".into()),
+    };
+    let cluster = ClusterConfig { discover, nameserver, advertise, secret, secrets, etcd, ..ClusterConfig::default() };
     let cache = CacheConfig { max_object: Some(Size(1)), ..CacheConfig::default() };
     let immutable = vec![ImmutableConfig::path("/{hash}", None)];
     let (directory, client_ca) = (Some("/a".into()), Some("/b".into()));
@@ -100,7 +114,7 @@ fn keys_lists_the_fields_of_all_tables() {
     for (table, value) in all.as_dict().unwrap() {
         let first = value.as_array().map_or(value, |items| &items[0]);
         for (key, value) in first.as_dict().unwrap() {
-            match value.as_array().and_then(|items| items.first()?.as_dict()) {
+            match value.as_dict().or_else(|| value.as_array()?.first()?.as_dict()) {
                 Some(nested) => keys.extend(nested.keys().map(|name| format!("{table}.{key}.{name}"))),
                 None => keys.push(format!("{table}.{key}")),
             }
@@ -113,7 +127,7 @@ fn keys_lists_the_fields_of_all_tables() {
 }
 
 /// A value for every key, different from its default.
-const OVERRIDES: [(&str, &str); 88] = [
+const OVERRIDES: [(&str, &str); 91] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -171,12 +185,15 @@ const OVERRIDES: [(&str, &str); 88] = [
     ("cluster.attempts", "7"),
     ("cluster.gossip", "false"),
     ("cluster.secret", "0123456789abcdef"),
+    ("cluster.secrets", "[\"0123456789abcdef\", \"fedcba9876543210\"]"),
+    ("cluster.replay_window", "5s"),
     ("cluster.probe_interval", "1s"),
     ("cluster.probe_timeout", "50ms"),
     ("cluster.suspicion", "3s"),
     ("cluster.warm_window", "1m"),
     ("cluster.warm_time", "1m"),
     ("cluster.warm_keys", "3"),
+    ("cluster.etcd", "{ca=\"/ca\", certificate=\"/c\", key=\"/k\", user=\"u\", password=\"p\"}"),
     ("admin.listen", "127.0.0.2:83"),
     ("limits.connections", "7"),
     ("limits.connections_per_client", "7"),
@@ -204,9 +221,13 @@ const OVERRIDES: [(&str, &str); 88] = [
     ("query", "[{path=\"/img/*\", keep=[\"w\"]}]"),
 ];
 
+/// More secrets than are allowed.
+const BAD_SECRETS: &str = "[cluster]\nsecrets = [\"0123456789abcdef\", \"1123456789abcdef\", \"2123456789abcdef\", \"3123456789abcdef\", \"4123456789abcdef\", \"5123456789abcdef\", \"6123456789abcdef\", \"7123456789abcdef\", \"8123456789abcdef\"]";
+
 /// Without these keys, some others are invalid.
 const BASE: &str = "[tls]\nlisten = \"127.0.0.1:444\"\ndirectory = \"/base\"\n\
-    [origin]\nurl = \"https://base\"\nclient_certificate = \"/base.pem\"\nclient_key = \"/base.key\"\n";
+    [origin]\nurl = \"https://base\"\nclient_certificate = \"/base.pem\"\nclient_key = \"/base.key\"\n\
+    [cluster]\ndiscover = \"etcds:base:1/base\"\n";
 
 #[test]
 #[allow(clippy::result_large_err)] // figment's error type
@@ -288,10 +309,25 @@ fn errors_name_the_key_the_fault_and_the_accepted_values() {
         ("[cluster]\ndiscover = \"/etc/peers\"", &["cluster.discover", "`/etc/peers`", "file:"]),
         ("[cluster]\ndiscover = \"dns:edges\"", &["cluster.discover", "`edges`", "edges.example.net:7001"]),
         ("[cluster]\ndiscover = \"etcd:10.0.0.1/p\"", &["cluster.discover", "`10.0.0.1`", "10.0.0.1:2379"]),
+        ("[cluster]\ndiscover = \"etcds:10.0.0.1/p\"", &["cluster.discover", "`10.0.0.1`", "10.0.0.1:2379"]),
+        ("[cluster]\ndiscover = \"etcd:a:1/p\"\netcd.ca = \"/a\"", &["cluster.etcd.ca", "etcds:"]),
+        ("[cluster]\netcd.user = \"u\"", &["cluster.etcd.user", "etcd: or etcds:"]),
+        ("[cluster]\ndiscover = \"etcds:a:1/p\"\netcd.key = \"/a\"", &["cluster.etcd.certificate", "missing"]),
+        ("[cluster]\ndiscover = \"etcds:a:1/p\"\netcd.user = \"u\"", &["cluster.etcd.password", "missing"]),
+        ("[cluster]\ndiscover = \"etcd:a:1/p\"\netcd.password = \"p\"", &["cluster.etcd.user", "missing"]),
+        ("[cluster.etcd]\npassword = \"p\"\npassword_file = \"/p\"", &["cluster.etcd.password_file", "remove"]),
+        ("[cluster.etcd]\npasword = \"p\"", &["cluster.etcd.pasword", "cluster.etcd.password"]),
         ("[cluster]\nrefresh = \"1ms\"", &["cluster.refresh", "100ms", "3600s"]),
         ("[cluster]\nnameserver = \"127.0.0.1\"", &["cluster.nameserver", "\"127.0.0.1\"", "127.0.0.1:8600"]),
         ("[cluster]\nlease = \"1s\"", &["cluster.lease", "2s", "600s"]),
         ("[cluster]\nsecret = \"guess me\"", &["cluster.secret", "16 characters"]),
+        ("[cluster]\nsecrets = [\"0123456789abcdef\", \"guess me\"]", &["cluster.secrets", "16 characters"]),
+        (
+            "[cluster]\nsecret = \"0123456789abcdef\"\nsecrets = [\"0123456789abcdef\"]",
+            &["cluster.secret", "cluster.secrets", "remove"],
+        ),
+        (BAD_SECRETS, &["cluster.secrets", "9 secrets", "8 or fewer"]),
+        ("[cluster]\nreplay_window = \"0s\"", &["cluster.replay_window", "1s", "3600s"]),
         ("[cluster]\nprobe_interval = \"1ms\"", &["cluster.probe_interval", "50ms"]),
         ("[cluster]\nprobe_timeout = \"200ms\"", &["cluster.probe_timeout", "125ms"]),
         ("[cluster]\nsuspicion = \"0s\"", &["cluster.suspicion", "500ms"]),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 #[cfg(feature = "cli")]
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
@@ -11,7 +12,7 @@ use super::listeners::{ClientListener, InheritedSockets, Listener};
 use super::parts::{self, OriginSource, Supplied};
 use super::reload::Reloading;
 use crate::cluster::discovery::Discovery;
-use crate::config::Config;
+use crate::config::{ClusterConfig, Config, Secret};
 use crate::edge::Edge;
 use crate::error::StartError;
 use crate::observe::access::Access;
@@ -32,6 +33,8 @@ pub struct Server {
     pub(super) tls: Option<Arc<TlsAcceptor>>,
     pub(super) peers: Option<Listener>,
     pub(super) gossip: Option<(Gossip, GossipSocket)>,
+    /// The secrets that gossip follows.
+    secrets: watch::Sender<Vec<Secret>>,
     pub(super) discovery: Option<Discovery>,
     pub(super) admin: Listener,
     addresses: Addresses,
@@ -118,9 +121,11 @@ impl Server {
         };
         let membership = Arc::new(parts::membership(&config, addresses.peers));
         let metrics = Arc::new(Metrics::default());
+        let secrets = config.cluster.iter().flat_map(ClusterConfig::secrets).cloned().collect();
+        let (secrets, followed) = watch::channel(secrets);
         let gossip = gossip_socket.zip(config.cluster.as_ref()).map(|(socket, cluster)| {
             let (membership, metrics) = (Arc::clone(&membership), Arc::clone(&metrics));
-            (Gossip::new(cluster, &config.edge.name, random(), membership, metrics), socket)
+            (Gossip::new(cluster, &config.edge.name, random(), followed, membership, metrics), socket)
         });
         let discovery = parts::discovery(&config, membership.own())?;
         let edge = parts::edge(
@@ -142,6 +147,7 @@ impl Server {
             tls,
             peers,
             gossip,
+            secrets,
             discovery,
             admin,
             addresses,
@@ -191,6 +197,7 @@ impl Server {
             origin_source: self.origin_source,
             running: self.config.clone(),
             tls: self.tls.clone(),
+            secrets: self.secrets.clone(),
         }
     }
 }

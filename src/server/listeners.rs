@@ -147,7 +147,7 @@ impl InheritedSockets {
             let address = listener.address;
             match UdpSocket::bind(address).await {
                 Ok(socket) => {
-                    if cluster.secret.is_none() && !address.ip().is_loopback() {
+                    if !cluster.has_secret() && !address.ip().is_loopback() {
                         tracing::warn!(%address, "no cluster.secret: any host that reaches this UDP port can forge gossip about members"
                         );
                     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::body::zero_copy::Arena;
-use crate::cluster::discovery::{Discovery, Finding, Settings};
+use crate::cluster::discovery::{Discovery, Finding, Registry, Settings};
 use crate::cluster::membership::Membership;
 use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
 use crate::conn::handler::LINGER;
@@ -22,10 +22,11 @@ use crate::origin::http_origin::HttpOrigin;
 use crate::peer::client::Peers;
 use crate::random::random;
 use crate::semantics::request_headers::Underscores;
+use crate::semantics::scheme::Scheme;
 use crate::semantics::storing::FallbackTtls;
 use crate::site::Sites;
 use crate::site::policy::{Policy, ToldHost, Writes};
-use crate::tls::TlsAcceptor;
+use crate::tls::{TlsAcceptor, TlsConnector};
 use crate::upstream::{DEFAULT_LIFETIME, Timeouts};
 
 /// The source of an edge's origin.
@@ -197,7 +198,7 @@ pub(super) fn membership(config: &Config, listening: Option<SocketAddr>) -> Memb
 
 /// Warns if the member list does not name this edge.
 pub(super) fn warn_if_guest(cluster: &ClusterConfig, own: &str, list: &[String]) {
-    let joins = cluster.gossip && cluster.secret.is_some();
+    let joins = cluster.gossip && cluster.has_secret();
     if !list.is_empty() && !list.iter().any(|name| name == own) && !joins {
         tracing::warn!(%own, "this edge is not in the member list: it responds to peers but owns no keys");
     }
@@ -217,7 +218,19 @@ pub(crate) fn discovery(config: &Config, own: &str) -> Result<Option<Discovery>,
         connect: cluster.connect_timeout.0,
         own: own.into(),
         edge: config.edge.name.clone(),
+        etcd: cluster.etcd.settings(),
     };
+    match registry.as_ref().and_then(Registry::etcd_scheme) {
+        // Unusable files are an error at the start, and a failure of discovery later.
+        Some(Scheme::Https) => {
+            let loaded = TlsConnector::load(&settings.etcd.tls);
+            loaded.map_err(|error| StartError::Config(format!("cluster.etcd: {error}")))?;
+        }
+        Some(Scheme::Http) if settings.etcd.credentials.is_some() => {
+            tracing::warn!("the password for etcd is sent in cleartext; use etcds: in cluster.discover");
+        }
+        _ => {}
+    }
     Ok(registry.map(|registry| Discovery::new(registry, settings)))
 }
 

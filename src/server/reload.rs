@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::parts::{OriginSource, http_origin, policies, warn_if_guest};
-use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig, LimitsConfig, TlsConfig};
+use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig, LimitsConfig, Secret, TlsConfig};
 use crate::edge::Edge;
 use crate::error::StartError;
 use crate::tls::TlsAcceptor;
@@ -14,10 +16,12 @@ pub struct Reloading {
     pub(super) origin_source: OriginSource,
     pub(super) running: Config,
     pub(super) tls: Option<Arc<TlsAcceptor>>,
+    /// The secrets that gossip follows.
+    pub(super) secrets: watch::Sender<Vec<Secret>>,
 }
 
 impl Reloading {
-    /// Applies the origin, the peers, the rules, the methods, the cache's times and the
+    /// Applies the origin, the peers, the secrets for gossip, the rules, the methods, the cache's times and the
     /// certificates of `config`.
     /// Returns the tables with changes that need a restart. `[origin]` is one of them if the
     /// origin comes from the program that embeds the edge.
@@ -38,6 +42,7 @@ impl Reloading {
         }
         self.edge.set_policies(policies);
         self.replace_peers(&config);
+        self.secrets.send_replace(next.cluster.iter().flat_map(ClusterConfig::secrets).cloned().collect());
         let restart = differing(&next, config);
         self.running = next;
         Ok(restart)
@@ -63,7 +68,9 @@ impl Reloading {
 fn next(running: &Config, new: &Config, origin_source: OriginSource) -> Config {
     let next_cluster = |running: &ClusterConfig| {
         let peers = new.cluster.as_ref().map_or_else(|| running.peers.clone(), |new| new.peers.clone());
-        ClusterConfig { peers, ..running.clone() }
+        // With the first secret, and without the last, other edges are members.
+        let secrets = new.cluster.as_ref().filter(|new| new.has_secret() == running.has_secret()).unwrap_or(running);
+        ClusterConfig { peers, secret: secrets.secret.clone(), secrets: secrets.secrets.clone(), ..running.clone() }
     };
     Config {
         edge: EdgeConfig {
@@ -149,6 +156,24 @@ mod tests {
         assert_eq!(needing_restart(&running, &new, OriginSource::Configured), [""; 0]);
         assert_eq!(needing_restart(&running, &new, OriginSource::Embedded), ["[origin]"]);
         assert_eq!(next(&running, &new, OriginSource::Configured), new);
+    }
+
+    #[test]
+    fn secrets_are_replaced_by_a_reload_unless_the_first_is_added_or_the_last_removed() {
+        let with = |secrets: &[&str]| {
+            let secrets = secrets.iter().map(|secret| Secret((*secret).to_owned())).collect();
+            Config { cluster: Some(ClusterConfig { secrets, ..ClusterConfig::default() }), ..Config::default() }
+        };
+        let mut alone = with(&[]);
+        alone.cluster.as_mut().unwrap().secret = Some(Secret("one".to_owned()));
+        for (running, new) in [(&alone, &with(&["one", "two"])), (&with(&["two"]), &alone)] {
+            assert_eq!(needing_restart(running, new, OriginSource::Configured), [""; 0]);
+            assert_eq!(next(running, new, OriginSource::Configured), *new);
+        }
+        for (running, new) in [(&alone, &with(&[])), (&with(&[]), &alone)] {
+            assert_eq!(needing_restart(running, new, OriginSource::Configured), ["[cluster]"]);
+            assert_eq!(next(running, new, OriginSource::Configured), *running);
+        }
     }
 
     #[test]

@@ -27,6 +27,14 @@ impl Endpoint {
         Ok(Self { scheme, authority, host })
     }
 
+    /// Returns the endpoint of the server at `address` (`host` or `host:port`).
+    ///
+    /// # Errors
+    /// The address is no authority of a URL.
+    pub(crate) fn with_scheme(scheme: Scheme, address: &str) -> Result<Self, String> {
+        Self::new(scheme, Bytes::copy_from_slice(address.as_bytes()))
+    }
+
     /// Returns the endpoint of a server's URL.
     ///
     /// # Errors
@@ -93,12 +101,12 @@ impl Endpoint {
     }
 }
 
-/// Parses `host` or `host:port` of a server that is reached without TLS: a peer or etcd.
+/// Parses `host` or `host:port` of a server that is reached without TLS.
 impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(address: &str) -> Result<Self, String> {
-        Self::new(Scheme::Http, Bytes::copy_from_slice(address.as_bytes()))
+        Self::with_scheme(Scheme::Http, address)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::programs::require;
 
 use servers::{Etcd, Nameserver};
 
+mod etcd;
 mod servers;
 
 const OK: &str = "peerage_discoveries_total{outcome=\"ok\"}";

@@ -38,6 +38,7 @@ mod restart;
 mod revalidation;
 mod rules;
 mod scope;
+mod secrets;
 mod storage;
 mod tls;
 mod use_cases;

@@ -16,4 +16,4 @@ mod settings;
 
 pub(crate) use follow::{Discovery, Finding};
 pub(crate) use registry::Registry;
-pub(crate) use settings::Settings;
+pub(crate) use settings::{Credentials, EtcdSettings, Password, Settings};

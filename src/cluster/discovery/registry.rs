@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 #[cfg(feature = "etcd")]
 use crate::cluster::is_address;
+use crate::semantics::scheme::Scheme;
 #[cfg(feature = "etcd")]
 use crate::upstream::Endpoint;
 
@@ -25,14 +26,14 @@ pub(crate) enum Registry {
     /// The keys of an etcd that begin with a prefix.
     #[cfg(feature = "etcd")]
     Etcd {
-        /// The endpoints, each as `host:port`.
+        /// The endpoints, all with one scheme.
         endpoints: Vec<Endpoint>,
         /// The prefix of the keys, with a leading slash and no trailing one.
         prefix: String,
     },
 }
 
-const FORMS: &str = "expected `file:/etc/peerage/peers`, `dns:edges.example.net:7001`, `srv:_peerage._tcp.example.net`, `etcd:10.0.0.1:2379/peerage/members`";
+const FORMS: &str = "expected `file:/etc/peerage/peers`, `dns:edges.example.net:7001`, `srv:_peerage._tcp.example.net`, `etcd:10.0.0.1:2379/peerage/members`, `etcds:etcd.example.net:2379/peerage/members`";
 
 impl FromStr for Registry {
     type Err = String;
@@ -59,9 +60,13 @@ impl FromStr for Registry {
             #[cfg(not(feature = "dns"))]
             "dns" | "srv" => Err(format!("`{text}` needs the feature `dns` of peerage, and this build lacks it")),
             #[cfg(feature = "etcd")]
-            "etcd" => endpoints(rest),
+            "etcd" => endpoints(Scheme::Http, rest),
+            #[cfg(feature = "etcd")]
+            "etcds" if cfg!(feature = "tls") => endpoints(Scheme::Https, rest),
+            #[cfg(feature = "etcd")]
+            "etcds" => Err(format!("`{text}` needs the feature `tls` of peerage, and this build lacks it")),
             #[cfg(not(feature = "etcd"))]
-            "etcd" => Err(format!("`{text}` needs the feature `etcd` of peerage, and this build lacks it")),
+            "etcd" | "etcds" => Err(format!("`{text}` needs the feature `etcd` of peerage, and this build lacks it")),
             _ => Err(format!("unknown registry type `{kind}`; {FORMS}")),
         }
     }
@@ -79,12 +84,14 @@ fn addresses(text: &str) -> Result<Registry, String> {
 }
 
 #[cfg(feature = "etcd")]
-fn endpoints(text: &str) -> Result<Registry, String> {
+fn endpoints(scheme: Scheme, text: &str) -> Result<Registry, String> {
+    let text = text.strip_prefix("//").unwrap_or(text);
     let example = "such as `etcd:10.0.0.1:2379,10.0.0.2:2379/peerage/members`";
     let (endpoints, prefix) = text.split_once('/').unwrap_or((text, ""));
-    let parse = |text: &str| match text.trim().parse() {
-        Ok(endpoint) if is_address(text.trim()) => Ok(endpoint),
-        _ => Err(text.trim().to_owned()),
+    let parse = |text: &str| {
+        let address = Some(text.trim()).filter(|address| is_address(address));
+        let endpoint = address.and_then(|address| Endpoint::with_scheme(scheme, address).ok());
+        endpoint.ok_or_else(|| text.trim().to_owned())
     };
     let endpoints = endpoints.split(',').map(parse).collect::<Result<Vec<Endpoint>, _>>();
     let endpoints = endpoints
@@ -109,6 +116,17 @@ fn is_name(text: &str) -> bool {
     bare.len() <= 253 && bare.split('.').all(is_label) && text.parse::<IpAddr>().is_err()
 }
 
+impl Registry {
+    /// Returns the scheme of the requests to etcd; `None` for other registries.
+    pub(crate) fn etcd_scheme(&self) -> Option<Scheme> {
+        match self {
+            #[cfg(feature = "etcd")]
+            Self::Etcd { endpoints, .. } => endpoints.first().map(Endpoint::scheme),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -120,7 +138,8 @@ impl fmt::Display for Registry {
             #[cfg(feature = "etcd")]
             Self::Etcd { endpoints, prefix } => {
                 let endpoints: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
-                write!(f, "etcd:{}{prefix}", endpoints.join(","))
+                let is_secure = self.etcd_scheme() == Some(Scheme::Https);
+                write!(f, "{}:{}{prefix}", if is_secure { "etcds" } else { "etcd" }, endpoints.join(","))
             }
         }
     }
@@ -142,11 +161,14 @@ mod tests {
             "srv:_peerage._tcp.example.net",
             "etcd:10.0.0.1:2379/peerage/members",
             "etcd:10.0.0.1:2379,[::1]:2379,etcd.example.net:2379/p",
+            "etcds:10.0.0.1:2379,etcd.example.net:2379/p",
         ] {
             assert_eq!(text.parse::<Registry>().map(|registry| registry.to_string()), Ok(text.to_owned()));
         }
         let slashes: Registry = "etcd:a:1, b:2/p/".parse().unwrap();
         assert_eq!(slashes.to_string(), "etcd:a:1,b:2/p");
+        let url: Registry = "etcds://a:1,b:2/p".parse().unwrap();
+        assert_eq!((url.to_string(), url.etcd_scheme()), ("etcds:a:1,b:2/p".to_owned(), Some(Scheme::Https)));
         for (text, part) in [
             ("", "file:"),
             ("/etc/peerage/peers", "file:"),
@@ -160,6 +182,7 @@ mod tests {
             ("srv:", "without a port"),
             ("etcd:10.0.0.1:2379", "prefix"),
             ("etcd:10.0.0.1:2379/", "prefix"),
+            ("etcds:10.0.0.1/p", "host:port"),
             ("etcd:10.0.0.1/p", "host:port"),
             ("etcd:http://10.0.0.1:2379/p", "host:port"),
             ("etcd:a:1,,b:1/p", "host:port"),
@@ -171,14 +194,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_displayed_registry_parses_to_itself(text in "(file:[a-z/]{1,9}|dns:[a-z_.]{1,9}:[0-9]{1,6}|srv:[a-z_.-]{0,9}|etcd:([a-z0-9.]{1,3}:[0-9]{1,3},?){1,3}/[a-z/]{0,5})") {
+        fn a_displayed_registry_parses_to_itself(text in "(file:[a-z/]{1,9}|dns:[a-z_.]{1,9}:[0-9]{1,6}|srv:[a-z_.-]{0,9}|etcds?:([a-z0-9.]{1,3}:[0-9]{1,3},?){1,3}/[a-z/]{0,5})") {
             if let Ok(registry) = text.parse::<Registry>() {
                 prop_assert_eq!(registry.to_string().parse(), Ok(registry));
             }
         }
 
         #[test]
-        fn no_text_panics(text in "((file|dns|srv|etcd):)?.{0,30}") {
+        fn no_text_panics(text in "((file|dns|srv|etcds?):)?.{0,30}") {
             let _ = text.parse::<Registry>();
         }
     }

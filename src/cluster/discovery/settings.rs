@@ -1,10 +1,14 @@
-//! [`Settings`]: the settings that all registries share.
+//! [`Settings`]: the settings of registries.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The settings that all registries share.
+use crate::tls::ClientSettings;
+
+/// The settings of registries.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// The time between two reads; the longest pause after failures, too.
@@ -19,4 +23,35 @@ pub(crate) struct Settings {
     pub(crate) own: Arc<str>,
     /// This edge's `edge.name`.
     pub(crate) edge: String,
+    /// The connection to etcd.
+    pub(crate) etcd: EtcdSettings,
+}
+
+/// The settings of the connection to etcd.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EtcdSettings {
+    /// The settings of TLS, for `etcds` endpoints.
+    pub(crate) tls: ClientSettings,
+    pub(crate) credentials: Option<Credentials>,
+}
+
+/// A user of etcd.
+#[derive(Debug, Clone)]
+pub(crate) struct Credentials {
+    pub(crate) user: String,
+    pub(crate) password: Password,
+}
+
+/// A password; its `Debug` form does not show it.
+#[derive(Clone)]
+pub(crate) enum Password {
+    Text(String),
+    /// A file with the password in one line.
+    File(PathBuf),
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password")
+    }
 }

@@ -4,20 +4,26 @@
 use std::sync::Arc;
 
 use crate::cluster::ring::PLACEMENT_VERSION;
+use crate::cluster::seal::{self, SealError};
 
-/// The version of the datagram format.
+/// The version of the datagram format, below the seal.
 pub(crate) const PROTOCOL: u8 = 1;
 
 const MAGIC: &[u8; 4] = b"peer";
 const HEAD: usize = MAGIC.len() + 1 + 8 + 8;
-/// The longest payload in bytes. A datagram with its tag stays below the MTU of any common network.
-pub(super) const PAYLOAD: usize = 1200 - HEAD;
+/// The longest datagram in bytes, with its seal: what every IPv6 link carries (1280 bytes), without
+/// the headers of IPv6 and UDP.
+const MAX_SEALED: usize = 1280 - 40 - 8;
+/// The longest datagram before it is sealed.
+pub(crate) const MAX_DATAGRAM: usize = MAX_SEALED - seal::OVERHEAD;
+/// The longest payload.
+pub(super) const PAYLOAD: usize = MAX_DATAGRAM - HEAD;
 
 /// The reason why a datagram was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// The tag is missing or wrong: the sender has another secret or none.
-    Seal,
+    /// The seal is missing or wrong, or the datagram is a replay.
+    Seal(SealError),
     /// The sender has another protocol or placement version: edges in one view would disagree
     /// about owners.
     Version {

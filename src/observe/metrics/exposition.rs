@@ -257,6 +257,19 @@ impl EdgeCollector {
         let mut family = begin_family(
             encoder,
             MetricType::Counter,
+            "opened_datagrams",
+            "Gossip datagrams decrypted, by the position of the secret in cluster.secrets",
+        )?;
+        for (position, opened) in (1..).zip(&self.metrics.opened_datagrams) {
+            // Unused positions are left out, but for the second, which a rotation watches.
+            if position <= 2 || opened.total() > 0 {
+                let label = [("secret", position)];
+                ConstCounter::new(opened.total()).encode(family.encode_family(&label)?)?;
+            }
+        }
+        let mut family = begin_family(
+            encoder,
+            MetricType::Counter,
             "discoveries",
             "Lookups of the member list (cluster.discover), by outcome",
         )?;
@@ -394,6 +407,8 @@ mod tests {
             "peerage_members{state=\"alive\"} 2",
             "peerage_members{state=\"down\"} 0",
             "peerage_refused_datagrams_total{reason=\"version\"} 0",
+            "peerage_refused_datagrams_total{reason=\"replay\"} 0",
+            "peerage_opened_datagrams_total{secret=\"2\"} 0",
             "peerage_discoveries_total{outcome=\"error\"} 0",
             "peerage_request_seconds_bucket{le=\"0.0025\"} 1",
             "peerage_request_seconds_bucket{le=\"0.005\"} 2",

@@ -168,6 +168,8 @@ impl Handshake {
 #[allow(missing_docs)]
 pub enum Refused {
     Seal,
+    Replay,
+    Time,
     Version,
     Stranger,
     Guest,
@@ -175,11 +177,14 @@ pub enum Refused {
 }
 
 impl Refused {
-    pub(super) const ALL: [Self; 5] = [Self::Seal, Self::Version, Self::Stranger, Self::Guest, Self::Garbage];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Seal, Self::Replay, Self::Time, Self::Version, Self::Stranger, Self::Guest, Self::Garbage];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Seal => "seal",
+            Self::Replay => "replay",
+            Self::Time => "time",
             Self::Version => "version",
             Self::Stranger => "stranger",
             Self::Guest => "guest",

@@ -10,6 +10,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use super::counters::{Counter, Histogram};
 use super::labels::{Asked, Fetched, Handshake, PeerLookup, Refused, Served, Source};
+use crate::cluster::MAX_SECRETS;
 use crate::tls::Report;
 
 /// The classes of response statuses, from 100 up.
@@ -41,6 +42,8 @@ pub(crate) struct Metrics {
     pub(super) overflowed_invalidations: Counter,
     pub(super) malformed_requests: Counter,
     pub(super) refused_datagrams: [Counter; Refused::ALL.len()],
+    /// By the position of the secret.
+    pub(super) opened_datagrams: [Counter; MAX_SECRETS],
     pub(super) discoveries: [Counter; Fetched::ALL.len()],
     /// By outcome.
     pub(super) handshakes: [Counter; Handshake::ALL.len()],
@@ -166,6 +169,11 @@ impl Metrics {
 
     pub(crate) fn refused_datagram(&self, reason: Refused) {
         self.refused_datagrams[reason as usize].add(1);
+    }
+
+    /// Counts a datagram that the secret at `position` opened.
+    pub(crate) fn opened_datagram(&self, position: usize) {
+        self.opened_datagrams[position].add(1);
     }
 
     /// Counts a lookup of the member list (`cluster.discover`).

@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
 use crate::cluster::membership::Membership;
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, Secret};
 use crate::observe::metrics::Metrics;
 
 /// The state of this edge.
@@ -34,6 +34,7 @@ impl Gossip {
         _config: &ClusterConfig,
         _edge: &str,
         _seed: u64,
+        _secrets: watch::Receiver<Vec<Secret>>,
         _membership: Arc<Membership>,
         _metrics: Arc<Metrics>,
     ) -> Self {

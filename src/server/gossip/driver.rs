@@ -12,11 +12,12 @@ use super::hosts::HostResolver;
 use super::rejection_log::RejectionLog;
 use super::socket::GossipSocket;
 use crate::cluster::membership::{Admission, GossipInputs, List, Membership};
-use crate::cluster::seal::Seal;
+use crate::cluster::seal::{Seal, SealError};
 use crate::cluster::swim::wire::{PROTOCOL, Rejection};
 use crate::cluster::swim::{Parameters, Swim};
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, Secret};
 use crate::observe::metrics::{Metrics, Refused};
+use crate::random::random;
 
 /// The size of the receive buffer, in bytes; greater than any datagram of this protocol.
 const BUFFER: usize = 2048;
@@ -37,6 +38,8 @@ pub(crate) enum Intent {
 /// The gossip of this edge.
 pub(crate) struct Gossip {
     seal: Seal,
+    /// The secrets of the running configuration.
+    secrets: watch::Receiver<Vec<Secret>>,
     swim: Swim,
     began: Instant,
     membership: Arc<Membership>,
@@ -48,27 +51,28 @@ pub(crate) struct Gossip {
 }
 
 impl Gossip {
-    /// Creates the gossip of the edge named `edge`, as `config` says. `seed` seeds the random
-    /// choices, such as the members to probe.
+    /// Creates the gossip of the edge named `edge`, as `config` says. `secrets` are the secrets that
+    /// it follows. `seed` seeds the random choices, such as the members to probe.
     pub(crate) fn new(
         config: &ClusterConfig,
         edge: &str,
         seed: u64,
+        secrets: watch::Receiver<Vec<Secret>>,
         membership: Arc<Membership>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let secret = config.secret.as_ref().map(|secret| secret.0.as_str());
-        let admission = if secret.is_some() { Admission::Authenticated } else { Admission::Listed };
+        let admission = if config.has_secret() { Admission::Authenticated } else { Admission::Listed };
         let parameters = Parameters {
             probe_interval: config.probe_interval.0,
             probe_timeout: config.probe_timeout.0,
             suspicion: config.suspicion.0,
             admission,
         };
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let started = u64::try_from(started).unwrap_or_default();
+        let now = wall_time();
+        let started = u64::try_from(now.as_millis()).unwrap_or_default();
         Self {
-            seal: Seal::new(secret),
+            seal: Seal::new(config.secrets().map(|secret| &*secret.0), random(), config.replay_window.0, now),
+            secrets,
             swim: Swim::new(parameters, membership.own(), edge, started, seed),
             began: Instant::now(),
             following: membership.follow(admission, config.suspicion.0),
@@ -98,6 +102,7 @@ impl Gossip {
                 },
                 () = tokio::time::sleep_until(self.began + wakes_at) => self.swim.wake(self.now()),
                 Ok(()) = self.following.listed.changed() => self.take_list(),
+                Ok(()) = self.secrets.changed() => self.take_secrets(),
                 Some(peer) = self.following.doubts.recv() => self.swim.doubt(self.now(), &peer),
                 changed = intent.changed() => {
                     let intent = if changed.is_ok() { *intent.borrow_and_update() } else { Intent::Leave };
@@ -124,6 +129,11 @@ impl Gossip {
         self.swim.list(self.now(), self.list.iter().cloned());
     }
 
+    fn take_secrets(&mut self) {
+        let secrets = self.secrets.borrow_and_update();
+        self.seal.replace_secrets(secrets.iter().map(|secret| &*secret.0));
+    }
+
     /// Publishes the news of `Swim`, then sends its datagrams. In this order, the edge acts on
     /// its announcements before other members receive them.
     async fn settle(&mut self, socket: &UdpSocket) {
@@ -145,7 +155,7 @@ impl Gossip {
             let Some(to) = self.hosts.find(&datagram.to, socket) else {
                 continue;
             };
-            if let Err(error) = socket.send_to(&self.seal.close(datagram.bytes), to).await {
+            if let Err(error) = socket.send_to(&self.seal.close(datagram.bytes, wall_time()), to).await {
                 tracing::debug!(peer = %datagram.to, %error, "gossip send failed");
             }
         }
@@ -157,16 +167,20 @@ impl Gossip {
             let Ok((length, from)) = socket.try_recv_from(&mut buffer) else {
                 return;
             };
-            let now = self.now();
-            let received = match self.seal.open(&buffer[..length]) {
-                Some(datagram) => self.swim.receive(now, datagram),
-                None => Err(Rejection::Seal),
-            };
-            if let Err(rejection) = received {
+            if let Err(rejection) = self.receive(&mut buffer[..length]) {
                 self.metrics.refused_datagram(reason(&rejection));
                 self.log_rejection(from, &rejection);
             }
         }
+    }
+
+    fn receive(&mut self, received: &mut [u8]) -> Result<(), Rejection> {
+        let now = self.now();
+        let opened = self.seal.open(received, wall_time()).map_err(Rejection::Seal)?;
+        if let Some(position) = opened.secret {
+            self.metrics.opened_datagram(position);
+        }
+        self.swim.receive(now, opened.datagram)
     }
 
     /// Logs a rejection, but not for each datagram of a sender.
@@ -175,9 +189,7 @@ impl Gossip {
             return;
         }
         match rejection {
-            Rejection::Seal => {
-                tracing::warn!(%from, "gossip rejected: the sender has no cluster.secret, or a different one");
-            }
+            Rejection::Seal(error) => log_seal_error(from, *error),
             Rejection::Version { protocol, placement } => tracing::error!(
                 %from, protocol, placement, own_protocol = PROTOCOL,
                 "gossip rejected: the protocol or placement version of this peer is incompatible; it is not a member"
@@ -198,10 +210,36 @@ impl Gossip {
     }
 }
 
+fn log_seal_error(from: SocketAddr, error: SealError) {
+    match error {
+        SealError::Unsealed => tracing::warn!(
+            %from, "gossip rejected: not encrypted; the sender has no cluster.secret, or is an edge of an earlier version"
+        ),
+        SealError::Forged => {
+            tracing::warn!(%from, "gossip rejected: the sender has no cluster.secret, or a different one");
+        }
+        SealError::Replayed => tracing::warn!(%from, "gossip rejected: replayed datagram"),
+        SealError::Early => tracing::info!(
+            %from, "gossip rejected: sent before this edge started; a replay, or the sender's clock is behind"
+        ),
+        SealError::Clock(difference) => tracing::warn!(
+            %from, ?difference,
+            "gossip rejected: the time of this datagram is not near this edge's (cluster.replay_window); check the clocks of both edges"
+        ),
+    }
+}
+
+/// Returns the time since 1970.
+fn wall_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// Returns the label of a rejection in the metrics.
 fn reason(rejection: &Rejection) -> Refused {
     match rejection {
-        Rejection::Seal => Refused::Seal,
+        Rejection::Seal(SealError::Unsealed | SealError::Forged) => Refused::Seal,
+        Rejection::Seal(SealError::Replayed | SealError::Early) => Refused::Replay,
+        Rejection::Seal(SealError::Clock(_)) => Refused::Time,
         Rejection::Version { .. } => Refused::Version,
         Rejection::Stranger(_) => Refused::Stranger,
         Rejection::Guest => Refused::Guest,

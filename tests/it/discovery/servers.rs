@@ -38,14 +38,24 @@ impl Drop for KillOnDrop {
 pub struct Etcd {
     port: u16,
     peers: u16,
+    /// The port of its metrics, in cleartext.
+    metrics: u16,
+    scheme: &'static str,
+    more: Vec<String>,
     process: Option<KillOnDrop>,
 }
 
 impl Etcd {
     /// Starts an etcd that keeps its data in `folder`.
     pub async fn start(folder: &Path) -> Self {
+        Self::start_with(folder, "http", &[]).await
+    }
+
+    /// As [`start`](Self::start), with the scheme of its clients and the additional arguments `more`.
+    pub async fn start_with(folder: &Path, scheme: &'static str, more: &[String]) -> Self {
         loop {
-            let mut etcd = Self { port: port(), peers: port(), process: None };
+            let (port, peers, metrics, more) = (port(), port(), port(), more.to_vec());
+            let mut etcd = Self { port, peers, metrics, scheme, more, process: None };
             if etcd.start_again(folder).await {
                 return etcd;
             }
@@ -54,11 +64,14 @@ impl Etcd {
 
     /// Starts it on the same ports. Returns false if they are in use.
     pub async fn start_again(&mut self, folder: &Path) -> bool {
-        let (clients, peers) = (format!("http://127.0.0.1:{}", self.port), format!("http://127.0.0.1:{}", self.peers));
+        let clients = format!("{}://127.0.0.1:{}", self.scheme, self.port);
+        let (peers, metrics) =
+            (format!("http://127.0.0.1:{}", self.peers), format!("http://127.0.0.1:{}", self.metrics));
         let mut command = Command::new("etcd");
         command.arg("--data-dir").arg(folder).args(["--listen-client-urls", &clients]);
         command.args(["--advertise-client-urls", &clients, "--listen-peer-urls", &peers]);
         command.args(["--initial-advertise-peer-urls", &peers, "--initial-cluster", &format!("default={peers}")]);
+        command.args(["--listen-metrics-urls", &metrics]).args(&self.more);
         let log = std::fs::File::create(folder.with_extension("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let mut process = KillOnDrop(command.spawn().unwrap());
@@ -67,7 +80,7 @@ impl Etcd {
                 if process.0.try_wait().unwrap().is_some() {
                     return false;
                 }
-                let address = ([127, 0, 0, 1], self.port).into();
+                let address = ([127, 0, 0, 1], self.metrics).into();
                 if TcpStream::connect(address).await.is_ok() {
                     let health = request(address, Method::GET, "/health").send().await;
                     if health.text().contains("true") {
@@ -89,7 +102,18 @@ impl Etcd {
 
     pub fn source(&self) -> String {
         // No server listens at the first endpoint.
-        format!("etcd:127.0.0.1:1,127.0.0.1:{}/peerage/members", self.port)
+        let kind = if self.scheme == "https" { "etcds" } else { "etcd" };
+        format!("{kind}:127.0.0.1:1,127.0.0.1:{}/peerage/members", self.port)
+    }
+
+    /// Sends a request to the JSON gateway, with the token of a user unless that is empty.
+    pub async fn post(&self, path: &str, content: serde_json::Value, token: &str) -> serde_json::Value {
+        let address = ([127, 0, 0, 1], self.port).into();
+        let request = request(address, Method::POST, path);
+        let request = if token.is_empty() { request } else { request.header("authorization", token) };
+        let got = request.body(content.to_string()).send().await;
+        assert_eq!(got.status, 200, "{path}: {}", got.text());
+        serde_json::from_str(got.text()).unwrap()
     }
 }
 

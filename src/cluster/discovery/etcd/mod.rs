@@ -10,25 +10,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use data_encoding::BASE64;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
-use http_body_util::BodyExt;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::list::{MAX_MEMBERS, checked};
 use super::settings::Settings;
-use crate::body::Body;
-use crate::error::Error;
-use crate::semantics::forward::MAX_HEADERS;
-use crate::upstream::{Client, DEFAULT_LIFETIME, Endpoint, ErrorKinds, Timeouts};
+use crate::upstream::{DEFAULT_LIFETIME, Endpoint, Timeouts};
+use client::{EtcdClient, Lines};
+use messages::{Alive, Granted, Kind, Listing, Pair, Streamed, Watched, escaped, parse};
 
-/// The largest response in bytes. The most members with the longest keys take less.
-const MAX_RESPONSE: u64 = 16 * 1024 * 1024;
-/// The longest line of a watch in bytes.
-const MAX_LINE: usize = 1024 * 1024;
+mod client;
+mod messages;
+
 /// The longest wait for a response; a third of the lease if that is less.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after the first failure; each further failure doubles it.
@@ -36,19 +29,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The number of leases after which a watch is restarted: it may have ended without notice.
 const WATCH_LEASES: u32 = 6;
 
-const ERRORS: ErrorKinds = ErrorKinds {
-    unreachable: Error::OriginUnreachable,
-    timeout: Error::OriginTimeout,
-    malformed: Error::OriginGarbage,
-    broken: Error::OriginBroke,
-};
-
-/// A client of etcd that registers this edge and lists the others.
+/// Registers this edge in etcd and lists the others.
 pub(super) struct Etcd {
-    client: Client,
-    endpoints: Vec<Endpoint>,
-    /// The index of the endpoint in use.
-    current: usize,
+    client: EtcdClient,
     /// The prefix of all members' keys, with a trailing slash.
     prefix: String,
     own: String,
@@ -87,9 +70,7 @@ impl Etcd {
         let timeouts =
             Timeouts { connect: settings.connect, idle: lease_term * (WATCH_LEASES + 1), lifetime: DEFAULT_LIFETIME };
         Self {
-            client: Client::new(timeouts, ERRORS, MAX_HEADERS),
-            endpoints: endpoints.to_vec(),
-            current: 0,
+            client: EtcdClient::new(endpoints, settings.etcd.clone(), timeouts, TIMEOUT.min(lease_term / 3)),
             prefix: format!("{prefix}/"),
             own: settings.own.to_string(),
             edge: settings.edge.clone(),
@@ -112,12 +93,12 @@ impl Etcd {
     /// Returns the error of the last endpoint if none answers.
     pub(super) async fn list(&mut self) -> Result<Vec<String>, String> {
         let mut outcome = Ok(0);
-        for _ in 0..self.endpoints.len() {
+        for _ in 0..self.client.endpoints() {
             outcome = self.range().await;
             if outcome.is_ok() {
                 break;
             }
-            self.next_endpoint();
+            self.client.next_endpoint();
         }
         outcome.map(|_| self.listed())
     }
@@ -127,16 +108,16 @@ impl Etcd {
     pub(super) async fn follow(&mut self, mut report: impl FnMut(Result<Vec<String>, String>)) {
         loop {
             let Err(error) = self.register_and_watch(&mut report).await;
-            let endpoint = &self.endpoints[self.current];
+            let endpoint = self.client.endpoint();
             self.failures += 1;
-            if self.failures.is_multiple_of(self.endpoints.len()) {
+            if self.failures.is_multiple_of(self.client.endpoints()) {
                 report(Err(format!("{endpoint}: {error}")));
-            } else if self.failures < self.endpoints.len() {
+            } else if self.failures < self.client.endpoints() {
                 tracing::info!(%endpoint, %error, "etcd request failed, trying the next endpoint");
             } else {
                 tracing::debug!(%endpoint, %error, "etcd request failed again, trying the next endpoint");
             }
-            self.next_endpoint();
+            self.client.next_endpoint();
             self.keep_listed();
             sleep(self.pause).await;
             self.pause = (self.pause * 2).min(self.max_pause);
@@ -148,24 +129,16 @@ impl Etcd {
         let Some(lease) = self.lease.take() else {
             return;
         };
-        let limit = self.timeout();
+        let limit = TIMEOUT.min(self.lease_term / 3);
         let revoked = async {
-            for _ in 0..self.endpoints.len() {
-                if self.call::<Value>("/v3/lease/revoke", &json!({ "ID": lease })).await.is_ok() {
+            for _ in 0..self.client.endpoints() {
+                if self.client.call::<Value>("/v3/lease/revoke", &json!({ "ID": lease })).await.is_ok() {
                     return;
                 }
-                self.next_endpoint();
+                self.client.next_endpoint();
             }
         };
         let _ = timeout(limit, revoked).await;
-    }
-
-    fn timeout(&self) -> Duration {
-        TIMEOUT.min(self.lease_term / 3)
-    }
-
-    fn next_endpoint(&mut self) {
-        self.current = (self.current + 1) % self.endpoints.len();
     }
 
     /// Keeps the listed members for a while, whatever is read next. An invalid list is not kept.
@@ -224,21 +197,21 @@ impl Etcd {
             lease.clone()
         } else {
             let seconds = self.lease_term.as_millis().div_ceil(1000).to_string();
-            let granted: Granted = self.call("/v3/lease/grant", &json!({ "TTL": seconds })).await?;
+            let granted: Granted = self.client.call("/v3/lease/grant", &json!({ "TTL": seconds })).await?;
             self.renew_at = Instant::now() + self.lease_term / 3;
             self.lease.insert(granted.id).clone()
         };
         if self.registered == Registered::No {
             let key = BASE64.encode(format!("{}{}", self.prefix, self.own).as_bytes());
             let put = json!({ "key": key, "value": BASE64.encode(self.edge.as_bytes()), "lease": lease });
-            self.call::<Value>("/v3/kv/put", &put).await?;
+            self.client.call::<Value>("/v3/kv/put", &put).await?;
             self.registered = Registered::Yes;
         }
         Ok(())
     }
 
     async fn renew(&mut self) -> Result<(), String> {
-        let alive: Streamed<Alive> = self.call("/v3/lease/keepalive", &json!({ "ID": self.lease })).await?;
+        let alive: Streamed<Alive> = self.client.call("/v3/lease/keepalive", &json!({ "ID": self.lease })).await?;
         // An expired lease has a TTL of 0.
         if alive.into_result()?.ttl.is_none_or(|ttl| ttl == "0") {
             (self.lease, self.registered) = (None, Registered::No);
@@ -253,19 +226,15 @@ impl Etcd {
         let (first, end) = self.key_range();
         let range =
             json!({ "key": first, "range_end": end, "keys_only": true, "limit": (MAX_MEMBERS + 1).to_string() });
-        let listing: Listing = self.call("/v3/kv/range", &range).await?;
+        let listing: Listing = self.client.call("/v3/kv/range", &range).await?;
         self.found = listing.kvs.iter().map(|pair| self.entry(pair)).collect::<Result<_, _>>()?;
         Ok(listing.header.revision)
     }
 
-    async fn watch(&self, revision: u64) -> Result<Lines, String> {
+    async fn watch(&mut self, revision: u64) -> Result<Lines, String> {
         let (first, end) = self.key_range();
         let create = json!({ "key": first, "range_end": end, "start_revision": revision.to_string() });
-        let response = self.send("/v3/watch", &json!({ "create_request": create })).await?;
-        match response.status() {
-            StatusCode::OK => Ok(Lines { body: response.into_body(), buffer: Vec::new() }),
-            status => Err(format!("/v3/watch: status {status}")),
-        }
+        self.client.stream("/v3/watch", &json!({ "create_request": create })).await
     }
 
     /// Applies one line of a watch.
@@ -310,165 +279,4 @@ impl Etcd {
         let entry = key.strip_prefix(&self.prefix);
         Ok(entry.ok_or_else(|| format!("key `{}` does not have the prefix", escaped(&key)))?.to_owned())
     }
-
-    /// Sends a request and parses the whole response.
-    async fn call<T: DeserializeOwned>(&self, path: &str, content: &Value) -> Result<T, String> {
-        let exchange = async {
-            let response = self.send(path, content).await?;
-            let status = response.status();
-            let body = response
-                .into_body()
-                .at_most(MAX_RESPONSE)
-                .collect()
-                .await
-                .map_err(|error| describe_error(&error))?
-                .to_bytes();
-            if status == StatusCode::OK {
-                return parse(path, &body);
-            }
-            let message = serde_json::from_slice(&body).map(|failure: Failure| failure.message).unwrap_or_default();
-            Err(format!("{path}: status {status} {}", escaped(&message)))
-        };
-        timeout(self.timeout(), exchange).await.unwrap_or_else(|_| Err(TIMED_OUT.to_owned()))
-    }
-
-    async fn send(&self, path: &str, content: &Value) -> Result<Response<Body>, String> {
-        let endpoint = &self.endpoints[self.current];
-        let mut request = Request::post(Uri::default()).body(Body::from(content.to_string())).unwrap_or_default();
-        *request.uri_mut() = path.parse().map_err(|error| format!("{error}"))?;
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.client
-            .send(endpoint, request, self.timeout())
-            .await
-            .map(|reply| reply.response)
-            .map_err(|error| describe_error(&error))
-    }
-}
-
-const TIMED_OUT: &str = "timeout";
-
-/// Describes an error of the HTTP client. (The error's own text names an origin.)
-fn describe_error(error: &Error) -> String {
-    match error {
-        Error::OriginUnreachable(cause) => format!("cannot connect: {cause}"),
-        Error::OriginTimeout(_) => TIMED_OUT.to_owned(),
-        Error::OriginGarbage(cause) => format!("invalid HTTP response: {cause}"),
-        Error::OriginBroke(cause) => format!("response cut off: {cause}"),
-        other => other.to_string(),
-    }
-}
-
-/// Shortens and escapes text from etcd for the log.
-fn escaped(text: &str) -> String {
-    text.chars().take(200).collect::<String>().escape_debug().to_string()
-}
-
-fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(bytes).map_err(|error| format!("{path}: invalid JSON response: {error}"))
-}
-
-/// The lines of an endless body.
-struct Lines {
-    body: Body,
-    buffer: Vec<u8>,
-}
-
-impl Lines {
-    /// Returns the next complete line. Cancel-safe.
-    async fn next(&mut self) -> Result<Vec<u8>, String> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let rest = self.buffer.split_off(end + 1);
-                return Ok(std::mem::replace(&mut self.buffer, rest));
-            }
-            if self.buffer.len() > MAX_LINE {
-                return Err(format!("a line of the watch is longer than {MAX_LINE} bytes"));
-            }
-            let frame = self.body.frame().await.ok_or_else(|| "watch ended".to_owned())?;
-            if let Ok(data) = frame.map_err(|error| describe_error(&error))?.into_data() {
-                self.buffer.extend_from_slice(&data);
-            }
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Failure {
-    #[serde(default)]
-    message: String,
-}
-
-/// An item of a streaming response: a result or an error.
-#[derive(Deserialize)]
-struct Streamed<T> {
-    result: Option<T>,
-    error: Option<Failure>,
-}
-
-impl<T> Streamed<T> {
-    fn into_result(self) -> Result<T, String> {
-        let message = self.error.map_or_else(|| "no result".to_owned(), |error| escaped(&error.message));
-        self.result.ok_or_else(|| format!("etcd error: {message}"))
-    }
-}
-
-#[derive(Deserialize)]
-struct Granted {
-    #[serde(rename = "ID")]
-    id: String,
-}
-
-#[derive(Deserialize)]
-struct Alive {
-    #[serde(rename = "TTL")]
-    ttl: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Listing {
-    header: Header,
-    #[serde(default)]
-    kvs: Vec<Pair>,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    /// The gateway encodes 64-bit numbers as strings.
-    #[serde(deserialize_with = "number")]
-    revision: u64,
-}
-
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-}
-
-#[derive(Deserialize)]
-struct Pair {
-    /// The key in base64.
-    key: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Watched {
-    events: Vec<Event>,
-    canceled: bool,
-    cancel_reason: String,
-    compact_revision: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Event {
-    #[serde(rename = "type", default)]
-    kind: Kind,
-    kv: Pair,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "UPPERCASE")]
-enum Kind {
-    /// The default, because the gateway omits it.
-    #[default]
-    Put,
-    Delete,
 }
