@@ -2,9 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::EDGES;
 use super::certificates::Certificates;
-use super::ports::Ports;
+use super::ports::{EDGES, Ports};
 
 /// The rule for the site's names, which `peerage publish` has made: the edges verify the
 /// origin's contents against them.
@@ -24,6 +23,7 @@ pub(super) fn configuration(ports: Ports, number: u16, certificates: Option<&Cer
         ports.admin(number),
     );
     if let Some(Certificates { chain, key, .. }) = certificates {
+        let (chain, key) = (chain.to_string_lossy(), key.to_string_lossy());
         let _ = write!(
             text,
             "\n[tls]\nlisten = \"127.0.0.1:{}\"\n\n[[tls.certificate]]\nchain = {chain:?}\nkey = {key:?}\n",

@@ -5,17 +5,17 @@ mod configuration;
 mod overview;
 mod ports;
 mod process;
+mod stage;
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::certificates::Certificates;
-use self::configuration::configuration;
 use self::overview::overview;
-use self::ports::Ports;
+use self::ports::{EDGES, Ports};
 use self::process::Process;
+use self::stage::Stage;
 use super::failure::Failure;
 use super::process::{input_ends, print, runtime};
 use crate::config::Period;
@@ -36,34 +36,8 @@ pub(super) struct Demo {
     while_input: bool,
 }
 
-/// Number of edges.
-const EDGES: u16 = 3;
 /// Time in which a child must listen.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-
-macro_rules! site {
-    ($($name:literal)*) => { [$(($name, include_bytes!(concat!("../../../static-origin/", $name)).as_slice())),*] };
-}
-
-/// The site of the demo's origin: `static-origin` of the repository.
-static SITE: [(&str, &[u8]); 5] = site![
-    "logo-3c90fca58bac4755.png"
-    "index.html"
-    "photo-59a1930b1c4284a8.png"
-    "style-b42d312740cc2ba0.css"
-    "app-f50dc1ea7277871b.js"
-];
-
-/// The files and ports of the demo's processes.
-struct Stage {
-    program: PathBuf,
-    folder: PathBuf,
-    /// The folder that the origin serves.
-    site: PathBuf,
-    delay: Period,
-    ports: Ports,
-    certificates: Option<Certificates>,
-}
 
 impl Demo {
     pub(super) fn run(self) -> Result<(), Failure> {
@@ -76,7 +50,8 @@ impl Demo {
     /// Runs the demo until a signal, or the end of standard input.
     async fn play(&self) -> Result<(), Failure> {
         let folder = tempfile::Builder::new().prefix("peerage-demo-").tempdir()?;
-        let stage = self.stage(folder.path())?;
+        let certificates = self.tls.then(|| Certificates::make(folder.path())).transpose()?;
+        let stage = Stage::set(folder.path(), Ports { shift: self.shift }, self.delay, certificates)?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut processes = vec![stage.start_origin()?];
@@ -93,39 +68,6 @@ impl Demo {
             process.end().await;
         }
         outcome
-    }
-
-    /// Writes the site and the certificates to `folder`.
-    fn stage(&self, folder: &Path) -> Result<Stage, Failure> {
-        let site = folder.join("origin");
-        std::fs::create_dir_all(&site)?;
-        for (name, content) in SITE {
-            std::fs::write(site.join(name), content)?;
-        }
-        Ok(Stage {
-            program: std::env::current_exe()?,
-            ports: Ports { shift: self.shift },
-            certificates: self.tls.then(|| Certificates::make(folder)).transpose()?,
-            folder: folder.to_owned(),
-            site,
-            delay: self.delay,
-        })
-    }
-}
-
-impl Stage {
-    fn start_origin(&self) -> Result<Process, Failure> {
-        let listen = format!("127.0.0.1:{}", self.ports.origin());
-        let (site, delay) = (self.site.to_string_lossy(), self.delay.to_string());
-        let arguments = ["origin", &site, "--listen", &listen, "--delay", &delay, "--writable"].map(str::to_owned);
-        Process::start("origin", &self.program, &self.folder, &arguments)
-    }
-
-    fn start_edge(&self, number: u16) -> Result<Process, Failure> {
-        let file = self.folder.join(format!("edge-{number}.toml"));
-        std::fs::write(&file, configuration(self.ports, number, self.certificates.as_ref()))?;
-        let arguments = ["run", "--config", &file.to_string_lossy()].map(str::to_owned);
-        Process::start(&format!("edge-{number}"), &self.program, &self.folder, &arguments)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::certificates::Certificates;
 use super::ports::Ports;
 use super::process::{Process, shown};
-use super::{SITE, Stage};
+use super::stage::{SITE, Stage};
 
 /// Returns the overview. `processes` are the origin and the edges, in the order of their numbers.
 pub(super) fn overview(stage: &Stage, processes: &[Process]) -> String {

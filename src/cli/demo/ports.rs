@@ -1,5 +1,8 @@
 //! [`Ports`]: the ports of the demo's processes on loopback.
 
+/// Number of edges.
+pub(super) const EDGES: u16 = 3;
+
 /// The ports, each with the number of `--shift` added.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ports {
