@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::{check_nonzero, check_range, invalid, needs_feature};
+use super::cluster_tls::ClusterTlsConfig;
 use super::values::{self, Period, Secret, loopback, millis, secs};
 use crate::cluster::discovery::Registry;
 use crate::cluster::is_address;
@@ -61,6 +62,9 @@ pub struct ClusterConfig {
     pub warm_time: Period,
     /// Largest number of keys that it pulls.
     pub warm_keys: usize,
+    /// TLS between edges; `None` for cleartext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClusterTlsConfig>,
 }
 
 impl Default for ClusterConfig {
@@ -85,6 +89,7 @@ impl Default for ClusterConfig {
             warm_window: secs(300),
             warm_time: secs(30),
             warm_keys: 10_000,
+            tls: None,
         }
     }
 }
@@ -108,7 +113,8 @@ impl ClusterConfig {
         check_range("cluster.refresh", self.refresh, millis(100)..=secs(3600))?;
         check_range("cluster.lease", self.lease, secs(2)..=secs(600))?;
         self.check_requests()?;
-        self.check_gossip()
+        self.check_gossip()?;
+        self.check_tls()
     }
 
     /// Returns the source of the member list; `None` if `peers` is the list.
@@ -158,6 +164,18 @@ impl ClusterConfig {
         // The suspect is notified each probe_timeout, and may miss most of these datagrams.
         let several = Period(self.probe_timeout.0 * 5);
         check_range("cluster.suspicion", self.suspicion, several..=secs(600))
+    }
+
+    fn check_tls(&self) -> Result<(), String> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        tls.check()?;
+        if self.gossip && self.secret.is_none() {
+            return Err(
+                "missing value for cluster.secret: with [cluster.tls], gossip must be authenticated too; set the output of `openssl rand -hex 16` on every edge, or cluster.gossip = false"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     /// Returns the name of this edge on the ring if its listener is bound to `listening`.

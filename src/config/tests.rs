@@ -28,7 +28,8 @@ fn config_toml_holds_every_key_with_its_default_and_a_comment() {
     let mut seen = Vec::new();
     for line in text.lines().map(str::trim) {
         // A table without a default is a comment.
-        if let Some(header) = line.strip_prefix("# [[").or_else(|| line.strip_prefix('[')) {
+        let commented_table = line.strip_prefix("# [").filter(|rest| rest.contains('.') && rest.ends_with(']'));
+        if let Some(header) = commented_table.or_else(|| line.strip_prefix("# [[")).or_else(|| line.strip_prefix('[')) {
             table = header.split(']').next().unwrap().trim_start_matches('[').to_owned();
             commented = false;
             continue;
@@ -72,6 +73,9 @@ fn is_shown(comment: &str) -> bool {
                 | "client_key"
                 | "chain"
                 | "key"
+                | "certificate"
+                | "identity"
+                | "mode"
         )
     })
 }
@@ -81,7 +85,9 @@ fn keys_lists_the_fields_of_all_tables() {
     let secret = Some(Secret("0123456789abcdef".to_owned()));
     let text = Some("a:1".to_owned());
     let (discover, nameserver, advertise) = (text.clone(), text.clone(), text);
-    let cluster = ClusterConfig { discover, nameserver, advertise, secret, ..ClusterConfig::default() };
+    let peers = ClusterTlsConfig { identity: Some("a://b".to_owned()), ..ClusterTlsConfig::default() };
+    let cluster =
+        ClusterConfig { discover, nameserver, advertise, secret, tls: Some(peers), ..ClusterConfig::default() };
     let cache = CacheConfig { max_object: Some(Size(1)), ..CacheConfig::default() };
     let immutable = vec![ImmutableConfig::path("/{hash}", None)];
     let (directory, client_ca) = (Some("/a".into()), Some("/b".into()));
@@ -100,7 +106,7 @@ fn keys_lists_the_fields_of_all_tables() {
     for (table, value) in all.as_dict().unwrap() {
         let first = value.as_array().map_or(value, |items| &items[0]);
         for (key, value) in first.as_dict().unwrap() {
-            match value.as_array().and_then(|items| items.first()?.as_dict()) {
+            match value.as_dict().or_else(|| value.as_array()?.first()?.as_dict()) {
                 Some(nested) => keys.extend(nested.keys().map(|name| format!("{table}.{key}.{name}"))),
                 None => keys.push(format!("{table}.{key}")),
             }
@@ -113,7 +119,7 @@ fn keys_lists_the_fields_of_all_tables() {
 }
 
 /// A value for every key, different from its default.
-const OVERRIDES: [(&str, &str); 87] = [
+const OVERRIDES: [(&str, &str); 92] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -176,6 +182,11 @@ const OVERRIDES: [(&str, &str); 87] = [
     ("cluster.warm_window", "1m"),
     ("cluster.warm_time", "1m"),
     ("cluster.warm_keys", "3"),
+    ("cluster.tls.certificate", "/etc/peerage/edge-9.pem"),
+    ("cluster.tls.key", "/etc/peerage/edge-9.key"),
+    ("cluster.tls.ca", "/etc/peerage/cluster-ca.pem"),
+    ("cluster.tls.identity", "spiffe://example.org/peerage"),
+    ("cluster.tls.mode", "accept"),
     ("admin.listen", "127.0.0.2:83"),
     ("limits.connections", "7"),
     ("limits.connections_per_client", "7"),
@@ -205,7 +216,9 @@ const OVERRIDES: [(&str, &str); 87] = [
 
 /// Without these keys, some others are invalid.
 const BASE: &str = "[tls]\nlisten = \"127.0.0.1:444\"\ndirectory = \"/base\"\n\
-    [origin]\nurl = \"https://base\"\nclient_certificate = \"/base.pem\"\nclient_key = \"/base.key\"\n";
+    [origin]\nurl = \"https://base\"\nclient_certificate = \"/base.pem\"\nclient_key = \"/base.key\"\n\
+    [cluster]\nsecret = \"abcdef0123456789\"\n\
+    [cluster.tls]\ncertificate = \"/base.pem\"\nkey = \"/base.key\"\nca = \"/base.pem\"\n";
 
 #[test]
 #[allow(clippy::result_large_err)] // figment's error type
@@ -294,6 +307,14 @@ fn errors_name_the_key_the_fault_and_the_accepted_values() {
         ("[cluster]\nprobe_interval = \"1ms\"", &["cluster.probe_interval", "50ms"]),
         ("[cluster]\nprobe_timeout = \"200ms\"", &["cluster.probe_timeout", "125ms"]),
         ("[cluster]\nsuspicion = \"0s\"", &["cluster.suspicion", "500ms"]),
+        ("[cluster.tls]\ncertificate = \"/c\"\nkey = \"/k\"", &["cluster.tls.ca", "missing", "/etc/peerage/"]),
+        ("[cluster.tls]\ncertificate = \"/c\"\nkey = \"/k\"\nca = \"/a\"", &["cluster.secret", "openssl rand"]),
+        ("[cluster.tls]\ncertficate = \"/c\"", &["cluster.tls.certficate", "cluster.tls.certificate"]),
+        (
+            "[cluster.tls]\ncertificate = \"/c\"\nkey = \"/k\"\nca = \"/a\"\nidentity = \"edges\"",
+            &["cluster.tls.identity", "\"edges\"", "spiffe://"],
+        ),
+        ("[cluster.tls]\nmode = \"off\"", &["cluster.tls.mode", "off", "require"]),
         ("[log]\nlevel = \"loud\"", &["log.level", "warn"]),
         ("[[immutable]]\npath = \"/x\"", &["immutable.path", "{hash}"]),
         ("[[immutable]]\npaht = \"/x\"", &["immutable.paht", "immutable.path"]),

@@ -125,11 +125,14 @@ impl EdgeBuilder {
             Some(ChosenOrigin::Url(_)) | None => Box::new(server::http_origin(&config)?),
         };
         let is_in_cluster = membership.is_some();
+        let membership = membership.unwrap_or_else(|| Arc::new(Membership::alone()));
+        let peer_tls = server::peer_tls(&config, &membership)?;
         let supplied = Supplied {
             origin,
             // Only the edge's own connections could send from it.
             arena: Arena::none(),
-            membership: membership.unwrap_or_else(|| Arc::new(Membership::alone())),
+            membership,
+            peer_tls,
             metrics: Arc::new(Metrics::default()),
         };
         let edge = server::edge(&config, supplied)?;

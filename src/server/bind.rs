@@ -20,7 +20,7 @@ use crate::observe::access::Format;
 use crate::observe::metrics::Metrics;
 use crate::origin::Origin;
 use crate::random::random;
-use crate::tls::TlsAcceptor;
+use crate::tls::{PeerTls, TlsAcceptor};
 
 /// An edge with bound listeners. It serves once it is [run](Server::run).
 pub struct Server {
@@ -31,6 +31,7 @@ pub struct Server {
     pub(super) clients: Vec<ClientListener>,
     pub(super) tls: Option<Arc<TlsAcceptor>>,
     pub(super) peers: Option<Listener>,
+    pub(super) peer_tls: Option<Arc<PeerTls>>,
     pub(super) gossip: Option<(Gossip, GossipSocket)>,
     pub(super) discovery: Option<Discovery>,
     pub(super) admin: Listener,
@@ -103,6 +104,7 @@ impl Server {
         let (peers, gossip_socket) = match &config.cluster {
             Some(cluster) => {
                 let (listener, socket) = inherited.listen_to_peers(cluster).await?;
+                parts::warn_of_cleartext(cluster, listener.address);
                 (Some(listener), socket)
             }
             None => (None, None),
@@ -117,7 +119,11 @@ impl Server {
             peers: peers.as_ref().map(|listener| listener.address),
         };
         let membership = Arc::new(parts::membership(&config, addresses.peers));
+        let peer_tls = parts::peer_tls(&config, &membership)?;
         let metrics = Arc::new(Metrics::default());
+        if let Some(tls) = &peer_tls {
+            metrics.count_dials(Arc::clone(tls));
+        }
         let gossip = gossip_socket.zip(config.cluster.as_ref()).map(|(socket, cluster)| {
             let (membership, metrics) = (Arc::clone(&membership), Arc::clone(&metrics));
             (Gossip::new(cluster, &config.edge.name, random(), membership, metrics), socket)
@@ -129,6 +135,7 @@ impl Server {
                 origin,
                 arena: parts::arena(&config),
                 membership: Arc::clone(&membership),
+                peer_tls: peer_tls.clone(),
                 metrics: Arc::clone(&metrics),
             },
         )?;
@@ -141,6 +148,7 @@ impl Server {
             clients,
             tls,
             peers,
+            peer_tls,
             gossip,
             discovery,
             admin,
@@ -191,6 +199,7 @@ impl Server {
             origin_source: self.origin_source,
             running: self.config.clone(),
             tls: self.tls.clone(),
+            peer_tls: self.peer_tls.clone(),
         }
     }
 }
