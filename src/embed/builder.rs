@@ -132,12 +132,16 @@ impl EdgeBuilder {
             // Only the edge's own connections could send from it.
             arena: Arena::none(),
             membership,
-            peer_tls,
+            peer_tls: peer_tls.clone(),
             metrics: Arc::new(Metrics::default()),
         };
         let edge = server::edge(&config, supplied)?;
         if is_in_cluster {
             edge.begin_probes();
+        }
+        if let Some(tls) = peer_tls {
+            let period = config.tls.refresh.0;
+            tokio::spawn(server::follow_for_peers(Arc::downgrade(&edge), Arc::downgrade(&tls), period));
         }
         Ok(edge)
     }

@@ -1,11 +1,12 @@
 //! The task that keeps the certificates of an edge up to date, and reports on them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
+use crate::edge::Edge;
 use crate::observe::metrics::{Metrics, Source};
 use crate::tls::{PeerTls, TlsAcceptor};
 
@@ -29,17 +30,18 @@ pub(super) async fn follow(tls: Arc<TlsAcceptor>, metrics: Arc<Metrics>, period:
 }
 
 /// Reads the files of the certificate for peers again when they change; looks for that every
-/// `period`.
-pub(super) async fn follow_for_peers(tls: Arc<PeerTls>, metrics: Arc<Metrics>, period: Duration) {
+/// `period`. Ends with the edge.
+pub(crate) async fn follow_for_peers(edge: Weak<Edge>, tls: Weak<PeerTls>, period: Duration) {
     let mut warned: Option<Instant> = None;
-    loop {
-        metrics.set_certificates(Source::Peer, tls.report());
+    while let (Some(edge), Some(tls)) = (edge.upgrade(), tls.upgrade()) {
+        blocking(&tls, PeerTls::follow_files).await;
+        edge.metrics().set_certificates(Source::Peer, tls.report());
         if warned.is_none_or(|warned| warned.elapsed() >= WARNINGS) {
             tls.warn_of_expiry(SystemTime::now());
             warned = Some(Instant::now());
         }
+        drop((edge, tls));
         tokio::time::sleep(period).await;
-        blocking(&tls, PeerTls::follow_files).await;
     }
 }
 

@@ -9,7 +9,7 @@ use http::HeaderValue;
 use crate::body::zero_copy::Arena;
 use crate::cluster::discovery::{Discovery, Finding, Settings};
 use crate::cluster::membership::Membership;
-use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
+use crate::config::{ClusterConfig, ClusterTlsMode, Config, Size, ZeroCopy};
 use crate::conn::handler::LINGER;
 use crate::conn::https::{HttpsPolicy, Redirect};
 use crate::edge::{Edge, Forwarding, Limits, Parts, Policies};
@@ -160,13 +160,18 @@ pub(crate) fn peer_tls(config: &Config, membership: &Arc<Membership>) -> Result<
     loaded.map(|tls| Some(Arc::new(tls))).map_err(|error| StartError::Config(format!("cluster.tls: {error}")))
 }
 
-/// Warns if connections between edges are in cleartext and leave this machine.
+/// Warns if connections between edges may be in cleartext and leave this machine.
 pub(super) fn warn_of_cleartext(cluster: &ClusterConfig, listening: SocketAddr) {
-    if cluster.tls.is_none() && has_peers_elsewhere(cluster, listening) {
-        tracing::warn!(
+    match &cluster.tls {
+        None if has_peers_elsewhere(cluster, listening) => tracing::warn!(
             address = %listening,
             "no [cluster.tls]: connections between edges are neither encrypted nor authenticated, any host that reaches this port can read and purge"
-        );
+        ),
+        Some(tls) if tls.mode == ClusterTlsMode::Accept => tracing::warn!(
+            address = %listening,
+            "cluster.tls.mode is \"accept\": peers in cleartext are accepted; remove it when every edge has [cluster.tls]"
+        ),
+        _ => {}
     }
 }
 
@@ -282,4 +287,24 @@ pub(super) fn follow_finding(
 /// Returns a size as a number of bytes in memory.
 pub(super) fn bytes(size: Size) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn cleartext_is_exposed_if_there_are_peers_and_the_port_is_not_on_loopback() {
+        let exposed = |peers: &[&str], secret: Option<Secret>, listening: &str| {
+            let peers = peers.iter().map(|&peer| peer.to_owned()).collect();
+            let listen = listening.parse().unwrap();
+            has_peers_elsewhere(&ClusterConfig { listen, peers, secret, gossip: true, ..ClusterConfig::default() }, listen)
+        };
+        let secret = || Some(Secret("0123456789abcdef".to_owned()));
+        assert!(exposed(&["10.0.0.5:7001", "10.0.0.6:7001"], None, "10.0.0.5:7001"));
+        assert!(exposed(&[], secret(), "10.0.0.5:7001"), "others may join");
+        assert!(!exposed(&["10.0.0.5:7001"], None, "10.0.0.5:7001"), "the edge is alone");
+        assert!(!exposed(&["127.0.0.1:7001", "127.0.0.1:7002"], secret(), "127.0.0.1:7001"));
+    }
 }

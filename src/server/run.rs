@@ -99,7 +99,8 @@ impl Running {
             background.spawn(supervisor.watch("tls.refresh", follow));
         }
         if let Some(tls) = peer_tls {
-            let follow = certificates::follow_for_peers(tls, Arc::clone(&access.metrics), config.tls.refresh.0);
+            let period = config.tls.refresh.0;
+            let follow = certificates::follow_for_peers(Arc::downgrade(&edge), Arc::downgrade(&tls), period);
             background.spawn(supervisor.watch("cluster.tls", follow));
         }
         if let Some(sharing) = sharing {

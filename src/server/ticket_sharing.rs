@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_secs(1);
 const START: Duration = Duration::from_secs(5);
 /// The least time between two exchanges with a peer that failed.
 const RETRY: Duration = Duration::from_secs(10);
+/// The number of attempts at the start, and the pause between two.
+const ATTEMPTS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(250);
 /// The number of exchanges at a time.
 const AT_ONCE: usize = 8;
 /// One edge after another, in the order of their addresses, makes the secret of the next epoch if
@@ -51,9 +54,9 @@ impl TicketSharing {
         // If that takes longer, the edge makes secrets of its own, and shares them later.
         let _ = timeout(START, async {
             self.membership.joined().await;
-            self.share(&mut exchanged).await;
+            self.share_at_start(&mut exchanged).await;
             self.secrets.fill(SystemTime::now(), self.turn());
-            self.share(&mut exchanged).await;
+            self.share_at_start(&mut exchanged).await;
         })
         .await;
         self.secrets.fill(SystemTime::now(), self.turn());
@@ -62,19 +65,32 @@ impl TicketSharing {
         loop {
             sleep(TICK).await;
             self.secrets.fill(SystemTime::now(), self.turn());
-            self.share(&mut exchanged).await;
+            self.share(&mut exchanged, RETRY).await;
             self.secrets.adopt(SystemTime::now());
         }
     }
 
-    /// Exchanges secrets with the peers that may have others.
-    async fn share(&self, exchanged: &mut HashMap<Arc<str>, Exchanged>) {
+    /// Exchanges secrets with all peers. A peer may not have heard of this edge yet, and refuse it:
+    /// such exchanges are repeated a few times.
+    async fn share_at_start(&self, exchanged: &mut HashMap<Arc<str>, Exchanged>) {
+        for _ in 0..ATTEMPTS {
+            self.share(exchanged, Duration::ZERO).await;
+            if exchanged.values().all(|result| matches!(result, Exchanged::At(_))) {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Exchanges secrets with the peers that may have others. Exchanges that failed are repeated
+    /// after `retry`.
+    async fn share(&self, exchanged: &mut HashMap<Arc<str>, Exchanged>, retry: Duration) {
         let (peers, version) = (self.membership.reachable(), self.secrets.version());
         exchanged.retain(|peer, _| peers.contains(peer));
         let is_due = |peer: &Arc<str>| match exchanged.get(peer) {
             None => true,
             Some(Exchanged::At(shared)) => *shared != version,
-            Some(Exchanged::Failed(since)) => since.elapsed() >= RETRY,
+            Some(Exchanged::Failed(since)) => since.elapsed() >= retry,
         };
         let due: Vec<_> = peers.into_iter().filter(is_due).collect();
         let exchanges = due.into_iter().map(|peer| async move { (self.exchange_with(&peer).await, peer) });

@@ -330,7 +330,7 @@ mod tests {
         let [a, b, c, d] = &edges;
         for (one, other) in [(a, b), (c, d)] {
             exchange(one, other, now);
-            [one, other].map(|edge| edge.adopt(now));
+            [one, other].into_iter().for_each(|edge| edge.adopt(now));
         }
         let (left, right) = (sealing(a, now).unwrap(), sealing(c, now).unwrap());
         assert!(sealing(b, now) == Some(left) && sealing(d, now) == Some(right) && left != right);
@@ -341,7 +341,7 @@ mod tests {
             assert!(accepts(edge, left, now) && accepts(edge, right, now));
         }
         assert_eq!(sealing(a, now), Some(left), "another edge may not know the new secrets yet");
-        edges.each_ref().map(|edge| edge.adopt(now));
+        edges.iter().for_each(|edge| edge.adopt(now));
         assert!(edges.iter().all(|edge| sealing(edge, now) == Some(left.min(right))));
         // The sets are equal, so nothing is left to exchange.
         let version = a.version();

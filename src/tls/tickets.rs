@@ -208,7 +208,7 @@ mod tests {
             secrets.fill(at(100), Duration::ZERO);
         }
         exchange(at(100));
-        secrets.each_ref().map(|secrets| secrets.adopt(at(100)));
+        secrets.iter().for_each(|secrets| secrets.adopt(at(100)));
         let ticket = issuer.seal(STATE, at(100)).unwrap();
         assert_eq!(ticket[..NAME_LEN], other.seal(STATE, at(100)).unwrap()[..NAME_LEN], "both use the least secret");
         for epoch in [100, 101, 102] {
