@@ -13,7 +13,7 @@ pub(super) async fn answer(secrets: &TicketSecrets, body: Body, peer: IpAddr) ->
     let received = read_message(body).await.map_err(|error| error.to_string());
     let now = SystemTime::now();
     match received.and_then(|message| secrets.merge(&message, now).map_err(|error| error.to_string())) {
-        Ok(_) => Some(secrets.encode(now)),
+        Ok(..) => Some(secrets.encode(now)),
         Err(error) => {
             tracing::warn!(%peer, %error, "ticket secrets of a peer rejected");
             None

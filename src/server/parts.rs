@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::HeaderValue;
 
@@ -26,7 +25,7 @@ use crate::semantics::request_headers::Underscores;
 use crate::semantics::storing::FallbackTtls;
 use crate::site::Sites;
 use crate::site::policy::{Policy, ToldHost, Writes};
-use crate::tls::{PeerTls, TicketSecrets, TlsAcceptor};
+use crate::tls::{PeerTls, TicketScope, TlsAcceptor};
 use crate::upstream::{DEFAULT_LIFETIME, PeerSecurity, Timeouts};
 
 /// The source of an edge's origin.
@@ -141,10 +140,9 @@ pub(crate) fn tls_acceptor(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, 
     if config.tls.listen.is_empty() {
         return Ok(None);
     }
-    let now = SystemTime::now();
-    let shares_tickets = config.cluster.as_ref().is_some_and(|cluster| cluster.tls.is_some());
-    let secrets = if shares_tickets { TicketSecrets::shared(now) } else { TicketSecrets::local(now) };
-    let loaded = TlsAcceptor::load(config.tls.settings(), Arc::new(secrets));
+    let has_secure_peers = config.cluster.as_ref().is_some_and(|cluster| cluster.tls.is_some());
+    let tickets = if has_secure_peers { TicketScope::Shared } else { TicketScope::Local };
+    let loaded = TlsAcceptor::load(config.tls.settings(), tickets);
     loaded.map(|tls| Some(Arc::new(tls))).map_err(|error| StartError::Config(format!("tls: {error}")))
 }
 
@@ -299,7 +297,10 @@ mod tests {
         let exposed = |peers: &[&str], secret: Option<Secret>, listening: &str| {
             let peers = peers.iter().map(|&peer| peer.to_owned()).collect();
             let listen = listening.parse().unwrap();
-            has_peers_elsewhere(&ClusterConfig { listen, peers, secret, gossip: true, ..ClusterConfig::default() }, listen)
+            has_peers_elsewhere(
+                &ClusterConfig { listen, peers, secret, gossip: true, ..ClusterConfig::default() },
+                listen,
+            )
         };
         let secret = || Some(Secret("0123456789abcdef".to_owned()));
         assert!(exposed(&["10.0.0.5:7001", "10.0.0.6:7001"], None, "10.0.0.5:7001"));

@@ -19,7 +19,7 @@ use super::inventory::{Changes, Inventory, Trigger};
 use super::names::Names;
 use super::resolver::Resolver;
 use super::selection::Selection;
-use super::settings::{HandshakeError, LoadError, Report, Session, Settings, TlsVersion};
+use super::settings::{HandshakeError, LoadError, Report, Session, Settings, TicketScope, TlsVersion};
 use super::stream::TlsStream;
 use super::ticket_secrets::TicketSecrets;
 use super::tickets::Ticketer;
@@ -57,13 +57,14 @@ struct Generation {
 
 impl TlsAcceptor {
     /// Reads the certificates. Those of a directory are checked when they are used, or by
-    /// [`check_keys`](Self::check_keys). Session tickets are encrypted with `secrets`.
+    /// [`check_keys`](Self::check_keys).
     ///
     /// # Errors
     /// The first file that cannot be used: of a listed pair, of the issuers of client certificates,
     /// or the directory.
-    pub(crate) fn load(settings: Settings, secrets: Arc<TicketSecrets>) -> Result<Self, LoadError> {
+    pub(crate) fn load(settings: Settings, tickets: TicketScope) -> Result<Self, LoadError> {
         let provider = Arc::new(default_provider());
+        let secrets = Arc::new(TicketSecrets::new(tickets, SystemTime::now()));
         let inventory = Inventory::load(&settings, None, Trigger::Start, &provider)?;
         let client_ca = settings.client_ca.as_deref().map(Stamp::of);
         let policy = ClientPolicy::read(settings.client_ca.as_deref(), &provider)?;

@@ -46,7 +46,7 @@ pub(crate) use peer_tls::{PeerConnection, PeerTls};
 pub(crate) use selection::Selection;
 pub(crate) use settings::{
     ClientSettings, DialError, DialOutcome, HandshakeError, PairPaths, PeerIdentity, PeerMode, PeerSettings, Report,
-    Resumption, Session, Settings, TlsVersion, Verification,
+    Resumption, Session, Settings, TicketScope, TlsVersion, Verification,
 };
 #[cfg(feature = "tls")]
 pub(crate) use stream::TlsStream;

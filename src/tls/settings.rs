@@ -192,6 +192,15 @@ impl LoadError {
     }
 }
 
+/// The edges that know the secrets of session tickets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TicketScope {
+    /// This edge, which makes secrets when it needs them.
+    Local,
+    /// The edges of the cluster, which exchange them.
+    Shared,
+}
+
 /// Another edge's message of ticket secrets has an unknown format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed message of ticket secrets; do both edges run the same version?")]

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
 
-use super::settings::MalformedSecrets;
+use super::settings::{MalformedSecrets, TicketScope};
 
 /// The length of an epoch, in seconds.
 pub(super) const EPOCH: u64 = 6 * 60 * 60;
@@ -49,16 +49,7 @@ pub(crate) struct TicketSecrets {
     epochs: Mutex<Epochs>,
     /// Grows with each change of `epochs`.
     version: AtomicU64,
-    scope: Scope,
-}
-
-/// The edges that know the secrets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    /// This one: it makes secrets when it needs them.
-    Local,
-    /// The cluster: they are made by [`TicketSecrets::fill`].
-    Shared,
+    scope: TicketScope,
 }
 
 /// The sets of secrets, and the secret for new tickets.
@@ -141,22 +132,15 @@ impl Change {
 }
 
 impl TicketSecrets {
-    /// Creates secrets that this edge alone knows.
-    pub(crate) fn local(now: SystemTime) -> Self {
-        let secrets = Self::new(now, Scope::Local);
-        secrets.adopt(now);
-        secrets
-    }
-
-    /// Creates the secrets of an edge that shares them. There are no tickets before
+    /// Creates the secrets of an edge. If they are shared, there are no tickets before
     /// [`fill`](Self::fill) and [`adopt`](Self::adopt).
-    pub(crate) fn shared(now: SystemTime) -> Self {
-        Self::new(now, Scope::Shared)
-    }
-
-    fn new(now: SystemTime, scope: Scope) -> Self {
+    pub(super) fn new(scope: TicketScope, now: SystemTime) -> Self {
         let epochs = Epochs { current: epoch_of(now), sets: Default::default(), sealing: None, is_adopted: false };
-        Self { epochs: Mutex::new(epochs), version: AtomicU64::new(0), scope }
+        let secrets = Self { epochs: Mutex::new(epochs), version: AtomicU64::new(0), scope };
+        if scope == TicketScope::Local {
+            secrets.adopt(now);
+        }
+        secrets
     }
 
     /// Returns the number of the last change.
@@ -191,7 +175,7 @@ impl TicketSecrets {
         let mut epochs = self.current(now);
         let before = epochs.sealing;
         epochs.is_adopted = true;
-        if self.scope == Scope::Local {
+        if self.scope == TicketScope::Local {
             epochs.fill(CURRENT);
             epochs.fill(NEXT);
         }
@@ -239,7 +223,7 @@ impl TicketSecrets {
         // No critical section can panic halfway through a change.
         let mut epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
         let change = epochs.rotate(epoch_of(now));
-        if change == Change::Some && self.scope == Scope::Local {
+        if change == Change::Some && self.scope == TicketScope::Local {
             epochs.fill(CURRENT);
             epochs.fill(NEXT);
             epochs.choose();
@@ -297,14 +281,14 @@ mod tests {
 
     /// An edge with secrets of its own.
     fn filled(now: SystemTime) -> TicketSecrets {
-        let secrets = TicketSecrets::shared(now);
+        let secrets = TicketSecrets::new(TicketScope::Shared, now);
         assert_eq!(secrets.fill(now, Duration::ZERO), Change::Some);
         secrets
     }
 
     #[test]
     fn shared_secrets_make_no_ticket_before_they_are_adopted() {
-        let secrets = TicketSecrets::shared(at(100));
+        let secrets = TicketSecrets::new(TicketScope::Shared, at(100));
         secrets.adopt(at(100));
         assert_eq!(sealing(&secrets, at(100)), None, "there is no secret");
         let secrets = filled(at(100));
@@ -315,7 +299,7 @@ mod tests {
 
     #[test]
     fn edge_that_joins_makes_no_secret_and_seals_as_the_others_do() {
-        let (first, second) = (filled(at(100)), TicketSecrets::shared(at(100)));
+        let (first, second) = (filled(at(100)), TicketSecrets::new(TicketScope::Shared, at(100)));
         first.adopt(at(100));
         exchange(&second, &first, at(100));
         assert_eq!(second.fill(at(100), Duration::ZERO), Change::None);
@@ -330,7 +314,8 @@ mod tests {
         let [a, b, c, d] = &edges;
         for (one, other) in [(a, b), (c, d)] {
             exchange(one, other, now);
-            [one, other].into_iter().for_each(|edge| edge.adopt(now));
+            one.adopt(now);
+            other.adopt(now);
         }
         let (left, right) = (sealing(a, now).unwrap(), sealing(c, now).unwrap());
         assert!(sealing(b, now) == Some(left) && sealing(d, now) == Some(right) && left != right);
@@ -341,7 +326,9 @@ mod tests {
             assert!(accepts(edge, left, now) && accepts(edge, right, now));
         }
         assert_eq!(sealing(a, now), Some(left), "another edge may not know the new secrets yet");
-        edges.iter().for_each(|edge| edge.adopt(now));
+        for edge in &edges {
+            edge.adopt(now);
+        }
         assert!(edges.iter().all(|edge| sealing(edge, now) == Some(left.min(right))));
         // The sets are equal, so nothing is left to exchange.
         let version = a.version();
@@ -353,9 +340,9 @@ mod tests {
     fn secret_of_the_next_epoch_is_made_after_the_delay_and_used_after_the_rotation() {
         let edge = filled(at(100));
         edge.adopt(at(100));
-        assert_eq!(edge.fill(at(101), Duration::from_secs(60)), Change::None, "the next secret has become the current");
+        assert_eq!(edge.fill(at(101), Duration::from_mins(1)), Change::None, "the next secret has become the current");
         let before = sealing(&edge, at(101));
-        assert_eq!(edge.fill(at(101) + Duration::from_secs(60), Duration::from_secs(60)), Change::Some);
+        assert_eq!(edge.fill(at(101) + Duration::from_mins(1), Duration::from_mins(1)), Change::Some);
         assert_eq!(sealing(&edge, at(101)), before);
         assert!(sealing(&edge, at(102)).is_some_and(|next| Some(next) != before));
         // Nothing was made for an epoch that this edge slept through.
@@ -369,10 +356,12 @@ mod tests {
     fn sets_are_bounded_and_equal_in_any_order_of_merges() {
         let now = at(100);
         let edges: Vec<_> = (0..2 * MAX_SECRETS).map(|_| filled(now)).collect();
-        let (one, other) = (TicketSecrets::shared(now), filled(now));
+        let (one, other) = (TicketSecrets::new(TicketScope::Shared, now), filled(now));
         other.adopt(now);
-        edges.iter().for_each(|edge| exchange(&one, edge, now));
-        edges.iter().rev().for_each(|edge| exchange(&other, edge, now));
+        for (edge, last) in edges.iter().zip(edges.iter().rev()) {
+            exchange(&one, edge, now);
+            exchange(&other, last, now);
+        }
         exchange(&one, &other, now);
         assert_eq!(one.encode(now), other.encode(now));
         assert_eq!(one.at(now).0.all().count(), 2 * MAX_SECRETS, "of two epochs");

@@ -156,6 +156,7 @@ impl fmt::Debug for Ticketer {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
+    use super::super::settings::TicketScope;
     use super::super::ticket_secrets::EPOCH;
     use super::*;
 
@@ -167,7 +168,7 @@ mod tests {
     }
 
     fn local(epoch: u64) -> Arc<TicketSecrets> {
-        Arc::new(TicketSecrets::local(at(epoch)))
+        Arc::new(TicketSecrets::new(TicketScope::Local, at(epoch)))
     }
 
     #[test]
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_ticket_of_one_edge_is_accepted_by_another_also_after_a_rotation() {
-        let secrets = [(); 2].map(|()| Arc::new(TicketSecrets::shared(at(100))));
+        let secrets = [(); 2].map(|()| Arc::new(TicketSecrets::new(TicketScope::Shared, at(100))));
         let [issuer, other] = secrets.each_ref().map(|secrets| Ticketer::new(Arc::clone(secrets), NONE, at(100)));
         let exchange = |now| {
             secrets[1].merge(&secrets[0].encode(now), now).unwrap();
@@ -208,7 +209,9 @@ mod tests {
             secrets.fill(at(100), Duration::ZERO);
         }
         exchange(at(100));
-        secrets.iter().for_each(|secrets| secrets.adopt(at(100)));
+        for secrets in &secrets {
+            secrets.adopt(at(100));
+        }
         let ticket = issuer.seal(STATE, at(100)).unwrap();
         assert_eq!(ticket[..NAME_LEN], other.seal(STATE, at(100)).unwrap()[..NAME_LEN], "both use the least secret");
         for epoch in [100, 101, 102] {

@@ -129,7 +129,7 @@ async fn rogue_peer_is_refused_counted_and_cannot_purge() {
     assert_eq!(edge.get("/page").send().await.text(), "page");
     let peers = edge.peers.unwrap();
     let strange = other.issue(&["127.0.0.1"]);
-    let expired = pki.ca.issue_until(&["127.0.0.1"], SystemTime::now() - Duration::from_secs(60));
+    let expired = pki.ca.issue_until(&["127.0.0.1"], SystemTime::now() - Duration::from_mins(1));
     let misnamed = pki.ca.issue(&["stranger.example", "10.1.2.3"]);
     let refused = "peerage_tls_handshakes_total{outcome=\"client_certificate\",source=\"peer\"}";
     for (number, rogue) in [None, Some(&strange), Some(&expired), Some(&misnamed)].into_iter().enumerate() {
@@ -281,10 +281,10 @@ struct Load {
 
 impl Load {
     /// Each response must be complete and correct.
-    fn begin(edges: Vec<SocketAddr>) -> Self {
+    fn begin(edges: &[SocketAddr]) -> Self {
         let (stop, paths) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let client = |_| {
-            let (stop, paths, edges) = (Arc::clone(&stop), Arc::clone(&paths), edges.clone());
+            let (stop, paths, edges) = (Arc::clone(&stop), Arc::clone(&paths), edges.to_vec());
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let path = path_of(paths.fetch_add(1, Ordering::Relaxed));
@@ -340,7 +340,7 @@ async fn certificate_and_ca_are_rotated_under_requests_without_a_failure_or_anot
         cluster.connect_timeout = "10s".parse().unwrap();
     })
     .await;
-    let load = Load::begin(cluster.edges.iter().map(|edge| edge.clients).collect());
+    let load = Load::begin(&cluster.edges.iter().map(|edge| edge.clients).collect::<Vec<_>>());
     load.goes_on(20).await;
     let asked = "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n";
     let all = || cluster.edges.iter().map(|edge| edge.peers.unwrap());
@@ -460,7 +460,7 @@ async fn edges_are_restarted_from_cleartext_to_required_tls_without_a_failed_req
     for edge in &edges {
         is_ready(edge).await;
     }
-    let load = Load::begin(sockets.iter().map(Sockets::clients).collect());
+    let load = Load::begin(&sockets.each_ref().map(Sockets::clients));
     load.goes_on(10).await;
     for mode in [ClusterTlsMode::Accept, ClusterTlsMode::Require] {
         for (number, edge) in edges.iter_mut().enumerate() {
