@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,19 +33,20 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The readiness of this edge for new clients.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
-    warming: AtomicBool,
+    /// The number of [`NotReady`].
+    warming: AtomicUsize,
     draining: AtomicBool,
 }
 
 impl Readiness {
-    /// Begins the warm-up. The edge is not ready until the returned guard is dropped.
-    pub(crate) fn begin_warm_up(self: &Arc<Self>) -> WarmUpGuard {
-        self.warming.store(true, Ordering::Relaxed);
-        WarmUpGuard(Arc::clone(self))
+    /// Begins a part of the warm-up. The edge is not ready until all returned guards are dropped.
+    pub(crate) fn begin_warm_up(self: &Arc<Self>) -> NotReady {
+        self.warming.fetch_add(1, Ordering::Relaxed);
+        NotReady(Arc::clone(self))
     }
 
     fn is_warming(&self) -> bool {
-        self.warming.load(Ordering::Relaxed)
+        self.warming.load(Ordering::Relaxed) > 0
     }
 
     /// Notes that the edge drains: it is not ready from now on.
@@ -58,12 +59,12 @@ impl Readiness {
     }
 }
 
-/// Ends the warm-up of an edge when it is dropped.
-pub(crate) struct WarmUpGuard(Arc<Readiness>);
+/// Ends a part of the warm-up of an edge when it is dropped.
+pub(crate) struct NotReady(Arc<Readiness>);
 
-impl Drop for WarmUpGuard {
+impl Drop for NotReady {
     fn drop(&mut self) {
-        self.0.warming.store(false, Ordering::Relaxed);
+        self.0.warming.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 
 use super::arguments::ConfigArguments;
 use super::failure::Failure;
 use super::process::print;
+use crate::cluster::membership::Membership;
 use crate::config::{ClusterConfig, Config, Layers, Size};
-use crate::server::tls_acceptor;
+use crate::server::{peer_tls, tls_acceptor};
 use crate::upstream::Endpoint;
 
 #[derive(clap::Args)]
@@ -71,6 +73,8 @@ fn warnings(layers: &Layers, config: &Config, machine: Option<u64>) -> Vec<Strin
     found.extend(tls_acceptor(config).err().map(|error| error.to_string()));
     if let Some(cluster) = &config.cluster {
         found.extend(list_warnings(cluster));
+        let membership = Arc::new(Membership::new(&cluster.own(cluster.listen), []));
+        found.extend(peer_tls(config, &membership).err().map(|error| error.to_string()));
         let names: BTreeSet<_> = cluster.peers.iter().chain(&cluster.advertise).collect();
         let unresolved = names.into_iter().filter_map(|name| Some((name, resolve(name).err()?)));
         found.extend(

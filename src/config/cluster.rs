@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::{check_nonzero, check_range, invalid, needs_feature};
+use super::cluster_tls::ClusterTlsConfig;
 use super::etcd::{EtcdConfig, EtcdTransport};
 use super::values::{self, Period, Secret, loopback, millis, secs};
 use crate::cluster::discovery::Registry;
@@ -74,6 +75,9 @@ pub struct ClusterConfig {
     pub warm_keys: usize,
     /// The connection to the etcd of `discover`.
     pub etcd: EtcdConfig,
+    /// TLS between edges; `None` for cleartext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClusterTlsConfig>,
 }
 
 impl Default for ClusterConfig {
@@ -101,6 +105,7 @@ impl Default for ClusterConfig {
             warm_time: secs(30),
             warm_keys: 10_000,
             etcd: EtcdConfig::default(),
+            tls: None,
         }
     }
 }
@@ -128,7 +133,8 @@ impl ClusterConfig {
         check_range("cluster.refresh", self.refresh, millis(100)..=secs(3600))?;
         check_range("cluster.lease", self.lease, secs(2)..=secs(600))?;
         self.check_requests()?;
-        self.check_gossip()
+        self.check_gossip()?;
+        self.check_tls()
     }
 
     /// Returns the source of the member list; `None` if `peers` is the list.
@@ -190,6 +196,18 @@ impl ClusterConfig {
                     Secret::SHORTEST
                 ),
             ));
+        }
+        Ok(())
+    }
+
+    fn check_tls(&self) -> Result<(), String> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        tls.check()?;
+        if self.gossip && !self.has_secret() {
+            return Err(
+                "missing value for cluster.secret: with [cluster.tls], gossip must be authenticated too; set the output of `openssl rand -hex 16` on every edge, or cluster.gossip = false"
+                    .to_owned(),
+            );
         }
         Ok(())
     }

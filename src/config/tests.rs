@@ -28,7 +28,8 @@ fn config_toml_holds_every_key_with_its_default_and_a_comment() {
     let mut seen = Vec::new();
     for line in text.lines().map(str::trim) {
         // A table without a default is a comment.
-        if let Some(header) = line.strip_prefix("# [[").or_else(|| line.strip_prefix('[')) {
+        let commented_table = line.strip_prefix("# [").filter(|rest| rest.contains('.') && rest.ends_with(']'));
+        if let Some(header) = commented_table.or_else(|| line.strip_prefix("# [[")).or_else(|| line.strip_prefix('[')) {
             table = header.split(']').next().unwrap().trim_start_matches('[').to_owned();
             commented = false;
             continue;
@@ -77,6 +78,8 @@ fn is_shown(comment: &str) -> bool {
                 | "user"
                 | "password"
                 | "password_file"
+                | "identity"
+                | "mode"
         )
     })
 }
@@ -95,7 +98,9 @@ fn keys_lists_the_fields_of_all_tables() {
         password: secret.clone(),
         password_file: Some("/m".into()),
     };
-    let cluster = ClusterConfig { discover, nameserver, advertise, secret, secrets, etcd, ..ClusterConfig::default() };
+    let tls = Some(ClusterTlsConfig { identity: Some("a://b".to_owned()), ..ClusterTlsConfig::default() });
+    let cluster =
+        ClusterConfig { discover, nameserver, advertise, secret, secrets, etcd, tls, ..ClusterConfig::default() };
     let cache = CacheConfig { max_object: Some(Size(1)), ..CacheConfig::default() };
     let immutable = vec![ImmutableConfig::path("/{hash}", None)];
     let (directory, client_ca) = (Some("/a".into()), Some("/b".into()));
@@ -127,7 +132,7 @@ fn keys_lists_the_fields_of_all_tables() {
 }
 
 /// A value for every key, different from its default.
-const OVERRIDES: [(&str, &str); 91] = [
+const OVERRIDES: [(&str, &str); 96] = [
     ("edge.name", "edge-9"),
     ("edge.listen", "127.0.0.2:81"),
     ("edge.drain", "1h30m"),
@@ -194,6 +199,11 @@ const OVERRIDES: [(&str, &str); 91] = [
     ("cluster.warm_time", "1m"),
     ("cluster.warm_keys", "3"),
     ("cluster.etcd", "{ca=\"/ca\", certificate=\"/c\", key=\"/k\", user=\"u\", password=\"p\"}"),
+    ("cluster.tls.certificate", "/etc/peerage/edge-9.pem"),
+    ("cluster.tls.key", "/etc/peerage/edge-9.key"),
+    ("cluster.tls.ca", "/etc/peerage/cluster-ca.pem"),
+    ("cluster.tls.identity", "spiffe://example.org/peerage"),
+    ("cluster.tls.mode", "accept"),
     ("admin.listen", "127.0.0.2:83"),
     ("limits.connections", "7"),
     ("limits.connections_per_client", "7"),
@@ -227,7 +237,8 @@ const BAD_SECRETS: &str = "[cluster]\nsecrets = [\"0123456789abcdef\", \"1123456
 /// Without these keys, some others are invalid.
 const BASE: &str = "[tls]\nlisten = \"127.0.0.1:444\"\ndirectory = \"/base\"\n\
     [origin]\nurl = \"https://base\"\nclient_certificate = \"/base.pem\"\nclient_key = \"/base.key\"\n\
-    [cluster]\ndiscover = \"etcds:base:1/base\"\n";
+    [cluster]\ndiscover = \"etcds:base:1/base\"\nsecret = \"abcdef0123456789\"\n\
+     [cluster.tls]\ncertificate = \"/base.pem\"\nkey = \"/base.key\"\nca = \"/base.pem\"\n";
 
 #[test]
 #[allow(clippy::result_large_err)] // figment's error type
@@ -331,6 +342,14 @@ fn errors_name_the_key_the_fault_and_the_accepted_values() {
         ("[cluster]\nprobe_interval = \"1ms\"", &["cluster.probe_interval", "50ms"]),
         ("[cluster]\nprobe_timeout = \"200ms\"", &["cluster.probe_timeout", "125ms"]),
         ("[cluster]\nsuspicion = \"0s\"", &["cluster.suspicion", "500ms"]),
+        ("[cluster.tls]\ncertificate = \"/c\"\nkey = \"/k\"", &["cluster.tls.ca", "missing", "/etc/peerage/"]),
+        ("[cluster.tls]\ncertificate = \"/c\"\nkey = \"/k\"\nca = \"/a\"", &["cluster.secret", "openssl rand"]),
+        ("[cluster.tls]\ncertficate = \"/c\"", &["cluster.tls.certficate", "cluster.tls.certificate"]),
+        (
+            "[cluster.tls]\ncertificate = \"/c\"\nkey = \"/k\"\nca = \"/a\"\nidentity = \"edges\"",
+            &["cluster.tls.identity", "\"edges\"", "spiffe://"],
+        ),
+        ("[cluster.tls]\nmode = \"off\"", &["cluster.tls.mode", "off", "require"]),
         ("[log]\nlevel = \"loud\"", &["log.level", "warn"]),
         ("[[immutable]]\npath = \"/x\"", &["immutable.path", "{hash}"]),
         ("[[immutable]]\npaht = \"/x\"", &["immutable.paht", "immutable.path"]),

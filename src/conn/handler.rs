@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
 use http::uri::Authority;
@@ -17,15 +18,17 @@ use crate::body::informational::Informational;
 use crate::body::{Body, ReceivedFrom};
 use crate::config::LimitsConfig;
 use crate::conn::https::{HttpsPolicy, Redirect};
+use crate::conn::ticket_exchange;
 use crate::conn::zero_copy::Splicers;
 use crate::edge::{Answer, Edge, FastRequest, NotFastHit, Peeked, Remote, Requester};
 use crate::key::AssetKey;
 use crate::observe::access::{Access, Details, LoggedBody, Record};
 use crate::observe::activity::{ActiveRequest, Activity, Delivery, StreamProgress};
 use crate::observe::metrics::Source;
+use crate::peer::ticket_exchange::is_exchange;
 use crate::semantics::authority::{is_host, split_port};
 use crate::semantics::scheme::Scheme;
-use crate::tls::{Selection, Session, TlsAcceptor};
+use crate::tls::{PeerTls, Selection, Session, TicketSecrets, TlsAcceptor};
 use crate::upstream::tunnel::Tunnel;
 
 /// The time for which an idle HTTP/1 connection of a client stays open when the edge drains.
@@ -54,10 +57,19 @@ pub(crate) struct ListenerContext {
     pub(crate) source: Source,
     /// The configuration key of the listener.
     pub(crate) listener: &'static str,
-    /// `None` on a cleartext listener.
-    pub(crate) tls: Option<Arc<TlsAcceptor>>,
+    pub(crate) tls: ListenerTls,
     pub(crate) https: Arc<HttpsPolicy>,
     pub(crate) phase: watch::Receiver<Phase>,
+}
+
+/// The TLS of a listener.
+#[derive(Clone)]
+pub(crate) enum ListenerTls {
+    /// The listener takes cleartext.
+    None,
+    Clients(Arc<TlsAcceptor>),
+    /// TLS with other edges, and the secrets of session tickets that are shared with them.
+    Peers(Arc<PeerTls>, Option<Arc<TicketSecrets>>),
 }
 
 /// The state that the requests of one connection share.
@@ -69,7 +81,7 @@ pub(crate) struct ConnectionState {
     pub(crate) requests: Activity,
     /// The scheme of the requests.
     scheme: Scheme,
-    tls: Option<(Session, Selection)>,
+    tls: Option<(Session, Option<Selection>)>,
     /// The tunnel that replaces HTTP after an upgrade. Its request stays active until the
     /// tunnel ends.
     tunnel: Mutex<Option<(Tunnel, ActiveRequest)>>,
@@ -83,7 +95,7 @@ impl ConnectionState {
     pub(crate) fn new(
         address: IpAddr,
         source: Source,
-        (scheme, tls): (Scheme, Option<(Session, Selection)>),
+        (scheme, tls): (Scheme, Option<(Session, Option<Selection>)>),
         informational: Informational,
     ) -> Self {
         Self {
@@ -110,8 +122,9 @@ impl ConnectionState {
 
     /// Returns true if the TLS handshake would have selected another certificate for `authority`.
     fn misdirects(&self, authority: &str) -> bool {
+        let Some((_, Some(selection))) = &self.tls else { return false };
         let host = split_port(authority).0;
-        self.tls.as_ref().is_some_and(|(_, selection)| !selection.serves(host.strip_suffix('.').unwrap_or(host)))
+        !selection.serves(host.strip_suffix('.').unwrap_or(host))
     }
 
     fn note_version(&self, version: Version) {
@@ -234,7 +247,8 @@ impl Handler {
         let version = request.version();
         connection.note_version(version);
         let has_content = !request.body().is_end_stream();
-        let request = request.map(|body| context.edge.receive(context.source, ReceivedFrom::http(version, body)));
+        let mut request = request.map(|body| context.edge.receive(context.source, ReceivedFrom::http(version, body)));
+        let ticket_secrets = self.exchange_ticket_secrets(&mut request).await;
         // HTTP/1.0 has no informational responses, and hyper's HTTP/2 server cannot send them.
         let relay = (version == Version::HTTP_11).then(|| connection.informational.open());
         let mut answer = match early {
@@ -243,6 +257,10 @@ impl Handler {
         };
         if let Some(relay) = relay {
             relay.close().await;
+        }
+        if let Some(message) = ticket_secrets {
+            answer.response.headers_mut().insert(CONTENT_LENGTH, message.len().into());
+            *answer.response.body_mut() = Bytes::from(message).into();
         }
         if has_content {
             // Lets hyper handle a request body that was not read: hyper discards the rest if
@@ -270,6 +288,17 @@ impl Handler {
             Delivery::connection(active)
         };
         Ok(context.access.log_response(client, (answer.record, details), answer.response, began, delivery))
+    }
+
+    /// Takes the session ticket secrets of a peer from its request. Returns those of this edge for
+    /// the response. They are exchanged over mutually authenticated TLS only.
+    async fn exchange_ticket_secrets(&self, request: &mut Request<Body>) -> Option<Vec<u8>> {
+        let ListenerTls::Peers(_, Some(secrets)) = &self.context.tls else { return None };
+        if self.connection.scheme != Scheme::Https || !is_exchange(request) {
+            return None;
+        }
+        let body = std::mem::take(request.body_mut());
+        ticket_exchange::answer(secrets, body, self.connection.address).await
     }
 
     /// Returns true if a plain request for `host` may have to be redirected, or rejected because

@@ -8,6 +8,7 @@ pub(crate) mod handler;
 pub(crate) mod https;
 mod io;
 mod sniff;
+mod ticket_exchange;
 mod timeout_io;
 #[cfg_attr(not(feature = "zero-copy"), path = "zero_copy/disabled.rs")]
 mod zero_copy;

@@ -125,16 +125,23 @@ impl EdgeBuilder {
             Some(ChosenOrigin::Url(_)) | None => Box::new(server::http_origin(&config)?),
         };
         let is_in_cluster = membership.is_some();
+        let membership = membership.unwrap_or_else(|| Arc::new(Membership::alone()));
+        let peer_tls = server::peer_tls(&config, &membership)?;
         let supplied = Supplied {
             origin,
             // Only the edge's own connections could send from it.
             arena: Arena::none(),
-            membership: membership.unwrap_or_else(|| Arc::new(Membership::alone())),
+            membership,
+            peer_tls: peer_tls.clone(),
             metrics: Arc::new(Metrics::default()),
         };
         let edge = server::edge(&config, supplied)?;
         if is_in_cluster {
             edge.begin_probes();
+        }
+        if let Some(tls) = peer_tls {
+            let period = config.tls.refresh.0;
+            tokio::spawn(server::follow_for_peers(Arc::downgrade(&edge), Arc::downgrade(&tls), period));
         }
         Ok(edge)
     }

@@ -9,9 +9,10 @@ use super::pipeline::{PeekRequest, Pipelines, Timeouts as PeekTimeouts};
 use crate::body::Body;
 use crate::error::Error;
 use crate::semantics::forward::{MAX_ADDED_HEADERS, MAX_HEADERS};
-use crate::upstream::{Client, Endpoint, ErrorKinds, Reply, Timeouts};
+use crate::upstream::{Client, Connector, Endpoint, ErrorKinds, PeerSecurity, Reply, Timeouts};
 
-const ERRORS: ErrorKinds = ErrorKinds {
+/// The errors of a client for peers.
+pub(super) const ERRORS: ErrorKinds = ErrorKinds {
     unreachable: Error::PeerUnreachable,
     timeout: |_| Error::PeerTimeout,
     malformed: Error::PeerBroke,
@@ -27,10 +28,18 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// Creates a client that waits for the first byte of a response for at most `first_byte`,
-    /// and for the response to a peek for at most `peek`.
-    pub(crate) fn new(timeouts: Timeouts, first_byte: Duration, peek: Duration) -> Self {
-        let client = Client::new(timeouts, ERRORS, MAX_HEADERS + MAX_ADDED_HEADERS);
-        Self { client, first_byte, pipelines: Pipelines::new(PeekTimeouts { peek, peer: timeouts.connect }) }
+    /// and for the response to a peek for at most `peek`. Without `security` it speaks cleartext.
+    pub(crate) fn new(
+        timeouts: Timeouts,
+        first_byte: Duration,
+        peek: Duration,
+        security: Option<PeerSecurity>,
+    ) -> Self {
+        let connector = Connector::to_peers(timeouts.connect, security.clone());
+        let client = Client::with_connector(connector, timeouts, ERRORS, MAX_HEADERS + MAX_ADDED_HEADERS);
+        let connector = Connector::to_peers(peek, security);
+        let pipelines = Pipelines::new(connector, PeekTimeouts { peek, peer: timeouts.connect });
+        Self { client, first_byte, pipelines }
     }
 
     /// Sends a peek to the edge that listens at `address`.
@@ -68,7 +77,7 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let long = Duration::from_secs(20);
-        let peers = Peers::new(Timeouts { connect: long, idle: long, lifetime: long }, long, long);
+        let peers = Peers::new(Timeouts { connect: long, idle: long, lifetime: long }, long, long, None);
         let error = peers.ask(&address, Request::new(Body::empty())).await.map(drop).unwrap_err();
         assert_eq!(error.fault(), Fault::Peer, "{error}");
     }

@@ -68,6 +68,7 @@ pub(crate) struct Timeouts {
 /// The pipelines of an edge, one for each peer.
 pub(crate) struct Pipelines {
     open: Mutex<HashMap<Arc<str>, Handle>>,
+    connector: Connector,
     timeouts: Timeouts,
 }
 
@@ -79,8 +80,9 @@ struct Handle {
 }
 
 impl Pipelines {
-    pub(crate) fn new(timeouts: Timeouts) -> Self {
-        Self { open: Mutex::default(), timeouts }
+    /// Creates the pipelines, which `connector` opens.
+    pub(crate) fn new(connector: Connector, timeouts: Timeouts) -> Self {
+        Self { open: Mutex::default(), connector, timeouts }
     }
 
     /// Queues a peek for the edge that listens at `peer`. Drops the peek if the pipeline has
@@ -102,26 +104,33 @@ impl Pipelines {
     fn open(&self, peer: &Arc<str>) -> Handle {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let overdue = Arc::new(AtomicBool::new(false));
-        tokio::spawn(run(Arc::clone(peer), receiver, Arc::clone(&overdue), self.timeouts));
+        tokio::spawn(run(self.connector.clone(), Arc::clone(peer), receiver, Arc::clone(&overdue), self.timeouts));
         Handle { queue, since: Instant::now(), overdue }
     }
 }
 
 /// Connects to `peer` and runs the pipeline until it ends. Peeks that still wait then get no
 /// response.
-async fn run(peer: Arc<str>, queue: mpsc::Receiver<PeekRequest>, overdue: Arc<AtomicBool>, timeouts: Timeouts) {
-    if let Err(error) = connect_and_run(&peer, queue, overdue, timeouts).await {
+async fn run(
+    connector: Connector,
+    peer: Arc<str>,
+    queue: mpsc::Receiver<PeekRequest>,
+    overdue: Arc<AtomicBool>,
+    timeouts: Timeouts,
+) {
+    if let Err(error) = connect_and_run(&connector, &peer, queue, overdue, timeouts).await {
         tracing::debug!(%peer, %error, "peer pipeline closed");
     }
 }
 
 async fn connect_and_run(
+    connector: &Connector,
     peer: &Arc<str>,
     queue: mpsc::Receiver<PeekRequest>,
     overdue: Arc<AtomicBool>,
     timeouts: Timeouts,
 ) -> Result<(), String> {
-    let io = Connector::new(timeouts.peek).connect(&peer.parse()?).await?;
+    let io = connector.connect(&peer.parse()?).await?;
     let mut pipeline = Pipeline::new(io, Arc::clone(peer), queue, overdue, timeouts);
     poll_fn(|cx| pipeline.poll(cx)).await
 }
@@ -233,10 +242,14 @@ impl Pipeline {
             match Pin::new(&mut self.io).poll_write(cx, &self.out)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => self.out.advance(written),
-                Poll::Pending => break,
+                Poll::Pending => return Ok(()),
             }
         }
-        Ok(())
+        // Over TLS, encrypted bytes may wait for the socket.
+        match Pin::new(&mut self.io).poll_flush(cx) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Reads into the receive buffer. Returns the number of bytes read.
@@ -321,7 +334,7 @@ mod tests {
     }
 
     fn pipelines(peek: Duration) -> Pipelines {
-        Pipelines::new(Timeouts { peek, peer: LONG })
+        Pipelines::new(Connector::to_peers(peek, None), Timeouts { peek, peer: LONG })
     }
 
     /// Peeks for `path`. Returns the body, `None` for a miss, or an error without a response.
@@ -437,7 +450,9 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_stalls_in_a_response_delays_no_peek_beyond_its_timeout() {
         let (listener, peer) = listen().await;
-        let pipelines = Pipelines::new(Timeouts { peer: Duration::from_millis(60), peek: Duration::from_millis(20) });
+        let peek_timeout = Duration::from_millis(20);
+        let timeouts = Timeouts { peer: Duration::from_millis(60), peek: peek_timeout };
+        let pipelines = Pipelines::new(Connector::to_peers(peek_timeout, None), timeouts);
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nbo").await.unwrap();

@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::connection;
-use super::listeners::{ClientListener, Listener};
+use super::listeners::Listener;
 use super::supervisor::Supervisor;
 use crate::clients::{Clients, Counted};
 use crate::config::LimitsConfig;
 use crate::conn::Splicers;
 use crate::conn::accept::{LogLatch, accepted};
-use crate::conn::handler::{ListenerContext, Phase, draining};
+use crate::conn::handler::{ListenerContext, ListenerTls, Phase, draining};
 use crate::conn::https::HttpsPolicy;
 use crate::edge::Edge;
 use crate::observe::access::Access;
@@ -43,13 +43,13 @@ pub(super) struct RunningListener {
 impl RunningListener {
     /// Begins to accept connections.
     pub(super) fn begin(
-        (listener, tls): ClientListener,
+        (listener, tls): (Listener, ListenerTls),
         source: Source,
         shared: &SharedContext,
         supervisor: &Supervisor,
     ) -> Self {
         let SharedContext { edge, access, limits, splicers, https, clients } = shared.clone();
-        // Peers speak cleartext to each other, also for requests that came over TLS.
+        // Redirects and HSTS are for clients.
         let https = if source == Source::Client { https } else { Arc::default() };
         let (key, (phase, phases)) = (listener.key, watch::channel(Phase::Serving));
         let context =

@@ -21,7 +21,7 @@ use crate::observe::access::Format;
 use crate::observe::metrics::Metrics;
 use crate::origin::Origin;
 use crate::random::random;
-use crate::tls::TlsAcceptor;
+use crate::tls::{PeerTls, TlsAcceptor};
 
 /// An edge with bound listeners. It serves once it is [run](Server::run).
 pub struct Server {
@@ -32,6 +32,7 @@ pub struct Server {
     pub(super) clients: Vec<ClientListener>,
     pub(super) tls: Option<Arc<TlsAcceptor>>,
     pub(super) peers: Option<Listener>,
+    pub(super) peer_tls: Option<Arc<PeerTls>>,
     pub(super) gossip: Option<(Gossip, GossipSocket)>,
     /// The secrets that gossip follows.
     secrets: watch::Sender<Vec<Secret>>,
@@ -106,6 +107,7 @@ impl Server {
         let (peers, gossip_socket) = match &config.cluster {
             Some(cluster) => {
                 let (listener, socket) = inherited.listen_to_peers(cluster).await?;
+                parts::warn_of_cleartext(cluster, listener.address);
                 (Some(listener), socket)
             }
             None => (None, None),
@@ -120,9 +122,13 @@ impl Server {
             peers: peers.as_ref().map(|listener| listener.address),
         };
         let membership = Arc::new(parts::membership(&config, addresses.peers));
+        let peer_tls = parts::peer_tls(&config, &membership)?;
         let metrics = Arc::new(Metrics::default());
         let secrets = config.cluster.iter().flat_map(ClusterConfig::secrets).cloned().collect();
         let (secrets, followed) = watch::channel(secrets);
+        if let Some(tls) = &peer_tls {
+            metrics.count_dials(Arc::clone(tls));
+        }
         let gossip = gossip_socket.zip(config.cluster.as_ref()).map(|(socket, cluster)| {
             let (membership, metrics) = (Arc::clone(&membership), Arc::clone(&metrics));
             (Gossip::new(cluster, &config.edge.name, random(), followed, membership, metrics), socket)
@@ -134,6 +140,7 @@ impl Server {
                 origin,
                 arena: parts::arena(&config),
                 membership: Arc::clone(&membership),
+                peer_tls: peer_tls.clone(),
                 metrics: Arc::clone(&metrics),
             },
         )?;
@@ -146,6 +153,7 @@ impl Server {
             clients,
             tls,
             peers,
+            peer_tls,
             gossip,
             secrets,
             discovery,
@@ -198,6 +206,7 @@ impl Server {
             running: self.config.clone(),
             tls: self.tls.clone(),
             secrets: self.secrets.clone(),
+            peer_tls: self.peer_tls.clone(),
         }
     }
 }

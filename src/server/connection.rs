@@ -17,7 +17,7 @@ use super::parts::bytes;
 use crate::body::describe;
 use crate::body::informational::Informational;
 use crate::config::LimitsConfig;
-use crate::conn::handler::{ConnectionState, Handler, LINGER, ListenerContext, draining};
+use crate::conn::handler::{ConnectionState, Handler, LINGER, ListenerContext, ListenerTls, draining};
 use crate::conn::{Io, TimeoutIo};
 use crate::http1::fast_path::FastPath;
 use crate::http1::informational::InformationalWriter;
@@ -35,14 +35,12 @@ pub(super) async fn serve(context: ListenerContext, stream: TcpStream, address: 
         // If that fails, the system's default size applies.
         let _ = set_socket_send_buffer_size(&stream, bytes(context.limits.send_buffer));
     }
-    let (io, tls) = match &context.tls {
-        None => (Io::Tcp(stream), None),
+    let accepted = match &context.tls {
+        ListenerTls::None => Some((Io::Tcp(stream), None)),
         // Boxed, so that the state of a handshake takes no memory after it.
-        Some(acceptor) => match Box::pin(handshake::accept(acceptor, &context, stream, address)).await {
-            Some((io, tls)) => (io, Some(tls)),
-            None => return,
-        },
+        _ => Box::pin(handshake::accept(&context, stream, address)).await,
     };
+    let Some((io, tls)) = accepted else { return };
     let informational = Informational::new(context.edge.via().clone());
     let connection = ConnectionState::new(address, context.source, (io.scheme(), tls), informational);
     let handler = Arc::new(Handler { context, connection });
@@ -79,8 +77,7 @@ async fn serve_http(io: Io, handler: &Arc<Handler>) -> Result<(), String> {
                 return fast.shutdown().await.map_err(|error| describe(&error));
             }
             if fast.has_tls_handshake() {
-                let listener = context.listener;
-                tracing::warn!(listener, client = %state.address, "TLS handshake on a cleartext port");
+                warn_of_tls(context, state);
             }
         }
         () = draining(&mut phase) => poll_fn(|cx| fast.poll_idle(cx)).await.map_err(|error| describe(&error))?,
@@ -139,6 +136,19 @@ async fn serve_http(io: Io, handler: &Arc<Handler>) -> Result<(), String> {
                 ActivityEvent::Idle => {}
             },
         }
+    }
+}
+
+/// Logs that a client began a TLS handshake on a cleartext port.
+fn warn_of_tls(context: &ListenerContext, state: &ConnectionState) {
+    let (listener, client) = (context.listener, state.address);
+    if context.source == Source::Peer {
+        tracing::warn!(
+            listener, %client,
+            "TLS handshake on the cleartext port for peers; set [cluster.tls] here too, with cluster.tls.mode = \"accept\" on every edge until all have it"
+        );
+    } else {
+        tracing::warn!(listener, %client, "TLS handshake on a cleartext port");
     }
 }
 

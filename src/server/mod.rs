@@ -13,9 +13,11 @@ mod parts;
 mod reload;
 mod run;
 mod supervisor;
+mod ticket_sharing;
 
 pub use bind::{Addresses, Server};
-pub(crate) use parts::{Supplied, edge, embedded_origin, http_origin};
+pub(crate) use certificates::follow_for_peers;
+pub(crate) use parts::{Supplied, edge, embedded_origin, http_origin, peer_tls};
 #[cfg(feature = "cli")]
 pub(crate) use parts::{discovery, policies, tls_acceptor};
 pub use reload::Reloading;

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use crate::body::zero_copy::Arena;
 use crate::cluster::discovery::{Discovery, Finding, Registry, Settings};
 use crate::cluster::membership::Membership;
-use crate::config::{ClusterConfig, Config, Size, ZeroCopy};
+use crate::config::{ClusterConfig, ClusterTlsMode, Config, Size, ZeroCopy};
 use crate::conn::handler::LINGER;
 use crate::conn::https::{HttpsPolicy, Redirect};
 use crate::edge::{Edge, Forwarding, Limits, Parts, Policies};
@@ -26,8 +26,8 @@ use crate::semantics::scheme::Scheme;
 use crate::semantics::storing::FallbackTtls;
 use crate::site::Sites;
 use crate::site::policy::{Policy, ToldHost, Writes};
-use crate::tls::{TlsAcceptor, TlsConnector};
-use crate::upstream::{DEFAULT_LIFETIME, Timeouts};
+use crate::tls::{PeerTls, TicketScope, TlsAcceptor, TlsConnector};
+use crate::upstream::{DEFAULT_LIFETIME, PeerSecurity, Timeouts};
 
 /// The source of an edge's origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +43,13 @@ pub(crate) struct Supplied {
     pub(crate) origin: Box<dyn Origin>,
     pub(crate) arena: Arc<Arena>,
     pub(crate) membership: Arc<Membership>,
+    pub(crate) peer_tls: Option<Arc<PeerTls>>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Builds an edge from a checked configuration and the supplied parts.
 pub(crate) fn edge(config: &Config, supplied: Supplied) -> Result<Arc<Edge>, StartError> {
-    let Supplied { origin, arena, membership, metrics } = supplied;
+    let Supplied { origin, arena, membership, peer_tls, metrics } = supplied;
     let cluster = config.cluster.clone().unwrap_or_default();
     Ok(Edge::new(Parts {
         name: config.edge.name.clone(),
@@ -65,7 +66,7 @@ pub(crate) fn edge(config: &Config, supplied: Supplied) -> Result<Arc<Edge>, Sta
         arena,
         policies: policies(config)?,
         origin,
-        peers: peers_client(config),
+        peers: peers_client(config, peer_tls),
         attempts: cluster.attempts,
         peer_timeout: cluster.connect_timeout.0,
         probe_interval: cluster.probe_timeout.0,
@@ -140,8 +141,46 @@ pub(crate) fn tls_acceptor(config: &Config) -> Result<Option<Arc<TlsAcceptor>>, 
     if config.tls.listen.is_empty() {
         return Ok(None);
     }
-    let loaded = TlsAcceptor::load(config.tls.settings());
+    let has_secure_peers = config.cluster.as_ref().is_some_and(|cluster| cluster.tls.is_some());
+    let tickets = if has_secure_peers { TicketScope::Shared } else { TicketScope::Local };
+    let loaded = TlsAcceptor::load(config.tls.settings(), tickets);
     loaded.map(|tls| Some(Arc::new(tls))).map_err(|error| StartError::Config(format!("tls: {error}")))
+}
+
+/// Returns the TLS of connections to peers, if there is `[cluster.tls]`. `membership` has the
+/// members whose certificates are accepted.
+pub(crate) fn peer_tls(config: &Config, membership: &Arc<Membership>) -> Result<Option<Arc<PeerTls>>, StartError> {
+    let Some(tls) = config.cluster.as_ref().and_then(|cluster| cluster.tls.as_ref()) else {
+        return Ok(None);
+    };
+    let members = Arc::clone(membership);
+    let addresses = move || members.view().members().iter().map(|member| Arc::clone(&member.address)).collect();
+    let loaded = PeerTls::load(tls.settings(membership.own()), Arc::new(addresses));
+    loaded.map(|tls| Some(Arc::new(tls))).map_err(|error| StartError::Config(format!("cluster.tls: {error}")))
+}
+
+/// Warns if connections between edges may be in cleartext and leave this machine.
+pub(super) fn warn_of_cleartext(cluster: &ClusterConfig, listening: SocketAddr) {
+    match &cluster.tls {
+        None if has_peers_elsewhere(cluster, listening) => tracing::warn!(
+            address = %listening,
+            "no [cluster.tls]: connections between edges are neither encrypted nor authenticated, any host that reaches this port can read and purge"
+        ),
+        Some(tls) if tls.mode == ClusterTlsMode::Accept => tracing::warn!(
+            address = %listening,
+            "cluster.tls.mode is \"accept\": peers in cleartext are accepted; remove it when every edge has [cluster.tls]"
+        ),
+        _ => {}
+    }
+}
+
+/// Returns true if peers on other machines can reach this edge.
+fn has_peers_elsewhere(cluster: &ClusterConfig, listening: SocketAddr) -> bool {
+    let own = cluster.own(listening);
+    let has_peers = cluster.discover.is_some()
+        || cluster.gossip && cluster.secret.is_some()
+        || cluster.peers.iter().any(|peer| *peer != own);
+    has_peers && !listening.ip().is_loopback()
 }
 
 /// Returns the answers that lead clients to HTTPS. `tls` is the first address of `tls.listen`.
@@ -152,7 +191,7 @@ pub(super) fn https_policy(config: &Config, tls: Option<SocketAddr>) -> HttpsPol
 }
 
 /// Returns the client for requests to peers.
-fn peers_client(config: &Config) -> Peers {
+fn peers_client(config: &Config, tls: Option<Arc<PeerTls>>) -> Peers {
     let cluster = config.cluster.clone().unwrap_or_default();
     if config.cluster.is_some() && cluster.first_byte_timeout.0 <= config.origin.first_byte_timeout.0 {
         tracing::warn!(
@@ -164,7 +203,7 @@ fn peers_client(config: &Config) -> Peers {
     // A connection whose request waits for a peek looks idle to hyper, which closes it at the
     // end of LINGER when this edge drains. The peek has to end before that.
     let peek_timeout = cluster.probe_timeout.0.min(LINGER / 2);
-    Peers::new(timeouts, cluster.first_byte_timeout.0, peek_timeout)
+    Peers::new(timeouts, cluster.first_byte_timeout.0, peek_timeout, tls.map(PeerSecurity::new))
 }
 
 /// Returns the arena for large chunks of bodies.
@@ -259,4 +298,27 @@ pub(super) fn follow_finding(
 /// Returns a size as a number of bytes in memory.
 pub(super) fn bytes(size: Size) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn cleartext_is_exposed_if_there_are_peers_and_the_port_is_not_on_loopback() {
+        let exposed = |peers: &[&str], secret: Option<Secret>, listening: &str| {
+            let peers = peers.iter().map(|&peer| peer.to_owned()).collect();
+            let listen = listening.parse().unwrap();
+            has_peers_elsewhere(
+                &ClusterConfig { listen, peers, secret, gossip: true, ..ClusterConfig::default() },
+                listen,
+            )
+        };
+        let secret = || Some(Secret("0123456789abcdef".to_owned()));
+        assert!(exposed(&["10.0.0.5:7001", "10.0.0.6:7001"], None, "10.0.0.5:7001"));
+        assert!(exposed(&[], secret(), "10.0.0.5:7001"), "others may join");
+        assert!(!exposed(&["10.0.0.5:7001"], None, "10.0.0.5:7001"), "the edge is alone");
+        assert!(!exposed(&["127.0.0.1:7001", "127.0.0.1:7002"], secret(), "127.0.0.1:7001"));
+    }
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::parts::{OriginSource, http_origin, policies, warn_if_guest};
-use crate::config::{CacheConfig, ClusterConfig, Config, EdgeConfig, LimitsConfig, Secret, TlsConfig};
+use crate::config::{
+    CacheConfig, ClusterConfig, ClusterTlsConfig, Config, EdgeConfig, LimitsConfig, Secret, TlsConfig,
+};
 use crate::edge::Edge;
 use crate::error::StartError;
-use crate::tls::TlsAcceptor;
+use crate::tls::{PeerTls, TlsAcceptor};
 
 /// Changes the configuration of a running edge, as far as no restart is needed.
 pub struct Reloading {
@@ -18,6 +20,7 @@ pub struct Reloading {
     pub(super) tls: Option<Arc<TlsAcceptor>>,
     /// The secrets that gossip follows.
     pub(super) secrets: watch::Sender<Vec<Secret>>,
+    pub(super) peer_tls: Option<Arc<PeerTls>>,
 }
 
 impl Reloading {
@@ -39,6 +42,10 @@ impl Reloading {
         let is_secure = self.origin_source == OriginSource::Configured && next.origin.url.scheme_str() == Some("https");
         if is_secure || next.origin != self.running.origin {
             self.edge.set_origin(Box::new(http_origin(&next)?));
+        }
+        if let (Some(peer_tls), Some(tls)) = (&self.peer_tls, next.cluster.as_ref().and_then(|next| next.tls.as_ref()))
+        {
+            peer_tls.reload(tls.settings(self.edge.membership().own()));
         }
         self.edge.set_policies(policies);
         self.replace_peers(&config);
@@ -67,10 +74,21 @@ impl Reloading {
 /// that is not named here needs a restart.
 fn next(running: &Config, new: &Config, origin_source: OriginSource) -> Config {
     let next_cluster = |running: &ClusterConfig| {
-        let peers = new.cluster.as_ref().map_or_else(|| running.peers.clone(), |new| new.peers.clone());
+        let Some(new) = &new.cluster else { return running.clone() };
+        let tls = running.tls.as_ref().zip(new.tls.as_ref()).map(|(running, new)| ClusterTlsConfig {
+            // Open connections in cleartext would outlive a change.
+            mode: running.mode,
+            ..new.clone()
+        });
         // With the first secret, and without the last, other edges are members.
-        let secrets = new.cluster.as_ref().filter(|new| new.has_secret() == running.has_secret()).unwrap_or(running);
-        ClusterConfig { peers, secret: secrets.secret.clone(), secrets: secrets.secrets.clone(), ..running.clone() }
+        let secrets = if new.has_secret() == running.has_secret() { new } else { running };
+        ClusterConfig {
+            peers: new.peers.clone(),
+            secret: secrets.secret.clone(),
+            secrets: secrets.secrets.clone(),
+            tls: tls.or_else(|| running.tls.clone()),
+            ..running.clone()
+        }
     };
     Config {
         edge: EdgeConfig {
@@ -133,7 +151,7 @@ mod tests {
     use http::Uri;
 
     use super::*;
-    use crate::config::{Period, Size};
+    use crate::config::{ClusterTlsMode, Period, Size};
 
     fn needing_restart(running: &Config, new: &Config, origin_source: OriginSource) -> Vec<&'static str> {
         differing(&next(running, new, origin_source), new.clone())
@@ -141,8 +159,10 @@ mod tests {
 
     #[test]
     fn keys_that_a_reload_applies_need_no_restart() {
-        let running = Config { cluster: Some(ClusterConfig::default()), ..Config::default() };
+        let mut running = Config { cluster: Some(ClusterConfig::default()), ..Config::default() };
+        running.cluster.as_mut().unwrap().tls = Some(ClusterTlsConfig::new("/c", "/k", "/ca"));
         let mut new = running.clone();
+        new.cluster.as_mut().unwrap().tls = Some(ClusterTlsConfig::new("/other", "/k", "/ca"));
         new.origin.url = Uri::from_static("http://127.0.0.1:1");
         new.cluster.as_mut().unwrap().peers.clear();
         new.cache.negative_ttl = Period(std::time::Duration::ZERO);
@@ -193,5 +213,13 @@ mod tests {
         let alone = Config { cluster: None, ..running.clone() };
         assert_eq!(needing_restart(&running, &alone, OriginSource::Configured), ["[cluster]"]);
         assert_eq!(needing_restart(&alone, &running, OriginSource::Configured), ["[cluster]"]);
+        let secure = |mode| {
+            let tls = ClusterTlsConfig { mode, ..ClusterTlsConfig::new("/c", "/k", "/ca") };
+            Config { cluster: Some(ClusterConfig { tls: Some(tls), ..ClusterConfig::default() }), ..Config::default() }
+        };
+        let [require, accept] = [ClusterTlsMode::Require, ClusterTlsMode::Accept].map(secure);
+        for (from, to) in [(&running, &accept), (&accept, &running), (&accept, &require)] {
+            assert_eq!(needing_restart(from, to, OriginSource::Configured), ["[cluster]"]);
+        }
     }
 }

@@ -11,17 +11,23 @@ use super::acceptor::{RunningListener, SharedContext};
 use super::bind::{Server, StartMode};
 use super::certificates;
 use super::gossip::Intent;
+use super::listeners::ClientListener;
 use super::parts::{follow_finding, https_policy};
 use super::supervisor::Supervisor;
+use super::ticket_sharing::TicketSharing;
 use crate::admin::{self, Readiness};
 use crate::clients::Clients;
 use crate::cluster::membership::Membership;
 use crate::cluster::view::State;
 use crate::config::Config;
 use crate::conn::Splicers;
+use crate::conn::handler::ListenerTls;
 use crate::edge::Edge;
 use crate::error::RunError;
+use crate::observe::access::Access;
 use crate::observe::metrics::Source;
+use crate::peer::ticket_exchange::TicketExchange;
+use crate::tls::{PeerTls, TlsAcceptor};
 
 impl Server {
     /// Serves until `shutdown` resolves, then drains: lets active requests end, for at most
@@ -57,7 +63,9 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn begin(server: Server) -> Self {
         let addresses = server.addresses();
-        let Server { edge, access, config, clients, tls, peers, gossip, discovery, admin, start_mode, .. } = server;
+        let Server {
+            edge, access, config, clients, tls, peers, peer_tls, gossip, discovery, admin, start_mode, ..
+        } = server;
         let supervisor = Supervisor::new();
         let shared = SharedContext {
             edge: Arc::clone(&edge),
@@ -68,8 +76,14 @@ impl Running {
             clients: Clients::default(),
         };
         let accept = |listener, source| RunningListener::begin(listener, source, &shared, &supervisor);
-        let clients = clients.into_iter().map(|listener| accept(listener, Source::Client)).collect();
-        let peers = peers.map(|listener| accept((listener, None), Source::Peer));
+        let for_clients = |(listener, tls): ClientListener| {
+            accept((listener, tls.map_or(ListenerTls::None, ListenerTls::Clients)), Source::Client)
+        };
+        let clients = clients.into_iter().map(for_clients).collect();
+        let sharing = ticket_sharing(&config, &access, tls.as_ref(), peer_tls.as_ref());
+        let tickets = sharing.as_ref().map(|sharing| Arc::clone(&sharing.secrets));
+        let for_peers = peer_tls.clone().map_or(ListenerTls::None, |tls| ListenerTls::Peers(tls, tickets));
+        let peers = peers.map(|listener| accept((listener, for_peers), Source::Peer));
         let (intent, intents) = watch::channel(Intent::Serve);
         let discovery = discovery.map(|discovery| {
             let follow = follow_finding(&access, config.cluster.as_ref());
@@ -83,6 +97,14 @@ impl Running {
         if let Some(tls) = tls {
             let follow = certificates::follow(tls, Arc::clone(&access.metrics), config.tls.refresh.0);
             background.spawn(supervisor.watch("tls.refresh", follow));
+        }
+        if let Some(tls) = peer_tls {
+            let period = config.tls.refresh.0;
+            let follow = certificates::follow_for_peers(Arc::downgrade(&edge), Arc::downgrade(&tls), period);
+            background.spawn(supervisor.watch("cluster.tls", follow));
+        }
+        if let Some(sharing) = sharing {
+            background.spawn(supervisor.watch("session tickets", sharing.run(readiness.begin_warm_up())));
         }
         let operators =
             admin::serve(admin.into_socket(), Arc::clone(&edge), Arc::clone(&readiness), config.limits.clone());
@@ -148,6 +170,23 @@ impl Running {
         }
         cut
     }
+}
+
+/// Returns the task that shares the secrets of session tickets, if there are clients over TLS and
+/// authenticated connections to peers.
+fn ticket_sharing(
+    config: &Config,
+    access: &Access,
+    tls: Option<&Arc<TlsAcceptor>>,
+    peer_tls: Option<&Arc<PeerTls>>,
+) -> Option<TicketSharing> {
+    let (tls, peer_tls, cluster) = (tls?, peer_tls?, config.cluster.as_ref()?);
+    Some(TicketSharing {
+        secrets: Arc::clone(tls.ticket_secrets()),
+        exchange: TicketExchange::new(Arc::clone(peer_tls), cluster.connect_timeout.0),
+        membership: Arc::clone(&access.membership),
+        metrics: Arc::clone(&access.metrics),
+    })
 }
 
 async fn all_end(open: &mut [JoinSet<()>]) {

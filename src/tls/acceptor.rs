@@ -1,27 +1,28 @@
 //! [`TlsAcceptor`]: accepts the TLS handshakes of a listener, under certificates that can change.
 
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use rustls::SupportedProtocolVersion;
 use rustls::crypto::{CryptoProvider, aws_lc_rs::default_provider};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::version::{TLS12, TLS13};
-use rustls::{AlertDescription, InvalidMessage, SupportedProtocolVersion};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::client_policy::ClientPolicy;
+use super::failure;
 use super::files::Stamp;
 use super::inventory::{Changes, Inventory, Trigger};
 use super::names::Names;
 use super::resolver::Resolver;
 use super::selection::Selection;
-use super::settings::{HandshakeError, LoadError, Report, Session, Settings, TlsVersion};
+use super::settings::{HandshakeError, LoadError, Report, Session, Settings, TicketScope, TlsVersion};
 use super::stream::TlsStream;
-use super::tickets::{TicketSecrets, Ticketer};
+use super::ticket_secrets::TicketSecrets;
+use super::tickets::Ticketer;
 
 /// A fatal alert `unrecognized_name` in a record of its own (RFC 8446 §6, RFC 6066 §3).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -61,8 +62,9 @@ impl TlsAcceptor {
     /// # Errors
     /// The first file that cannot be used: of a listed pair, of the issuers of client certificates,
     /// or the directory.
-    pub(crate) fn load(settings: Settings) -> Result<Self, LoadError> {
-        let (provider, secrets) = (Arc::new(default_provider()), Arc::new(TicketSecrets::new(SystemTime::now())));
+    pub(crate) fn load(settings: Settings, tickets: TicketScope) -> Result<Self, LoadError> {
+        let provider = Arc::new(default_provider());
+        let secrets = Arc::new(TicketSecrets::new(tickets, SystemTime::now()));
         let inventory = Inventory::load(&settings, None, Trigger::Start, &provider)?;
         let client_ca = settings.client_ca.as_deref().map(Stamp::of);
         let policy = ClientPolicy::read(settings.client_ca.as_deref(), &provider)?;
@@ -95,6 +97,11 @@ impl TlsAcceptor {
         self.loaded().inventory.check_keys(&self.provider);
     }
 
+    /// Returns the secrets of the session tickets.
+    pub(crate) fn ticket_secrets(&self) -> &Arc<TicketSecrets> {
+        &self.secrets
+    }
+
     pub(crate) fn report(&self) -> Report {
         self.loaded().inventory.report()
     }
@@ -104,12 +111,7 @@ impl TlsAcceptor {
         let loaded = self.loaded();
         let overdue = loaded.inventory.overdue(now);
         let Some(first) = overdue.first() else { return };
-        let (name, certificates, days) = (first.name(), overdue.len(), days_until(first.not_after, now));
-        if first.not_after <= now {
-            tracing::error!(%name, days, certificates, "certificate expired, renew it");
-        } else {
-            tracing::warn!(%name, days, certificates, "certificate expires soon, renew it");
-        }
+        first.warn_of_expiry(overdue.len(), now);
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -143,7 +145,7 @@ impl TlsAcceptor {
     /// Accepts a handshake.
     pub(crate) async fn accept(&self, tcp: TcpStream) -> Result<Accepted, HandshakeError> {
         let mut handshake = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp);
-        let mut start = (&mut handshake).await.map_err(|error| failure(&error))?;
+        let mut start = (&mut handshake).await.map_err(|error| failure::of_accepted("client", &error))?;
         let generation = self.generation.load_full();
         let hello = start.client_hello();
         let name = hello.server_name().map(str::to_owned);
@@ -152,7 +154,10 @@ impl TlsAcceptor {
             let _ = start.io.write_all(&UNRECOGNIZED_NAME).await;
             return Err(HandshakeError::UnknownName(name));
         }
-        let stream = start.into_stream(Arc::clone(&generation.config)).await.map_err(|error| failure(&error))?;
+        let stream = start
+            .into_stream(Arc::clone(&generation.config))
+            .await
+            .map_err(|error| failure::of_accepted("client", &error))?;
         let stream = TlsStream::new(stream);
         Ok((stream.session(), Selection::new(name, Arc::clone(&generation.resolver)), stream))
     }
@@ -182,33 +187,5 @@ impl Generation {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = Arc::<Ticketer>::clone(&ticketer);
         Self { resolver, ticketer, config: Arc::new(config) }
-    }
-}
-
-#[allow(clippy::cast_precision_loss)] // days are shown with one decimal
-fn days_until(end: SystemTime, now: SystemTime) -> f64 {
-    let tenths = |time: std::time::Duration| (time.as_secs() / 8640) as f64 / 10.0;
-    end.duration_since(now).map_or_else(|error| -tenths(error.duration()), tenths)
-}
-
-/// Returns the reason of a failed handshake.
-fn failure(error: &io::Error) -> HandshakeError {
-    let kind = error.kind();
-    let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-        return match kind {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-                HandshakeError::Closed
-            }
-            _ => HandshakeError::Failed(error.to_string()),
-        };
-    };
-    match inner {
-        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => HandshakeError::NotTls,
-        rustls::Error::NoCertificatesPresented => HandshakeError::ClientCertificate("none was sent".to_owned()),
-        rustls::Error::InvalidCertificate(error) => HandshakeError::ClientCertificate(format!("{error:?}")),
-        rustls::Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::BadCertificate) => {
-            HandshakeError::Failed("the client does not trust the certificate".to_owned())
-        }
-        error => HandshakeError::Failed(error.to_string()),
     }
 }

@@ -65,6 +65,17 @@ impl Certificate {
         self.names.first().map_or_else(|| self.pair.chain.to_string_lossy().into(), |name| Box::from(&**name))
     }
 
+    /// Logs that this certificate should have been renewed by `now`. It is the first of so many
+    /// `certificates`.
+    pub(super) fn warn_of_expiry(&self, certificates: usize, now: SystemTime) {
+        let (name, days) = (self.name(), days_until(self.not_after, now));
+        if self.not_after <= now {
+            tracing::error!(%name, days, certificates, "certificate expired, renew it");
+        } else {
+            tracing::warn!(%name, days, certificates, "certificate expires soon, renew it");
+        }
+    }
+
     /// Parses the key, if that was not done before.
     ///
     /// # Errors
@@ -107,6 +118,12 @@ impl Certificate {
             ),
         })
     }
+}
+
+#[allow(clippy::cast_precision_loss)] // days are shown with one decimal
+fn days_until(end: SystemTime, now: SystemTime) -> f64 {
+    let tenths = |time: Duration| (time.as_secs() / 8640) as f64 / 10.0;
+    end.duration_since(now).map_or_else(|error| -tenths(error.duration()), tenths)
 }
 
 impl fmt::Debug for Certificate {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::failure;
 use super::files;
 use super::settings::{Alpn, ClientSettings, LoadError, Verification};
 
@@ -94,7 +95,7 @@ impl TlsConnector {
     }
 }
 
-fn server_name(host: &str) -> Result<ServerName<'static>, String> {
+pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, String> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let name = ServerName::try_from(bare.to_owned());
     name.map_err(|_| format!("{host:?} is neither a host name nor an address, so no certificate can name it"))
@@ -120,36 +121,17 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, LoadError> {
 
 /// Returns the cause of a failed handshake.
 fn failure(error: &io::Error) -> String {
-    let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+    let Some(inner) = failure::tls_error(error) else {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => "the server closed the connection during the TLS handshake".to_owned(),
             _ => format!("TLS handshake: {error}"),
         };
     };
     match inner {
-        rustls::Error::InvalidCertificate(error) => certificate_failure(error),
+        rustls::Error::InvalidCertificate(error) => failure::of_certificate("server", error),
         rustls::Error::InvalidMessage(_) => "the server does not speak TLS on this port".to_owned(),
         rustls::Error::AlertReceived(alert) => format!("the server ended the TLS handshake with the alert {alert:?}"),
         error => format!("TLS handshake: {error}"),
-    }
-}
-
-fn certificate_failure(error: &CertificateError) -> String {
-    match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "the server's certificate has expired".to_owned()
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "the server's certificate is not valid yet; check the clock".to_owned()
-        }
-        CertificateError::UnknownIssuer => "the issuer of the server's certificate is not trusted".to_owned(),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!("the server's certificate is for another name: {error}")
-        }
-        CertificateError::BadSignature => {
-            "the server's certificate is not signed by the trusted issuer that it names".to_owned()
-        }
-        error => format!("the server's certificate cannot be verified: {error}"),
     }
 }
 

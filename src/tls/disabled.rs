@@ -3,18 +3,22 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::settings::{Alpn, ClientSettings, HandshakeError, LoadError, Report, Session, Settings};
+use super::settings::{
+    Alpn, ClientSettings, DialError, DialOutcome, HandshakeError, LoadError, MalformedSecrets, MemberAddresses,
+    PeerMode, PeerSettings, Report, Session, Settings, TicketScope,
+};
 
 pub(crate) enum TlsAcceptor {}
 
 impl TlsAcceptor {
-    pub(crate) fn load(settings: Settings) -> Result<Self, LoadError> {
+    pub(crate) fn load(settings: Settings, _: TicketScope) -> Result<Self, LoadError> {
         let path = settings.pairs.into_iter().map(|pair| pair.chain).chain(settings.directory).next();
         Err(LoadError::new(path.unwrap_or_default(), "this build has no TLS (feature `tls`)"))
     }
@@ -28,6 +32,10 @@ impl TlsAcceptor {
     }
 
     pub(crate) fn check_keys(&self) {
+        match *self {}
+    }
+
+    pub(crate) fn ticket_secrets(&self) -> &Arc<TicketSecrets> {
         match *self {}
     }
 
@@ -59,6 +67,79 @@ impl TlsConnector {
 
     #[allow(clippy::unused_async)] // as with the feature
     pub(crate) async fn connect(&self, _: &str, _: TcpStream, _: Alpn) -> Result<Box<ClientStream>, String> {
+        match *self {}
+    }
+}
+
+pub(crate) enum PeerTls {}
+
+pub(crate) enum PeerConnection {
+    #[allow(dead_code)] // made with the feature
+    Tls(Session, Box<TlsStream>),
+    #[allow(dead_code)] // made with the feature
+    Cleartext(TcpStream),
+}
+
+impl PeerTls {
+    pub(crate) fn load(settings: PeerSettings, _: MemberAddresses) -> Result<Self, LoadError> {
+        Err(LoadError::new(settings.pair.chain, "this build has no TLS (feature `tls`)"))
+    }
+
+    pub(crate) fn reload(&self, _: PeerSettings) {
+        match *self {}
+    }
+
+    pub(crate) fn follow_files(&self) {
+        match *self {}
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        match *self {}
+    }
+
+    pub(crate) fn warn_of_expiry(&self, _: SystemTime) {
+        match *self {}
+    }
+
+    pub(crate) fn dials(&self, _: DialOutcome) -> u64 {
+        match *self {}
+    }
+
+    pub(crate) fn mode(&self) -> PeerMode {
+        match *self {}
+    }
+
+    #[allow(clippy::unused_async)] // as with the feature
+    pub(crate) async fn accept(&self, _: TcpStream) -> Result<PeerConnection, HandshakeError> {
+        match *self {}
+    }
+
+    #[allow(clippy::unused_async)] // as with the feature
+    pub(crate) async fn connect(&self, _: &str, _: TcpStream) -> Result<Box<ClientStream>, DialError> {
+        match *self {}
+    }
+}
+
+pub(crate) enum TicketSecrets {}
+
+impl TicketSecrets {
+    pub(crate) fn version(&self) -> u64 {
+        match *self {}
+    }
+
+    pub(crate) fn fill(&self, _: SystemTime, _: Duration) {
+        match *self {}
+    }
+
+    pub(crate) fn adopt(&self, _: SystemTime) {
+        match *self {}
+    }
+
+    pub(crate) fn encode(&self, _: SystemTime) -> Vec<u8> {
+        match *self {}
+    }
+
+    pub(crate) fn merge(&self, _: &[u8], _: SystemTime) -> Result<(), MalformedSecrets> {
         match *self {}
     }
 }

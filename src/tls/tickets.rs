@@ -1,77 +1,30 @@
-//! Session tickets (RFC 8446 §4.6.1, RFC 5077): their secrets, and the keys that each policy of
-//! client authentication derives from them.
+//! Session tickets (RFC 8446 §4.6.1, RFC 5077): the keys that each policy of client authentication
+//! derives from the [secrets](TicketSecrets).
 //!
-//! A secret is random and belongs to one epoch. The secrets of the current epoch, of the two
-//! before it and of the next one exist at a time, so a ticket is accepted for two whole epochs.
 //! Policies have different keys: a ticket that a client got without a certificate must not resume
 //! where a certificate is required (CVE-2025-23419).
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{self, HKDF_SHA256};
-use aws_lc_rs::rand;
 use rustls::server::ProducesTickets;
 
-/// The length of an epoch, in seconds.
-const EPOCH: u64 = 6 * 60 * 60;
+use super::ticket_secrets::{Epochs, Secret, TicketSecrets, epoch_of, random};
+
 /// The time for which a ticket is accepted at least, in seconds. A ticket of the last second of
 /// an epoch is accepted in the next two.
 const LIFETIME: u32 = 2 * 6 * 60 * 60;
-/// The secrets that exist at a time: of two earlier epochs, the current one, and the next.
-const SECRETS: usize = 4;
-/// The position of the current epoch's secret.
-const CURRENT: usize = 2;
 
 const NAME_LEN: usize = 16;
 const KEY_LEN: usize = 32;
 
-type Secret = [u8; 32];
-
 /// The identity of a policy of client authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PolicyId(pub(super) [u8; 32]);
-
-fn epoch_of(now: SystemTime) -> u64 {
-    now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / EPOCH
-}
-
-fn random<const LEN: usize>() -> [u8; LEN] {
-    let mut bytes = [0; LEN];
-    rand::fill(&mut bytes).expect("the system provides random numbers");
-    bytes
-}
-
-/// The secrets of the epochs, shared by all policies.
-pub(super) struct TicketSecrets(Mutex<Epochs>);
-
-#[derive(Clone, Copy)]
-struct Epochs {
-    current: u64,
-    secrets: [Secret; SECRETS],
-}
-
-impl TicketSecrets {
-    pub(super) fn new(now: SystemTime) -> Self {
-        Self(Mutex::new(Epochs { current: epoch_of(now), secrets: std::array::from_fn(|_| random()) }))
-    }
-
-    /// Returns the secrets of `epoch`, after a rotation if it is later than the current one. A
-    /// clock that was set back keeps the current epoch.
-    fn of(&self, epoch: u64) -> Epochs {
-        let mut epochs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while epochs.current < epoch {
-            // Beyond the number of secrets, all of them are new.
-            epochs.current = (epochs.current + 1).max(epoch.saturating_sub(SECRETS as u64));
-            epochs.secrets.rotate_left(1);
-            epochs.secrets[SECRETS - 1] = random();
-        }
-        *epochs
-    }
-}
 
 /// Encrypts and decrypts the tickets of one policy.
 pub(super) struct Ticketer {
@@ -82,7 +35,12 @@ pub(super) struct Ticketer {
 
 struct TicketKeys {
     epoch: u64,
-    keys: [TicketKey; SECRETS],
+    /// The version of the secrets.
+    version: u64,
+    /// The key for new tickets.
+    sealing: Option<TicketKey>,
+    /// The keys of all tickets that are accepted.
+    opening: Vec<TicketKey>,
 }
 
 struct TicketKey {
@@ -132,35 +90,41 @@ impl TicketKey {
 }
 
 impl TicketKeys {
-    fn derive(epochs: &Epochs, policy: PolicyId) -> Self {
-        let keys = epochs.secrets.each_ref().map(|secret| TicketKey::derive(secret, policy));
-        Self { epoch: epochs.current, keys }
+    fn derive((epochs, version): &(Epochs, u64), policy: PolicyId) -> Self {
+        let derive = |secret| TicketKey::derive(secret, policy);
+        Self {
+            epoch: epochs.current,
+            version: *version,
+            sealing: epochs.sealing().map(derive),
+            opening: epochs.all().map(derive).collect(),
+        }
     }
 }
 
 impl Ticketer {
     pub(super) fn new(secrets: Arc<TicketSecrets>, policy: PolicyId, now: SystemTime) -> Self {
-        let keys = ArcSwap::from_pointee(TicketKeys::derive(&secrets.of(epoch_of(now)), policy));
+        let keys = ArcSwap::from_pointee(TicketKeys::derive(&secrets.at(now), policy));
         Self { secrets, policy, keys }
     }
 
-    /// Drops the keys of epochs that have ended. Without it they would live until the next ticket.
+    /// Drops the keys of epochs that have ended, and derives those of new secrets. Without it they
+    /// would live until the next ticket.
     pub(super) fn rotate(&self, now: SystemTime) {
-        let epoch = epoch_of(now);
-        if self.keys.load().epoch < epoch {
-            self.keys.store(Arc::new(TicketKeys::derive(&self.secrets.of(epoch), self.policy)));
+        let keys = self.keys.load();
+        if keys.epoch < epoch_of(now) || keys.version != self.secrets.version() {
+            self.keys.store(Arc::new(TicketKeys::derive(&self.secrets.at(now), self.policy)));
         }
     }
 
     fn seal(&self, plain: &[u8], now: SystemTime) -> Option<Vec<u8>> {
         self.rotate(now);
-        self.keys.load().keys[CURRENT].seal(plain)
+        self.keys.load().sealing.as_ref()?.seal(plain)
     }
 
     fn open(&self, ticket: &[u8], now: SystemTime) -> Option<Vec<u8>> {
         self.rotate(now);
         let (name, sealed) = ticket.split_first_chunk::<NAME_LEN>()?;
-        self.keys.load().keys.iter().find(|key| key.name == *name)?.open(sealed)
+        self.keys.load().opening.iter().find(|key| key.name == *name)?.open(sealed)
     }
 }
 
@@ -190,8 +154,10 @@ impl fmt::Debug for Ticketer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
+    use super::super::settings::TicketScope;
+    use super::super::ticket_secrets::EPOCH;
     use super::*;
 
     const NONE: PolicyId = PolicyId([0; 32]);
@@ -201,10 +167,13 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(epoch * EPOCH + 1)
     }
 
+    fn local(epoch: u64) -> Arc<TicketSecrets> {
+        Arc::new(TicketSecrets::new(TicketScope::Local, at(epoch)))
+    }
+
     #[test]
     fn a_ticket_is_accepted_for_two_more_epochs_also_by_an_edge_that_lags_behind() {
-        let secrets = Arc::new(TicketSecrets::new(at(100)));
-        let ticketer = Ticketer::new(secrets, NONE, at(100));
+        let ticketer = Ticketer::new(local(100), NONE, at(100));
         let ticket = ticketer.seal(STATE, at(100)).unwrap();
         for epoch in [100, 101, 102] {
             assert_eq!(ticketer.open(&ticket, at(epoch)).as_deref(), Some(STATE), "epoch {epoch}");
@@ -217,19 +186,48 @@ mod tests {
 
     #[test]
     fn the_secret_of_the_next_epoch_exists_already() {
-        let secrets = Arc::new(TicketSecrets::new(at(100)));
+        let secrets = local(100);
         let behind = Ticketer::new(Arc::clone(&secrets), NONE, at(100));
         let keys = behind.keys.load_full();
         let ahead = Ticketer::new(secrets, NONE, at(101));
         let ticket = ahead.seal(STATE, at(101)).unwrap();
         let (name, sealed) = ticket.split_first_chunk::<NAME_LEN>().unwrap();
-        let next = keys.keys.last().unwrap();
+        let next = keys.opening.last().unwrap();
         assert_eq!((&next.name, next.open(sealed).as_deref()), (name, Some(STATE)));
     }
 
     #[test]
+    fn a_ticket_of_one_edge_is_accepted_by_another_also_after_a_rotation() {
+        let secrets = [(); 2].map(|()| Arc::new(TicketSecrets::new(TicketScope::Shared, at(100))));
+        let [issuer, other] = secrets.each_ref().map(|secrets| Ticketer::new(Arc::clone(secrets), NONE, at(100)));
+        let exchange = |now| {
+            secrets[1].merge(&secrets[0].encode(now), now).unwrap();
+            secrets[0].merge(&secrets[1].encode(now), now).unwrap();
+        };
+        assert_eq!(issuer.seal(STATE, at(100)), None, "before the first exchange");
+        for secrets in &secrets {
+            secrets.fill(at(100), Duration::ZERO);
+        }
+        exchange(at(100));
+        for secrets in &secrets {
+            secrets.adopt(at(100));
+        }
+        let ticket = issuer.seal(STATE, at(100)).unwrap();
+        assert_eq!(ticket[..NAME_LEN], other.seal(STATE, at(100)).unwrap()[..NAME_LEN], "both use the least secret");
+        for epoch in [100, 101, 102] {
+            assert_eq!(other.open(&ticket, at(epoch)).as_deref(), Some(STATE), "epoch {epoch}");
+            // One edge makes the secret of the next epoch, and the other gets it.
+            secrets[0].fill(at(epoch), Duration::ZERO);
+            exchange(at(epoch));
+            let ticket = other.seal(STATE, at(epoch + 1)).unwrap();
+            assert_eq!(issuer.open(&ticket, at(epoch)).as_deref(), Some(STATE), "the clock of one edge lags behind");
+        }
+        assert_eq!(other.open(&ticket, at(103)), None);
+    }
+
+    #[test]
     fn a_ticket_of_another_policy_or_a_changed_one_is_rejected() {
-        let secrets = Arc::new(TicketSecrets::new(at(1)));
+        let secrets = local(1);
         let [open, closed] = [NONE, PolicyId([1; 32])].map(|policy| Ticketer::new(Arc::clone(&secrets), policy, at(1)));
         let ticket = open.seal(STATE, at(1)).unwrap();
         assert_eq!(closed.open(&ticket, at(1)), None);

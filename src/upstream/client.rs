@@ -73,7 +73,13 @@ impl Client {
         Self::with_connector(Connector::new(timeouts.connect).with_tls(tls), timeouts, errors, max_headers)
     }
 
-    fn with_connector(connector: Connector, timeouts: Timeouts, errors: ErrorKinds, max_headers: usize) -> Self {
+    /// Creates a client that opens its connections by `connector`; see [`new`](Self::new).
+    pub(crate) fn with_connector(
+        connector: Connector,
+        timeouts: Timeouts,
+        errors: ErrorKinds,
+        max_headers: usize,
+    ) -> Self {
         let connections = Connections::new(connector, timeouts.lifetime, max_headers);
         Self { connections, max_headers, timeouts, errors }
     }

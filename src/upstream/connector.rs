@@ -4,20 +4,34 @@ use std::time::Duration;
 
 use hyper::service::Service as _;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
 
 use super::endpoint::Endpoint;
 use super::io::Io;
+use super::peer_security::PeerSecurity;
 use crate::body::describe;
 use crate::semantics::scheme::Scheme;
-use crate::tls::{Alpn, TlsConnector};
+use crate::tls::{Alpn, DialError, TlsConnector};
 
 /// Opens connections. One timeout covers name resolution and the handshakes of TCP and TLS.
 #[derive(Clone)]
 pub(crate) struct Connector {
     tcp: TowerToHyperService<HttpConnector>,
-    tls: Option<TlsConnector>,
+    security: Security,
     timeout: Duration,
+}
+
+/// The TLS of a connector.
+#[derive(Clone)]
+enum Security {
+    /// There are `http` endpoints only.
+    None,
+    /// For `https` endpoints.
+    Server(TlsConnector),
+    /// For all endpoints, which are peers.
+    Peer(PeerSecurity),
 }
 
 impl Connector {
@@ -28,17 +42,25 @@ impl Connector {
         tcp.set_nodelay(true);
         // It makes the TCP connections of `https` endpoints, too.
         tcp.enforce_http(false);
-        Self { tcp: TowerToHyperService::new(tcp), tls: None, timeout }
+        Self { tcp: TowerToHyperService::new(tcp), security: Security::None, timeout }
     }
 
     /// Returns the connector with `tls` for `https` endpoints.
     pub(crate) fn with_tls(self, tls: TlsConnector) -> Self {
-        Self { tls: Some(tls), ..self }
+        Self { security: Security::Server(tls), ..self }
+    }
+
+    /// Creates a connector to peers, with TLS if `security` is given.
+    pub(crate) fn to_peers(timeout: Duration, security: Option<PeerSecurity>) -> Self {
+        Self { security: security.map_or(Security::None, Security::Peer), ..Self::new(timeout) }
     }
 
     /// Returns the protocols to offer to `https` endpoints.
     pub(super) fn alpn(&self) -> Alpn {
-        self.tls.as_ref().map(TlsConnector::alpn).unwrap_or_default()
+        match &self.security {
+            Security::Server(tls) => tls.alpn(),
+            Security::None | Security::Peer(_) => Alpn::Http1,
+        }
     }
 
     /// Opens a connection to `endpoint` for HTTP/1.1.
@@ -57,14 +79,36 @@ impl Connector {
     }
 
     async fn handshakes(&self, endpoint: &Endpoint, alpn: Alpn) -> Result<Io, String> {
-        let tcp = self.tcp.call(endpoint.uri()).await.map_err(|error| describe(&error))?.into_inner();
-        match endpoint.scheme() {
-            Scheme::Http => Ok(Io::Tcp(tcp)),
-            Scheme::Https => {
-                let tls = self.tls.as_ref().expect("a client of https endpoints is made with TLS");
-                tls.connect(endpoint.host_name(), tcp, alpn).await.map(Io::Tls)
+        match (&self.security, endpoint.scheme()) {
+            (Security::Peer(security), _) => self.peer_handshakes(security, endpoint).await,
+            (_, Scheme::Http) => self.tcp(endpoint).await.map(Io::Tcp),
+            (Security::Server(tls), Scheme::Https) => {
+                tls.connect(endpoint.host_name(), self.tcp(endpoint).await?, alpn).await.map(Io::Tls)
             }
+            (Security::None, Scheme::Https) => unreachable!("a client of https endpoints is made with TLS"),
         }
+    }
+
+    /// Connects to a peer with TLS. In cleartext only if the peer does not speak TLS and the mode
+    /// allows it: no other failure leads to cleartext.
+    async fn peer_handshakes(&self, security: &PeerSecurity, peer: &Endpoint) -> Result<Io, String> {
+        let tcp = self.tcp(peer).await.inspect_err(|_| security.forget(peer))?;
+        if security.uses_cleartext(peer) {
+            return Ok(Io::Tcp(tcp));
+        }
+        match security.tls.connect(peer.host_name(), tcp).await {
+            Ok(stream) => {
+                security.forget(peer);
+                Ok(Io::Tls(stream))
+            }
+            Err(DialError::NotTls) if security.falls_back(peer) => self.tcp(peer).await.map(Io::Tcp),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn tcp(&self, endpoint: &Endpoint) -> Result<TcpStream, String> {
+        let connected = self.tcp.call(endpoint.uri()).await;
+        connected.map(TokioIo::into_inner).map_err(|error| describe(&error))
     }
 }
 

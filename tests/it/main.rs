@@ -29,6 +29,7 @@ mod origin_tls;
 mod ownership;
 mod package_managers;
 mod peek;
+mod peer_tls;
 mod process;
 mod programs;
 mod publish;

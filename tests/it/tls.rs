@@ -28,7 +28,7 @@ use crate::raw_connection;
 use client::Client;
 use pki::{Ca, Pair};
 
-mod client;
+pub mod client;
 pub mod pki;
 
 const ASSET: &str = "/logo-0492830483.png";
@@ -678,7 +678,7 @@ async fn ten_thousand_certificates_load_lazily() {
 }
 
 /// Runs a program to its end. Returns its exit code, standard output and standard error.
-async fn program(name: &str, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+pub async fn program(name: &str, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
     let mut command = tokio::process::Command::new(name);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();

@@ -18,7 +18,7 @@ use super::labels::{Asked, Fetched, Handshake, PeerLookup, Refused, Served, Sour
 use super::process::Process;
 use super::registry::{Metrics, STATUSES};
 use crate::cluster::view::{State, View};
-use crate::tls::Report;
+use crate::tls::{DialOutcome, Report};
 
 /// Values that are read at the time of the exposition.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -281,25 +281,16 @@ impl EdgeCollector {
     }
 
     fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family =
-            begin_family(encoder, MetricType::Counter, "tls_handshakes", "TLS handshakes with clients, by outcome")?;
-        for outcome in Handshake::ALL {
-            let count = ConstCounter::new(self.metrics.handshakes[outcome as usize].total());
-            count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
-        }
-        let mut family = begin_family(
-            encoder,
-            MetricType::Histogram,
-            "tls_handshake_seconds",
-            "Time from an accepted connection to the end of its TLS handshake",
-        )?;
-        encode_histogram(&self.metrics.handshake_times, &mut family)?;
-        let Report { usable, rejected, expiries } = self.metrics.certificates();
+        self.handshakes(encoder)?;
+        let reports = Source::LISTENERS.map(|source| (source, self.metrics.certificates(source)));
         let mut family =
             begin_family(encoder, MetricType::Gauge, "tls_certificates", "Pairs of certificate and key, by state")?;
-        for (state, count) in [("usable", usable), ("rejected", rejected)] {
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            ConstGauge::new(count).encode(family.encode_family(&[("state", state)])?)?;
+        for (source, Report { usable, rejected, .. }) in &reports {
+            for (state, count) in [("usable", usable), ("rejected", rejected)] {
+                let count = i64::try_from(*count).unwrap_or(i64::MAX);
+                let labels = [("state", state), ("source", source.name())];
+                ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+            }
         }
         let mut family = begin_family(
             encoder,
@@ -308,11 +299,58 @@ impl EdgeCollector {
             "Days until the certificate expires, of the 100 that expire first",
         )?;
         let now = SystemTime::now();
-        for (name, not_after) in &expiries {
-            let seconds = not_after
-                .duration_since(now)
-                .map_or_else(|error| -error.duration().as_secs_f64(), |left| left.as_secs_f64());
-            ConstGauge::new(seconds / 86_400.0).encode(family.encode_family(&[("name", &**name)])?)?;
+        for (source, Report { expiries, .. }) in &reports {
+            for (name, not_after) in expiries {
+                let seconds = not_after
+                    .duration_since(now)
+                    .map_or_else(|error| -error.duration().as_secs_f64(), |left| left.as_secs_f64());
+                let labels = [("name", &**name), ("source", source.name())];
+                ConstGauge::new(seconds / 86_400.0).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn handshakes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = begin_family(
+            encoder,
+            MetricType::Counter,
+            "tls_handshakes",
+            "TLS handshakes on listeners, by outcome and by the side that connected",
+        )?;
+        for source in Source::LISTENERS {
+            for outcome in Handshake::ALL {
+                let count = ConstCounter::new(self.metrics.handshakes[source as usize][outcome as usize].total());
+                let labels = [("outcome", outcome.name()), ("source", source.name())];
+                count.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut family = begin_family(
+            encoder,
+            MetricType::Histogram,
+            "tls_handshake_seconds",
+            "Time from an accepted connection to the end of its TLS handshake",
+        )?;
+        encode_histogram(&self.metrics.handshake_times, &mut family)?;
+        let mut family = begin_family(
+            encoder,
+            MetricType::Counter,
+            "peer_tls_dials",
+            "TLS handshakes with peers that this edge dialled, by outcome",
+        )?;
+        for outcome in DialOutcome::ALL {
+            let count = ConstCounter::new(self.metrics.dials(outcome));
+            count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
+        }
+        let mut family = begin_family(
+            encoder,
+            MetricType::Counter,
+            "ticket_exchanges",
+            "Exchanges of session ticket secrets with peers, by outcome",
+        )?;
+        for outcome in Fetched::ALL {
+            let count = ConstCounter::new(self.metrics.ticket_exchanges[outcome as usize].total());
+            count.encode(family.encode_family(&[("outcome", outcome.name())])?)?;
         }
         Ok(())
     }

@@ -117,7 +117,7 @@ impl PeerLookup {
     }
 }
 
-/// The outcome of a TLS handshake with a client.
+/// The outcome of a TLS handshake that a listener has accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Handshake {
     Full,
@@ -133,12 +133,14 @@ pub(crate) enum Handshake {
     UnknownName,
     /// The client has no certificate, or one that was rejected.
     ClientCertificate,
+    /// A peer in cleartext, which `cluster.tls.mode` accepts.
+    Cleartext,
     /// Another failure, such as no common version.
     Failed,
 }
 
 impl Handshake {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Full,
         Self::Resumed,
         Self::Closed,
@@ -146,6 +148,7 @@ impl Handshake {
         Self::NotTls,
         Self::UnknownName,
         Self::ClientCertificate,
+        Self::Cleartext,
         Self::Failed,
     ];
 
@@ -158,6 +161,7 @@ impl Handshake {
             Self::NotTls => "not_tls",
             Self::UnknownName => "unknown_name",
             Self::ClientCertificate => "client_certificate",
+            Self::Cleartext => "cleartext",
             Self::Failed => "failed",
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "cli")]
@@ -11,7 +11,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 use super::counters::{Counter, Histogram};
 use super::labels::{Asked, Fetched, Handshake, PeerLookup, Refused, Served, Source};
 use crate::cluster::MAX_SECRETS;
-use crate::tls::Report;
+use crate::tls::{DialOutcome, PeerTls, Report};
 
 /// The classes of response statuses, from 100 up.
 pub(super) const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -45,10 +45,14 @@ pub(crate) struct Metrics {
     /// By the position of the secret.
     pub(super) opened_datagrams: [Counter; MAX_SECRETS],
     pub(super) discoveries: [Counter; Fetched::ALL.len()],
-    /// By outcome.
-    pub(super) handshakes: [Counter; Handshake::ALL.len()],
+    /// By listener and outcome.
+    pub(super) handshakes: [[Counter; Handshake::ALL.len()]; Source::LISTENERS.len()],
     pub(super) handshake_times: Histogram,
-    certificates: Mutex<Report>,
+    /// By listener.
+    certificates: [Mutex<Report>; Source::LISTENERS.len()],
+    /// Counts the handshakes with peers that this edge dialled.
+    peer_tls: OnceLock<Arc<PeerTls>>,
+    pub(super) ticket_exchanges: [Counter; Fetched::ALL.len()],
     #[cfg(feature = "cli")]
     log_lines_lost: Mutex<Vec<ErrorCounter>>,
 }
@@ -181,22 +185,39 @@ impl Metrics {
         self.discoveries[outcome as usize].add(1);
     }
 
-    /// Counts a TLS handshake, and the time that it took if it succeeded.
-    pub(crate) fn handshake(&self, outcome: Handshake, time: Duration) {
-        self.handshakes[outcome as usize].add(1);
+    /// Counts a TLS handshake on the listener for `source`, and the time that it took if it
+    /// succeeded.
+    pub(crate) fn handshake(&self, source: Source, outcome: Handshake, time: Duration) {
+        self.handshakes[source as usize][outcome as usize].add(1);
         if matches!(outcome, Handshake::Full | Handshake::Resumed) {
             self.handshake_times.observe(time);
         }
     }
 
-    /// Replaces the state of the certificates.
-    pub(crate) fn set_certificates(&self, report: Report) {
-        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    /// Replaces the state of the certificates of the listener for `source`.
+    pub(crate) fn set_certificates(&self, source: Source, report: Report) {
+        *self.certificates[source as usize].lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
-    /// Returns the state of the certificates.
-    pub(super) fn certificates(&self) -> Report {
-        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Returns the state of the certificates of the listener for `source`.
+    pub(super) fn certificates(&self, source: Source) -> Report {
+        self.certificates[source as usize].lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds the handshakes that `tls` counts.
+    pub(crate) fn count_dials(&self, tls: Arc<PeerTls>) {
+        // An edge has one.
+        let _ = self.peer_tls.set(tls);
+    }
+
+    /// Returns the number of handshakes with peers that this edge dialled.
+    pub(super) fn dials(&self, outcome: DialOutcome) -> u64 {
+        self.peer_tls.get().map_or(0, |tls| tls.dials(outcome))
+    }
+
+    /// Counts an exchange of session ticket secrets with a peer.
+    pub(crate) fn ticket_exchange(&self, outcome: Fetched) {
+        self.ticket_exchanges[outcome as usize].add(1);
     }
 
     /// Adds a log's counter of dropped lines to the metric `log_lines_lost`.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use peerage::config::CertificateConfig;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, SanType};
 
 /// A certificate authority.
 pub struct Ca(CertifiedIssuer<'static, KeyPair>);
@@ -59,9 +59,19 @@ impl Ca {
         self.issue_until(names, SystemTime::now() + validity)
     }
 
+    /// Issues a certificate for a URI, without another name.
+    pub fn issue_for_uri(&self, uri: &str) -> Pair {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        self.sign(params, SystemTime::now() + Duration::from_hours(24))
+    }
+
     pub fn issue_until(&self, names: &[&str], end: SystemTime) -> Pair {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
+        self.sign(CertificateParams::new(names).unwrap(), end)
+    }
+
+    fn sign(&self, mut params: CertificateParams, end: SystemTime) -> Pair {
         params.not_before = (SystemTime::now() - Duration::from_hours(24)).into();
         params.not_after = end.into();
         let key = KeyPair::generate().unwrap();
