@@ -280,11 +280,11 @@ fn source_of(metadata: Option<&Metadata>) -> String {
 fn advice(path: &str, value: &Value) -> String {
     let known = candidates(path, value.as_dict().is_some());
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-    let distance = |key: &&str| {
-        let whole = strsim::damerau_levenshtein(path, key);
-        whole.min(strsim::damerau_levenshtein(&last(path), &last(key)))
-    };
-    let nearest = known.iter().copied().min_by_key(distance).unwrap_or_default();
+    let distance =
+        |key: &&str| strsim::damerau_levenshtein(path, key).min(strsim::damerau_levenshtein(&last(path), &last(key)));
+    // Of names that several tables have, the one in the table at hand.
+    let nearest = known.iter().copied().min_by_key(|key| (distance(key), strsim::damerau_levenshtein(path, key)));
+    let nearest = nearest.unwrap_or_default();
     if distance(&nearest) <= last(path).len().max(last(nearest).len()) / 2 {
         return format!("did you mean {nearest}?");
     }

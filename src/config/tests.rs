@@ -237,8 +237,8 @@ const BAD_SECRETS: &str = "[cluster]\nsecrets = [\"0123456789abcdef\", \"1123456
 /// Without these keys, some others are invalid.
 const BASE: &str = "[tls]\nlisten = \"127.0.0.1:444\"\ndirectory = \"/base\"\n\
     [origin]\nurl = \"https://base\"\nclient_certificate = \"/base.pem\"\nclient_key = \"/base.key\"\n\
-    [cluster]\ndiscover = \"etcds:base:1/base\"\nsecret = \"abcdef0123456789\"\n\
-     [cluster.tls]\ncertificate = \"/base.pem\"\nkey = \"/base.key\"\nca = \"/base.pem\"\n";
+    [cluster]\ndiscover = \"etcds:base:1/base\"\ngossip = false\n\
+    [cluster.tls]\ncertificate = \"/base.pem\"\nkey = \"/base.key\"\nca = \"/base.pem\"\n";
 
 #[test]
 #[allow(clippy::result_large_err)] // figment's error type

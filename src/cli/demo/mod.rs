@@ -1,7 +1,7 @@
 //! `peerage demo`: a slow origin and three edges as child processes.
 
-mod certificates;
 mod configuration;
+mod credentials;
 mod overview;
 mod ports;
 mod process;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::certificates::Certificates;
+use self::credentials::Credentials;
 use self::overview::overview;
 use self::ports::{EDGES, Ports};
 use self::process::Process;
@@ -28,7 +28,7 @@ pub(super) struct Demo {
     /// Delay of each response of the origin
     #[arg(long, value_name = "TIME", default_value = "300ms")]
     delay: Period,
-    /// HTTPS for clients, with a throw-away authority
+    /// HTTPS for clients and TLS between the edges, with a throw-away authority
     #[arg(long)]
     tls: bool,
     /// Ends when standard input ends
@@ -50,8 +50,8 @@ impl Demo {
     /// Runs the demo until a signal, or the end of standard input.
     async fn play(&self) -> Result<(), Failure> {
         let folder = tempfile::Builder::new().prefix("peerage-demo-").tempdir()?;
-        let certificates = self.tls.then(|| Certificates::make(folder.path())).transpose()?;
-        let stage = Stage::set(folder.path(), Ports { shift: self.shift }, self.delay, certificates)?;
+        let credentials = self.tls.then(|| Credentials::make(folder.path())).transpose()?;
+        let stage = Stage::set(folder.path(), Ports { shift: self.shift }, self.delay, credentials)?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut processes = vec![stage.start_origin()?];

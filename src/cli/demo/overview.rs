@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::certificates::Certificates;
+use super::credentials::Credentials;
 use super::ports::Ports;
 use super::process::{Process, shown};
 use super::stage::{SITE, Stage};
@@ -20,7 +20,7 @@ fn list(text: &mut String, stage: &Stage, processes: &[Process]) {
     let _ =
         writeln!(text, "origin  http://127.0.0.1:{}  delays each response by {delay}  pid {origin}", ports.origin());
     for (number, process) in (1..).zip(&processes[1..]) {
-        let https = match stage.certificates {
+        let https = match stage.credentials {
             Some(_) => format!("https://localhost:{}  ", ports.https(number)),
             None => String::new(),
         };
@@ -40,10 +40,10 @@ fn suggest(text: &mut String, stage: &Stage, edges: &[Process]) {
     let (asset, _) = SITE[0];
     let _ = writeln!(text, "\nTry, in another terminal:");
     for (number, _) in (1..).zip(edges) {
-        let address = address(stage.ports, number, stage.certificates.as_ref());
+        let address = address(stage.ports, number, stage.credentials.as_ref());
         let _ = writeln!(text, "  curl -s -o /dev/null -D - {address}/{asset}");
     }
-    if let Some(Certificates { authority, .. }) = &stage.certificates {
+    if let Some(Credentials { authority, .. }) = &stage.credentials {
         let (authority, port) = (authority.display(), stage.ports.https(1));
         let _ = writeln!(
             text,
@@ -58,10 +58,10 @@ fn suggest(text: &mut String, stage: &Stage, edges: &[Process]) {
 }
 
 /// Returns the address of an edge for curl, after the option that it needs.
-fn address(ports: Ports, number: u16, certificates: Option<&Certificates>) -> String {
-    match certificates {
+fn address(ports: Ports, number: u16, credentials: Option<&Credentials>) -> String {
+    match credentials {
         None => format!("http://127.0.0.1:{}", ports.http(number)),
-        Some(Certificates { authority, .. }) => {
+        Some(Credentials { authority, .. }) => {
             format!("--cacert {} https://localhost:{}", authority.display(), ports.https(number))
         }
     }

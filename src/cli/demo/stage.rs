@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::certificates::Certificates;
 use super::configuration::configuration;
+use super::credentials::Credentials;
 use super::ports::Ports;
 use super::process::Process;
 use crate::cli::failure::Failure;
@@ -30,7 +30,7 @@ pub(super) struct Stage {
     site: PathBuf,
     pub(super) delay: Period,
     pub(super) ports: Ports,
-    pub(super) certificates: Option<Certificates>,
+    pub(super) credentials: Option<Credentials>,
 }
 
 impl Stage {
@@ -39,14 +39,14 @@ impl Stage {
         folder: &Path,
         ports: Ports,
         delay: Period,
-        certificates: Option<Certificates>,
+        credentials: Option<Credentials>,
     ) -> Result<Self, Failure> {
         let site = folder.join("origin");
         std::fs::create_dir_all(&site)?;
         for (name, content) in SITE {
             std::fs::write(site.join(name), content)?;
         }
-        Ok(Self { program: std::env::current_exe()?, folder: folder.to_owned(), site, delay, ports, certificates })
+        Ok(Self { program: std::env::current_exe()?, folder: folder.to_owned(), site, delay, ports, credentials })
     }
 
     pub(super) fn start_origin(&self) -> Result<Process, Failure> {
@@ -58,7 +58,7 @@ impl Stage {
 
     pub(super) fn start_edge(&self, number: u16) -> Result<Process, Failure> {
         let file = self.folder.join(format!("edge-{number}.toml"));
-        std::fs::write(&file, configuration(self.ports, number, self.certificates.as_ref()))?;
+        std::fs::write(&file, configuration(self.ports, number, self.credentials.as_ref()))?;
         let arguments = ["run", "--config", &file.to_string_lossy()].map(str::to_owned);
         Process::start(&format!("edge-{number}"), &self.program, &self.folder, &arguments)
     }

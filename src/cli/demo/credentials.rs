@@ -1,4 +1,4 @@
-//! [`Certificates`]: a throw-away authority and one certificate of it.
+//! [`Credentials`]: a throw-away authority, one certificate of it, and a secret for gossip.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
+use crate::random::random;
+
 /// The names in the certificate.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const DAY: Duration = Duration::from_hours(24);
@@ -17,19 +19,22 @@ const VALIDITY: Duration = Duration::from_hours(30 * 24);
 
 /// The files of a certificate for this machine's loopback names, and of its authority. The key of
 /// the authority exists only while they are made, so nothing else can be issued by it.
-pub(super) struct Certificates {
+pub(super) struct Credentials {
     pub(super) authority: PathBuf,
     pub(super) chain: PathBuf,
     pub(super) key: PathBuf,
+    /// The secret of gossip.
+    pub(super) secret: String,
 }
 
-impl Certificates {
-    /// Makes the certificates, and writes them to `folder`.
+impl Credentials {
+    /// Makes the credentials, and writes the certificates to `folder`.
     pub(super) fn make(folder: &Path) -> io::Result<Self> {
         let files = Self {
             authority: folder.join("ca.pem"),
             chain: folder.join("localhost.pem"),
             key: folder.join("localhost.key"),
+            secret: format!("{:016x}{:016x}", random(), random()),
         };
         let (authority, chain, key) = issue().map_err(io::Error::other)?;
         std::fs::write(&files.authority, authority)?;
