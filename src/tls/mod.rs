@@ -18,6 +18,8 @@ mod inventory;
 #[cfg(feature = "tls")]
 mod names;
 #[cfg(feature = "tls")]
+mod records;
+#[cfg(feature = "tls")]
 mod resolver;
 #[cfg(feature = "tls")]
 mod selection;
