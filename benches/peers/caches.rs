@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::certificate::Certificate;
 use super::process::{Process, free_addresses};
 
 /// Every server, in the order of the tables.
@@ -23,6 +24,8 @@ pub enum Cache {
 impl Cache {
     pub const ALL: [Self; 6] =
         [Self::Floor, Self::Hyper, Self::Peerage, Self::Nginx, Self::Varnish, Self::TrafficServer];
+    /// The caches that accept TLS.
+    pub const WITH_TLS: [Self; 2] = [Self::Peerage, Self::Nginx];
     /// The caches that can form a cluster.
     pub const CLUSTERS: [Self; 3] = [Self::Peerage, Self::Nginx, Self::Varnish];
 
@@ -52,10 +55,12 @@ impl Cache {
         self.program().is_none_or(|(program, package)| is_here(program, package))
     }
 
-    /// Starts a server in front of `origin`, on one processor.
-    pub fn start(self, origin: SocketAddr) -> Process {
+    /// Starts a server in front of `origin`, on one processor. Of the caches, those that accept TLS
+    /// use `certificate`.
+    pub fn start(self, origin: SocketAddr, certificate: &Certificate) -> Process {
         let folder = folder();
-        let at = free_addresses(3);
+        let at = free_addresses(4);
+        let (chain, key) = certificate.write(&folder);
         let written = |name, template| {
             write(
                 &folder,
@@ -65,6 +70,9 @@ impl Cache {
                     ("FOLDER", folder.path().to_str().unwrap().to_owned()),
                     ("LISTEN", at[0].to_string()),
                     ("LISTEN2", at[1].to_string()),
+                    ("LISTEN_TLS", at[3].to_string()),
+                    ("CHAIN", chain.clone()),
+                    ("KEY", key.clone()),
                     ("PORT", at[0].port().to_string()),
                     ("PORT2", at[1].port().to_string()),
                     ("ORIGIN", origin.to_string()),
@@ -75,7 +83,15 @@ impl Cache {
         let (command, http2) = match self {
             Self::Floor => (this_program("floor", at[0]), None),
             Self::Hyper => (this_program("hyper", at[0]), Some(at[0])),
-            Self::Peerage => (peerage(&folder, "", at[0], at[1], origin), Some(at[0])),
+            Self::Peerage => {
+                let tls = at[3];
+                // All clients have one address here.
+                let settings = format!(
+                    "[limits]\nconnections_per_client = 1000000\n\
+                     [tls]\nlisten = \"{tls}\"\n[[tls.certificate]]\nchain = {chain:?}\nkey = {key:?}\n"
+                );
+                (peerage(&folder, &settings, at[0], at[1], origin), Some(at[0]))
+            }
             Self::Nginx => (nginx(&written("nginx.conf", include_str!("settings/nginx.conf"))), Some(at[1])),
             Self::Varnish => {
                 let file = written("cache.vcl", include_str!("settings/varnish.vcl"));
@@ -88,7 +104,8 @@ impl Cache {
                 (traffic_server(&folder, origin), Some(at[1]))
             }
         };
-        Process::start(command, folder, at[0], http2).pin()
+        let tls = Self::WITH_TLS.contains(&self).then_some(at[3]);
+        Process::start(command, folder, at[0], http2).with_tls(tls).pin()
     }
 }
 

@@ -68,7 +68,7 @@ impl Hop {
     /// Measures a hit at the owner, and the same through the other edge, where the CPU time is that of
     /// both. Prints the share of requests that took the hop if some did not.
     pub fn round(&self, connections: usize, time: Duration) -> (Figures, Figures) {
-        let run = |edge: &Process| wrk(&self.folder, edge.clients, &self.paths, connections, time);
+        let run = |edge: &Process| wrk(&self.folder, &edge.site(), &self.paths, connections, time);
         let hit = cost(&[&self.owner], || run(&self.owner));
         let before = self.hits();
         let hop = cost(&[&self.asked, &self.owner], || run(&self.asked));

@@ -1,7 +1,6 @@
 //! Load at full speed: wrk, and h2load for HTTP/2.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -37,6 +36,14 @@ pub struct Speed {
     pub p99: Option<f64>,
 }
 
+impl Speed {
+    /// Returns the speed of a run of which only the number of requests is known.
+    pub fn of(requests: f64, time: Duration) -> Self {
+        let per_second = requests / time.as_secs_f64();
+        Self { requests, per_second, bytes_per_second: None, p50: None, p99: None }
+    }
+}
+
 /// wrk's own summary is hard to parse; this prints its figures in one line.
 const DONE: &str = "done = function(summary, latency)
   local e = summary.errors
@@ -44,8 +51,8 @@ const DONE: &str = "done = function(summary, latency)
     e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(50), latency:percentile(99)))
 end\n";
 
-/// Runs wrk with one thread, requesting `paths` in turn.
-pub fn wrk(folder: &TempDir, address: SocketAddr, paths: &[String], connections: usize, time: Duration) -> Speed {
+/// Runs wrk with one thread, requesting `paths` of `site` (scheme and host) in turn.
+pub fn wrk(folder: &TempDir, site: &str, paths: &[String], connections: usize, time: Duration) -> Speed {
     let mut script = DONE.to_owned();
     // A single target needs no code for each request.
     if paths.len() > 1 {
@@ -66,11 +73,11 @@ pub fn wrk(folder: &TempDir, address: SocketAddr, paths: &[String], connections:
     if is_script(&paths[0]) {
         command.args(["-H", "accept-encoding: gzip"]);
     }
-    command.arg(format!("http://{address}{}", paths[0]));
+    command.arg(format!("{site}{}", paths[0]));
     let text = output(&command);
     let line = text.lines().find_map(|line| line.strip_prefix("figures ")).unwrap_or_else(|| panic!("wrk: {text}"));
     let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().unwrap()).collect();
-    assert!(figures[0] > 0.0 && figures[3] == 0.0, "wrk reported errors at {address}{}: {text}", paths[0]);
+    assert!(figures[0] > 0.0 && figures[3] == 0.0, "wrk reported errors at {site}{}: {text}", paths[0]);
     let seconds = figures[1] / 1e6;
     Speed {
         requests: figures[0],
@@ -81,11 +88,12 @@ pub fn wrk(folder: &TempDir, address: SocketAddr, paths: &[String], connections:
     }
 }
 
-/// Runs h2load with prior knowledge: eight connections, four concurrent requests on each.
-pub fn h2load(address: SocketAddr, path: &str, time: Duration) -> Speed {
+/// Runs h2load: eight connections, four concurrent requests on each. In cleartext, it begins with
+/// HTTP/2 at once.
+pub fn h2load(site: &str, path: &str, time: Duration) -> Speed {
     let mut command = Command::new("h2load");
     command.args(["-t1", "-c8", "-m4", "-D", &time.as_secs_f64().ceil().to_string()]);
-    command.arg(format!("http://{address}{path}"));
+    command.arg(format!("{site}{path}"));
     let text = output(&command);
     let figure = |line: &str, unit: &str| -> Option<f64> {
         let line = text.lines().find(|text| text.starts_with(line))?;
@@ -93,9 +101,8 @@ pub fn h2load(address: SocketAddr, path: &str, time: Duration) -> Speed {
     };
     let requests = figure("requests:", " succeeded").unwrap_or_else(|| panic!("h2load: {text}"));
     let good = figure("status codes:", " 2xx").unwrap_or_default();
-    assert!(requests > 0.0 && good >= requests, "h2load reported errors at {address}{path}: {text}");
-    let seconds = time.as_secs_f64().ceil();
-    Speed { requests, per_second: requests / seconds, bytes_per_second: None, p50: None, p99: None }
+    assert!(requests > 0.0 && good >= requests, "h2load reported errors at {site}{path}: {text}");
+    Speed::of(requests, Duration::from_secs_f64(time.as_secs_f64().ceil()))
 }
 
 /// Returns the output of a command that runs on the second processor: the server has the first.

@@ -91,6 +91,11 @@ impl Client {
         Self { stream, buffer: vec![0; 256 * 1024] }
     }
 
+    /// Returns the connection, to be kept open.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Requests a body of `size` and reads all of it.
     pub fn get(&mut self, path: &str, size: usize) {
         self.stream

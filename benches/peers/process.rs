@@ -16,6 +16,8 @@ pub struct Process {
     pub clients: SocketAddr,
     /// The address for clients over cleartext HTTP/2, if the server supports it.
     pub http2: Option<SocketAddr>,
+    /// The address for clients over TLS, if the server has a certificate.
+    pub tls: Option<SocketAddr>,
 }
 
 impl Process {
@@ -24,7 +26,7 @@ impl Process {
         let output = std::fs::File::create(folder.path().join("output")).unwrap();
         let errors = output.try_clone().unwrap();
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().unwrap();
-        let mut process = Self { child, folder, clients, http2 };
+        let mut process = Self { child, folder, clients, http2, tls: None };
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(clients).is_err() {
             let ended = process.child.try_wait().unwrap();
@@ -35,6 +37,17 @@ impl Process {
             std::thread::sleep(Duration::from_millis(10));
         }
         process
+    }
+
+    /// Notes the address for clients over TLS.
+    pub fn with_tls(mut self, tls: Option<SocketAddr>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Returns the scheme and the host in cleartext, over HTTP/1.1.
+    pub fn site(&self) -> String {
+        format!("http://{}", self.clients)
     }
 
     /// Returns the ids of the process and of all its descendants.
@@ -63,6 +76,16 @@ impl Process {
     /// Returns the CPU time of all threads, in user and system mode.
     pub fn cpu(&self) -> Duration {
         self.tree().into_iter().map(spent).sum()
+    }
+
+    /// Returns the resident memory of all of them, in bytes.
+    pub fn resident(&self) -> u64 {
+        let of = |id: u32| {
+            let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+        };
+        self.tree().into_iter().map(of).sum()
     }
 
     /// Sends SIGKILL to all of them.

@@ -65,10 +65,9 @@ pub(super) async fn serve(context: ListenerContext, stream: TcpStream, address: 
 /// Serves HTTP requests until the connection ends or is upgraded.
 async fn serve_http(io: Io, handler: &Arc<Handler>) -> Result<(), String> {
     let Handler { context, connection: state } = &**handler;
-    let (mut phase, access) = (context.phase.clone(), &context.access);
+    let mut phase = context.phase.clone();
     let timeout_io = TimeoutIo::new(io, &context.limits, state.requests.clone(), context.splicers.splicer());
     let mut fast = FastPath::new(timeout_io, Arc::clone(handler));
-    // Most connections need only hits, so hyper's state is created only after this.
     tokio::select! {
         biased;
         hits = poll_fn(|cx| fast.poll_hits(cx)) => {
@@ -82,6 +81,14 @@ async fn serve_http(io: Io, handler: &Arc<Handler>) -> Result<(), String> {
         }
         () = draining(&mut phase) => poll_fn(|cx| fast.poll_idle(cx)).await.map_err(|error| describe(&error))?,
     }
+    // Boxed, so that the task of a connection that needs only hits has no space for hyper's state.
+    Box::pin(serve_by_hyper(fast, handler)).await
+}
+
+/// Serves the requests that the fast path leaves to hyper.
+async fn serve_by_hyper(fast: FastPath, handler: &Arc<Handler>) -> Result<(), String> {
+    let Handler { context, connection: state } = &**handler;
+    let (mut phase, access) = (context.phase.clone(), &context.access);
     let io = TokioIo::new(InformationalWriter::new(fast, state.informational.clone()));
     let builder = builder(&context.limits, context.source);
     let service = {

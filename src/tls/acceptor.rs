@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use rustls::SupportedProtocolVersion;
-use rustls::crypto::{CryptoProvider, aws_lc_rs::default_provider};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{DEFAULT_CIPHER_SUITES, default_provider};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, SupportedProtocolVersion};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
@@ -52,7 +53,10 @@ struct Loaded {
 struct Generation {
     resolver: Arc<Resolver>,
     ticketer: Arc<Ticketer>,
+    /// Selects the first of the edge's ciphers that the client has.
     config: Arc<ServerConfig>,
+    /// Selects the first of the client's ciphers.
+    config_in_client_order: Arc<ServerConfig>,
 }
 
 impl TlsAcceptor {
@@ -63,7 +67,7 @@ impl TlsAcceptor {
     /// The first file that cannot be used: of a listed pair, of the issuers of client certificates,
     /// or the directory.
     pub(crate) fn load(settings: Settings, tickets: TicketScope) -> Result<Self, LoadError> {
-        let provider = Arc::new(default_provider());
+        let provider = Arc::new(provider());
         let secrets = Arc::new(TicketSecrets::new(tickets, SystemTime::now()));
         let inventory = Inventory::load(&settings, None, Trigger::Start, &provider)?;
         let client_ca = settings.client_ca.as_deref().map(Stamp::of);
@@ -154,11 +158,10 @@ impl TlsAcceptor {
             let _ = start.io.write_all(&UNRECOGNIZED_NAME).await;
             return Err(HandshakeError::UnknownName(name));
         }
-        let stream = start
-            .into_stream(Arc::clone(&generation.config))
-            .await
-            .map_err(|error| failure::of_accepted("client", &error))?;
-        let stream = TlsStream::new(stream);
+        let config = Arc::clone(generation.config(hello.cipher_suites()));
+        let stream = start.into_stream(config).await.map_err(|error| failure::of_accepted("client", &error))?;
+        let (tcp, connection) = stream.into_inner();
+        let stream = TlsStream::new(tcp, connection);
         Ok((stream.session(), Selection::new(name, Arc::clone(&generation.resolver)), stream))
     }
 }
@@ -186,6 +189,30 @@ impl Generation {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = Arc::<Ticketer>::clone(&ticketer);
-        Self { resolver, ticketer, config: Arc::new(config) }
+        let config_in_client_order = Arc::new(config.clone());
+        config.ignore_client_order = true;
+        Self { resolver, ticketer, config: Arc::new(config), config_in_client_order }
     }
+
+    /// Returns the configuration for a client with these ciphers.
+    fn config(&self, ciphers: &[CipherSuite]) -> &Arc<ServerConfig> {
+        if prefers_chacha(ciphers) { &self.config_in_client_order } else { &self.config }
+    }
+}
+
+/// Returns the cryptography of handshakes, with the ciphers in the edge's order. AES-128 comes first,
+/// as in browsers: its suite has SHA-256, for which processors have instructions, so a resumed
+/// handshake takes a fifth less CPU time than with SHA-384.
+fn provider() -> CryptoProvider {
+    let mut provider = default_provider();
+    provider.cipher_suites.sort_by_key(|suite| !suite.suite().as_str().is_some_and(|name| name.contains("AES_128")));
+    provider
+}
+
+/// Returns true if a client prefers `ChaCha20` among the edge's ciphers. It then has no instructions
+/// for AES, so the edge's first choice would cost it most.
+fn prefers_chacha(ciphers: &[CipherSuite]) -> bool {
+    let is_own = |cipher: &&CipherSuite| DEFAULT_CIPHER_SUITES.iter().any(|own| own.suite() == **cipher);
+    let first = ciphers.iter().find(is_own).and_then(CipherSuite::as_str);
+    first.is_some_and(|name| name.contains("CHACHA20"))
 }

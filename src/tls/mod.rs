@@ -24,6 +24,8 @@ mod peer_tls;
 #[cfg(feature = "tls")]
 mod peer_verifier;
 #[cfg(feature = "tls")]
+mod records;
+#[cfg(feature = "tls")]
 mod resolver;
 #[cfg(feature = "tls")]
 mod selection;

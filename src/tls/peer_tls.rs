@@ -170,7 +170,8 @@ impl PeerTls {
             }
         }
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&generation.server));
-        let stream = TlsStream::new(acceptor.accept(tcp).await.map_err(of_io)?);
+        let (tcp, connection) = acceptor.accept(tcp).await.map_err(of_io)?.into_inner();
+        let stream = TlsStream::new(tcp, connection);
         Ok(PeerConnection::Tls(stream.session(), stream))
     }
 

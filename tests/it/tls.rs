@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use peerage::config::{CertificateConfig, MinVersion, Period};
 use peerage::{Config, Server};
 use rustls::HandshakeKind;
+use rustls::crypto::aws_lc_rs::cipher_suite::{
+    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -82,6 +85,78 @@ async fn hits_and_misses_are_served_over_tls_in_order() {
     }
     assert_eq!(site.origin.count(ASSET), 1);
     assert!(site.edge.metric("peerage_tls_handshakes_total{outcome=\"full\"}").await >= 1.0);
+}
+
+/// Relays one connection to an edge. Returns the address for its client, and the bytes that the edge
+/// sends.
+async fn recorder(edge: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, sent) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<u8>>>::default());
+    let record = Arc::clone(&sent);
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut edge = TcpStream::connect(edge).await.unwrap();
+        let ((mut from_edge, mut to_edge), (mut from_client, mut to_client)) = (edge.split(), client.split());
+        let recorded = async {
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                let read = from_edge.read(&mut buffer).await?;
+                record.lock().unwrap().extend_from_slice(&buffer[..read]);
+                to_client.write_all(&buffer[..read]).await?;
+                if read == 0 {
+                    return to_client.shutdown().await;
+                }
+            }
+        };
+        let _ = tokio::join!(recorded, tokio::io::copy(&mut from_client, &mut to_edge));
+    });
+    (address, sent)
+}
+
+/// Returns the lengths of TLS records, with their headers.
+fn record_lengths(mut bytes: &[u8]) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    while let Some((&[_, _, _, high, low], rest)) = bytes.split_first_chunk() {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        lengths.push(5 + length);
+        bytes = &rest[length..];
+    }
+    lengths
+}
+
+#[tokio::test]
+async fn first_records_of_a_connection_fit_into_a_segment_and_later_ones_are_large() {
+    let site = Site::start(|_, _| {}).await;
+    let body = pattern(200_000);
+    site.origin.script(ASSET, Script::ok(body.clone()));
+    let client = Client::new(&site.ca);
+    client.connect(site.address(), "localhost").await.unwrap().get("localhost", ASSET).await.unwrap();
+    let (address, sent) = recorder(site.address()).await;
+    let mut connection = client.connect(address, "localhost").await.unwrap();
+    connection.write("GET /missing HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    connection.response().await.unwrap();
+    // What comes before belongs to the handshake, and to a small response.
+    let before = sent.lock().unwrap().len();
+    let (_, received) = connection.get("localhost", ASSET).await.unwrap();
+    assert!(received == body);
+    let lengths = record_lengths(&sent.lock().unwrap()[before..]);
+    let small = lengths.iter().take_while(|&&length| length <= 1400).count();
+    assert!((8..=11).contains(&small), "{lengths:?}");
+    let largest = lengths[small..].iter().filter(|&&length| length > 16 * 1024).count();
+    assert!(largest >= 8 && lengths.len() < small + 24, "{lengths:?}");
+}
+
+#[tokio::test]
+async fn edge_selects_the_cipher_unless_the_client_prefers_chacha() {
+    let site = Site::start(|_, _| {}).await;
+    let [aes128, aes256, chacha] = [TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    for (offered, selected) in
+        [(vec![aes256, aes128, chacha], aes128), (vec![aes256, chacha], aes256), (vec![chacha, aes256, aes128], chacha)]
+    {
+        let client = Client::with_ciphers(&site.ca, offered.clone());
+        let connection = client.connect(site.address(), "localhost").await.unwrap();
+        assert_eq!(connection.0.get_ref().1.negotiated_cipher_suite(), Some(selected), "{offered:?}");
+    }
 }
 
 #[tokio::test]

@@ -128,6 +128,10 @@ impl ResponseQueue {
         if let Poll::Ready(data) = response.poll_data(cx) {
             data?;
         }
+        if self.queue.capacity() == 0 {
+            // Most connections have one response at a time.
+            self.queue.reserve_exact(1);
+        }
         self.queue.push_back(response);
         Ok(())
     }
@@ -136,7 +140,12 @@ impl ResponseQueue {
     pub(super) fn poll_sent(&mut self, io: &mut TimeoutIo, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(first) = self.queue.front_mut() {
             if first.unsent_head().is_empty() {
-                ready!(first.poll_data(cx))?;
+                let data = first.poll_data(cx);
+                if data.is_pending() && self.is_unsent {
+                    // What was written so far does not wait for the rest of the body.
+                    let _ = io.poll_send(cx)?;
+                }
+                ready!(data)?;
             }
             if first.is_sent() {
                 self.pop();

@@ -6,8 +6,13 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::{DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, SupportedProtocolVersion};
+use rustls::version::TLS13;
+use rustls::{
+    DigitallySignedStruct, HandshakeKind, RootCertStore, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion,
+};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -30,7 +35,21 @@ impl Client {
     }
 
     pub fn with(ca: &Ca, identity: Identity<'_>, versions: &[&'static SupportedProtocolVersion]) -> Self {
-        let provider = Arc::new(default_provider());
+        Self::with_provider(default_provider(), ca, identity, versions)
+    }
+
+    /// Makes a client of TLS 1.3 with these ciphers, in order.
+    pub fn with_ciphers(ca: &Ca, cipher_suites: Vec<SupportedCipherSuite>) -> Self {
+        Self::with_provider(CryptoProvider { cipher_suites, ..default_provider() }, ca, None, &[&TLS13])
+    }
+
+    fn with_provider(
+        provider: CryptoProvider,
+        ca: &Ca,
+        identity: Identity<'_>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Self {
+        let provider = Arc::new(provider);
         let mut roots = RootCertStore::empty();
         roots.add(ca.der()).unwrap();
         let verifier =
