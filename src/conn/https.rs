@@ -58,7 +58,8 @@ impl HttpsPolicy {
     pub(super) fn append_hsts(&self, scheme: Scheme, lines: &mut Vec<u8>) {
         if let Some(hsts) = self.hsts.as_ref().filter(|_| scheme == Scheme::Https) {
             let name = STRICT_TRANSPORT_SECURITY.as_str().as_bytes();
-            if !lines.split(|&byte| byte == b'\n').any(|line| line.starts_with(name)) {
+            let is_hsts = |line: &[u8]| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(b":"));
+            if !lines.split(|&byte| byte == b'\n').any(is_hsts) {
                 lines.extend_from_slice(hsts.line.as_bytes());
             }
         }
@@ -112,6 +113,11 @@ mod tests {
         for (scheme, lines, with_hsts) in [
             (Scheme::Https, "etag: x\r\n", "etag: x\r\nstrict-transport-security: max-age=60\r\n"),
             (Scheme::Https, "strict-transport-security: own\r\n", "strict-transport-security: own\r\n"),
+            (
+                Scheme::Https,
+                "strict-transport-security-report-only: x\r\n",
+                "strict-transport-security-report-only: x\r\nstrict-transport-security: max-age=60\r\n",
+            ),
             (Scheme::Http, "", ""),
         ] {
             let mut appended = lines.as_bytes().to_vec();

@@ -6,9 +6,11 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{DEFAULT_CIPHER_SUITES, default_provider};
-use rustls::server::{NoServerSessionStorage, ServerConfig};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, SupportedProtocolVersion};
+use rustls::{CipherSuite, HandshakeKind, SupportedProtocolVersion};
+use rustls_pki_types::UnixTime;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
@@ -52,6 +54,8 @@ struct Loaded {
 /// The part of a load that handshakes need.
 struct Generation {
     resolver: Arc<Resolver>,
+    /// Verifies the certificates of clients.
+    verifier: Arc<dyn ClientCertVerifier>,
     ticketer: Arc<Ticketer>,
     /// Selects the first of the edge's ciphers that the client has.
     config: Arc<ServerConfig>,
@@ -161,6 +165,7 @@ impl TlsAcceptor {
         let config = Arc::clone(generation.config(hello.cipher_suites()));
         let stream = start.into_stream(config).await.map_err(|error| failure::of_accepted("client", &error))?;
         let (tcp, connection) = stream.into_inner();
+        generation.verify_resumed(&connection)?;
         let stream = TlsStream::new(tcp, connection);
         Ok((stream.session(), Selection::new(name, Arc::clone(&generation.resolver)), stream))
     }
@@ -191,7 +196,25 @@ impl Generation {
         config.ticketer = Arc::<Ticketer>::clone(&ticketer);
         let config_in_client_order = Arc::new(config.clone());
         config.ignore_client_order = true;
-        Self { resolver, ticketer, config: Arc::new(config), config_in_client_order }
+        let verifier = Arc::clone(&policy.verifier);
+        Self { resolver, verifier, ticketer, config: Arc::new(config), config_in_client_order }
+    }
+
+    /// Verifies the certificate of a client whose session was resumed: it may have expired since the
+    /// full handshake (RFC 8446 §4.6.1).
+    fn verify_resumed(&self, connection: &ServerConnection) -> Result<(), HandshakeError> {
+        if connection.handshake_kind() != Some(HandshakeKind::Resumed) || !self.verifier.offer_client_auth() {
+            return Ok(());
+        }
+        let rejected = |cause: String| Err(HandshakeError::ClientCertificate(cause));
+        let Some((certificate, issuers)) = connection.peer_certificates().and_then(<[_]>::split_first) else {
+            return rejected("the session has none".to_owned());
+        };
+        match self.verifier.verify_client_cert(certificate, issuers, UnixTime::now()) {
+            Ok(_) => Ok(()),
+            Err(rustls::Error::InvalidCertificate(error)) => rejected(failure::of_certificate("client", &error)),
+            Err(error) => rejected(error.to_string()),
+        }
     }
 
     /// Returns the configuration for a client with these ciphers.

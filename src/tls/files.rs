@@ -1,7 +1,7 @@
 //! The files of certificates: lists of pairs, the contents of a pair, and detection of changes.
 
-use std::fs::{self, DirEntry};
-use std::io::{self, ErrorKind};
+use std::fs::{self, DirEntry, File};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -10,14 +10,17 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::settings::{LoadError, PairPaths};
 
-/// The identity and the last change of one file. A path is followed through symbolic links, which
-/// Kubernetes swaps when a secret changes.
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The identity and the last change of one file, of its contents or its permissions. A path is
+/// followed through symbolic links, which Kubernetes swaps when a secret changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp(Option<(u64, u64, u64, i64, i64)>);
 
 impl Stamp {
     pub(super) fn of(path: &Path) -> Self {
-        let stamp = |file: fs::Metadata| (file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec());
+        let stamp = |file: fs::Metadata| (file.dev(), file.ino(), file.len(), file.ctime(), file.ctime_nsec());
         Self(fs::metadata(path).ok().map(stamp))
     }
 }
@@ -86,13 +89,57 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadErr
     })
 }
 
+/// Reads a regular file of up to [`MAX_FILE`] bytes. Another one, such as a pipe, could block for ever.
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    fs::read(path).map_err(|error| {
+    let failed = |error: io::Error| {
         let remedy = match error.kind() {
             ErrorKind::NotFound => "create the file, or remove its pair",
             ErrorKind::PermissionDenied => "let the user of this process read it",
             _ => "check the file",
         };
         LoadError::new(path, format_args!("cannot read the file: {error}; {remedy}"))
-    })
+    };
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(LoadError::new(path, "not a regular file; name a file with PEM"));
+    }
+    let mut text = Vec::new();
+    File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text)).map_err(failed)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(LoadError::new(path, "the file is larger than 1 MiB; name a file with PEM"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_folders_and_large_files_are_rejected_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let large = folder.path().join("large.pem");
+        File::create(&large).unwrap().set_len(MAX_FILE + 1).unwrap();
+        for (path, problem) in [
+            (Path::new("/dev/zero"), "not a regular file"),
+            (folder.path(), "not a regular file"),
+            (&large, "larger than 1 MiB"),
+        ] {
+            assert!(certificates(path).unwrap_err().problem.contains(problem), "{}", path.display());
+            assert!(private_key(path).unwrap_err().problem.contains(problem), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn change_of_permissions_changes_the_stamp() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.key");
+        File::create(&path).unwrap();
+        let before = Stamp::of(&path);
+        let mut permissions = fs::metadata(&path).unwrap().permissions();
+        permissions.set_readonly(true);
+        // The clock of the file system has coarse steps.
+        while Stamp::of(&path) == before {
+            fs::set_permissions(&path, permissions.clone()).unwrap();
+        }
+    }
 }

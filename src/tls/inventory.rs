@@ -129,6 +129,9 @@ impl Inventory {
         let usable = || self.certificates().filter(|certificate| !certificate.is_rejected());
         let mut earliest: Vec<_> = usable().collect();
         earliest.sort_by_key(|certificate| certificate.not_after);
+        // A name can have certificates of two algorithms.
+        let mut names = HashSet::new();
+        earliest.retain(|certificate| names.insert(certificate.name()));
         earliest.truncate(REPORTED);
         Report {
             usable: usable().count(),

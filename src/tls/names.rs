@@ -41,11 +41,13 @@ impl Names {
         name.map(|name| self.of(name)).unwrap_or_default().iter().chain(&self.default)
     }
 
-    /// Returns the certificates that have `name`, without the default.
+    /// Returns the certificates that have `name`, without the default: those with a wildcard for it, if
+    /// all others were rejected.
     pub(super) fn of(&self, name: &str) -> &[Arc<Certificate>] {
         let name = lower_case(name);
         let wildcard = || self.wildcard.get(name.split_once('.')?.1);
-        self.exact.get(&*name).or_else(wildcard).map_or(&[], Vec::as_slice)
+        let usable = |list: &&Vec<Arc<Certificate>>| list.iter().any(|certificate| !certificate.is_rejected());
+        self.exact.get(&*name).filter(usable).or_else(wildcard).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -38,7 +38,7 @@ impl Resolver {
     /// Returns true if handshakes for both names prefer the same certificate, or if `other` has
     /// none. `None` stands for a handshake without a name.
     pub(super) fn are_alike(&self, name: Option<&str>, other: &str) -> bool {
-        let preferred = |name| self.names.candidates(name).next();
+        let preferred = |name| self.names.candidates(name).find(|certificate| !certificate.is_rejected());
         match (preferred(name), preferred(Some(other))) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             _ => true,

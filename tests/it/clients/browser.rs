@@ -176,12 +176,13 @@ pub fn from_browser_cache(events: &[Value]) -> Vec<String> {
     paths
 }
 
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
 /// Returns the protocol of each response, and the version of TLS.
 pub fn protocols(events: &[Value]) -> Vec<(&str, &str)> {
     let responses = network_events(events, "Network.responseReceived").map(|event| &event["response"]);
-    fn text(value: &Value) -> &str {
-        value.as_str().unwrap_or_default()
-    }
     responses.map(|response| (text(&response["protocol"]), text(&response["securityDetails"]["protocol"]))).collect()
 }
 
