@@ -23,7 +23,7 @@ pub struct ClusterTlsConfig {
     /// certificate must have the host of a member's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// Whether peers in cleartext are accepted, too.
+    /// Acceptance of peers in cleartext.
     pub mode: ClusterTlsMode,
 }
 

@@ -164,9 +164,8 @@ impl TlsAcceptor {
         }
         let config = Arc::clone(generation.config(hello.cipher_suites()));
         let stream = start.into_stream(config).await.map_err(|error| failure::of_accepted("client", &error))?;
-        let (tcp, connection) = stream.into_inner();
-        generation.verify_resumed(&connection)?;
-        let stream = TlsStream::new(tcp, connection);
+        generation.verify_resumed(stream.get_ref().1)?;
+        let stream = TlsStream::new(stream);
         Ok((stream.session(), Selection::new(name, Arc::clone(&generation.resolver)), stream))
     }
 }
@@ -206,15 +205,13 @@ impl Generation {
         if connection.handshake_kind() != Some(HandshakeKind::Resumed) || !self.verifier.offer_client_auth() {
             return Ok(());
         }
-        let rejected = |cause: String| Err(HandshakeError::ClientCertificate(cause));
-        let Some((certificate, issuers)) = connection.peer_certificates().and_then(<[_]>::split_first) else {
-            return rejected("the session has none".to_owned());
+        let verified = match connection.peer_certificates() {
+            Some([certificate, issuers @ ..]) => {
+                self.verifier.verify_client_cert(certificate, issuers, UnixTime::now()).map(drop)
+            }
+            _ => Err(rustls::Error::NoCertificatesPresented),
         };
-        match self.verifier.verify_client_cert(certificate, issuers, UnixTime::now()) {
-            Ok(_) => Ok(()),
-            Err(rustls::Error::InvalidCertificate(error)) => rejected(failure::of_certificate("client", &error)),
-            Err(error) => rejected(error.to_string()),
-        }
+        verified.map_err(|error| failure::of_tls("client", &error))
     }
 
     /// Returns the configuration for a client with these ciphers.

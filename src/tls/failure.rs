@@ -13,13 +13,16 @@ pub(super) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 
 /// Returns the cause of a failed handshake with `remote`, a client or a peer that has connected.
 pub(super) fn of_accepted(remote: &str, error: &io::Error) -> HandshakeError {
-    let Some(inner) = tls_error(error) else {
-        return match error.kind() {
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => HandshakeError::Closed,
-            _ => HandshakeError::Failed(error.to_string()),
-        };
-    };
-    match inner {
+    match (tls_error(error), error.kind()) {
+        (Some(error), _) => of_tls(remote, error),
+        (None, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => HandshakeError::Closed,
+        (None, _) => HandshakeError::Failed(error.to_string()),
+    }
+}
+
+/// Returns the cause in words of TLS; see [`of_accepted`].
+pub(super) fn of_tls(remote: &str, error: &rustls::Error) -> HandshakeError {
+    match error {
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => HandshakeError::NotTls,
         rustls::Error::NoCertificatesPresented => HandshakeError::ClientCertificate("none was sent".to_owned()),
         rustls::Error::InvalidCertificate(error) => HandshakeError::ClientCertificate(of_certificate(remote, error)),

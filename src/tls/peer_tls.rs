@@ -170,8 +170,7 @@ impl PeerTls {
             }
         }
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&generation.server));
-        let (tcp, connection) = acceptor.accept(tcp).await.map_err(of_io)?.into_inner();
-        let stream = TlsStream::new(tcp, connection);
+        let stream = TlsStream::new(acceptor.accept(tcp).await.map_err(of_io)?);
         Ok(PeerConnection::Tls(stream.session(), stream))
     }
 

@@ -26,11 +26,12 @@ pub(crate) struct TlsStream {
 }
 
 impl TlsStream {
-    pub(super) fn new(tcp: TcpStream, connection: ServerConnection) -> Box<Self> {
+    pub(super) fn new(accepted: tokio_rustls::server::TlsStream<TcpStream>) -> Box<Self> {
+        let (tcp, connection) = accepted.into_inner();
         Box::new(Self { tcp, connection, sizes: RecordSizes::default(), unsent: 0 })
     }
 
-    /// Returns the transport, whose bytes are encrypted.
+    /// Returns the TCP connection, which carries encrypted bytes.
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }

@@ -102,11 +102,13 @@ impl Stage {
     }
 }
 
-/// Returns the first of `programs` that runs with the options `probe`. Fails the test if none does.
-async fn first_that_runs(programs: &[&'static str], probe: impl IntoIterator<Item = String> + Clone) -> &'static str {
+/// Returns a browser that runs with this profile. Fails the test if none does.
+async fn installed_browser(profile: &Path) -> &'static str {
+    let programs = ["chromium", "chromium-browser", "google-chrome"];
     for program in programs {
         let mut command = Command::new(program);
-        let output = command.args(probe.clone()).stdin(Stdio::null()).kill_on_drop(true).output();
+        command.args(browser::flags(profile)).args(["--dump-dom", "about:blank"]);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
         if let Ok(Ok(output)) = timeout(Duration::from_mins(1), output).await
             && output.status.success()
         {
@@ -479,9 +481,7 @@ async fn assert_rendered(browser: &mut Browser, events: &[Value], assets: &[Stri
 async fn browser_that_trusts_the_authority_gets_the_page_by_http2_over_tls() {
     let profile = tempfile::tempdir().unwrap();
     let profile = profile.path();
-    let programs = ["chromium", "chromium-browser", "google-chrome"];
-    let probe = browser::flags(profile).chain(["--dump-dom".to_owned(), "about:blank".to_owned()]);
-    let program = first_that_runs(&programs, probe).await;
+    let program = installed_browser(profile).await;
     let site = Site::start().await;
     let ca = Ca::new("test authority");
     let folder = site.file("edge");
@@ -491,9 +491,8 @@ async fn browser_that_trusts_the_authority_gets_the_page_by_http2_over_tls() {
         "[tls]\nlisten = \"127.0.0.1:0\"\n[[tls.certificate]]\nchain = {chain:?}\nkey = {key:?}\n\
          [[immutable]]\npath = \"/**/*-{{hash}}.*\"\ndigest = \"sha256\"\nlength = 16\n[log]\nformat = \"json\"\n"
     );
-    let _edge = Process::edge(&folder, &site.origin.url(), &text).await;
-    let serving: Value = serde_json::from_str(&line_with(&folder.join("err"), "serving").await).unwrap();
-    let url = format!("https://localhost:{}/", serving["tls"].as_str().unwrap().rsplit(':').next().unwrap());
+    let edge = Process::edge(&folder, &site.origin.url(), &text).await;
+    let url = format!("https://localhost:{}/", edge.tls.unwrap().port());
 
     let mut browser = Browser::start(program, profile).await;
     let events = browser.visit(&url).await;
@@ -514,9 +513,7 @@ async fn browser_that_trusts_the_authority_gets_the_page_by_http2_over_tls() {
 async fn browser_reload_transfers_no_body_again() {
     let profile = tempfile::tempdir().unwrap();
     let profile = profile.path();
-    let programs = ["chromium", "chromium-browser", "google-chrome"];
-    let probe = browser::flags(profile).chain(["--dump-dom".to_owned(), "about:blank".to_owned()]);
-    let program = first_that_runs(&programs, probe).await;
+    let program = installed_browser(profile).await;
     let site = Site::start().await;
     let folder = site.file("edge");
     std::fs::create_dir(&folder).unwrap();

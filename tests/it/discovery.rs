@@ -29,7 +29,7 @@ fn cluster(discover: &str) -> ClusterConfig {
     cluster
 }
 
-/// As [`cluster`], for an edge that peers reach at `own`.
+/// Returns a [`cluster`] configuration for an edge that peers reach at `own`.
 fn advertised(discover: &str, own: &str) -> ClusterConfig {
     let mut cluster = cluster(discover);
     cluster.advertise = Some(own.to_owned());

@@ -48,7 +48,7 @@ impl Pki {
         ClusterTlsConfig::new(file("edge.pem"), file("edge.key"), file("ca.pem"))
     }
 
-    /// Sets `[cluster.tls]` and what belongs to it.
+    /// Sets `[cluster.tls]`, the secret that it requires, and a short refresh interval.
     fn secure(&self, config: &mut Config) {
         let cluster = config.cluster.as_mut().unwrap();
         cluster.secret = Some(Secret(SECRET.to_owned()));

@@ -18,6 +18,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_peerage");
 pub struct Process {
     child: Child,
     pub clients: SocketAddr,
+    pub tls: Option<SocketAddr>,
     /// The file of its standard output: a line for each request, once it listens.
     pub out: PathBuf,
 }
@@ -41,7 +42,8 @@ impl Process {
         let (child, out) = start(&mut command, folder.join("out"));
         let line = line_with(&folder.join("err"), "serving").await;
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        Self { child, clients: line["clients"].as_str().unwrap().parse().unwrap(), out }
+        let address = |listener: &str| line[listener].as_str().map(|address| address.parse().unwrap());
+        Self { child, clients: address("clients").unwrap(), tls: address("tls"), out }
     }
 
     /// Starts a development origin for `site` that accepts PUT. Its output is in `folder/out`.
@@ -50,7 +52,7 @@ impl Process {
         command.arg("origin").arg(site).args(["--writable", "--while-input", "--listen", "127.0.0.1:0"]);
         let (child, out) = start(&mut command, folder.join("out"));
         let line = line_with(&out, "http://").await;
-        Self { child, clients: line.rsplit("http://").next().unwrap().parse().unwrap(), out }
+        Self { child, clients: line.rsplit("http://").next().unwrap().parse().unwrap(), tls: None, out }
     }
 
     pub fn url(&self) -> http::Uri {

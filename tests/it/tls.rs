@@ -19,7 +19,6 @@ use rustls::HandshakeKind;
 use rustls::crypto::aws_lc_rs::cipher_suite::{
     TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
 };
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -808,8 +807,7 @@ async fn curl_gets_http1_and_http2_over_tls_and_refuses_another_ca() {
         "[tls]\nlisten = \"127.0.0.1:0\"\n[[tls.certificate]]\nchain = {chain:?}\nkey = {key:?}\n[log]\nformat = \"json\"\n"
     );
     let edge = Process::edge(folder.path(), &origin.url(), &text).await;
-    let serving: Value = serde_json::from_str(&line_with(&folder.path().join("err"), "serving").await).unwrap();
-    let port = serving["tls"].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
+    let port = edge.tls.unwrap().port();
     let url = format!("https://localhost:{port}{ASSET}");
     let curl = async |ca: &Path, option: &str| {
         let written = "%{http_version} %{size_download} %{ssl_verify_result}";

@@ -62,7 +62,7 @@ impl Seal {
         seal
     }
 
-    /// Replaces the secrets. What is known of the senders stays.
+    /// Replaces the secrets, and keeps the replay windows of the senders.
     pub(crate) fn replace_secrets<'a>(&mut self, secrets: impl IntoIterator<Item = &'a str>) {
         self.keys = secrets.into_iter().map(derive).collect();
     }

@@ -121,7 +121,7 @@ impl EtcdClient {
         parse(path, &bytes.map_err(CallError::into_message)?)
     }
 
-    /// Sends a request whose response has no end.
+    /// Sends a request with an endless response.
     pub(super) async fn stream(&mut self, path: &str, content: &Value) -> Result<Lines, String> {
         let response = match self.send(path, content).await {
             Err(CallError::Token(_)) if self.settings.credentials.is_some() => {
